@@ -1,0 +1,78 @@
+# Each target sets up what it needs in .venv, and reuses it until setup.cfg, pyproject.toml or the version changes.
+
+PYTHON ?= python3
+PIP_INDEX ?=
+TORCH_INDEX_URL ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
+DEMO_FOLDER ?= results/demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INDEX = $(if $(PIP_INDEX),--index-url "$(PIP_INDEX)")
+METADATA := setup.cfg pyproject.toml mossformer_sb/version.py
+
+# A stamp is written when its installation has succeeded, never before.
+READY_LINT := $(VENV)/.ready-lint
+READY_DEMO := $(VENV)/.ready-demo
+READY_TEST := $(VENV)/.ready-test
+
+# requirement NAMES, FILE: the lines of setup.cfg for these packages, so that their bounds stay in one place
+requirement = sed -nE 's/^ +(($(1))[ <>=].*)$$/\1/p' setup.cfg > $(2)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help: ## Show this help
+	@echo "make TARGET [VARIABLE=value ...]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
+	@echo "Variables"
+	@echo "  PYTHON           the Python, 3.10 or newer, that makes .venv (now: $(PYTHON))"
+	@echo "  PIP_INDEX        address of the package index that pip uses instead of its usual one"
+	@echo "  TORCH_INDEX_URL  address of an index to take torch and torchaudio from, such as one with CPU-only wheels,"
+	@echo "                   which are much smaller than those with CUDA"
+	@echo "  PYTEST_ARGS      arguments for pytest (now: $(PYTEST_ARGS))"
+	@echo "  DEMO_FOLDER      where the demo writes (now: $(DEMO_FOLDER))"
+
+install: $(READY_TEST) ## Install everything for development in .venv
+
+demo: $(READY_DEMO) ## Make a small corpus, train on it, evaluate, export, separate a file
+	$(BIN)/python train.py hparams/mossformer_mini.yaml --data_folder $(DEMO_FOLDER)/corpus --output_folder $(DEMO_FOLDER)
+	@# The export separates one mixture of the test set, and the last lines say where everything lies.
+	$(BIN)/python -m data_prep.demo $(DEMO_FOLDER)
+
+test: $(READY_TEST) ## Run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY_LINT) ## Check style and likely bugs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY_LINT) ## Sort imports and lay out the code
+	$(BIN)/ruff check --select I --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove build leftovers and caches; .venv and results stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -path ./results -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "$(PYTHON) is not Python 3.10 or newer: give one, as in 'make test PYTHON=python3.11'." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(READY_LINT): $(METADATA) | $(BIN)/python
+	@$(call requirement,ruff,$(VENV)/lint.txt)
+	@$(PIP) install $(INDEX) -r $(VENV)/lint.txt
+	@touch $@
+
+$(READY_DEMO): EXTRAS := mini,report
+$(READY_TEST): EXTRAS := mini,parity,report,dev
+$(READY_DEMO) $(READY_TEST): $(METADATA) | $(BIN)/python
+	@echo "Installing mossformer_sb[$(EXTRAS)] in $(VENV): the first time takes some minutes and about 5 GB of disk."
+ifneq ($(TORCH_INDEX_URL),)
+	@$(call requirement,torch|torchaudio,$(VENV)/torch.txt)
+	@$(PIP) install --index-url "$(TORCH_INDEX_URL)" -r $(VENV)/torch.txt
+endif
+	@$(PIP) install $(INDEX) -e ".[$(EXTRAS)]"
+	@touch $@ $(if $(findstring dev,$(EXTRAS)),$(READY_DEMO) $(READY_LINT))

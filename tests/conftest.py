@@ -1,0 +1,22 @@
+"""What every test gets: its share of the processor, and the same random numbers in whatever order the tests run."""
+
+import os
+
+# With several pytest workers, each takes its share of the cores. In the environment, so that the programs which tests
+# start follow it too; before torch is imported, which reads it once.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
+import random  # noqa: E402
+
+import numpy  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Seed Python, NumPy and torch before each test."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)

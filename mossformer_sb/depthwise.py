@@ -1,0 +1,139 @@
+"""Depthwise convolution over time, in the layout that the network keeps: time before channels.
+
+Shapes: B batch, L frames, C channels, K filter taps.
+
+PyTorch's grouped ``Conv1d`` wants channels before time and is slow at it: two transposes and, on a CPU, a filter that takes
+dozens of times as long as the same filter written as a channels-last ``Conv2d`` with a 1×K kernel. The latter reads
+[B, L, C] where it lies. Its gradient with respect to the input is again such a filter, with the taps reversed. The gradient
+with respect to the taps is slow in stock PyTorch, so it is computed here, by blocks of time that stay in the cache.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+# Elements of one block of the gradient's input. 2**15 floats, times 17 taps, fit a CPU core's second-level cache;
+# an accelerator wants few, large kernels instead.
+_CPU_BLOCK = 2**15
+_ACCELERATOR_BLOCK = 2**22
+
+
+def depthwise_filter(x, taps):
+    """Filter each channel over time with its own taps, zero-padded so that the length stays.
+
+    This is cross-correlation, as in ``torch.nn.Conv1d``, and differentiable once.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [B, L, C].
+    taps : torch.Tensor
+        [C, K], K odd.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, L, C].
+
+    Example
+    -------
+    >>> x = torch.tensor([[[1.0], [2.0], [3.0]]])
+    >>> depthwise_filter(x, torch.tensor([[10.0, 1.0, 0.0]])).flatten().tolist()
+    [1.0, 12.0, 23.0]
+    """
+    if torch.is_grad_enabled() and (x.requires_grad or taps.requires_grad):
+        return _DepthwiseFilter.apply(x, taps)
+    return _correlate(x, taps)
+
+
+class _DepthwiseFilter(torch.autograd.Function):
+    """`depthwise_filter` with the gradients that this layout makes cheap."""
+
+    @staticmethod
+    def forward(ctx, x, taps):
+        ctx.save_for_backward(x, taps)
+        return _correlate(x, taps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, taps = ctx.saved_tensors
+        grad_x = _correlate(grad, taps.flip(1)) if ctx.needs_input_grad[0] else None
+        grad_taps = _tap_gradient(grad, x, taps.shape[1]).to(taps.dtype) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_taps
+
+
+def _correlate(x, taps):
+    """The filter itself: [B, L, C] seen as a channels-last image of height one."""
+    channels, num_taps = taps.shape
+    image = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, L]
+    kernel = taps.to(x.dtype)[:, None, None, :]  # [C, 1, 1, K]
+    with torch.autocast(x.device.type, enabled=False):
+        image = F.conv2d(image, kernel, padding=(0, num_taps // 2), groups=channels)
+    return image.squeeze(2).transpose(1, 2)
+
+
+def _tap_gradient(grad, x, num_taps):
+    """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
+
+    All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of products.
+    Sums are taken in float32 at least.
+    """
+    dtype = torch.promote_types(grad.dtype, torch.float32)
+    grad = grad.to(dtype)
+    padded = F.pad(x.to(dtype), (0, 0, num_taps // 2, num_taps // 2))  # [B, L+K-1, C]
+    batch, length, channels = grad.shape
+    budget = _CPU_BLOCK if grad.device.type == "cpu" else _ACCELERATOR_BLOCK
+    block = min(length, max(1, budget // (batch * channels)))
+    products = grad.new_empty(num_taps, batch, block, channels)
+    total = grad.new_zeros(num_taps, channels)
+    for start in range(0, length, block):
+        grad_block = grad[:, start : start + block]  # [B, n, C]
+        size = grad_block.shape[1]
+        shifted = padded.as_strided(
+            (num_taps, batch, size, channels),
+            (padded.stride(1), padded.stride(0), padded.stride(1), padded.stride(2)),
+            padded.storage_offset() + start * padded.stride(1),
+        )
+        total += torch.mul(shifted, grad_block, out=products[:, :, :size]).sum((1, 2))
+    return total.t()
+
+
+class DepthwiseConv(nn.Module):
+    """``x + filter(x)``: the depthwise convolution of a MossFormer block, with the skip around it.
+
+    The skip is one more on the middle tap, so it costs nothing.
+
+    Arguments
+    ---------
+    channels : int
+        Number of channels C.
+    kernel_size : int
+        Number of taps K, odd. The parameter ``weight`` is [C, K], initialised as in ``torch.nn.Conv1d``.
+
+    Example
+    -------
+    >>> conv = DepthwiseConv(channels=8, kernel_size=17)
+    >>> conv(torch.randn(2, 100, 8)).shape
+    torch.Size([2, 100, 8])
+    """
+
+    def __init__(self, channels, kernel_size=17):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, kernel_size))
+        skip = torch.zeros(kernel_size)
+        skip[kernel_size // 2] = 1.0
+        self.register_buffer("skip", skip, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the taps from U(-1/√K, 1/√K)."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x):
+        """[B, L, C] → [B, L, C]."""
+        return depthwise_filter(x, self.weight + self.skip)

@@ -1,0 +1,81 @@
+"""True lengths of the items of a padded batch: checking them, and finding the padding.
+
+Lengths are absolute (samples or frames, int64), not SpeechBrain's fractions of the longest item: a fraction can't be turned
+back into a number of samples without rounding.
+"""
+
+import torch
+
+from mossformer_sb.errors import InputError
+
+
+def check_lengths(lengths, batch_size, maximum, minimum=1, unit="samples"):
+    """Raise if ``lengths`` can't be the lengths of a padded batch.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        [B], int64.
+    batch_size : int
+        B.
+    maximum : int
+        Length of the padded batch.
+    minimum : int
+        Least length that can be processed.
+    unit : str
+        What is counted, for the message.
+
+    Raises
+    ------
+    InputError
+        If the type, shape or a value is wrong.
+
+    Example
+    -------
+    >>> check_lengths(torch.tensor([0.5, 1.0]), batch_size=2, maximum=100)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: lengths must be an int64 tensor of samples, not torch.float32: for SpeechBrain's \
+relative lengths, give (relative * 100).round().long().
+    """
+    if not torch.is_tensor(lengths) or lengths.dtype != torch.int64:
+        found = lengths.dtype if torch.is_tensor(lengths) else type(lengths).__name__
+        raise InputError(
+            f"lengths must be an int64 tensor of {unit}, not {found}: for SpeechBrain's relative lengths, give "
+            f"(relative * {maximum}).round().long()."
+        )
+    if lengths.shape != (batch_size,):
+        raise InputError(
+            f"lengths must have shape [{batch_size}], one for each item of the batch, not {list(lengths.shape)}."
+        )
+    if torch.compiler.is_compiling():
+        return  # Reading values would break the graph.
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest < minimum or longest > maximum:
+        raise InputError(
+            f"lengths must lie between {minimum} and {maximum} {unit}, the length of the padded batch; "
+            f"found {shortest} to {longest}."
+        )
+
+
+def padding_mask(lengths, size):
+    """True past each item's length.
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        [B].
+    size : int
+        Length of the padded batch.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, size], bool.
+
+    Example
+    -------
+    >>> padding_mask(torch.tensor([1, 3]), 3).long().tolist()
+    [[0, 1, 1], [0, 0, 0]]
+    """
+    return torch.arange(size, device=lengths.device) >= lengths[:, None]

@@ -1,0 +1,383 @@
+"""The MossFormer mask net, and the published sizes.
+
+Source: Zhao and Ma, "MossFormer: Pushing the Performance Limit of Monaural Speech Separation using Gated Single-Head
+Transformer with Convolution-Augmented Joint Self-Attentions", ICASSP 2023 (arXiv 2302.11824).
+Shapes: B batch, N encoder channels, L frames, D model width, S speakers, K query/key width, R rotated channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mossformer_sb.block import MossFormerBlock
+from mossformer_sb.errors import InputError
+from mossformer_sb.lengths import check_lengths, padding_mask
+
+ROTATED_CHANNELS = 32  # of the query/key width; the others carry no position
+
+
+@dataclass(frozen=True)
+class Size:
+    """What tells one MossFormer from another.
+
+    ``channels`` is the width N of the encoder and D of the mask net, which are equal in every published model.
+    """
+
+    channels: int
+    num_blocks: int
+    group_size: int = 256
+    query_key_dim: int = 128
+    encoder_kernel_size: int = 16
+
+
+SIZES = {
+    "S": Size(channels=256, num_blocks=23),  # 10.8 M parameters
+    "M": Size(channels=384, num_blocks=25),  # 25.2 M
+    "L": Size(channels=512, num_blocks=24),  # 42.1 M
+    # Not published: small enough to learn something within minutes on a CPU.
+    "mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32),  # 0.6 M
+}
+
+
+def get_size(name):
+    """Look a size up by name.
+
+    Arguments
+    ---------
+    name : str
+        One of `SIZES`.
+
+    Returns
+    -------
+    Size
+
+    Raises
+    ------
+    InputError
+        If there is none of this name.
+
+    Example
+    -------
+    >>> get_size("XL")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: model_size 'XL' is not known: choose one of S, M, L, mini.
+    """
+    if name not in SIZES:
+        raise InputError(f"model_size {name!r} is not known: choose one of {', '.join(SIZES)}.")
+    return SIZES[name]
+
+
+class MossFormerMaskNet(nn.Module):
+    """Estimate one mask per speaker from an encoded mixture.
+
+    Takes the place of SpeechBrain's ``Dual_Path_Model``: same input, same output. The parameters' names differ from those of
+    the authors' release; `mossformer_sb.convert.masknet_from_modelscope` translates.
+
+    Arguments
+    ---------
+    in_channels : int
+        N, channels of the encoder.
+    out_channels : int
+        D, model width, even.
+    num_blocks : int
+        Number of MossFormer blocks.
+    num_spks : int
+        S.
+    group_size : int
+        Frames of one local attention group.
+    query_key_dim : int
+        K, even.
+    expansion_factor : float
+        Width of v and u together, in multiples of D.
+    kernel_size : int
+        Taps of the depthwise convolutions, odd.
+    dropout : float
+        Probability.
+    norm : str
+        Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+
+    Raises
+    ------
+    InputError
+        If a value can't be used.
+
+    Example
+    -------
+    >>> masknet = MossFormerMaskNet(in_channels=64, out_channels=32, num_blocks=2, num_spks=3)
+    >>> masks = masknet(torch.rand(2, 64, 500))
+    >>> masks.shape
+    torch.Size([3, 2, 64, 500])
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        num_blocks=24,
+        num_spks=2,
+        group_size=256,
+        query_key_dim=128,
+        expansion_factor=4.0,
+        kernel_size=17,
+        dropout=0.1,
+        norm="ln",
+    ):
+        super().__init__()
+        # Kept so that an export can write the node that builds the same network.
+        self.config = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "num_blocks": num_blocks,
+            "num_spks": num_spks,
+            "group_size": group_size,
+            "query_key_dim": query_key_dim,
+            "expansion_factor": expansion_factor,
+            "kernel_size": kernel_size,
+            "dropout": dropout,
+            "norm": norm,
+        }
+        _check_config(**self.config)
+        self.num_spks = num_spks
+        self.norm = GlobalLayerNorm(in_channels)
+        self.input_projection = nn.Linear(in_channels, out_channels, bias=False)
+        self.position = PositionEmbedding(out_channels)
+        self.rotary = Angles(min(ROTATED_CHANNELS, query_key_dim))
+        self.blocks = nn.ModuleList(
+            MossFormerBlock(out_channels, group_size, query_key_dim, expansion_factor, kernel_size, dropout)
+            for _ in range(num_blocks)
+        )
+        self.frame_norm = nn.LayerNorm(out_channels, eps=1e-6)
+        self.output_norm = GlobalLayerNorm(out_channels)
+        self.prelu = nn.PReLU()
+        self.speaker_projection = nn.Linear(out_channels, num_spks * out_channels)
+        self.tanh_projection = nn.Linear(out_channels, out_channels)
+        self.gate_projection = nn.Linear(out_channels, out_channels)
+        self.mask_projection = nn.Linear(out_channels, in_channels, bias=False)
+
+    def forward(self, x, lengths=None):
+        """Estimate masks.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            [B, N, L], the encoded mixture, L ≥ 1.
+        lengths : torch.Tensor, optional
+            [B], int64, frames of each item of a padded batch. Every item's masks then equal those it gets alone, and are
+            zero past its length. Default: all items have L frames.
+
+        Returns
+        -------
+        torch.Tensor
+            [S, B, N, L], masks, not negative.
+
+        Raises
+        ------
+        InputError
+            If a shape or a length is wrong.
+        """
+        in_channels = self.config["in_channels"]
+        if x.dim() != 3 or x.shape[1] != in_channels or x.shape[2] < 1:
+            raise InputError(
+                f"the mask net takes [batch, {in_channels}, frames] with at least one frame; found {list(x.shape)}."
+            )
+        batch_size, _, num_frames = x.shape
+        padding = None
+        x = x.transpose(1, 2)  # [B, L, N]
+        if lengths is not None:
+            check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
+            lengths = lengths.to(x.device)
+            padding = padding_mask(lengths, num_frames)[..., None]  # [B, L, 1]
+            x = x.masked_fill(padding, 0.0)
+
+        x = self.input_projection(self.norm(x, lengths, padding))  # [B, L, D]
+        embedded = x + self.position(num_frames)
+        x = self._run_blocks(embedded, lengths, padding)
+        x = self.output_norm(self.frame_norm(x), lengths, padding) + embedded
+        x = self.prelu(x)
+        x = self.speaker_projection(x).unflatten(-1, (self.num_spks, -1))  # [B, L, S, D]
+        x = torch.tanh(self.tanh_projection(x)) * torch.sigmoid(self.gate_projection(x))
+        masks = F.relu(self.mask_projection(x)).permute(2, 0, 3, 1)  # [S, B, N, L]
+        return masks if padding is None else masks.masked_fill(padding.transpose(1, 2), 0.0)
+
+    def _run_blocks(self, x, lengths, padding):
+        angles = self.rotary(x.shape[1])  # [L, R/2]
+        rotation = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for block in self.blocks:
+            x = block(x, rotation, lengths, padding)
+        return x
+
+
+class GlobalLayerNorm(nn.Module):
+    """Normalise each item over channels and time together; scale and shift each channel.
+
+    The same as ``torch.nn.GroupNorm(1, channels)`` where no item is padded, with time before channels.
+
+    Arguments
+    ---------
+    channels : int
+        N.
+    eps : float
+        Added to the variance.
+
+    Example
+    -------
+    >>> GlobalLayerNorm(8)(torch.randn(2, 100, 8)).shape
+    torch.Size([2, 100, 8])
+    """
+
+    def __init__(self, channels, eps=1e-8):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def reset_parameters(self):
+        """Set the scale to one and the shift to zero."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x, lengths=None, padding=None):
+        """[B, L, N] → [B, L, N]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
+        statistics_dtype = torch.promote_types(x.dtype, torch.float32)
+        wide = x.to(statistics_dtype)
+        if padding is None:
+            variance, mean = torch.var_mean(wide, dim=(1, 2), correction=0, keepdim=True)
+        else:
+            count = (lengths * x.shape[2])[:, None, None]
+            mean = wide.masked_fill(padding, 0.0).sum((1, 2), keepdim=True) / count
+            variance = (wide - mean).masked_fill(padding, 0.0).square().sum((1, 2), keepdim=True) / count
+        normed = (wide - mean) * torch.rsqrt(variance + self.eps)
+        return (normed * self.weight + self.bias).to(x.dtype)
+
+
+class Angles(nn.Module):
+    """Position times frequency, for sinusoids of ``channels`` channels: [L, channels/2] radians.
+
+    Frequencies are 10000^(-2i/channels), rounded to float32 as the authors' are: a frequency in half precision would be
+    useless after a few frames, so they stay in float32 whatever the module is cast to.
+
+    Arguments
+    ---------
+    channels : int
+        Even.
+
+    Example
+    -------
+    >>> Angles(4)(3)
+    tensor([[0.0000, 0.0000],
+            [1.0000, 0.0100],
+            [2.0000, 0.0200]])
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("frequencies", self._frequencies(), persistent=False)
+
+    def _frequencies(self):
+        return 1.0 / 10000 ** (torch.arange(0, self.channels, 2, dtype=torch.float32) / self.channels)
+
+    def _apply(self, fn, *args, **kwargs):
+        super()._apply(fn, *args, **kwargs)
+        if self.frequencies.dtype not in (torch.float32, torch.float64):
+            self.frequencies = self._frequencies().to(self.frequencies.device)
+        return self
+
+    def forward(self, num_frames):
+        """L → [L, channels/2]."""
+        positions = torch.arange(num_frames, device=self.frequencies.device, dtype=self.frequencies.dtype)
+        return positions[:, None] * self.frequencies
+
+
+class PositionEmbedding(nn.Module):
+    """Absolute sinusoidal position embedding times one learned scalar: all sines first, then all cosines.
+
+    Arguments
+    ---------
+    channels : int
+        D, even.
+
+    Example
+    -------
+    >>> PositionEmbedding(4)(2)
+    tensor([[0.0000, 0.0000, 1.0000, 1.0000],
+            [0.8415, 0.0100, 0.5403, 0.9999]], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.angles = Angles(channels)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def reset_parameters(self):
+        """Set the scale to one."""
+        nn.init.ones_(self.scale)
+
+    def forward(self, num_frames):
+        """L → [L, D]."""
+        angles = self.angles(num_frames)
+        return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale
+
+
+def build_masknet(size, num_spks=2, dropout=0.1):
+    """Build a mask net of a published size.
+
+    Arguments
+    ---------
+    size : str
+        One of `SIZES`.
+    num_spks : int
+        S.
+    dropout : float
+        Probability.
+
+    Returns
+    -------
+    MossFormerMaskNet
+
+    Raises
+    ------
+    InputError
+        If the size is not known.
+
+    Example
+    -------
+    >>> sum(p.numel() for p in build_masknet("S").parameters()) / 1e6
+    10.799943
+    """
+    size = get_size(size)
+    return MossFormerMaskNet(
+        in_channels=size.channels,
+        out_channels=size.channels,
+        num_blocks=size.num_blocks,
+        num_spks=num_spks,
+        group_size=size.group_size,
+        query_key_dim=size.query_key_dim,
+        dropout=dropout,
+    )
+
+
+def _check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expansion_factor, **counts):
+    """Raise InputError for a value that no mask net can have."""
+    counts.update(out_channels=out_channels, query_key_dim=query_key_dim)
+    for key, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"{key} must be a whole number of at least 1; found {value!r}.")
+    for key in ("out_channels", "query_key_dim"):
+        if counts[key] % 2:
+            raise InputError(f"{key} must be even, since positions are coded in pairs of channels; found {counts[key]}.")
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(f"kernel_size must be an odd whole number, so that the filter has a middle; found {kernel_size!r}.")
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
+    hidden = out_channels * expansion_factor / 2
+    if hidden < 1 or hidden != int(hidden):
+        raise InputError(
+            f"expansion_factor * out_channels / 2, the width of v and of u, must be a whole number of at least 1; "
+            f"found {expansion_factor} * {out_channels} / 2 = {hidden}."
+        )
+    if norm != "ln":
+        raise InputError(f"norm {norm!r} is not known: the published networks have 'ln', the only one offered.")

@@ -1,0 +1,101 @@
+"""Our mask net against the authors', imported from the `modelscope` package (extra `parity`)."""
+
+import pytest
+import torch
+
+from mossformer_sb.convert import masknet_from_modelscope
+from mossformer_sb.errors import InputError
+from mossformer_sb.masknet import SIZES
+from tests.parity.reference import (
+    flat,
+    loss_weights,
+    output_and_gradients,
+    random_reference,
+    relative_error,
+    same_in_ours,
+)
+
+pytestmark = pytest.mark.parity
+pytest.importorskip("modelscope.models.audio.separation.mossformer", reason="needs the extra 'parity'")
+
+GROUP = 32
+LESS_THAN_A_GROUP, ONE_GROUP, ONE_FRAME_MORE, SEVERAL = 20, GROUP, GROUP + 1, 5 * GROUP - 10
+
+
+def compare(config, batch_size, num_frames, dtype):
+    reference = random_reference(**config)
+    ours = same_in_ours(reference, **config).to(dtype)
+    reference = reference.to(dtype)
+    x = torch.rand(batch_size, config["channels"], num_frames, dtype=dtype)
+    with torch.no_grad():
+        weights = loss_weights(reference(x))
+    output, gradients, input_gradient = output_and_gradients(ours, x, weights)
+    expected, their_gradients, expected_input_gradient = output_and_gradients(reference, x, weights)
+    expected_gradients = masknet_from_modelscope(their_gradients)
+    assert gradients.keys() == expected_gradients.keys()
+    return output, expected, gradients, expected_gradients, input_gradient, expected_input_gradient
+
+
+@pytest.mark.parametrize("num_frames", [LESS_THAN_A_GROUP, ONE_GROUP, ONE_FRAME_MORE, SEVERAL])
+@pytest.mark.parametrize("num_spks", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
+class TestTwoBlocks:
+    def config(self, num_spks):
+        return {"channels": 64, "num_blocks": 2, "num_spks": num_spks, "group_size": GROUP, "query_key_dim": 48}
+
+    def test_float64(self, batch_size, num_spks, num_frames):
+        output, expected, gradients, expected_gradients, dx, expected_dx = compare(
+            self.config(num_spks), batch_size, num_frames, torch.float64
+        )
+        assert relative_error(output, expected) <= 1e-10
+        assert relative_error(dx, expected_dx) <= 1e-10
+        for name in gradients:
+            assert relative_error(gradients[name], expected_gradients[name]) <= 1e-10, name
+
+    def test_float32(self, batch_size, num_spks, num_frames):
+        output, expected, gradients, expected_gradients, dx, expected_dx = compare(
+            self.config(num_spks), batch_size, num_frames, torch.float32
+        )
+        assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
+        assert relative_error(dx, expected_dx) <= 1e-5
+        assert relative_error(flat(gradients, gradients), flat(expected_gradients, gradients)) <= 1e-5
+
+
+@pytest.mark.parametrize("size", ["S"])
+def test_a_published_size_in_float64(size):
+    """Full depth and width, more than one group; M and L differ in numbers only."""
+    size = SIZES[size]
+    config = {
+        "channels": size.channels,
+        "num_blocks": size.num_blocks,
+        "num_spks": 2,
+        "group_size": size.group_size,
+        "query_key_dim": size.query_key_dim,
+    }
+    output, expected, gradients, expected_gradients, dx, expected_dx = compare(
+        config, batch_size=1, num_frames=300, dtype=torch.float64
+    )
+    assert relative_error(output, expected) <= 1e-10
+    assert relative_error(dx, expected_dx) <= 1e-10
+    for name in gradients:
+        assert relative_error(gradients[name], expected_gradients[name]) <= 1e-10, name
+
+
+def test_query_key_dim_below_the_rotated_channels():
+    """All 16 channels are rotated, not 32."""
+    config = {"channels": 32, "num_blocks": 1, "num_spks": 2, "group_size": 16, "query_key_dim": 16}
+    output, expected, *_ = compare(config, batch_size=2, num_frames=40, dtype=torch.float64)
+    assert relative_error(output, expected) <= 1e-10
+
+
+def test_checkpoints_of_older_versions_have_no_rotary_constants():
+    config = {"channels": 32, "num_blocks": 1, "num_spks": 2, "group_size": 16, "query_key_dim": 16}
+    state = random_reference(**config).state_dict()
+    older = {key: value for key, value in state.items() if "rotary" not in key}
+    assert len(older) < len(state)
+    assert masknet_from_modelscope(older).keys() == masknet_from_modelscope(state).keys()
+
+
+def test_another_networks_key_is_named():
+    with pytest.raises(InputError, match=r"'encoder\.conv1d\.weight' is not one of the authors' mask net"):
+        masknet_from_modelscope({"encoder.conv1d.weight": torch.zeros(1)})

@@ -37,9 +37,16 @@ help: ## Show this help
 install: $(READY_TEST) ## Install everything for development in .venv
 
 demo: $(READY_DEMO) ## Make a small corpus, train on it, evaluate, export, separate a file
-	$(BIN)/python train.py hparams/mossformer_mini.yaml --data_folder $(DEMO_FOLDER)/corpus --output_folder $(DEMO_FOLDER)
-	@# The export separates one mixture of the test set, and the last lines say where everything lies.
-	$(BIN)/python -m data_prep.demo $(DEMO_FOLDER)
+	$(BIN)/python train.py hparams/mossformer_mini.yaml --output_folder "$(DEMO_FOLDER)"
+	@mixture=$$(ls "$(DEMO_FOLDER)"/corpus/wav8k/min/tt/mix_both/*.wav | head -n 1) && \
+	  $(BIN)/python examples/separate.py "$(DEMO_FOLDER)/export" "$(DEMO_FOLDER)/separated" "$$mixture" && \
+	  echo && echo "Done. In $(DEMO_FOLDER):" && \
+	  echo "  corpus/            the small corpus, laid out as WHAM!" && \
+	  echo "  train_log.txt      a line for each epoch" && \
+	  echo "  test_results.csv   scores of every test mixture; the last row is the average" && \
+	  echo "  audio/             some test mixtures with their sources and estimates, to listen to" && \
+	  echo "  export/            the trained model with its model card, README.md: what others load" && \
+	  echo "  separated/         $$mixture, separated by the model in export/"
 
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

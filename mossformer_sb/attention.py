@@ -1,7 +1,7 @@
 """Joint local and global single-head self-attention (MossFormer, section 2.3; after FLASH's mixed chunk attention).
 
-Local: full attention within groups of P frames, with squared ReLU in place of softmax. Global: linear attention over the
-whole sequence. Both attend with the same z, through four affine copies of it, to the same values.
+Local: full attention within groups of P frames, with squared ReLU in place of softmax. Global: linear attention over
+the whole sequence. Both attend with the same z, through four affine copies of it, to the same values.
 
 Shapes: B batch, L frames, K query/key width, E value width, P group size, R rotated channels.
 """

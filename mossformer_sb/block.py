@@ -136,9 +136,7 @@ class MossFormerBlock(nn.Module):
     torch.Size([2, 100, 64])
     """
 
-    def __init__(
-        self, channels, group_size=256, query_key_dim=128, expansion_factor=4.0, kernel_size=17, dropout=0.1
-    ):
+    def __init__(self, channels, group_size=256, query_key_dim=128, expansion_factor=4.0, kernel_size=17, dropout=0.1):
         super().__init__()
         hidden = int(channels * expansion_factor / 2)
         self.group_size = group_size

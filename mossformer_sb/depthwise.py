@@ -2,10 +2,11 @@
 
 Shapes: B batch, L frames, C channels, K filter taps.
 
-PyTorch's grouped ``Conv1d`` wants channels before time and is slow at it: two transposes and, on a CPU, a filter that takes
-dozens of times as long as the same filter written as a channels-last ``Conv2d`` with a 1×K kernel. The latter reads
-[B, L, C] where it lies. Its gradient with respect to the input is again such a filter, with the taps reversed. The gradient
-with respect to the taps is slow in stock PyTorch, so it is computed here, by blocks of time that stay in the cache.
+PyTorch's grouped ``Conv1d`` wants channels before time and is slow at it: two transposes and, on a CPU, a filter that
+takes dozens of times as long as the same filter written as a channels-last ``Conv2d`` with a 1×K kernel. The latter
+reads [B, L, C] where it lies. Its gradient with respect to the input is again such a filter, with the taps reversed.
+The gradient with respect to the taps is slow in stock PyTorch, so it is computed here, by blocks of time that stay in
+the cache.
 """
 
 import math

@@ -1,7 +1,7 @@
 """True lengths of the items of a padded batch: checking them, and finding the padding.
 
-Lengths are absolute (samples or frames, int64), not SpeechBrain's fractions of the longest item: a fraction can't be turned
-back into a number of samples without rounding.
+Lengths are absolute (samples or frames, int64), not SpeechBrain's fractions of the longest item: a fraction can't be
+turned back into a number of samples without rounding.
 """
 
 import torch

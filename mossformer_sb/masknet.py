@@ -73,8 +73,8 @@ def get_size(name):
 class MossFormerMaskNet(nn.Module):
     """Estimate one mask per speaker from an encoded mixture.
 
-    Takes the place of SpeechBrain's ``Dual_Path_Model``: same input, same output. The parameters' names differ from those of
-    the authors' release; `mossformer_sb.convert.masknet_from_modelscope` translates.
+    Takes the place of SpeechBrain's ``Dual_Path_Model``: same input, same output. The parameters' names differ from
+    those of the authors' release; `mossformer_sb.convert.masknet_from_modelscope` translates.
 
     Arguments
     ---------
@@ -165,8 +165,8 @@ class MossFormerMaskNet(nn.Module):
         x : torch.Tensor
             [B, N, L], the encoded mixture, L ≥ 1.
         lengths : torch.Tensor, optional
-            [B], int64, frames of each item of a padded batch. Every item's masks then equal those it gets alone, and are
-            zero past its length. Default: all items have L frames.
+            [B], int64, frames of each item of a padded batch. Every item's masks then equal those it gets alone, and
+            are zero past its length. Default: all items have L frames.
 
         Returns
         -------
@@ -368,9 +368,13 @@ def _check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expan
             raise InputError(f"{key} must be a whole number of at least 1; found {value!r}.")
     for key in ("out_channels", "query_key_dim"):
         if counts[key] % 2:
-            raise InputError(f"{key} must be even, since positions are coded in pairs of channels; found {counts[key]}.")
+            raise InputError(
+                f"{key} must be even, since positions are coded in pairs of channels; found {counts[key]}."
+            )
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise InputError(f"kernel_size must be an odd whole number, so that the filter has a middle; found {kernel_size!r}.")
+        raise InputError(
+            f"kernel_size must be an odd whole number, so that the filter has a middle; found {kernel_size!r}."
+        )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
     hidden = out_channels * expansion_factor / 2

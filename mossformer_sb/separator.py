@@ -29,8 +29,8 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     mixture : torch.Tensor
         [B, T], T at least the encoder's kernel.
     lengths : torch.Tensor, optional
-        [B], int64, samples of each item of a padded batch. Each item's estimates then equal those it gets alone, with zeros
-        after its last whole frame. Default: all items have T samples.
+        [B], int64, samples of each item of a padded batch. Each item's estimates then equal those it gets alone, with
+        zeros after its last whole frame. Default: all items have T samples.
 
     Returns
     -------
@@ -54,7 +54,9 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
         raise InputError(f"a mixture must be [batch, samples], of one channel; found shape {list(mixture.shape)}.")
     batch_size, num_samples = mixture.shape
     if num_samples < kernel_size:
-        raise InputError(f"a mixture must have at least {kernel_size} samples, the encoder's kernel; found {num_samples}.")
+        raise InputError(
+            f"a mixture must have at least {kernel_size} samples, the encoder's kernel; found {num_samples}."
+        )
 
     frames = {}
     if lengths is not None:

@@ -1,6 +1,6 @@
 """Write golden.safetensors: the authors' network, an input, and what it made of it. Needs the extra `parity`.
 
-    python -m tests.parity.make_golden
+python -m tests.parity.make_golden
 """
 
 import json

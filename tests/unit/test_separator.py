@@ -15,9 +15,7 @@ def separator():
     separator = MossFormerSeparator(
         encoder=type(separator.encoder)(kernel_size=KERNEL, out_channels=20),
         masknet=MossFormerMaskNet(20, 24, num_blocks=2, group_size=16, query_key_dim=32, dropout=0.0),
-        decoder=type(separator.decoder)(
-            in_channels=20, out_channels=1, kernel_size=KERNEL, stride=STRIDE, bias=False
-        ),
+        decoder=type(separator.decoder)(in_channels=20, out_channels=1, kernel_size=KERNEL, stride=STRIDE, bias=False),
     )
     return separator.double().eval()
 

@@ -1,0 +1,479 @@
+"""Checkpoints that are whole or not there, and the random state that belongs to them.
+
+A checkpoint is written under a temporary name, flushed to the disk, listed file by file with sizes and checksums, and
+then renamed; deletion goes the same way backwards. Whatever kills a run, a folder with a checkpoint's name was whole
+when it got that name, and the list shows whether it still is.
+"""
+
+import functools
+import json
+import logging
+import math
+import os
+import pathlib
+import random
+import shutil
+import zlib
+
+import numpy
+import torch
+import yaml
+from speechbrain.utils import checkpoints as stock
+from speechbrain.utils.distributed import ddp_barrier, ddp_prevent_block, if_main_process, main_process_only
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# SpeechBrain takes a folder for a checkpoint when its name begins with CKPT, so not one of these.
+TEMPORARY_PREFIX = "incomplete-"
+FILE_LIST = "files.json"
+SHOWN_DIFFERENCES = 3
+
+
+class Checkpointer(stock.Checkpointer):
+    """SpeechBrain's Checkpointer, safe against killed runs, damaged files and other architectures.
+
+    - Saving and deleting leave a whole checkpoint or none. What a killed run left behind goes at the next save.
+    - Checkpoints with missing, shortened or altered files are passed over, with a warning, for the next in rank. When
+      only such ones are left, that is an error, for training would otherwise start again from the beginning.
+    - Loading first compares names and shapes of all modules, and changes none if one differs.
+    - Deleting old checkpoints keeps a whole one, even if the ones that should be kept are damaged.
+
+    The ranks of a distributed run need to see the same folder. Checkpoints written by SpeechBrain's own class have no
+    list of files: they load, with a warning that they could not be verified.
+
+    Arguments
+    ---------
+    *args, **kwargs
+        As for ``speechbrain.utils.checkpoints.Checkpointer``.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> model = torch.nn.Linear(1, 1)
+    >>> checkpointer = Checkpointer(folder, {"model": model})
+    >>> older = checkpointer.save_checkpoint()
+    >>> newer = checkpointer.save_checkpoint()
+    >>> os.truncate(newer.paramfiles["model"], 10)
+    >>> checkpointer.recover_if_possible().path == older.path
+    True
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._verified = set()  # folders that this process has written or verified
+
+    def add_recoverables(self, recoverables):
+        """Register several recoverables, as ``add_recoverable`` does for one."""
+        super().add_recoverables(recoverables)
+        # SpeechBrain looks these up for a file that is missing, but only add_recoverable sets them.
+        for name in recoverables:
+            self.optional_recoverables.setdefault(name, False)
+
+    # ---- saving
+
+    def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
+        """Save a checkpoint. Arguments and return value as in SpeechBrain."""
+        if if_main_process():
+            self._remove_leftovers()
+        try:
+            checkpoint = super().save_checkpoint(meta or {}, end_of_epoch, name, verbosity=logging.NOTSET)
+            ddp_barrier()  # some recoverables are saved by all the ranks together
+            if checkpoint is not None:
+                checkpoint = self._publish(checkpoint)
+                kind = "end-of-epoch" if end_of_epoch else "intra-epoch"
+                logger.log(verbosity, "Saved an %s checkpoint in %s", kind, checkpoint.path)
+        except BaseException:
+            if if_main_process():
+                self._remove_leftovers()
+            raise
+        ddp_barrier()
+        return checkpoint
+
+    def save_and_keep_only(
+        self, meta=None, end_of_epoch=True, name=None, num_to_keep=1, keep_recent=True, importance_keys=(), **kwargs
+    ):
+        """Save a checkpoint, then delete the least important ones. Arguments as in SpeechBrain."""
+        # SpeechBrain appends to the list that it gets, its own default included: hand it a new one.
+        super().save_and_keep_only(meta, end_of_epoch, name, num_to_keep, keep_recent, list(importance_keys), **kwargs)
+
+    def _new_checkpoint_dirpath(self):
+        return _temporary(super()._new_checkpoint_dirpath())
+
+    def _custom_checkpoint_dirpath(self, name):
+        return _temporary(super()._custom_checkpoint_dirpath(name))
+
+    def _save_checkpoint_metafile(self, fpath, meta_to_include, end_of_epoch=True):
+        # A NumPy number would be written as an object, which the safe reader of this file then refuses.
+        plain = {key: value.item() if hasattr(value, "item") else value for key, value in meta_to_include.items()}
+        yaml.safe_dump(plain)
+        return super()._save_checkpoint_metafile(fpath, plain, end_of_epoch)
+
+    def _publish(self, checkpoint):
+        """Flush and list the files of a checkpoint with a temporary name, and give it its own."""
+        folder = checkpoint.path
+        _write_file_list(folder)
+        final = folder.with_name(folder.name.removeprefix(TEMPORARY_PREFIX))
+        replaced = _set_aside(final) if final.exists() else None  # a name that the caller had chosen before
+        folder.rename(final)
+        _flush_folder(final.parent)
+        if replaced:
+            shutil.rmtree(replaced)
+        self._verified.add(final)
+        paramfiles = {name: final / path.name for name, path in checkpoint.paramfiles.items()}
+        return checkpoint._replace(path=final, paramfiles=paramfiles)
+
+    def _remove_leftovers(self):
+        for folder in self.checkpoints_dir.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # ---- finding
+
+    def list_checkpoints(self):
+        """List the checkpoints whose files are there, in full length. Checksums are left to ``find_checkpoints``."""
+        return [checkpoint for checkpoint in super().list_checkpoints() if not self._damage(checkpoint.path)]
+
+    def find_checkpoints(
+        self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None, max_num_checkpoints=None
+    ):
+        """Find whole checkpoints, the most important first. Arguments as in SpeechBrain.
+
+        All that are returned have been read and verified. Where the value of a key is NaN, it counts as the worst.
+
+        Raises
+        ------
+        InputError
+            When all the candidates are damaged.
+        """
+        # A folder whose meta can't be read has no rank, so it is always mentioned.
+        damaged = {folder: f"{stock.METAFNAME} can't be read" for folder in self._folders() if not _has_meta(folder)}
+        whole = []
+        for checkpoint in _rank(super().list_checkpoints(), importance_key, max_key, min_key, ckpt_predicate):
+            if len(whole) == max_num_checkpoints:
+                break
+            if damage := self._damage(checkpoint.path, read=True):
+                damaged[checkpoint.path] = damage
+            else:
+                whole.append(checkpoint)
+        if damaged and not whole:
+            found = "; ".join(f"{folder.name} ({damage})" for folder, damage in damaged.items())
+            raise InputError(
+                f"{self.checkpoints_dir} holds no whole checkpoint that fits, only damaged ones: {found}. "
+                "Put back a copy, or remove them to start from the beginning."
+            )
+        if if_main_process():
+            for folder, damage in damaged.items():
+                logger.warning("Skipping the checkpoint %s: %s. Using %s instead.", folder, damage, whole[0].path)
+            for checkpoint in whole:
+                if not (checkpoint.path / FILE_LIST).exists():
+                    logger.warning("The checkpoint %s has no %s: it is not verified.", checkpoint.path, FILE_LIST)
+        return whole
+
+    def find_checkpoint(self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None):
+        """Find the most important whole checkpoint, or None. Arguments as in SpeechBrain."""
+        found = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints=1)
+        return found[0] if found else None
+
+    def _folders(self):
+        folders = (path for path in self.checkpoints_dir.iterdir() if path.is_dir())
+        return sorted(folder for folder in folders if folder.name.startswith(stock.CKPT_PREFIX))
+
+    def _list_checkpoint_dirs(self):
+        return [folder for folder in self._folders() if _has_meta(folder)]
+
+    def _damage(self, folder, read=False):
+        """Say what is wrong with a checkpoint, or None: its files are there, in full length and, if read, unaltered."""
+        try:
+            for name, expected in self._expected_files(folder).items():
+                size = (folder / name).stat().st_size
+                if expected and size != expected["size"]:
+                    return f"{name} has {size} bytes, not {expected['size']}"
+                if expected and read and _checksum(folder / name) != expected["crc32"]:
+                    return f"{name} has been altered (its checksum differs)"
+        except FileNotFoundError as error:
+            return f"{pathlib.Path(error.filename).name} is missing"
+        except (OSError, ValueError) as error:
+            return f"it can't be read ({error})"
+        if read:
+            self._verified.add(folder)
+        return None
+
+    def _expected_files(self, folder):
+        """Read the list of files: from name to size and checksum."""
+        if (folder / FILE_LIST).exists():
+            return json.loads((folder / FILE_LIST).read_text(encoding="utf-8"))
+        # SpeechBrain's own class writes the meta first: what it was killed at has a meta and not all of the files.
+        return {f"{name}{stock.PARAMFILE_EXT}": None for name in self._required()}
+
+    def _required(self):
+        """Name the recoverables that can't be left out; SpeechBrain warns when a data loader is."""
+        if self.allow_partial_load:
+            return []
+        return [n for n in self.recoverables if not self.optional_recoverables.get(n) and "dataloader" not in n]
+
+    # ---- loading
+
+    def load_checkpoint(self, checkpoint):
+        """Load a checkpoint, unless it is of something else.
+
+        Raises
+        ------
+        InputError
+            When a recoverable has no file, or the parameters of a module have other names or shapes. Nothing has been
+            changed then.
+        """
+        missing = [name for name in self._required() if name not in checkpoint.paramfiles]
+        if missing:
+            raise InputError(
+                f"The checkpoint {checkpoint.path} holds no {', '.join(missing)}: it was saved with other settings. "
+                "Use those, or another output folder."
+            )
+        for name, obj in self.recoverables.items():
+            if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
+                _check_architecture(name, obj, checkpoint)
+        super().load_checkpoint(checkpoint)
+
+    # ---- deleting
+
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(stock.ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """Delete the least important checkpoints. Arguments as in SpeechBrain.
+
+        Unless none is to be kept, a whole one is. Damaged ones stay: they are for a person to look at.
+        """
+        if num_to_keep < 0:
+            raise ValueError(f"num_to_keep has to be 0 or more, found {num_to_keep}.")
+        orders = [{"min_key": key} for key in min_keys or ()]
+        orders += [{"max_key": key} for key in max_keys or ()]
+        orders += [{"importance_key": key} for key in importance_keys]
+        # The main process alone decides: another rank could list the folder while checkpoints come and go.
+        self._delete_all_but(num_to_keep, orders, ckpt_predicate, verbosity)
+        ddp_barrier()
+
+    @main_process_only
+    def _delete_all_but(self, num_to_keep, orders, ckpt_predicate, verbosity):
+        candidates, kept = set(), set()
+        for order in orders:
+            ranked = _rank(self.list_checkpoints(), **order, ckpt_predicate=ckpt_predicate)
+            candidates.update(ranked)
+            kept.update(ranked[:num_to_keep])
+        doomed = sorted(candidates - kept, key=stock.ckpt_recency, reverse=True)
+        survivors = [checkpoint for checkpoint in self.list_checkpoints() if checkpoint not in doomed]
+        if num_to_keep > 0 and not any(map(self._is_whole, survivors)):
+            spared = next(filter(self._is_whole, doomed), None)
+            doomed = [checkpoint for checkpoint in doomed if checkpoint is not spared]
+        for checkpoint in doomed:
+            shutil.rmtree(_set_aside(checkpoint.path))
+            logger.log(verbosity, "Deleted checkpoint in %s", checkpoint.path)
+
+    def _is_whole(self, checkpoint):
+        return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
+
+
+# All the ranks save, for their states are gathered into one file.
+@functools.partial(stock.register_checkpoint_hooks, save_on_main_only=False)
+class RandomState:
+    """The random state of Python, NumPy (the global one), torch and its CUDA devices, as a recoverable.
+
+    Loading only notes the state. What lies between recovery and the next batch consumes random numbers (a data loader
+    draws a seed for its workers from torch), so the state becomes current in `apply_pending`, which the Brain calls.
+
+    In a distributed run, each rank's state is saved, and each gets its own back. A rank that the saved run did not
+    have, or a device, keeps the state that it has, with a warning.
+
+    Example
+    -------
+    >>> state = RandomState()
+    >>> state.save(getfixture("tmp_path") / "random.ckpt")
+    >>> expected = torch.rand(3)
+    >>> state.load(getfixture("tmp_path") / "random.ckpt", end_of_epoch=True)
+    >>> state.apply_pending(epoch_start=True)
+    >>> torch.equal(torch.rand(3), expected)
+    True
+    """
+
+    def __init__(self):
+        self._pending = None  # the states of all the ranks
+        self._from_epoch_end = False
+
+    @stock.mark_as_saver
+    def save(self, path):
+        """Save the states of all the ranks. While loaded ones are pending it is those, for the run goes on there."""
+        states = self._pending or [_random_state()]
+        if self._pending is None and not ddp_prevent_block():
+            states *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, _random_state())
+        if if_main_process():
+            torch.save(states, path)
+
+    @stock.mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Read the states of all the ranks, for `apply_pending`."""
+        self._pending = torch.load(path, map_location="cpu", weights_only=True)
+        self._from_epoch_end = end_of_epoch
+
+    def apply_pending(self, epoch_start=False):
+        """Make a loaded state the current one; without one, do nothing.
+
+        Called with ``epoch_start`` when an epoch begins, before the data loader is iterated, and without it before each
+        batch and after the last one. A state saved in mid-epoch waits for the latter.
+
+        Arguments
+        ---------
+        epoch_start : bool
+            Whether an epoch begins.
+        """
+        if self._pending is None or (epoch_start and not self._from_epoch_end):
+            return
+        states, self._pending = self._pending, None
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+        if len(states) != ranks:
+            _warn_of_another_course(f"{len(states)} processes, not {ranks}")
+        if rank < len(states):
+            _set_random_state(states[rank])
+
+
+def _random_state():
+    version, numbers, gauss = random.getstate()
+    name, keys, position, has_gauss, cached_gauss = numpy.random.get_state()
+    return {
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [name, torch.tensor(keys.astype("int64")), position, has_gauss, cached_gauss],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state):
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    name, keys, *rest = state["numpy"]
+    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    torch.set_rng_state(state["torch"])
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if len(state["cuda"]) != devices:
+        _warn_of_another_course(f"{len(state['cuda'])} CUDA devices, not {devices}")
+    for device, cuda_state in enumerate(state["cuda"][:devices]):
+        torch.cuda.set_rng_state(cuda_state, device)
+
+
+def _warn_of_another_course(saved_with):
+    logger.warning(
+        "The random state is of a run with %s: training goes on, but not as that run would have.", saved_with
+    )
+
+
+# ---- files and folders
+
+
+def _temporary(folder):
+    return folder.with_name(TEMPORARY_PREFIX + folder.name)
+
+
+def _set_aside(folder):
+    """Take a checkpoint its name, before it is deleted: killed half way, that leaves nothing to be taken for whole."""
+    aside = folder.with_name(f"{TEMPORARY_PREFIX}deleted-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
+
+
+def _write_file_list(folder):
+    """Flush all the files of a folder to the disk, and list them with their sizes and checksums."""
+    listed = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+        listed[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "crc32": _checksum(path)}
+    with open(folder / FILE_LIST, "w", encoding="utf-8") as file:
+        json.dump(listed, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    _flush_folder(folder)
+
+
+def _flush_folder(folder):
+    """Flush the names in a folder, where the system can."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _checksum(path):
+    # CRC-32 is no seal, but finds what disks and copies do to files, at the speed of reading them.
+    value = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            value = zlib.crc32(chunk, value)
+    return f"{value:08x}"
+
+
+# ---- ranks and architectures
+
+
+def _has_meta(folder):
+    try:
+        meta = yaml.safe_load((folder / stock.METAFNAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(meta, dict) and {"unixtime", "end-of-epoch"} <= meta.keys()
+
+
+def _rank(checkpoints, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None):
+    """Sort by one of the keys, highest, lowest or most important first, and of equals the newest; without, by age."""
+    if sum(bool(key) for key in (importance_key, max_key, min_key)) > 1:
+        raise ValueError("Must specify only one of 'importance_key', 'max_key', and 'min_key'.")
+    key = max_key or min_key
+    if key:
+        checkpoints = [checkpoint for checkpoint in checkpoints if key in checkpoint.meta]
+        sign = 1 if max_key else -1
+
+        def importance_key(checkpoint):
+            value = sign * checkpoint.meta[key]
+            return -math.inf if math.isnan(value) else value
+
+    newest_first = sorted(filter(ckpt_predicate, checkpoints), key=stock.ckpt_recency, reverse=True)
+    return sorted(newest_first, key=importance_key or stock.ckpt_recency, reverse=True)
+
+
+def _is_plain_module(obj):
+    """Whether an object is a module that SpeechBrain loads from a state dict."""
+    return (
+        isinstance(obj, torch.nn.Module)
+        and stock.get_default_hook(obj, stock.DEFAULT_LOAD_HOOKS) is stock.torch_recovery
+    )
+
+
+def _check_architecture(name, module, checkpoint):
+    path = checkpoint.paramfiles[name]
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    saved = _shapes(stock.hook_on_loading_state_dict_checkpoint(saved))
+    current = _shapes(module.state_dict())
+    different = [key for key in dict.fromkeys([*current, *saved]) if current.get(key) != saved.get(key)]
+    if not different:
+        return
+    shown = "; ".join(
+        f"{key}: {saved.get(key, 'nothing')} in the checkpoint, {current.get(key, 'nothing')} in the model"
+        for key in different[:SHOWN_DIFFERENCES]
+    )
+    raise InputError(
+        f"The checkpoint {checkpoint.path} is of another architecture: {len(different)} parameters of '{name}' differ "
+        f"({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). "
+        "Use the settings that it was trained with, or another output folder."
+    )
+
+
+def _shapes(state_dict):
+    return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state_dict.items()}

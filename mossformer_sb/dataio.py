@@ -1,0 +1,259 @@
+"""Manifests to batches: reading audio, cutting crops, padding.
+
+Shapes: B batch, T samples, S sources.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from mossformer_sb.errors import InputError
+
+DATA_ROOT = "$data_root"  # what every path in a manifest begins with
+
+
+def read_audio(path, start=0, num_frames=-1):
+    """Read an audio file, or a part of it.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that libsndfile reads.
+    start : int
+        First frame.
+    num_frames : int
+        How many; -1 for all that follow.
+
+    Returns
+    -------
+    samples : numpy.ndarray
+        [T] for one channel, [T, channels] for several; float32, full scale 1.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, can't be read as audio, or ends too early.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_audio(folder / "ramp.wav", np.arange(4) / 8, 8000)
+    >>> read_audio(folder / "ramp.wav", start=1, num_frames=2)
+    (array([0.125, 0.25 ], dtype=float32), 8000)
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such audio file.")
+    try:
+        samples, sample_rate = soundfile.read(path, frames=num_frames, start=start, dtype="float32")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
+    if num_frames >= 0 and len(samples) < num_frames:
+        raise InputError(
+            f"{path}: has {start + len(samples)} frames where {start + num_frames} were expected. "
+            f"Was it changed after the manifest was made? Prepare the data again."
+        )
+    return samples, sample_rate
+
+
+def write_audio(path, samples, sample_rate):
+    """Write a float32 WAV: under a temporary name first, so that a file of this name is always whole.
+
+    Arguments
+    ---------
+    path : str or Path
+        Its folder must exist.
+    samples : numpy.ndarray or torch.Tensor
+        [T] or [T, channels], full scale 1. Float files hold what exceeds it, so nothing is clipped.
+    sample_rate : int
+        Hz.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_manifest(path, data_root, num_spks=None):
+    """Read a manifest.
+
+    Arguments
+    ---------
+    path : str or Path
+        A CSV with the columns ``ID, duration, sample_rate, mix_wav, s1_wav … sN_wav``; others are kept.
+    data_root : str or Path
+        What ``$data_root`` in its paths stands for.
+    num_spks : int, optional
+        How many sources there must be.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a mixture, paths complete, and a column ``num_samples``.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, empty, or lacks a column.
+
+    Example
+    -------
+    >>> manifest = getfixture("tmp_path") / "tr.csv"
+    >>> header = "ID,duration,sample_rate,mix_wav,s1_wav"
+    >>> _ = manifest.write_text(header + "\\na,2.5,8000,$data_root/m.wav,$data_root/s.wav\\n")
+    >>> read_manifest(manifest, "/data")[["mix_wav", "num_samples"]].iloc[0].to_list() == ["/data/m.wav", 20000]
+    True
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such manifest. Prepare the data first (without --skip_prep).")
+    table = pd.read_csv(path, dtype={"ID": str}, keep_default_na=False)
+    needed = ["ID", "duration", "sample_rate", "mix_wav"] + [f"s{i + 1}_wav" for i in range(num_spks or 1)]
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}. "
+            f"Does num_spks: {num_spks} fit this corpus?"
+        )
+    if num_spks is not None and f"s{num_spks + 1}_wav" in table.columns:
+        raise InputError(
+            f"{path}: has a column s{num_spks + 1}_wav, but num_spks is {num_spks}: set it to the corpus's."
+        )
+    if table.empty:
+        raise InputError(f"{path}: has no rows.")
+    for column in table.columns[table.columns.str.endswith("_wav")]:
+        table[column] = table[column].str.replace(DATA_ROOT, str(data_root), n=1, regex=False)
+    table["num_samples"] = (table["duration"] * table["sample_rate"]).round().astype(int)
+    return table
+
+
+@dataclass
+class Mixture:
+    """One item of a dataset."""
+
+    id: str
+    mixture: torch.Tensor  # [T]
+    sources: torch.Tensor  # [T, S]
+
+
+@dataclass
+class SeparationBatch:
+    """A padded batch."""
+
+    ids: list
+    mixture: torch.Tensor  # [B, T]
+    sources: torch.Tensor  # [B, T, S]
+    lengths: torch.Tensor  # [B], int64, samples; stays on the CPU
+    is_padded: bool
+
+    @classmethod
+    def collate(cls, items):
+        """Pad a list of `Mixture` with zeros to the longest.
+
+        Example
+        -------
+        >>> items = [Mixture(str(n), torch.ones(n), torch.ones(n, 2)) for n in (3, 5)]
+        >>> SeparationBatch.collate(items).lengths
+        tensor([3, 5])
+        """
+        lengths = torch.tensor([len(item.mixture) for item in items])
+        return cls(
+            ids=[item.id for item in items],
+            mixture=pad_sequence([item.mixture for item in items], batch_first=True),
+            sources=pad_sequence([item.sources for item in items], batch_first=True),
+            lengths=lengths,
+            is_padded=bool((lengths != lengths[0]).any()),
+        )
+
+    @property
+    def padded_lengths(self):
+        """``lengths`` where some item is padded, None where none is: the network is faster without."""
+        return self.lengths if self.is_padded else None
+
+    def __len__(self):
+        return len(self.ids)
+
+    def to(self, device):
+        """Move the signals, in place as SpeechBrain's batches do."""
+        self.mixture = self.mixture.to(device, non_blocking=True)
+        self.sources = self.sources.to(device, non_blocking=True)
+        return self
+
+    def pin_memory(self):
+        """Pin the signals, in place."""
+        self.mixture = self.mixture.pin_memory()
+        self.sources = self.sources.pin_memory()
+        return self
+
+
+class MixtureDataset(Dataset):
+    """The mixtures of a manifest, whole or as random crops.
+
+    An item is a pure function of (seed, epoch, index): the same in whatever worker, rank or resumed run it is made.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        See `read_manifest`.
+    data_root : str or Path
+        What ``$data_root`` stands for.
+    num_spks : int
+        S.
+    sample_rate : int
+        Hz that the recordings must have.
+    segment : float, optional
+        Length of the crops in seconds; shorter recordings are taken whole. Default: everything whole.
+    seed : int
+        Seed of the crops.
+
+    Raises
+    ------
+    InputError
+        If the manifest does not fit the other arguments.
+    """
+
+    def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0):
+        self.table = read_manifest(manifest, data_root, num_spks)
+        rates = sorted(set(self.table["sample_rate"]))
+        if rates != [sample_rate]:
+            raise InputError(f"{manifest}: recordings have {rates} Hz, but sample_rate is {sample_rate}.")
+        if segment is not None and round(segment * sample_rate) < 1:
+            raise InputError(
+                f"segment must be a length in seconds greater than zero, or null for none; found {segment}."
+            )
+        self.num_spks = num_spks
+        self.segment = None if segment is None else round(segment * sample_rate)
+        self.seed = seed
+        # In shared memory, so that workers which outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch):
+        """Choose the epoch whose crops come next."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, index):
+        row = self.table.iloc[index]
+        start, num_samples = self._crop(index, int(row["num_samples"]))
+        paths = [row["mix_wav"]] + [row[f"s{i + 1}_wav"] for i in range(self.num_spks)]
+        mixture, *sources = (torch.from_numpy(read_audio(path, start, num_samples)[0]) for path in paths)
+        return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
+
+    def _crop(self, index, total):
+        """First sample and number of samples."""
+        if self.segment is None or total <= self.segment:
+            return 0, total
+        rng = np.random.default_rng((self.seed, int(self._epoch), index))
+        return int(rng.integers(total - self.segment + 1)), self.segment

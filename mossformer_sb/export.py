@@ -1,0 +1,192 @@
+"""A trained separator as a folder that others load."""
+
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.version import __version__
+
+logger = logging.getLogger(__name__)
+
+MODULES = ("encoder", "masknet", "decoder")
+HPARAMS_FILE = "hyperparams.yaml"
+
+
+@dataclass
+class TrainingRecord:
+    """What a model card tells of how a model came about; empty fields are left out."""
+
+    task: str = ""
+    corpus: str = ""
+    experiment: str = ""
+    command: str = ""
+    epochs: int | None = None
+    num_test: int | None = None
+    scores: dict = field(default_factory=dict)  # column of the results table to its mean in dB
+
+    @classmethod
+    def of(cls, brain, experiment, command):
+        """Gather it from a `SeparationBrain` that has just evaluated its best checkpoint."""
+        return cls(
+            task=brain.hparams.task,
+            corpus=brain.hparams.corpus,
+            experiment=Path(experiment).name,
+            command=command,
+            epochs=brain.hparams.epoch_counter.current,
+            num_test=len(brain.scores),
+            scores=brain.scores.average(),
+        )
+
+
+def export(folder, modules, sample_rate, record=None):
+    """Write a folder that `MossFormerSeparation.from_hparams` loads, and SpeechBrain's ``SepformerSeparation`` too.
+
+    It holds ``hyperparams.yaml``, one ``.ckpt`` a module (a plain state dict), and a model card, ``README.md``. It is
+    written under a temporary name and then renamed; a folder of this name is replaced only if it is an earlier export.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    modules : mapping
+        ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not.
+    sample_rate : int
+        Hz.
+    record : TrainingRecord, optional
+        For the model card.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If the folder exists and is something else.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> separator = MossFormerSeparator.from_size("mini")
+    >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'decoder.ckpt', 'encoder.ckpt', 'hyperparams.yaml', 'masknet.ckpt']
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / HPARAMS_FILE).is_file():
+        raise InputError(
+            f"{folder}: exists and is no exported model, so it is not replaced. Choose another export folder."
+        )
+    modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
+    record = record or TrainingRecord()
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for name, module in modules.items():
+            state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
+            torch.save(state, temporary / f"{name}.ckpt")
+        (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate), encoding="utf-8")
+        (temporary / "README.md").write_text(_model_card(modules, sample_rate, record), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("Exported the model to %s", folder)
+    return folder
+
+
+def _hyperparams(modules, sample_rate):
+    """The YAML that builds the three modules again and loads their weights."""
+    encoder, masknet, decoder = (modules[name] for name in MODULES)
+    masknet_arguments = "\n".join(f"    {key}: {value}" for key, value in masknet.config.items())
+    return f"""\
+# MossFormer separator, exported by mossformer_sb {__version__}.
+sample_rate: {sample_rate}
+num_spks: {masknet.num_spks}
+
+encoder: !new:speechbrain.lobes.models.dual_path.Encoder
+    kernel_size: {encoder.conv1d.kernel_size[0]}
+    out_channels: {encoder.conv1d.out_channels}
+masknet: !new:mossformer_sb.MossFormerMaskNet
+{masknet_arguments}
+decoder: !new:speechbrain.lobes.models.dual_path.Decoder
+    in_channels: {decoder.in_channels}
+    out_channels: {decoder.out_channels}
+    kernel_size: {decoder.kernel_size[0]}
+    stride: {decoder.stride[0]}
+    bias: {decoder.bias is not None}
+
+modules:
+    encoder: !ref <encoder>
+    masknet: !ref <masknet>
+    decoder: !ref <decoder>
+
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        encoder: !ref <encoder>
+        masknet: !ref <masknet>
+        decoder: !ref <decoder>
+"""
+
+
+def _model_card(modules, sample_rate, record):
+    num_spks = modules["masknet"].num_spks
+    num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
+    facts = {
+        "Task": record.task,
+        "Corpus": record.corpus,
+        "Speakers": num_spks,
+        "Sample rate": f"{sample_rate} Hz",
+        "Parameters": f"{num_parameters / 1e6:.2f} M",
+        "Experiment": record.experiment,
+        "Command": f"`{record.command}`" if record.command else "",
+        "Epochs": record.epochs,
+        "Versions": f"mossformer_sb {__version__}, speechbrain {sb.__version__}, torch {torch.__version__}, "
+        f"Python {sys.version.split()[0]}",
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value not in ("", None))
+    return f"""\
+---
+tags:
+- speech-separation
+- mossformer
+- speechbrain
+library_name: speechbrain
+---
+# MossFormer: {num_spks} speakers, {sample_rate} Hz
+
+| | |
+|---|---|
+{rows}
+{_score_section(record)}
+## Use
+
+```python
+from mossformer_sb.inference import MossFormerSeparation
+
+model = MossFormerSeparation.from_hparams(source="path/to/this/folder")
+estimates = model.separate_file("mixture.wav", output_folder="separated")
+```
+
+SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed.
+
+The network follows Zhao and Ma, "MossFormer: Pushing the Performance Limit of Monaural Speech Separation using Gated
+Single-Head Transformer with Convolution-Augmented Joint Self-Attentions", ICASSP 2023.
+"""
+
+
+def _score_section(record):
+    if not record.scores:
+        return ""
+    names = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi", "si-snr": "SI-SNR", "sdr": "SDR"}
+    rows = "\n".join(f"| {label} | {record.scores[key]:.2f} dB |" for key, label in names.items())
+    return f"\n## Scores\n\nMean over {record.num_test} test mixtures.\n\n| | |\n|---|---|\n{rows}\n"

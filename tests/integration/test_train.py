@@ -1,0 +1,229 @@
+"""train.py as a user runs it: from data to an exported model, killed and resumed, and given wrong input."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from mossformer_sb.dataio import read_audio
+from mossformer_sb.inference import MossFormerSeparation
+from tests.integration.corpora import write_easy_wham
+
+ROOT = Path(__file__).parents[2]
+WHAM = ROOT / "hparams" / "mossformer_wham.yaml"
+SMALL = ["--model_size", "mini", "--segment", "0.8", "--batch_size", "4", "--lr", "0.002", "--num_workers", "1"]
+SMALL += ["--device", "cpu", "--noprogressbar"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
+
+
+def command(*arguments, script=ROOT / "train.py"):
+    return [sys.executable, str(script), *map(str, arguments)]
+
+
+def train(*arguments, cwd):
+    """Run train.py to its end, in another folder than the repository."""
+    return subprocess.run(command(*arguments), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def weights(output_folder):
+    return {
+        f"{path.stem}.{key}": value
+        for path in sorted((output_folder / "export").glob("*.ckpt"))
+        for key, value in torch.load(path, weights_only=True).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 80, "cv": 6, "tt": 7})
+
+
+class TestOneRun:
+    @pytest.fixture(scope="class")
+    def run(self, corpus, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("run")
+        options = ["--number_of_epochs", 4, "--dropout", 0, "--valid_batch_size", 3, "--n_audio_to_save", 2]
+        result = train(WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *options, cwd=folder)
+        assert result.returncode == 0, result.stderr
+        return folder / "out", result.stderr
+
+    def scores(self, run):
+        return pd.read_csv(run[0] / "test_results.csv")
+
+    def test_beats_the_mixture_clearly(self, run):
+        average = self.scores(run).iloc[-1]
+        assert average["snt_id"] == "avg"
+        assert average["si-snr_i"] > 3 and average["sdr_i"] > 3
+
+    def test_results_have_one_row_an_utterance(self, run, corpus):
+        names = sorted(path.stem for path in (corpus / "wav8k/min/tt/mix_both").iterdir())
+        assert self.scores(run)["snt_id"].tolist() == [*names, "avg"]
+
+    def test_summary_is_on_the_screen(self, run):
+        assert re.search(r"7 utterances, scores in dB", run[1]) and re.search(r"si-snr_i +\d+\.\d\d", run[1])
+
+    def test_log_has_a_line_an_epoch_and_validation_rises(self, run):
+        lines = (run[0] / "train_log.txt").read_text().splitlines()
+        valid = [float(re.search(r"valid si-snr: (\S+)", line)[1]) for line in lines if "valid" in line]
+        assert len(valid) == 4 and valid[-1] > valid[0]
+
+    def test_examples_sum_up_to_the_mixture_as_well_as_they_can(self, run):
+        audio = run[0] / "audio"
+        mixtures = sorted(audio.glob("*_mix.wav"))
+        assert len(mixtures) == 2
+        for path in mixtures:
+            stem = path.name.removesuffix("_mix.wav")
+            mixture, rate = soundfile.read(path)
+            total = sum(soundfile.read(audio / f"{stem}_estimate{i}.wav")[0] for i in (1, 2))
+            assert rate == 8000
+            assert total @ mixture == pytest.approx(total @ total, rel=1e-4)
+
+    def test_export_gives_the_table_again(self, run, corpus, tmp_path):
+        """The exported model, moved away from where it was trained, separates the test mixtures as the table says."""
+        from mossformer_sb.metrics import separation_scores
+
+        shutil.copytree(run[0] / "export", tmp_path / "model")
+        model = MossFormerSeparation.from_hparams(source=tmp_path / "model", run_opts={"device": "cpu"})
+        row = self.scores(run).iloc[0]
+        folder = corpus / "wav8k/min/tt"
+        mixture, s1, s2 = (
+            torch.from_numpy(read_audio(folder / kind / f"{row['snt_id']}.wav")[0]) for kind in ("mix_both", "s1", "s2")
+        )
+        estimates = model.separate_batch(mixture[None])[0]
+        scores, _ = separation_scores(mixture, torch.stack((s1, s2), -1), estimates)
+        # A padded batch differs from the item alone by rounding only.
+        assert scores == pytest.approx(row.iloc[1:].tolist(), abs=2e-3)
+
+    def test_model_card_has_the_scores_and_the_command(self, run):
+        card = (run[0] / "export" / "README.md").read_text()
+        assert f"| SI-SNRi | {self.scores(run).iloc[-1]['si-snr_i']:.2f} dB |" in card
+        assert "--number_of_epochs 4" in card and "| Corpus | WHAM! |" in card and "| Epochs | 4 |" in card
+
+    def test_evaluation_alone_with_another_batch_size(self, run, corpus):
+        before = self.scores(run)
+        options = ["--test_only", "--valid_batch_size", 1]
+        result = train(WHAM, "--data_folder", corpus, "--output_folder", run[0], *SMALL, *options, cwd=run[0])
+        assert result.returncode == 0, result.stderr
+        pd.testing.assert_frame_equal(self.scores(run), before, atol=2e-3)
+
+
+def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
+    """Dropout on, SIGKILL in the middle of the second epoch."""
+    options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
+    options += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
+    assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
+
+    output = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*options, "--output_folder", "killed"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: intra_epoch_checkpoint_after_first_epoch(output), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "epoch: 2" not in (output / "train_log.txt").read_text()
+
+    resumed = train(*options, "--output_folder", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Loading a checkpoint" in resumed.stderr and "Going into epoch 1" not in resumed.stderr
+    assert (output / "train_log.txt").read_text() == (tmp_path / "whole" / "train_log.txt").read_text()
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(value, expected[key]) for key, value in weights(output).items())
+    assert (output / "test_results.csv").read_bytes() == (tmp_path / "whole" / "test_results.csv").read_bytes()
+
+
+def wait_for(condition, process, limit=300):
+    end = time.time() + limit
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.time() < end, "the run did not come so far"
+        time.sleep(0.02)
+
+
+def intra_epoch_checkpoint_after_first_epoch(output_folder):
+    """Two checkpoints: that of epoch 1, and one within epoch 2."""
+    metas = [path.read_text() for path in output_folder.glob("save/CKPT*/CKPT.yaml")]
+    return any("si-snr" in meta for meta in metas) and any("intra" in meta.lower() for meta in metas)
+
+
+class TestWrongInput:
+    """Each ends with one message that names what is wrong, and exit code 2, before any training."""
+
+    @pytest.fixture
+    def tree(self, corpus, tmp_path):
+        return Path(shutil.copytree(corpus, tmp_path / "wham"))
+
+    def error(self, *arguments, cwd, hparams=WHAM):
+        """The message, checked to be the only thing about the error that is printed."""
+        result = train(hparams, *SMALL, "--output_folder", "out", *arguments, cwd=cwd)
+        assert result.returncode == 2, result.stderr
+        assert "Traceback" not in result.stderr
+        assert "Going into epoch" not in result.stderr
+        return result.stderr
+
+    def test_no_such_data_folder(self, tmp_path):
+        error = self.error("--data_folder", tmp_path / "nowhere", cwd=tmp_path)
+        assert f"data_folder '{tmp_path / 'nowhere'}' does not exist" in error
+
+    def test_missing_source_file_and_truncated_one(self, tree, tmp_path):
+        names = sorted(path.name for path in (tree / "wav8k/min/tr/s2").iterdir())
+        (tree / "wav8k/min/tr/s2" / names[0]).unlink()
+        os.truncate(tree / "wav8k/min/cv/s1" / sorted(os.listdir(tree / "wav8k/min/cv/s1"))[0], 5000)
+        error = self.error("--data_folder", tree, cwd=tmp_path)
+        assert "1 missing files, 1 truncated files" in error and f"wav8k/min/tr/s2/{names[0]} does not exist" in error
+
+    def test_unknown_model_size(self, corpus, tmp_path):
+        arguments = ["--data_folder", corpus, "--output_folder", "out", "--model_size", "XL"]
+        result = train(WHAM, *arguments, cwd=tmp_path)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert "model_size 'XL' is not known: choose one of S, M, L, mini" in result.stderr
+
+    def test_mistyped_key(self, corpus, tmp_path):
+        error = self.error("--data_folder", corpus, "--number_of_epoch", 3, cwd=tmp_path)
+        assert "--number_of_epoch is neither a key of" in error and "--number_of_epochs" in error
+        assert not (tmp_path / "out").exists()
+
+    def test_checkpoints_of_another_architecture(self, corpus, tmp_path):
+        options = ["--data_folder", corpus, *SMALL, "--output_folder", "out", "--number_of_epochs", 1]
+        assert train(WHAM, *options, "--num_spks", 2, "--debug", "--debug_persistently", cwd=tmp_path).returncode == 0
+        yaml = tmp_path / "other.yaml"
+        text = WHAM.read_text()
+        yaml.write_text(
+            re.sub(r"masknet: !apply:.*?dropout>\n", MASKNET_OF_OTHER_WIDTH, text, count=1, flags=re.DOTALL)
+        )
+        error = self.error("--data_folder", corpus, cwd=tmp_path, hparams=yaml)
+        assert "is of another architecture" in error and "parameters of 'masknet' differ" in error
+        assert "in the checkpoint" in error and "another output folder" in error
+
+    def test_nothing_to_evaluate(self, corpus, tmp_path):
+        error = self.error("--data_folder", corpus, "--test_only", cwd=tmp_path)
+        assert "holds no checkpoint to evaluate. Train first" in error
+
+    def test_a_path_with_an_equals_sign_works(self, corpus, tmp_path):
+        shutil.copytree(corpus, tmp_path / "a=b" / "wham")
+        options = [*SMALL, "--output_folder", "c=d", "--number_of_epochs", 1, "--debug"]
+        result = train(WHAM, f"--data_folder={tmp_path / 'a=b' / 'wham'}", *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / "c=d" / "test_results.csv").is_file()
+
+
+MASKNET_OF_OTHER_WIDTH = """\
+masknet: !new:mossformer_sb.MossFormerMaskNet
+    in_channels: 128
+    out_channels: 64
+    num_blocks: 2
+    num_spks: !ref <num_spks>
+"""

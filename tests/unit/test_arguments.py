@@ -1,0 +1,220 @@
+"""The command line: what it accepts, and that what it refuses is named."""
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+from mossformer_sb.arguments import parse_arguments
+from mossformer_sb.errors import InputError
+
+YAML = """
+data_folder: !PLACEHOLDER
+output_folder: !ref <data_folder>/results
+seed: 1234
+report: False
+precision: fp32
+a: 1
+layers: [1, 2]
+optimizer: {name: adam, inner: {lr: 0.1, eps: 0.2}}
+masknet: !new:torch.nn.Dropout
+    p: 0.1
+counter: !new:collections.Counter
+    x: 1
+"""
+
+
+@pytest.fixture
+def yaml_file(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(YAML)
+    return path
+
+
+@pytest.fixture
+def parse(yaml_file):
+    """Parse with the placeholder filled, and return (run_opts, overrides)."""
+
+    def parse(*words):
+        _, run_opts, overrides = parse_arguments([str(yaml_file), "--data_folder=d", *words])
+        assert overrides.pop("data_folder") == "d"
+        return run_opts, overrides
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-1", -1),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("null", None),
+        ("", ""),
+        ("[1, a]", [1, "a"]),
+        ("'007'", "007"),
+        ("yes", "yes"),
+        ("5 #c", "5 #c"),
+    ],
+)
+def test_values_are_read_as_yaml(parse, text, value):
+    for words in (["--seed", text], [f"--seed={text}"]):
+        _, overrides = parse(*words)
+        assert overrides == {"seed": value} and type(overrides["seed"]) is type(value)
+
+
+AWKWARD = ["/d/b=c", "C:\\x", "/a b/c", "/a #b", "#", "a: b", "- a", "---", "*x", "!x", "%x", "<x", "2024-01-01"]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+def test_text_arrives_as_it_is(yaml_file, text):
+    for words in (["--data_folder", text], [f"--data_folder={text}"]):
+        if words[-1].startswith("---"):
+            continue  # a word that starts with -- is an option; its value needs the form with =
+        hparams_file, _, overrides = parse_arguments([str(yaml_file), *words])
+        assert overrides == {"data_folder": text}
+        with open(hparams_file) as file:
+            hparams = load_hyperpyyaml(file, overrides)
+        assert hparams["data_folder"] == text
+        assert hparams["output_folder"] == text + "/results"
+
+
+def test_flag_alone_is_true(parse):
+    run_opts, overrides = parse("--report", "--debug", "--seed", "1")
+    assert overrides == {"report": True, "seed": 1}
+    assert run_opts["debug"] is True
+
+
+def test_key_of_the_yaml_beats_a_prefix_of_an_option(parse):
+    run_opts, overrides = parse("--a", "2")
+    assert overrides == {"a": 2}
+    assert run_opts["auto_mix_prec"] is False
+
+
+def test_speechbrain_reads_its_options(parse):
+    run_opts, overrides = parse(
+        "--device", "cpu", "--max_grad_norm", "-1", "--compile_module_keys", "encoder", "masknet", "--log_config=/a=b"
+    )
+    assert overrides == {}
+    assert run_opts["device"] == "cpu"
+    assert run_opts["max_grad_norm"] == -1.0
+    assert run_opts["compile_module_keys"] == ["encoder", "masknet"]
+    assert run_opts["log_config"] == "/a=b"
+    assert run_opts.overridden_args == {"device", "max_grad_norm", "compile_module_keys", "log_config"}
+
+
+def test_step_limit_is_a_number(parse):
+    assert parse("--optimizer_step_limit", "10")[0]["optimizer_step_limit"] == 10
+    with pytest.raises(InputError, match="whole number, found 'ten'"):
+        parse("--optimizer_step_limit", "ten")
+
+
+def test_key_and_option_at_once_is_set_in_both(parse):
+    run_opts, overrides = parse("--precision", "bf16")
+    assert overrides == {"precision": "bf16"}
+    assert run_opts["precision"] == "bf16" and run_opts.overridden_args == {"precision"}
+
+
+def test_flag_can_be_lowered(yaml_file):
+    yaml_file.write_text("noprogressbar: True\n")
+    _, run_opts, overrides = parse_arguments([str(yaml_file), "--noprogressbar=False", "--debug", "False"])
+    assert overrides == {"noprogressbar": False}
+    assert run_opts.overridden_args == set()
+
+
+def test_nested_override(parse):
+    _, overrides = parse("--optimizer", "{inner: {lr: 3}}", "--masknet={inplace: true}", "--counter", "{new: 2}")
+    assert overrides == {"optimizer": {"inner": {"lr": 3}}, "masknet": {"inplace": True}, "counter": {"new": 2}}
+
+
+def test_mapping_can_be_replaced(parse):
+    assert parse("--optimizer", "null")[1] == {"optimizer": None}
+
+
+def test_included_file(yaml_file):
+    (yaml_file.parent / "inner.yaml").write_text("b: 1\nc: 2\n")
+    yaml_file.write_text("a: !include:inner.yaml\n    b: 3\n")
+    assert parse_arguments([str(yaml_file), "--a", "{c: 4}"])[2] == {"a": {"c": 4}}
+    with pytest.raises(InputError, match="a.d is not in"):
+        parse_arguments([str(yaml_file), "--a", "{d: 4}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sede", "1"], "--sede is neither.*Did you mean --seed"),
+        (["--output-folder", "1"], "Did you mean --output_folder"),
+        (["--auto", "1"], "written in full: did you mean --auto_mix_prec"),
+        (["--compile_mod", "x"], "--compile_mode or --compile_module_keys"),
+        (["--qqqq"], "--qqqq is neither.*--help"),
+        (["--seed", "1", "--seed=2"], "--seed is given more than once"),
+        (["--data_folder=d"], "--data_folder is given more than once"),
+        (["--seed", "1", "2"], "--seed takes one value, found 2: 1 2"),
+        (["--seed=1", "2"], "'2' is not an option"),
+        (["--", "2"], "'--' is not an option"),
+        (["--seed", "[1"], "--seed: '\\[1' .*not valid YAML"),
+        (["--seed", "[!new:os.system ls]"], "not valid YAML"),
+        (["--seed", "/a/<b>"], "seed: '/a/<b>' contains <...>"),
+        (["--layers", "[a, <b>]"], "layers: '<b>' contains <...>"),
+        (["--layers", "[{a: <b>}]"], "layers: '<b>' contains <...>"),
+        (["--seed", "(1, 2)"], "tuple"),
+        (["--device"], "--device.*takes one value, found 0"),
+        (["--device", "cpu", "cuda"], "--device.*takes one value, found 2"),
+        (["--debug", "3"], "--debug is a flag, found the value '3'"),
+        (["--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+        (["--debug_batches", "x"], "argument --debug_batches: invalid int value: 'x'"),
+        (["--optimizer", "{nmae: sgd}"], r"optimizer.nmae is not in .*: optimizer has name, inner. Did you mean name"),
+        (["--optimizer", "{inner: {rl: 1}}"], "optimizer.inner.rl is not in .*: optimizer.inner has lr, eps"),
+        (["--masknet", "{drpout: 1}"], "masknet.drpout is not in .*: masknet has p"),
+        (["--seed", "{a: 1}"], "seed in .* is not a mapping"),
+        (["--optimizer", "{inner: {lr: {a: 1}}}"], "optimizer.inner.lr in .* is not a mapping"),
+    ],
+)
+def test_refused(parse, words, message):
+    with pytest.raises(InputError, match=message) as error:
+        parse(*words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1", "not valid YAML: line 1|not valid YAML: line 2"),
+        ("a: 1\na: 2\n", "not valid YAML.*duplicate key"),
+        ("- 1", "has to hold keys and values"),
+        ("", "has to hold keys and values"),
+    ],
+)
+def test_unusable_yaml(tmp_path, content, message):
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        parse_arguments([str(path)])
+    assert str(path) in str(error.value)
+
+
+def test_no_yaml(tmp_path):
+    with pytest.raises(InputError, match="nowhere.yaml: can't read .*No such file"):
+        parse_arguments(["nowhere.yaml"])
+    with pytest.raises(InputError, match="can't read .*Is a directory"):
+        parse_arguments([str(tmp_path)])
+    for words in ([], ["--seed", "1"]):
+        with pytest.raises(InputError, match="first argument has to be .*YAML"):
+            parse_arguments(words)
+
+
+def test_every_placeholder_is_named(yaml_file):
+    yaml_file.write_text("a: !PLACEHOLDER\nb: {c: {d: !PLACEHOLDER }}\ne: [!PLACEHOLDER , 1]\nf: !PLACEHOLDER\n")
+    with pytest.raises(InputError) as error:
+        parse_arguments([str(yaml_file), "--f", "1"])
+    assert str(error.value) == (
+        f"{yaml_file} needs a value for a, b.c.d, e[0]. Add: --a VALUE --b '{{c: {{d: VALUE}}}}' --e VALUE"
+    )
+    parse_arguments([str(yaml_file), "--f", "1", "--a", "1", "--b", "{c: {d: 1}}", "--e", "[1]"])
+
+
+def test_help_lists_keys_and_options(yaml_file, capsys):
+    with pytest.raises(SystemExit) as exit:
+        parse_arguments([str(yaml_file), "--help"])
+    shown = capsys.readouterr().out
+    assert exit.value.code == 0
+    assert "--seed (1234)" in shown and "--data_folder (!PLACEHOLDER)" in shown and "--debug_batches" in shown

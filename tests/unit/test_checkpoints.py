@@ -1,0 +1,491 @@
+"""Checkpoints: whole or not there, of the right architecture, and a resumed run equal to an uninterrupted one."""
+
+import logging
+import os
+import random
+import shutil
+
+import numpy
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.utils import checkpoints as stock
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from mossformer_sb import checkpoints
+from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, RandomState
+from mossformer_sb.errors import InputError
+
+
+class Model(torch.nn.Module):
+    def __init__(self, value=0.0, size=1):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.full((size,), float(value)))
+
+    def set(self, value):
+        self.value.data.fill_(value)
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+@pytest.fixture
+def checkpointer(tmp_path, model):
+    return Checkpointer(tmp_path, {"model": model})
+
+
+def save(checkpointer, model, value, **kwargs):
+    model.set(value)
+    return checkpointer.save_checkpoint(**kwargs)
+
+
+def recovered(checkpointer, model, **kwargs):
+    """Recover, and return the value that the model has then."""
+    model.set(-1)
+    checkpointer.recover_if_possible(**kwargs)
+    return model.value.item()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- saving
+
+
+def test_saved_checkpoint_is_listed_and_loads_in_speechbrain(tmp_path, checkpointer, model):
+    checkpoint = save(checkpointer, model, 3, meta={"si-snr": numpy.float64(5.0)})
+    assert names(tmp_path) == [checkpoint.path.name]
+    assert names(checkpoint.path) == ["CKPT.yaml", FILE_LIST, "model.ckpt"]
+    assert checkpoint.paramfiles == {"model": checkpoint.path / "model.ckpt"}
+    assert checkpointer.list_checkpoints() == [checkpoint]
+    assert recovered(stock.Checkpointer(tmp_path, {"model": model}), model, max_key="si-snr") == 3
+
+
+def test_killed_while_saving(tmp_path, checkpointer, model, monkeypatch):
+    save(checkpointer, model, 1)
+
+    def kill(path):
+        raise SystemExit  # as far as the code can tell; nothing is cleaned up then
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_write_file_list", kill)
+        patch.setattr(checkpointer, "_remove_leftovers", lambda: None)
+        with pytest.raises(SystemExit):
+            save(checkpointer, model, 2)
+    assert [name for name in names(tmp_path) if name.startswith(TEMPORARY_PREFIX)]
+    assert len(stock.Checkpointer(tmp_path).list_checkpoints()) == 1
+    assert recovered(checkpointer, model) == 1
+    save(checkpointer, model, 3)
+    assert not [name for name in names(tmp_path) if name.startswith(TEMPORARY_PREFIX)]
+
+
+@pytest.mark.parametrize("where", ["saver", "list", "rename"])
+def test_disk_full(tmp_path, checkpointer, model, monkeypatch, where):
+    before = save(checkpointer, model, 1)
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if where == "saver":
+        checkpointer.custom_save_hooks["model"] = fail
+    elif where == "list":
+        monkeypatch.setattr(checkpoints.json, "dump", fail)
+    else:
+        monkeypatch.setattr(checkpoints.pathlib.Path, "rename", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save(checkpointer, model, 2)
+    assert names(tmp_path) == [before.path.name]
+    assert recovered(checkpointer, model) == 1
+
+
+def test_name_used_again(tmp_path, checkpointer, model):
+    for value in (1, 2):
+        save(checkpointer, model, value, name="best")
+        assert names(tmp_path) == ["CKPT+best"]
+        assert recovered(checkpointer, model) == value
+
+
+def test_meta_that_could_not_be_read_again_is_refused(tmp_path, checkpointer):
+    with pytest.raises(Exception, match="cannot represent an object"):
+        checkpointer.save_checkpoint(meta={"metric": object()})
+    assert names(tmp_path) == []
+
+
+def test_importance_keys_do_not_pile_up(checkpointer):
+    # SpeechBrain's own list of importance keys remembers the recent one from call to call.
+    for _ in range(2):
+        checkpointer.save_and_keep_only(meta={"si-snr": 1.0})
+    for value in (3.0, 2.0):
+        checkpointer.save_and_keep_only(meta={"si-snr": value}, keep_recent=False, max_keys=["si-snr"])
+    assert [checkpoint.meta["si-snr"] for checkpoint in checkpointer.list_checkpoints()] == [3.0]
+
+
+# ---- finding
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "shortened": (lambda c: os.truncate(c.paramfiles["model"], 10), "model.ckpt has 10 bytes, not"),
+    "missing": (lambda c: c.paramfiles["model"].unlink(), "model.ckpt is missing"),
+    "altered": (lambda c: flip_a_byte(c.paramfiles["model"]), "model.ckpt has been altered"),
+    "no meta": (lambda c: (c.path / "CKPT.yaml").unlink(), "CKPT.yaml can't be read"),
+    "empty meta": (lambda c: (c.path / "CKPT.yaml").write_text(""), "CKPT.yaml can't be read"),
+    "altered meta": (lambda c: flip_a_byte(c.path / "CKPT.yaml"), "CKPT.yaml"),
+    "bad list": (lambda c: (c.path / FILE_LIST).write_text("{"), "it can't be read"),
+    "neither list nor file": (
+        lambda c: ((c.path / FILE_LIST).unlink(), c.paramfiles["model"].unlink()),
+        "model.ckpt is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_checkpoint_is_passed_over(checkpointer, model, caplog, damage, message):
+    older, newer = save(checkpointer, model, 1), save(checkpointer, model, 2)
+    damage(newer)
+    with caplog.at_level(logging.WARNING):
+        assert recovered(checkpointer, model) == 1
+    (record,) = caplog.records
+    assert str(newer.path) in record.message and message in record.message and f"Using {older.path}" in record.message
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_only_damaged_checkpoints(tmp_path, checkpointer, model, damage, message):
+    checkpoint = save(checkpointer, model, 1)
+    damage(checkpoint)
+    with pytest.raises(InputError, match=message) as error:
+        recovered(checkpointer, model)
+    assert str(tmp_path) in str(error.value) and checkpoint.path.name in str(error.value)
+    assert model.value.item() == -1
+
+
+def test_damaged_checkpoint_of_lower_rank_is_not_read(checkpointer, model, caplog):
+    older = save(checkpointer, model, 1)
+    save(checkpointer, model, 2)
+    flip_a_byte(older.paramfiles["model"])
+    with caplog.at_level(logging.WARNING):
+        assert recovered(checkpointer, model) == 2
+    assert not caplog.records
+
+
+def test_no_checkpoint_is_no_error(checkpointer):
+    assert checkpointer.recover_if_possible() is None
+
+
+def test_several_are_found_whole(checkpointer, model):
+    saved = [save(checkpointer, model, value) for value in range(4)]
+    flip_a_byte(saved[2].paramfiles["model"])
+    assert checkpointer.find_checkpoints(max_num_checkpoints=2) == [saved[3], saved[1]]
+    assert checkpointer.find_checkpoints() == [saved[3], saved[1], saved[0]]
+
+
+def test_best_by_key(checkpointer, model):
+    for value, score in enumerate([2.0, 5.0, 5.0, float("nan"), 1.0]):
+        save(checkpointer, model, value, meta={"si-snr": score})
+    save(checkpointer, model, 9, end_of_epoch=False)
+    assert recovered(checkpointer, model) == 9
+    assert recovered(checkpointer, model, max_key="si-snr") == 2  # the newer of two equal ones
+    assert recovered(checkpointer, model, min_key="si-snr") == 4
+    assert recovered(checkpointer, model, max_key="si-snr", ckpt_predicate=lambda c: c.meta["si-snr"] < 3) == 0
+    with pytest.raises(ValueError, match="only one"):
+        checkpointer.find_checkpoint(max_key="si-snr", min_key="si-snr")
+
+
+def test_speechbrains_own_checkpoint_loads_with_a_warning(tmp_path, checkpointer, model, caplog):
+    save(stock.Checkpointer(tmp_path, {"model": model}), model, 1)
+    with caplog.at_level(logging.WARNING):
+        assert recovered(checkpointer, model) == 1
+    assert "not verified" in caplog.text
+
+
+# ---- deleting
+
+
+def test_old_ones_are_deleted(tmp_path, checkpointer, model):
+    for value, score in enumerate([1.0, 3.0, 2.0, 2.5]):
+        model.set(value)
+        checkpointer.save_and_keep_only(meta={"si-snr": score}, max_keys=["si-snr"])
+    assert sorted(c.meta["si-snr"] for c in checkpointer.list_checkpoints()) == [2.5, 3.0]
+    assert len(names(tmp_path)) == 2
+    checkpointer.delete_checkpoints(num_to_keep=0)
+    assert names(tmp_path) == []
+
+
+def test_last_whole_one_is_not_deleted(tmp_path, model):
+    first = Checkpointer(tmp_path, {"model": model})
+    best = save(first, model, 1, meta={"si-snr": 9.0})
+    whole = save(first, model, 2, meta={"si-snr": 1.0})
+    flip_a_byte(best.paramfiles["model"])
+    # Another process, which has not written them.
+    checkpointer = Checkpointer(tmp_path, {"model": model})
+    checkpointer.delete_checkpoints(max_keys=["si-snr"], importance_keys=[])
+    assert whole.path.exists()
+    assert recovered(checkpointer, model) == 2
+
+
+def test_damaged_ones_count_for_nothing(checkpointer, model):
+    older, newer = save(checkpointer, model, 1), save(checkpointer, model, 2)
+    os.truncate(newer.paramfiles["model"], 10)
+    assert checkpointer.list_checkpoints() == [older]
+    checkpointer.delete_checkpoints()
+    assert older.path.exists() and newer.path.exists()
+
+
+def test_killed_while_deleting(tmp_path, checkpointer, model, monkeypatch):
+    save(checkpointer, model, 1)
+    save(checkpointer, model, 2)
+
+    def kill(path, **kwargs):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **kwargs: kwargs or kill(path))
+        with pytest.raises(SystemExit):
+            checkpointer.delete_checkpoints()
+    assert len(names(tmp_path)) == 2 and len(stock.Checkpointer(tmp_path).list_checkpoints()) == 1
+    assert recovered(checkpointer, model) == 2
+    checkpointer.save_and_keep_only()
+    assert len(names(tmp_path)) == 1
+
+
+# ---- architectures
+
+
+def test_other_architecture(tmp_path):
+    first, second = torch.nn.Linear(1, 1), torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.PReLU())
+    saved = Checkpointer(tmp_path, {"first": first, "second": second}).save_checkpoint()
+    other = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
+    state = {name: value.clone() for name, value in first.state_dict().items()}
+    torch.nn.init.zeros_(first.weight)
+    state["weight"] = torch.zeros(1, 1)
+    checkpointer = Checkpointer(tmp_path, {"first": first, "second": other})
+    with pytest.raises(InputError) as error:
+        checkpointer.recover_if_possible()
+    assert str(saved.path) in str(error.value)
+    assert "3 parameters of 'second' differ" in str(error.value)
+    assert "0.weight: [3, 2] in the checkpoint, [4, 2] in the model" in str(error.value)
+    assert "1.weight: [1] in the checkpoint, nothing in the model" in str(error.value)
+    torch.testing.assert_close(dict(first.state_dict()), state)  # not even the module that fits has been changed
+
+
+def test_recoverable_without_a_file(tmp_path, checkpointer, model):
+    saved = save(checkpointer, model, 1)
+    more = Checkpointer(tmp_path, {"model": model, "random_state": RandomState()})
+    with pytest.raises(InputError, match="holds no random_state"):
+        more.recover_if_possible()
+    more = Checkpointer(tmp_path, {"model": model, "random_state": RandomState()}, allow_partial_load=True)
+    assert more.recover_if_possible().path == saved.path
+
+
+# ---- random state
+
+
+def draw():
+    return [random.random(), random.gauss(0, 1), numpy.random.randn(), torch.rand(2).tolist()]
+
+
+def test_random_state_round_trip(tmp_path):
+    checkpointer = Checkpointer(tmp_path, {"random_state": RandomState()})
+    draw()  # leaves a half-used pair of Gaussian numbers, which belongs to the state
+    checkpointer.save_checkpoint()
+    expected = [draw(), draw()]
+    state = RandomState()
+    Checkpointer(tmp_path, {"random_state": state}).recover_if_possible()
+    assert draw() not in expected  # loading alone changes nothing
+    state.apply_pending()
+    assert [draw(), draw()] == expected
+    state.apply_pending()
+    assert draw() not in expected  # applied once
+
+
+def test_pending_state_is_saved_again(tmp_path):
+    RandomState().save(tmp_path / "first")
+    expected = draw()
+    resumed, resumed_again = RandomState(), RandomState()
+    resumed.load(tmp_path / "first", end_of_epoch=False)
+    resumed.save(tmp_path / "second")  # after a batch that was the last of its epoch, before the next
+    resumed_again.load(tmp_path / "second", end_of_epoch=True)
+    resumed_again.apply_pending()
+    assert draw() == expected
+
+
+@pytest.mark.parametrize("end_of_epoch", [False, True])
+def test_state_of_mid_epoch_waits_for_the_batch(tmp_path, end_of_epoch):
+    state = RandomState()
+    state.save(tmp_path / "state")
+    expected = draw()
+    state.load(tmp_path / "state", end_of_epoch)
+    state.apply_pending(epoch_start=True)
+    assert (draw() == expected) is end_of_epoch
+    state.apply_pending()
+    assert (draw() == expected) is not end_of_epoch
+
+
+def test_random_state_of_other_devices_and_processes(tmp_path, caplog, monkeypatch):
+    state = RandomState()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.zeros(16, dtype=torch.uint8)] * 2)
+    state.save(tmp_path / "state")
+    expected = draw()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    state.load(tmp_path / "state", True)
+    state.apply_pending()
+    assert draw() == expected
+    assert "of a run with 2 CUDA devices, not 0" in caplog.text
+
+    set_states = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: set_states.update({device: state.tolist()}))
+    state.load(tmp_path / "state", True)
+    state.apply_pending()
+    assert set_states == {0: [0] * 16}
+
+    torch.save(torch.load(tmp_path / "state") * 2, tmp_path / "state")
+    state.load(tmp_path / "state", True)
+    assert "2 processes" not in caplog.text  # an evaluation, which goes no further, is not warned
+    state.apply_pending()
+    assert draw() == expected
+    assert "of a run with 2 processes, not 1" in caplog.text
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    state.load(tmp_path / "state", True)
+    state.apply_pending()  # a rank that the saved run did not have keeps its own state
+    assert draw() != expected
+
+
+# ---- a resumed run
+
+
+class Killed(Exception):
+    pass
+
+
+class DropoutBrain(sb.Brain):
+    """Calls `RandomState.apply_pending` where it has to be called, and can be killed at any batch."""
+
+    killed_at = None
+    batches = 0
+    losses = ()
+
+    def compute_forward(self, batch, stage):
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return predictions.square().mean()
+
+    def on_stage_start(self, stage, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            self.hparams.random_state.apply_pending(epoch_start=True)
+
+    def on_fit_batch_start(self, batch, should_step):
+        if self.batches == self.killed_at:
+            raise Killed
+        self.batches += 1
+        self.hparams.random_state.apply_pending()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        self.hparams.random_state.apply_pending()
+        self.losses += (stage_loss,)
+        if stage == sb.Stage.VALID:
+            self.checkpointer.save_and_keep_only(meta={"loss": stage_loss}, min_keys=["loss"])
+
+
+def fit(folder, killed_at=None, workers=0):
+    """Train for three epochs of five batches, or until killed; return the brain."""
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    counter, state = EpochCounter(3), RandomState()
+    brain = DropoutBrain(
+        modules={"model": model},
+        opt_class=lambda parameters: torch.optim.Adam(parameters, 0.01),
+        hparams={"random_state": state},
+        run_opts={"device": "cpu", "ckpt_interval_steps": 1},
+        checkpointer=Checkpointer(folder, {"model": model, "counter": counter, "random_state": state}),
+    )
+    brain.killed_at = killed_at
+    data = torch.arange(40.0).reshape(10, 4) / 40
+    loader = {"batch_size": 2, "num_workers": workers}
+    try:
+        brain.fit(counter, data, data, False, {**loader, "shuffle": True}, dict(loader))
+    except Killed:
+        pass
+    return brain
+
+
+def weights(brain):
+    return dict(brain.modules.state_dict())
+
+
+@pytest.mark.parametrize("killed_at", [2, 5, 7, 10])
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, killed_at):
+    uninterrupted = fit(tmp_path / "whole")
+    killed = fit(tmp_path / "killed", killed_at)
+    resumed = fit(tmp_path / "killed")
+    torch.testing.assert_close(weights(resumed), weights(uninterrupted), rtol=0, atol=0)
+    assert killed.batches + resumed.batches == uninterrupted.batches == 15
+    assert (*killed.losses, *resumed.losses) == uninterrupted.losses
+    kept = [checkpoint.meta for checkpoint in resumed.checkpointer.list_checkpoints()]
+    assert all("loss" in meta for meta in kept)  # no intra-epoch checkpoint is left
+
+
+def test_killed_after_the_last_batch_of_an_epoch(tmp_path, monkeypatch):
+    uninterrupted = fit(tmp_path / "whole")
+
+    def kill(self, stage, loss, epoch=None):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DropoutBrain, "on_stage_end", kill)
+        fit(tmp_path / "killed")
+    resumed = fit(tmp_path / "killed")
+    assert resumed.batches == 10
+    assert resumed.losses == uninterrupted.losses
+    torch.testing.assert_close(weights(resumed), weights(uninterrupted), rtol=0, atol=0)
+
+
+def test_resumed_run_with_workers(tmp_path):
+    uninterrupted = fit(tmp_path / "whole", workers=1)
+    fit(tmp_path / "killed", 7, workers=1)
+    torch.testing.assert_close(weights(fit(tmp_path / "killed", workers=1)), weights(uninterrupted), rtol=0, atol=0)
+
+
+# ---- two ranks
+
+
+def two_ranks(rank, folder):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
+    try:
+        torch.manual_seed(rank)
+        model, state = Model(rank), RandomState()
+        checkpointer = Checkpointer(folder / "save", {"model": model, "random_state": state})
+        for _ in range(3):
+            checkpointer.save_and_keep_only()
+        expected = torch.rand(3)
+        assert len(checkpointer.list_checkpoints()) == 1
+        checkpointer.recover_if_possible()
+        state.apply_pending()
+        assert torch.equal(torch.rand(3), expected)
+        assert model.value.item() == 0  # the main process's
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_each_rank_gets_its_own_random_state_back(tmp_path):
+    torch.multiprocessing.spawn(two_ranks, (tmp_path,), nprocs=2)
+    (checkpoint,) = Checkpointer(tmp_path / "save").list_checkpoints()
+    first, second = torch.load(checkpoint.paramfiles["random_state"])
+    assert not torch.equal(first["torch"], second["torch"])
+    assert len(names(tmp_path / "save")) == 1

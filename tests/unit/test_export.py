@@ -1,0 +1,140 @@
+"""An exported folder: what it holds, who can load it, and that it gives the trained model's output."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speechbrain.inference.separation import SepformerSeparation
+
+from mossformer_sb import InputError, MossFormerSeparator
+from mossformer_sb.export import TrainingRecord, export
+from mossformer_sb.inference import MossFormerSeparation
+
+RATE = 8000
+ON_CPU = {"run_opts": {"device": "cpu"}}
+
+
+@pytest.fixture(scope="module")
+def separator():
+    torch.manual_seed(0)
+    return MossFormerSeparator.from_size("mini", num_spks=3).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(separator, tmp_path_factory):
+    record = TrainingRecord(
+        task="separate_noisy",
+        corpus="a corpus",
+        command="python train.py x.yaml",
+        epochs=7,
+        num_test=5,
+        scores={"sdr": 1.0, "sdr_i": 2.25, "si-snr": 3.0, "si-snr_i": 4.125},
+    )
+    modules = dict(separator.named_children())
+    return export(tmp_path_factory.mktemp("export") / "model", modules, RATE, record)
+
+
+@pytest.mark.parametrize("num_samples", [400, 32000])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("interface", [MossFormerSeparation, SepformerSeparation])
+def test_both_interfaces_give_the_models_output_exactly(separator, folder, interface, batch_size, num_samples):
+    model = interface.from_hparams(source=str(folder), **ON_CPU)
+    mixture = torch.randn(batch_size, num_samples)
+    with torch.no_grad():
+        expected = separator(mixture)
+    assert torch.equal(model.separate_batch(mixture), expected)
+
+
+def test_lengths(separator, folder):
+    model = MossFormerSeparation.from_hparams(source=folder, **ON_CPU)
+    mixture, lengths = torch.randn(2, 4000), torch.tensor([4000, 2500])
+    alone = model.separate_batch(mixture[1:, :2500])[0]
+    torch.testing.assert_close(model.separate_batch(mixture, lengths)[1, :2500], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_model_card_has_the_numbers(folder):
+    card = (folder / "README.md").read_text()
+    for line in ("| SI-SNRi | 4.12 dB |", "| SDRi | 2.25 dB |", "Mean over 5 test mixtures", "| Corpus | a corpus |"):
+        assert line in card
+    assert "| Experiment |" not in card  # nothing empty
+
+
+def test_yaml_names_only_the_three_packages(folder):
+    text = (folder / "hyperparams.yaml").read_text()
+    named = {word.split(":")[1].split(".")[0] for word in text.split() if word.startswith("!new:")}
+    assert named == {"speechbrain", "mossformer_sb"}
+
+
+def test_weights_are_plain_state_dicts(folder):
+    for path in folder.glob("*.ckpt"):
+        assert torch.load(path, weights_only=True)
+
+
+def test_replaces_an_earlier_export_and_nothing_else(separator, tmp_path):
+    modules = dict(separator.named_children())
+    first = export(tmp_path / "model", modules, RATE)
+    assert export(tmp_path / "model", modules, 16000) == first
+    assert "sample_rate: 16000" in (first / "hyperparams.yaml").read_text()
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(InputError, match="thesis: exists and is no exported model"):
+        export(tmp_path / "thesis", modules, RATE)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "thesis"}
+
+
+def test_a_failed_export_leaves_nothing(separator, tmp_path, monkeypatch):
+    monkeypatch.setattr("mossformer_sb.export._model_card", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(tmp_path / "model", dict(separator.named_children()), RATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loading_something_else(tmp_path):
+    with pytest.raises(InputError, match="holds no hyperparams.yaml, so it is no exported model"):
+        MossFormerSeparation.from_hparams(source=tmp_path)
+
+
+class TestSeparateFile:
+    @pytest.fixture(scope="class")
+    def model(self, folder):
+        return MossFormerSeparation.from_hparams(source=folder, **ON_CPU)
+
+    @pytest.mark.parametrize("rate", [8000, 16000, 44100])
+    @pytest.mark.parametrize("channels", [1, 2])
+    @pytest.mark.parametrize("extension", ["wav", "flac"])
+    def test_keeps_rate_and_length(self, model, tmp_path, rate, channels, extension):
+        path = tmp_path / f"talk.{extension}"
+        soundfile.write(path, 0.1 * np.random.randn(rate + 17, channels), rate)
+        estimates = model.separate_file(path, output_folder=tmp_path / "out" / "deep")
+        assert estimates.shape == (rate + 17, 3)
+        for number in range(3):
+            written, written_rate = soundfile.read(tmp_path / "out" / "deep" / f"talk_spk{number + 1}.wav")
+            assert written_rate == rate
+            np.testing.assert_allclose(written, estimates[:, number], atol=1e-7)
+
+    def test_one_gain_for_all(self, model, tmp_path):
+        samples = (0.1 * np.random.randn(RATE)).astype(np.float32)
+        soundfile.write(tmp_path / "talk.wav", samples, RATE, subtype="FLOAT")
+        estimates = model.separate_file(tmp_path / "talk.wav")
+        ratio = estimates / model.separate_batch(torch.from_numpy(samples)[None])[0]
+        torch.testing.assert_close(ratio, torch.full_like(ratio, ratio.median().item()), rtol=1e-3, atol=1e-3)
+        total = estimates.sum(1)
+        assert total @ torch.from_numpy(samples) == pytest.approx((total @ total).item(), rel=1e-4)  # least squares
+
+    def test_silence_comes_out_as_silence(self, model, tmp_path):
+        soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+        estimates = model.separate_file(tmp_path / "silence.wav")
+        assert estimates.isfinite().all() and estimates.abs().max() < 1e-3
+
+    def test_writes_nothing_unasked(self, model, tmp_path):
+        soundfile.write(tmp_path / "talk.wav", np.random.randn(RATE), RATE)
+        model.separate_file(tmp_path / "talk.wav")
+        assert [path.name for path in tmp_path.iterdir()] == ["talk.wav"]
+
+    def test_too_short(self, model, tmp_path):
+        soundfile.write(tmp_path / "click.wav", np.ones(10), 16000)
+        with pytest.raises(InputError, match="click.wav: has 5 samples at the model's 8000 Hz; it takes at least 32"):
+            model.separate_file(tmp_path / "click.wav")
+
+    def test_absent(self, model, tmp_path):
+        with pytest.raises(InputError, match="none.wav: there is no such audio file"):
+            model.separate_file(tmp_path / "none.wav")

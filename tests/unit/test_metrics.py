@@ -1,0 +1,102 @@
+"""Scores of an utterance, and the table of a test set."""
+
+import math
+
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
+
+from mossformer_sb.evaluation import ScoreTable, save_example
+from mossformer_sb.metrics import Scores, separation_scores
+
+
+@pytest.fixture
+def utterance():
+    sources = torch.randn(6000, 2, dtype=torch.float64)
+    mixture = sources.sum(1) + 0.5 * torch.randn(6000)
+    return mixture, sources, sources + 0.4 * torch.randn(6000, 2)
+
+
+def test_equals_torchmetrics(utterance):
+    mixture, sources, estimates = utterance
+    scores, _ = separation_scores(*utterance)
+    twice = mixture.expand(2, -1)
+    si_snr = scale_invariant_signal_noise_ratio(estimates.T, sources.T).mean()
+    sdr = signal_distortion_ratio(estimates.T, sources.T).mean()
+    assert scores.si_snr == pytest.approx(si_snr.item(), abs=1e-6)
+    assert scores.sdr == pytest.approx(sdr.item(), abs=1e-6)
+    improvement = si_snr - scale_invariant_signal_noise_ratio(twice, sources.T).mean()
+    assert scores.si_snr_i == pytest.approx(improvement.item(), abs=1e-6)
+    assert scores.sdr_i == pytest.approx((sdr - signal_distortion_ratio(twice, sources.T).mean()).item(), abs=1e-6)
+
+
+def test_order_of_the_estimates_does_not_matter(utterance):
+    mixture, sources, estimates = utterance
+    straight, permutation = separation_scores(mixture, sources, estimates)
+    crossed, crossed_permutation = separation_scores(mixture, sources, estimates.flip(1))
+    assert crossed == pytest.approx(straight)
+    assert (permutation.tolist(), crossed_permutation.tolist()) == ([0, 1], [1, 0])
+
+
+def test_the_mixture_itself_improves_nothing(utterance):
+    mixture, sources, _ = utterance
+    scores, _ = separation_scores(mixture, sources, mixture[:, None].expand(-1, 2))
+    assert scores.si_snr_i == pytest.approx(0, abs=1e-9)
+    assert scores.sdr_i == pytest.approx(0, abs=1e-9)
+
+
+def test_a_silent_source_is_left_out(utterance):
+    mixture, sources, estimates = utterance
+    sources[:, 1] = 0
+    scores, _ = separation_scores(mixture, sources, estimates)
+    only, _ = separation_scores(mixture, sources[:, :1], estimates[:, :1])
+    assert scores == pytest.approx(only)
+
+
+def test_no_source_at_all_gives_no_scores(utterance):
+    mixture, sources, estimates = utterance
+    scores, _ = separation_scores(mixture, torch.zeros_like(sources), estimates)
+    assert all(math.isnan(value) for value in scores)
+
+
+def test_silent_and_perfect_estimates_stay_finite(utterance):
+    mixture, sources, _ = utterance
+    assert separation_scores(mixture, sources, torch.zeros_like(sources))[0].sdr == -120
+    assert separation_scores(mixture, sources, sources)[0].sdr > 100
+
+
+class TestTable:
+    def table(self):
+        table = ScoreTable()
+        table.add("a", Scores(1.0, 2.0, 3.0, 4.0))
+        table.add("silent", Scores(*[float("nan")] * 4))
+        table.add("b", Scores(3.0, 4.0, 5.0, 6.0))
+        return table
+
+    def test_file(self, tmp_path):
+        self.table().write(tmp_path / "test_results.csv")
+        lines = (tmp_path / "test_results.csv").read_text().splitlines()
+        assert lines[0] == "snt_id,sdr,sdr_i,si-snr,si-snr_i"
+        assert lines[2] == "silent,,,,"
+        assert lines[-1] == "avg,2.000000,3.000000,4.000000,5.000000"
+        assert len(pd.read_csv(tmp_path / "test_results.csv")) == 4
+        assert [path.name for path in tmp_path.iterdir()] == ["test_results.csv"]
+
+    def test_summary_counts_the_silent(self):
+        summary = self.table().summary()
+        assert "3 utterances" in summary and "1 utterances with nothing but silent sources" in summary
+        assert "si-snr_i      5.00" in summary
+
+
+def test_examples_keep_relative_levels(tmp_path):
+    """Estimates at any scale of the network's come out at the level of the sources, unclipped."""
+    sources = torch.rand(800, 2) * torch.tensor([1.6, 0.2])
+    mixture = sources.sum(1)
+    save_example(tmp_path / "audio", "a/b", mixture, sources, 37.0 * sources.flip(1), torch.tensor([1, 0]), 8000)
+    read = {path.stem: soundfile.read(path, dtype="float32")[0] for path in (tmp_path / "audio").iterdir()}
+    assert set(read) == {"a_b_mix", "a_b_source1", "a_b_source2", "a_b_estimate1", "a_b_estimate2"}
+    assert max(abs(samples).max() for samples in read.values()) == pytest.approx(1.0)
+    for number in "12":
+        assert read[f"a_b_estimate{number}"] == pytest.approx(read[f"a_b_source{number}"], abs=1e-5)

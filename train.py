@@ -66,6 +66,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
-        # The message says it all; a traceback would bury it.
-        logger.error("%s", error)
-        sys.exit(f"train.py: {error}" if not logging.getLogger().handlers else 2)
+        # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
+        logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
+        sys.exit(2)

@@ -27,7 +27,7 @@ class TrainingRecord:
     corpus: str = ""
     experiment: str = ""
     command: str = ""
-    epochs: int | None = None
+    best_epoch: int | None = None
     num_test: int | None = None
     scores: dict = field(default_factory=dict)  # column of the results table to its mean in dB
 
@@ -39,7 +39,7 @@ class TrainingRecord:
             corpus=brain.hparams.corpus,
             experiment=Path(experiment).name,
             command=command,
-            epochs=brain.hparams.epoch_counter.current,
+            best_epoch=brain.hparams.epoch_counter.current,  # as the best checkpoint has it
             num_test=len(brain.scores),
             scores=brain.scores.average(),
         )
@@ -149,7 +149,7 @@ def _model_card(modules, sample_rate, record):
         "Parameters": f"{num_parameters / 1e6:.2f} M",
         "Experiment": record.experiment,
         "Command": f"`{record.command}`" if record.command else "",
-        "Epochs": record.epochs,
+        "Epoch": record.best_epoch,
         "Versions": f"mossformer_sb {__version__}, speechbrain {sb.__version__}, torch {torch.__version__}, "
         f"Python {sys.version.split()[0]}",
     }

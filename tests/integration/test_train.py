@@ -106,7 +106,7 @@ class TestOneRun:
     def test_model_card_has_the_scores_and_the_command(self, run):
         card = (run[0] / "export" / "README.md").read_text()
         assert f"| SI-SNRi | {self.scores(run).iloc[-1]['si-snr_i']:.2f} dB |" in card
-        assert "--number_of_epochs 4" in card and "| Corpus | WHAM! |" in card and "| Epochs | 4 |" in card
+        assert "--number_of_epochs 4" in card and "| Corpus | WHAM! |" in card
 
     def test_evaluation_alone_with_another_batch_size(self, run, corpus):
         before = self.scores(run)

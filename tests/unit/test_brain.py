@@ -8,10 +8,10 @@ import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.nnet.schedulers import LinearScheduler, ReduceLROnPlateau
 
+from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.brain import LossMean, SeparationBrain
 from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.dataio import Mixture, SeparationBatch
-from mossformer_sb.errors import InputError
 
 
 class Gains(torch.nn.Module):
@@ -25,10 +25,10 @@ class Gains(torch.nn.Module):
         return self.gains.expand(-1, *x.shape)
 
 
-def make_brain(tmp_path, checkpointer=None, **hparams):
+def make_brain(tmp_path, checkpointer=None, masknet=None, **hparams):
     modules = {
         "encoder": Encoder(kernel_size=16, out_channels=8),
-        "masknet": Gains(),
+        "masknet": masknet or Gains(),
         "decoder": Decoder(in_channels=8, out_channels=1, kernel_size=16, stride=8, bias=False),
     }
     defaults = {
@@ -81,6 +81,16 @@ def fit(brain, batch):
 def test_a_batch_moves_the_weights(tmp_path):
     loss, moved = fit(make_brain(tmp_path), batch_of())
     assert moved and loss.isfinite()
+
+
+def test_mixed_precision_trains_and_keeps_the_loss_in_float32(tmp_path):
+    masknet = MossFormerMaskNet(8, 16, num_blocks=1, group_size=32, query_key_dim=32)
+    brain = make_brain(tmp_path, masknet=masknet, precision="bf16")
+    seen = []
+    masknet.blocks[0].to_values.linear.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    loss, moved = fit(brain, batch_of())
+    assert moved and loss.isfinite()
+    assert seen == [torch.bfloat16] and loss.dtype == torch.float32
 
 
 def test_items_that_are_good_enough_are_dropped_and_counted(tmp_path):

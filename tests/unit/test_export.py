@@ -26,7 +26,7 @@ def folder(separator, tmp_path_factory):
         task="separate_noisy",
         corpus="a corpus",
         command="python train.py x.yaml",
-        epochs=7,
+        best_epoch=7,
         num_test=5,
         scores={"sdr": 1.0, "sdr_i": 2.25, "si-snr": 3.0, "si-snr_i": 4.125},
     )
@@ -54,7 +54,13 @@ def test_lengths(separator, folder):
 
 def test_model_card_has_the_numbers(folder):
     card = (folder / "README.md").read_text()
-    for line in ("| SI-SNRi | 4.12 dB |", "| SDRi | 2.25 dB |", "Mean over 5 test mixtures", "| Corpus | a corpus |"):
+    for line in (
+        "| SI-SNRi | 4.12 dB |",
+        "| SDRi | 2.25 dB |",
+        "Mean over 5 test mixtures",
+        "| Corpus | a corpus |",
+        "| Epoch | 7 |",
+    ):
         assert line in card
     assert "| Experiment |" not in card  # nothing empty
 

@@ -15,6 +15,11 @@ from mossformer_sb.block import MossFormerBlock
 from mossformer_sb.errors import InputError
 from mossformer_sb.lengths import check_lengths, padding_mask
 
+# When two threads make the first call of MKL's sine or cosine in a process at once, one of them may get values that are
+# off by 1e-4: the position embedding would be wrong once, and no run could be repeated. So one thread makes the first.
+torch.zeros(1).sin()
+torch.zeros(1).cos()
+
 ROTATED_CHANNELS = 32  # of the query/key width; the others carry no position
 
 

@@ -9,12 +9,12 @@ from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
 
-from mossformer_sb.checkpoints import RandomState
 from mossformer_sb.dataio import SeparationBatch
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import ScoreTable, save_example
 from mossformer_sb.losses import pit_si_snr_loss
 from mossformer_sb.metrics import separation_scores
+from mossformer_sb.random_state import RandomState
 from mossformer_sb.separator import separate
 
 logger = logging.getLogger(__name__)

@@ -1,25 +1,22 @@
-"""Checkpoints that are whole or not there, and the random state that belongs to them.
+"""Checkpoints that are whole or not there.
 
 A checkpoint is written under a temporary name, flushed to the disk, listed file by file with sizes and checksums, and
 then renamed; deletion goes the same way backwards. Whatever kills a run, a folder with a checkpoint's name was whole
 when it got that name, and the list shows whether it still is.
 """
 
-import functools
 import json
 import logging
 import math
 import os
 import pathlib
-import random
 import shutil
 import zlib
 
-import numpy
 import torch
 import yaml
 from speechbrain.utils import checkpoints as stock
-from speechbrain.utils.distributed import ddp_barrier, ddp_prevent_block, if_main_process, main_process_only
+from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
 from mossformer_sb.errors import InputError
 
@@ -277,100 +274,6 @@ class Checkpointer(stock.Checkpointer):
 
     def _is_whole(self, checkpoint):
         return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
-
-
-# All the ranks save, for their states are gathered into one file.
-@functools.partial(stock.register_checkpoint_hooks, save_on_main_only=False)
-class RandomState:
-    """The random state of Python, NumPy (the global one), torch and its CUDA devices, as a recoverable.
-
-    Loading only notes the state. What lies between recovery and the next batch consumes random numbers (a data loader
-    draws a seed for its workers from torch), so the state becomes current in `apply_pending`, which the Brain calls.
-
-    In a distributed run, each rank's state is saved, and each gets its own back. A rank that the saved run did not
-    have, or a device, keeps the state that it has, with a warning.
-
-    Example
-    -------
-    >>> state = RandomState()
-    >>> state.save(getfixture("tmp_path") / "random.ckpt")
-    >>> expected = torch.rand(3)
-    >>> state.load(getfixture("tmp_path") / "random.ckpt", end_of_epoch=True)
-    >>> state.apply_pending(epoch_start=True)
-    >>> torch.equal(torch.rand(3), expected)
-    True
-    """
-
-    def __init__(self):
-        self._pending = None  # the states of all the ranks
-        self._from_epoch_end = False
-
-    @stock.mark_as_saver
-    def save(self, path):
-        """Save the states of all the ranks. While loaded ones are pending it is those, for the run goes on there."""
-        states = self._pending or [_random_state()]
-        if self._pending is None and not ddp_prevent_block():
-            states *= torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(states, _random_state())
-        if if_main_process():
-            torch.save(states, path)
-
-    @stock.mark_as_loader
-    def load(self, path, end_of_epoch):
-        """Read the states of all the ranks, for `apply_pending`."""
-        self._pending = torch.load(path, map_location="cpu", weights_only=True)
-        self._from_epoch_end = end_of_epoch
-
-    def apply_pending(self, epoch_start=False):
-        """Make a loaded state the current one; without one, do nothing.
-
-        Called with ``epoch_start`` when an epoch begins, before the data loader is iterated, and without it before each
-        batch and after the last one. A state saved in mid-epoch waits for the latter.
-
-        Arguments
-        ---------
-        epoch_start : bool
-            Whether an epoch begins.
-        """
-        if self._pending is None or (epoch_start and not self._from_epoch_end):
-            return
-        states, self._pending = self._pending, None
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        if len(states) != ranks:
-            _warn_of_another_course(f"{len(states)} processes, not {ranks}")
-        if rank < len(states):
-            _set_random_state(states[rank])
-
-
-def _random_state():
-    version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached_gauss = numpy.random.get_state()
-    return {
-        "python": [version, torch.tensor(numbers), gauss],
-        "numpy": [name, torch.tensor(keys.astype("int64")), position, has_gauss, cached_gauss],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(state):
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers.tolist()), gauss))
-    name, keys, *rest = state["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
-    torch.set_rng_state(state["torch"])
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if len(state["cuda"]) != devices:
-        _warn_of_another_course(f"{len(state['cuda'])} CUDA devices, not {devices}")
-    for device, cuda_state in enumerate(state["cuda"][:devices]):
-        torch.cuda.set_rng_state(cuda_state, device)
-
-
-def _warn_of_another_course(saved_with):
-    logger.warning(
-        "The random state is of a run with %s: training goes on, but not as that run would have.", saved_with
-    )
 
 
 # ---- files and folders

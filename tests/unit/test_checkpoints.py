@@ -13,8 +13,9 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from mossformer_sb import checkpoints
-from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, RandomState
+from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer
 from mossformer_sb.errors import InputError
+from mossformer_sb.random_state import RandomState
 
 
 class Model(torch.nn.Module):
@@ -317,18 +318,6 @@ def test_pending_state_is_saved_again(tmp_path):
     assert draw() == expected
 
 
-@pytest.mark.parametrize("end_of_epoch", [False, True])
-def test_state_of_mid_epoch_waits_for_the_batch(tmp_path, end_of_epoch):
-    state = RandomState()
-    state.save(tmp_path / "state")
-    expected = draw()
-    state.load(tmp_path / "state", end_of_epoch)
-    state.apply_pending(epoch_start=True)
-    assert (draw() == expected) is end_of_epoch
-    state.apply_pending()
-    assert (draw() == expected) is not end_of_epoch
-
-
 def test_random_state_of_other_devices_and_processes(tmp_path, caplog, monkeypatch):
     state = RandomState()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -384,10 +373,6 @@ class DropoutBrain(sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         return predictions.square().mean()
 
-    def on_stage_start(self, stage, epoch=None):
-        if stage == sb.Stage.TRAIN:
-            self.hparams.random_state.apply_pending(epoch_start=True)
-
     def on_fit_batch_start(self, batch, should_step):
         if self.batches == self.killed_at:
             raise Killed
@@ -395,7 +380,6 @@ class DropoutBrain(sb.Brain):
         self.hparams.random_state.apply_pending()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        self.hparams.random_state.apply_pending()
         self.losses += (stage_loss,)
         if stage == sb.Stage.VALID:
             self.checkpointer.save_and_keep_only(meta={"loss": stage_loss}, min_keys=["loss"])
@@ -415,7 +399,7 @@ def fit(folder, killed_at=None, workers=0):
     )
     brain.killed_at = killed_at
     data = torch.arange(40.0).reshape(10, 4) / 40
-    loader = {"batch_size": 2, "num_workers": workers}
+    loader = {"batch_size": 2, "num_workers": workers, "generator": torch.Generator()}
     try:
         brain.fit(counter, data, data, False, {**loader, "shuffle": True}, dict(loader))
     except Killed:

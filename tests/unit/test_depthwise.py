@@ -49,6 +49,15 @@ def test_half_precision_inputs_accumulate_in_float32():
     assert taps.grad.tolist() == [[3999.0, 4000.0, 3999.0]] * 2  # bfloat16 could not count beyond 256
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels", [1, 8, 16, 17, 64])
+def test_half_precision_for_any_number_of_channels(dtype, channels):
+    x, taps = torch.randn(2, 40, channels), torch.randn(channels, 17)
+    found = depthwise_filter(x.to(dtype), taps.to(dtype))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), depthwise_filter(x, taps), rtol=0.05, atol=0.15)
+
+
 def test_module_adds_its_input():
     conv = DepthwiseConv(4, kernel_size=5)
     with torch.no_grad():

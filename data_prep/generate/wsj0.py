@@ -11,7 +11,7 @@ import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from data_prep.checks import lost_bytes as lost_bytes
+from data_prep.checks import lost_bytes
 from mossformer_sb.dataio import read_audio
 from mossformer_sb.errors import InputError
 

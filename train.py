@@ -16,6 +16,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from mossformer_sb.arguments import parse_arguments
 from mossformer_sb.brain import BEST_KEY, SeparationBrain
+from mossformer_sb.dataio import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import TrainingRecord, export
 
@@ -33,6 +34,9 @@ def main(argv):
     if not hparams["skip_prep"]:
         run_on_main(hparams["prepare"])
     train_data, valid_data, test_data = (hparams[key]() for key in ("train_data", "valid_data", "test_data"))
+    datasets = {"train": train_data, "valid": valid_data, "test": test_data}
+    fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
+    logger.info("Data fingerprints: %s", fingerprints)
 
     brain = SeparationBrain(
         modules=hparams["modules"],
@@ -50,7 +54,8 @@ def main(argv):
     )
     brain.evaluate(test_data, max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
 
-    record = TrainingRecord.of(brain, experiment=hparams_file, command=shlex.join(["python", "train.py", *argv]))
+    command = shlex.join(["python", "train.py", *argv])
+    record = TrainingRecord.of(brain, experiment=hparams_file, command=command, data=fingerprints)
     run_on_main(
         export,
         kwargs={

@@ -1,13 +1,20 @@
-"""Writes the manifests of a corpus: `python -m data_prep {wham,wsj0mix,mini} --data_folder … --output_folder …`"""
+"""Writes the manifests of a corpus: `python -m data_prep {wsj0mix,wham,whamr,librimix,custom,mini} --data_folder …`"""
 
 import argparse
 import logging
 import sys
 
+from data_prep.custom import prepare_custom
+from data_prep.librimix import prepare_librimix
 from data_prep.mini import prepare_mini
 from data_prep.wham import prepare_wham
+from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
 from mossformer_sb.errors import InputError
+
+MODE = {"help": "min (default) or max"}
+TASK = {"help": "separate_noisy (default), separate_clean or enhance_single"}
+SPLITS = {"nargs": "+", "help": "some of tr, cv, tt"}
 
 
 def main(arguments=None):
@@ -39,34 +46,62 @@ def _parser():
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--data_folder", required=True, help="folder that the corpus lies in")
     common.add_argument("--output_folder", required=True, help="folder for the manifests")
-    common.add_argument("--sample_rate", type=int, help="8000 (default) or 16000")
+    common.add_argument("--sample_rate", type=int, help="in Hz, 8000 by default; published corpora have 16000 too")
+    checks = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    checks.add_argument("--deep", action="store_true", help="read every sample, too, not only headers")
+    checks.add_argument("--on_bad", help="fail (default), or skip: leave out mixtures that have problems")
 
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Write the manifests of a corpus.")
     commands = parser.add_subparsers(metavar="CORPUS", required=True)
 
-    def command(name, prepare, description):
+    def command(name, prepare, description, parents=(common, checks)):
         added = commands.add_parser(
-            name, parents=[common], argument_default=argparse.SUPPRESS, help=description, description=description
+            name, parents=parents, argument_default=argparse.SUPPRESS, help=description, description=description
         )
         added.set_defaults(prepare=prepare)
         return added
 
-    wham = command("wham", prepare_wham, "WHAM!: two speakers in noise")
-    wham.add_argument("--mode", help="min (default) or max")
-    wham.add_argument("--task", help="separate_noisy (default), separate_clean or enhance_single")
-    wham.add_argument("--splits", nargs="+", help="some of tr, cv, tt")
-
     wsj0mix = command("wsj0mix", prepare_wsj0mix, "WSJ0-2mix and WSJ0-3mix: two or three speakers")
     wsj0mix.add_argument("--num_spks", type=int, help="2 (default) or 3")
-    wsj0mix.add_argument("--mode", help="min (default) or max")
-    wsj0mix.add_argument("--splits", nargs="+", help="some of tr, cv, tt")
+    wsj0mix.add_argument("--mode", **MODE)
+    wsj0mix.add_argument("--splits", **SPLITS)
 
-    mini = command("mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, made if absent")
+    wham = command("wham", prepare_wham, "WHAM!: two speakers in noise")
+    wham.add_argument("--mode", **MODE)
+    wham.add_argument("--task", **TASK)
+    wham.add_argument("--splits", **SPLITS)
+
+    whamr = command("whamr", prepare_whamr, "WHAMR!: two speakers in noise and reverberation")
+    whamr.add_argument("--num_spks", type=int, help="2 (default), or more for a corpus laid out alike")
+    whamr.add_argument("--mode", **MODE)
+    whamr.add_argument("--task", help="{separate_noisy,separate_clean,enhance_single}_{reverb,anechoic}")
+    whamr.add_argument("--target", help="anechoic (default) or reverb")
+    whamr.add_argument("--splits", **SPLITS)
+
+    librimix = command("librimix", prepare_librimix, "LibriMix: two or three speakers, clean or in noise")
+    librimix.add_argument("--num_spks", type=int, help="2 (default) or 3")
+    librimix.add_argument("--mode", **MODE)
+    librimix.add_argument("--task", help="separate_clean (default), separate_noisy or enhance_single")
+    librimix.add_argument("--splits", nargs="+", help="some of train-100, train-360, dev, test; all but train-360")
+
+    custom = command("custom", prepare_custom, "your own data: {tr,cv,tt}/{mix,s1,…[,noise]}/ID.wav, or a CSV")
+    custom.add_argument("--csv_file", help="ID,split,mix_wav,s1_wav,…[,noise_wav][,s1_spk,…], instead of folders")
+    custom.add_argument("--num_spks", type=int, help="number of sources (default: 2)")
+    custom.add_argument("--noise", action="store_true", help="there are noise files")
+    custom.add_argument(
+        "--mixture_is_not_sum",
+        dest="mixture_is_sum",
+        action="store_false",
+        help="the mixtures are not the sum of sources and noise, so that --deep doesn't compare them",
+    )
+    custom.add_argument("--splits", **SPLITS)
+
+    mini = command("mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, made if absent", [common])
     mini.add_argument("--seed", type=int, help="seed of everything random")
     mini.add_argument("--num_train", type=int, help="number of training mixtures")
     mini.add_argument("--num_valid", type=int, help="number of validation mixtures")
     mini.add_argument("--num_test", type=int, help="number of test mixtures")
-    mini.add_argument("--task", help="separate_noisy (default), separate_clean or enhance_single")
+    mini.add_argument("--task", **TASK)
     return parser
 
 

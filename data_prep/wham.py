@@ -5,7 +5,8 @@ The corpus as its scripts write it:
     DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav
 """
 
-from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, Corpus, check_choice, write_manifests, wsj0_speakers
+from data_prep.folders import Corpus, list_mixtures, wsj0_speakers
+from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice, write_manifests
 
 # The mixture and the signals that it is made of.
 TASKS = {
@@ -15,7 +16,16 @@ TASKS = {
 }
 
 
-def prepare_wham(data_folder, output_folder, sample_rate=8000, mode="min", task="separate_noisy", splits=SPLITS):
+def prepare_wham(
+    data_folder,
+    output_folder,
+    sample_rate=8000,
+    mode="min",
+    task="separate_noisy",
+    splits=SPLITS,
+    deep=False,
+    on_bad="fail",
+):
     """Checks WHAM! and writes its manifests, `wham_{split}.csv`.
 
     Arguments
@@ -33,6 +43,8 @@ def prepare_wham(data_folder, output_folder, sample_rate=8000, mode="min", task=
         "enhance_single": one speaker and noise, `mix_single`.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
+    deep, on_bad
+        As for `data_prep.manifest.write_manifests`.
 
     Returns
     -------
@@ -51,4 +63,5 @@ def prepare_wham(data_folder, output_folder, sample_rate=8000, mode="min", task=
         check_choice("split", split, SPLITS)
     top = f"wav{sample_rate // 1000}k/{mode}"
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in TASKS[task].items()} for split in splits}
-    return write_manifests(Corpus("WHAM!", "wham", sample_rate, folders, wsj0_speakers), data_folder, output_folder)
+    corpus = Corpus("WHAM!", "wham", sample_rate, folders, wsj0_speakers)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)

@@ -5,10 +5,20 @@ The corpora as their scripts write them:
     DATA_FOLDER/{2,3}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,s2[,s3]}/ID.wav
 """
 
-from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, Corpus, check_choice, write_manifests, wsj0_speakers
+from data_prep.folders import Corpus, list_mixtures, wsj0_speakers
+from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice, write_manifests
 
 
-def prepare_wsj0mix(data_folder, output_folder, num_spks=2, sample_rate=8000, mode="min", splits=SPLITS):
+def prepare_wsj0mix(
+    data_folder,
+    output_folder,
+    num_spks=2,
+    sample_rate=8000,
+    mode="min",
+    splits=SPLITS,
+    deep=False,
+    on_bad="fail",
+):
     """Checks WSJ0-2mix or WSJ0-3mix and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
 
     Arguments
@@ -25,6 +35,8 @@ def prepare_wsj0mix(data_folder, output_folder, num_spks=2, sample_rate=8000, mo
         "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
+    deep, on_bad
+        As for `data_prep.manifest.write_manifests`.
 
     Returns
     -------
@@ -44,5 +56,5 @@ def prepare_wsj0mix(data_folder, output_folder, num_spks=2, sample_rate=8000, mo
     top = f"{num_spks}speakers/wav{sample_rate // 1000}k/{mode}"
     columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits}
-    name, prefix = f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix"
-    return write_manifests(Corpus(name, prefix, sample_rate, folders, wsj0_speakers), data_folder, output_folder)
+    corpus = Corpus(f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix", sample_rate, folders, wsj0_speakers)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)

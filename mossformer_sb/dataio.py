@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S sources.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from mossformer_sb.errors import InputError
 
 DATA_ROOT = "$data_root"  # what every path in a manifest begins with
+FINGERPRINT_SHOWN = 12  # digits of a fingerprint that people get to see
 
 
 def read_audio(path, start=0, num_frames=-1):
@@ -137,6 +139,29 @@ def read_manifest(path, data_root, num_spks=None):
     return table
 
 
+def fingerprint(table):
+    """Tell whether two manifests list the same recordings, wherever these lie.
+
+    Arguments
+    ---------
+    table : pandas.DataFrame
+        A manifest, from `read_manifest`.
+
+    Returns
+    -------
+    str
+        SHA-256 over the IDs, lengths and sample rates, in hexadecimal digits. The order of the rows is without effect.
+
+    Example
+    -------
+    >>> table = pd.DataFrame({"ID": ["b", "a"], "num_samples": [20000, 8000], "sample_rate": 8000})
+    >>> fingerprint(table)[:FINGERPRINT_SHOWN]
+    '76815d39a906'
+    """
+    rows = sorted(zip(table["ID"], table["num_samples"], table["sample_rate"], strict=True))
+    return hashlib.sha256("".join("\t".join(map(str, row)) + "\n" for row in rows).encode()).hexdigest()
+
+
 @dataclass
 class Mixture:
     """One item of a dataset."""
@@ -236,6 +261,11 @@ class MixtureDataset(Dataset):
         self.seed = seed
         # In shared memory, so that workers which outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def fingerprint(self):
+        """Of the manifest, see `fingerprint`."""
+        return fingerprint(self.table)
 
     def set_epoch(self, epoch):
         """Choose the epoch whose crops come next."""

@@ -25,6 +25,7 @@ class TrainingRecord:
 
     task: str = ""
     corpus: str = ""
+    data: str = ""  # fingerprints of the manifests
     experiment: str = ""
     command: str = ""
     best_epoch: int | None = None
@@ -32,11 +33,12 @@ class TrainingRecord:
     scores: dict = field(default_factory=dict)  # column of the results table to its mean in dB
 
     @classmethod
-    def of(cls, brain, experiment, command):
+    def of(cls, brain, experiment, command, data=""):
         """Gather it from a `SeparationBrain` that has just evaluated its best checkpoint."""
         return cls(
             task=brain.hparams.task,
             corpus=brain.hparams.corpus,
+            data=data,
             experiment=Path(experiment).name,
             command=command,
             best_epoch=brain.hparams.epoch_counter.current,  # as the best checkpoint has it
@@ -144,6 +146,7 @@ def _model_card(modules, sample_rate, record):
     facts = {
         "Task": record.task,
         "Corpus": record.corpus,
+        "Data fingerprint": record.data,
         "Speakers": num_spks,
         "Sample rate": f"{sample_rate} Hz",
         "Parameters": f"{num_parameters / 1e6:.2f} M",

@@ -25,6 +25,7 @@ def folder(separator, tmp_path_factory):
     record = TrainingRecord(
         task="separate_noisy",
         corpus="a corpus",
+        data="train 0123abcd",
         command="python train.py x.yaml",
         best_epoch=7,
         num_test=5,
@@ -59,6 +60,7 @@ def test_model_card_has_the_numbers(folder):
         "| SDRi | 2.25 dB |",
         "Mean over 5 test mixtures",
         "| Corpus | a corpus |",
+        "| Data fingerprint | train 0123abcd |",
         "| Epoch | 7 |",
     ):
         assert line in card

@@ -1,0 +1,55 @@
+"""Makes the mixtures of a corpus: `python -m data_prep.generate {wsj0mix,wham,whamr,librimix} --output_folder … …`"""
+
+import argparse
+import logging
+import sys
+
+from data_prep.generate import engine, librimix, wham, whamr, wsj0mix
+from mossformer_sb.errors import InputError
+
+COMMANDS = {
+    "wsj0mix": (wsj0mix, "WSJ0-2mix and WSJ0-3mix from raw WSJ0"),
+    "wham": (wham, "WHAM! from raw WSJ0 and its noise"),
+    "whamr": (whamr, "WHAMR! from raw WSJ0, the noise of WHAM! and simulated rooms"),
+    "librimix": (librimix, "LibriMix from LibriSpeech, or such a corpus from any speech"),
+}
+
+
+def main(arguments=None):
+    """Makes the corpus that the arguments name.
+
+    Arguments
+    ---------
+    arguments : list of str, optional
+        Those of the command line if None.
+
+    Returns
+    -------
+    status : int
+        0, or 2 after an error in what the user gave.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = vars(_parser().parse_args(arguments))
+    generate = options.pop("generate")
+    try:
+        generate(**options)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m data_prep.generate", description="Make the mixtures of a corpus.")
+    commands = parser.add_subparsers(metavar="CORPUS", required=True)
+    for name, (corpus, description) in COMMANDS.items():
+        # Options that are not given are not passed on: the defaults are those of the functions, and so are the checks.
+        added = commands.add_parser(name, argument_default=argparse.SUPPRESS, help=description, description=description)
+        corpus.add_arguments(added)
+        engine.add_arguments(added)
+        added.set_defaults(generate=corpus.generate)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

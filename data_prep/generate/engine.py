@@ -1,0 +1,442 @@
+"""From a plan of mixtures to their files: in several processes, and to the same files however often it is killed.
+
+A corpus module plans `Item`s, which know the files that they make down to the number of samples, and gives a function
+that makes the samples of one item:
+
+    @dataclass(frozen=True)
+    class Mixture(Item):
+        gain: float
+
+    def make(mixture):  # at the top of a module: worker processes import it; functools.partial gives it more to know
+        return {output.path: np.full(output.frames, mixture.gain, np.float32) for output in mixture.outputs}
+
+    items = [Mixture("a", (Output("tr/mix/a.wav", 8000, 8000, "float32"),), gain=0.5), …]
+    run(Plan("wham", items, make, {"mix_param_meta_tr.csv": checksum(path)}), output_folder, workers=2)
+
+A file gets its name when it is whole, and the planned number of samples says its size. So a file of the right size is
+done, whatever happened before, and an item that lacks one is made again.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.io import wavfile
+from tqdm import tqdm
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+HEADER_BYTES = {"int16": 44, "float32": 58}  # of scipy's WAV files
+BLOCK_BYTES = 4096  # a file takes up to this much more of the disk than its size
+IN_FLIGHT = 4  # items handed out for each worker: enough to keep it busy, few to take back
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `_temporary_name` makes them
+
+
+class Output(NamedTuple):
+    """One WAV file to be made.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the output folder, with slashes.
+    frames : int
+        Samples per channel.
+    sample_rate : int
+        Hz.
+    dtype : str
+        "int16" for 16-bit PCM, or "float32".
+    channels : int
+        1 for arrays of shape [frames]; otherwise they have shape [frames, channels].
+
+    Example
+    -------
+    >>> Output("tr/mix/a.wav", 8000, 8000, "int16").num_bytes
+    16044
+    """
+
+    path: str
+    frames: int
+    sample_rate: int
+    dtype: str
+    channels: int = 1
+
+    @property
+    def num_bytes(self):
+        """Size of the file."""
+        return HEADER_BYTES[self.dtype] + self.frames * self.channels * np.dtype(self.dtype).itemsize
+
+    @property
+    def shape(self):
+        """Shape of its samples."""
+        return (self.frames,) if self.channels == 1 else (self.frames, self.channels)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is made at one go, usually one mixture with its sources. A corpus derives its own class, with more fields.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    outputs : tuple of Output
+        All the files that it makes.
+    """
+
+    name: str
+    outputs: tuple
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run shall make.
+
+    Attributes
+    ----------
+    name : str
+        Of the corpus. `{name}.json` in the output folder records the parameters.
+    items : Sequence of Item
+        They must be picklable.
+    make : Callable
+        From an item to a dictionary from the path of each of its outputs to an array of the output's type and shape.
+        It must be picklable, and give the same for the same item.
+    parameters : Mapping
+        What decides on the content of a file of a given path, as strings, numbers, lists and None: seeds, checksums of
+        metadata files, versions. A tree that was begun with other values is not continued. Not what merely decides
+        which files there are, such as splits and sample rates: a tree may be completed later.
+    """
+
+    name: str
+    items: Sequence[Item]
+    make: Callable[[Any], Mapping[str, np.ndarray]]
+    parameters: Mapping[str, Any]
+
+
+class Amount(NamedTuple):
+    """How much there is to write.
+
+    Example
+    -------
+    >>> str(Amount(2, 3600, 5_000_000))
+    '2 files, 1.00 hours, 0.01 GB'
+    """
+
+    files: int
+    seconds: float
+    num_bytes: int
+
+    def __str__(self):
+        return f"{self.files:,} files, {self.seconds / 3600:,.2f} hours, {self.num_bytes / 1e9:,.2f} GB"
+
+
+def run(plan, output_folder, workers=None, dry_run=False):
+    """Writes the files of a plan that are not there yet.
+
+    Arguments
+    ---------
+    plan : Plan
+        What to make.
+    output_folder : str or Path
+        Folder of the corpus, created if absent.
+    workers : int, optional
+        Number of processes; as many as there are processors if None. The files don't depend on it. A program that
+        asks for more than one protects itself with `if __name__ == "__main__":`, as multiprocessing demands.
+    dry_run : bool
+        Whether only to say how much there is to write.
+
+    Returns
+    -------
+    amount : Amount
+        What was written, or would be.
+
+    Raises
+    ------
+    InputError
+        If two items make one file, the folder holds a tree made with other parameters, it can't be written, or its
+        disk is too small; and whatever `plan.make` raises.
+
+    Example
+    -------
+    >>> def make(item):
+    ...     return {"tr/mix/a.wav": np.zeros(8000, np.int16)}
+    >>> plan = Plan("example", [Item("a", (Output("tr/mix/a.wav", 8000, 8000, "int16"),))], make, {"seed": 0})
+    >>> folder = getfixture("tmp_path")
+    >>> run(plan, folder, workers=1).num_bytes, run(plan, folder, workers=1).num_bytes
+    (16044, 0)
+    """
+    output_folder = Path(output_folder).expanduser()
+    workers = _num_workers(workers)
+    _check_paths(plan)
+    recorded = _check_record(plan, output_folder)
+    folders = sorted({os.path.dirname(output.path) for output in _outputs(plan.items)})
+    items = _unfinished(plan.items, output_folder, folders)
+    amount = _amount(items)
+    logger.info("%s: %d of %d items are there", plan.name, len(plan.items) - len(items), len(plan.items))
+    if dry_run:
+        logger.info("%s: would write %s in '%s'", plan.name, amount, output_folder)
+        return amount
+    _check_disk(amount, output_folder)
+    _make_folders(output_folder, folders)
+    _remove_temporaries(output_folder, folders)
+    write_text(output_folder / f"{plan.name}.json", json.dumps(recorded, indent=2, sort_keys=True) + "\n")
+    start = time.monotonic()
+    _make_all(plan, items, output_folder, workers)
+    seconds = max(time.monotonic() - start, 1e-9)
+    logger.info("%s: wrote %s in '%s', %.1f files per second", plan.name, amount, output_folder, amount.files / seconds)
+    return amount
+
+
+def add_arguments(parser):
+    """Declares the options that every corpus has: they are passed to `generate`, and from there to `run`."""
+    parser.add_argument("--output_folder", required=True, help="folder for the corpus")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    parser.add_argument("--dry_run", action="store_true", help="only say how much would be written")
+
+
+def checksum(path):
+    """SHA-256 of a file, for the parameters of a plan."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path, text):
+    """Writes a text file under a temporary name first, so that a file of this name is always whole."""
+    _write(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_wav(path, samples, sample_rate):
+    """Writes a WAV file under a temporary name first; the same bytes for the same samples.
+
+    Arguments
+    ---------
+    path : str or Path
+        Its folder must exist.
+    samples : numpy.ndarray
+        [frames] or [frames, channels]; int16, or float32 with full scale 1.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    InputError
+        If the file can't be written.
+    """
+    # Not with soundfile, which writes the time of day into the headers of float files.
+    _write(Path(path), lambda temporary: wavfile.write(temporary, sample_rate, samples))
+
+
+def _write(path, write):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: can't be written ({error.strerror or error}). Files that have their names are whole: "
+            "make room or allow writing, and start again to continue."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+# Checks before the work
+
+
+def _num_workers(workers):
+    if workers is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers < 1:
+        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one a processor.")
+    return workers
+
+
+def _outputs(items):
+    return (output for item in items for output in item.outputs)
+
+
+def _check_paths(plan):
+    """Raises an InputError if two items make one file, or a file lies outside the folder."""
+    makers = {}
+    for item in plan.items:
+        for output in item.outputs:
+            parts = output.path.split("/")
+            if ".." in parts or "\\" in output.path or not parts[0]:
+                raise InputError(
+                    f"{plan.name}: {item.name!r} would make {output.path!r}, outside of the corpus. "
+                    "Names in the metadata must be plain file names."
+                )
+            if output.path in makers:
+                raise InputError(
+                    f"{plan.name}: two mixtures have one name, and would make one file, {output.path}: "
+                    f"{makers[output.path]!r} and {item.name!r}. Take one of them out of the metadata."
+                )
+            makers[output.path] = item.name
+
+
+def _check_record(plan, output_folder):
+    """Compares the parameters with those that the folder was begun with, and returns all of them."""
+    path = output_folder / f"{plan.name}.json"
+    asked = json.loads(json.dumps(dict(plan.parameters)))  # tuples become lists, as in the file
+    if not os.path.isfile(path):
+        strange = next((output for output in _outputs(plan.items) if os.path.exists(output_folder / output.path)), None)
+        if strange:
+            raise InputError(
+                f"output_folder '{output_folder}' holds {strange.path}, and no {path.name} that says how it was made: "
+                "give the name of a new folder, or delete this one."
+            )
+        return asked
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: can't be read ({error}); needed the parameters that the folder was begun with. "
+            "Give the name of a new folder, or delete this one."
+        ) from error
+    different = sorted(key for key in asked.keys() & found.keys() if asked[key] != found[key])
+    if different:
+        has, wanted = (", ".join(f"{key} {values[key]!r}" for key in different) for values in (found, asked))
+        raise InputError(
+            f"output_folder '{output_folder}' was begun with {has}, and {wanted} is asked for: "
+            "give the same or the name of a new folder, or delete this one."
+        )
+    return found | asked
+
+
+def _unfinished(items, output_folder, folders):
+    """The items that lack a file, or have one of another size."""
+    sizes = {}
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(output_folder / folder) as entries:
+            sizes |= {f"{folder}/{entry.name}": entry.stat().st_size for entry in entries}
+    return [item for item in items if any(sizes.get(output.path) != output.num_bytes for output in item.outputs)]
+
+
+def _amount(items):
+    files = seconds = num_bytes = 0
+    for output in _outputs(items):
+        files += 1
+        seconds += output.frames / output.sample_rate
+        num_bytes += output.num_bytes
+    return Amount(files, seconds, num_bytes)
+
+
+def _check_disk(amount, output_folder):
+    existing = next(folder for folder in (output_folder, *output_folder.absolute().parents) if folder.exists())
+    needed, free = amount.num_bytes + BLOCK_BYTES * amount.files, shutil.disk_usage(existing).free
+    if needed > free:
+        raise InputError(
+            f"output_folder '{output_folder}': its disk has {free / 1e9:,.2f} GB free, and {needed / 1e9:,.2f} GB are "
+            "needed. Make room, choose another disk, or ask for fewer splits, sample rates or modes."
+        )
+
+
+def _make_folders(output_folder, folders):
+    try:
+        for folder in folders:
+            (output_folder / folder).mkdir(parents=True, exist_ok=True)
+        probe = output_folder / f".probe.{os.getpid()}.tmp"  # permissions alone don't tell: the disk may be read-only
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"output_folder '{output_folder}' can't be written ({error}): give a folder in which you may create files."
+        ) from error
+
+
+def _remove_temporaries(output_folder, folders):
+    """Removes what a killed run left. Not while another run writes to this folder."""
+    for folder in ("", *folders):
+        for entry in os.scandir(output_folder / folder):
+            if _TEMPORARY.fullmatch(entry.name):
+                os.unlink(entry.path)
+
+
+# The work
+
+
+def _make_all(plan, items, output_folder, workers):
+    workers = min(workers, len(items))
+    with tqdm(total=len(items), desc=f"Making {plan.name}", unit="item", disable=None) as progress:
+        if workers > 1:
+            _make_in_parallel(plan.make, items, output_folder, workers, progress)
+        else:
+            for item in items:
+                _make_item(plan.make, item, output_folder)
+                progress.update()
+
+
+def _make_in_parallel(make, items, output_folder, workers, progress):
+    # Spawned, not forked: a fork copies locks that other threads hold.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (make, output_folder))
+    waiting, running = iter(items), set()
+    try:
+        while True:
+            while len(running) < IN_FLIGHT * workers and (item := next(waiting, None)) is not None:
+                running.add(pool.submit(_make_in_worker, item))
+            if not running:
+                break
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()  # raises what the worker raised
+                progress.update()
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker process was killed, most likely for want of memory. Files that have their names are whole: "
+            f"start again with fewer than {workers} workers to continue."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_worker = None  # in a worker process: the function and the folder of its run
+
+
+def _start_worker(make, output_folder):
+    global _worker
+    _worker = make, output_folder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us, and says so once
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent():
+    # A killed parent can't stop its workers, and they would write on next to those of the run that continues.
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _make_in_worker(item):
+    make, output_folder = _worker
+    _make_item(make, item, output_folder)
+
+
+def _make_item(make, item, output_folder):
+    signals = make(item)
+    if signals.keys() != {output.path for output in item.outputs}:
+        raise RuntimeError(f"{item.name}: made {sorted(signals)}, planned {[output.path for output in item.outputs]}")
+    for output in item.outputs:
+        samples = signals[output.path]
+        if samples.shape != output.shape or samples.dtype != output.dtype:
+            raise RuntimeError(f"{output.path}: made {samples.dtype} {samples.shape}, planned {output}")
+        write_wav(output_folder / output.path, samples, output.sample_rate)

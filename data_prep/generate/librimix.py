@@ -1,0 +1,600 @@
+"""LibriMix (Cosentino et al., 2020) from LibriSpeech, noise and published metadata; or such a corpus from any speech.
+
+Published metadata: `libri{N}mix_{train-clean-360,train-clean-100,dev-clean,test-clean}.csv`, in the folder that is
+given or in `Libri{N}Mix/` there. Their paths are relative to LibriSpeech and to wham_noise. Step by step as published:
+gains at 16 kHz, then the sample rate, then the lengths, then sums; 16 bit as libsndfile makes them of floating point.
+
+From any speech: `data_prep.generate.librimix_drawing` draws the metadata first, in the same format, and it is kept in
+`OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be put in rooms, which LibriMix does not have: then the folders
+are those of WHAMR!, with the splits tr, cv and tt.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
+from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, parallel_map, split_noises, split_speakers
+from data_prep.generate.librimix_metadata import Recipe, csv_text, info_text, metadata_text, read_metadata
+from data_prep.generate.recordings import (
+    LAYOUTS,
+    check_noise,
+    find_noise,
+    find_speech,
+    fingerprint,
+    frames_of,
+    read_noise,
+    read_recording,
+    warn_of_single_utterances,
+)
+from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
+from data_prep.generate.wsj0 import NUM_READERS, SAMPLE_RATE, num_resampled
+from data_prep.manifest import MODES, SAMPLE_RATES, check_choice
+from mossformer_sb.dataio import read_audio
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # to be increased when the same metadata gives other samples
+TYPES = ("mix_clean", "mix_both", "mix_single")
+KINDS = ("anechoic", "reverb")
+ROOM_SPLITS = {TRAIN: "tr", "dev": "cv", "test": "tt"}
+EPSILON = 1e-10  # of the published signal-to-noise ratios
+MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, and a hash stands for them
+
+
+@dataclass(frozen=True)
+class Mixture(Item):
+    """One mixture, at all the sample rates and in all the modes that are asked for.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        What it is made of.
+    tops : tuple
+        (sample rate, mode, folder that has `s1/`, `mix_clean/`, …) of each version.
+    """
+
+    recipe: Recipe
+    tops: tuple
+
+
+def generate(
+    output_folder,
+    num_spks=2,
+    metadata_folder=None,
+    librispeech_folder=None,
+    from_speech=None,
+    noise=None,
+    rooms=False,
+    resample=False,
+    sample_rates=(8000,),
+    modes=("min",),
+    types=None,
+    splits=None,
+    workers=None,
+    dry_run=False,
+    **drawing,
+):
+    """Writes `output_folder/Libri{N}Mix/wav{8k,16k}/{min,max}/{split}/{s1,…,mix_clean,…,noise}/ID.wav`, 16-bit mono.
+
+    Next to the splits, `metadata/` gets the published tables of files and of signal-to-noise ratios.
+
+    Arguments
+    ---------
+    output_folder : str
+        Folder of the corpus, the same for any number of speakers.
+    num_spks : int
+        2 or more.
+    metadata_folder : str, optional
+        Folder of the metadata, published or drawn earlier. Either this or `from_speech`.
+    librispeech_folder : str, optional
+        What the paths of speech in the metadata are relative to.
+    from_speech : str, optional
+        A folder of speech, or a CSV `path,spk`, to draw metadata for.
+    noise : str, optional
+        Folder of noise: wham_noise, or any other. Without it, clean mixtures are all that is made.
+    rooms : bool
+        Whether the speakers are in rooms. With `metadata_folder`, the metadata has them too.
+    resample : bool
+        Whether recordings of another sample rate than 16 kHz are converted; they are an error otherwise.
+    sample_rates : sequence of int
+        Some of 8000 and 16000.
+    modes : sequence of str
+        "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
+    types : sequence of str, optional
+        Some of "mix_clean": all speakers; "mix_both": with noise; "mix_single": the first speaker and noise. All that
+        are possible if None.
+    splits : sequence of str, optional
+        Some of those that there are; all if None.
+    workers : int, optional
+        Number of processes; one a processor if None.
+    dry_run : bool
+        Whether only to say how much would be written.
+    **drawing
+        For `from_speech`, the arguments of `draw_metadata`.
+
+    Returns
+    -------
+    amount : data_prep.generate.engine.Amount
+        What was written, or would be.
+
+    Raises
+    ------
+    InputError
+        If an argument, a metadata file or a recording can't be used, two mixtures have one name, or the files can't be
+        written.
+    """
+    types = _check_arguments(
+        num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing
+    )
+    for key, values, allowed in (("sample_rate", sample_rates, SAMPLE_RATES), ("mode", modes, MODES)):
+        for value in values:
+            check_choice(key, value, allowed)
+    output_folder = Path(output_folder).expanduser()
+    if from_speech is None:
+        speech_folder = librispeech_folder
+        tables = _find_tables(metadata_folder, num_spks, splits)
+        recipes = {split: _read_recipes(path, num_spks, rooms) for split, path in tables.items()}
+        origin = {path.name: checksum(path) for path in tables.values()}
+    else:
+        options = dict(rooms=rooms, resample=resample, workers=workers, dry_run=dry_run) | drawing
+        speech_folder, recipes = draw_metadata(output_folder, num_spks, from_speech, noise, splits=splits, **options)
+        origin = {f"libri{num_spks}mix_{split}.csv": _hash(metadata_text(recipes[split])) for split in recipes}
+    speech_folder, noise = _expanded(speech_folder), _expanded(noise)
+    rows = [(split, recipe) for split, table in recipes.items() for recipe in table]
+    frames = frames_of(speech_folder, [path for _, recipe in rows for path in recipe.sources], resample)
+    if types != TYPES[:1]:
+        _check_noise(recipes, noise, frames, resample)
+    versions = [(sample_rate, mode) for sample_rate in sample_rates for mode in modes]
+    items = [_plan_mixture(split, recipe, versions, types, frames) for split, recipe in rows]
+    folders = {"speech_folder": speech_folder, "noise_folder": noise}
+    make_signals = functools.partial(make, **folders, resample=resample, types=types)
+    parameters = {"version": VERSION, "rooms": rooms} | origin
+    amount = run(Plan(f"libri{num_spks}mix", items, make_signals, parameters), output_folder, workers, dry_run)
+    if not dry_run:
+        _write_tables(output_folder, num_spks, recipes, versions, types, renew=amount.files > 0)
+    return amount
+
+
+def add_arguments(parser):
+    """Declares the options of `generate`, without those of every corpus."""
+    parser.add_argument("--num_spks", type=int, help="2 (default) or more")
+    parser.add_argument("--metadata_folder", help="folder of libri2mix_*.csv; this or --from_speech")
+    parser.add_argument("--librispeech_folder", help="folder that the metadata's paths of speech are relative to")
+    parser.add_argument("--from_speech", help="folder of speech, or a CSV path,spk, to draw metadata for")
+    parser.add_argument("--noise", help="folder of wham_noise, or of any noise; without it, mixtures are clean")
+    parser.add_argument("--rooms", action="store_true", help="put the speakers in rooms like those of WHAMR!")
+    parser.add_argument("--resample", action="store_true", help="convert recordings that don't have 16 kHz")
+    parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
+    parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
+    parser.add_argument("--types", nargs="+", help=f"some of {', '.join(TYPES)} (default: all that are possible)")
+    parser.add_argument("--splits", nargs="+", help="some of those that there are (default: all)")
+    drawing = parser.add_argument_group("with --from_speech")
+    drawing.add_argument("--layout", help=f"of the folder: {' (default) or '.join(LAYOUTS)}, one folder each")
+    drawing.add_argument(
+        "--n_mixtures", type=int, nargs=3, help="mixtures of train-100, dev and test; reuses utterances"
+    )
+    drawing.add_argument("--speaker_shares", type=float, nargs=3, help="parts of the speakers (default: 0.8 0.1 0.1)")
+    drawing.add_argument("--extend_noise", action="store_true", help="repeat short noise before it is chosen")
+    drawing.add_argument("--reverberation", help=f"with --rooms: {', '.join(REVERBERATIONS)} (default)")
+    drawing.add_argument("--published", action="store_true", help="3,000 mixtures of dev and test; floor to hundreds")
+    drawing.add_argument("--min_seconds", type=float, help="leave out what is shorter (default: 3)")
+    drawing.add_argument("--seed", type=int, help="seed of everything random (default: 72)")
+
+
+# Metadata
+
+
+def draw_metadata(
+    output_folder,
+    num_spks,
+    from_speech,
+    noise=None,
+    rooms=False,
+    resample=False,
+    splits=None,
+    layout="librispeech",
+    reverberation="any",
+    n_mixtures=None,
+    speaker_shares=(0.8, 0.1, 0.1),
+    extend_noise=False,
+    published=False,
+    min_seconds=3.0,
+    seed=72,
+    workers=None,
+    dry_run=False,
+):
+    """Draws metadata for a folder of speech, and writes it to `output_folder/metadata/Libri{N}Mix`.
+
+    Metadata that was drawn with the same arguments is read instead.
+
+    Arguments
+    ---------
+    output_folder : Path
+        Folder of the corpus.
+    num_spks, from_speech, noise, rooms, resample, splits, workers, dry_run
+        As for `generate`. A dry run writes nothing, and has gains of 1.
+    layout : str
+        Of the folder of speech; see `find_speech`.
+    reverberation : str
+        As for `data_prep.generate.rooms.draw_room`.
+    n_mixtures : sequence of int, optional
+        Numbers of mixtures of train-100, dev and test; utterances are reused for as many as that. One pass over the
+        utterances if None.
+    speaker_shares : sequence of float
+        Parts of the speakers that train-100, dev and test get; a split whose part is zero is left out.
+    extend_noise, published, min_seconds, seed
+        As for `Drawing`.
+
+    Returns
+    -------
+    folder : Path
+        What the paths of speech are relative to.
+    recipes : dict
+        split → list of Recipe.
+
+    Raises
+    ------
+    InputError
+        If there is too little to draw from, or the folder holds metadata that was drawn with other arguments.
+    """
+    check_choice("reverberation", reverberation, REVERBERATIONS)
+    if seed < 0:
+        raise InputError(f"seed is {seed}: give 0 or more.")
+    if n_mixtures is not None and (len(n_mixtures) != len(SPLITS) or min(n_mixtures) < 1):
+        raise InputError(f"n_mixtures {n_mixtures}: give three numbers of at least 1, for {', '.join(SPLITS)}.")
+    folder, utterances = find_speech(from_speech, layout, resample)
+    noises = [] if noise is None else find_noise(noise, resample)
+    warn_of_single_utterances(utterances)
+    drawing = Drawing(
+        speech_folder=str(folder),
+        noise_folder=None if noise is None else str(Path(noise).expanduser()),
+        num_spks=num_spks,
+        seed=seed,
+        min_seconds=min_seconds,
+        extend_noise=extend_noise,
+        reverberation=reverberation if rooms else None,
+        published=published,
+        resample=resample,
+    )
+    parts = split_speakers(utterances, num_spks, speaker_shares, seed)
+    noise_parts = split_noises(noises, parts, speaker_shares, seed)
+    for split in splits or ():
+        check_choice("split", split, tuple(parts))
+    counts = dict(zip(SPLITS, n_mixtures or [None] * len(SPLITS), strict=True))
+    wanted = [split for split in parts if splits is None or split in splits]
+    if dry_run:
+        return folder, {
+            split: [_dry_recipe(pair) for pair in drawing.plan(split, parts[split], noise_parts[split], counts[split])]
+            for split in wanted
+        }
+    record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout}
+    record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
+    del record["speech_folder"], record["noise_folder"]  # they may be moved
+    target = output_folder / "metadata" / f"Libri{num_spks}Mix"
+    with parallel_map(workers) as mapped:
+        return folder, {
+            split: _draw_once(target, drawing, split, parts[split], noise_parts[split], counts[split], record, mapped)
+            for split in wanted
+        }
+
+
+def _dry_recipe(pair):
+    speech, noise = pair
+    path, gain = (None, None) if noise is None else (noise.path, 1.0)
+    sources = tuple(clip.path for clip in speech)
+    return Recipe("_".join(clip.name for clip in speech), sources, (1.0,) * len(speech), path, gain)
+
+
+def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped):
+    """Draws the metadata of a split and writes it, or reads what was drawn with the same arguments."""
+    prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
+    recorded, table = folder / f"{prefix}.json", folder / f"{prefix}.csv"
+    if recorded.is_file():
+        found = json.loads(recorded.read_text(encoding="utf-8"))
+        different = sorted(key for key in record | found if record.get(key) != found.get(key))
+        if different:
+            has, asked = (", ".join(f"{key} {values.get(key)!r}" for key in different) for values in (found, record))
+            raise InputError(
+                f"{recorded}: the metadata was drawn with {has}, and {asked} is asked for: give the same or another "
+                "output_folder, or delete this one."
+            )
+        return _read_recipes(table, drawing.num_spks, drawing.reverberation is not None)
+    recipes, _ = drawing.draw(split, utterances, noises, count, mapped)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_folder '{folder}' can't be written ({error}): give a folder that can be.") from error
+    write_text(table, metadata_text(recipes))
+    write_text(folder / f"{prefix}_info.csv", info_text(recipes))
+    if drawing.reverberation is not None:
+        write_text(folder / f"{prefix}_rooms.csv", rooms_text({recipe.name: recipe.room for recipe in recipes}))
+    write_text(recorded, json.dumps(record, indent=2, sort_keys=True) + "\n")  # last: it says that the others are there
+    logger.info("Drew %d mixtures of split '%s': %s", len(recipes), split, table)
+    return recipes
+
+
+def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
+    """Checks what excludes each other, and returns the types of mixtures to make."""
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one a processor.")
+    if num_spks < 2:
+        raise InputError(f"num_spks is {num_spks}: needed 2 or more.")
+    if (metadata_folder is None) == (from_speech is None):
+        raise InputError(
+            "Give either metadata_folder, for published metadata, or from_speech, to draw it, and not both."
+        )
+    if from_speech is None:
+        if librispeech_folder is None:
+            raise InputError(
+                "librispeech_folder is missing: give the folder that the metadata's paths are relative to."
+            )
+        if drawing:
+            key = next(iter(drawing))
+            raise InputError(f"{key} has no effect on metadata that is there: leave it out, or give from_speech.")
+    elif librispeech_folder is not None:
+        raise InputError("librispeech_folder has no effect with from_speech, which says where speech is: leave it out.")
+    if "reverberation" in drawing and not rooms:
+        raise InputError("reverberation has no effect without rooms: leave it out, or give rooms.")
+    if "extend_noise" in drawing and noise is None:
+        raise InputError("extend_noise has no effect without noise: leave it out, or give noise.")
+    possible = TYPES if noise is not None else TYPES[:1]
+    for name in types or ():
+        check_choice("type", name, TYPES)
+        if name not in possible:
+            raise InputError(f"type '{name}' has noise, and none is given: give noise, or only the type 'mix_clean'.")
+    return tuple(types or possible)
+
+
+def _find_tables(metadata_folder, num_spks, splits):
+    """Finds the tables of mixtures: split → path."""
+    folder = Path(metadata_folder).expanduser()
+    prefix, tables = f"libri{num_spks}mix_", {}
+    for place in (folder, folder / f"Libri{num_spks}Mix"):
+        for path in sorted(place.glob(f"{prefix}*.csv")) if not tables else ():
+            if not path.stem.endswith(("_info", "_rooms")):
+                tables[path.stem.removeprefix(prefix).replace("-clean", "")] = path
+    if not tables:
+        raise InputError(
+            f"metadata_folder '{folder}' has no {prefix}*.csv, nor has Libri{num_spks}Mix in it: give the folder of "
+            "LibriMix's metadata files."
+        )
+    for split in splits or ():
+        if split not in tables:
+            raise InputError(
+                f"split '{split}': there is no metadata file {prefix}{split}.csv or alike in '{folder}'; "
+                f"found {', '.join(tables)}."
+            )
+    return {split: path for split, path in tables.items() if splits is None or split in splits}
+
+
+def _read_recipes(path, num_spks, rooms):
+    if not rooms:
+        return read_metadata(path, num_spks)
+    return read_metadata(path, num_spks, read_rooms(path.with_name(f"{path.stem}_rooms.csv"), num_spks))
+
+
+def _check_noise(recipes, folder, frames, resample):
+    """Raises an InputError unless every mixture has a noise that can be used, as far as headers tell."""
+    for split, rows in recipes.items():
+        if any(recipe.noise is None for recipe in rows):
+            raise InputError(f"The metadata of split '{split}' has no noise: leave out noise, or take other metadata.")
+    noise_frames = frames_of(folder, [recipe.noise for rows in recipes.values() for recipe in rows], resample)
+    for recipe in (recipe for rows in recipes.values() for recipe in rows):
+        longest = max(frames[path] for path in recipe.sources)
+        check_noise(os.path.join(folder, recipe.noise), noise_frames[recipe.noise], longest)
+
+
+def _expanded(folder):
+    return None if folder is None else str(Path(folder).expanduser())
+
+
+def _hash(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Plan
+
+
+def _top(split, num_spks, sample_rate, mode, rooms):
+    split = ROOM_SPLITS.get(split, split) if rooms else split
+    return f"Libri{num_spks}Mix/wav{sample_rate // 1000}k/{mode}/{split}"
+
+
+def _plan_mixture(split, recipe, versions, types, frames):
+    lengths = [frames[path] for path in recipe.sources]
+    name, num_spks = _file_name(recipe), len(recipe.sources)
+    tops, outputs = [], []
+    for sample_rate, mode in versions:
+        top = _top(split, num_spks, sample_rate, mode, recipe.room is not None)
+        length = _length(lengths, sample_rate, mode)
+        tops.append((sample_rate, mode, top))
+        outputs += [
+            Output(f"{top}/{folder}/{name}.wav", length, sample_rate, "int16")
+            for folder in _folders(num_spks, types, recipe.room is not None)
+        ]
+    return Mixture(recipe.name, tuple(outputs), recipe, tuple(tops))
+
+
+def _length(lengths, sample_rate, mode):
+    """Samples of a mixture of utterances whose lengths at 16 kHz are given."""
+    return num_resampled({"min": min, "max": max}[mode](lengths), sample_rate)
+
+
+def _file_name(recipe):
+    if len(recipe.sources) < MANY_SPEAKERS:
+        return recipe.name
+    return hashlib.md5(recipe.name.encode(), usedforsecurity=False).hexdigest()
+
+
+def _folders(num_spks, types, rooms):
+    """The folders of a split: sources, mixtures, noise."""
+    names = [*(f"s{number}" for number in range(1, num_spks + 1)), *types]
+    if rooms:
+        names = [f"{name}_{kind}" for kind in KINDS for name in names]
+    return [*names, "noise"] if types != TYPES[:1] else names
+
+
+# Samples
+
+
+def make(mixture, speech_folder, noise_folder, resample, types):
+    """Makes the samples of a mixture.
+
+    Arguments
+    ---------
+    mixture : Mixture
+        What to make.
+    speech_folder, noise_folder : str
+        What the paths of its recipe are relative to.
+    resample : bool
+        As for `read_recording`.
+    types : sequence of str
+        Which mixtures.
+
+    Returns
+    -------
+    signals : dict
+        path → int16 array.
+    """
+    recipe = mixture.recipe
+    speech = [read_recording(os.path.join(speech_folder, path), resample) for path in recipe.sources]
+    longest = max(map(len, speech))
+    # A gain that is a number of Python leaves single precision as it is, as in the published script.
+    sources = [samples * gain for samples, gain in zip(speech, recipe.gains, strict=True)]
+    noise = None
+    if types != TYPES[:1]:
+        noise = read_noise(os.path.join(noise_folder, recipe.noise), longest, resample) * recipe.noise_gain
+    named = {"": sources}
+    if recipe.room is not None:
+        images = images_of(recipe.room, np.stack([np.pad(samples, (0, longest - len(samples))) for samples in sources]))
+        named = {f"_{kind}": list(signals) for kind, signals in zip(KINDS, images, strict=True)}
+    made = {}
+    for sample_rate, mode, top in mixture.tops:
+        for suffix, signals in named.items():
+            lengths = [-(-len(samples) * sample_rate // SAMPLE_RATE) for samples in speech]
+            for folder, samples in mix(
+                signals, noise, types, sample_rate, {"min": min, "max": max}[mode](lengths)
+            ).items():
+                folder = folder if folder == "noise" else f"{folder}{suffix}"
+                made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16(samples)
+    return made
+
+
+def mix(sources, noise, types, sample_rate, length):
+    """Brings signals to a sample rate and a length, and adds them.
+
+    Arguments
+    ---------
+    sources : sequence of numpy.ndarray
+        Scaled signals at 16 kHz.
+    noise : numpy.ndarray, optional
+        Likewise.
+    types : sequence of str
+        Which mixtures.
+    sample_rate : int
+        In Hz.
+    length : int
+        Samples at that rate.
+
+    Returns
+    -------
+    signals : dict
+        Folder name → array.
+
+    Example
+    -------
+    >>> signals = mix([np.ones(4), np.ones(6)], np.full(6, 0.5), ("mix_both",), 16000, 5)
+    >>> {name: samples.tolist() for name, samples in signals.items() if name in ("s1", "mix_both")}
+    {'s1': [1.0, 1.0, 1.0, 1.0, 0.0], 'mix_both': [2.5, 2.5, 2.5, 2.5, 1.5]}
+    """
+    fitted = [_fit(resample_poly(samples, sample_rate, SAMPLE_RATE), length) for samples in sources]
+    signals = {f"s{number}": samples for number, samples in enumerate(fitted, 1)}
+    if noise is not None:
+        signals["noise"] = _fit(resample_poly(noise, sample_rate, SAMPLE_RATE), length)
+    for name in types:
+        signals[name] = np.zeros_like(fitted[0])
+        for part in _parts(name, len(sources)):
+            signals[name] += signals[part]  # in place: noise that was extended is in double precision, the sum is not
+    return signals
+
+
+def _fit(samples, length):
+    return np.pad(samples[:length], (0, max(0, length - len(samples))))
+
+
+def _parts(mixture, num_spks):
+    """The signals that a mixture is the sum of."""
+    sources = [f"s{number}" for number in range(1, num_spks + 1)]
+    return {"mix_clean": sources, "mix_both": [*sources, "noise"], "mix_single": ["s1", "noise"]}[mixture]
+
+
+def to_int16(samples):
+    """16-bit samples as libsndfile makes them of floating point: mostly it rounds down.
+
+    Example
+    -------
+    >>> to_int16(np.array([0.9, -0.1, 40000], np.float32) / 2**15)
+    array([    0,    -1, 32767], dtype=int16)
+    """
+    # By itself: it differs between single and double precision by a step, here and there.
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    stream.seek(0)
+    return soundfile.read(stream, dtype="int16")[0]
+
+
+# The published tables of what was made
+
+
+def _write_tables(output_folder, num_spks, recipes, versions, types, renew):
+    """Writes `metadata/{mixture,metrics}_{split}_{type}.csv` of each version that lacks them, or of all."""
+    for sample_rate, mode in versions:
+        for split, rows in recipes.items():
+            rooms = rows[0].room is not None
+            top = output_folder / _top(split, num_spks, sample_rate, mode, rooms)
+            suffixes = [f"_{kind}" for kind in KINDS] if rooms else [""]
+            for name in types:
+                for suffix in suffixes:
+                    _write_table(top, [_file_name(recipe) for recipe in rows], name, suffix, num_spks, renew)
+
+
+def _write_table(top, names, mixture, suffix, num_spks, renew):
+    folder, key = top.parent / "metadata", f"{top.name}_{mixture}{suffix}"
+    files, metrics = folder / f"mixture_{key}.csv", folder / f"metrics_{key}.csv"
+    if files.is_file() and metrics.is_file() and not renew:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = _parts(mixture, num_spks)
+    columns = [part.replace("s", "source_", 1) if part != "noise" else part for part in parts]
+    folders = [part if part == "noise" else f"{part}{suffix}" for part in (mixture, *parts)]
+    paths = [[str((top / part / f"{name}.wav").resolve()) for part in folders] for name in names]
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        measured = list(tqdm(pool.map(_measure, paths), f"Measuring {key}", len(paths), unit="mixture", disable=None))
+    lines = [[name, *row, length] for name, row, (length, _) in zip(names, paths, measured, strict=True)]
+    write_text(
+        files, csv_text([["mixture_ID", "mixture_path", *(f"{column}_path" for column in columns), "length"], *lines])
+    )
+    lines = [[name, *ratios] for name, (_, ratios) in zip(names, measured, strict=True)]
+    write_text(metrics, csv_text([["mixture_ID", *(f"{column}_SNR" for column in columns)], *lines]))
+
+
+def _measure(paths):
+    """Length of a mixture, and the ratio of each part to the rest in dB, from the files."""
+    mixture, *parts = (read_audio(path)[0].astype(np.float64) for path in paths)
+    ratios = [
+        float(10 * np.log10(np.mean(part**2) / (np.mean((mixture - part) ** 2) + EPSILON) + EPSILON)) for part in parts
+    ]
+    return len(mixture), ratios

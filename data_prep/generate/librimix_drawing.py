@@ -1,0 +1,496 @@
+"""Draws metadata of LibriMix for any speech, by the published procedure (Cosentino et al., 2020).
+
+1. Utterances and noise of at least 3 s, in tuples of different speakers. A pass over a split uses each utterance once;
+   where more mixtures are wanted there are more passes, and a tuple that was there before is dropped.
+2. A noise at least as long as the longest utterance, each once in a pass. Where none is left, a training mixture takes
+   the longest of the others, and a validation or test tuple is dropped.
+3. At 16 kHz, with speech padded to the longest utterance: a loudness from -33 to -25 LUFS for each speaker and from -38
+   to -30 for noise. What would reach full scale then gets a peak of 0.9; so does all together if the sum exceeds it.
+4. A gain is the difference of loudness after and before, as a factor.
+
+Three differences from the published script: a clip without a loudness is drawn again, where the script stops or writes
+a gain that is no number; where noise runs out, all of it is there again; and in rooms, which LibriMix does not have,
+the reverberant sum must not exceed the peak either.
+
+Shapes: T samples, S sources.
+"""
+
+import contextlib
+import functools
+import logging
+import math
+import multiprocessing
+import os
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.generate.librimix_metadata import Recipe
+from data_prep.generate.recordings import FADE, read_noise, read_recording
+from data_prep.generate.rooms import draw_room, images_of
+from data_prep.generate.wsj0 import NUM_SHOWN, SAMPLE_RATE
+from data_prep.manifest import check_choice
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+TRAIN = "train-100"  # called so for those who expect LibriMix
+SPLITS = (TRAIN, "dev", "test")
+SPEECH_LOUDNESS = (-33.0, -25.0)  # LUFS
+NOISE_LOUDNESS = (-38.0, -30.0)
+MAX_PEAK = 0.9
+NUM_EVALUATION = 3000  # mixtures of the published validation and test sets
+MAX_IDLE_PASSES = 10  # without a new mixture, before we give up
+
+
+def split_speakers(utterances, num_spks, shares, seed):
+    """Divides utterances among the splits, so that no speaker is in two.
+
+    Arguments
+    ---------
+    utterances : sequence of Clip
+        All there are.
+    num_spks : int
+        Each split needs so many speakers.
+    shares : sequence of float
+        Parts of the speakers that train, dev and test get; a split whose part is zero is left out.
+    seed : int
+        The same seed gives the same splits.
+
+    Returns
+    -------
+    splits : dict
+        split → list of Clip.
+
+    Raises
+    ------
+    InputError
+        If there are too few speakers, or the parts can't be used.
+
+    Example
+    -------
+    >>> from data_prep.generate.recordings import Clip
+    >>> clips = [Clip(f"{n}.wav", str(n), str(n), 48000) for n in range(10)]
+    >>> {split: len(chosen) for split, chosen in split_speakers(clips, 2, (0.6, 0.2, 0.2), seed=0).items()}
+    {'train-100': 6, 'dev': 2, 'test': 2}
+    """
+    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) <= 0:
+        raise InputError(f"speaker_shares {shares}: give three numbers, for {', '.join(SPLITS)}, none below zero.")
+    speakers = sorted({clip.speaker for clip in utterances})
+    wanted = {split: share / sum(shares) for split, share in zip(SPLITS, shares, strict=True) if share > 0}
+    counts = {split: max(num_spks, round(share * len(speakers))) for split, share in wanted.items()}
+    first = next(iter(counts))  # the largest as a rule: it takes what is left
+    counts[first] = len(speakers) - sum(counts.values()) + counts[first]
+    if counts[first] < num_spks:
+        raise InputError(
+            f"from_speech has {len(speakers)} speakers; needed at least {num_spks} for each of {', '.join(counts)}. "
+            "Add speakers, or leave out a split with a zero in --speaker_shares."
+        )
+    order = np.random.default_rng([seed, len(SPLITS)]).permutation(len(speakers))
+    bounds = np.cumsum([0, *counts.values()])
+    splits = {}
+    for split, start, end in zip(counts, bounds, bounds[1:], strict=False):
+        chosen = {speakers[index] for index in order[start:end]}
+        splits[split] = [clip for clip in utterances if clip.speaker in chosen]
+    return splits
+
+
+def split_noises(noises, parts, shares, seed):
+    """Divides noise among the splits as `split_speakers` does speakers; where it is too little, they share it.
+
+    Arguments
+    ---------
+    noises : sequence of Clip
+        All there are.
+    parts : Iterable of str
+        The splits that there are.
+    shares, seed
+        As for `split_speakers`.
+
+    Returns
+    -------
+    splits : dict
+        split → list of Clip.
+    """
+    shares = dict(zip(SPLITS, shares, strict=True))
+    wanted = np.array([shares[split] for split in parts])
+    if len(noises) < len(parts):
+        if noises:
+            logger.warning("The %d splits share noise: there are only %d recordings", len(parts), len(noises))
+        return dict.fromkeys(parts, noises)
+    order = np.random.default_rng([seed, len(SPLITS) + 1]).permutation(len(noises))
+    counts = np.maximum(1, np.rint(wanted[1:] / wanted.sum() * len(noises)).astype(int))
+    bounds = [0, *(len(noises) - np.cumsum(counts[::-1])[::-1]), len(noises)]
+    return {
+        split: [noises[index] for index in sorted(order[start:end])]
+        for split, start, end in zip(parts, bounds, bounds[1:], strict=False)
+    }
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How mixtures are drawn.
+
+    Attributes
+    ----------
+    speech_folder, noise_folder : str
+        What the paths of the clips are relative to; noise_folder is None without noise.
+    num_spks : int
+        Speakers of each mixture.
+    seed : int
+        The same seed gives the same metadata.
+    min_seconds : float
+        Shorter utterances are left out, and shorter noise unless it is extended.
+    extend_noise : bool
+        Whether noise is repeated before it is chosen, so that every noise is long enough for every mixture.
+    reverberation : str, optional
+        As for `draw_room`; None for no rooms.
+    published : bool
+        Whether counts are as published: floored to hundreds, and 3,000 for validation and test.
+    resample : bool
+        As for `read_recording`.
+    """
+
+    speech_folder: str
+    noise_folder: str | None = None
+    num_spks: int = 2
+    seed: int = 72
+    min_seconds: float = 3.0
+    extend_noise: bool = False
+    reverberation: str | None = None
+    published: bool = False
+    resample: bool = False
+
+    def draw(self, split, utterances, noises=(), count=None, mapped=map):
+        """Draws the mixtures of one split.
+
+        Arguments
+        ---------
+        split : str
+            One of "train-100", "dev" and "test".
+        utterances, noises : sequence of Clip
+            What to draw from.
+        count : int, optional
+            Number of mixtures; as many as one pass over the utterances gives if None.
+        mapped : Callable
+            What `parallel_map` gives; the result does not depend on it.
+
+        Returns
+        -------
+        recipes : list of Recipe
+        num_redrawn : int
+            Mixtures that were drawn again because a clip has no loudness.
+
+        Raises
+        ------
+        InputError
+            If there is too little to draw from.
+        """
+        check_choice("split", split, SPLITS)
+        if self.published and count is None and split != TRAIN:
+            count = NUM_EVALUATION
+        utterances = self._usable(utterances, split)
+        noises = self._usable_noises(noises, split)
+        recipes, redrawn = self._draw(split, utterances, noises, count, mapped)
+        if self.published:
+            recipes = recipes[: len(recipes) // 100 * 100]
+        if not recipes:
+            raise InputError(
+                f"Split '{split}': {len(utterances)} utterances of {len({clip.speaker for clip in utterances})} "
+                f"speakers give no mixture{' (or less than 100)' if self.published else ''}. "
+                f"Add speech{', or noise that is long enough' if self.noise_folder else ''}."
+            )
+        return recipes, redrawn
+
+    def plan(self, split, utterances, noises=(), count=None):
+        """Tells how long the mixtures would be, without listening to anything.
+
+        Returns
+        -------
+        tuples : list of (tuple of Clip, Clip or None)
+            Speakers and noise. A clip without a loudness is still among them.
+        """
+        count = NUM_EVALUATION if self.published and count is None and split != TRAIN else count
+        rng = np.random.default_rng([self.seed, SPLITS.index(split)])
+        utterances, noises = self._usable(utterances, split), self._usable_noises(noises, split)
+        pairs, idle = {}, 0
+        while (not pairs or count is not None and len(pairs) < count) and idle < MAX_IDLE_PASSES:
+            found = len(pairs)
+            for speech, noise in self._pass(rng, split, utterances, noises):
+                pairs.setdefault(frozenset(speech), (speech, noise))
+            idle = 0 if len(pairs) > found else idle + 1
+        pairs = list(pairs.values())[:count]
+        return pairs[: len(pairs) // 100 * 100] if self.published else pairs
+
+    def _usable(self, utterances, split):
+        usable = [clip for clip in utterances if clip.frames >= self.min_seconds * SAMPLE_RATE]
+        if len({clip.speaker for clip in usable}) < self.num_spks:
+            raise InputError(
+                f"Split '{split}': {len(usable)} of {len(utterances)} utterances have {self.min_seconds:g} s or more; "
+                f"needed such of {self.num_spks} speakers. Add speech, or give a lower --min_seconds."
+            )
+        return usable
+
+    def _usable_noises(self, noises, split):
+        if self.noise_folder is None:
+            return []
+        # Repeating takes a cross-fade.
+        least = FADE + 2 if self.extend_noise else max(self.min_seconds * SAMPLE_RATE, FADE + 2)
+        usable = [clip for clip in noises if clip.frames >= least]
+        if not usable:
+            raise InputError(
+                f"Split '{split}': none of {len(noises)} noises has {least / SAMPLE_RATE:g} s; needed at least one. "
+                "Add noise, or give --extend_noise to repeat short ones."
+            )
+        return usable
+
+    def _draw(self, split, utterances, noises, count, mapped):
+        rng = np.random.default_rng([self.seed, SPLITS.index(split)])
+        recipes, seen, silent, number, redrawn, idle = [], set(), set(), 0, 0, 0
+        left = utterances
+        with tqdm(desc=f"Drawing {split}", total=count, unit="mixture", disable=None) as bar:
+            while left and (count is None or len(recipes) < count):
+                new = [pair for pair in self._pass(rng, split, left, noises) if frozenset(pair[0]) not in seen]
+                new = new[: None if count is None else count - len(recipes)]
+                jobs = [(pair, [self.seed, SPLITS.index(split), number + index]) for index, pair in enumerate(new)]
+                number, found = number + len(jobs), len(recipes)
+                for ((speech, _), _), result in zip(jobs, mapped(functools.partial(_mix, self), jobs), strict=True):
+                    bar.update(isinstance(result, Recipe))
+                    if isinstance(result, Recipe):
+                        recipes.append(result)
+                        seen.add(frozenset(speech))
+                    else:
+                        silent.add(result)
+                        redrawn += 1
+                noises = [clip for clip in noises if clip not in silent]
+                if self.noise_folder is not None and not noises:
+                    raise InputError(f"Split '{split}': no noise is loud enough for a loudness. Give other noise.")
+                idle = 0 if len(recipes) > found else idle + 1
+                left = self._next(utterances, silent, seen, count, idle, split, len(recipes))
+                if count is None and len(recipes) - found == len(jobs):
+                    break  # nothing to draw again
+        if silent:
+            named = ", ".join(sorted(clip.path for clip in silent)[:NUM_SHOWN])
+            text = (
+                "Split '%s': %d mixtures were drawn again, since clips are too short or too silent for a loudness: %s"
+            )
+            logger.warning(text, split, redrawn, named)
+        return recipes, redrawn
+
+    def _next(self, utterances, silent, seen, count, idle, split, num_found):
+        """What the next pass draws from."""
+        audible = [clip for clip in utterances if clip not in silent]
+        if count is None:
+            used = set().union(*seen) if seen else set()
+            return [clip for clip in audible if clip not in used] if idle < MAX_IDLE_PASSES else []
+        if idle >= MAX_IDLE_PASSES and num_found < count:
+            raise InputError(
+                f"Split '{split}': found {num_found} different mixtures; needed {count}. "
+                f"Ask for fewer, add speech{', or add noise or give --extend_noise' if self.noise_folder else ''}."
+            )
+        return audible
+
+    def _pass(self, rng, split, utterances, noises):
+        """One pass over the utterances: tuples of different speakers, each with its noise or None."""
+        tuples = draw_tuples(rng, utterances, self.num_spks)
+        if self.noise_folder is None:
+            return [(speech, None) for speech in tuples]
+        return draw_noises(rng, tuples, noises, self.extend_noise, drop=split != TRAIN)
+
+
+def draw_tuples(rng, utterances, num_spks):
+    """Draws tuples of different speakers, each utterance at most once, until too few speakers are left.
+
+    Example
+    -------
+    >>> from data_prep.generate.recordings import Clip
+    >>> clips = [Clip(f"{speaker}{n}", "", speaker, 48000) for speaker in "abc" for n in range(2)]
+    >>> tuples = draw_tuples(np.random.default_rng(0), clips, 2)
+    >>> all(one.speaker != other.speaker for one, other in tuples)
+    True
+    """
+    left = [utterances[index] for index in rng.permutation(len(utterances))]  # the last one is a random one
+    tuples = []
+    while True:
+        chosen, speakers, position = [], set(), len(left) - 1
+        while position >= 0 and len(chosen) < num_spks:
+            if left[position].speaker not in speakers:
+                chosen.append(left.pop(position))
+                speakers.add(chosen[-1].speaker)
+            position -= 1
+        if len(chosen) < num_spks:
+            return tuples
+        tuples.append(tuple(chosen))
+
+
+def draw_noises(rng, tuples, noises, extend, drop):
+    """Gives each tuple a noise that is long enough, each noise once before any is there again.
+
+    Arguments
+    ---------
+    rng : numpy.random.Generator
+        Where everything random comes from.
+    tuples : sequence of tuple of Clip
+        Speech.
+    noises : sequence of Clip
+        What to draw from.
+    extend : bool
+        Whether every noise counts as long enough.
+    drop : bool
+        Whether a tuple for which none is long enough is dropped; it takes the longest otherwise.
+
+    Returns
+    -------
+    pairs : list of (tuple of Clip, Clip)
+    """
+    ordered = sorted(noises, key=lambda clip: (clip.frames, clip.path))
+    left, pairs = list(ordered), []
+    for speech in tuples:
+        longest = max(clip.frames for clip in speech)
+        left = left or list(ordered)
+        first = 0 if extend else next((i for i, clip in enumerate(left) if clip.frames >= longest), len(left))
+        if first < len(left):
+            pairs.append((speech, left.pop(int(rng.integers(first, len(left))))))
+        elif not drop:
+            pairs.append((speech, left.pop()))
+    return pairs
+
+
+def _mix(drawing, job):
+    """Draws the levels of one mixture: a Recipe, or the clip that has no loudness."""
+    (speech, noise), seed = job
+    rng = np.random.default_rng(seed)
+    num_frames = max(clip.frames for clip in speech)
+    signals = np.zeros((len(speech) + (noise is not None), num_frames), np.float32)
+    for signal, clip in zip(signals, speech, strict=False):
+        samples = read_recording(os.path.join(drawing.speech_folder, clip.path), drawing.resample)
+        signal[: len(samples)] = samples
+    if noise is not None:
+        path = os.path.join(drawing.noise_folder, noise.path)
+        read = read_noise if drawing.extend_noise else _read_padded
+        signals[-1] = read(path, num_frames, drawing.resample)
+    room = None
+    if drawing.reverberation is not None:
+        room = draw_room(rng, len(speech), drawing.reverberation)
+    clips = speech if noise is None else (*speech, noise)
+    ranges = [SPEECH_LOUDNESS] * len(speech) + [NOISE_LOUDNESS] * (noise is not None)
+    gains = draw_gains(rng, signals, ranges, room)
+    for clip, gain in zip(clips, gains, strict=True):
+        if not math.isfinite(gain):
+            return clip
+    return Recipe(
+        name="_".join(clip.name for clip in speech),
+        sources=tuple(clip.path for clip in speech),
+        gains=tuple(gains[: len(speech)]),
+        noise=None if noise is None else noise.path,
+        noise_gain=None if noise is None else gains[-1],
+        room=room,
+        speakers=tuple(clip.speaker for clip in speech),
+    )
+
+
+def _read_padded(path, num_frames, resample):
+    noise = read_recording(path, resample, num_frames)
+    return np.pad(noise, (0, num_frames - len(noise)))
+
+
+def draw_gains(rng, signals, ranges, room=None):
+    """Draws a loudness for each signal, and returns the factors that bring it about without clipping.
+
+    Arguments
+    ---------
+    rng : numpy.random.Generator
+        Where everything random comes from.
+    signals : numpy.ndarray
+        [S or S + 1, T] at 16 kHz: sources, and perhaps noise.
+    ranges : sequence of tuple of float
+        Lowest and highest loudness of each, in LUFS.
+    room : Room, optional
+        Where the sources are; noise is not in it.
+
+    Returns
+    -------
+    gains : list of float
+        NaN for what has no loudness.
+    """
+    before, scaled = [], []
+    for signal, (lowest, highest) in zip(signals, ranges, strict=True):
+        before.append(loudness(signal))
+        signal = signal * 10 ** ((rng.uniform(lowest, highest) - before[-1]) / 20) if before[-1] is not None else signal
+        peak = np.abs(signal).max()
+        scaled.append(signal * (MAX_PEAK / peak) if peak >= 1 else signal)
+    if None in before:
+        return [math.nan if level is None else 1.0 for level in before]
+    peak = np.abs(sum(scaled)).max()
+    if room is not None:
+        num_spks = len(room.sources)
+        images = images_of(room, np.stack(scaled[:num_spks]))[1]
+        peak = max(peak, np.abs(images.sum(axis=0) + sum(scaled[num_spks:])).max())
+    weight = MAX_PEAK / peak if peak > MAX_PEAK else 1.0
+    after = [loudness(signal * weight) for signal in scaled]
+    return [
+        math.nan if level is None else float(10 ** ((level - first) / 20))
+        for level, first in zip(after, before, strict=True)
+    ]
+
+
+def loudness(signal):
+    """Integrated loudness (ITU-R BS.1770-4) at 16 kHz.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        [T].
+
+    Returns
+    -------
+    loudness : float, or None
+        In LUFS; None for what is too short or too silent to have one.
+
+    Raises
+    ------
+    InputError
+        If pyloudnorm is not installed.
+    """
+    try:
+        import pyloudnorm
+    except ImportError:
+        raise InputError(
+            'Loudness is measured by pyloudnorm, which is missing: pip install "mossformer_sb[data]"'
+        ) from None
+    meter = pyloudnorm.Meter(SAMPLE_RATE)
+    if len(signal) < meter.block_size * SAMPLE_RATE:
+        return None
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of the logarithm of zero
+        level = float(meter.integrated_loudness(signal))
+    return level if math.isfinite(level) else None
+
+
+@contextlib.contextmanager
+def parallel_map(workers=None):
+    """A function like `map` that works in processes, unless there is one worker.
+
+    Arguments
+    ---------
+    workers : int, optional
+        Number of processes; one a processor if None.
+
+    Example
+    -------
+    >>> with parallel_map(1) as mapped:
+    ...     list(mapped(abs, [-1, 2]))
+    [1, 2]
+    """
+    if workers == 1:
+        yield map
+        return
+    # Spawned, not forked: a fork copies locks that other threads hold.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        yield functools.partial(pool.map, chunksize=4)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,147 @@
+"""Metadata of LibriMix in the published format: which recordings make a mixture, with which gains."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.generate.rooms import Room
+from mossformer_sb.errors import InputError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One line of the metadata: what makes a mixture.
+
+    Attributes
+    ----------
+    name : str
+        Name of the mixture.
+    sources : tuple of str
+        Recordings, relative to the folder of speech.
+    gains : tuple of float
+        Their factors.
+    noise : str, optional
+        Recording, relative to the folder of noise.
+    noise_gain : float, optional
+        Its factor.
+    room : Room, optional
+        The room that the speakers are in.
+    speakers : tuple of str
+        Their names, where known.
+    """
+
+    name: str
+    sources: tuple
+    gains: tuple
+    noise: str | None = None
+    noise_gain: float | None = None
+    room: Room | None = None
+    speakers: tuple = ()
+
+
+def columns(num_spks, noise=True):
+    """Columns of the published tables.
+
+    Example
+    -------
+    >>> columns(1)
+    ['mixture_ID', 'source_1_path', 'source_1_gain', 'noise_path', 'noise_gain']
+    """
+    sources = [f"source_{number}_{what}" for number in range(1, num_spks + 1) for what in ("path", "gain")]
+    return ["mixture_ID", *sources, *(["noise_path", "noise_gain"] if noise else [])]
+
+
+def read_metadata(path, num_spks, rooms=None):
+    """Reads a published table, or one that `metadata_text` made.
+
+    Arguments
+    ---------
+    path : str or Path
+        `libri2mix_train-clean-100.csv` and the like.
+    num_spks : int
+        Number of sources.
+    rooms : Mapping, optional
+        Name of the mixture → Room.
+
+    Returns
+    -------
+    recipes : list of Recipe
+
+    Raises
+    ------
+    InputError
+        If the file is absent, or a line is not as needed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file; needed LibriMix's metadata. Copy it there.")
+    with open(path, newline="", encoding="utf-8") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, [])
+        noise = "noise_path" in header
+        if header != columns(num_spks, noise):
+            raise InputError(
+                f"{path}: has the columns {', '.join(header) or '(none)'}; needed {', '.join(columns(num_spks))}. "
+                f"Does num_spks {num_spks} fit this file?"
+            )
+        recipes = []
+        for fields in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(fields) != len(header):
+                raise InputError(f"{place}: has {len(fields)} fields; needed {len(header)}. Copy the file again.")
+            recipes.append(_recipe(place, fields, num_spks, noise, rooms))
+    return recipes
+
+
+def _recipe(place, fields, num_spks, noise, rooms):
+    name, *pairs = fields
+    try:
+        gains = [float(text) for text in pairs[1::2]]
+    except ValueError as error:
+        raise InputError(f"{place}: {error}; needed a gain, as a factor. Copy the file again.") from None
+    if not all(math.isfinite(gain) for gain in gains):
+        raise InputError(f"{place}: has a gain that is not finite. Take this line out.")
+    if rooms is not None and name not in rooms:
+        raise InputError(f"{place}: {name} has no room in the table of rooms. Copy both files again.")
+    return Recipe(
+        name=name,
+        sources=tuple(pairs[0 : 2 * num_spks : 2]),
+        gains=tuple(gains[:num_spks]),
+        noise=pairs[-2] if noise else None,
+        noise_gain=gains[-1] if noise else None,
+        room=rooms[name] if rooms is not None else None,
+    )
+
+
+def metadata_text(recipes):
+    """The published table of some recipes, all with the same number of sources."""
+    first = recipes[0]
+    rows = [columns(len(first.sources), first.noise is not None)]
+    for recipe in recipes:
+        pairs = [item for pair in zip(recipe.sources, recipe.gains, strict=True) for item in pair]
+        rows.append([recipe.name, *pairs, *([recipe.noise, recipe.noise_gain] if recipe.noise is not None else [])])
+    return csv_text(rows)
+
+
+def info_text(recipes):
+    """The table of speakers that goes with it. The published one also has their sex, which we don't know."""
+    numbers = range(1, len(recipes[0].speakers) + 1)
+    return csv_text(
+        [["mixture_ID", *(f"speaker_{number}_ID" for number in numbers)]]
+        + [[recipe.name, *recipe.speakers] for recipe in recipes]
+    )
+
+
+def csv_text(rows):
+    """Rows as the text of a CSV; numbers keep all their digits.
+
+    Example
+    -------
+    >>> csv_text([["a", "b"], [1, 0.1]])
+    'a,b\\n1,0.1\\n'
+    """
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,351 @@
+"""Recordings of any origin: finding them in a folder or a table, and reading them at 16 kHz.
+
+Shapes: T samples.
+"""
+
+import csv
+import hashlib
+import logging
+import math
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from data_prep.generate.wsj0 import NUM_READERS, NUM_SHOWN, SAMPLE_RATE
+from data_prep.manifest import check_choice
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+LAYOUTS = ("librispeech", "speakers")
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".sph")
+FADE = SAMPLE_RATE // 2  # samples over which a noise fades into its own beginning
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A recording to draw from.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the folder that was given, with slashes.
+    name : str
+        Its part in the names of mixtures.
+    speaker : str
+        Empty for noise.
+    frames : int
+        Samples at 16 kHz.
+    """
+
+    path: str
+    name: str
+    speaker: str
+    frames: int
+
+
+# Finding
+
+
+def find_speech(source, layout="librispeech", resample=False):
+    """Lists the utterances of a folder or a table.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or a CSV with the columns `path,spk`, whose paths are absolute or relative to the CSV's folder.
+    layout : str
+        Of a folder. "librispeech": files called `{speaker}-{chapter}-{utterance}`, however deep; "speakers": one folder
+        a speaker, named after them, with files however deep.
+    resample : bool
+        As for `read_recording`.
+
+    Returns
+    -------
+    folder : Path
+        What the paths are relative to.
+    utterances : list of Clip
+        Sorted by path.
+
+    Raises
+    ------
+    InputError
+        If there is none, a file can't be used, or two have one name.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    source = Path(source).expanduser()
+    if source.is_file():
+        folder, named = source.parent, _from_table(source)
+    else:
+        folder, named = source, _from_folder(source, layout)
+    clips = _clips(folder, named, resample)
+    paths = {}
+    for clip in clips:
+        if clip.name in paths:
+            raise InputError(
+                f"{source}: two recordings have one name, {clip.name}, so their mixtures would: {paths[clip.name]} and "
+                f"{clip.path}. Rename one of them."
+            )
+        paths[clip.name] = clip.path
+    return folder, clips
+
+
+def find_noise(folder, resample=False):
+    """Lists the recordings of a folder of noise, however deep; see `find_speech`."""
+    folder = Path(folder).expanduser()
+    return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample)
+
+
+def _audio_files(folder, key):
+    if not folder.is_dir():
+        raise InputError(f"{key} '{folder}' is not a folder: give the folder that the recordings lie in.")
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != "."
+    )
+    if not files:
+        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_SUFFIXES)}.")
+    return files
+
+
+def _from_folder(folder, layout):
+    """Lists (path, name, speaker) of the utterances in a folder."""
+    named = []
+    for path in _audio_files(folder, "from_speech"):
+        stem, parents = Path(path).stem, Path(path).parts[:-1]
+        if layout == "speakers":
+            if not parents:
+                raise InputError(f"from_speech '{folder}': {path} lies in no speaker's folder. Move or remove it.")
+            named.append((path, "-".join((*parents, stem)), parents[0]))
+        else:
+            if not re.fullmatch(r"\w+-\w+-\w+", stem):
+                raise InputError(
+                    f"from_speech '{folder}': {path} is not called speaker-chapter-utterance, as in LibriSpeech. "
+                    "For one folder a speaker, give --layout speakers; for anything else, a CSV with path,spk."
+                )
+            named.append((path, stem, stem.split("-")[0]))
+    return named
+
+
+def _from_table(path):
+    """Lists (path, name, speaker) of the utterances in a CSV."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = [column for column in ("path", "spk") if column not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError(f"{path}: column {', '.join(missing)} is missing; needed path,spk in the first line.")
+        named = []
+        for row in reader:
+            if None in row or None in row.values() or not row["path"] or not row["spk"]:
+                needed = len(reader.fieldnames)
+                raise InputError(f"{path}:{reader.line_num}: needed {needed} fields, none of path and spk empty.")
+            named.append((row["path"], f"{row['spk']}-{Path(row['path']).stem}".replace("/", "-"), row["spk"]))
+    if not named:
+        raise InputError(f"{path}: has no rows; needed one for each utterance.")
+    return sorted(named)
+
+
+def _clips(folder, named, resample):
+    paths = [path for path, _, _ in named]
+    frames = frames_of(folder, paths, resample)
+    return [Clip(path, name, speaker, frames[path]) for path, name, speaker in named]
+
+
+def frames_of(folder, paths, resample=False):
+    """Samples at 16 kHz of each of many recordings: one pass over the headers with threads.
+
+    Returns
+    -------
+    frames : dict
+        path → number of samples.
+    """
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        counts = pool.map(lambda path: count_frames(os.path.join(folder, path), resample), paths)
+        progress = tqdm(counts, "Reading headers", len(paths), unit="file", disable=None)
+        return dict(zip(paths, progress, strict=True))
+
+
+def warn_of_single_utterances(utterances):
+    """Logs which speakers have one utterance only: with the others they can't teach what a voice is like.
+
+    Returns
+    -------
+    single : list of str
+        Their names.
+    """
+    counts = {}
+    for clip in utterances:
+        counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
+    single = sorted(speaker for speaker, count in counts.items() if count == 1)
+    if single:
+        named = ", ".join(single[:NUM_SHOWN]) + ("…" if len(single) > NUM_SHOWN else "")
+        logger.warning("%d of %d speakers have a single utterance: %s", len(single), len(counts), named)
+    return single
+
+
+def fingerprint(clips):
+    """A hash over names, speakers and lengths: other recordings draw other mixtures."""
+    text = "\n".join(f"{clip.path} {clip.speaker} {clip.frames}" for clip in clips)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Reading
+
+
+def read_recording(path, resample=False, num_frames=None):
+    """Reads the first channel of a recording at 16 kHz.
+
+    Arguments
+    ---------
+    path : str or Path
+        The recording.
+    resample : bool
+        Whether one of another sample rate is converted; it is an error otherwise.
+    num_frames : int, optional
+        At most so many samples, from the start.
+
+    Returns
+    -------
+    samples : numpy.ndarray
+        [T], float32.
+
+    Raises
+    ------
+    InputError
+        If the file is absent or damaged, or has another sample rate.
+    """
+    with _opened(path, resample) as recording:
+        rate = recording.samplerate
+        wanted = recording.frames
+        if num_frames is not None and rate == SAMPLE_RATE:
+            wanted = min(wanted, num_frames)
+        samples = recording.read(wanted, dtype="float32", always_2d=True)[:, 0]
+    if len(samples) < wanted:
+        raise InputError(
+            f"{path}: is truncated: it has {len(samples)} of the {wanted} samples that its header promises. "
+            "Copy or download it again."
+        )
+    if rate != SAMPLE_RATE:
+        samples = resample_poly(samples, SAMPLE_RATE, rate)[:num_frames]
+    return samples
+
+
+def count_frames(path, resample=False):
+    """Number of samples that a recording has at 16 kHz, from its header alone; errors as for `read_recording`."""
+    with _opened(path, resample) as recording:
+        return math.ceil(recording.frames * SAMPLE_RATE / recording.samplerate)
+
+
+class _opened:  # noqa: N801, a context manager
+    """Opens a recording, and says in one message what is wrong with it, now or while it is read."""
+
+    def __init__(self, path, resample):
+        self.path = path
+        if not os.path.isfile(path):
+            raise InputError(f"{path}: there is no such recording.{_advice(path)}")
+        try:
+            self.file = soundfile.SoundFile(path)
+        except soundfile.SoundFileError as error:
+            raise self._damaged(error) from error
+        rate = self.file.samplerate
+        if rate != SAMPLE_RATE and not resample:
+            self.file.close()
+            raise InputError(
+                f"{path}: has a sample rate of {rate} Hz; needed {SAMPLE_RATE} Hz, as LibriSpeech and wham_noise have. "
+                "Give --resample to convert what has another."
+            )
+
+    def _damaged(self, error):
+        return InputError(
+            f"{self.path}: can't be read as audio ({error}). It is truncated or damaged: copy or download it again."
+        )
+
+    def __enter__(self):
+        return self.file
+
+    def __exit__(self, kind, error, traceback):
+        self.file.close()
+        if isinstance(error, soundfile.SoundFileError):
+            raise self._damaged(error) from error
+
+
+def _advice(path):
+    if re.search(r"sp(08|12)\.wav$", str(path)):
+        return (
+            " Such noise is made from wham_noise's by changing the speed to 0.8 and 1.2 with SoX: "
+            "LibriMix's scripts/augment_train_noise.py does it."
+        )
+    return " Give the folder that the paths in the metadata are relative to."
+
+
+def extend_noise(noise, num_frames):
+    """Repeats a noise until it is long enough, each time fading into its beginning for half a second.
+
+    Arguments
+    ---------
+    noise : numpy.ndarray
+        [T], longer than half a second.
+    num_frames : int
+        Length that is needed.
+
+    Returns
+    -------
+    extended : numpy.ndarray
+        [num_frames]. As published, double precision where something was appended.
+
+    Example
+    -------
+    >>> extend_noise(np.ones(9000, np.float32), 20000).round(9).tolist() == [1.0] * 20000
+    True
+    """
+    rise = np.hanning(2 * FADE + 1)[: FADE + 1]
+    extended = noise
+    while len(extended) < num_frames:
+        faded = extended[-len(rise) :] * rise[::-1] + noise[: len(rise)] * rise
+        extended = np.concatenate([extended[: -len(rise)], faded, noise[len(rise) :]])
+    return extended[:num_frames]
+
+
+def check_noise(path, found, needed):
+    """Raises an InputError if a noise of `found` samples is too short to be extended to `needed` ones."""
+    if found < needed and found <= FADE + 1:
+        raise InputError(
+            f"{path}: has {found / SAMPLE_RATE:.2f} s; needed more than {FADE / SAMPLE_RATE} s, so that it can be "
+            f"repeated with a cross-fade to {needed / SAMPLE_RATE:.2f} s. Take it out."
+        )
+
+
+def read_noise(path, num_frames, resample=False):
+    """Reads a noise to an exact length, extended if it is too short.
+
+    Arguments
+    ---------
+    path : str or Path
+        The recording.
+    num_frames : int
+        Length that is needed.
+    resample : bool
+        As for `read_recording`.
+
+    Returns
+    -------
+    noise : numpy.ndarray
+        [num_frames].
+
+    Raises
+    ------
+    InputError
+        As for `read_recording`, and if it is too short to be repeated.
+    """
+    noise = read_recording(path, resample, num_frames)
+    check_noise(path, len(noise), num_frames)
+    return extend_noise(noise, num_frames)

@@ -1,0 +1,346 @@
+"""Raw WSJ0 (LDC93S6A), the recordings that WSJ0-mix, WHAM! and WHAMR! are made of, and their way into arrays."""
+
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from data_prep.checks import lost_bytes
+from mossformer_sb.dataio import read_audio
+from mossformer_sb.errors import InputError
+
+SAMPLE_RATE = 16000  # of WSJ0, and of the noise of WHAM!
+NUM_READERS = 16  # headers are small: on a network disk the waiting dominates, and threads overlap it
+NUM_SHOWN = 10  # problems shown in full
+_SPHERE_HEADER = 1024  # bytes
+
+
+class Recording(NamedTuple):
+    """A file that can be used, and its length.
+
+    Attributes
+    ----------
+    path : str
+        Where it lies.
+    frames : int
+        Samples per channel, as its header says.
+    """
+
+    path: str
+    frames: int
+
+
+def find_wsj0(wsj0_folder, names):
+    """Finds utterances of WSJ0, as WAV or NIST SPHERE files, and checks their headers.
+
+    An utterance that the metadata calls `wsj0/si_tr_s/40n/40na010x.wav` may also lie there as `40na010x.wv1`, the name
+    that the recordings of the first microphone have on the discs.
+
+    Arguments
+    ---------
+    wsj0_folder : str or Path
+        The folder that holds `wsj0/`, or this folder itself, or the one that holds the discs (`11-1.1/wsj0/`, …).
+    names : Iterable of str
+        Paths as in the metadata.
+
+    Returns
+    -------
+    recordings : dict
+        name → Recording.
+
+    Raises
+    ------
+    InputError
+        If an utterance is absent or can't be used; it counts and names all that can't.
+    """
+    roots = _roots(Path(wsj0_folder).expanduser())
+    return check_recordings({name: _locate(roots, name) for name in dict.fromkeys(names)}, "WSJ0", _wsj0_problem)
+
+
+def check_recordings(files, corpus, explain=None):
+    """Reads the headers of raw recordings.
+
+    Arguments
+    ---------
+    files : Mapping
+        name → path. Names are for messages.
+    corpus : str
+        For messages.
+    explain : Callable, optional
+        From a path and its header, or None where it can't be read, to what is wrong in addition, or None.
+
+    Returns
+    -------
+    recordings : dict
+        name → Recording.
+
+    Raises
+    ------
+    InputError
+        If a file is absent, can't be read, or does not have 16 kHz; it counts and names all that can't be used.
+    """
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        results = pool.map(lambda path: _check_header(path, explain), files.values())
+        results = list(tqdm(results, f"Checking {corpus}", len(files), unit="file", disable=None))
+    problems = [f"  {name} {result}" for name, result in zip(files, results, strict=True) if isinstance(result, str)]
+    if problems:
+        lines = [f"{corpus}: {len(problems)} of {len(files)} recordings that the metadata names can't be used:"]
+        lines += problems[:NUM_SHOWN]
+        if len(problems) > NUM_SHOWN:
+            lines.append(f"  … and {len(problems) - NUM_SHOWN} more")
+        lines.append("Nothing was written. Complete or repair them, then start again.")
+        raise InputError("\n".join(lines))
+    return dict(zip(files, results, strict=True))
+
+
+def read_recording(recording, channel=0):
+    """Reads one channel of a whole recording.
+
+    Arguments
+    ---------
+    recording : Recording
+        Which.
+    channel : int
+        Number of the channel, from 0, of a recording with several.
+
+    Returns
+    -------
+    samples : numpy.ndarray
+        float32, shape [frames], full scale 1: 16-bit samples are exact.
+
+    Raises
+    ------
+    InputError
+        If the file is not as long as its header says.
+    """
+    samples, _ = read_audio(recording.path)
+    if len(samples) != recording.frames:
+        raise InputError(
+            f"{recording.path}: has {len(samples)} frames where its header promised {recording.frames}: "
+            "the file is truncated or has changed. Copy it again, then start again."
+        )
+    return samples if samples.ndim == 1 else samples[:, channel]
+
+
+def resample(samples, sample_rate):
+    """Brings a signal from 16 kHz to 8 or 16 kHz, in the precision that it has.
+
+    Example
+    -------
+    >>> resample(np.ones(1601, np.float32), 8000).dtype, len(resample(np.ones(1601), 8000))
+    (dtype('float32'), 801)
+    """
+    return resample_poly(samples, sample_rate, SAMPLE_RATE)
+
+
+def num_resampled(frames, sample_rate):
+    """Length of what `resample` gives.
+
+    Example
+    -------
+    >>> num_resampled(1601, 8000), num_resampled(1601, 16000)
+    (801, 1601)
+    """
+    return -(-frames * sample_rate // SAMPLE_RATE)
+
+
+def to_int16(samples):
+    """Rounds to 16 bit as the published scripts do: to the nearest, ties to even.
+
+    What lies beyond full scale wraps around, as theirs does.
+
+    Example
+    -------
+    >>> to_int16(np.array([0.5, 1.5, 2.5, -0.6, 32768]) / 2**15)
+    array([     0,      2,      2,     -1, -32768], dtype=int16)
+    """
+    return np.rint(2**15 * samples).astype(np.int64).astype(np.int16)
+
+
+def find_metadata(folders, name):
+    """Finds a metadata file.
+
+    Arguments
+    ---------
+    folders : sequence of str or Path
+        Where it may lie, the first that has it counts.
+    name : str
+        Its name.
+
+    Returns
+    -------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If none has it.
+    """
+    paths = [Path(folder).expanduser() / name for folder in folders]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        looked = ", ".join(f"'{path.parent}'" for path in paths)
+        raise InputError(
+            f"Metadata file {name} does not exist in {looked}: give the folder of the published metadata files as "
+            "metadata_folder."
+        )
+    return found
+
+
+def read_fields(path, needed, separator=None):
+    """Reads a text file with the same number of fields in every line.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; empty lines don't count.
+    needed : sequence of str
+        What the fields are, for messages.
+    separator : str, optional
+        What lies between fields; any white space if None.
+
+    Returns
+    -------
+    lines : list of tuple
+        For each line, its place for messages and its fields.
+
+    Raises
+    ------
+    InputError
+        If the file is no text, a line has another number of fields, or there is none at all.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "levels.txt"
+    >>> _ = path.write_text("20va010q 2.5717652515284110e-04\\n")
+    >>> [fields for place, fields in read_fields(path, ("utterance", "level"))]
+    [['20va010q', '2.5717652515284110e-04']]
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as text ({error}). Is it the published file?") from error
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split(separator)
+        if not line.strip():
+            continue
+        if len(fields) != len(needed):
+            raise InputError(
+                f"{path}:{number}: has {len(fields)} fields; needed {len(needed)}: {', '.join(needed)}. "
+                "Is it the published file, and whole?"
+            )
+        lines.append((f"{path}:{number}", fields))
+    if not lines:
+        raise InputError(f"{path}: is empty; needed lines with the fields {', '.join(needed)}. Copy it again.")
+    return lines
+
+
+def read_number(place, what, text):
+    """Reads a finite number; raises an InputError that names its place if it is none.
+
+    Example
+    -------
+    >>> read_number("mix_2_spk_tr.txt:1", "gain", "-1.9857")
+    -1.9857
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{place}: {what} is {text!r}; needed a finite number. Is it the published file?")
+    return number
+
+
+# Finding
+
+
+def _roots(folder):
+    """The folders that paths of the metadata may start from, and whether these begin with `wsj0/` there."""
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise InputError(f"wsj0_folder '{folder}' {found}: give the folder that holds wsj0/.")
+    roots = [parent for parent in (folder, *sorted(folder.iterdir())) if (parent / "wsj0").is_dir()]
+    if not roots and not any((folder / part).is_dir() for part in ("si_tr_s", "si_dt_05", "si_et_05")):
+        raise InputError(
+            f"wsj0_folder '{folder}' is not laid out as WSJ0: it holds neither wsj0/ nor si_tr_s/, si_dt_05/ or "
+            "si_et_05/. Give the folder that holds wsj0/."
+        )
+    return roots or [folder]
+
+
+def _locate(roots, name):
+    """The path of an utterance; where there is none, the one that it should have."""
+    places = []
+    for root in roots:
+        path = root / name if (root / "wsj0").is_dir() else root / name.removeprefix("wsj0/")
+        places += [path, path.with_suffix(".wv1")]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+# Headers
+
+
+def _check_header(path, explain):
+    """Returns a Recording, or what is wrong."""
+    header = error = None
+    if path.is_file():
+        try:
+            header = soundfile.info(str(path))
+        except (OSError, soundfile.SoundFileError) as caught:
+            error = caught
+    problem = explain(path, header) if explain else None
+    if problem:
+        return problem
+    if error:
+        return f"can't be read as audio ({error}); needed WAV or uncompressed NIST SPHERE: '{path}'"
+    if header is None:
+        return f"does not exist; needed '{path}'"
+    if header.samplerate != SAMPLE_RATE:
+        return f"has a sample rate of {header.samplerate} Hz; needed {SAMPLE_RATE} Hz: '{path}'"
+    lost = lost_bytes(path) or _lost_sphere_bytes(path)
+    if lost:
+        return f"is truncated: its last {lost} bytes of audio are missing; needed the whole file '{path}'"
+    if header.frames == 0:
+        return f"has no samples; needed at least one: '{path}'"
+    return Recording(str(path), header.frames)
+
+
+def _lost_sphere_bytes(path):
+    """Number of bytes that a NIST SPHERE header promises and the file lacks; libsndfile shortens it without a word."""
+    with open(path, "rb") as stream:
+        start = stream.read(_SPHERE_HEADER)
+        if not start.startswith(b"NIST_1A"):
+            return 0
+        present = stream.seek(0, 2)
+    numbers = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)}
+    sizes = [numbers.get(key, 0) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
+    return max(0, int(start.split()[1]) + math.prod(sizes) - present)
+
+
+def _wsj0_problem(path, header):
+    if header is not None:
+        return f"has {header.channels} channels; needed 1 (mono): '{path}'" if header.channels != 1 else None
+    if not path.is_file():
+        if path.with_suffix(".wv2").is_file():
+            return (
+                "is there from the second microphone only (.wv2), and the corpus is made of the first's recordings "
+                f"(.wv1): put '{path.with_suffix('.wv1')}' next to it"
+            )
+        return None
+    with open(path, "rb") as stream:
+        start = stream.read(_SPHERE_HEADER)
+    if start.startswith(b"NIST_1A") and b"shorten" in start:
+        return (
+            "is compressed with shorten, which can't be read here: convert all .wv1 files with LDC's sph2pipe, as in "
+            f"`sph2pipe -f wav {path.with_suffix('.wv1').name} {path.with_suffix('.wav').name}`: '{path}'"
+        )
+    return None

@@ -1,0 +1,295 @@
+"""WSJ0-2mix and WSJ0-3mix from raw WSJ0 (Hershey et al., "Deep clustering", 2016), sample by sample as published.
+
+Metadata, in the formats of the published scripts:
+
+    METADATA_FOLDER/mix_{2,3}_spk_{tr,cv,tt}.txt                  utterance gain utterance gain …, gains in dB
+    METADATA_FOLDER/[activlev/]activlev_si_{tr_s,dt_05,et_05}.txt utterance and its active level, a power
+"""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data_prep.generate.engine import Item, Output, Plan, checksum, run
+from data_prep.generate.wsj0 import (
+    find_metadata,
+    find_wsj0,
+    num_resampled,
+    read_fields,
+    read_number,
+    read_recording,
+    resample,
+    to_int16,
+)
+from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice
+from mossformer_sb.errors import InputError
+
+VERSION = 1  # to be increased when the same metadata gives other samples
+PEAK = 0.9
+LEVELS = {"tr": ("si_tr_s",), "cv": ("si_tr_s",), "tt": ("si_dt_05", "si_et_05")}  # parts of WSJ0 that a split is from
+
+
+@dataclass(frozen=True)
+class Mixture(Item):
+    """One mixture, at all the sample rates and in all the modes that are asked for.
+
+    Attributes
+    ----------
+    tops : tuple
+        (sample rate, mode, folder that has `mix/`, `s1/`, …) of each version.
+    recordings : tuple of Recording
+        The utterances.
+    gains : tuple of float
+        Gain of each utterance in dB.
+    levels : tuple of float
+        Active speech level of each utterance, a power.
+    """
+
+    tops: tuple
+    recordings: tuple
+    gains: tuple
+    levels: tuple
+
+
+def generate(
+    wsj0_folder,
+    metadata_folder,
+    output_folder,
+    num_spks=2,
+    sample_rates=(8000,),
+    modes=("min",),
+    splits=SPLITS,
+    workers=None,
+    dry_run=False,
+):
+    """Writes `output_folder/{2,3}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,s2[,s3]}/ID.wav`, 16-bit mono.
+
+    Arguments
+    ---------
+    wsj0_folder : str
+        Folder that holds `wsj0/`.
+    metadata_folder : str
+        Folder of the metadata files.
+    output_folder : str
+        Folder of the corpus, the same for 2 and 3 speakers.
+    num_spks : int
+        2 or 3.
+    sample_rates : sequence of int
+        Some of 8000 and 16000.
+    modes : sequence of str
+        "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
+    splits : sequence of str
+        Some of "tr", "cv" and "tt".
+    workers : int, optional
+        Number of processes; one a processor if None.
+    dry_run : bool
+        Whether only to say how much would be written.
+
+    Returns
+    -------
+    amount : data_prep.generate.engine.Amount
+        What was written, or would be.
+
+    Raises
+    ------
+    InputError
+        If an argument, a metadata file or an utterance can't be used, or the files can't be written.
+    """
+    check_choice("num_spks", num_spks, (2, 3))
+    check_versions(sample_rates, modes, splits)
+    lists = {split: find_metadata([metadata_folder], f"mix_{num_spks}_spk_{split}.txt") for split in splits}
+    places = [metadata_folder, Path(metadata_folder) / "activlev"]
+    parts = dict.fromkeys(part for split in splits for part in LEVELS[split])
+    level_files = [find_metadata(places, f"activlev_{part}.txt") for part in parts]
+
+    levels = {utterance: level for path in level_files for utterance, level in read_levels(path).items()}
+    rows = [(split, *row) for split, path in lists.items() for row in read_mixtures(path, num_spks)]
+    recordings = find_wsj0(wsj0_folder, (name for _, _, names, _ in rows for name in names))
+    versions = [(sample_rate, mode) for sample_rate in sample_rates for mode in modes]
+    items = [_plan_mixture(*row, versions, recordings, levels) for row in rows]
+    parameters = {"version": VERSION} | {path.name: checksum(path) for path in (*lists.values(), *level_files)}
+    return run(Plan(f"wsj0-{num_spks}mix", items, make, parameters), output_folder, workers, dry_run)
+
+
+def add_arguments(parser):
+    """Declares the options of `generate`, without those of every corpus."""
+    parser.add_argument("--wsj0_folder", required=True, help="folder that holds wsj0/, the raw recordings")
+    parser.add_argument("--metadata_folder", required=True, help="folder of mix_*_spk_*.txt and activlev/")
+    parser.add_argument("--num_spks", type=int, help="2 (default) or 3")
+    add_version_arguments(parser)
+
+
+def add_version_arguments(parser):
+    """Declares the options for which parts of a corpus are made, the same for all that come from WSJ0."""
+    parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
+    parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
+    parser.add_argument("--splits", nargs="+", help="some of tr, cv, tt (default: all)")
+
+
+def check_versions(sample_rates, modes, splits):
+    """Raises an InputError unless all of them are known."""
+    for key, values, allowed in (
+        ("sample_rate", sample_rates, SAMPLE_RATES),
+        ("mode", modes, MODES),
+        ("split", splits, SPLITS),
+    ):
+        for value in values:
+            check_choice(key, value, allowed)
+
+
+# Metadata
+
+
+def read_mixtures(path, num_spks):
+    """Reads the list of the mixtures of a split.
+
+    Arguments
+    ---------
+    path : str or Path
+        `mix_{2,3}_spk_{split}.txt`.
+    num_spks : int
+        Number of utterances in a line.
+
+    Returns
+    -------
+    mixtures : list of tuple
+        (ID, names of the utterances, gains in dB).
+
+    Raises
+    ------
+    InputError
+        If a line is not of this form; the message has its number.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "mix_2_spk_tr.txt"
+    >>> line = "wsj0/si_tr_s/40n/40na010x.wav 1.9857 wsj0/si_tr_s/01x/01xo031a.wav -1.9857 "
+    >>> _ = path.write_text(line)
+    >>> read_mixtures(path, 2)[0][0]
+    '40na010x_1.9857_01xo031a_-1.9857'
+    """
+    needed = [field for i in range(1, num_spks + 1) for field in (f"utterance {i}", f"gain {i}")]
+    mixtures = []
+    for place, fields in read_fields(path, needed):
+        names = tuple(fields[::2])
+        gains = tuple(read_number(place, "a gain", field) for field in fields[1::2])
+        parts = [f"{PurePosixPath(name).stem}_{gain:.8g}" for name, gain in zip(names, gains, strict=True)]
+        mixtures.append(("_".join(parts), names, gains))
+    return mixtures
+
+
+def read_levels(path):
+    """Reads active speech levels.
+
+    Arguments
+    ---------
+    path : str or Path
+        `activlev_{part}.txt`.
+
+    Returns
+    -------
+    levels : dict
+        utterance → level, a power.
+
+    Raises
+    ------
+    InputError
+        If a line is not of this form, or a level not above zero.
+    """
+    levels = {}
+    for place, (utterance, text) in read_fields(path, ("utterance", "level")):
+        level = read_number(place, "the level", text)
+        if level <= 0:
+            raise InputError(f"{place}: the level is {text}; needed a power above 0. Is it the published file?")
+        levels[utterance] = level
+    return levels
+
+
+def _plan_mixture(split, mixture_id, names, gains, versions, recordings, levels):
+    utterances = [PurePosixPath(name).stem for name in names]
+    missing = [utterance for utterance in utterances if utterance not in levels]
+    if missing:
+        raise InputError(
+            f"Mixture {mixture_id} of split '{split}': no activlev file has a level of utterance {missing[0]}. "
+            f"Needed in activlev_{' or activlev_'.join(LEVELS[split])}.txt: are they the published files?"
+        )
+    found = tuple(recordings[name] for name in names)
+    tops, outputs = [], []
+    for sample_rate, mode in versions:
+        top = f"{len(names)}speakers/wav{sample_rate // 1000}k/{mode}/{split}"
+        shortest_or_longest = {"min": min, "max": max}[mode]
+        frames = shortest_or_longest(num_resampled(recording.frames, sample_rate) for recording in found)
+        tops.append((sample_rate, mode, top))
+        outputs += [
+            Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "int16") for signal in _signals(len(names))
+        ]
+    scales = tuple(levels[utterance] for utterance in utterances)
+    return Mixture(mixture_id, tuple(outputs), tuple(tops), found, gains, scales)
+
+
+def _signals(num_spks):
+    return ("mix", *(f"s{i}" for i in range(1, num_spks + 1)))
+
+
+# Samples
+
+
+def make(mixture):
+    """Makes the samples of a mixture.
+
+    Arguments
+    ---------
+    mixture : Mixture
+        What to make.
+
+    Returns
+    -------
+    signals : dict
+        path → int16 array.
+    """
+    speech = [read_recording(recording) for recording in mixture.recordings]
+    made = {}
+    for sample_rate, mode, top in mixture.tops:
+        signals = mix([resample(s, sample_rate) for s in speech], mixture.gains, mixture.levels, mode)
+        for signal, samples in zip(_signals(len(speech)), signals, strict=True):
+            made[f"{top}/{signal}/{mixture.name}.wav"] = to_int16(samples)
+    return made
+
+
+def mix(speech, gains, levels, mode):
+    """Scales utterances and adds them.
+
+    Arguments
+    ---------
+    speech : sequence of numpy.ndarray
+        Utterances.
+    gains : sequence of float
+        dB.
+    levels : sequence of float
+        Active speech levels, powers.
+    mode : str
+        "min" or "max".
+
+    Returns
+    -------
+    signals : list of numpy.ndarray
+        The mixture and the sources, float64, with a peak of 0.9 or less over all of them.
+
+    Example
+    -------
+    >>> mixture, s1, s2 = mix([np.ones(4), np.ones(3)], (20, 0), (1, 1), "min")
+    >>> mixture.round(3), s2.round(3)
+    (array([0.9, 0.9, 0.9]), array([0.082, 0.082, 0.082]))
+    """
+    length = max(map(len, speech))
+    padded = [np.pad(s.astype(np.float64), (0, length - len(s))) for s in speech]
+    sources = np.stack(
+        [s / np.sqrt(level) * 10 ** (gain / 20) for s, level, gain in zip(padded, levels, gains, strict=True)]
+    )
+    mixture = np.sum(sources, axis=0)
+    if mode == "min":
+        length = min(map(len, speech))
+        sources, mixture = sources[:, :length], mixture[:length]
+    gain = max(1.0, np.max(np.abs(mixture)), np.max(np.abs(sources))) / PEAK
+    return [mixture / gain, *sources / gain]

@@ -1,0 +1,81 @@
+"""What a corpus holds: its mixtures, split by split, before and after they are checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+MIXTURE = "mix_wav"  # the column of the mixture itself
+
+
+class Problem(NamedTuple):
+    """One thing wrong with one file; without an ID where no mixture has the file."""
+
+    kind: str
+    split: str
+    mixture_id: str
+    file: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The files of one mixture, relative to the corpus.
+
+    Attributes
+    ----------
+    files : dict
+        The manifest's column → file.
+    parts : Sequence of str
+        Files whose sum the mixture is; none where it isn't a sum of files.
+    speakers : Sequence of str, optional
+        Names of the speakers in the order of the sources.
+    """
+
+    files: dict
+    parts: Sequence[str] = ()
+    speakers: Sequence[str] | None = None
+
+    @property
+    def all_files(self):
+        """Every file once, the mixture first."""
+        return dict.fromkeys((*self.files.values(), *self.parts))
+
+
+@dataclass
+class Listing:
+    """The mixtures of a corpus.
+
+    Attributes
+    ----------
+    name : str
+        Name for messages, such as "WHAM!".
+    prefix : str
+        The manifests are called `{prefix}_{split}.csv`.
+    sample_rate : int
+        Sample rate that every file must have, in Hz.
+    root : Path
+        Folder that the files are relative to.
+    train : Sequence of str
+        The splits that a network learns from.
+    test : str
+        The split whose speakers it must not have heard.
+    splits : dict
+        split → ID → Mixture, sorted by ID.
+    problems : list of Problem
+        What was wrong with the listing itself, such as missing files.
+    """
+
+    name: str
+    prefix: str
+    sample_rate: int
+    root: Path
+    train: Sequence[str] = ("tr",)
+    test: str = "tt"
+    splits: dict = field(default_factory=dict)
+    problems: list = field(default_factory=list)
+
+    @property
+    def rows(self):
+        """All mixtures as (split, ID, Mixture)."""
+        return [(split, key, mixture) for split, mixtures in self.splits.items() for key, mixture in mixtures.items()]

@@ -1,0 +1,51 @@
+"""The experiments for each layout of data, trained and evaluated on a few short files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.unit.trees import write_custom, write_librimix, write_whamr, write_wsj0mix
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--model_size", "mini", "--segment", "0.5", "--number_of_epochs", "1", "--num_workers", "0", "--deep"]
+SMALL += ["--device", "cpu", "--noprogressbar", "--output_folder", "out"]
+
+
+@pytest.mark.parametrize(
+    "yaml, write, arguments, corpus, num_spks",
+    [
+        ("wsj0mix", lambda root: write_wsj0mix(root, 3, frames=6000), ["--num_spks", "3"], "WSJ0-3mix", 3),
+        ("whamr", lambda root: write_whamr(root, frames=6000), [], "WHAMR!", 2),
+        (
+            "librimix",
+            lambda root: write_librimix(root, splits=("train-360", "dev", "test"), frames=6000),
+            ["--task", "separate_noisy", "--train_split", "train-360"],
+            "Libri2Mix",
+            2,
+        ),
+        (
+            "custom",
+            lambda root: write_custom(root, 4, noise=True, extension="flac", subtype="PCM_16", frames=6000),
+            ["--num_spks", "4", "--noise", "--corpus", "my data"],
+            "my data",
+            4,
+        ),
+    ],
+)
+def test_trains_evaluates_and_exports(tmp_path, yaml, write, arguments, corpus, num_spks):
+    command = [sys.executable, ROOT / "train.py", ROOT / "hparams" / f"mossformer_{yaml}.yaml"]
+    command += ["--data_folder", write(tmp_path / "data"), *arguments, *SMALL]
+    result = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+    assert pd.read_csv(tmp_path / "out" / "test_results.csv").iloc[-1]["snt_id"] == "avg"
+    facts = [json.loads(path.read_text()) for path in (tmp_path / "out" / "manifests").glob("*.json")]
+    card = (tmp_path / "out" / "export" / "README.md").read_text()
+    assert f"| Corpus | {corpus} |" in card and f"| Speakers | {num_spks} |" in card
+    shown = f"train {facts[0]['fingerprint'][:12]}, valid {facts[0]['fingerprint'][:12]}"
+    assert len(facts) == 3 and f"| Data fingerprint | {shown}" in card
+    assert f"Data fingerprints: {shown}" in (tmp_path / "out" / "log.txt").read_text()

@@ -40,7 +40,7 @@ def test_trains_evaluates_and_exports(tmp_path, yaml, write, arguments, corpus, 
     command = [sys.executable, ROOT / "train.py", ROOT / "hparams" / f"mossformer_{yaml}.yaml"]
     command += ["--data_folder", write(tmp_path / "data"), *arguments, *SMALL]
     result = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout
 
     assert pd.read_csv(tmp_path / "out" / "test_results.csv").iloc[-1]["snt_id"] == "avg"
     facts = [json.loads(path.read_text()) for path in (tmp_path / "out" / "manifests").glob("*.json")]

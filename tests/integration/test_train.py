@@ -30,8 +30,9 @@ def command(*arguments, script=ROOT / "train.py"):
 
 
 def train(*arguments, cwd):
-    """Run train.py to its end, in another folder than the repository."""
-    return subprocess.run(command(*arguments), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    """Run train.py to its end, in another folder than the repository. ``stdout`` has all that was printed."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
 
 
 def weights(output_folder):
@@ -53,8 +54,8 @@ class TestOneRun:
         folder = tmp_path_factory.mktemp("run")
         options = ["--number_of_epochs", 4, "--dropout", 0, "--valid_batch_size", 3, "--n_audio_to_save", 2]
         result = train(WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *options, cwd=folder)
-        assert result.returncode == 0, result.stderr
-        return folder / "out", result.stderr
+        assert result.returncode == 0, result.stdout
+        return folder / "out", result.stdout
 
     def scores(self, run):
         return pd.read_csv(run[0] / "test_results.csv")
@@ -112,7 +113,7 @@ class TestOneRun:
         before = self.scores(run)
         options = ["--test_only", "--valid_batch_size", 1]
         result = train(WHAM, "--data_folder", corpus, "--output_folder", run[0], *SMALL, *options, cwd=run[0])
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == 0, result.stdout
         pd.testing.assert_frame_equal(self.scores(run), before, atol=2e-3)
 
 
@@ -127,7 +128,8 @@ def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_pa
         command(*options, "--output_folder", "killed"),
         cwd=tmp_path,
         env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
@@ -137,8 +139,8 @@ def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_pa
     assert "epoch: 2" not in (output / "train_log.txt").read_text()
 
     resumed = train(*options, "--output_folder", "killed", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Loading a checkpoint" in resumed.stderr and "Going into epoch 1" not in resumed.stderr
+    assert resumed.returncode == 0, resumed.stdout
+    assert "Loading a checkpoint" in resumed.stdout and "Going into epoch 1" not in resumed.stdout
     assert (output / "train_log.txt").read_text() == (tmp_path / "whole" / "train_log.txt").read_text()
     expected = weights(tmp_path / "whole")
     assert all(torch.equal(value, expected[key]) for key, value in weights(output).items())
@@ -148,7 +150,7 @@ def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_pa
 def wait_for(condition, process, limit=300):
     end = time.time() + limit
     while not condition():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.stdout.read()
         assert time.time() < end, "the run did not come so far"
         time.sleep(0.02)
 
@@ -169,10 +171,10 @@ class TestWrongInput:
     def error(self, *arguments, cwd, hparams=WHAM):
         """The message, checked to be the only thing about the error that is printed."""
         result = train(hparams, *SMALL, "--output_folder", "out", *arguments, cwd=cwd)
-        assert result.returncode == 2, result.stderr
-        assert "Traceback" not in result.stderr
-        assert "Going into epoch" not in result.stderr
-        return result.stderr
+        assert result.returncode == 2, result.stdout
+        assert "Traceback" not in result.stdout
+        assert "Going into epoch" not in result.stdout
+        return result.stdout
 
     def test_no_such_data_folder(self, tmp_path):
         error = self.error("--data_folder", tmp_path / "nowhere", cwd=tmp_path)
@@ -188,8 +190,8 @@ class TestWrongInput:
     def test_unknown_model_size(self, corpus, tmp_path):
         arguments = ["--data_folder", corpus, "--output_folder", "out", "--model_size", "XL"]
         result = train(WHAM, *arguments, cwd=tmp_path)
-        assert result.returncode == 2 and "Traceback" not in result.stderr
-        assert "model_size 'XL' is not known: choose one of S, M, L, mini" in result.stderr
+        assert result.returncode == 2 and "Traceback" not in result.stdout
+        assert "model_size 'XL' is not known: choose one of S, M, L, mini" in result.stdout
 
     def test_mistyped_key(self, corpus, tmp_path):
         error = self.error("--data_folder", corpus, "--number_of_epoch", 3, cwd=tmp_path)
@@ -216,7 +218,7 @@ class TestWrongInput:
         shutil.copytree(corpus, tmp_path / "a=b" / "wham")
         options = [*SMALL, "--output_folder", "c=d", "--number_of_epochs", 1, "--debug"]
         result = train(WHAM, f"--data_folder={tmp_path / 'a=b' / 'wham'}", *options, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == 0, result.stdout
         assert (tmp_path / "c=d" / "test_results.csv").is_file()
 
 

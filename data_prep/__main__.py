@@ -1,16 +1,15 @@
 """Writes the manifests of a corpus: `python -m data_prep {wsj0mix,wham,whamr,librimix,custom,mini} --data_folder …`"""
 
 import argparse
-import logging
 import sys
 
+from data_prep.command import run
 from data_prep.custom import prepare_custom
 from data_prep.librimix import prepare_librimix
 from data_prep.mini import prepare_mini
 from data_prep.wham import prepare_wham
 from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
-from mossformer_sb.errors import InputError
 
 MODE = {"help": "min (default) or max"}
 TASK = {"help": "separate_noisy (default), separate_clean or enhance_single"}
@@ -30,15 +29,7 @@ def main(arguments=None):
     status : int
         0, or 2 after an error in what the user gave.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = vars(_parser().parse_args(arguments))
-    prepare = options.pop("prepare")
-    try:
-        prepare(**options)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run(_parser(), arguments)
 
 
 def _parser():
@@ -58,7 +49,7 @@ def _parser():
         added = commands.add_parser(
             name, parents=parents, argument_default=argparse.SUPPRESS, help=description, description=description
         )
-        added.set_defaults(prepare=prepare)
+        added.set_defaults(function=prepare)
         return added
 
     wsj0mix = command("wsj0mix", prepare_wsj0mix, "WSJ0-2mix and WSJ0-3mix: two or three speakers")

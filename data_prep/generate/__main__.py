@@ -1,11 +1,10 @@
 """Makes the mixtures of a corpus: `python -m data_prep.generate {wsj0mix,wham,whamr,librimix} --output_folder … …`"""
 
 import argparse
-import logging
 import sys
 
+from data_prep.command import run
 from data_prep.generate import engine, librimix, wham, whamr, wsj0mix
-from mossformer_sb.errors import InputError
 
 COMMANDS = {
     "wsj0mix": (wsj0mix, "WSJ0-2mix and WSJ0-3mix from raw WSJ0"),
@@ -28,15 +27,7 @@ def main(arguments=None):
     status : int
         0, or 2 after an error in what the user gave.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = vars(_parser().parse_args(arguments))
-    generate = options.pop("generate")
-    try:
-        generate(**options)
-    except InputError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run(_parser(), arguments)
 
 
 def _parser():
@@ -47,7 +38,7 @@ def _parser():
         added = commands.add_parser(name, argument_default=argparse.SUPPRESS, help=description, description=description)
         corpus.add_arguments(added)
         engine.add_arguments(added)
-        added.set_defaults(generate=corpus.generate)
+        added.set_defaults(function=corpus.generate)
     return parser
 
 

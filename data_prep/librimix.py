@@ -9,7 +9,7 @@ The corpora as their scripts write them, Libri2Mix and Libri3Mix:
 import re
 
 from data_prep.folders import Corpus, list_mixtures
-from data_prep.manifest import MODES, SAMPLE_RATES, check_choice, write_manifests
+from data_prep.manifest import check_choice, check_versions, write_manifests
 from mossformer_sb.errors import InputError
 
 TRAIN_SPLITS = ("train-100", "train-360")
@@ -68,11 +68,8 @@ def prepare_librimix(
     """
     if not isinstance(num_spks, int) or num_spks < 2:
         raise InputError(f"num_spks is {num_spks}: give 2 or more, as in Libri2Mix.")
-    check_choice("sample_rate", sample_rate, SAMPLE_RATES)
-    check_choice("mode", mode, MODES)
+    check_versions([sample_rate], [mode], splits, SPLITS)
     check_choice("task", task, TASKS)
-    for split in splits:
-        check_choice("split", split, SPLITS)
     mixture, num_sources, noisy = TASKS[task]
     columns = {"mix_wav": mixture} | {f"s{i}_wav": f"s{i}" for i in range(1, (num_sources or num_spks) + 1)}
     columns |= {"noise_wav": "noise"} if noisy else {}

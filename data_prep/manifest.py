@@ -90,6 +90,25 @@ def check_choice(key, value, allowed):
         raise InputError(f"{key} {value!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
 
 
+def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
+    """Raises an InputError unless all sample rates, modes and splits are known.
+
+    Example
+    -------
+    >>> check_versions([8000], ["min"], ["tr", "dev"])
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: split 'dev' is not known: choose one of 'tr', 'cv', 'tt'.
+    """
+    for key, values, allowed in (
+        ("sample_rate", sample_rates, SAMPLE_RATES),
+        ("mode", modes, MODES),
+        ("split", splits, known_splits),
+    ):
+        for value in values:
+            check_choice(key, value, allowed)
+
+
 def _make_folder(output_folder):
     """Before the checks, which may take minutes."""
     try:

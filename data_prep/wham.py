@@ -6,7 +6,7 @@ The corpus as its scripts write it:
 """
 
 from data_prep.folders import Corpus, list_mixtures, wsj0_speakers
-from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice, write_manifests
+from data_prep.manifest import SPLITS, check_choice, check_versions, write_manifests
 
 # The mixture and the signals that it is made of.
 TASKS = {
@@ -56,11 +56,8 @@ def prepare_wham(
     InputError
         If an argument, a folder or a file is not as needed.
     """
-    check_choice("sample_rate", sample_rate, SAMPLE_RATES)
-    check_choice("mode", mode, MODES)
+    check_versions([sample_rate], [mode], splits)
     check_choice("task", task, TASKS)
-    for split in splits:
-        check_choice("split", split, SPLITS)
     top = f"wav{sample_rate // 1000}k/{mode}"
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in TASKS[task].items()} for split in splits}
     corpus = Corpus("WHAM!", "wham", sample_rate, folders, wsj0_speakers)

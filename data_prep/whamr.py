@@ -10,7 +10,7 @@ corpus of one's own that is laid out alike may have more speakers.
 
 from data_prep.folders import Corpus, list_mixtures, wsj0_speakers
 from data_prep.librimix import librispeech_speakers
-from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice, write_manifests
+from data_prep.manifest import SPLITS, check_choice, check_versions, write_manifests
 from mossformer_sb.errors import InputError
 
 ROOMS = ("anechoic", "reverb")
@@ -74,12 +74,9 @@ def prepare_whamr(
     """
     if not isinstance(num_spks, int) or num_spks < 2:
         raise InputError(f"num_spks is {num_spks}: give 2, as WHAMR! has, or more.")
-    check_choice("sample_rate", sample_rate, SAMPLE_RATES)
-    check_choice("mode", mode, MODES)
+    check_versions([sample_rate], [mode], splits)
     check_choice("task", task, TASKS)
     check_choice("target", target, ROOMS)
-    for split in splits:
-        check_choice("split", split, SPLITS)
     kind, _, room = task.rpartition("_")
     if (room, target) == ("anechoic", "reverb"):
         raise InputError(f"target 'reverb' is not in the mixtures of task {task!r}: choose target 'anechoic'.")

@@ -6,7 +6,7 @@ The corpora as their scripts write them:
 """
 
 from data_prep.folders import Corpus, list_mixtures, wsj0_speakers
-from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice, write_manifests
+from data_prep.manifest import SPLITS, check_choice, check_versions, write_manifests
 
 
 def prepare_wsj0mix(
@@ -49,10 +49,7 @@ def prepare_wsj0mix(
         If an argument, a folder or a file is not as needed.
     """
     check_choice("num_spks", num_spks, (2, 3))
-    check_choice("sample_rate", sample_rate, SAMPLE_RATES)
-    check_choice("mode", mode, MODES)
-    for split in splits:
-        check_choice("split", split, SPLITS)
+    check_versions([sample_rate], [mode], splits)
     top = f"{num_spks}speakers/wav{sample_rate // 1000}k/{mode}"
     columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits}

@@ -42,10 +42,18 @@ class SeparationBrain(sb.Brain):
     ---------
     modules, opt_class, hparams, run_opts, checkpointer
         As for ``speechbrain.Brain``.
+
+    Raises
+    ------
+    InputError
+        If SpeechBrain refuses a run option.
     """
 
     def __init__(self, modules=None, opt_class=None, hparams=None, run_opts=None, checkpointer=None):
-        super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        try:
+            super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
+        except ValueError as error:  # SpeechBrain's way to refuse an option, such as fp16 on a CPU
+            raise InputError(f"SpeechBrain can't run with these options: {error}") from error
         self.stage_loss = LossMean()
         self.random_state = RandomState()
         self.train_dataset = None

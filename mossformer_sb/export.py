@@ -97,13 +97,26 @@ def export(folder, modules, sample_rate, record=None):
             torch.save(state, temporary / f"{name}.ckpt")
         (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate), encoding="utf-8")
         (temporary / "README.md").write_text(_model_card(modules, sample_rate, record), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        _replace_folder(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("Exported the model to %s", folder)
     return folder
+
+
+def _replace_folder(folder, new):
+    """Put a folder in the place of another, which is deleted last and put back if that fails."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    aside = new.with_suffix(".old")
+    os.replace(folder, aside)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside)
 
 
 def _hyperparams(modules, sample_rate):

@@ -40,7 +40,7 @@ from data_prep.generate.recordings import (
 )
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
 from data_prep.generate.wsj0 import NUM_READERS, SAMPLE_RATE, num_resampled
-from data_prep.manifest import MODES, SAMPLE_RATES, check_choice
+from data_prep.manifest import check_choice, check_versions
 from mossformer_sb.dataio import read_audio
 from mossformer_sb.errors import InputError
 
@@ -139,9 +139,7 @@ def generate(
     types = _check_arguments(
         num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing
     )
-    for key, values, allowed in (("sample_rate", sample_rates, SAMPLE_RATES), ("mode", modes, MODES)):
-        for value in values:
-            check_choice(key, value, allowed)
+    check_versions(sample_rates, modes, splits=())  # which splits there are, the metadata says
     output_folder = Path(output_folder).expanduser()
     if from_speech is None:
         speech_folder = librispeech_folder
@@ -484,10 +482,8 @@ def make(mixture, speech_folder, noise_folder, resample, types):
     made = {}
     for sample_rate, mode, top in mixture.tops:
         for suffix, signals in named.items():
-            lengths = [-(-len(samples) * sample_rate // SAMPLE_RATE) for samples in speech]
-            for folder, samples in mix(
-                signals, noise, types, sample_rate, {"min": min, "max": max}[mode](lengths)
-            ).items():
+            length = _length(map(len, speech), sample_rate, mode)
+            for folder, samples in mix(signals, noise, types, sample_rate, length).items():
                 folder = folder if folder == "noise" else f"{folder}{suffix}"
                 made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16(samples)
     return made

@@ -28,8 +28,8 @@ from data_prep.generate.wsj0 import (
     resample,
     to_int16,
 )
-from data_prep.generate.wsj0mix import add_version_arguments, check_versions
-from data_prep.manifest import SPLITS
+from data_prep.generate.wsj0mix import add_version_arguments
+from data_prep.manifest import SPLITS, check_versions
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples

@@ -22,7 +22,7 @@ from data_prep.generate.wsj0 import (
     resample,
     to_int16,
 )
-from data_prep.manifest import MODES, SAMPLE_RATES, SPLITS, check_choice
+from data_prep.manifest import SPLITS, check_choice, check_versions
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples
@@ -125,17 +125,6 @@ def add_version_arguments(parser):
     parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
     parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
     parser.add_argument("--splits", nargs="+", help="some of tr, cv, tt (default: all)")
-
-
-def check_versions(sample_rates, modes, splits):
-    """Raises an InputError unless all of them are known."""
-    for key, values, allowed in (
-        ("sample_rate", sample_rates, SAMPLE_RATES),
-        ("mode", modes, MODES),
-        ("split", splits, SPLITS),
-    ):
-        for value in values:
-            check_choice(key, value, allowed)
 
 
 # Metadata

@@ -93,6 +93,11 @@ def test_mixed_precision_trains_and_keeps_the_loss_in_float32(tmp_path):
     assert seen == [torch.bfloat16] and loss.dtype == torch.float32
 
 
+def test_half_precision_on_a_cpu_is_refused_with_a_message(tmp_path):
+    with pytest.raises(InputError, match="SpeechBrain can't run with these options: .*fp16"):
+        make_brain(tmp_path, precision="fp16")
+
+
 def test_items_that_are_good_enough_are_dropped_and_counted(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)  # every loss is below
     fit(brain, batch_of())

@@ -1,5 +1,7 @@
 """An exported folder: what it holds, who can load it, and that it gives the trained model's output."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -94,6 +96,23 @@ def test_a_failed_export_leaves_nothing(separator, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         export(tmp_path / "model", dict(separator.named_children()), RATE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_export_survives_a_failure(separator, tmp_path, monkeypatch):
+    modules = dict(separator.named_children())
+    folder = export(tmp_path / "model", modules, RATE)
+    replace = os.replace
+
+    def fail_on_new(source, target):
+        if str(source).endswith(".tmp"):
+            raise OSError("disk trouble")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_on_new)
+    with pytest.raises(OSError, match="disk trouble"):
+        export(folder, modules, 16000)
+    assert "sample_rate: 8000" in (folder / "hyperparams.yaml").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_loading_something_else(tmp_path):

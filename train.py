@@ -33,6 +33,7 @@ def main(argv):
 
     if not hparams["skip_prep"]:
         run_on_main(hparams["prepare"])
+        run_on_main(hparams["prepare_mixing"])
     train_data, valid_data, test_data = (hparams[key]() for key in ("train_data", "valid_data", "test_data"))
     datasets = {"train": train_data, "valid": valid_data, "test": test_data}
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())

@@ -72,7 +72,9 @@ class SeparationBrain(sb.Brain):
 
     def compute_objectives(self, predictions, batch, stage):
         """Mean loss of the batch in dB; at test, also score each item."""
-        result = pit_si_snr_loss(predictions, batch.sources, batch.padded_lengths)
+        result = pit_si_snr_loss(
+            predictions, batch.sources, batch.padded_lengths, getattr(self.hparams, "silence_snr", None)
+        )
         counted = result.num_active > 0
         if stage == sb.Stage.TRAIN and self.hparams.threshold is not None:
             counted = counted & (result.losses.detach() > self.hparams.threshold)

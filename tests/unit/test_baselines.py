@@ -2,12 +2,22 @@
 
 import pytest
 import torch
+from speechbrain.inference.separation import SepformerSeparation
 from speechbrain.lobes.models.conv_tasnet import MaskNet
-from speechbrain.lobes.models.dual_path import Dual_Path_Model, SBRNNBlock, SBTransformerBlock, SepformerWrapper
+from speechbrain.lobes.models.dual_path import (
+    Decoder,
+    Dual_Path_Model,
+    Encoder,
+    SBRNNBlock,
+    SBTransformerBlock,
+    SepformerWrapper,
+)
 from speechbrain.nnet.CNN import Conv1d
 
 from mossformer_sb import InputError
 from mossformer_sb.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
+from mossformer_sb.export import export
+from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.separator import MossFormerSeparator
 
 SMALL = {
@@ -130,6 +140,23 @@ class TestSkipPath:
         total = torch.prelu(total, weights["temporal_conv_net.prelu.weight"])
         masks = torch.conv1d(total, weights["mask_conv1x1.conv.weight"]).relu().unflatten(1, (2, 10)).transpose(0, 1)
         torch.testing.assert_close(masknet(x), masks, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("interface", [MossFormerSeparation, SepformerSeparation])
+def test_exported_it_gives_the_same_output(kind, interface, tmp_path):
+    separator = MossFormerSeparator(
+        Encoder(kernel_size=16, out_channels=10),
+        small(kind, num_spks=3),
+        Decoder(in_channels=10, out_channels=1, kernel_size=16, stride=8, bias=False),
+    )
+    folder = export(tmp_path / "model", dict(separator.named_children()), sample_rate=8000)
+    model = interface.from_hparams(source=str(folder), run_opts={"device": "cpu"})
+    mixture = torch.randn(2, 2000)
+    with torch.no_grad():
+        assert torch.equal(model.separate_batch(mixture), separator(mixture))
+    text = (folder / "hyperparams.yaml").read_text()
+    assert f"masknet: !new:mossformer_sb.baselines.{kind.__name__}" in text
+    assert f"The network follows {kind.paper}"[:60] in (folder / "README.md").read_text()
 
 
 def test_every_parameter_learns(kind):

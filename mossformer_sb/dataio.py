@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S sources.
 """
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,33 @@ def fingerprint(table):
     """
     rows = sorted(zip(table["ID"], table["num_samples"], table["sample_rate"], strict=True))
     return hashlib.sha256("".join("\t".join(map(str, row)) + "\n" for row in rows).encode()).hexdigest()
+
+
+def mixtures_are_sums(manifest):
+    """Tell whether the mixtures of a manifest are the sum of its sources and noise, as its preparation noted beside it.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        ``wham_tr.csv``; the facts are in ``wham_tr.json``.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    InputError
+        If that file is absent, or says nothing about it.
+    """
+    facts = Path(manifest).with_suffix(".json")
+    try:
+        return json.loads(facts.read_text(encoding="utf-8"))["mixture_is_sum"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{facts}: does not say whether the mixtures are the sum of sources and noise (mixture_is_sum), which "
+            "augmentation needs to know. Prepare the data again (without --skip_prep)."
+        ) from error
 
 
 @dataclass

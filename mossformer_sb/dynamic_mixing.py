@@ -61,8 +61,9 @@ class DynamicMixtureDataset(EpochDataset):
         mixtures are clean.
     rooms_folder : str or Path, optional
         Impulse responses, as `data_prep.generate.room_cache` computes them. Default: no rooms.
-    target : str
-        In rooms: "anechoic", the direct paths, or "reverb", everything that the mixture has of a speaker.
+    target : str, optional
+        In rooms: "anechoic", the direct paths, or "reverb", everything that the mixture has of a speaker. Default: the
+        first.
     levels : str
         One of `mossformer_sb.mixing_levels.LEVELS`.
     num_spks : int
@@ -95,7 +96,7 @@ class DynamicMixtureDataset(EpochDataset):
         speech_table,
         noise_table=None,
         rooms_folder=None,
-        target="anechoic",
+        target=None,
         levels="wham",
         num_spks=2,
         sample_rate=8000,
@@ -111,6 +112,7 @@ class DynamicMixtureDataset(EpochDataset):
         self.levels = get_levels(levels)
         if segment is not None and not segment * sample_rate >= 1:
             raise InputError(f"segment {segment!r}: give seconds, or null for as long as the shortest utterance.")
+        target = target or TARGETS[0]
         if target not in TARGETS:
             raise InputError(f"target {target!r} is not known: choose one of {', '.join(TARGETS)}.")
         self.target = target

@@ -132,7 +132,7 @@ class NoisePool:
             paths=table["path"].tolist(),
             num_samples=table["num_samples"].tolist(),
             sample_rates=table["sample_rate"].tolist(),
-            bounds=np.cumsum(table["num_samples"] / table["sample_rate"]),
+            bounds=(table["num_samples"] / table["sample_rate"]).cumsum().to_numpy(),
         )
 
     def draw(self, rng):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mossformer_sb.augment import Augmentation, shift
-from mossformer_sb.dataio import Mixture, MixtureDataset
+from mossformer_sb.dataio import Mixture, MixtureDataset, mixtures_are_sums
 from mossformer_sb.dynamic_mixing import DynamicMixtureDataset, Parts, shifted
 from mossformer_sb.errors import InputError
 from mossformer_sb.stretches import Stretching
@@ -18,7 +18,6 @@ def training_data(
     segment=None,
     seed=0,
     augmentation=None,
-    mixture_is_sum=True,
     dynamic_mixing=False,
     **mixing,
 ):
@@ -30,8 +29,6 @@ def training_data(
         As for `mossformer_sb.dataio.MixtureDataset`.
     augmentation : Augmentation, optional
         Default: none.
-    mixture_is_sum : bool
-        Whether the static mixtures are the sum of the manifest's sources and noise.
     dynamic_mixing : bool
         Whether mixtures are made anew in each epoch.
     **mixing
@@ -51,7 +48,7 @@ def training_data(
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)
     if augmentation.is_active:
-        return AugmentedMixtureDataset(manifest, data_root, augmentation, mixture_is_sum, **common)
+        return AugmentedMixtureDataset(manifest, data_root, augmentation, **common)
     return MixtureDataset(manifest, data_root, **common)
 
 
@@ -60,7 +57,7 @@ class AugmentedMixtureDataset(MixtureDataset):
 
     Where a mixture is the sum of its sources and noise, each source is changed by itself, and they are summed up
     again. Where it is not, as in WHAMR!, whose mixtures are reverberant and whose sources are not, the mixture and all
-    its sources get one and the same speed and shift.
+    its sources get one and the same speed and shift. The preparation notes beside the manifest which is the case.
 
     Arguments
     ---------
@@ -68,8 +65,6 @@ class AugmentedMixtureDataset(MixtureDataset):
         As for `MixtureDataset`.
     augmentation : Augmentation
         What is changed.
-    mixture_is_sum : bool
-        Whether the mixtures are the sum of the manifest's sources and noise.
 
     Raises
     ------
@@ -77,15 +72,15 @@ class AugmentedMixtureDataset(MixtureDataset):
         If levels shall change in mixtures that are no sum, and as for `MixtureDataset`.
     """
 
-    def __init__(self, manifest, data_root, augmentation, mixture_is_sum=True, **options):
+    def __init__(self, manifest, data_root, augmentation, **options):
         super().__init__(manifest, data_root, **options)
-        if not mixture_is_sum and (augmentation.level_imbalance or augmentation.single_speaker_rate):
+        self.mixture_is_sum = mixtures_are_sums(manifest)
+        if not self.mixture_is_sum and (augmentation.level_imbalance or augmentation.single_speaker_rate):
             raise InputError(
                 f"{manifest}: its mixtures are not the sum of its sources, so level_imbalance and single_speaker_rate "
                 "can't change them: set both to 0, or use dynamic_mixing."
             )
         self.augmentation = augmentation
-        self.mixture_is_sum = mixture_is_sum
 
     def __getitem__(self, index):
         row = self.table.iloc[index]

@@ -6,12 +6,12 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
-from speechbrain.nnet.schedulers import LinearScheduler, ReduceLROnPlateau
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.brain import LossMean, SeparationBrain
+from mossformer_sb.brain import SeparationBrain
 from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.dataio import Mixture, SeparationBatch
+from mossformer_sb.sums import StageSums
 
 
 class Gains(torch.nn.Module):
@@ -101,7 +101,7 @@ def test_half_precision_on_a_cpu_is_refused_with_a_message(tmp_path):
 def test_items_that_are_good_enough_are_dropped_and_counted(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)  # every loss is below
     fit(brain, batch_of())
-    assert (brain.stage_loss.count, brain.stage_loss.dropped) == (0, 2)
+    assert (brain.sums.count, brain.sums.dropped) == (0, 2)
 
 
 def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
@@ -110,23 +110,23 @@ def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
     brain.hparams.threshold = 1000.0
     loss, moved = fit(brain, batch_of())
     assert not moved and loss == 0
-    assert brain.stage_loss.count == 2  # those of the first batch; no loss of zero in the mean
-    assert brain.update_average(loss, 0.0) == brain.stage_loss.mean
+    assert brain.sums.count == 2  # those of the first batch; no loss of zero in the mean
+    assert brain.update_average(loss, 0.0) == -brain.sums.mean
 
 
 def test_silent_items_are_dropped(tmp_path):
     brain = make_brain(tmp_path, threshold=None)
     loss, moved = fit(brain, batch_of(num_items=3, silent=(1,)))
     assert moved and loss.isfinite()
-    assert (brain.stage_loss.count, brain.stage_loss.dropped) == (2, 1)
-    assert loss.item() == pytest.approx(brain.stage_loss.mean, rel=1e-6)
+    assert (brain.sums.count, brain.sums.dropped) == (2, 1)
+    assert -loss.item() == pytest.approx(brain.sums.mean, rel=1e-6)
 
 
 def test_validation_drops_nothing_for_being_good(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     brain.evaluate_batch(batch_of(), sb.Stage.VALID)
-    assert brain.stage_loss.count == 2
+    assert brain.sums.count == 2
 
 
 def test_mean_is_over_items_whatever_the_batches(tmp_path):
@@ -134,25 +134,7 @@ def test_mean_is_over_items_whatever_the_batches(tmp_path):
     batches = [batch_of(3), batch_of(1)]
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     losses = [brain.evaluate_batch(batch, sb.Stage.VALID).item() for batch in batches]
-    assert brain.stage_loss.mean == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "expected"),
-    [
-        (None, [0.01, 0.01, 0.01]),
-        (LinearScheduler(0.01, 0.0, 3), [0.005, 0.0, 0.0]),
-        (ReduceLROnPlateau(factor=0.5, patience=0, dont_halve_until_epoch=0), [0.01, 0.005, 0.0025]),
-    ],
-)
-def test_every_kind_of_schedule(tmp_path, scheduler, expected):
-    brain = make_brain(tmp_path, lr_scheduler=scheduler)
-    rates = []
-    for epoch, loss in enumerate((1.0, 2.0, 3.0), start=1):
-        brain.train_stats = {}
-        brain._end_epoch(epoch, valid_loss=loss)
-        rates.append(brain.optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx(expected)
+    assert -brain.sums.mean == pytest.approx(sum(losses) / 4, rel=1e-5)
 
 
 def test_networks_are_called_through_modules(tmp_path):
@@ -199,7 +181,7 @@ def test_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     brain = make_brain(tmp_path, checkpointer)
     for epoch, loss in enumerate((-1.0, -5.0, -2.0, -3.0), start=1):
         brain.train_stats = {}
-        brain._end_epoch(epoch, valid_loss=loss)
+        brain._end_epoch(epoch, StageSums(si_snr=-loss, count=1))
     kept = {checkpoint.meta["epoch"]: checkpoint.meta["si-snr"] for checkpoint in checkpointer.list_checkpoints()}
     assert kept == {2: 5.0, 4: 3.0}
     assert checkpointer.find_checkpoint(max_key="si-snr").meta["epoch"] == 2
@@ -216,21 +198,13 @@ def test_intra_epoch_checkpoints_wait_for_the_optimisers_step(tmp_path):
 
 def test_sums_go_on_in_mid_epoch_and_begin_anew_otherwise(tmp_path):
     brain = make_brain(tmp_path)
-    brain.stage_loss.add(torch.tensor([1.0]))
+    brain.sums.add_items(torch.tensor([1.0]))
     brain.step = 3  # as after recovery from an intra-epoch checkpoint
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
-    assert brain.stage_loss.count == 1
+    assert brain.sums.count == 1
     brain.step = 0
     brain.on_stage_start(sb.Stage.TRAIN, epoch=2)
-    assert brain.stage_loss.count == 0
-
-
-def test_loss_mean_survives_a_checkpoint(tmp_path):
-    loss, other = LossMean(), LossMean()
-    loss.add(torch.tensor([0.1, 0.2, 0.7]), dropped=2)
-    loss._save(tmp_path / "loss.ckpt")
-    other._load(tmp_path / "loss.ckpt", end_of_epoch=False)
-    assert vars(other) == vars(loss)
+    assert brain.sums.count == 0
 
 
 def test_loaders_leave_the_global_random_state_alone(tmp_path):

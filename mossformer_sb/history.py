@@ -93,7 +93,7 @@ def _draw(table, figure):
                 axes.plot(table["epoch"], table[column], marker=".", label=name)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        if len(curves) > 1:
+        if axes.get_legend_handles_labels()[0] and len(curves) > 1:
             axes.legend()
     rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     if (table.get("train_grad-norm", pd.Series(dtype=float)) > 0).any():

@@ -1,4 +1,4 @@
-"""What the Brain does with losses, gradients, items left out, averages and loaders, on a separator of few parameters."""
+"""What the Brain does with losses, gradients, items left out, averages and loaders, on a tiny separator."""
 
 import pytest
 import speechbrain as sb

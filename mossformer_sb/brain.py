@@ -10,14 +10,14 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TensorboardLogger
-from torch.utils.data import DataLoader
 
 from mossformer_sb import ranks
-from mossformer_sb.dataio import SeparationBatch
+from mossformer_sb.dataio import Mixture, SeparationBatch
 from mossformer_sb.ema import AveragedWeights
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import ScoreTable, save_example
 from mossformer_sb.history import History
+from mossformer_sb.loader import RankLoader
 from mossformer_sb.losses import pit_si_snr_loss
 from mossformer_sb.memory import peak_memory, reset_peak
 from mossformer_sb.metrics import separation_scores
@@ -33,6 +33,7 @@ RESULTS_FILE = "test_results.csv"
 TENSORBOARD_FOLDER = "tensorboard"
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
 SHOWN_IDS = 10  # of items with something non-finite
+_SILENCE = Mixture("", torch.zeros(4096), torch.zeros(4096, 1))
 
 
 class SeparationBrain(sb.Brain):
@@ -78,6 +79,7 @@ class SeparationBrain(sb.Brain):
         self.random_state = RandomState()
         self.history = History(self.hparams.output_folder)
         self.train_dataset, self.train_batches = None, None
+        self._loaders = {}  # by stage
         self._tensorboard = None
         decay = getattr(self.hparams, "ema_decay", None)
         self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
@@ -182,6 +184,12 @@ class SeparationBrain(sb.Brain):
 
         Zero times NaN is NaN, so no mask can take an item out of a gradient: the others go through the network again.
         """
+        if batch is None:  # this rank's data can't be read, see RankLoader; DDP still counts on a forward
+            silence = SeparationBatch.collate([_SILENCE])
+            silence.mixture = silence.mixture.to(next(self.modules.parameters()).dtype)
+            with self.training_ctx:
+                self._separate(self.modules, silence)
+            return None, self._zero_loss()
         self._window_ids += batch.ids
         networks = self.modules
         while len(batch):
@@ -196,15 +204,21 @@ class SeparationBrain(sb.Brain):
             self._window.add_items(torch.empty(0), nonfinite=len(others), samples=int(others.lengths.sum()))
             # Around DDP: its forward might wait for the other ranks; its backward hangs on the parameters, not on it.
             networks = ranks.unwrapped(self.modules)
-        # Nothing is left, but the other ranks wait for gradients of every parameter.
-        return None, sum((0 * parameter).sum() for parameter in self.modules.parameters() if parameter.requires_grad)
+        return None, self._zero_loss()
+
+    def _zero_loss(self):
+        """With a gradient of zero for every parameter: the other ranks wait for them all."""
+        return sum((0 * parameter).sum() for parameter in self.modules.parameters() if parameter.requires_grad)
 
     # ---- one step of the optimiser
 
     def optimizers_step(self):
         """Step along the mean gradient over the items that count, on all ranks alike, or on none."""
+        self._window.failed = int(getattr(self._loaders.get(sb.Stage.TRAIN), "error", None) is not None)
         window = self._window.over_ranks(self.device)
         self._window.reset()
+        if window.failed:
+            self._check_loading(sb.Stage.TRAIN)
         self.sums.merge(window)
         self.sums.seconds += self._lap()
         # Without any item Adam would move on its momentum alone.
@@ -257,6 +271,11 @@ class SeparationBrain(sb.Brain):
             )
         if if_main_process():
             logger.warning("Epoch step %d had %s: left out.", self.step, found)
+
+    def _check_loading(self, stage):
+        """Raise what one of the ranks could not read, on all of them."""
+        if stage in self._loaders:
+            ranks.everywhere(self._loaders[stage].check)
 
     def _lap(self):
         """Seconds since the last call."""
@@ -321,6 +340,7 @@ class SeparationBrain(sb.Brain):
 
         After test the weights that were measured stay in place, for the export.
         """
+        self._check_loading(stage)
         if stage == sb.Stage.TRAIN:
             self.train_stats = self._train_stats()
         elif stage == sb.Stage.VALID:
@@ -440,7 +460,8 @@ class SeparationBrain(sb.Brain):
         loader_kwargs.setdefault("pin_memory", self.device_type == "cuda")
         if training:
             self.train_dataset, self.train_batches = dataset, batches
-        return DataLoader(dataset, batch_sampler=batches, **loader_kwargs)
+        self._loaders[stage] = RankLoader(dataset, batch_sampler=batches, goes_on=training, **loader_kwargs)
+        return self._loaders[stage]
 
     def evaluate(self, test_set, max_key=None, min_key=None, progressbar=None, test_loader_kwargs=None):
         """As SpeechBrain's."""

@@ -8,7 +8,7 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 from mossformer_sb import ranks
 
 # What each rank has a share of; the rest is the same on all.
-_SHARED_OUT = ("si_snr", "count", "dropped", "nonfinite", "samples")
+_SHARED_OUT = ("si_snr", "count", "dropped", "nonfinite", "samples", "failed")
 
 
 @register_checkpoint_hooks
@@ -29,6 +29,7 @@ class StageSums:
     dropped: int = 0  # items that are good enough, or have no active source
     nonfinite: int = 0  # items without a finite loss
     samples: int = 0  # of audio, padding left out
+    failed: int = 0  # ranks whose data could not be read
     steps: int = 0  # of the optimiser
     skipped: int = 0  # steps that were left out, since the gradient was not finite
     streak: int = 0  # steps in a row, up to now, with something that was not finite

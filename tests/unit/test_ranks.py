@@ -82,7 +82,7 @@ def test_test_table_has_every_row_once_in_order(runs):
 
 
 def test_what_was_left_out_is_counted(runs):
-    single = {name: run["log"][0]["train_stats"] for name, run in runs[0].items() if name != "patience"}
+    single = {name: runs[0][name]["log"][0]["train_stats"] for name in two_ranks.SCENARIOS}
     assert (single["plain"]["dropped"], single["plain"]["nonfinite"]) == (0, 0)
     assert (single["nonfinite"]["dropped"], single["nonfinite"]["nonfinite"]) == (0, 1)
     assert (single["nothing left on one rank"]["dropped"], single["nothing left on one rank"]["nonfinite"]) == (1, 2)
@@ -108,6 +108,13 @@ def test_patience_ends_all_ranks_with_the_same_message(runs):
         assert message.startswith("Training stopped: 1 steps in a row")
         assert "nonfinite_patience: 0" in message and "2 items without a finite loss (4, 5)" in message
         assert "a lower lr" in message and "--deep True" in message
+
+
+@pytest.mark.parametrize(("where", "name"), [("unreadable", "1.wav"), ("unreadable in validation", "3.wav")])
+def test_what_one_rank_cant_read_ends_all(runs, where, name):
+    """Instead of leaving the others waiting for it."""
+    single, both, _ = runs
+    assert single[where] == both[0][where] == both[1][where] == f"{name}: can't be read"
 
 
 def test_gpus_that_are_not_there(monkeypatch):

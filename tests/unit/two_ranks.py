@@ -35,14 +35,16 @@ SCENARIOS = {
 class Noise(Dataset):
     """Mixtures of noises, of different lengths, in double precision; some silent, some not a number."""
 
-    def __init__(self, num_items=NUM_ITEMS, silent=(), nan=()):
-        self.num_items, self.silent, self.nan = num_items, silent, nan
+    def __init__(self, num_items=NUM_ITEMS, silent=(), nan=(), unreadable=()):
+        self.num_items, self.silent, self.nan, self.unreadable = num_items, silent, nan, unreadable
         self.seen = []
 
     def __len__(self):
         return self.num_items
 
     def __getitem__(self, index):
+        if index in self.unreadable:
+            raise InputError(f"{index}.wav: can't be read")
         self.seen.append(index)
         generator = torch.Generator().manual_seed(index)
         sources = torch.randn(400 + 16 * index, 2, generator=generator, dtype=torch.float64)
@@ -52,9 +54,13 @@ class Noise(Dataset):
 
 
 def results(folder):
-    """Run all the scenarios: name to parameters, items seen and figures."""
-    return {name: _run(Path(folder) / name, *scenario) for name, scenario in SCENARIOS.items()} | {
-        "patience": _message(Path(folder))
+    """Run all the scenarios: name to parameters, items seen and figures; and what ends a run to its message."""
+    folder = Path(folder)
+    runs = {name: _run(folder / name, *scenario) for name, scenario in SCENARIOS.items()}
+    return runs | {
+        "patience": _message(folder / "patience", Noise(nan=[4, 5]), nonfinite_patience=0),
+        "unreadable": _message(folder / "unreadable", Noise(unreadable=[1]), grad_accumulation_factor=2),
+        "unreadable in validation": _message(folder / "validation", Noise(), Noise(5, unreadable=[3])),
     }
 
 
@@ -90,10 +96,10 @@ def _run(folder, special, hparams):
     }
 
 
-def _message(folder):
-    brain, loader = _brain(folder / "patience", nonfinite_patience=0)
+def _message(folder, data, valid=None, **hparams):
+    brain, loader = _brain(folder, **hparams)
     try:
-        brain.fit(EpochCounter(1), Noise(nan=[4, 5]), train_loader_kwargs=loader)
+        brain.fit(EpochCounter(1), data, valid, train_loader_kwargs=loader, valid_loader_kwargs={"batch_size": 1})
     except InputError as error:
         return str(error)
 

@@ -1,6 +1,7 @@
 """Train, evaluate and export a separator.
 
     python train.py hparams/mossformer_wham.yaml --data_folder /path/to/wham [--key value ...]
+    torchrun --nproc_per_node=4 train.py hparams/mossformer_wham.yaml --data_folder ...     # on four GPUs
 
 Any top-level key of the YAML file can be given another value as ``--key value``. A run that was interrupted goes on
 when the same command is given again. To read the code, begin with `main`.
@@ -12,8 +13,8 @@ import sys
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import run_on_main
 
+from mossformer_sb import ranks
 from mossformer_sb.arguments import parse_arguments
 from mossformer_sb.brain import BEST_KEY, SeparationBrain
 from mossformer_sb.dataio import FINGERPRINT_SHOWN
@@ -26,20 +27,21 @@ logger = logging.getLogger("train")
 def main(argv):
     """Run the experiment that the command line describes."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    ranks.start(run_opts)
+    hparams = ranks.everywhere(load, hparams_file, overrides)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
     if not hparams["skip_prep"]:
-        run_on_main(hparams["prepare"])
-        run_on_main(hparams["prepare_mixing"])
-    train_data, valid_data, test_data = (hparams[key]() for key in ("train_data", "valid_data", "test_data"))
+        ranks.on_main(hparams["prepare"])
+        ranks.on_main(hparams["prepare_mixing"])
+    keys = ("train_data", "valid_data", "test_data")
+    train_data, valid_data, test_data = ranks.everywhere(lambda: [hparams[key]() for key in keys])
     datasets = {"train": train_data, "valid": valid_data, "test": test_data}
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
-    brain = SeparationBrain(
+    brain = ranks.everywhere(
+        SeparationBrain,
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
@@ -57,15 +59,20 @@ def main(argv):
 
     command = shlex.join(["python", "train.py", *argv])
     record = TrainingRecord.of(brain, experiment=hparams_file, command=command, data=fingerprints)
-    run_on_main(
+    ranks.on_main(
         export,
-        kwargs={
-            "folder": hparams["export_folder"],
-            "modules": brain.modules,
-            "sample_rate": hparams["sample_rate"],
-            "record": record,
-        },
+        folder=hparams["export_folder"],
+        modules=ranks.unwrapped(brain.modules),
+        sample_rate=hparams["sample_rate"],
+        record=record,
     )
+    ranks.stop()
+
+
+def load(hparams_file, overrides):
+    """Build what the YAML file describes."""
+    with open(hparams_file, encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
 
 
 if __name__ == "__main__":
@@ -73,5 +80,6 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except InputError as error:
         # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
-        logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
+        if ranks.shows(error):
+            logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

@@ -236,6 +236,18 @@ class SeparationBatch:
     def __len__(self):
         return len(self.ids)
 
+    def select(self, chosen):
+        """The items for which a mask [B] of booleans is true, as a batch of their own, padded as before."""
+        chosen = chosen.cpu()
+        device_mask = chosen.to(self.mixture.device)
+        return SeparationBatch(
+            ids=[item_id for item_id, is_chosen in zip(self.ids, chosen.tolist(), strict=True) if is_chosen],
+            mixture=self.mixture[device_mask],
+            sources=self.sources[device_mask],
+            lengths=self.lengths[chosen],
+            is_padded=self.is_padded,
+        )
+
     def to(self, device):
         """Move the signals, in place as SpeechBrain's batches do."""
         self.mixture = self.mixture.to(device, non_blocking=True)

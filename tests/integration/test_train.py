@@ -123,8 +123,9 @@ class TestOneRun:
 
 
 def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
-    """Dropout on, SIGKILL in the middle of the second epoch."""
+    """Dropout and dynamic mixing on, SIGKILL in the middle of the second epoch."""
     options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
+    options += ["--dynamic_mixing", "--speed_perturb", "continuous", "--single_speaker_rate", 0.1]
     options += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
     assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
 

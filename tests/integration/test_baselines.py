@@ -14,7 +14,8 @@ from tests.unit.trees import write_custom, write_wham, write_wsj0mix
 BASELINES = Path(__file__).parents[2] / "hparams" / "baselines"
 RUN = "--segment 0.5 --number_of_epochs 1 --num_workers 0 --device cpu --noprogressbar"
 EXPERIMENTS = {
-    "convtasnet": "--channels 32 --bottleneck_channels 8 --hidden_channels 16 --skip_channels 8 --num_blocks 3 --num_repeats 1",
+    "convtasnet": "--channels 32 --bottleneck_channels 8 --hidden_channels 16 --skip_channels 8 --num_blocks 3 "
+    "--num_repeats 1",
     "dprnn": "--channels 8 --hidden_size 8 --num_layers 1 --chunk_size 40 --encoder_kernel_size 16 "
     "--corpus wsj0mix --task separate_clean --num_spks 3",
     "sepformer": "--channels 16 --num_layers 1 --num_intra_layers 1 --num_inter_layers 1 --num_heads 2 --ffn_dim 16 "

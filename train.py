@@ -20,6 +20,7 @@ from mossformer_sb.brain import BEST_KEY, SeparationBrain
 from mossformer_sb.dataio import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import TrainingRecord, export
+from mossformer_sb.finetune import freeze, start_from
 
 logger = logging.getLogger("train")
 
@@ -30,6 +31,14 @@ def main(argv):
     ranks.start(run_opts)
     hparams = ranks.everywhere(load, hparams_file, overrides)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+
+    if hparams["init_from"] is not None:
+        if hparams["checkpointer"].list_checkpoints():
+            logger.info("Going on with the run in %s; init_from was for its beginning", hparams["save_folder"])
+        else:
+            start_from(hparams["modules"], hparams["init_from"], hparams["sample_rate"])
+    if hparams["freeze"] is not None:
+        freeze(hparams["modules"], hparams["freeze"])
 
     if not hparams["skip_prep"]:
         ranks.on_main(hparams["prepare"])

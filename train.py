@@ -32,14 +32,7 @@ def main(argv):
     hparams = ranks.everywhere(load, hparams_file, overrides)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
-    if hparams["init_from"] is not None:
-        if hparams["checkpointer"].list_checkpoints():
-            logger.info("Going on with the run in %s; init_from was for its beginning", hparams["save_folder"])
-        else:
-            start_from(hparams["modules"], hparams["init_from"], hparams["sample_rate"])
-    if hparams["freeze"] is not None:
-        freeze(hparams["modules"], hparams["freeze"])
-
+    ranks.everywhere(set_initial_weights, hparams)
     if not hparams["skip_prep"]:
         ranks.on_main(hparams["prepare"])
         ranks.on_main(hparams["prepare_mixing"])
@@ -82,6 +75,17 @@ def load(hparams_file, overrides):
     """Build what the YAML file describes."""
     with open(hparams_file, encoding="utf-8") as file:
         return load_hyperpyyaml(file, overrides)
+
+
+def set_initial_weights(hparams):
+    """Start from another model and freeze parameters, where that is asked for."""
+    if hparams["init_from"] is not None:
+        if hparams["checkpointer"].list_checkpoints():
+            logger.info("Going on with the run in %s; init_from was for its beginning", hparams["save_folder"])
+        else:
+            start_from(hparams["modules"], hparams["init_from"], hparams["sample_rate"])
+    if hparams["freeze"] is not None:
+        freeze(hparams["modules"], hparams["freeze"])
 
 
 if __name__ == "__main__":

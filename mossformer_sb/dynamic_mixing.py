@@ -171,14 +171,14 @@ class DynamicMixtureDataset(EpochDataset):
         measured = {name: self.speech.measured[name][chosen] for name in self.levels.measures}
         gains, noise_gain = self.levels.gains(rng, inside, measured, noise, self.sample_rate, offsets)
 
-        dry *= gains[:, None]
+        dry *= gains[:, None].astype(np.float32)
         targets, images = (inside, inside) if room is None else self.rooms.images(room, dry, lead)
         targets = images if self.target == "reverb" else targets
         parts = Parts(
             id="_".join(self.speech.names[number] for number in chosen),
-            targets=targets.astype(np.float32),
-            images=images.astype(np.float32),
-            noise=np.zeros(inside.shape[1], np.float32) if noise is None else np.float32(noise_gain * noise),
+            targets=targets.astype(np.float32, copy=False),
+            images=images.astype(np.float32, copy=False),
+            noise=np.zeros(inside.shape[1], np.float32) if noise is None else noise * np.float32(noise_gain),
             speakers=tuple(self.speech.speakers[number] for number in chosen),
         )
         return shifted(parts, self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate))
@@ -192,16 +192,16 @@ class DynamicMixtureDataset(EpochDataset):
         totals = [self.speech.num_samples[number] for number in chosen]
         length = min(stretching.num_out(total) for stretching, total in zip(stretchings, totals, strict=True))
         length = length if self.segment is None else min(length, self.segment)
-        signals = []
-        for number, total, stretching in zip(chosen, totals, stretchings, strict=True):
+        signals = np.zeros((len(chosen), tail + length), np.float32)
+        for row, (number, total, stretching) in enumerate(zip(chosen, totals, stretchings, strict=True)):
             start = int(rng.integers(total - stretching.num_in(length) + 1))
             # As many whole periods of the resampling before the stretch as the tail needs, and as there are.
             periods = min(start // stretching.down, -(-tail // stretching.up))
             lead = periods * stretching.up
             begin = start - periods * stretching.down
-            signal = stretching.read(self.speech.paths[number], total, begin, lead + length)
-            signals.append(np.pad(signal[-(tail + length) :], (max(0, tail - lead), 0)))
-        return np.stack(signals).astype(np.float64), tail
+            signal = stretching.read(self.speech.paths[number], total, begin, lead + length)[-(tail + length) :]
+            signals[row, tail + length - len(signal) :] = signal
+        return signals, tail
 
     def _noise(self, rng, length):
         """[T], or None."""
@@ -214,11 +214,11 @@ class DynamicMixtureDataset(EpochDataset):
         available = stretching.num_out(total)
         if available >= length:
             start = int(rng.integers(total - stretching.num_in(length) + 1))
-            return stretching.read(self.noise.paths[number], total, start, length).astype(np.float64)
-        clip = stretching.read(self.noise.paths[number], total, 0, available).astype(np.float64)
+            return stretching.read(self.noise.paths[number], total, start, length)
+        clip = stretching.read(self.noise.paths[number], total, 0, available)
         fade = min(round(FADE_SECONDS * self.sample_rate), available // 2)
         start = int(rng.integers(available))
-        return extend_noise(clip, start + length, fade)[start:]
+        return extend_noise(clip, start + length, fade)[start:].astype(np.float32)
 
 
 def shifted(parts, shifts):

@@ -5,15 +5,18 @@ Shapes: T samples.
 
 import functools
 import math
-import warnings
 
 import numpy as np
 from scipy.ndimage import maximum_filter1d
-from scipy.signal import lfilter
+from scipy.signal import lfilter, sosfilt
 
 from mossformer_sb.errors import InputError
 
 LOUDNESS_BLOCK = 0.4  # seconds; BS.1770 says nothing of shorter signals
+
+_PARTS = 4  # of a block, by one of which each is later than the one before
+_ABSOLUTE_GATE = -70.0  # LUFS: blocks below do not count
+_RELATIVE_GATE = -10.0  # nor do those so far below the mean of the others
 
 # ITU-T P.56, method B
 _TIME_CONSTANT = 0.03  # seconds, of each of the two stages that smooth the envelope
@@ -80,7 +83,8 @@ def _active_samples(magnitude, sample_rate):
 def loudness(signal, sample_rate):
     """Integrated loudness.
 
-    Source: ITU-R recommendation BS.1770-4, computed by pyloudnorm. WHAM! and LibriMix set their levels by it.
+    Source: ITU-R recommendation BS.1770-4. Same values as pyloudnorm, by which WHAM! and LibriMix set their levels, in
+    a fraction of its time.
 
     Arguments
     ---------
@@ -104,24 +108,38 @@ def loudness(signal, sample_rate):
     >>> round(loudness(np.sin(2 * np.pi * 997 / 8000 * np.arange(16000)), 8000))
     -3
     """
-    meter = _meter(sample_rate)
+    weighting = _k_weighting(sample_rate)
+    length = round(LOUDNESS_BLOCK * sample_rate)
     if len(signal) < LOUDNESS_BLOCK * sample_rate:
         return -math.inf
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of the logarithm of zero
-        level = float(meter.integrated_loudness(np.asarray(signal)))
-    return level if math.isfinite(level) else -math.inf
+    weighted = sosfilt(weighting, signal)
+    # Blocks overlap by three quarters: each is four quarters, whose energies are summed once.
+    quarters = np.arange(1 + round(len(signal) / length * _PARTS)) * (length / _PARTS)
+    quarters = np.minimum(quarters.astype(int), len(signal))
+    energies = np.add.reduceat(np.square(weighted), quarters[:-1])
+    energies[-1] -= np.square(weighted[quarters[-1] :]).sum()  # reduceat goes on to the end
+    blocks = np.convolve(energies, np.ones(_PARTS), "valid") / length
+    blocks = blocks[_lufs(blocks) >= _ABSOLUTE_GATE]
+    if not len(blocks):
+        return -math.inf
+    return float(_lufs(blocks[_lufs(blocks) > _lufs(blocks.mean()) + _RELATIVE_GATE].mean()))
+
+
+def _lufs(power):
+    return -0.691 + 10 * np.log10(np.maximum(power, np.finfo(np.float64).tiny))
 
 
 @functools.lru_cache
-def _meter(sample_rate):
+def _k_weighting(sample_rate):
+    """The two filters that stand for head and ear, as second-order sections; their design is pyloudnorm's."""
     try:
         import pyloudnorm
     except ImportError:
         raise InputError(
-            'Loudness is measured by pyloudnorm, which is missing: pip install "mossformer_sb[data]"'
+            'Loudness is measured with pyloudnorm\'s filters, and it is missing: pip install "mossformer_sb[data]"'
         ) from None
-    return pyloudnorm.Meter(sample_rate, block_size=LOUDNESS_BLOCK)
+    filters = pyloudnorm.Meter(sample_rate)._filters.values()
+    return np.array([[*stage.passband_gain * stage.b, *stage.a] for stage in filters])
 
 
 def mean_amplitude(signal):

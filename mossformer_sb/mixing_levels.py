@@ -98,20 +98,27 @@ class WhamLevels(Wsj0MixLevels):
 
     def gains(self, rng, sources, measured, noise, sample_rate, offsets):
         """See `Levels.gains`."""
+        if noise is None:
+            return super().gains(rng, sources, measured, noise, sample_rate, offsets)
         levels = self._levels(rng, offsets)
         gains = _amplitude(levels - measured["active_level"])
-        gains *= self.peak / max(1.0, _peak(*_mixed(gains, sources)))
-        if noise is None:
-            return gains, 0.0
         louder = int(np.argmax(levels))
         snr = rng.uniform(*self.snr_range)
         noise_level = loudness(noise, sample_rate)
-        if np.isfinite(noise_level):  # silence has no ratio to hold
+        if np.isfinite(noise_level):
             gains *= _amplitude(snr + noise_level - measured["loudness"][louder]) / gains[louder]
-        scaled, clean = _mixed(gains, sources)
-        peak = _peak(scaled, noise, clean, scaled[louder] + noise, clean + noise)
-        factor = self.noisy_peak / max(peak, self.noisy_peak)
+        else:  # silence has no ratio to hold
+            gains *= self.peak / max(1.0, _peak(*_mixed(gains, sources)))
+        factor = self.noisy_peak / max(self._peak(gains, sources, noise, louder), self.noisy_peak)
         return gains * factor, factor
+
+    def _peak(self, gains, sources, noise, louder):
+        """The greatest peak of the signals and of all their sums, or a bound of it that is low enough."""
+        bound = sum(gain * _peak(source) for gain, source in zip(gains, sources, strict=True)) + _peak(noise)
+        if bound <= self.noisy_peak:  # as a rule
+            return bound
+        scaled, clean = _mixed(gains, sources)
+        return _peak(scaled, noise, clean, scaled[louder] + noise, clean + noise)
 
 
 class LibriMixLevels(Levels):
@@ -130,13 +137,13 @@ class LibriMixLevels(Levels):
         """See `Levels.gains`."""
         levels = rng.uniform(*self.speech_range, len(sources)) + offsets
         gains = _amplitude(levels - measured["loudness"])
-        peaks = np.abs(sources).max(axis=1) * gains
+        peaks = np.array([_peak(source) for source in sources]) * gains
         gains = np.where(peaks >= 1, gains * self.peak / np.maximum(peaks, 1), gains)
-        total, noise_gain = gains @ sources, 0.0
+        total, noise_gain = gains.astype(sources.dtype) @ sources, 0.0
         if noise is not None:
             target, found = rng.uniform(*self.noise_range), loudness(noise, sample_rate)
             noise_gain = float(_amplitude(target - found)) if np.isfinite(found) else 1.0
-            peak = noise_gain * np.abs(noise).max()
+            peak = noise_gain * _peak(noise)
             noise_gain *= self.peak / peak if peak >= 1 else 1.0
             total = total + noise_gain * noise
         factor = self.peak / max(_peak(total), self.peak)
@@ -217,9 +224,9 @@ def _amplitude(decibels):
 
 def _mixed(gains, sources):
     """The sources with their gains, [S, T], and the sum of these."""
-    scaled = gains[:, None] * sources
+    scaled = gains[:, None].astype(sources.dtype) * sources
     return scaled, scaled.sum(axis=0)
 
 
 def _peak(*signals):
-    return max(np.abs(signal).max() for signal in signals)
+    return max(max(float(signal.max()), -float(signal.min())) for signal in signals)

@@ -91,9 +91,9 @@ class RoomResponses:
         """
         length = dry.shape[1]
         size = next_fast_len(length + responses.shape[2] - 1, real=True)
-        spectra = rfft(dry, size)[:, None] * rfft(responses.astype(np.float64), size)
+        spectra = rfft(dry.astype(np.float64), size)[:, None] * rfft(responses.astype(np.float64), size)
         images = irfft(spectra, size)[..., lead:length]  # [S, 2, T]
-        wanted = np.square(dry[:, lead:]).sum(axis=-1)
+        wanted = np.square(dry[:, lead:], dtype=np.float64).sum(axis=-1)
         found = np.square(images[:, 0]).sum(axis=-1)
         factors = np.sqrt(np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0))
         return factors[:, None] * images[:, 0], factors[:, None] * images[:, 1]

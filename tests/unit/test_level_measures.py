@@ -45,6 +45,18 @@ class TestActiveSpeechLevel:
 
 
 class TestLoudness:
+    @pytest.mark.parametrize("rate", [8000, 16000, 11025])
+    @pytest.mark.parametrize("seconds", [0.4, 0.46, 1.0, 3.337])
+    def test_equals_pyloudnorm(self, rate, seconds):
+        pyloudnorm = pytest.importorskip("pyloudnorm")
+        rng = np.random.default_rng(round(1000 * seconds))
+        for quiet in (1.0, 0.1, 1e-4, 1e-6):  # gates open and shut
+            signal = 0.1 * rng.standard_normal(round(rate * seconds))
+            signal[: len(signal) // 2] *= quiet
+            expected = pyloudnorm.Meter(rate).integrated_loudness(signal)
+            assert loudness(signal, rate) == pytest.approx(expected, abs=2e-3)
+            assert loudness(signal.astype(np.float32), rate) == pytest.approx(expected, abs=2e-3)
+
     def test_follows_a_gain(self):
         assert loudness(tone(2), RATE) - loudness(0.1 * tone(2), RATE) == pytest.approx(20)
 
@@ -53,7 +65,7 @@ class TestLoudness:
         assert loudness(np.full(frames, value), RATE) == -math.inf
 
     def test_without_pyloudnorm(self, monkeypatch):
-        level_measures._meter.cache_clear()
+        level_measures._k_weighting.cache_clear()
         monkeypatch.setitem(sys.modules, "pyloudnorm", None)
         with pytest.raises(InputError, match=r'pip install "mossformer_sb\[data\]"'):
             loudness(np.zeros(8000), RATE)

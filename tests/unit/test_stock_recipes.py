@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.dataio.dataio import read_audio
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset, add_dynamic_item, set_output_keys
@@ -17,10 +17,12 @@ from data_prep.wham import prepare_wham
 from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
 from mossformer_sb import MossFormerMaskNet
+from mossformer_sb.inference import MossFormerSeparation
 from tests.unit.trees import write_librimix, write_wham, write_whamr, write_wsj0mix
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FILES = sorted(RECIPES.rglob("*.yaml"))
+TUTORIAL = RECIPES.parent / "docs" / "stock_recipes.md"
 
 # What the recipes' train.py reads by name, in SpeechBrain's repository at 9c826ef (April 2026).
 READ = set(
@@ -129,17 +131,28 @@ def test_only_the_recipe_that_can_perturbs_the_speed(path, tmp_path):
 # ---- the README's changes
 
 
-def diffs():
-    """Each diff's new lines, of which a YAML file would be made."""
-    blocks = re.findall(r"```diff\n(.*?)```", (RECIPES / "README.md").read_text(), re.S)
-    return ["\n".join(line[1:] for line in block.splitlines() if line[0] in "+ ") for block in blocks]
+def node_of(document):
+    """The mask net's node as a document's diff leaves it."""
+    blocks = re.findall(r"```diff\n(.*?)```", document.read_text(), re.S)
+    (block,) = [block for block in blocks if "MossFormerMaskNet" in block]
+    return "\n".join(line[1:] for line in block.splitlines() if line[0] in "+ ")
 
 
-def test_the_readmes_node_builds_a_mask_net():
-    (node,) = [text for text in diffs() if "MaskNet" in text]
-    hparams = load_hyperpyyaml(f"num_spks: 3\nN_encoder_out: 32\nout_channels: 16\n{node}")
+@pytest.mark.parametrize("document", [RECIPES / "README.md", TUTORIAL], ids=lambda path: path.name)
+def test_the_documents_node_builds_a_mask_net(document):
+    hparams = load_hyperpyyaml(f"num_spks: 3\nN_encoder_out: 32\nout_channels: 16\n{node_of(document)}")
     assert isinstance(hparams["MaskNet"], MossFormerMaskNet)
     assert hparams["MaskNet"](torch.rand(1, 32, 10)).shape == (3, 1, 32, 10)
+
+
+@pytest.mark.parametrize("document", [RECIPES / "README.md", TUTORIAL], ids=lambda path: path.name)
+def test_the_documents_links_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+        linked = (document.parent / target[0]).resolve() if target[0] else document
+        assert linked.exists(), target
+        headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not target[1] or target[1] in anchors, target
 
 
 # ---- manifests
@@ -192,3 +205,29 @@ def test_whamrs_targets_are_anechoic_in_every_split(tmp_path):
         item, _ = read_as_recipes_do(manifest, str(root), ("s1",))
         expected, _ = soundfile.read(root / f"wav8k/min/{split}/s1_anechoic/{item['id']}.wav", dtype="float32")
         assert torch.equal(item["s1_sig"], torch.from_numpy(expected))
+
+
+# ---- the tutorial
+
+
+def test_the_tutorials_lines_export_what_a_recipe_has_trained(tmp_path, monkeypatch):
+    """An output folder as SpeechBrain leaves it: the YAML with its overrides, and checkpoints with the loss."""
+    monkeypatch.chdir(tmp_path)
+    run = Path("results/mossformer-small")
+    overrides = {**TINY, "data_folder": "corpus/wham_original", "output_folder": str(run)}
+    text = (RECIPES / "WHAMandWHAMR/separation/hparams/mossformer-wham.yaml").read_text()
+    run.mkdir(parents=True)
+    with open(run / "hyperparams.yaml", "w") as file:
+        file.write(resolve_references(text, overrides).read())
+    hparams = load_hyperpyyaml(text, overrides)
+    scale = hparams["MaskNet"].position.scale
+    for loss in (2.0, -3.0, 1.0):
+        torch.nn.init.constant_(scale, loss)
+        hparams["checkpointer"].save_checkpoint(meta={"si-snr": loss})
+
+    (lines,) = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(), re.S)
+    exec(compile(lines, str(TUTORIAL), "exec"), {})
+
+    model = MossFormerSeparation.from_hparams(source=run / "export", run_opts={"device": "cpu"})
+    assert model.mods.masknet.position.scale.item() == -3.0  # of the lowest loss
+    assert model.hparams.sample_rate == 8000

@@ -10,6 +10,7 @@ the cache.
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,8 @@ def _correlate(x, taps):
     dtype = torch.float32 if few else x.dtype
     image = x.to(dtype).transpose(1, 2).unsqueeze(2)  # [B, C, 1, L]
     kernel = taps.to(dtype)[:, None, None, :]  # [C, 1, 1, K]
-    with torch.autocast(x.device.type, enabled=False):
+    # There is no autocast to switch off on the meta device, where shapes and parameters are counted.
+    with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
         image = F.conv2d(image, kernel, padding=(0, num_taps // 2), groups=channels)
     return image.squeeze(2).transpose(1, 2).to(x.dtype)
 
@@ -129,15 +131,23 @@ class DepthwiseConv(nn.Module):
     def __init__(self, channels, kernel_size=17):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, kernel_size))
-        skip = torch.zeros(kernel_size)
-        skip[kernel_size // 2] = 1.0
-        self.register_buffer("skip", skip, persistent=False)
+        self.register_buffer("skip", torch.empty(kernel_size), persistent=False)
+        self._write_skip()
         self.reset_parameters()
 
     def reset_parameters(self):
         """Draw the taps from U(-1/√K, 1/√K)."""
         bound = 1 / math.sqrt(self.weight.shape[1])
         nn.init.uniform_(self.weight, -bound, bound)
+
+    def _write_skip(self):
+        self.skip.zero_()
+        self.skip[len(self.skip) // 2] = 1.0
+
+    def _apply(self, fn, *args, **kwargs):
+        super()._apply(fn, *args, **kwargs)
+        self._write_skip()  # `to_empty` leaves no value in it, and no state dict brings one
+        return self
 
     def forward(self, x):
         """[B, L, C] → [B, L, C]."""

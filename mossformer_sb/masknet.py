@@ -22,6 +22,19 @@ torch.zeros(1).cos()
 
 ROTATED_CHANNELS = 32  # of the query/key width; the others carry no position
 
+# What SpeechBrain's Dual_Path_Model takes and MossFormer has no use for: the two networks that it runs within and
+# across chunks, how it puts them together, and its absolute positions, which end at max_length.
+DUAL_PATH_ARGUMENTS = (
+    "intra_model",
+    "inter_model",
+    "num_layers",
+    "K",
+    "skip_around_intra",
+    "linear_layer_after_inter_intra",
+    "use_global_pos_enc",
+    "max_length",
+)
+
 
 @dataclass(frozen=True)
 class Size:
@@ -78,8 +91,9 @@ def get_size(name):
 class MossFormerMaskNet(nn.Module):
     """Estimate one mask per speaker from an encoded mixture.
 
-    Takes the place of SpeechBrain's ``Dual_Path_Model``: same input, same output. The parameters' names differ from
-    those of the authors' release; `mossformer_sb.convert.masknet_from_modelscope` translates.
+    Takes the place of SpeechBrain's ``Dual_Path_Model``: same input, same output, and the same ``in_channels``,
+    ``out_channels``, ``num_spks`` and ``norm``. The parameters' names differ from those of the authors' release;
+    `mossformer_sb.convert.masknet_from_modelscope` translates.
 
     Arguments
     ---------
@@ -103,11 +117,13 @@ class MossFormerMaskNet(nn.Module):
         Probability.
     norm : str
         Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+    **others
+        None: here so that the arguments of another mask net are refused with a message that says what to do.
 
     Raises
     ------
     InputError
-        If a value can't be used.
+        If a value can't be used, or an argument is not known.
 
     Example
     -------
@@ -136,6 +152,7 @@ class MossFormerMaskNet(nn.Module):
         kernel_size=17,
         dropout=0.1,
         norm="ln",
+        **others,
     ):
         super().__init__()
         # Kept so that an export can write the node that builds the same network.
@@ -151,6 +168,7 @@ class MossFormerMaskNet(nn.Module):
             "dropout": dropout,
             "norm": norm,
         }
+        _refuse(others, known=self.config)
         _check_config(**self.config)
         self.num_spks = num_spks
         self.norm = GlobalLayerNorm(in_channels)
@@ -289,13 +307,15 @@ class Angles(nn.Module):
         self.channels = channels
         self.register_buffer("frequencies", self._frequencies(), persistent=False)
 
-    def _frequencies(self):
-        return 1.0 / 10000 ** (torch.arange(0, self.channels, 2, dtype=torch.float32) / self.channels)
+    def _frequencies(self, device=None):
+        exponents = torch.arange(0, self.channels, 2, dtype=torch.float32, device=device) / self.channels
+        return 1.0 / 10000**exponents
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
-        if self.frequencies.dtype not in (torch.float32, torch.float64):
-            self.frequencies = self._frequencies().to(self.frequencies.device)
+        # Written anew, since a cast may have rounded them, and `to_empty` leaves no value in them.
+        device, dtype = self.frequencies.device, torch.promote_types(self.frequencies.dtype, torch.float32)
+        self.frequencies = self._frequencies(device="cpu").to(device, dtype)
         return self
 
     def forward(self, num_frames):
@@ -372,12 +392,27 @@ def build_masknet(size, num_spks=2, dropout=0.1):
     )
 
 
+def _refuse(others, known):
+    """Raise InputError for arguments that a mask net does not have."""
+    stock = [key for key in others if key in DUAL_PATH_ARGUMENTS]
+    if stock:
+        raise InputError(
+            f"MossFormerMaskNet does not take {', '.join(stock)}, which Dual_Path_Model takes: delete this from the "
+            f"node, and the nodes of intra_model and inter_model. Here the depth is num_blocks, and a local attention "
+            f"group has group_size frames."
+        )
+    if others:
+        raise InputError(f"MossFormerMaskNet does not take {', '.join(others)}: it takes {', '.join(known)}.")
+
+
 def _check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expansion_factor, **counts):
     """Raise InputError for a value that no mask net can have."""
     counts.update(out_channels=out_channels, query_key_dim=query_key_dim)
     for key, value in counts.items():
         if not isinstance(value, int) or value < 1:
-            raise InputError(f"{key} must be a whole number of at least 1; found {value!r}.")
+            # A network would print all its layers. It gets here as Dual_Path_Model's third positional argument.
+            found = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
+            raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
     for key in ("out_channels", "query_key_dim"):
         if counts[key] % 2:
             raise InputError(

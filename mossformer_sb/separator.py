@@ -68,11 +68,21 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
 
     encoded = encoder(mixture)  # [B, N, L]
     masks = masknet(encoded, **frames)  # [S, B, N, L]
+    _check_masks(masks, encoded)
     masked = encoded * masks
     # Speaker by speaker, as SpeechBrain's own interface does, so that both give the same bits.
     estimates = torch.stack([decoder(one_speaker) for one_speaker in masked], dim=-1)  # [B, T', S]
     missing = num_samples - estimates.shape[1]
     return F.pad(estimates, (0, 0, 0, missing)) if missing > 0 else estimates[:, :num_samples]
+
+
+def _check_masks(masks, encoded):
+    if masks.dim() != 4 or masks.shape[1:] != encoded.shape:
+        raise InputError(
+            f"the mask net gave masks of shape {list(masks.shape)} for an encoded mixture of {list(encoded.shape)}; "
+            f"needed [speakers, {', '.join(map(str, encoded.shape))}]. If it is in DataParallel, which joins the GPUs' "
+            f"masks along the speakers: use torchrun (DDP), or put a whole MossFormerSeparator in DataParallel."
+        )
 
 
 def num_frames(num_samples, kernel_size=16, stride=8):

@@ -5,7 +5,6 @@ that of the static training set. The levels of every utterance are measured once
 """
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -149,8 +148,8 @@ def _static_noise(manifest, data_root):
 def _write_table(path, recordings, measure, columns, workers):
     """Writes the table of some recordings, path → speaker or None, unless it is there."""
     key = hashlib.sha256("\n".join(f"{name}\t{spk}\t{_size(name)}" for name, spk in recordings.items()).encode())
-    facts = path.with_suffix(".json")
-    if path.is_file() and facts.is_file() and json.loads(facts.read_text(encoding="utf-8")) == key.hexdigest():
+    made_of = path.with_suffix(".sha256")
+    if path.is_file() and made_of.is_file() and made_of.read_text() == key.hexdigest():
         return
     with parallel_map(1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
         rows = resumable(
@@ -159,8 +158,9 @@ def _write_table(path, recordings, measure, columns, workers):
     unfinished = path.with_suffix(".tmp")
     table = pd.DataFrame(rows, columns=columns)
     table.to_csv(unfinished, index=False)
+    made_of.unlink(missing_ok=True)
     os.replace(unfinished, path)
-    facts.write_text(json.dumps(key.hexdigest()), encoding="utf-8")
+    made_of.write_text(key.hexdigest())
     path.with_suffix(".partial").unlink(missing_ok=True)
     hours = (table["num_samples"] / table["sample_rate"]).sum() / 3600
     logger.info("%s: %d recordings, %.2f hours", path, len(table), hours)

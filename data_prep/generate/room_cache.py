@@ -20,6 +20,7 @@ from mossformer_sb.room_responses import DESCRIPTION, response_name
 
 logger = logging.getLogger(__name__)
 
+WORTH_WORKERS = 20  # rooms; fewer are computed before the processes have started
 VERSION = 1  # to be increased when the same rooms give other responses
 
 
@@ -62,7 +63,7 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
     missing = [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
     if missing:
         jobs = [(number, rooms[number]) for number in missing]
-        with parallel_map(workers) as mapped:
+        with parallel_map(1 if len(missing) < WORTH_WORKERS else workers) as mapped:
             done = mapped(functools.partial(_compute, folder, sample_rate), jobs)
             for _ in tqdm(done, "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None):
                 pass

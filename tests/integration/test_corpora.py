@@ -18,8 +18,20 @@ SMALL += ["--device", "cpu", "--noprogressbar", "--output_folder", "out"]
 @pytest.mark.parametrize(
     "yaml, write, arguments, corpus, num_spks",
     [
-        ("wsj0mix", lambda root: write_wsj0mix(root, 3, frames=6000), ["--num_spks", "3"], "WSJ0-3mix", 3),
-        ("whamr", lambda root: write_whamr(root, frames=6000), [], "WHAMR!", 2),
+        (
+            "wsj0mix",
+            lambda root: write_wsj0mix(root, 3, frames=6000),
+            ["--num_spks", "3", "--random_shift", "0.1"],
+            "WSJ0-3mix",
+            3,
+        ),
+        (
+            "whamr",
+            lambda root: write_whamr(root, frames=9000),
+            ["--dynamic_mixing", "--num_rooms", "3", "--perturb_noise"],
+            "WHAMR!",
+            2,
+        ),
         (
             "librimix",
             lambda root: write_librimix(root, splits=("train-360", "dev", "test"), frames=6000),

@@ -12,12 +12,16 @@ from scipy.stats import kstest
 from torch.utils.data import DataLoader
 
 from data_prep.generate.room_cache import compute_rooms
+from data_prep.mixing import trim_silence
+from data_prep.mixing_tables import prepare_mixing
+from data_prep.voices import list_voices, synthesize
 from mossformer_sb.augment import Augmentation
 from mossformer_sb.dataio import SeparationBatch
 from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.level_measures import loudness, mean_amplitude
-from tests.unit.mixing_pools import RATE, prepare_pools, stationary, write_speech
+from mossformer_sb.losses import si_snr
+from tests.unit.mixing_pools import RATE, prepare_pools, stationary, write_manifest, write_speech
 
 # Every test has a fixed seed, so a p-value below this says that the distribution is wrong, not that luck was bad.
 SIGNIFICANCE = 0.01
@@ -239,6 +243,37 @@ class TestRooms:
     def test_reverberant_targets(self, pools, rooms):
         parts = dataset(pools, rooms_folder=rooms, target="reverb").draw(0)
         np.testing.assert_array_equal(parts.targets, parts.images)
+
+
+@pytest.mark.slow
+def test_input_of_whamr(tmp_path):
+    """Speech, noise and rooms as published: the mixture is as far from its targets as in WHAMR!, -6.1 dB."""
+    pytest.importorskip("espeakng_loader")
+    rng = np.random.default_rng(0)
+    for number, voice in enumerate(list_voices()[::9]):
+        (tmp_path / "speech" / str(number)).mkdir(parents=True)
+        for text in ("The farmer saw a river behind the tower", "My cousin painted seven windows on a Sunday"):
+            speech = trim_silence(synthesize(text, voice, sample_rate=16000), 16000)
+            soundfile.write(tmp_path / "speech" / str(number) / f"{number}{len(text)}.wav", speech, 16000)
+    (tmp_path / "city").mkdir()
+    for number in range(8):  # as in streets and bars: less and less towards high frequencies, by 3 dB an octave
+        spectrum = np.fft.rfft(rng.standard_normal(16 * RATE))
+        spectrum *= np.maximum(np.arange(len(spectrum)), 600) ** -0.5
+        noise = np.fft.irfft(spectrum)
+        soundfile.write(tmp_path / "city" / f"{number}.wav", 0.03 * noise / noise.std(), RATE)
+    compute_rooms(tmp_path / "rooms", num_rooms=30, seed=1)
+    manifest = write_manifest(tmp_path / "tr.csv")
+    prepare_mixing(
+        True, manifest, tmp_path, tmp_path, speech_folder=tmp_path / "speech", noise_folder=tmp_path / "city"
+    )
+    tables = {"speech_table": tmp_path / "mixing_speech.csv", "noise_table": tmp_path / "mixing_noise.csv"}
+    data = DynamicMixtureDataset(manifest, tmp_path, **tables, rooms_folder=tmp_path / "rooms", segment=None)
+    data.num_mixtures = 200
+    scores = []
+    for item in map(data.__getitem__, range(200)):
+        mixture = item.mixture[None, :, None].expand(-1, -1, 2)
+        scores.append(si_snr(mixture, item.sources[None]).mean().item())
+    assert np.mean(scores) == pytest.approx(-6.1, abs=1.0)
 
 
 class TestWrongInput:

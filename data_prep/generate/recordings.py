@@ -25,7 +25,7 @@ from mossformer_sb.noise import extend_noise
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("librispeech", "speakers")
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".sph")
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".sph", ".wv1")  # .wv1: WSJ0's first microphone
 FADE = SAMPLE_RATE // 2  # samples over which a noise fades into its own beginning
 
 

@@ -217,9 +217,10 @@ class TestRooms:
                 ):
                     if len(dry) != len(target):
                         continue  # this one was cut at a random place
+                    gain = None  # the same for both
                     for kind, signal in enumerate((target, image)):
                         expected = fftconvolve(dry, room[speaker, kind])[: len(signal)]
-                        gain = expected @ signal / (expected @ expected)
+                        gain = gain or expected @ signal / (expected @ expected)
                         errors.append(np.abs(signal - gain * expected).max() / np.abs(signal).max())
                 found.append(max(errors))
             fitting, other, *_ = sorted(found)

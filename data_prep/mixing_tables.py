@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ import soundfile
 from data_prep.generate.librimix_drawing import parallel_map
 from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
+from data_prep.generate.wsj0 import NUM_SHOWN
 from data_prep.progress import resumable
 from mossformer_sb.dataio import read_audio, read_manifest
 from mossformer_sb.errors import InputError
@@ -34,6 +36,7 @@ def prepare_mixing(
     manifest,
     data_root,
     output_folder,
+    test_manifest=None,
     task="",
     num_spks=2,
     sample_rate=8000,
@@ -60,6 +63,8 @@ def prepare_mixing(
         What `$data_root` stands for in it.
     output_folder : str
         Folder for the tables, created if absent.
+    test_manifest : str, optional
+        Of the test set: a warning is logged if a speaker of it is among the single-speaker recordings.
     task : str
         Of the training set. One that ends in "anechoic" can't go with rooms.
     num_spks : int
@@ -101,6 +106,8 @@ def prepare_mixing(
         else _speech(speech_folder, speech_layout)
     )
     _write_table(output_folder / SPEECH_TABLE, speech, _measure_speech, SPEECH_COLUMNS, workers)
+    if speech_folder is not None and test_manifest is not None:
+        _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
     _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), _measure_noise, NOISE_COLUMNS, workers)
     if rooms_folder is not None:
@@ -113,6 +120,19 @@ def prepare_mixing(
 def _speech(source, layout):
     folder, named = name_speech(source, layout)
     return {os.path.abspath(folder / path): speaker for path, _, speaker in named}
+
+
+def _warn_of_test_speakers(speech_folder, speakers, test_manifest, data_root):
+    table = read_manifest(test_manifest, data_root)
+    columns = [column for column in table.columns if re.fullmatch(r"s\d+_spk", column)]
+    shared = sorted(speakers & set(table[columns].astype(str).to_numpy().ravel()))
+    if shared:
+        logger.warning(
+            "speech_folder %s has recordings of %d speakers of the test set (%s): scores on it will be too good.",
+            speech_folder,
+            len(shared),
+            ", ".join(shared[:NUM_SHOWN]) + ("…" if len(shared) > NUM_SHOWN else ""),
+        )
 
 
 def _static_speech(manifest, data_root, num_spks):

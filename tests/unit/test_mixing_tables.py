@@ -69,6 +69,12 @@ class TestTables:
         with pytest.raises(InputError, match="task 'separate_noisy_anechoic' has no reverberation, but rooms_folder"):
             prepare_mixing(True, "tr.csv", ".", tmp_path, task="separate_noisy_anechoic", rooms_folder="rooms")
 
+    def test_speakers_of_the_test_set_are_reported(self, tmp_path, caplog):
+        header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"
+        (tmp_path / "tt.csv").write_text(f"{header}\na,2.0,{RATE},m,s1,s2,spk1,new\n")
+        prepare_pools(tmp_path, noise=False, test_manifest=tmp_path / "tt.csv")
+        assert "has recordings of 1 speakers of the test set (spk1): scores on it will be too good" in caplog.text
+
     def test_silence_and_damage(self, tmp_path):
         speech = write_speech(tmp_path / "speech", num_speakers=2)
         soundfile.write(speech / "spk0" / "silent.wav", np.zeros(RATE), RATE)

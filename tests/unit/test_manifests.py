@@ -7,11 +7,25 @@ import struct
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.custom import prepare_custom
 from data_prep.folders import wsj0_speakers
 from data_prep.wham import prepare_wham
+from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
+from mossformer_sb.dataio import mixtures_are_sums
 from mossformer_sb.errors import InputError
-from tests.unit.trees import FRAMES, IDS, IDS_3, WHAM_FOLDERS, write_tree, write_wav, write_wham, write_wsj0mix
+from tests.unit.trees import (
+    FRAMES,
+    IDS,
+    IDS_3,
+    WHAM_FOLDERS,
+    write_custom,
+    write_tree,
+    write_wav,
+    write_wham,
+    write_whamr,
+    write_wsj0mix,
+)
 
 A, B = IDS
 TRAIN = "wav8k/min/tr"
@@ -321,3 +335,19 @@ def test_command_shows_only_the_message(tmp_path, capsys):
     arguments = ["wsj0mix", "--data_folder", str(tmp_path / "none"), "--output_folder", str(tmp_path / "out")]
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith(f"data_folder '{tmp_path / 'none'}' does not exist")
+
+
+@pytest.mark.parametrize(
+    "prepare, expected",
+    [
+        (lambda root, out: prepare_custom(write_custom(root), out), True),
+        (lambda root, out: prepare_custom(write_custom(root), out, mixture_is_sum=False), False),
+        (lambda root, out: prepare_whamr(write_whamr(root), out), False),
+        (lambda root, out: prepare_whamr(write_whamr(root), out, deep=True), False),
+        (lambda root, out: prepare_whamr(write_whamr(root), out, target="reverb"), True),
+        (lambda root, out: prepare_whamr(write_whamr(root), out, task="separate_clean_anechoic"), True),
+    ],
+)
+def test_says_whether_mixtures_are_sums(tmp_path, prepare, expected):
+    manifests = prepare(tmp_path / "data", tmp_path / "out")
+    assert {mixtures_are_sums(path) for path in manifests.values()} == {expected}

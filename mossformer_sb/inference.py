@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S speakers.
 """
 
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
+from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
@@ -17,6 +20,7 @@ from mossformer_sb.levels import LevelMeter, check_level
 from mossformer_sb.long_recordings import Chunking, separate_in_chunks
 from mossformer_sb.recordings import FORMATS, BlockStore, Recording, check_format, make_output_folder, write_recordings
 from mossformer_sb.resampling import resample_blocks
+from mossformer_sb.safe_loading import load_hparams
 from mossformer_sb.separator import separate
 
 logger = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ logger = logging.getLogger(__name__)
 class MossFormerSeparation(Pretrained):
     """A trained separator, ready to use.
 
-    .. warning:: A model's ``hyperparams.yaml`` is a program: load only what you trust.
+    Loading a model runs no code that its folder brings along, unless you say that you trust it.
 
     Example
     -------
@@ -45,7 +49,20 @@ class MossFormerSeparation(Pretrained):
     HPARAMS_NEEDED = ["sample_rate", "num_spks"]
 
     @classmethod
-    def from_hparams(cls, source, hparams_file="hyperparams.yaml", device=None, **kwargs):
+    def from_hparams(
+        cls,
+        source,
+        hparams_file="hyperparams.yaml",
+        device=None,
+        trust=False,
+        overrides=None,
+        overrides_must_match=True,
+        savedir=None,
+        download_only=False,
+        local_strategy=LocalStrategy.COPY,
+        fetch_config=None,
+        **kwargs,
+    ):
         """Load an exported model.
 
         Arguments
@@ -57,8 +74,23 @@ class MossFormerSeparation(Pretrained):
         device : str, optional
             "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
             "auto".
+        trust : bool
+            True: whatever the YAML file and its checkpoints want to run is run, as in SpeechBrain. False: see
+            `mossformer_sb.safe_loading`.
+        overrides : mapping, optional
+            Other values for the YAML's keys.
+        overrides_must_match : bool
+            Whether each of these has to be a key of the YAML.
+        savedir : str or Path, optional
+            Where to keep what is fetched. Default: the hub's cache; local folders are read where they are.
+        download_only : bool
+            Fetch, and return None.
+        local_strategy : speechbrain.utils.fetching.LocalStrategy
+            How files come into ``savedir``. Default: as copies, since symbolic links are not everywhere.
+        fetch_config : speechbrain.utils.fetching.FetchConfig, optional
+            A revision, a token and so on, for a model hub.
         **kwargs
-            As for SpeechBrain's ``Pretrained.from_hparams``.
+            ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``.
 
         Returns
         -------
@@ -67,7 +99,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a local folder holds no exported model, or the device is not there.
+            If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
         folder = Path(source)
         if folder.is_dir() and not (folder / hparams_file).is_file():
@@ -75,9 +107,33 @@ class MossFormerSeparation(Pretrained):
                 f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
                 f"export_folder, by default <output_folder>/export."
             )
-        if device is not None or "device" not in (kwargs.get("run_opts") or {}):
-            kwargs["run_opts"] = {**(kwargs.get("run_opts") or {}), "device": choose_device(device or "auto")}
-        return super().from_hparams(source=str(source), hparams_file=hparams_file, **kwargs)
+        run_opts = _with_device(kwargs.pop("run_opts", None), device)
+        fetching = {
+            "savedir": savedir,
+            "local_strategy": local_strategy,
+            "fetch_config": fetch_config or FetchConfig(),
+        }
+        checking = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
+        if trust:
+            options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
+            return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
+        hparams = load_hparams(str(source), hparams_file, **checking, **fetching)
+        cls._check_hparams(hparams, source, hparams_file)
+        if download_only:
+            return None
+        return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
+
+    @classmethod
+    def _check_hparams(cls, hparams, source, hparams_file):
+        modules = hparams.get("modules")
+        modules = modules if isinstance(modules, dict) else {}
+        wrong = [key for key in cls.HPARAMS_NEEDED if not isinstance(hparams.get(key), int) or hparams[key] < 1]
+        wrong += [f"modules: {key}" for key in cls.MODULES_NEEDED if not isinstance(modules.get(key), torch.nn.Module)]
+        if wrong:
+            raise InputError(
+                f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
+                f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
+            )
 
     def separate_batch(self, mix, lengths=None):
         """Separate a batch of mixtures at the model's sample rate.
@@ -266,6 +322,16 @@ class MossFormerSeparation(Pretrained):
     def forward(self, mix, lengths=None):
         """As `separate_batch`."""
         return self.separate_batch(mix, lengths)
+
+
+def _with_device(run_opts, device):
+    """SpeechBrain's run options, a dict or its own class, with a device that is there."""
+    if isinstance(run_opts, RunOptions):
+        return run_opts if device is None else dataclasses.replace(run_opts, device=choose_device(device))
+    run_opts = dict(run_opts or {})
+    if device is not None or run_opts.get("device") is None:
+        run_opts["device"] = choose_device(device or "auto")
+    return run_opts
 
 
 def choose_device(name):

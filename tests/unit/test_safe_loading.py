@@ -161,7 +161,7 @@ class TestHostile:
 
     def test_deep_nesting_and_loops(self, folder, tmp_path):
         cases = {
-            "nested too deeply": "x: " + 3000 * "[" + 3000 * "]",
+            "nested too deeply": "x: " + 1500 * "[" + 1500 * "]",
             "a node that contains itself": "x: &a [*a]",
             "leads back to itself": "x: !ref <y>\ny: !ref <x>",
             "given twice": "x: 1\nx: 2",

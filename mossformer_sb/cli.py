@@ -15,8 +15,8 @@ from mossformer_sb.inference import MossFormerSeparation, output_paths
 from mossformer_sb.levels import LEVELS
 from mossformer_sb.listing import list_recordings, shard
 from mossformer_sb.long_recordings import Chunking
-from mossformer_sb.recordings import FORMATS, make_output_folder
 from mossformer_sb.scoring import EXTRA_METRICS, check_metrics, find_utterances, read_utterances, score, score_table
+from mossformer_sb.streams import FORMATS, make_output_folder
 from mossformer_sb.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from mossformer_sb.errors import InputError
 from mossformer_sb.levels import LevelMeter, check_level
 from mossformer_sb.long_recordings import Chunking, separate_in_chunks
-from mossformer_sb.recordings import FORMATS, BlockStore, Recording, check_format, make_output_folder, write_recordings
 from mossformer_sb.resampling import resample_blocks
 from mossformer_sb.safe_loading import load_hparams
 from mossformer_sb.separator import separate
+from mossformer_sb.streams import FORMATS, BlockStore, Recording, check_format, make_output_folder, write_recordings
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.export import export
 from mossformer_sb.inference import MossFormerSeparation, choose_device
 from mossformer_sb.long_recordings import Chunking
-from mossformer_sb.recordings import BLOCK
+from mossformer_sb.streams import BLOCK
 
 RATE = 8000
 FORMATS = ["wav", "flac", "ogg", "mp3"]

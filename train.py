@@ -1,6 +1,7 @@
 """Train, evaluate and export a separator.
 
     python train.py hparams/mossformer_wham.yaml --data_folder /path/to/wham [--key value ...]
+    torchrun --nproc_per_node=4 train.py hparams/mossformer_wham.yaml --data_folder ...     # on four GPUs
 
 Any top-level key of the YAML file can be given another value as ``--key value``. A run that was interrupted goes on
 when the same command is given again. To read the code, begin with `main`.
@@ -12,13 +13,14 @@ import sys
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.distributed import run_on_main
 
+from mossformer_sb import ranks
 from mossformer_sb.arguments import parse_arguments
 from mossformer_sb.brain import BEST_KEY, SeparationBrain
 from mossformer_sb.dataio import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import TrainingRecord, export
+from mossformer_sb.finetune import freeze, start_from
 
 logger = logging.getLogger("train")
 
@@ -26,19 +28,29 @@ logger = logging.getLogger("train")
 def main(argv):
     """Run the experiment that the command line describes."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    ranks.start(run_opts)
+    hparams = ranks.everywhere(load, hparams_file, overrides)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
 
+    if hparams["init_from"] is not None:
+        if hparams["checkpointer"].list_checkpoints():
+            logger.info("Going on with the run in %s; init_from was for its beginning", hparams["save_folder"])
+        else:
+            start_from(hparams["modules"], hparams["init_from"], hparams["sample_rate"])
+    if hparams["freeze"] is not None:
+        freeze(hparams["modules"], hparams["freeze"])
+
     if not hparams["skip_prep"]:
-        run_on_main(hparams["prepare"])
-    train_data, valid_data, test_data = (hparams[key]() for key in ("train_data", "valid_data", "test_data"))
+        ranks.on_main(hparams["prepare"])
+        ranks.on_main(hparams["prepare_mixing"])
+    keys = ("train_data", "valid_data", "test_data")
+    train_data, valid_data, test_data = ranks.everywhere(lambda: [hparams[key]() for key in keys])
     datasets = {"train": train_data, "valid": valid_data, "test": test_data}
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
-    brain = SeparationBrain(
+    brain = ranks.everywhere(
+        SeparationBrain,
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
@@ -56,15 +68,20 @@ def main(argv):
 
     command = shlex.join(["python", "train.py", *argv])
     record = TrainingRecord.of(brain, experiment=hparams_file, command=command, data=fingerprints)
-    run_on_main(
+    ranks.on_main(
         export,
-        kwargs={
-            "folder": hparams["export_folder"],
-            "modules": brain.modules,
-            "sample_rate": hparams["sample_rate"],
-            "record": record,
-        },
+        folder=hparams["export_folder"],
+        modules=ranks.unwrapped(brain.modules),
+        sample_rate=hparams["sample_rate"],
+        record=record,
     )
+    ranks.stop()
+
+
+def load(hparams_file, overrides):
+    """Build what the YAML file describes."""
+    with open(hparams_file, encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
 
 
 if __name__ == "__main__":
@@ -72,5 +89,6 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except InputError as error:
         # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
-        logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
+        if ranks.shows(error):
+            logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

@@ -160,6 +160,7 @@ def _write_manifest(listing, split, headers, output_folder):
         "fingerprint": fingerprint(table),
         "mixtures": len(rows),
         "hours": round(table["duration"].sum() / 3600, 3),
+        "mixture_is_sum": all(_is_sum(mixture) for mixture in listing.splits[split].values()),
     }
     _write_text(path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     logger.info(
@@ -172,6 +173,12 @@ def _write_manifest(listing, split, headers, output_folder):
         facts["fingerprint"][:FINGERPRINT_SHOWN],
     )
     return str(path)
+
+
+def _is_sum(mixture):
+    """Whether a mixture is the sum of the other files in its row."""
+    others = {file for column, file in mixture.files.items() if column != MIXTURE}
+    return set(mixture.parts) == others
 
 
 def _rows(mixtures, headers):

@@ -88,8 +88,9 @@ def prepare_whamr(
         sources = range(1, (num_sources or num_spks) + 1)
         targets = {f"s{i}_wav": f"{top}/s{i}_{target}" for i in sources}
         folders[split] = {"mix_wav": f"{top}/mix_{mixture}_{room}"} | targets | noise
-        # The images in a reverberant mixture are needed for checking its sum only.
-        parts[split] = [*(f"{top}/s{i}_{room}" for i in sources), *noise.values()] if deep else []
+        # Images that are no targets are needed for checking the sum only.
+        needed = deep or room == target
+        parts[split] = [*(f"{top}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
     corpus = Corpus("WHAMR!", "whamr", sample_rate, folders, _speakers, parts)
     return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
 

@@ -1,42 +1,62 @@
 """Training and evaluation of a separator, as a SpeechBrain Brain."""
 
 import logging
+import math
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import speechbrain as sb
 import torch
-from speechbrain.nnet.schedulers import ReduceLROnPlateau, update_learning_rate
-from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
-from speechbrain.utils.distributed import if_main_process, is_distributed_initialized
+from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.train_logger import TensorboardLogger
 
-from mossformer_sb.dataio import SeparationBatch
+from mossformer_sb import ranks
+from mossformer_sb.dataio import Mixture, SeparationBatch
+from mossformer_sb.ema import AveragedWeights
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import ScoreTable, save_example
+from mossformer_sb.history import History
+from mossformer_sb.loader import RankLoader
 from mossformer_sb.losses import pit_si_snr_loss
+from mossformer_sb.memory import peak_memory, reset_peak
 from mossformer_sb.metrics import separation_scores
 from mossformer_sb.random_state import RandomState
+from mossformer_sb.sampling import GlobalBatches
+from mossformer_sb.schedules import Schedule
 from mossformer_sb.separator import separate
+from mossformer_sb.sums import StageSums
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "test_results.csv"
+TENSORBOARD_FOLDER = "tensorboard"
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
+SHOWN_IDS = 10  # of items with something non-finite
+_SILENCE = Mixture("", torch.zeros(4096), torch.zeros(4096, 1))
 
 
 class SeparationBrain(sb.Brain):
     """Train with negative SI-SNR under permutation invariance; evaluate with SI-SNRi and SDRi.
 
-    ``modules`` are ``encoder``, ``masknet`` and ``decoder``, as in SpeechBrain's separation recipes, and are always
-    called through ``self.modules``, so that gradients are synchronised over several GPUs. Batches are
-    `SeparationBatch`.
+    ``modules`` are ``encoder``, ``masknet`` and ``decoder``, as in SpeechBrain's separation recipes. In training they
+    are called through ``self.modules``, so that gradients are synchronised over several GPUs; in evaluation around
+    that wrapping. Batches are `SeparationBatch`.
+
+    The gradient of a step is the sum over the items that count, of all accumulated batches and all ranks, divided by
+    their number. An item does not count if it is good enough (``threshold``), has no active source, or has no finite
+    loss. So neither the batch's size, nor the number of ranks, nor what is left out changes an item's weight. With
+    nothing left, or a gradient that is not finite, there is no step.
 
     A run that is killed goes on where its last checkpoint stands, to the same numbers: besides what SpeechBrain saves,
-    a checkpoint holds the random states and the epoch's sums.
+    a checkpoint holds the random states, the epoch's sums, the schedule's state and the averaged weights.
 
-    Read from ``hparams``: ``sample_rate``; ``output_folder``, for the results; ``threshold``, the loss in dB below
-    which an item is good enough to be left out (null: none is); ``lr_scheduler``, a scheduler of SpeechBrain's
-    (null: constant); ``train_logger`` and ``epoch_counter``; ``n_audio_to_save``, how many test utterances to write
-    as audio.
+    Read from ``hparams``: ``sample_rate``; ``output_folder``, for the results; ``seed``; ``threshold``, the loss in dB
+    below which an item is good enough to be left out (null: none is); ``silence_snr``, see `pit_si_snr_loss`;
+    ``lr_scheduler``, see `Schedule` (null:
+    constant); ``train_logger`` and ``epoch_counter``; ``n_audio_to_save``, how many test utterances to write as audio;
+    and, if they are there, ``ema_decay``, see `AveragedWeights`; ``batches_per_epoch``, how many batches of each rank
+    make an epoch at most; ``tensorboard``, whether to log there too.
 
     Arguments
     ---------
@@ -54,34 +74,57 @@ class SeparationBrain(sb.Brain):
             super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         except ValueError as error:  # SpeechBrain's way to refuse an option, such as fp16 on a CPU
             raise InputError(f"SpeechBrain can't run with these options: {error}") from error
-        self.stage_loss = LossMean()
+        self.sums = StageSums()  # of the stage
+        self._window = StageSums()  # of this rank alone, since the last step of the optimiser
+        self._window_ids, self._nonfinite_ids = [], []
         self.random_state = RandomState()
-        self.train_dataset = None
+        self.history = History(self.hparams.output_folder)
+        self.train_dataset, self.train_batches = None, None
+        self._loaders = {}  # by stage
+        self._tensorboard = None
+        decay = getattr(self.hparams, "ema_decay", None)
+        self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
         if checkpointer is not None:
-            checkpointer.add_recoverables({"stage_loss": self.stage_loss, "random_state": self.random_state})
+            checkpointer.add_recoverables({"stage_loss": self.sums, "random_state": self.random_state})
+            if self.averaged is not None:
+                checkpointer.add_recoverables({"averaged_weights": self.averaged})
 
     # ---- one batch
 
     def compute_forward(self, batch, stage):
         """SeparationBatch → estimates [B, T, S]."""
+        return self._separate(self.modules if stage == sb.Stage.TRAIN else ranks.unwrapped(self.modules), batch)
+
+    def _separate(self, networks, batch):
         batch = batch.to(self.device)
-        networks = self.modules
-        return separate(
-            networks.encoder, networks.masknet, networks.decoder, batch.mixture, lengths=batch.padded_lengths
-        )
+        encoder, masknet, decoder = (networks[name] for name in ("encoder", "masknet", "decoder"))
+        return separate(encoder, masknet, decoder, batch.mixture, lengths=batch.padded_lengths)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Mean loss of the batch in dB; at test, also score each item."""
-        result = pit_si_snr_loss(predictions, batch.sources, batch.padded_lengths)
-        counted = result.num_active > 0
-        if stage == sb.Stage.TRAIN and self.hparams.threshold is not None:
-            counted = counted & (result.losses.detach() > self.hparams.threshold)
-        self.stage_loss.add(result.losses.detach()[counted], dropped=int((~counted).sum()))
+        """Sum of the losses in dB of the items that count; at test, also score each item. Training has `fit_batch`."""
+        items = self._score_items(predictions, batch, stage)
+        self.sums.add_items(items.si_snr, items.dropped, items.nonfinite, items.samples)
         if stage == sb.Stage.TEST:
             self._score(batch, predictions)
-        # With no item left this is zero with zero gradients; `optimizers_step` then leaves the weights as they are.
-        self._items_since_step += int(counted.sum())
-        return (result.losses * counted).sum() / counted.sum().clamp(min=1)
+        return items.loss
+
+    def _score_items(self, estimates, batch, stage):
+        silence_snr = getattr(self.hparams, "silence_snr", None)
+        result = pit_si_snr_loss(estimates, batch.sources, batch.padded_lengths, silence_snr)
+        # A source that is NaN would pass for silent, and leave no trace in the loss.
+        finite = result.losses.isfinite() & _all_finite(estimates) & _all_finite(batch.sources)
+        counted = finite & (result.num_active > 0)
+        if stage == sb.Stage.TRAIN and self.hparams.threshold is not None:
+            counted = counted & (result.losses.detach() > self.hparams.threshold)
+        finite_here, counted_here = torch.stack((finite, counted)).cpu()
+        return _Items(
+            loss=result.losses[counted].sum(),
+            si_snr=result.si_snr[counted],
+            finite=finite_here,
+            dropped=int((finite_here & ~counted_here).sum()),
+            nonfinite=int((~finite_here).sum()),
+            samples=int(batch.lengths.sum()),
+        )
 
     def _score(self, batch, estimates):
         for index, utterance_id in enumerate(batch.ids):
@@ -90,7 +133,9 @@ class SeparationBrain(sb.Brain):
                 x[index, :length].float().cpu() for x in (batch.mixture, batch.sources, estimates)
             )
             scores, permutation = separation_scores(mixture, sources, estimate)
-            if len(self.scores) < self.hparams.n_audio_to_save and if_main_process():
+            # Each rank scores every n-th utterance, see GlobalBatches, and writes its own: no two write one file.
+            place = len(self.scores) * ranks.world_size() + ranks.rank()
+            if place < self.hparams.n_audio_to_save:
                 folder = Path(self.hparams.output_folder) / "audio"
                 save_example(folder, utterance_id, mixture, sources, estimate, permutation, self.hparams.sample_rate)
             self.scores.add(utterance_id, scores)
@@ -99,141 +144,363 @@ class SeparationBrain(sb.Brain):
         """Restore the random state of the checkpoint that the run was resumed from, now that it is to be used."""
         self.random_state.apply_pending()
 
-    def optimizers_step(self):
-        """Step, unless every item since the last step was dropped: Adam would move on its momentum alone."""
-        if self._sum_over_ranks(self._items_since_step):
-            super().optimizers_step()
-        else:
-            self.zero_grad(set_to_none=True)
-        self._items_since_step = 0
+    def fit_batch(self, batch):
+        """Train on a batch: add up gradients, and step where a window of ``grad_accumulation_factor`` batches ends.
 
-    def _sum_over_ranks(self, count):
-        """One rank must not step where another does not, or their weights part."""
-        if not is_distributed_initialized():
-            return count
-        total = torch.tensor(count, device=self.device)
-        torch.distributed.all_reduce(total)
-        return int(total)
+        Arguments
+        ---------
+        batch : SeparationBatch
+            Of this rank.
+
+        Returns
+        -------
+        torch.Tensor
+            Mean loss in dB over the items that count; zero without any.
+
+        Raises
+        ------
+        InputError
+            If too many steps in a row had something that was not finite.
+        """
+        should_step = self._window_ends()
+        self.on_fit_batch_start(batch, should_step)
+        before = self._window.count
+        with self.no_sync(not should_step):
+            estimates, loss = self._training_loss(batch)
+            self.scaler.scale(loss).backward()
+        mean = loss.detach().cpu() / max(self._window.count - before, 1)
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, estimates, mean, should_step)
+        return mean
+
+    def _window_ends(self):
+        """After the last batch of a window. The last of an epoch may be shorter."""
+        last = math.inf if self.train_batches is None else len(self.train_batches)
+        if self.debug:
+            last = min(last, self.debug_batches)
+        return self.step % self.grad_accumulation_factor == 0 or self.step == last
+
+    def _training_loss(self, batch):
+        """Estimates, and the sum of the losses of the items that count. Only finite items take part.
+
+        Zero times NaN is NaN, so no mask can take an item out of a gradient: the others go through the network again.
+        """
+        if batch is None:  # this rank's data can't be read, see RankLoader; DDP still counts on a forward
+            silence = SeparationBatch.collate([_SILENCE])
+            silence.mixture = silence.mixture.to(next(self.modules.parameters()).dtype)
+            with self.training_ctx:
+                self._separate(self.modules, silence)
+            return None, self._zero_loss()
+        self._window_ids += batch.ids
+        networks = self.modules
+        while len(batch):
+            with self.training_ctx:
+                estimates = self._separate(networks, batch)
+                items = self._score_items(estimates, batch, sb.Stage.TRAIN)
+            if not items.nonfinite:
+                self._window.add_items(items.si_snr, items.dropped, samples=items.samples)
+                return estimates, items.loss
+            others, batch = batch.select(~items.finite), batch.select(items.finite)
+            self._nonfinite_ids += others.ids
+            self._window.add_items(torch.empty(0), nonfinite=len(others), samples=int(others.lengths.sum()))
+            # Around DDP: its forward might wait for the other ranks; its backward hangs on the parameters, not on it.
+            networks = ranks.unwrapped(self.modules)
+        return None, self._zero_loss()
+
+    def _zero_loss(self):
+        """With a gradient of zero for every parameter: the other ranks wait for them all."""
+        return sum((0 * parameter).sum() for parameter in self.modules.parameters() if parameter.requires_grad)
+
+    # ---- one step of the optimiser
+
+    def optimizers_step(self):
+        """Step along the mean gradient over the items that count, on all ranks alike, or on none."""
+        self._window.failed = int(getattr(self._loaders.get(sb.Stage.TRAIN), "error", None) is not None)
+        window = self._window.over_ranks(self.device)
+        self._window.reset()
+        if window.failed:
+            self._check_loading(sb.Stage.TRAIN)
+        self.sums.merge(window)
+        self.sums.seconds += self._lap()
+        # Without any item Adam would move on its momentum alone.
+        norm = self._step(window.count) if window.count else None
+        self.zero_grad(set_to_none=True)
+        self._watch(window.nonfinite, norm)
+        self._window_ids, self._nonfinite_ids = [], []
+
+    def _step(self, count):
+        """Step, unless the gradient is not finite; return its norm."""
+        self.scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [parameter.grad for parameter in parameters]
+        # These are sums over the items of a rank, and DDP has averaged them over the ranks.
+        torch._foreach_mul_(gradients, ranks.world_size() / count)
+        total_norm = torch.nn.utils.get_total_norm(gradients)
+        norm = total_norm.item()
+        if math.isfinite(norm):
+            if self.max_grad_norm >= 0:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, total_norm)
+            self.schedule.before_step(self.optimizer_step + 1)
+            self.scaler.step(self.optimizer)
+            self.optimizer_step += 1
+            self.sums.add_step(norm)
+            if self.averaged is not None:
+                self.averaged.update()
+        self.scaler.update()
+        return norm
+
+    def _watch(self, num_nonfinite, norm):
+        """Count what was not finite, and end the run when that happens again and again."""
+        bad_gradient = norm is not None and not math.isfinite(norm)
+        if bad_gradient and self.scaler.is_enabled():
+            bad_gradient = False  # it is looking for the greatest scale that works: that is its way
+        self.sums.skipped += bad_gradient
+        if not num_nonfinite and not bad_gradient:
+            self.sums.streak = 0
+            return
+        self.sums.streak += 1
+        ids = self._nonfinite_ids if num_nonfinite else self._window_ids
+        ids = [item_id for ids_of_rank in ranks.gather(ids) for item_id in ids_of_rank]
+        found = f"{num_nonfinite} items without a finite loss" if num_nonfinite else f"a gradient of norm {norm}"
+        found += f" ({', '.join(ids[:SHOWN_IDS])}{', …' if len(ids) > SHOWN_IDS else ''})"
+        if self.sums.streak > self.nonfinite_patience:
+            raise ranks.SharedError(
+                f"Training stopped: {self.sums.streak} steps in a row had something that was not finite, more than "
+                f"nonfinite_patience: {self.nonfinite_patience} allows; the last {found}. Go on from the last "
+                f"checkpoint with a lower lr or with precision: fp32; check the data with --deep True; "
+                f"if it began with the first steps, look at the weights that training starts from."
+            )
+        if if_main_process():
+            logger.warning("Epoch step %d had %s: left out.", self.step, found)
+
+    def _check_loading(self, stage):
+        """Raise what one of the ranks could not read, on all of them."""
+        if stage in self._loaders:
+            ranks.everywhere(self._loaders[stage].check)
+
+    def _lap(self):
+        """Seconds since the last call."""
+        before, self._clock = self._clock, time.perf_counter()
+        return self._clock - before
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         """Only between two steps of the optimiser: a checkpoint holds no half-accumulated gradients."""
-        between_steps = self.step % self.grad_accumulation_factor == 0
-        return between_steps and super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return self._window_ends() and super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
 
     def update_average(self, loss, avg_loss):
         """The stage's mean over items that count, for the progress bar: a dropped item is no loss of zero."""
-        return self.stage_loss.mean
+        return -self.sums.mean
 
     # ---- stages
 
+    def on_fit_start(self):
+        """Give each rank its own random numbers, then prepare as SpeechBrain does, and recover."""
+        ranks.seed_apart(self._seed)
+        if getattr(self.hparams, "tensorboard", False):
+            self._tensorboard = _tensorboard_logger(Path(self.hparams.output_folder) / TENSORBOARD_FOLDER)
+        ranks.everywhere(super().on_fit_start)
+
+    @property
+    def _seed(self):
+        return getattr(self.hparams, "seed", 0)
+
+    def init_optimizers(self):
+        """As SpeechBrain does; the schedule belongs to the optimiser."""
+        super().init_optimizers()
+        self.schedule = Schedule(self.hparams.lr_scheduler, self.optimizer)
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverables({"lr_scheduler": self.schedule})
+
     def on_stage_start(self, stage, epoch=None):
-        """Reset the sums, unless training goes on in mid-epoch."""
+        """Reset the sums, unless training goes on in mid-epoch; put the weights in place that the stage is about."""
         resumed_mid_epoch = stage == sb.Stage.TRAIN and self.step > 0
         if not resumed_mid_epoch:
-            self.stage_loss.reset()
-        self._items_since_step = 0
-        if stage == sb.Stage.TRAIN and hasattr(self.train_dataset, "set_epoch"):
-            self.train_dataset.set_epoch(epoch)
+            self.sums.reset()
+        self._use_averaged_weights(stage != sb.Stage.TRAIN)
+        if stage == sb.Stage.TRAIN:
+            self._start_training_epoch(epoch)
         if stage == sb.Stage.TEST:
             self.scores = ScoreTable()
 
+    def _start_training_epoch(self, epoch):
+        self._window.reset()
+        self._window_ids, self._nonfinite_ids = [], []
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.train_dataset.set_epoch(epoch)
+        if self.train_batches is not None:
+            self.train_batches.set_epoch(epoch, start=self.step)
+        reset_peak(self.device)
+        self._clock = time.perf_counter()
+
+    def _use_averaged_weights(self, averaged):
+        if self.averaged is not None:
+            (self.averaged.use if averaged else self.averaged.restore)()
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log; after validation, set the learning rate and save a checkpoint; after test, write the scores."""
+        """Log; after validation, set the learning rate and save a checkpoint; after test, write the scores.
+
+        After test the weights that were measured stay in place, for the export.
+        """
+        self._check_loading(stage)
         if stage == sb.Stage.TRAIN:
-            self.train_stats = {"si-snr": -self.stage_loss.mean, "dropped": self.stage_loss.dropped}
+            self.train_stats = self._train_stats()
         elif stage == sb.Stage.VALID:
-            self._end_epoch(epoch, valid_loss=self.stage_loss.mean)
+            self._use_averaged_weights(False)
+            self._end_epoch(epoch, self.sums.over_ranks(self.device))
         else:
             self._end_test()
 
-    def _end_epoch(self, epoch, valid_loss):
-        old_rate, new_rate = self._next_learning_rate(epoch, valid_loss)
-        update_learning_rate(self.optimizer, new_rate)
-        self.hparams.train_logger.log_stats(
-            stats_meta={"epoch": epoch, "lr": old_rate},
-            train_stats=self.train_stats,
-            valid_stats={"si-snr": -valid_loss},
-        )
-        if self.checkpointer is not None:
-            self.checkpointer.save_and_keep_only(meta={BEST_KEY: -valid_loss, "epoch": epoch}, max_keys=[BEST_KEY])
+    def _train_stats(self):
+        """Figures of a training epoch over all ranks, from name to value."""
+        sums = self.sums
+        sums.seconds += self._lap()
+        seconds = sums.seconds or float("nan")
+        return {
+            "si-snr": sums.mean,
+            "dropped": sums.dropped,
+            "nonfinite": sums.nonfinite,
+            "skipped-steps": sums.skipped,
+            "grad-norm": sums.mean_norm,
+            "grad-norm-max": sums.norm_max,
+            "seconds": sums.seconds,
+            "items/s": sums.items / seconds,
+            "audio-s/s": sums.samples / self.hparams.sample_rate / seconds,
+            "memory-gb": max(ranks.gather(peak_memory(self.device))) / 1e9,
+        }
 
-    def _next_learning_rate(self, epoch, valid_loss):
-        scheduler = self.hparams.lr_scheduler
-        if scheduler is None:
-            return (self.optimizer.param_groups[0]["lr"],) * 2
-        if isinstance(scheduler, ReduceLROnPlateau):
-            return scheduler([self.optimizer], epoch, valid_loss)
-        return scheduler(epoch)
+    def _end_epoch(self, epoch, valid):
+        rate = self.schedule.rate  # of this epoch, or of its last step
+        self.schedule.after_epoch(epoch, loss=-valid.mean)
+        valid_stats = {"si-snr": valid.mean}
+        if valid.nonfinite:
+            valid_stats["nonfinite"] = valid.nonfinite
+        self._log_epoch({"epoch": epoch, "lr": rate}, self.train_stats, valid_stats)
+        if self.checkpointer is not None:
+            self.checkpointer.save_and_keep_only(meta={BEST_KEY: valid.mean, "epoch": epoch}, max_keys=[BEST_KEY])
+
+    def _log_epoch(self, meta, train, valid):
+        self.hparams.train_logger.log_stats(stats_meta=meta, train_stats=train, valid_stats=valid)
+        row = dict(meta)
+        for stage, stats in (("train", train), ("valid", valid)):
+            row.update({f"{stage}_{name}": value for name, value in stats.items()})
+        ranks.on_main(self.history.add, row)
+        ranks.on_main(self.history.draw)
+        if self._tensorboard is not None:
+            # It counts its calls. The epoch is what a resumed run must go on with.
+            before = meta["epoch"] - 1
+            self._tensorboard.global_step = {
+                "meta": before,
+                "train": dict.fromkeys(train, before),
+                "valid": dict.fromkeys(valid, before),
+                "test": {},
+            }
+            self._tensorboard.log_stats(stats_meta={"lr": meta["lr"]}, train_stats=train, valid_stats=valid)
 
     def _end_test(self):
-        if not if_main_process():
-            return
+        self.scores = ScoreTable.interleaved(ranks.gather(self.scores))
         path = Path(self.hparams.output_folder) / RESULTS_FILE
-        self.scores.write(path)
+        ranks.on_main(self.scores.write, path)
         self.hparams.train_logger.log_stats(
             stats_meta={"epoch loaded": self.hparams.epoch_counter.current}, test_stats=self.scores.average()
         )
-        logger.info("%s\nAll scores are in %s", self.scores.summary(), path)
+        if if_main_process():
+            logger.info("%s\nAll scores are in %s", self.scores.summary(), path)
 
     # ---- data and checkpoints
 
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
-        """As SpeechBrain's, for datasets of `mossformer_sb.dataio.Mixture`."""
+        """A loader of `SeparationBatch`, which gives each rank its share; see `GlobalBatches`.
+
+        Its position is no file in a checkpoint: the epoch and the step, which are there, say all.
+
+        Arguments
+        ---------
+        dataset : torch.utils.data.Dataset
+            Of `mossformer_sb.dataio.Mixture`.
+        stage : speechbrain.Stage
+            Training has its own rules for the order and the last batch.
+        ckpt_prefix : str, optional
+            Without effect.
+        **loader_kwargs : dict
+            ``batch_size``, ``shuffle``, and what else ``torch.utils.data.DataLoader`` takes.
+
+        Returns
+        -------
+        torch.utils.data.DataLoader
+
+        Raises
+        ------
+        InputError
+            If an argument would get in the way of the sampling.
+        """
+        refused = sorted({"sampler", "batch_sampler", "drop_last"} & set(loader_kwargs))
+        training = stage == sb.Stage.TRAIN
+        shuffle = loader_kwargs.pop("shuffle", False)
+        if shuffle and not training:
+            refused.append("shuffle")
+        if refused:
+            name = f"{stage.name.lower()}_loader"
+            raise InputError(
+                f"{name}: {', '.join(refused)} can't be set here, for the order of the items and their division among "
+                f"processes are decided in one place. Remove it; in train_loader, shuffle chooses between two orders."
+            )
+        batches = GlobalBatches(
+            len(dataset),
+            loader_kwargs.pop("batch_size", 1),
+            shuffle=shuffle,
+            seed=self._seed,
+            limit=getattr(self.hparams, "batches_per_epoch", None) if training else None,
+            rank=ranks.rank(),
+            world_size=ranks.world_size(),
+            even=training,
+        )
         loader_kwargs.setdefault("collate_fn", SeparationBatch.collate)
         # A loader draws its workers' seed. From a generator of its own, since the global one's state is part of a
         # checkpoint, and a resumed run starts its loaders at another moment.
         loader_kwargs.setdefault("generator", torch.Generator())
         loader_kwargs.setdefault("pin_memory", self.device_type == "cuda")
-        if stage == sb.Stage.TRAIN:
-            self.train_dataset = dataset
-        return super().make_dataloader(dataset, stage, ckpt_prefix, **loader_kwargs)
+        if training:
+            self.train_dataset, self.train_batches = dataset, batches
+        self._loaders[stage] = RankLoader(dataset, batch_sampler=batches, goes_on=training, **loader_kwargs)
+        return self._loaders[stage]
+
+    def evaluate(self, test_set, max_key=None, min_key=None, progressbar=None, test_loader_kwargs=None):
+        """As SpeechBrain's."""
+        return super().evaluate(test_set, max_key, min_key, progressbar, dict(test_loader_kwargs or {}))
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load the best checkpoint; there must be one."""
-        super().on_evaluate_start(max_key, min_key)
+        self._use_averaged_weights(False)
+        ranks.everywhere(super().on_evaluate_start, max_key, min_key)
         if self.checkpointer is not None and not self.checkpointer.list_checkpoints():
-            raise InputError(
+            raise ranks.SharedError(
                 f"{self.checkpointer.checkpoints_dir}: holds no checkpoint to evaluate. Train first (without "
                 f"--test_only), or give the --output_folder of a finished training."
             )
 
 
-@register_checkpoint_hooks
-class LossMean:
-    """Mean loss over the items of a stage, kept in checkpoints so that a resumed epoch ends with the same mean.
+class _Items(NamedTuple):
+    """What the items of a batch come to."""
 
-    Example
-    -------
-    >>> loss = LossMean()
-    >>> loss.add(torch.tensor([-1.0, -3.0]), dropped=1)
-    >>> loss.mean, loss.dropped
-    (-2.0, 1)
-    """
+    loss: torch.Tensor  # [], dB: sum over the items that count
+    si_snr: torch.Tensor  # [·], dB, of these
+    finite: torch.Tensor  # [B], bool, on the CPU
+    dropped: int
+    nonfinite: int
+    samples: int
 
-    def __init__(self):
-        self.reset()
 
-    def reset(self):
-        """Begin anew."""
-        self.total, self.count, self.dropped = 0.0, 0, 0
+def _all_finite(signals):
+    """[B, …] → [B], bool."""
+    return signals.detach().isfinite().flatten(1).all(1)
 
-    def add(self, losses, dropped=0):
-        """Add the losses of items that count, and how many did not."""
-        self.total += losses.double().sum().item()
-        self.count += len(losses)
-        self.dropped += dropped
 
-    @property
-    def mean(self):
-        """Mean loss; NaN before the first item."""
-        return self.total / self.count if self.count else float("nan")
-
-    @mark_as_saver
-    def _save(self, path):
-        torch.save({"total": self.total, "count": self.count, "dropped": self.dropped}, path)
-
-    @mark_as_loader
-    def _load(self, path, end_of_epoch):
-        del end_of_epoch  # The next stage's start resets what a finished epoch left.
-        for name, value in torch.load(path, weights_only=True).items():
-            setattr(self, name, value)
+def _tensorboard_logger(folder):
+    try:
+        return TensorboardLogger(str(folder))
+    except ImportError as error:
+        raise InputError(
+            'tensorboard: True needs the package tensorboard, which is missing: pip install "mossformer_sb[report]", '
+            "or set it to False."
+        ) from error

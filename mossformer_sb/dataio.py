@@ -4,6 +4,7 @@ Shapes: B batch, T samples, S sources.
 """
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,33 @@ def fingerprint(table):
     return hashlib.sha256("".join("\t".join(map(str, row)) + "\n" for row in rows).encode()).hexdigest()
 
 
+def mixtures_are_sums(manifest):
+    """Tell whether the mixtures of a manifest are the sum of its sources and noise, as its preparation noted beside it.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        ``wham_tr.csv``; the facts are in ``wham_tr.json``.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    InputError
+        If that file is absent, or says nothing about it.
+    """
+    facts = Path(manifest).with_suffix(".json")
+    try:
+        return json.loads(facts.read_text(encoding="utf-8"))["mixture_is_sum"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{facts}: does not say whether the mixtures are the sum of sources and noise (mixture_is_sum), which "
+            "augmentation needs to know. Prepare the data again (without --skip_prep)."
+        ) from error
+
+
 @dataclass
 class Mixture:
     """One item of a dataset."""
@@ -208,6 +236,18 @@ class SeparationBatch:
     def __len__(self):
         return len(self.ids)
 
+    def select(self, chosen):
+        """The items for which a mask [B] of booleans is true, as a batch of their own, padded as before."""
+        chosen = chosen.cpu()
+        device_mask = chosen.to(self.mixture.device)
+        return SeparationBatch(
+            ids=[item_id for item_id, is_chosen in zip(self.ids, chosen.tolist(), strict=True) if is_chosen],
+            mixture=self.mixture[device_mask],
+            sources=self.sources[device_mask],
+            lengths=self.lengths[chosen],
+            is_padded=self.is_padded,
+        )
+
     def to(self, device):
         """Move the signals, in place as SpeechBrain's batches do."""
         self.mixture = self.mixture.to(device, non_blocking=True)
@@ -221,10 +261,41 @@ class SeparationBatch:
         return self
 
 
-class MixtureDataset(Dataset):
-    """The mixtures of a manifest, whole or as random crops.
+class EpochDataset(Dataset):
+    """A dataset whose items are pure functions of (seed, epoch, index).
 
-    An item is a pure function of (seed, epoch, index): the same in whatever worker, rank or resumed run it is made.
+    They are the same in whatever worker, rank or resumed run they are made.
+
+    Arguments
+    ---------
+    seed : int
+        Of everything random.
+
+    Example
+    -------
+    >>> data = EpochDataset(seed=1)
+    >>> first = data.rng(7).random()
+    >>> data.set_epoch(2)
+    >>> first == EpochDataset(seed=1).rng(7).random(), first == data.rng(7).random()
+    (True, False)
+    """
+
+    def __init__(self, seed=0):
+        self.seed = seed
+        # In shared memory, so that workers which outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch):
+        """Choose the epoch whose items come next."""
+        self._epoch.fill_(epoch)
+
+    def rng(self, index):
+        """Where everything random in an item comes from: a numpy.random.Generator."""
+        return np.random.default_rng((self.seed, int(self._epoch), index))
+
+
+class MixtureDataset(EpochDataset):
+    """The mixtures of a manifest, whole or as random crops.
 
     Arguments
     ---------
@@ -248,6 +319,7 @@ class MixtureDataset(Dataset):
     """
 
     def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0):
+        super().__init__(seed)
         self.table = read_manifest(manifest, data_root, num_spks)
         rates = sorted(set(self.table["sample_rate"]))
         if rates != [sample_rate]:
@@ -257,19 +329,13 @@ class MixtureDataset(Dataset):
                 f"segment must be a length in seconds greater than zero, or null for none; found {segment}."
             )
         self.num_spks = num_spks
+        self.sample_rate = sample_rate
         self.segment = None if segment is None else round(segment * sample_rate)
-        self.seed = seed
-        # In shared memory, so that workers which outlive an epoch see the next one.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
     def fingerprint(self):
         """Of the manifest, see `fingerprint`."""
         return fingerprint(self.table)
-
-    def set_epoch(self, epoch):
-        """Choose the epoch whose crops come next."""
-        self._epoch.fill_(epoch)
 
     def __len__(self):
         return len(self.table)
@@ -285,5 +351,4 @@ class MixtureDataset(Dataset):
         """First sample and number of samples."""
         if self.segment is None or total <= self.segment:
             return 0, total
-        rng = np.random.default_rng((self.seed, int(self._epoch), index))
-        return int(rng.integers(total - self.segment + 1)), self.segment
+        return int(self.rng(index).integers(total - self.segment + 1)), self.segment

@@ -1,5 +1,6 @@
 """The test stage's products: a table of scores, and examples to listen to."""
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -45,6 +46,24 @@ class ScoreTable:
     def add(self, utterance_id, scores, **others):
         """Add an utterance's `mossformer_sb.metrics.Scores` and other metrics; NaN where all its sources are silent."""
         self._rows.append((utterance_id, *scores, *(others[column] for column in self.columns[len(self.COLUMNS) :])))
+
+    @classmethod
+    def interleaved(cls, tables):
+        """Unite the tables of several ranks, each of which scored every n-th utterance, in the order of the manifest.
+
+        Example
+        -------
+        >>> from mossformer_sb.metrics import Scores
+        >>> tables = [ScoreTable(), ScoreTable()]
+        >>> for index, name in enumerate("abc"):
+        ...     tables[index % 2].add(name, Scores(0.0, 0.0, 0.0, 0.0))
+        >>> ScoreTable.interleaved(tables).to_frame()["snt_id"].to_list()
+        ['a', 'b', 'c', 'avg']
+        """
+        united = cls()
+        for rows in itertools.zip_longest(*(table._rows for table in tables)):
+            united._rows.extend(row for row in rows if row is not None)
+        return united
 
     @property
     def num_silent(self):

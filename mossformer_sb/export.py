@@ -4,12 +4,14 @@ import logging
 import os
 import shutil
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import speechbrain as sb
 import torch
 
+import mossformer_sb
 from mossformer_sb.errors import InputError
 from mossformer_sb.version import __version__
 
@@ -58,7 +60,8 @@ def export(folder, modules, sample_rate, record=None):
     folder : str or Path
         Where to.
     modules : mapping
-        ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not.
+        ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not. The mask net says what it is:
+        ``config``, its arguments; ``num_spks``; ``network`` and ``paper``, for the model card.
     sample_rate : int
         Hz.
     record : TrainingRecord, optional
@@ -124,14 +127,14 @@ def _hyperparams(modules, sample_rate):
     encoder, masknet, decoder = (modules[name] for name in MODULES)
     masknet_arguments = "\n".join(f"    {key}: {value}" for key, value in masknet.config.items())
     return f"""\
-# MossFormer separator, exported by mossformer_sb {__version__}.
+# {masknet.network} separator, exported by mossformer_sb {__version__}.
 sample_rate: {sample_rate}
 num_spks: {masknet.num_spks}
 
 encoder: !new:speechbrain.lobes.models.dual_path.Encoder
     kernel_size: {encoder.conv1d.kernel_size[0]}
     out_channels: {encoder.conv1d.out_channels}
-masknet: !new:mossformer_sb.MossFormerMaskNet
+masknet: !new:{_class_path(masknet)}
 {masknet_arguments}
 decoder: !new:speechbrain.lobes.models.dual_path.Decoder
     in_channels: {decoder.in_channels}
@@ -153,8 +156,16 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 """
 
 
+def _class_path(module):
+    """Name a module's class: by the package where the package offers it, for files are split and joined."""
+    name = type(module).__name__
+    offered = getattr(mossformer_sb, name, None) is type(module)
+    return f"mossformer_sb.{name}" if offered else f"{type(module).__module__}.{name}"
+
+
 def _model_card(modules, sample_rate, record):
-    num_spks = modules["masknet"].num_spks
+    masknet = modules["masknet"]
+    num_spks = masknet.num_spks
     num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
     facts = {
         "Task": record.task,
@@ -174,11 +185,11 @@ def _model_card(modules, sample_rate, record):
 ---
 tags:
 - speech-separation
-- mossformer
+- {masknet.network.lower()}
 - speechbrain
 library_name: speechbrain
 ---
-# MossFormer: {num_spks} speakers, {sample_rate} Hz
+# {masknet.network}: {num_spks} speakers, {sample_rate} Hz
 
 | | |
 |---|---|
@@ -195,9 +206,12 @@ estimates = model.separate_file("mixture.wav", output_folder="separated")
 
 SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed.
 
-The network follows Zhao and Ma, "MossFormer: Pushing the Performance Limit of Monaural Speech Separation using Gated
-Single-Head Transformer with Convolution-Augmented Joint Self-Attentions", ICASSP 2023.
+{_wrapped(f"The network follows {masknet.paper}.")}
 """
+
+
+def _wrapped(text):
+    return textwrap.fill(text, width=120, break_on_hyphens=False)
 
 
 def _score_section(record):

@@ -24,9 +24,10 @@ _MAX_ENUMERATED = 4
 class PitLoss(NamedTuple):
     """What `pit_si_snr_loss` gives for each item of a batch."""
 
-    losses: torch.Tensor  # [B], dB
+    losses: torch.Tensor  # [B], dB, to be minimised
     permutation: torch.Tensor  # [B, S]: which estimate belongs to each source
     num_active: torch.Tensor  # [B]: how many sources are not silent
+    si_snr: torch.Tensor  # [B], dB: mean over the active sources; zero if there is none
 
 
 def si_snr(estimates, sources, lengths=None):
@@ -148,10 +149,13 @@ def reorder(estimates, permutation):
     return estimates.gather(2, permutation[:, None, :].expand_as(estimates))
 
 
-def pit_si_snr_loss(estimates, sources, lengths=None):
+def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
     """Negative SI-SNR of each item under its best permutation (uPIT: one permutation for the whole item).
 
     Source: Kolbæk et al., "Multi-talker Speech Separation with Utterance-level Permutation Invariant Training", 2017.
+
+    A silent source has no SI-SNR. Either its estimate is left alone, or `silence_loss` pushes it below the others. The
+    permutation is the best one in SI-SNR of the active sources in both cases.
 
     Arguments
     ---------
@@ -159,12 +163,14 @@ def pit_si_snr_loss(estimates, sources, lengths=None):
         [B, T, S].
     lengths : torch.Tensor, optional
         [B], int64, samples of each item; what lies beyond is not looked at. Default: all T.
+    silence_snr : float, optional
+        dB below the other estimates, to which the estimate of a silent source is pushed. Default: it is left alone.
 
     Returns
     -------
     PitLoss
-        ``losses`` [B], dB: the mean over an item's active sources. A silent source has no SI-SNR and is left out; an
-        item without any active source has loss 0, no gradient, and ``num_active`` 0, to be left out by the caller.
+        ``losses`` [B], dB: the mean over an item's active sources, or over all with ``silence_snr``. An item without
+        any active source has loss 0, no gradient, and ``num_active`` 0, to be left out by the caller.
 
     Raises
     ------
@@ -181,9 +187,57 @@ def pit_si_snr_loss(estimates, sources, lengths=None):
         permutation = best_permutation(pairwise_si_snr(estimates, sources, lengths))
     active = is_active(sources, lengths)
     num_active = active.sum(-1)
-    values = si_snr(reorder(estimates, permutation), sources, lengths)
-    losses = -values.masked_fill(~active, 0.0).sum(-1) / num_active.clamp(min=1)
-    return PitLoss(losses, permutation, num_active)
+    estimates = reorder(estimates, permutation)
+    mean_si_snr = _mean_where(si_snr(estimates, sources, lengths), active)
+    losses = -mean_si_snr
+    if silence_snr is not None and not active.all():
+        silent = ~active & (num_active > 0)[:, None]
+        share = num_active / active.shape[1]
+        suppression = _mean_where(silence_loss(estimates, active, silence_snr, lengths), silent)
+        losses = torch.where(silent.any(-1), share * losses + (1 - share) * suppression, losses)
+    return PitLoss(losses, permutation, num_active, mean_si_snr.detach())
+
+
+def silence_loss(estimates, active, silence_snr, lengths=None):
+    """How loud each estimate is against the active ones together: 10·log10(‖ŝ‖² / ‖Σ ŝ_active‖² + τ), in dB.
+
+    τ = 10^(-silence_snr / 10) bounds it below: an estimate that is quiet enough has little gradient. Source: the loss
+    for inactive sources in Wisdom et al., "What's All the FUSS about Free Universal Sound Separation Data?", ICASSP
+    2021, equation 5, which compares with the mixture. Here it is compared with the other estimates, since SI-SNR leaves
+    the level of all of them open: they would get below a mixture by getting quieter together.
+
+    Arguments
+    ---------
+    estimates : torch.Tensor
+        [B, T, S].
+    active : torch.Tensor
+        [B, S], bool: whose estimates to compare with.
+    silence_snr : float
+        dB.
+    lengths : torch.Tensor, optional
+        [B], as in `si_snr`.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, S], dB.
+
+    Example
+    -------
+    >>> estimates = torch.randn(1, 8000, 1) * torch.tensor([1.0, 0.1])
+    >>> silence_loss(estimates, torch.tensor([[True, False]]), silence_snr=60)[0, 1].round().item()
+    -20.0
+    """
+    (estimates,) = _zero_mean(estimates, lengths=lengths)
+    reference = estimates.masked_fill(~active[:, None, :], 0.0).sum(-1).square().sum(1)  # [B]
+    energies = estimates.square().sum(1)  # [B, S]
+    ratio = energies / reference.clamp(min=torch.finfo(energies.dtype).tiny)[:, None]
+    return 10 * torch.log10(ratio + 10 ** (-silence_snr / 10))
+
+
+def _mean_where(values, chosen):
+    """Mean over the chosen sources of each item, zero where none is: [B, S] twice → [B]."""
+    return values.masked_fill(~chosen, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
 
 
 def _zero_mean(*signals, lengths=None):

@@ -117,6 +117,13 @@ class MossFormerMaskNet(nn.Module):
     torch.Size([3, 2, 64, 500])
     """
 
+    # For the card of an exported model.
+    network = "MossFormer"
+    paper = (
+        'Zhao and Ma, "MossFormer: Pushing the Performance Limit of Monaural Speech Separation using Gated Single-Head '
+        'Transformer with Convolution-Augmented Joint Self-Attentions", ICASSP 2023'
+    )
+
     def __init__(
         self,
         in_channels,

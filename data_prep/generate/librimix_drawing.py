@@ -21,7 +21,6 @@ import logging
 import math
 import multiprocessing
 import os
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -34,6 +33,7 @@ from data_prep.generate.rooms import draw_room, images_of
 from data_prep.generate.wsj0 import NUM_SHOWN, SAMPLE_RATE
 from data_prep.manifest import check_choice
 from mossformer_sb.errors import InputError
+from mossformer_sb.level_measures import loudness
 
 logger = logging.getLogger(__name__)
 
@@ -418,56 +418,24 @@ def draw_gains(rng, signals, ranges, room=None):
     """
     before, scaled = [], []
     for signal, (lowest, highest) in zip(signals, ranges, strict=True):
-        before.append(loudness(signal))
-        signal = signal * 10 ** ((rng.uniform(lowest, highest) - before[-1]) / 20) if before[-1] is not None else signal
+        before.append(loudness(signal, SAMPLE_RATE))
+        target = rng.uniform(lowest, highest)
+        signal = signal * 10 ** ((target - before[-1]) / 20) if math.isfinite(before[-1]) else signal
         peak = np.abs(signal).max()
         scaled.append(signal * (MAX_PEAK / peak) if peak >= 1 else signal)
-    if None in before:
-        return [math.nan if level is None else 1.0 for level in before]
+    if not all(map(math.isfinite, before)):
+        return [1.0 if math.isfinite(level) else math.nan for level in before]
     peak = np.abs(sum(scaled)).max()
     if room is not None:
         num_spks = len(room.sources)
         images = images_of(room, np.stack(scaled[:num_spks]))[1]
         peak = max(peak, np.abs(images.sum(axis=0) + sum(scaled[num_spks:])).max())
     weight = MAX_PEAK / peak if peak > MAX_PEAK else 1.0
-    after = [loudness(signal * weight) for signal in scaled]
+    after = [loudness(signal * weight, SAMPLE_RATE) for signal in scaled]
     return [
-        math.nan if level is None else float(10 ** ((level - first) / 20))
+        float(10 ** ((level - first) / 20)) if math.isfinite(level) else math.nan
         for level, first in zip(after, before, strict=True)
     ]
-
-
-def loudness(signal):
-    """Integrated loudness (ITU-R BS.1770-4) at 16 kHz.
-
-    Arguments
-    ---------
-    signal : numpy.ndarray
-        [T].
-
-    Returns
-    -------
-    loudness : float, or None
-        In LUFS; None for what is too short or too silent to have one.
-
-    Raises
-    ------
-    InputError
-        If pyloudnorm is not installed.
-    """
-    try:
-        import pyloudnorm
-    except ImportError:
-        raise InputError(
-            'Loudness is measured by pyloudnorm, which is missing: pip install "mossformer_sb[data]"'
-        ) from None
-    meter = pyloudnorm.Meter(SAMPLE_RATE)
-    if len(signal) < meter.block_size * SAMPLE_RATE:
-        return None
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of the logarithm of zero
-        level = float(meter.integrated_loudness(signal))
-    return level if math.isfinite(level) else None
 
 
 @contextlib.contextmanager

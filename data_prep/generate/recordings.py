@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from data_prep.generate.wsj0 import NUM_READERS, NUM_SHOWN, SAMPLE_RATE
 from data_prep.manifest import check_choice
 from mossformer_sb.errors import InputError
+from mossformer_sb.noise import extend_noise
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +79,7 @@ def find_speech(source, layout="librispeech", resample=False):
     InputError
         If there is none, a file can't be used, or two have one name.
     """
-    check_choice("layout", layout, LAYOUTS)
-    source = Path(source).expanduser()
-    if source.is_file():
-        folder, named = source.parent, _from_table(source)
-    else:
-        folder, named = source, _from_folder(source, layout)
+    folder, named = name_speech(source, layout)
     clips = _clips(folder, named, resample)
     paths = {}
     for clip in clips:
@@ -95,6 +90,28 @@ def find_speech(source, layout="librispeech", resample=False):
             )
         paths[clip.name] = clip.path
     return folder, clips
+
+
+def name_speech(source, layout="librispeech"):
+    """Lists the utterances of a folder or a table by name alone, without looking into them; see `find_speech`.
+
+    Returns
+    -------
+    folder : Path
+        What the paths are relative to.
+    named : list of tuple of str
+        Path, name and speaker of each, sorted by path.
+    """
+    check_choice("layout", layout, LAYOUTS)
+    source = Path(source).expanduser()
+    if source.is_file():
+        return source.parent, _from_table(source)
+    return source, _from_folder(source, layout)
+
+
+def name_noise(folder):
+    """Lists the paths of a folder's recordings, however deep, relative to it."""
+    return _audio_files(Path(folder).expanduser(), "noise")
 
 
 def find_noise(folder, resample=False):
@@ -287,34 +304,6 @@ def _advice(path):
     return " Give the folder that the paths in the metadata are relative to."
 
 
-def extend_noise(noise, num_frames):
-    """Repeats a noise until it is long enough, each time fading into its beginning for half a second.
-
-    Arguments
-    ---------
-    noise : numpy.ndarray
-        [T], longer than half a second.
-    num_frames : int
-        Length that is needed.
-
-    Returns
-    -------
-    extended : numpy.ndarray
-        [num_frames]. As published, double precision where something was appended.
-
-    Example
-    -------
-    >>> extend_noise(np.ones(9000, np.float32), 20000).round(9).tolist() == [1.0] * 20000
-    True
-    """
-    rise = np.hanning(2 * FADE + 1)[: FADE + 1]
-    extended = noise
-    while len(extended) < num_frames:
-        faded = extended[-len(rise) :] * rise[::-1] + noise[: len(rise)] * rise
-        extended = np.concatenate([extended[: -len(rise)], faded, noise[len(rise) :]])
-    return extended[:num_frames]
-
-
 def check_noise(path, found, needed):
     """Raises an InputError if a noise of `found` samples is too short to be extended to `needed` ones."""
     if found < needed and found <= FADE + 1:
@@ -348,4 +337,4 @@ def read_noise(path, num_frames, resample=False):
     """
     noise = read_recording(path, resample, num_frames)
     check_noise(path, len(noise), num_frames)
-    return extend_noise(noise, num_frames)
+    return extend_noise(noise, num_frames, FADE)

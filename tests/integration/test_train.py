@@ -72,6 +72,11 @@ class TestOneRun:
     def test_summary_is_on_the_screen(self, run):
         assert re.search(r"7 utterances, scores in dB", run[1]) and re.search(r"si-snr_i +\d+\.\d\d", run[1])
 
+    def test_course_is_a_table_and_a_picture(self, run):
+        table = pd.read_csv(run[0] / "epochs.csv")
+        assert table["epoch"].tolist() == [1, 2, 3, 4] and (table["train_memory-gb"] > 0).all()
+        assert (run[0] / "training_curves.png").stat().st_size > 10000
+
     def test_log_has_a_line_an_epoch_and_validation_rises(self, run):
         lines = (run[0] / "train_log.txt").read_text().splitlines()
         valid = [float(re.search(r"valid si-snr: (\S+)", line)[1]) for line in lines if "valid" in line]
@@ -118,8 +123,9 @@ class TestOneRun:
 
 
 def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
-    """Dropout on, SIGKILL in the middle of the second epoch."""
+    """Dropout and dynamic mixing on, SIGKILL in the middle of the second epoch."""
     options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
+    options += ["--dynamic_mixing", "--speed_perturb", "continuous", "--single_speaker_rate", 0.1]
     options += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
     assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
 
@@ -141,10 +147,19 @@ def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_pa
     resumed = train(*options, "--output_folder", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
     assert "Loading a checkpoint" in resumed.stdout and "Going into epoch 1" not in resumed.stdout
-    assert (output / "train_log.txt").read_text() == (tmp_path / "whole" / "train_log.txt").read_text()
+    assert log_without_times(output) == log_without_times(tmp_path / "whole")
     expected = weights(tmp_path / "whole")
     assert all(torch.equal(value, expected[key]) for key, value in weights(output).items())
     assert (output / "test_results.csv").read_bytes() == (tmp_path / "whole" / "test_results.csv").read_bytes()
+
+
+def log_without_times(output_folder):
+    """The lines of the log without what differs from run to run: time, speed, memory."""
+    text = (output_folder / "train_log.txt").read_text()
+    fields = "|".join(map(re.escape, ("seconds", "items/s", "audio-s/s", "memory-gb")))
+    text, found = re.subn(rf", train (?:{fields}): [^,\n]*?(?=,| - |\n)", "", text)
+    assert found == 4 * text.count("epoch: ")
+    return text
 
 
 def wait_for(condition, process, limit=300):
@@ -159,6 +174,40 @@ def intra_epoch_checkpoint_after_first_epoch(output_folder):
     """Two checkpoints: that of epoch 1, and one within epoch 2."""
     metas = [path.read_text() for path in output_folder.glob("save/CKPT*/CKPT.yaml")]
     return any("si-snr" in meta for meta in metas) and any("intra" in meta.lower() for meta in metas)
+
+
+class TestTwoProcesses:
+    """As torchrun starts them, on the processor."""
+
+    OPTIONS = ["--distributed_backend", "gloo", "--number_of_epochs", 1, "--batches_per_epoch", 3]
+    OPTIONS += ["--valid_batch_size", 1, "--n_audio_to_save", 2]
+
+    def torchrun(self, *arguments, cwd):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words = [*launcher, str(ROOT / "train.py"), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
+
+    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path):
+        options = [WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *self.OPTIONS]
+        result = self.torchrun(*options, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout
+        both = pd.read_csv(tmp_path / "out" / "test_results.csv")
+        assert len(list((tmp_path / "out" / "audio").glob("*_mix.wav"))) == 2
+        assert (tmp_path / "out" / "export" / "masknet.ckpt").is_file()
+        assert (tmp_path / "out" / "train_log.txt").read_text().count("epoch: ") == 1
+        table = pd.read_csv(tmp_path / "out" / "epochs.csv")
+        assert len(table) == 1 and (tmp_path / "out" / "training_curves.png").is_file()
+
+        alone = train(*options, "--test_only", cwd=tmp_path)
+        assert alone.returncode == 0, alone.stdout
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "test_results.csv"), both, atol=1e-4)
+
+    def test_an_error_in_the_data_is_shown_once(self, tmp_path):
+        result = self.torchrun(WHAM, "--data_folder", "nowhere", *SMALL, *self.OPTIONS, cwd=tmp_path)
+        assert result.returncode != 0
+        assert result.stdout.count("data_folder 'nowhere' does not exist") == 1
+        assert "Going into epoch" not in result.stdout
 
 
 class TestWrongInput:

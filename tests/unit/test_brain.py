@@ -1,81 +1,15 @@
-"""What the Brain does with losses, dropped items, schedules and random states, on a separator of one parameter."""
-
-from types import SimpleNamespace
+"""What the Brain does with losses, gradients, items left out, averages and loaders, on a tiny separator."""
 
 import pytest
 import speechbrain as sb
 import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
-from speechbrain.nnet.schedulers import LinearScheduler, ReduceLROnPlateau
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.brain import LossMean, SeparationBrain
 from mossformer_sb.checkpoints import Checkpointer
-from mossformer_sb.dataio import Mixture, SeparationBatch
-
-
-class Gains(torch.nn.Module):
-    """Masks that are one learned gain for each speaker and channel."""
-
-    def __init__(self, channels=8, num_spks=2):
-        super().__init__()
-        self.gains = torch.nn.Parameter(torch.rand(num_spks, 1, channels, 1))
-
-    def forward(self, x, lengths=None):
-        return self.gains.expand(-1, *x.shape)
-
-
-def make_brain(tmp_path, checkpointer=None, masknet=None, **hparams):
-    modules = {
-        "encoder": Encoder(kernel_size=16, out_channels=8),
-        "masknet": masknet or Gains(),
-        "decoder": Decoder(in_channels=8, out_channels=1, kernel_size=16, stride=8, bias=False),
-    }
-    defaults = {
-        "threshold": -30,
-        "lr_scheduler": None,
-        "sample_rate": 8000,
-        "output_folder": str(tmp_path),
-        "n_audio_to_save": 0,
-        "train_logger": Recorder(),
-        "epoch_counter": SimpleNamespace(current=1),
-    }
-    brain = SeparationBrain(
-        modules, lambda p: torch.optim.Adam(p, 0.01), {**defaults, **hparams}, {"device": "cpu"}, checkpointer
-    )
-    brain.init_optimizers()
-    brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
-    brain.nonfinite_count = 0
-    return brain
-
-
-class Recorder:
-    """A train logger that keeps what it gets."""
-
-    def __init__(self):
-        self.entries = []
-
-    def log_stats(self, stats_meta, **stats):
-        self.entries.append({**stats_meta, **stats})
-
-
-def batch_of(num_items=2, num_samples=800, silent=()):
-    items = []
-    for index in range(num_items):
-        sources = torch.randn(num_samples, 2) * (index not in silent)
-        items.append(Mixture(str(index), sources.sum(1) + 0.01 * torch.randn(num_samples), sources))
-    return SeparationBatch.collate(items)
-
-
-def parameters(brain):
-    return torch.cat([p.detach().flatten().clone() for p in brain.modules.parameters()])
-
-
-def fit(brain, batch):
-    brain.step += 1
-    before = parameters(brain)
-    loss = brain.fit_batch(batch)
-    return loss, not torch.equal(parameters(brain), before)
+from mossformer_sb.dataio import Mixture
+from mossformer_sb.sums import StageSums
+from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters
 
 
 def test_a_batch_moves_the_weights(tmp_path):
@@ -101,7 +35,7 @@ def test_half_precision_on_a_cpu_is_refused_with_a_message(tmp_path):
 def test_items_that_are_good_enough_are_dropped_and_counted(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)  # every loss is below
     fit(brain, batch_of())
-    assert (brain.stage_loss.count, brain.stage_loss.dropped) == (0, 2)
+    assert (brain.sums.count, brain.sums.dropped) == (0, 2)
 
 
 def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
@@ -110,23 +44,23 @@ def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
     brain.hparams.threshold = 1000.0
     loss, moved = fit(brain, batch_of())
     assert not moved and loss == 0
-    assert brain.stage_loss.count == 2  # those of the first batch; no loss of zero in the mean
-    assert brain.update_average(loss, 0.0) == brain.stage_loss.mean
+    assert brain.sums.count == 2  # those of the first batch; no loss of zero in the mean
+    assert brain.update_average(loss, 0.0) == -brain.sums.mean
 
 
 def test_silent_items_are_dropped(tmp_path):
     brain = make_brain(tmp_path, threshold=None)
     loss, moved = fit(brain, batch_of(num_items=3, silent=(1,)))
     assert moved and loss.isfinite()
-    assert (brain.stage_loss.count, brain.stage_loss.dropped) == (2, 1)
-    assert loss.item() == pytest.approx(brain.stage_loss.mean, rel=1e-6)
+    assert (brain.sums.count, brain.sums.dropped) == (2, 1)
+    assert -loss.item() == pytest.approx(brain.sums.mean, rel=1e-6)
 
 
 def test_validation_drops_nothing_for_being_good(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     brain.evaluate_batch(batch_of(), sb.Stage.VALID)
-    assert brain.stage_loss.count == 2
+    assert brain.sums.count == 2
 
 
 def test_mean_is_over_items_whatever_the_batches(tmp_path):
@@ -134,25 +68,7 @@ def test_mean_is_over_items_whatever_the_batches(tmp_path):
     batches = [batch_of(3), batch_of(1)]
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     losses = [brain.evaluate_batch(batch, sb.Stage.VALID).item() for batch in batches]
-    assert brain.stage_loss.mean == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "expected"),
-    [
-        (None, [0.01, 0.01, 0.01]),
-        (LinearScheduler(0.01, 0.0, 3), [0.005, 0.0, 0.0]),
-        (ReduceLROnPlateau(factor=0.5, patience=0, dont_halve_until_epoch=0), [0.01, 0.005, 0.0025]),
-    ],
-)
-def test_every_kind_of_schedule(tmp_path, scheduler, expected):
-    brain = make_brain(tmp_path, lr_scheduler=scheduler)
-    rates = []
-    for epoch, loss in enumerate((1.0, 2.0, 3.0), start=1):
-        brain.train_stats = {}
-        brain._end_epoch(epoch, valid_loss=loss)
-        rates.append(brain.optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx(expected)
+    assert -brain.sums.mean == pytest.approx(sum(losses) / 4, rel=1e-5)
 
 
 def test_networks_are_called_through_modules(tmp_path):
@@ -199,7 +115,7 @@ def test_best_checkpoint_is_kept_beside_the_newest(tmp_path):
     brain = make_brain(tmp_path, checkpointer)
     for epoch, loss in enumerate((-1.0, -5.0, -2.0, -3.0), start=1):
         brain.train_stats = {}
-        brain._end_epoch(epoch, valid_loss=loss)
+        brain._end_epoch(epoch, StageSums(si_snr=-loss, count=1))
     kept = {checkpoint.meta["epoch"]: checkpoint.meta["si-snr"] for checkpoint in checkpointer.list_checkpoints()}
     assert kept == {2: 5.0, 4: 3.0}
     assert checkpointer.find_checkpoint(max_key="si-snr").meta["epoch"] == 2
@@ -214,23 +130,175 @@ def test_intra_epoch_checkpoints_wait_for_the_optimisers_step(tmp_path):
     assert due == [False, False, False, True] * 2
 
 
+def test_the_gradient_is_the_mean_over_the_items_that_count(tmp_path):
+    """Of all batches of a window, whatever their sizes."""
+    batches = [batch_of(3, silent=(1,)), batch_of(1)]
+    brain = make_brain(tmp_path, threshold=None, grad_accumulation_factor=2, max_grad_norm=-1)
+    losses = [
+        brain.compute_objectives(brain.compute_forward(batch, sb.Stage.VALID), batch, sb.Stage.VALID)
+        for batch in batches
+    ]
+    expected = torch.autograd.grad(sum(losses) / 3, list(brain.modules.parameters()))
+    seen = note_gradients(brain)
+    for batch in batches:
+        fit(brain, batch)
+    for gradient, wanted in zip(seen, expected, strict=True):
+        torch.testing.assert_close(gradient, wanted)
+
+
+def note_gradients(brain):
+    """A list that gets the gradients with which the next step is made."""
+    seen = []
+
+    def note(optimizer, *_):
+        seen.extend(p.grad.clone() for group in optimizer.param_groups for p in group["params"])
+
+    brain.optimizer.register_step_pre_hook(note)
+    return seen
+
+
+@pytest.mark.parametrize(("max_norm", "clipped"), [(-1, False), (1e-3, True)])
+def test_gradients_are_clipped_unless_the_norm_is_negative(tmp_path, max_norm, clipped):
+    brain = make_brain(tmp_path, max_grad_norm=max_norm)
+    seen = note_gradients(brain)
+    fit(brain, batch_of())
+    norm = torch.nn.utils.get_total_norm(seen).item()
+    assert norm == pytest.approx(1e-3 if clipped else brain.sums.norm, rel=1e-3)
+    assert brain.sums.norm_max == brain.sums.norm > 1e-2  # what the log shows is the norm before clipping
+
+
+def test_an_item_that_is_not_finite_is_skipped_and_counted(tmp_path):
+    brain = make_brain(tmp_path, max_grad_norm=-1)
+    batch = batch_of(3)
+    expected = make_brain(tmp_path, max_grad_norm=-1)
+    expected.modules.load_state_dict(brain.modules.state_dict())
+    seen, wanted = note_gradients(brain), note_gradients(expected)
+    fit(expected, batch.select(torch.tensor([True, False, True])))
+    batch.mixture[1, 5] = float("nan")
+    loss, moved = fit(brain, batch)
+    assert moved and loss.isfinite() and torch.isfinite(parameters(brain)).all()
+    assert (brain.sums.count, brain.sums.nonfinite, brain.sums.dropped) == (2, 1, 0)
+    for gradient, other in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
+@pytest.mark.parametrize("where", ["mixture", "sources"])
+def test_a_batch_of_nothing_finite_leaves_the_weights(tmp_path, where):
+    brain = make_brain(tmp_path)
+    fit(brain, batch_of())
+    batch = batch_of()
+    getattr(batch, where)[:, 3] = float("inf")
+    loss, moved = fit(brain, batch)
+    assert not moved and loss == 0
+    assert (brain.sums.count, brain.sums.nonfinite) == (2, 2)
+
+
+def test_patience_with_items_ends_the_run_and_names_them(tmp_path):
+    brain = make_brain(tmp_path, nonfinite_patience=2)
+    bad = batch_of()
+    bad.mixture[1] = float("nan")
+    for batch in (bad, batch_of(), bad, bad):  # a good step in between ends the streak
+        fit(brain, batch)
+    with pytest.raises(
+        InputError, match=r"3 steps in a row .*nonfinite_patience: 2.*1 items without a finite loss \(1\)"
+    ):
+        fit(brain, bad)
+    assert torch.isfinite(parameters(brain)).all()
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step(tmp_path):
+    brain = make_brain(tmp_path, nonfinite_patience=1)
+    fit(brain, batch_of())
+    gains = brain.modules["masknet"].gains
+    gains.register_hook(lambda gradient: gradient * float("inf"))
+    _, moved = fit(brain, batch_of())
+    assert not moved and (brain.sums.steps, brain.sums.skipped) == (1, 1)
+    with pytest.raises(InputError, match=r"2 steps in a row .*a gradient of norm (inf|nan) \(0, 1\)"):
+        fit(brain, batch_of())
+    assert torch.isfinite(parameters(brain)).all()
+
+
+def test_the_scalers_own_search_is_no_failure(tmp_path):
+    """As with fp16 on a GPU: it begins with a scale that is too great, on purpose."""
+    brain = make_brain(tmp_path, nonfinite_patience=0)
+    brain.scaler = torch.GradScaler("cpu", init_scale=1e38)
+    _, moved = fit(brain, batch_of())
+    assert not moved and brain.sums.skipped == 0 and brain.scaler.get_scale() < 1e38
+    brain.scaler = torch.GradScaler("cpu", init_scale=2.0**10)
+    before = brain.sums.norm
+    _, moved = fit(brain, batch_of())
+    assert moved and 0 < brain.sums.norm - before < 1e3
+
+
+def test_validation_counts_what_is_not_finite_and_leaves_it_out(tmp_path):
+    brain = make_brain(tmp_path)
+    brain.on_stage_start(sb.Stage.VALID, epoch=1)
+    batch = batch_of(3)
+    batch.mixture[0] = float("nan")
+    brain.evaluate_batch(batch, sb.Stage.VALID)
+    assert (brain.sums.count, brain.sums.nonfinite) == (2, 1)
+    brain.train_stats = {}
+    brain.on_stage_end(sb.Stage.VALID, 0.0, epoch=1)
+    (entry,) = brain.hparams.train_logger.entries
+    assert entry["valid_stats"] == {"si-snr": brain.sums.mean, "nonfinite": 1}
+
+
+def test_averaged_weights_validate_and_raw_ones_train(tmp_path):
+    brain = make_brain(tmp_path, Checkpointer(tmp_path / "save"), ema_decay=0.9)
+    brain.checkpointer.add_recoverables(dict(brain.modules))
+    for _ in range(3):
+        fit(brain, batch_of())
+    raw = parameters(brain)
+    brain.on_stage_end(sb.Stage.TRAIN, 0.0, epoch=1)
+    brain.on_stage_start(sb.Stage.VALID, epoch=1)
+    average = parameters(brain)
+    assert not torch.equal(average, raw)
+    brain.on_stage_end(sb.Stage.VALID, 0.0, epoch=1)
+    assert torch.equal(parameters(brain), raw)
+
+    other = make_brain(tmp_path, Checkpointer(tmp_path / "save"), ema_decay=0.9)
+    other.checkpointer.add_recoverables(dict(other.modules))
+    other.on_evaluate_start(max_key="si-snr")
+    other.on_stage_start(sb.Stage.TEST)
+    other.scores.add("a", (1.0,) * 4)
+    other.on_stage_end(sb.Stage.TEST, 0.0)
+    assert torch.equal(parameters(other), average)  # and stay in place for the export
+
+
 def test_sums_go_on_in_mid_epoch_and_begin_anew_otherwise(tmp_path):
     brain = make_brain(tmp_path)
-    brain.stage_loss.add(torch.tensor([1.0]))
+    brain.sums.add_items(torch.tensor([1.0]))
     brain.step = 3  # as after recovery from an intra-epoch checkpoint
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
-    assert brain.stage_loss.count == 1
+    assert brain.sums.count == 1
     brain.step = 0
     brain.on_stage_start(sb.Stage.TRAIN, epoch=2)
-    assert brain.stage_loss.count == 0
+    assert brain.sums.count == 0
 
 
-def test_loss_mean_survives_a_checkpoint(tmp_path):
-    loss, other = LossMean(), LossMean()
-    loss.add(torch.tensor([0.1, 0.2, 0.7]), dropped=2)
-    loss._save(tmp_path / "loss.ckpt")
-    other._load(tmp_path / "loss.ckpt", end_of_epoch=False)
-    assert vars(other) == vars(loss)
+@pytest.mark.parametrize(
+    ("stage", "options"),
+    [
+        (sb.Stage.TRAIN, {"drop_last": True}),
+        (sb.Stage.TRAIN, {"sampler": [1, 2]}),
+        (sb.Stage.VALID, {"shuffle": True}),
+    ],
+)
+def test_loader_arguments_that_get_in_the_way(tmp_path, stage, options):
+    message = f"{stage.name.lower()}_loader: {next(iter(options))} can't be set here"
+    with pytest.raises(InputError, match=message):
+        make_brain(tmp_path).make_dataloader([], stage, batch_size=2, **options)
+
+
+def test_batches_per_epoch_limits_training_alone(tmp_path):
+    brain = make_brain(tmp_path, batches_per_epoch=2, grad_accumulation_factor=3)
+    items = [Mixture(str(i), torch.zeros(16), torch.zeros(16, 2)) for i in range(9)]
+    assert len(list(brain.make_dataloader(items, sb.Stage.TRAIN, batch_size=2))) == 2
+    assert len(list(brain.make_dataloader(items, sb.Stage.VALID, batch_size=2))) == 5
+    ends = []
+    for brain.step in (1, 2):
+        ends.append(brain._window_ends())
+    assert ends == [False, True]  # the limit ends a window too
 
 
 def test_loaders_leave_the_global_random_state_alone(tmp_path):

@@ -14,11 +14,12 @@ from scipy.signal import resample_poly
 from data_prep.generate import librimix_drawing
 from data_prep.generate.__main__ import main
 from data_prep.generate.librimix import generate, to_int16
-from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples, loudness, split_speakers
-from data_prep.generate.recordings import Clip, extend_noise, find_speech, read_recording
+from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples, split_speakers
+from data_prep.generate.recordings import FADE, Clip, find_speech, read_recording
 from data_prep.librimix import prepare_librimix
 from data_prep.whamr import prepare_whamr
 from mossformer_sb.errors import InputError
+from mossformer_sb.noise import extend_noise
 from tests.unit.generate_items import tree
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -226,7 +227,7 @@ def test_sixteen_bit_as_soundfile_writes_them(tmp_path):
 @pytest.mark.parametrize("length", [100, 9000, 20000, 47001])
 def test_extended_noise(length):
     noise = samples_of("noise", 9000).astype(np.float32)
-    np.testing.assert_allclose(extend_noise(noise, length), literal_extension(noise, length), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(extend_noise(noise, length, FADE), literal_extension(noise, length), rtol=0, atol=1e-6)
 
 
 def test_ten_speakers_have_short_names(tmp_path):
@@ -601,11 +602,6 @@ def test_nothing_is_loud_enough(tmp_path):
     fails(options, tmp_path, "give no mixture")
 
 
-@pytest.mark.parametrize("frames, value", [(6399, 0.1), (6400, 0.0)])
-def test_no_loudness(frames, value):
-    assert loudness(np.full(frames, value)) is None
-
-
 def test_speaker_with_one_utterance_is_a_warning(speech, tmp_path, caplog):
     for number in (1, 2):
         (tmp_path / f"speech/train-clean-100/105/7/105-7-000{number}.flac").unlink()
@@ -784,12 +780,6 @@ def test_first_channel_and_length(tmp_path):
     np.testing.assert_array_equal(
         read_recording(tmp_path / "a.wav", num_frames=10), samples[:10, 0] / np.float32(2**15)
     )
-
-
-def test_without_pyloudnorm(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyloudnorm", None)
-    with pytest.raises(InputError, match=r'pip install "mossformer_sb\[data\]"'):
-        loudness(np.zeros(8000))
 
 
 def test_command(speech, noise, tmp_path):

@@ -23,16 +23,22 @@ def path(request):
     return request.param
 
 
+def small_options(path):
+    """Options that make the network small: those that the header gives, or the size that there is for that."""
+    small = re.search(r"^# Small: +(.*?)gives", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return small[1].replace("#", "").split() if small else ["--model_size", "mini"]
+
+
 @pytest.fixture
 def hparams(path, tmp_path):
-    given = ["--data_folder", str(tmp_path / "data"), "--output_folder", str(tmp_path), "--model_size", "mini"]
+    given = ["--data_folder", str(tmp_path / "data"), "--output_folder", str(tmp_path), *small_options(path)]
     _, _, overrides = parse_arguments([str(path), *given])
     with open(path, encoding="utf-8") as file:
         return load_hyperpyyaml(file, overrides)
 
 
 def test_there_are_experiments():
-    assert {"mossformer_mini", "mossformer_wham", "mossformer_wsj0mix"} <= {path.stem for path in FILES}
+    assert {"mossformer_mini", "mossformer_wham", "mossformer_wsj0mix", "dprnn"} <= {path.stem for path in FILES}
 
 
 def test_header_has_paper_command_and_result(path):
@@ -48,6 +54,12 @@ def test_every_key_is_used(path):
     for key in re.findall(r"^(\w+):", text, flags=re.MULTILINE):
         used = f"<{key}>" in text or re.search(rf'hparams(\.|\[")(key_)?{key}\b', PROGRAM) or f'"{key}"' in PROGRAM
         assert used or key in options or key.startswith("__"), f"{key} in {path.name} has no use"
+
+
+def test_small_version_is_as_small_as_the_header_says(hparams, path):
+    said = re.search(r"gives (\S+) M parameters", path.read_text())
+    count = sum(p.numel() for module in hparams["modules"].values() for p in module.parameters()) / 1e6
+    assert 0.5 < count < 1 and (said is None or round(count, 1) == float(said[1]))
 
 
 def test_builds_its_networks_and_knows_how_to_prepare(hparams):

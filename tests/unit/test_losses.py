@@ -152,3 +152,68 @@ class TestSilentSources:
         result.losses.sum().backward()
         assert (estimates.grad[0] == 0).all()
         assert (estimates.grad[1] != 0).any() and estimates.grad.isfinite().all()
+
+
+class TestSilentTargets:
+    """One speaker of two is silent: what becomes of its estimate."""
+
+    def case(self, leak=0.1, num_spks=2):
+        sources = torch.zeros(1, 4000, num_spks, dtype=torch.float64)
+        sources[..., 0] = torch.randn(4000)
+        leaks = leak * torch.randn(1, 4000, num_spks - 1, dtype=torch.float64)
+        estimates = torch.cat((leaks, sources[..., :1] + 0.01 * torch.randn(1, 4000, 1)), -1)
+        return estimates.requires_grad_(), sources
+
+    def test_left_alone_by_default(self):
+        estimates, sources = self.case()
+        result = pit_si_snr_loss(estimates, sources)
+        result.losses.sum().backward()
+        assert result.losses.item() == pytest.approx(-40, abs=0.5) and result.num_active.item() == 1
+        assert not estimates.grad[..., 0].any()
+
+    @pytest.mark.parametrize("leak, expected", [(0.1, -20), (1.0, 0), (1e-4, -30)])
+    def test_pushed_below_the_others(self, leak, expected):
+        estimates, sources = self.case(leak)
+        result = pit_si_snr_loss(estimates, sources, silence_snr=30)
+        assert 2 * result.losses.item() + result.si_snr.item() == pytest.approx(expected, abs=0.5)
+        assert result.si_snr.item() == pytest.approx(40, abs=0.5)
+        assert result.permutation.tolist() == [[1, 0]]
+        result.losses.sum().backward()
+        with torch.no_grad():
+            better = pit_si_snr_loss(estimates - 1e-3 * leak * estimates.grad.sign(), sources, silence_snr=30)
+        assert better.losses < result.losses
+        assert estimates.grad[..., 0].any()
+
+    def test_a_common_gain_changes_nothing(self):
+        estimates, sources = self.case()
+        quiet = pit_si_snr_loss(1e-3 * estimates, sources, silence_snr=30)
+        torch.testing.assert_close(quiet.losses, pit_si_snr_loss(estimates, sources, silence_snr=30).losses)
+
+    def test_every_silent_speaker_counts(self):
+        estimates, sources = self.case(num_spks=3)
+        loss = pit_si_snr_loss(estimates, sources, silence_snr=30).losses.item()
+        assert loss == pytest.approx((-40 - 20 - 20) / 3, abs=0.5)
+
+    def test_items_do_not_mix_and_padding_does_not_count(self):
+        estimates, sources = self.case()
+        full = torch.randn(1, 4000, 2, dtype=torch.float64)
+        batch = torch.cat((estimates, full + 0.1)), torch.cat((sources, full))
+        padded = [torch.nn.functional.pad(x, (0, 0, 0, 50), value=3.0) for x in batch]
+        lengths = torch.tensor([4000, 4000])
+        result = pit_si_snr_loss(*padded, lengths, silence_snr=30)
+        alone = pit_si_snr_loss(estimates, sources, silence_snr=30)
+        torch.testing.assert_close(result.losses[:1], alone.losses)
+        torch.testing.assert_close(result.losses[1:], pit_si_snr_loss(full + 0.1, full).losses)
+
+    def test_nothing_but_silence_has_no_loss(self):
+        estimates = torch.randn(1, 4000, 2, requires_grad=True)
+        result = pit_si_snr_loss(estimates, torch.zeros(1, 4000, 2), silence_snr=30)
+        result.losses.sum().backward()
+        assert result.losses.item() == 0 and result.num_active.item() == 0 and not estimates.grad.any()
+
+    def test_an_estimate_of_silence_is_perfect(self):
+        estimates, sources = self.case(leak=0.0)
+        result = pit_si_snr_loss(estimates, sources, silence_snr=30)
+        result.losses.sum().backward()
+        assert 2 * result.losses.item() + result.si_snr.item() == pytest.approx(-30, abs=0.01)
+        assert estimates.grad.isfinite().all()

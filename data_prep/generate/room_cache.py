@@ -1,0 +1,103 @@
+"""Impulse responses of many rooms, computed once, for dynamic mixing (`mossformer_sb.room_responses` reads them).
+
+Each room is a file of its own, written under a temporary name first: a killed run goes on with those that are missing.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import resample_poly
+from tqdm import tqdm
+
+from data_prep.generate.librimix_drawing import parallel_map
+from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
+from mossformer_sb.room_responses import DESCRIPTION, response_name
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # to be increased when the same rooms give other responses
+
+
+def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=None, seed=0, workers=None):
+    """Computes the responses of rooms from each speaker to the left microphone, unless they are there.
+
+    They are computed at 16 kHz, as WHAMR!'s were, and then resampled. Those of another seed, number of speakers or
+    rate in the same folder are replaced.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    num_rooms : int
+        How many rooms to draw, as those of WHAMR! were, with reverberation times whose mean is 0.56 s.
+    num_spks : int
+        Sources of a room.
+    sample_rate : int
+        Of the responses, in Hz.
+    rooms_csv : str or Path, optional
+        WHAMR!'s table of rooms, `reverb_params_tr.csv`; `num_rooms` and `seed` are without effect then.
+    seed : int
+        Of the rooms.
+    workers : int, optional
+        Number of processes; one a processor if None.
+
+    Raises
+    ------
+    InputError
+        If the table can't be used.
+    """
+    folder = Path(folder)
+    if rooms_csv is None:
+        rooms = [draw_room(np.random.default_rng([seed, number]), num_spks) for number in range(num_rooms)]
+    else:
+        rooms = list(read_rooms(rooms_csv, num_spks).values())
+    identity = hashlib.sha256(repr((VERSION, sample_rate, rooms)).encode()).hexdigest()
+    facts = {"num_rooms": len(rooms), "num_spks": num_spks, "sample_rate": sample_rate, "rooms": identity}
+    _make_folder(folder, facts)
+    missing = [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
+    if missing:
+        jobs = [(number, rooms[number]) for number in missing]
+        with parallel_map(workers) as mapped:
+            done = mapped(functools.partial(_compute, folder, sample_rate), jobs)
+            for _ in tqdm(done, "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None):
+                pass
+    _write(folder / DESCRIPTION, json.dumps(facts, indent=2).encode())
+    logger.info("%s: %d rooms, mean T60 %.2f s", folder, len(rooms), np.mean([room.t60 for room in rooms]))
+
+
+def _make_folder(folder, facts):
+    """Makes the folder, or empties it of the responses of other rooms."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f"{DESCRIPTION}.unfinished"
+    for path in (unfinished, folder / DESCRIPTION):
+        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == facts:
+            return
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    for path in folder.glob("[0-9]*.npy"):
+        path.unlink()
+    _write(unfinished, json.dumps(facts).encode())
+
+
+def _compute(folder, sample_rate, job):
+    number, room = job
+    direct, full = (impulse_responses(room, anechoic=anechoic)[:, 0] for anechoic in (True, False))
+    responses = np.stack([direct, full], axis=1)  # [S, 2, R]
+    if sample_rate != SAMPLE_RATE:
+        # Convolution at the lower rate needs as much more of each sample as there are fewer of them.
+        responses = resample_poly(responses, sample_rate, SAMPLE_RATE, axis=-1) * (SAMPLE_RATE / sample_rate)
+    path = folder / response_name(number)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.save(file, responses.astype(np.float32))
+    os.replace(temporary, path)
+
+
+def _write(path, content):
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,129 @@
+"""Augmentation of training mixtures, with dynamic mixing or with static data.
+
+Shapes: S sources, T samples.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mossformer_sb.errors import InputError
+
+SPEED_PERTURBATIONS = ("none", "discrete", "continuous")
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training mixture before it is summed up.
+
+    Arguments
+    ---------
+    speed_perturb : str
+        "none"; "discrete": each speaker at the lowest speed, 1 or the highest; "continuous": anything in between.
+    speed_range : sequence of float
+        Lowest and highest speed.
+    perturb_noise : bool
+        Whether the noise changes its speed, too.
+    random_shift : float
+        Each speaker is shifted by up to so many seconds, either way. Zeros fill the gap: what is shifted out of the
+        item is gone, not wrapped around.
+    level_imbalance : float
+        dB. One speaker keeps its level, and each of the others is attenuated by something from 0 to this.
+    single_speaker_rate : float
+        Probability that all speakers but one are silent.
+
+    Raises
+    ------
+    InputError
+        If a value can't be used.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> Augmentation("discrete").draw_speeds(rng, 4).tolist()
+    [1.05, 1.0, 1.0, 0.95]
+    """
+
+    speed_perturb: str = "none"
+    speed_range: tuple = (0.95, 1.05)
+    perturb_noise: bool = False
+    random_shift: float = 0.0
+    level_imbalance: float = 0.0
+    single_speaker_rate: float = 0.0
+
+    def __post_init__(self):
+        if self.speed_perturb not in SPEED_PERTURBATIONS:
+            known = ", ".join(SPEED_PERTURBATIONS)
+            raise InputError(f"speed_perturb {self.speed_perturb!r} is not known: choose one of {known}.")
+        if len(self.speed_range) != 2 or not 0.5 <= self.speed_range[0] <= self.speed_range[1] <= 2:
+            raise InputError(
+                f"speed_range {list(self.speed_range)}: give the lowest and the highest speed, between 0.5 and 2, such "
+                "as [0.95, 1.05]."
+            )
+        for key in ("random_shift", "level_imbalance"):
+            if not getattr(self, key) >= 0:
+                raise InputError(f"{key} {getattr(self, key)!r}: give zero for none, or more.")
+        if not 0 <= self.single_speaker_rate <= 1:
+            raise InputError(f"single_speaker_rate {self.single_speaker_rate!r}: give a probability, from 0 to 1.")
+
+    @property
+    def is_active(self):
+        """Whether anything is done at all."""
+        return self != Augmentation(speed_range=self.speed_range, perturb_noise=self.perturb_noise)
+
+    @property
+    def max_speed(self):
+        """The highest speed that is drawn."""
+        return 1.0 if self.speed_perturb == "none" else max(1.0, self.speed_range[1])
+
+    def draw_speeds(self, rng, count):
+        """[count], the speeds of so many recordings."""
+        if self.speed_perturb == "none":
+            return np.ones(count)
+        lowest, highest = self.speed_range
+        if self.speed_perturb == "discrete":
+            return rng.choice([lowest, 1.0, highest], count)
+        return rng.uniform(lowest, highest, count)
+
+    def draw_offsets(self, rng, num_spks):
+        """[S], dB to add to the speakers' levels; -inf where a speaker is silent."""
+        kept = rng.integers(num_spks)
+        others = np.arange(num_spks) != kept
+        offsets = np.zeros(num_spks)
+        if self.level_imbalance:
+            offsets[others] = -rng.uniform(0, self.level_imbalance, num_spks - 1)
+        if self.single_speaker_rate and rng.random() < self.single_speaker_rate:
+            offsets[others] = -np.inf
+        return offsets
+
+    def draw_shifts(self, rng, num_spks, sample_rate):
+        """[S], samples by which the speakers are shifted; to later where positive."""
+        reach = round(self.random_shift * sample_rate)
+        return rng.integers(-reach, reach + 1, num_spks) if reach else np.zeros(num_spks, dtype=int)
+
+
+def shift(signal, amount):
+    """Shift a signal in time; zeros fill the gap.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        [..., T].
+    amount : int
+        Samples; to later where positive.
+
+    Returns
+    -------
+    numpy.ndarray
+        [..., T].
+
+    Example
+    -------
+    >>> shift(np.array([1, 2, 3]), 1).tolist(), shift(np.array([1, 2, 3]), -5).tolist()
+    ([0, 1, 2], [0, 0, 0])
+    """
+    shifted = np.zeros_like(signal)
+    length = signal.shape[-1]
+    if abs(amount) < length:
+        shifted[..., max(amount, 0) : length + min(amount, 0)] = signal[..., max(-amount, 0) : length - max(amount, 0)]
+    return shifted

@@ -1,0 +1,146 @@
+"""How loud a signal is: the measures by which published mixtures were made.
+
+Shapes: T samples.
+"""
+
+import functools
+import math
+import warnings
+
+import numpy as np
+from scipy.ndimage import maximum_filter1d
+from scipy.signal import lfilter
+
+from mossformer_sb.errors import InputError
+
+LOUDNESS_BLOCK = 0.4  # seconds; BS.1770 says nothing of shorter signals
+
+# ITU-T P.56, method B
+_TIME_CONSTANT = 0.03  # seconds, of each of the two stages that smooth the envelope
+_HANGOVER = 0.2  # seconds that speech counts as active after its envelope has fallen below a threshold
+_MARGIN = 15.9  # dB between the active level and the threshold that belongs to it
+_THRESHOLDS = 2.0 ** -np.arange(15, -1, -1)  # rising, full scale 1
+
+
+def active_speech_level(signal, sample_rate):
+    """Active speech level: mean power of the stretches with speech, in dB against full scale.
+
+    Source: ITU-T recommendation P.56, method B, without the optional band-pass filter. WSJ0-mix gives utterances their
+    levels by it.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        [T], full scale 1.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    float
+        dB; 20·log10 of the root mean square for a signal that never pauses. -inf for silence, or what lies below the
+        lowest threshold, 2⁻¹⁵.
+
+    Example
+    -------
+    >>> tone = 0.5 * np.sin(np.arange(16000))
+    >>> pauses = np.concatenate([tone, np.zeros(48000)])
+    >>> round(active_speech_level(tone, 8000), 1), round(active_speech_level(pauses, 8000), 1)
+    (-9.0, -9.6)
+    """
+    signal = np.asarray(signal, dtype=np.float64)
+    energy = np.square(signal).sum()
+    active = _active_samples(np.abs(signal), sample_rate)  # of each threshold
+    if energy == 0 or not active[0]:
+        return -math.inf
+    levels = 10 * np.log10(energy / np.maximum(active, 1))  # rising, as the activity falls
+    excess = levels - 20 * np.log10(_THRESHOLDS) - _MARGIN
+    above = np.flatnonzero((excess > 0) & (active > 0))
+    if not len(above):
+        return float(levels[0])
+    last = above[-1]
+    if last + 1 == len(levels) or not active[last + 1]:
+        return float(levels[last])
+    share = excess[last] / (excess[last] - excess[last + 1])
+    return float(levels[last] + share * (levels[last + 1] - levels[last]))
+
+
+def _active_samples(magnitude, sample_rate):
+    """How many samples count as active for each threshold."""
+    decay = math.exp(-1 / (sample_rate * _TIME_CONSTANT))
+    envelope = magnitude
+    for _ in range(2):
+        envelope = lfilter([1 - decay], [1, -decay], envelope)
+    hangover = round(sample_rate * _HANGOVER)
+    # Active is what was above the threshold within the hangover: the maximum over the last samples.
+    recent = maximum_filter1d(envelope, hangover + 1, mode="constant", origin=hangover // 2)
+    return len(recent) - np.searchsorted(np.sort(recent), _THRESHOLDS)
+
+
+def loudness(signal, sample_rate):
+    """Integrated loudness.
+
+    Source: ITU-R recommendation BS.1770-4, computed by pyloudnorm. WHAM! and LibriMix set their levels by it.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        [T], full scale 1.
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    float
+        LUFS. -inf for what is shorter than 0.4 s or lies below the absolute gate of -70 LUFS.
+
+    Raises
+    ------
+    InputError
+        If pyloudnorm is not installed.
+
+    Example
+    -------
+    >>> round(loudness(np.sin(2 * np.pi * 997 / 8000 * np.arange(16000)), 8000))
+    -3
+    """
+    meter = _meter(sample_rate)
+    if len(signal) < LOUDNESS_BLOCK * sample_rate:
+        return -math.inf
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # of the logarithm of zero
+        level = float(meter.integrated_loudness(np.asarray(signal)))
+    return level if math.isfinite(level) else -math.inf
+
+
+@functools.lru_cache
+def _meter(sample_rate):
+    try:
+        import pyloudnorm
+    except ImportError:
+        raise InputError(
+            'Loudness is measured by pyloudnorm, which is missing: pip install "mossformer_sb[data]"'
+        ) from None
+    return pyloudnorm.Meter(sample_rate, block_size=LOUDNESS_BLOCK)
+
+
+def mean_amplitude(signal):
+    """Level of the mean absolute value, in dB: the measure of SpeechBrain's dynamic mixing.
+
+    Arguments
+    ---------
+    signal : numpy.ndarray
+        [T].
+
+    Returns
+    -------
+    float
+        dB; -inf for silence.
+
+    Example
+    -------
+    >>> mean_amplitude(np.array([0.1, -0.1]))
+    -20.0
+    """
+    mean = float(np.abs(signal).mean())
+    return 20 * math.log10(mean) if mean > 0 else -math.inf

@@ -1,0 +1,178 @@
+"""Several processes that train one network: who does what, and how an error in one of them ends all.
+
+A rank is the number of a process, from 0. ``torchrun`` starts them, with the rank in their environment. Every function
+here works in a single process too, where it costs nothing.
+"""
+
+import logging
+import random
+
+import numpy
+import torch
+from speechbrain.utils.distributed import (
+    MainProcessContext,
+    ddp_broadcast,
+    ddp_init_group,
+    get_rank,
+    if_main_process,
+    is_distributed_initialized,
+)
+from torch.nn.parallel import DistributedDataParallel
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class SharedError(InputError):
+    """An `InputError` that every rank raises, so that one of them is enough to show it."""
+
+
+def start(run_opts):
+    """Join the other processes that torchrun has started, if it has.
+
+    Arguments
+    ---------
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        ``distributed_backend`` is looked at.
+
+    Raises
+    ------
+    InputError
+        If the backend can't be used on this machine, for want of GPUs as a rule.
+    """
+    try:
+        ddp_init_group(run_opts)
+    except ValueError as error:
+        raise InputError(
+            f"distributed_backend '{run_opts['distributed_backend']}' can't be used by this process: "
+            f"{' '.join(str(error).split())} This machine has {torch.cuda.device_count()} GPUs, and torchrun's "
+            f"--nproc_per_node must not be greater. To train on processors, give train.py the options "
+            f"--distributed_backend gloo --device cpu."
+        ) from error
+
+
+def stop():
+    """Part from the other processes. Only after what all of them have come to, success or a `SharedError`."""
+    if is_distributed_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def rank():
+    """Number of this process."""
+    return torch.distributed.get_rank() if is_distributed_initialized() else 0
+
+
+def world_size():
+    """Number of processes."""
+    return torch.distributed.get_world_size() if is_distributed_initialized() else 1
+
+
+def shows(error):
+    """Whether this process is the one to show an `InputError`.
+
+    What is found before the processes have joined is found by all of them.
+    """
+    found_by_all = isinstance(error, SharedError) or not is_distributed_initialized()
+    return not found_by_all or (get_rank() or 0) == 0
+
+
+def gather(value):
+    """Collect a picklable value from each rank: a list in the order of the ranks, the same on all.
+
+    Example
+    -------
+    >>> gather("a")
+    ['a']
+    """
+    if not is_distributed_initialized():
+        return [value]
+    values = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def total(values, device="cpu"):
+    """Add up a list of numbers over the ranks: a list of floats, the same on all.
+
+    Example
+    -------
+    >>> total([1, 2.5])
+    [1.0, 2.5]
+    """
+    values = [float(value) for value in values]
+    if not is_distributed_initialized():
+        return values
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+def on_main(function, *args, **kwargs):
+    """Run a function in the main process alone; all get its result, or its `InputError`.
+
+    Example
+    -------
+    >>> on_main(max, 1, 2)
+    2
+    """
+    if not is_distributed_initialized():
+        return function(*args, **kwargs)
+    result, message = None, None
+    if if_main_process():
+        try:
+            with MainProcessContext():
+                result = function(*args, **kwargs)
+        except InputError as error:
+            message = str(error)
+    result, message = ddp_broadcast((result, message))
+    if message is not None:
+        raise SharedError(message)
+    return result
+
+
+def everywhere(function, *args, **kwargs):
+    """Run a function in every process; an `InputError` of any of them is raised by all.
+
+    Example
+    -------
+    >>> everywhere(max, 1, 2)
+    2
+    """
+    if not is_distributed_initialized():
+        return function(*args, **kwargs)
+    result, message = None, None
+    try:
+        result = function(*args, **kwargs)
+    except InputError as error:
+        message = str(error)
+    messages = [found for found in gather(message) if found is not None]
+    if messages:
+        raise SharedError(messages[0])
+    return result
+
+
+def seed_apart(seed):
+    """Give each rank random numbers of its own, for dropout. A single process keeps those that it has."""
+    if not is_distributed_initialized():
+        return
+    own = (seed + rank()) % 2**32
+    random.seed(own)
+    numpy.random.seed(own)
+    torch.manual_seed(own)  # those of CUDA too
+
+
+def unwrapped(modules):
+    """The networks without DDP around them: dict, name to module.
+
+    DDP's forward exchanges buffers with the other ranks, so where these don't call it as often, it would wait for ever.
+
+    Example
+    -------
+    >>> unwrapped({"masknet": torch.nn.Identity()})
+    {'masknet': Identity()}
+    """
+    return {
+        name: module.module if isinstance(module, DistributedDataParallel) else module
+        for name, module in modules.items()
+    }

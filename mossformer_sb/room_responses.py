@@ -1,0 +1,110 @@
+"""Impulse responses of rooms, from a folder that the preparation filled.
+
+The folder holds ``rooms.json`` and, for each room, ``000000.npy``, ``000001.npy`` and so on: float32 of the shape
+[S, 2, R], for each source the response of the direct path alone and that of everything. Both are aligned: the direct
+path arrives at the same sample.
+
+Shapes: S sources, T samples, R samples of a response.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.fft import irfft, next_fast_len, rfft
+
+from mossformer_sb.errors import InputError
+
+DESCRIPTION = "rooms.json"
+
+
+class RoomResponses:
+    """Rooms to draw from.
+
+    Arguments
+    ---------
+    folder : str or Path
+        As above.
+    num_spks : int
+        S that the rooms must have.
+    sample_rate : int
+        Hz that the responses must have.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no such responses, or not all of them.
+    """
+
+    def __init__(self, folder, num_spks, sample_rate):
+        self.folder = Path(folder)
+        try:
+            facts = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(
+                f"{self.folder / DESCRIPTION}: can't be read ({error.strerror}). The preparation computes the rooms: "
+                "start without --skip_prep."
+            ) from error
+        found, needed = (facts["num_spks"], facts["sample_rate"]), (num_spks, sample_rate)
+        if found != needed:
+            raise InputError(
+                f"{self.folder}: has rooms for {found[0]} speakers at {found[1]} Hz; needed {needed[0]} at {needed[1]} "
+                "Hz. Give another rooms_folder, or start without --skip_prep."
+            )
+        self.num_rooms = facts["num_rooms"]
+
+    def draw(self, rng):
+        """The responses of a room, [S, 2, R]."""
+        path = self.folder / response_name(int(rng.integers(self.num_rooms)))
+        try:
+            return np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: can't be read ({error}). Delete it, and start without --skip_prep.") from error
+
+    @staticmethod
+    def images(responses, dry, lead):
+        """Let speakers sound in a room.
+
+        Both images get one factor that gives the direct path the energy of the dry signal, as in WHAMR!.
+
+        Arguments
+        ---------
+        responses : numpy.ndarray
+            [S, 2, R].
+        dry : numpy.ndarray
+            [S, lead + T].
+        lead : int
+            Samples at the beginning that are there only for what still sounds of them afterwards.
+
+        Returns
+        -------
+        direct, reverberant : numpy.ndarray
+            [S, T], float64.
+
+        Example
+        -------
+        >>> responses = np.zeros((1, 2, 3))
+        >>> responses[0, :, 1], responses[0, 1, 2] = 0.5, 0.25  # an echo of half the strength
+        >>> direct, reverberant = RoomResponses.images(responses, np.array([[4.0, 1.0, 0.0, 0.0]]), lead=0)
+        >>> (direct.round(6) + 0.0).tolist(), (reverberant.round(6) + 0.0).tolist()
+        ([[0.0, 4.0, 1.0, 0.0]], [[0.0, 4.0, 3.0, 0.5]])
+        """
+        length = dry.shape[1]
+        size = next_fast_len(length + responses.shape[2] - 1, real=True)
+        spectra = rfft(dry, size)[:, None] * rfft(responses.astype(np.float64), size)
+        images = irfft(spectra, size)[..., lead:length]  # [S, 2, T]
+        wanted = np.square(dry[:, lead:]).sum(axis=-1)
+        found = np.square(images[:, 0]).sum(axis=-1)
+        factors = np.sqrt(np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0))
+        return factors[:, None] * images[:, 0], factors[:, None] * images[:, 1]
+
+
+def response_name(number):
+    """Name of the file of a room.
+
+    Example
+    -------
+    >>> response_name(7)
+    '000007.npy'
+    """
+    return f"{number:06d}.npy"

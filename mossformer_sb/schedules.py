@@ -1,0 +1,184 @@
+"""Learning-rate schedules: which there are, and when each is stepped.
+
+SpeechBrain's schedulers take an optimiser, an epoch or a loss, each in its own way, and want to be called after a step
+or after an epoch. Here is the one place that knows.
+"""
+
+import copy
+import inspect
+
+import torch
+from speechbrain.nnet import schedulers as stock
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+
+from mossformer_sb.errors import InputError
+
+# By the arguments of its __call__: what a scheduler of SpeechBrain's is called with after an epoch, or before a step.
+_AFTER_EPOCH = {
+    ("current_epoch",): lambda optimizer, epoch, loss: (epoch,),
+    # It compares ratios of a positive value, so decibels, which may be negative, become a ratio of powers.
+    ("metric_value",): lambda optimizer, epoch, loss: (10 ** (loss / 10),),
+    ("optim_list", "current_epoch", "current_loss"): lambda optimizer, epoch, loss: ([optimizer], epoch, loss),
+}
+_BEFORE_STEP = {
+    ("opt",): lambda optimizer, step: (optimizer,),
+    ("opt", "num_updates"): lambda optimizer, step: (optimizer, step),
+}
+# These of torch's count batches, the others epochs.
+_TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
+
+
+@register_checkpoint_hooks
+class Schedule:
+    """A learning-rate scheduler, of SpeechBrain's or torch's, stepped at the right time and kept in checkpoints.
+
+    A schedule by steps sets the rate before each step of the optimiser, so that the first step has the schedule's
+    first rate; one by epochs sets it after validation. A step that is left out does not count.
+
+    Arguments
+    ---------
+    scheduler : object or callable or None
+        A scheduler of ``speechbrain.nnet.schedulers``; or a class of ``torch.optim.lr_scheduler`` with all arguments
+        but the optimiser, as ``!name:`` in a YAML gives it. None leaves the rate as it is.
+    optimizer : torch.optim.Optimizer
+        Whose rate it sets.
+
+    Raises
+    ------
+    InputError
+        If the scheduler is none that works here.
+
+    Example
+    -------
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> schedule = Schedule(stock.StepScheduler(1.0), optimizer)
+    >>> for epoch in (1, 2, 3):
+    ...     rate = schedule.rate
+    ...     schedule.after_epoch(epoch, loss=0.0)
+    ...     print(epoch, rate)
+    1 1.0
+    2 0.5
+    3 0.5
+    """
+
+    def __init__(self, scheduler, optimizer):
+        self.optimizer = optimizer
+        self.scheduler = _build(scheduler, optimizer) if callable(scheduler) and _is_torchs(scheduler) else scheduler
+        self._arguments, self._initial = None, {}
+        if scheduler is None or self._is_torchs:
+            self.by_step = type(self.scheduler).__name__ in _TORCH_BY_STEP
+            return
+        names = call_arguments(type(scheduler))
+        self.by_step = hasattr(scheduler, "on_batch_end") or names in _BEFORE_STEP
+        self._arguments = _BEFORE_STEP.get(names) or _AFTER_EPOCH.get(names)
+        if not works(type(scheduler)):
+            name = getattr(scheduler, "__name__", type(scheduler).__name__)
+            raise InputError(
+                f"lr_scheduler: {name} can't be used here. Choose one of speechbrain.nnet.schedulers "
+                f"({', '.join(supported())}), as !new:…; a class of torch.optim.lr_scheduler, as !name:…, with all its "
+                f"arguments but the optimizer; or null for a constant learning rate."
+            )
+        self._initial = copy.deepcopy(_data(scheduler))
+
+    @property
+    def _is_torchs(self):
+        return isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler)
+
+    @property
+    def rate(self):
+        """The learning rate as it is now."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def before_step(self, step):
+        """Set the rate for a step of the optimiser; the first is number 1."""
+        if not self.by_step:
+            return
+        if self._is_torchs:
+            if step > 1:  # torch's own sets the first rate when it is made
+                self.scheduler.step()
+        elif hasattr(self.scheduler, "on_batch_end"):
+            self.scheduler.on_batch_end(self.optimizer)
+        else:
+            self.scheduler(*self._arguments(self.optimizer, step))
+
+    def after_epoch(self, epoch, loss):
+        """Set the rate for the next epoch, after validation with this loss in dB."""
+        if self.scheduler is None or self.by_step:
+            return
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif self._is_torchs:
+            self.scheduler.step()
+        else:
+            _, rate = self.scheduler(*self._arguments(self.optimizer, epoch, loss))
+            stock.update_learning_rate(self.optimizer, rate)
+
+    @mark_as_saver
+    def save(self, path):
+        """Save what calls have changed: SpeechBrain's own savers leave out some of it, and one has no loader."""
+        torch.save(self._state(), path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Load what calls had changed; the rest is as it is configured now."""
+        del end_of_epoch
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if self._is_torchs:
+            self.scheduler.load_state_dict(saved)
+        elif self.scheduler is not None:
+            vars(self.scheduler).update(saved)
+
+    def _state(self):
+        if self._is_torchs:
+            return self.scheduler.state_dict()
+        return {name: value for name, value in _data(self.scheduler).items() if value != self._initial.get(name)}
+
+
+def call_arguments(scheduler_class):
+    """Names of the arguments that a scheduler of SpeechBrain's is called with.
+
+    Example
+    -------
+    >>> call_arguments(stock.NoamScheduler)
+    ('opt',)
+    """
+    if not any("__call__" in vars(base) for base in scheduler_class.__mro__):
+        return ()
+    return tuple(inspect.signature(scheduler_class.__call__).parameters)[1:]
+
+
+def works(scheduler_class):
+    """Whether a class of SpeechBrain's is a schedule of the learning rate that `Schedule` knows how to call."""
+    names = call_arguments(scheduler_class)
+    return hasattr(scheduler_class, "on_batch_end") or names in _BEFORE_STEP or names in _AFTER_EPOCH
+
+
+def supported():
+    """Names of SpeechBrain's schedulers that work here.
+
+    Example
+    -------
+    >>> supported()[:3]
+    ['CyclicCosineScheduler', 'CyclicLRScheduler', 'IntervalScheduler']
+    """
+    module = inspect.getmodule(stock.NoamScheduler)  # SpeechBrain imports lazily: `stock` may only stand for it
+    classes = inspect.getmembers(module, lambda obj: inspect.isclass(obj) and obj.__module__ == module.__name__)
+    return [name for name, scheduler_class in classes if works(scheduler_class)]
+
+
+def _data(scheduler):
+    """A scheduler's attributes, its functions left out."""
+    return {name: value for name, value in getattr(scheduler, "__dict__", {}).items() if not callable(value)}
+
+
+def _is_torchs(factory):
+    built = getattr(factory, "func", factory)  # !name: gives a functools.partial
+    return inspect.isclass(built) and issubclass(built, torch.optim.lr_scheduler.LRScheduler)
+
+
+def _build(factory, optimizer):
+    try:
+        return factory(optimizer)
+    except (TypeError, ValueError) as error:
+        name = getattr(factory, "func", factory).__name__
+        raise InputError(f"lr_scheduler: torch's {name} can't be made with these arguments: {error}.") from error

@@ -1,0 +1,385 @@
+"""Starting from a trained model as far as it fits, and freezing: what is loaded, what stays, what is said."""
+
+import logging
+import os
+import pickle
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mossformer_sb import InputError, MossFormerMaskNet
+from mossformer_sb.brain import BEST_KEY
+from mossformer_sb.checkpoints import Checkpointer
+from mossformer_sb.export import MODULES, export
+from mossformer_sb.finetune import _merge_numbers, freeze, start_from
+from mossformer_sb.losses import pit_si_snr_loss
+from mossformer_sb.separator import Decoder, Encoder, separate
+
+RATE = 8000
+
+
+def networks(num_spks=2, num_blocks=2, width=16, channels=16, kernel_size=16, seed=0):
+    torch.manual_seed(seed)
+    return {
+        "encoder": Encoder(kernel_size=kernel_size, out_channels=channels),
+        "masknet": MossFormerMaskNet(channels, width, num_blocks, num_spks, group_size=20, query_key_dim=8),
+        "decoder": Decoder(channels, 1, kernel_size=kernel_size, stride=kernel_size // 2, bias=False),
+    }
+
+
+def copies(modules):
+    return {
+        f"{name}.{key}": value.clone() for name, module in modules.items() for key, value in module.state_dict().items()
+    }
+
+
+def equal_names(one, other):
+    """Names that both have with equal values. Norms begin as ones and zeros, equal in all networks."""
+    return {name for name in one if name in other and torch.equal(one[name], other[name])}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model whose every value is its own, as after training."""
+    modules = networks(seed=1)
+    with torch.no_grad():
+        for module in modules.values():
+            for parameter in module.parameters():
+                parameter.add_(0.1 * torch.rand_like(parameter))
+    return modules
+
+
+@pytest.fixture
+def folder(trained, tmp_path):
+    return export(tmp_path / "model", trained, RATE)
+
+
+class TestWhatIsLoaded:
+    def test_the_same_network_is_loaded_whole(self, trained, folder):
+        modules = networks()
+        comparisons = start_from(modules, folder, RATE)
+        here, there = copies(modules), copies(trained)
+        assert equal_names(here, there) == set(there)
+        assert sum(len(comparison.loaded) for comparison in comparisons.values()) == len(there)
+
+    def test_another_number_of_speakers(self, trained, folder):
+        modules = networks(num_spks=3)
+        before = copies(modules)
+        comparisons = start_from(modules, folder, RATE)
+        after = copies(modules)
+        projection = {"masknet.speaker_projection.weight", "masknet.speaker_projection.bias"}
+        assert equal_names(after, copies(trained)) == set(after) - projection
+        assert equal_names(after, before) == projection
+        assert comparisons["masknet"].reshaped["speaker_projection.weight"] == ([32, 16], [48, 16])
+
+    def test_another_sample_rate_renews_encoder_and_decoder_though_shapes_fit(self, trained, folder):
+        modules = networks()
+        before = copies(modules)
+        comparisons = start_from(modules, folder, 2 * RATE)
+        after = copies(modules)
+        filters = {"encoder.conv1d.weight", "decoder.weight"}
+        assert equal_names(after, before) == filters
+        assert equal_names(after, copies(trained)) == set(after) - filters
+        assert comparisons["encoder"].renewed == ["conv1d.weight"] and comparisons["masknet"].renewed == []
+
+    def test_more_blocks(self, trained, folder):
+        modules = networks(num_blocks=4)
+        before = copies(modules)
+        comparisons = start_from(modules, folder, RATE)
+        after = copies(modules)
+        new = {name for name in after if name.startswith(("masknet.blocks.2.", "masknet.blocks.3."))}
+        assert new and equal_names(after, copies(trained)) == set(after) - new
+        assert equal_names(after, before) == new
+        assert {f"masknet.{name}" for name in comparisons["masknet"].missing} == new
+
+    def test_fewer_blocks(self, trained, folder):
+        modules = networks(num_blocks=1)
+        comparisons = start_from(modules, folder, RATE)
+        assert equal_names(copies(modules), copies(trained)) == set(copies(modules))
+        assert all(name.startswith("blocks.1.") for name in comparisons["masknet"].unexpected)
+
+    def test_other_filters_at_the_same_rate(self, trained, folder):
+        modules = networks(kernel_size=32)
+        comparisons = start_from(modules, folder, RATE)
+        assert comparisons["encoder"].reshaped == {"conv1d.weight": ([16, 1, 16], [16, 1, 32])}
+        assert not comparisons["masknet"].reshaped
+
+    def test_half_precision_weights_arrive_in_the_networks_own(self, trained, tmp_path):
+        for module in trained.values():
+            module.half()
+        modules = networks()
+        start_from(modules, export(tmp_path / "half", trained, RATE), RATE)
+        assert modules["decoder"].weight.dtype == torch.float32
+        assert torch.equal(modules["decoder"].weight, trained["decoder"].weight.float())
+
+
+class TestReport:
+    def lines(self, caplog, modules, folder, rate=RATE):
+        with caplog.at_level(logging.INFO):
+            start_from(modules, folder, rate)
+        return caplog.messages[-1].splitlines()
+
+    def test_everything(self, caplog, folder):
+        lines = self.lines(caplog, networks(), folder)
+        assert lines[0] == f"Starting from {folder}, 8000 Hz"
+        assert lines[1].split() == ["loaded", "missing", "unexpected", "reshaped", "renewed"]
+        assert [line.split() for line in lines[2:]] == [
+            ["encoder", "1", "0", "0", "0", "0"],
+            ["masknet", str(len(networks()["masknet"].state_dict())), "0", "0", "0", "0"],
+            ["decoder", "1", "0", "0", "0", "0"],
+        ]
+
+    def test_reshaped(self, caplog, folder):
+        lines = self.lines(caplog, networks(num_spks=3), folder)
+        assert lines[5:] == [
+            "reshaped: masknet.speaker_projection.weight, [32, 16] there, [48, 16] here, new",
+            "reshaped: masknet.speaker_projection.bias, [32] there, [48] here, new",
+        ]
+
+    def test_whole_blocks_are_one_line(self, caplog, folder):
+        in_block = len(networks()["masknet"].blocks[0].state_dict())
+        assert self.lines(caplog, networks(num_blocks=5), folder)[5:] == [
+            f"missing: masknet.blocks.{{2…4}}.* ({3 * in_block}), new"
+        ]
+        assert self.lines(caplog, networks(num_blocks=1), folder)[5:] == [
+            f"unexpected: masknet.blocks.1.* ({in_block}), left out"
+        ]
+
+    def test_same_change_in_every_block_is_one_line(self, caplog, folder):
+        modules = networks()
+        modules["masknet"] = MossFormerMaskNet(16, 16, 2, group_size=20, query_key_dim=16)
+        assert (
+            "reshaped: masknet.blocks.{0…1}.to_query_key.linear.weight (2), [8, 16] there, [16, 16] here, new"
+            in self.lines(caplog, modules, folder)
+        )
+
+    def test_rates(self, caplog, folder):
+        lines = self.lines(caplog, networks(), folder, rate=16000)
+        assert lines[0] == f"Starting from {folder}, 8000 Hz, for 16000 Hz"
+        assert lines[5:] == [
+            "renewed: encoder.conv1d.weight, of another sample rate",
+            "renewed: decoder.weight, of another sample rate",
+        ]
+
+    def test_numbers_with_gaps_are_listed(self):
+        names = ["a.0.b.1.c", "a.2.b.1.c", "a.5.b.1.c", "a.2.d", "e"]
+        assert list(_merge_numbers(names)) == ["a.{0,2,5}.b.1.c (3)", "a.2.d", "e"]
+
+
+class TestSources:
+    def check(self, trained, source):
+        modules = networks()
+        start_from(modules, source, RATE)
+        assert equal_names(copies(modules), copies(trained)) == set(copies(trained))
+
+    def test_safetensors(self, trained, folder):
+        for name in MODULES:
+            (folder / f"{name}.ckpt").write_bytes(b"not to be read")
+            save_file(trained[name].state_dict(), folder / f"{name}.safetensors")
+        self.check(trained, folder)
+
+    def test_export_in_a_training_folder(self, trained, tmp_path):
+        export(tmp_path / "run" / "export", trained, RATE)
+        self.check(trained, tmp_path / "run")
+
+    @pytest.fixture
+    def run(self, trained, tmp_path):
+        """A training folder without an export. Its best checkpoint is not its newest."""
+        run = tmp_path / "run"
+        modules = networks(seed=2)
+        checkpointer = Checkpointer(run / "save", modules)
+        (run / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\nmasknet: !apply:os.abort\n")
+        for module, best in ((modules, False), (trained, True), (modules, False)):
+            checkpointer.recoverables = dict(module)
+            checkpointer.save_checkpoint(meta={BEST_KEY: 9.0 if best else 1.0})
+        return run
+
+    def test_best_checkpoint(self, trained, run):
+        self.check(trained, run)
+
+    def test_newest_checkpoint_of_a_run_without_scores(self, trained, tmp_path):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\n")
+        Checkpointer(tmp_path / "run" / "save", dict(trained)).save_checkpoint()
+        self.check(trained, tmp_path / "run")
+
+    @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
+    def test_hub(self, trained, folder, monkeypatch, extension):
+        """A fake of the hub: one model, each file asked for by name."""
+        if extension == "safetensors":
+            for name in MODULES:
+                (folder / f"{name}.ckpt").unlink()
+                save_file(trained[name].state_dict(), folder / f"{name}.safetensors")
+
+        def download(repo_id, filename, **_):
+            if repo_id != "somebody/separator" or not (folder / filename).exists():
+                raise FileNotFoundError(f"404: {repo_id}/{filename}")
+            return str(folder / filename)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        self.check(trained, "somebody/separator")
+        with pytest.raises(InputError) as error:
+            start_from(networks(), "somebody/else", RATE)
+        assert str(error.value) == (
+            "init_from 'somebody/else': there is no such folder, and hyperparams.yaml of a model of this name on the "
+            "Hugging Face hub can't be had (404: somebody/else/hyperparams.yaml). Check the name and the connection."
+        )
+
+    def test_nothing_of_the_yaml_is_built(self, trained, folder):
+        (folder / "hyperparams.yaml").write_text("sample_rate: 8000\nx: !apply:os.abort\ny: !new:no.such.thing\n")
+        self.check(trained, folder)
+
+
+class TestMessages:
+    """And nothing has been changed then."""
+
+    def error(self, source, modules=None):
+        modules = modules or networks()
+        before = copies(modules)
+        with pytest.raises(InputError) as error:
+            start_from(modules, source, RATE)
+        assert equal_names(before, copies(modules)) == set(before)
+        return str(error.value)
+
+    def test_no_such_folder(self, tmp_path):
+        assert "there is no such folder. Give an exported model" in self.error(tmp_path / "none")
+
+    def test_something_else(self, tmp_path):
+        assert "holds no model, neither encoder, masknet, decoder as .safetensors or .ckpt" in self.error(tmp_path)
+
+    def test_a_part_is_missing(self, folder):
+        (folder / "encoder.ckpt").unlink()
+        assert f"{folder} holds no weights of encoder, only of the others" in self.error(folder)
+
+    def test_damaged_checkpoints_only(self, trained, tmp_path):
+        checkpoint = Checkpointer(tmp_path / "save", dict(trained)).save_checkpoint()
+        os.truncate(checkpoint.paramfiles["masknet"], 10)
+        assert "holds no whole checkpoint" in self.error(tmp_path)
+
+    def test_another_width(self, folder):
+        error = self.error(folder, networks(width=32, channels=32))
+        assert (
+            f"init_from '{folder}' is of another network: " in error and "% of its mask net fits, needed 20%" in error
+        )
+        assert ": blocks.0.to_output.linear.weight" in error or ": blocks.0.to_values.linear.weight" in error
+        assert "Choose the size (and the experiment file) that it was trained with" in error
+
+    def test_another_kind_of_network(self, folder):
+        torch.save({"net.weight": torch.zeros(3)}, folder / "masknet.ckpt")
+        assert "is of another network: 0% of its mask net fits, needed 20%. Choose" in self.error(folder)
+
+    def test_hostile_pickle(self, folder, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "harm"),)
+
+        for write in (torch.save, lambda bomb, path: path.write_bytes(pickle.dumps(bomb, protocol=2))):
+            write({"weight": Hostile()}, folder / "decoder.ckpt")
+            assert "decoder.ckpt: can't be read as plain weights" in self.error(folder)
+        assert not (tmp_path / "harm").exists()
+
+    def test_damaged_weights(self, folder):
+        os.truncate(folder / "masknet.ckpt", 1000)
+        assert "masknet.ckpt: can't be read as plain weights" in self.error(folder)
+        (folder / "masknet.ckpt").write_bytes(b"")
+        assert "masknet.ckpt: can't be read as plain weights" in self.error(folder)
+        (folder / "masknet.safetensors").write_bytes(b"junk")
+        assert "masknet.safetensors: can't be read as plain weights" in self.error(folder)
+
+    @pytest.mark.parametrize("state", [[1, 2], {"epoch": 3}, torch.zeros(1)])
+    def test_no_state_dict(self, folder, state):
+        torch.save(state, folder / "masknet.ckpt")
+        assert "masknet.ckpt: has to hold a state dict, names and tensors; found " in self.error(folder)
+
+    @pytest.mark.parametrize("text, found", [("a: 1", "nothing"), ("sample_rate: !ref <x>", "'<x>'")])
+    def test_sample_rate(self, folder, text, found):
+        (folder / "hyperparams.yaml").write_text(text)
+        assert f"sample_rate has to be a whole number in Hz, found {found}" in self.error(folder)
+
+    def test_no_yaml(self, folder):
+        (folder / "hyperparams.yaml").unlink()
+        assert "hyperparams.yaml: can't read the YAML file (No such file or directory)" in self.error(folder)
+
+
+class TestFreeze:
+    def names(self, modules):
+        return [f"{name}.{key}" for name, module in modules.items() for key, _ in module.named_parameters()]
+
+    @pytest.mark.parametrize(
+        "patterns, prefixes",
+        [
+            ("masknet.blocks.*", ("masknet.blocks.",)),
+            (["encoder.*", "decoder.*"], ("encoder.", "decoder.")),
+            ("masknet.blocks.[01].*", ("masknet.blocks.",)),
+            ("*.prelu.weight", ("masknet.prelu.",)),
+        ],
+    )
+    def test_wildcards(self, patterns, prefixes):
+        modules = networks()
+        expected = [name for name in self.names(modules) if name.startswith(prefixes)]
+        assert freeze(modules, patterns) == expected != []
+        trained = [
+            f"{name}.{key}"
+            for name, module in modules.items()
+            for key, p in module.named_parameters()
+            if p.requires_grad
+        ]
+        assert sorted([*expected, *trained]) == sorted(self.names(modules))
+
+    def test_log(self, caplog):
+        with caplog.at_level(logging.INFO):
+            freeze(networks(), ["encoder.*"])
+        total = sum(p.numel() for module in networks().values() for p in module.parameters())
+        count = len(self.names(networks()))
+        expected = f"Frozen: 1 of {count} parameters. {(total - 256) / 1e6:.3f} M of {total / 1e6:.3f} M values train."
+        assert caplog.messages == [expected]
+
+    @pytest.mark.parametrize(
+        "optimizer",
+        [
+            lambda parameters: torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.5),
+            lambda parameters: torch.optim.SGD(parameters, lr=0.01, weight_decay=0.5, momentum=0.9),
+        ],
+    )
+    def test_frozen_parameters_stay_and_others_move(self, optimizer):
+        modules = networks()
+        frozen = freeze(modules, ["encoder.*", "masknet.blocks.0.*", "masknet.prelu.weight"])
+        before = copies(modules)
+        optimizer = optimizer([p for module in modules.values() for p in module.parameters()])  # all, as the Brain does
+        for _ in range(3):
+            mixture = torch.randn(2, 400)
+            estimates = separate(*modules.values(), mixture)
+            pit_si_snr_loss(estimates, torch.randn(2, 400, 2)).losses.mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert equal_names(before, copies(modules)) == set(frozen)
+
+    def test_no_pattern_freezes_nothing(self):
+        assert freeze(networks(), []) == []
+
+    def test_a_pattern_that_matches_nothing(self):
+        modules = networks()
+        message = (
+            r"freeze: 'masknet.block.\*' matches no parameter; did you mean masknet.blocks.\* or .*\? Give names as "
+            r"module.parameter, \* for anything."
+        )
+        with pytest.raises(InputError, match=message):
+            freeze(modules, ["encoder.*", "masknet.block.*"])
+        assert all(p.requires_grad for p in modules["encoder"].parameters())
+        with pytest.raises(InputError, match=r"'encoder' matches no parameter; did you mean encoder.\*"):
+            freeze(modules, "encoder")
+        with pytest.raises(InputError, match="'zzz' matches no parameter; names are such as encoder.conv1d.weight, "):
+            freeze(modules, "zzz")
+
+    def test_a_number_for_a_pattern(self):
+        with pytest.raises(InputError, match="freeze: 3 matches no parameter"):
+            freeze(networks(), [3])
+
+    def test_everything(self):
+        modules = networks()
+        count = len(self.names(modules))
+        with pytest.raises(InputError, match=rf"freeze \['\*'\] matches all {count} parameters: leave some to train"):
+            freeze(modules, "*")
+        assert all(p.requires_grad for module in modules.values() for p in module.parameters())

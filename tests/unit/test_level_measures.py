@@ -1,0 +1,63 @@
+"""Active speech level, loudness and mean amplitude, where their values are known."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from mossformer_sb import level_measures
+from mossformer_sb.errors import InputError
+from mossformer_sb.level_measures import active_speech_level, loudness, mean_amplitude
+
+RATE = 8000
+
+
+def tone(seconds, amplitude=0.5):
+    return amplitude * np.sin(2 * np.pi * 997 / RATE * np.arange(round(seconds * RATE)))
+
+
+class TestActiveSpeechLevel:
+    def test_without_pauses_it_is_the_root_mean_square(self):
+        signal = tone(10)
+        expected = 10 * np.log10(np.mean(signal**2))
+        assert active_speech_level(signal, RATE) == pytest.approx(expected, abs=0.05)
+
+    @pytest.mark.parametrize("rate", [8000, 16000, 11025])
+    def test_pauses_do_not_count_but_the_hangover_does(self, rate):
+        speech = np.random.default_rng(0).standard_normal(2 * rate) * 0.1
+        pause = np.zeros(6 * rate)
+        before, after = (
+            active_speech_level(np.concatenate(parts), rate) for parts in ((pause, speech), (speech, pause))
+        )
+        assert before == pytest.approx(active_speech_level(speech, rate), abs=0.1)
+        # Two seconds of speech, and 0.2 s after its end; the smoothing adds some hundredths.
+        assert after - before == pytest.approx(-10 * math.log10(2.25 / 2), abs=0.15)
+
+    def test_follows_a_gain(self):
+        signal = np.concatenate([tone(1), np.zeros(RATE)])
+        difference = active_speech_level(signal, RATE) - active_speech_level(0.3 * signal, RATE)
+        assert difference == pytest.approx(-20 * math.log10(0.3), abs=0.2)
+
+    @pytest.mark.parametrize("signal", [np.zeros(8000), np.full(8000, 1e-7)])
+    def test_silence(self, signal):
+        assert active_speech_level(signal, RATE) == -math.inf
+
+
+class TestLoudness:
+    def test_follows_a_gain(self):
+        assert loudness(tone(2), RATE) - loudness(0.1 * tone(2), RATE) == pytest.approx(20)
+
+    @pytest.mark.parametrize("frames, value", [(3199, 0.1), (3200, 0.0)])
+    def test_too_short_or_silent(self, frames, value):
+        assert loudness(np.full(frames, value), RATE) == -math.inf
+
+    def test_without_pyloudnorm(self, monkeypatch):
+        level_measures._meter.cache_clear()
+        monkeypatch.setitem(sys.modules, "pyloudnorm", None)
+        with pytest.raises(InputError, match=r'pip install "mossformer_sb\[data\]"'):
+            loudness(np.zeros(8000), RATE)
+
+
+def test_mean_amplitude_of_silence():
+    assert mean_amplitude(np.zeros(10)) == -math.inf

@@ -1,0 +1,184 @@
+"""Tables of recordings and rooms: what is in them, and what a killed or a second run does."""
+
+import json
+import math
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from data_prep import mixing_tables
+from data_prep.generate import room_cache
+from data_prep.generate.rooms import draw_room, impulse_responses, rooms_text
+from data_prep.mixing_tables import prepare_mixing
+from data_prep.progress import resumable
+from mossformer_sb.errors import InputError
+from mossformer_sb.level_measures import active_speech_level, loudness
+from tests.unit.mixing_pools import RATE, prepare_pools, write_manifest, write_noise, write_speech
+
+
+class TestTables:
+    def test_speech_and_noise(self, tmp_path):
+        prepare_pools(tmp_path)
+        table = pd.read_csv(tmp_path / "mixing_speech.csv")
+        assert table["path"].is_monotonic_increasing and len(table) == 15
+        for row in table.itertuples():
+            signal, rate = soundfile.read(row.path)
+            assert (row.num_samples, row.sample_rate, row.spk) == (len(signal), rate, row.path.split(os.sep)[-2])
+            assert row.active_level == pytest.approx(active_speech_level(signal, rate), abs=1e-3)
+            assert row.loudness == pytest.approx(loudness(signal, rate), abs=1e-3)
+        noise = pd.read_csv(tmp_path / "mixing_noise.csv")
+        assert noise["num_samples"].tolist() == [24000, 40000, 5600]
+
+    def test_librispeech_and_a_list(self, tmp_path):
+        folder = tmp_path / "speech" / "12" / "3"
+        folder.mkdir(parents=True)
+        for name in ("12-3-0000", "12-3-0001"):
+            soundfile.write(folder / f"{name}.flac", 0.1 * np.random.default_rng(0).standard_normal(9000), RATE)
+        prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "speech", speech_layout="librispeech")
+        assert pd.read_csv(tmp_path / "mixing_speech.csv")["spk"].tolist() == [12, 12]
+        (tmp_path / "list.csv").write_text("path,spk\nspeech/12/3/12-3-0001.flac,007\n")
+        prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "list.csv")
+        table = pd.read_csv(tmp_path / "mixing_speech.csv", dtype=str)
+        assert table["spk"].tolist() == ["007"] and table["path"][0].endswith("12-3-0001.flac")
+
+    def test_the_static_training_set_serves_where_nothing_else_is_given(self, tmp_path):
+        rng = np.random.default_rng(0)
+        for name in ("m", "s1", "s2", "n"):
+            soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(2 * RATE), RATE)
+        header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,noise_wav,s1_spk,s2_spk"
+        files = ",".join(f"$data_root/{name}.wav" for name in ("m", "s1", "s2", "n"))
+        (tmp_path / "tr.csv").write_text(f"{header}\na,2.0,{RATE},{files},01x,02y\n")
+        prepare_mixing(True, tmp_path / "tr.csv", tmp_path, tmp_path)
+        speech, noise = (pd.read_csv(tmp_path / f"mixing_{kind}.csv") for kind in ("speech", "noise"))
+        assert [os.path.basename(path) for path in speech["path"]] == ["s1.wav", "s2.wav"]
+        assert speech["spk"].tolist() == ["01x", "02y"]
+        assert [os.path.basename(path) for path in noise["path"]] == ["n.wav"]
+
+    def test_it_needs_speakers_then(self, tmp_path):
+        with pytest.raises(InputError, match=r"tr.csv: has no column s1_spk, s2_spk, so dynamic mixing can't tell"):
+            prepare_mixing(True, write_manifest(tmp_path / "tr.csv"), tmp_path, tmp_path)
+
+    def test_nothing_is_done_without_dynamic_mixing(self, tmp_path):
+        prepare_mixing(False, tmp_path / "none.csv", tmp_path, tmp_path / "out", rooms_folder=tmp_path / "rooms")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_rooms_need_a_task_with_reverberation(self, tmp_path):
+        with pytest.raises(InputError, match="task 'separate_noisy_anechoic' has no reverberation, but rooms_folder"):
+            prepare_mixing(True, "tr.csv", ".", tmp_path, task="separate_noisy_anechoic", rooms_folder="rooms")
+
+    def test_silence_and_damage(self, tmp_path):
+        speech = write_speech(tmp_path / "speech", num_speakers=2)
+        soundfile.write(speech / "spk0" / "silent.wav", np.zeros(RATE), RATE)
+        prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        levels = pd.read_csv(tmp_path / "mixing_speech.csv").set_index("path")["active_level"]
+        assert levels[str(speech / "spk0" / "silent.wav")] == -math.inf
+        (speech / "spk1" / "broken.wav").write_bytes(b"no audio")
+        with pytest.raises(InputError, match=r"broken.wav: can't be read as audio"):
+            prepare_pools(tmp_path / "again", noise=False, speech_folder=speech)
+
+    @pytest.mark.parametrize("content, message", [(b"no audio", "can't be read as audio"), (None, "has no samples")])
+    def test_noise_that_is_none(self, tmp_path, content, message):
+        noise = write_noise(tmp_path / "noise", seconds=(1.0,))
+        if content:
+            (noise / "x.wav").write_bytes(content)
+        else:
+            soundfile.write(noise / "x.wav", np.zeros(0), RATE)
+        manifest, speech = write_manifest(tmp_path / "tr.csv"), write_speech(tmp_path / "speech", 2, 1)
+        with pytest.raises(InputError, match=rf"x.wav: {message}"):
+            prepare_mixing(True, manifest, tmp_path, tmp_path, speech_folder=speech, noise_folder=noise)
+
+
+class TestAgain:
+    """What is there is not made again, and what a killed run had is kept."""
+
+    def measured(self, monkeypatch):
+        seen = []
+        measure = mixing_tables._measure_speech
+        monkeypatch.setattr(
+            mixing_tables, "_measure_speech", lambda recording: seen.append(recording) or measure(recording)
+        )
+        return seen
+
+    def test_the_same_recordings(self, tmp_path, monkeypatch):
+        seen = self.measured(monkeypatch)
+        speech = write_speech(tmp_path / "speech")
+        for _ in range(2):
+            prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        assert len(seen) == 15
+        soundfile.write(speech / "spk0" / "new.wav", np.ones(RATE), RATE)
+        prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        assert len(seen) == 31 and len(pd.read_csv(tmp_path / "mixing_speech.csv")) == 16
+
+    def test_killed(self, tmp_path, monkeypatch):
+        speech = write_speech(tmp_path / "speech")
+        prepare_pools(tmp_path / "whole", noise=False, speech_folder=speech)
+        seen = self.measured(monkeypatch)
+        original = mixing_tables._measure_speech
+        monkeypatch.setattr(
+            mixing_tables, "_measure_speech", lambda recording: original(recording) if len(seen) < 9 else 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        assert not (tmp_path / "mixing_speech.csv").exists()
+        with open(tmp_path / "mixing_speech.partial", "a") as file:
+            file.write('["half a li')
+        monkeypatch.setattr(mixing_tables, "_measure_speech", original)
+        prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        assert len(seen) == 15
+        expected = (tmp_path / "whole" / "mixing_speech.csv").read_text()
+        assert (tmp_path / "mixing_speech.csv").read_text() == expected
+        assert not (tmp_path / "mixing_speech.partial").exists()
+
+    def test_results_under_another_key_are_thrown_away(self, tmp_path):
+        resumable(tmp_path / "x", "one", [1, 2, 3], str)
+        assert resumable(tmp_path / "x", "two", [4], abs) == [4]
+
+
+class TestRooms:
+    def test_responses_are_the_published_ones_at_the_lower_rate(self, tmp_path):
+        """A tone in the pass band comes out of both alike, in amplitude and in time."""
+        room_cache.compute_rooms(tmp_path, num_rooms=2, num_spks=3, seed=7, workers=1)
+        room = draw_room(np.random.default_rng([7, 1]), 3)
+        for kind, anechoic in enumerate((True, False)):
+            expected = impulse_responses(room, anechoic=anechoic)[:, 0]
+            found = np.load(tmp_path / "000001.npy")[:, kind]
+            assert found.dtype == np.float32 and found.shape == (3, -(-expected.shape[1] // 2))
+            size = 2**16
+            spectra = np.fft.rfft(expected, size)[:, : size // 4 + 1], np.fft.rfft(found, size // 2)
+            passed = slice(0, int(0.42 * size / 2))  # of 4 kHz, what the resampling leaves untouched
+            error = np.abs(spectra[0] - spectra[1])[:, passed].max()
+            assert error < 0.02 * np.abs(spectra[0]).max()
+
+    def test_killed_and_changed(self, tmp_path, monkeypatch):
+        computed = []
+        original = room_cache._compute
+        monkeypatch.setattr(
+            room_cache, "_compute", lambda *arguments: computed.append(arguments[-1][0]) or original(*arguments)
+        )
+        options = {"num_spks": 2, "workers": 1, "seed": 1}
+        room_cache.compute_rooms(tmp_path, 3, **options)
+        assert computed == [0, 1, 2]
+        first = (tmp_path / "000001.npy").read_bytes()
+        room_cache.compute_rooms(tmp_path, 3, **options)
+        (tmp_path / "000001.npy").unlink()  # as if killed before it
+        (tmp_path / "rooms.json").unlink()
+        room_cache.compute_rooms(tmp_path, 3, **options)
+        assert computed == [0, 1, 2, 1] and (tmp_path / "000001.npy").read_bytes() == first
+        room_cache.compute_rooms(tmp_path, 2, **{**options, "seed": 2})
+        assert computed[4:] == [0, 1] and not (tmp_path / "000002.npy").exists()
+        assert json.loads((tmp_path / "rooms.json").read_text())["num_rooms"] == 2
+
+    def test_published_rooms(self, tmp_path):
+        rooms = {f"m{n}.wav": draw_room(np.random.default_rng(n)) for n in range(2)}
+        (tmp_path / "reverb_params_tr.csv").write_text(rooms_text(rooms))
+        table = tmp_path / "reverb_params_tr.csv"
+        room_cache.compute_rooms(tmp_path / "rooms", 99, sample_rate=16000, rooms_csv=table, workers=1)
+        found = np.load(tmp_path / "rooms" / "000001.npy")[:, 1]
+        np.testing.assert_allclose(found, impulse_responses(rooms["m1.wav"])[:, 0], atol=1e-7)
+
+    def test_mean_reverberation_time(self):
+        times = [draw_room(np.random.default_rng([0, n])).t60 for n in range(4000)]
+        assert np.mean(times) == pytest.approx(0.56, abs=0.01)

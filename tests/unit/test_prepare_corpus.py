@@ -1,0 +1,129 @@
+"""One preparation for any corpus: the right one runs, manifests have fixed names, wrong options are refused."""
+
+import inspect
+from functools import partial
+
+import pandas as pd
+import pytest
+
+from data_prep.corpora import CORPORA, prepare_corpus
+from mossformer_sb import InputError
+from tests.unit.trees import write_custom, write_librimix, write_wham, write_whamr, write_wsj0mix
+
+# Arguments as an experiment file gives them: null for what the user leaves out.
+OPTIONS = ("mode", "target", "csv_file", "noise", "mixture_is_sum", "num_train", "num_valid", "num_test")
+UNSET = dict.fromkeys((*OPTIONS, "train_split", "deep", "on_bad"))
+
+
+def prepare(corpus, root, tmp_path, task, num_spks=2, **options):
+    return prepare_corpus(
+        corpus, root, tmp_path / "manifests", num_spks=num_spks, sample_rate=8000, task=task, **{**UNSET, **options}
+    )
+
+
+@pytest.mark.parametrize(
+    "corpus, write, arguments, columns",
+    [
+        ("wham", write_wham, {"task": "separate_noisy"}, ["mix_both", "s1", "s2", "noise"]),
+        ("wham", write_wham, {"task": "separate_clean", "mode": "min"}, ["mix_clean", "s1", "s2"]),
+        (
+            "whamr",
+            write_whamr,
+            {"task": "separate_clean_reverb", "target": "reverb", "deep": True},
+            ["mix_clean_reverb", "s1_reverb", "s2_reverb"],
+        ),
+        (
+            "wsj0mix",
+            partial(write_wsj0mix, num_spks=3),
+            {"task": "separate_clean", "num_spks": 3},
+            ["mix", "s1", "s2", "s3"],
+        ),
+        ("librimix", write_librimix, {"task": "separate_noisy"}, ["mix_both", "s1", "s2", "noise"]),
+        (
+            "custom",
+            partial(write_custom, noise=True),
+            {"task": "separate", "noise": True, "on_bad": "skip"},
+            ["mix", "s1", "s2", "noise"],
+        ),
+    ],
+)
+def test_calls_the_right_one(tmp_path, corpus, write, arguments, columns):
+    manifests = prepare(corpus, write(tmp_path / "data"), tmp_path, **arguments)
+    assert list(manifests) == ["train", "valid", "test"]
+    for name, path in manifests.items():
+        assert path == str(tmp_path / "manifests" / f"{name}.csv")
+        table = pd.read_csv(path)
+        assert [table[column][0].split("/")[-2] for column in table if column.endswith("_wav")] == columns
+    names = {f"{name}.{extension}" for name in manifests for extension in ("csv", "json")}
+    assert {path.name for path in (tmp_path / "manifests").iterdir()} == names
+
+
+@pytest.mark.parametrize("given, split", [(None, "train-100"), ("train-360", "train-360")])
+def test_train_split(tmp_path, given, split):
+    root = write_librimix(tmp_path / "data", splits=(split, "dev", "test"))
+    manifests = prepare("librimix", root, tmp_path, "separate_clean", train_split=given)
+    splits = [pd.read_csv(path)["mix_wav"][0].split("/")[-3] for path in manifests.values()]
+    assert splits == [split, "dev", "test"]
+
+
+def test_mini(tmp_path, monkeypatch):
+    """Made where it is absent, with the numbers of mixtures that are asked for."""
+    asked = {}
+
+    def make(data_folder, *numbers):
+        asked["numbers"] = numbers
+        write_wham(data_folder)
+
+    monkeypatch.setattr("data_prep.mini.make_mini_corpus", make)
+    manifests = prepare("mini", tmp_path / "data", tmp_path, "separate_noisy", num_train=7)
+    assert asked["numbers"][0] == 7 and list(manifests) == ["train", "valid", "test"]
+
+
+def test_another_corpus_takes_the_place_of_the_manifests(tmp_path):
+    prepare("wham", write_wham(tmp_path / "wham"), tmp_path, "separate_noisy")
+    prepare("wsj0mix", write_wsj0mix(tmp_path / "wsj0"), tmp_path, "separate_clean")
+    assert "mix_both" not in (tmp_path / "manifests" / "train.csv").read_text()
+    assert len(list((tmp_path / "manifests").iterdir())) == 6
+
+
+class TestMessages:
+    def test_unknown_corpus(self, tmp_path):
+        with pytest.raises(InputError, match="corpus 'WHAM!' is not known: choose one of 'wsj0mix', 'wham', 'whamr'"):
+            prepare("WHAM!", tmp_path, tmp_path, "separate_noisy")
+
+    @pytest.mark.parametrize(
+        "corpus, task, option, value",
+        [
+            ("wham", "separate_noisy", "target", "reverb"),
+            ("wham", "separate_noisy", "train_split", "train-360"),
+            ("custom", "separate", "mode", "max"),
+            ("mini", "separate_noisy", "deep", True),
+            ("librimix", "separate_clean", "noise", False),
+        ],
+    )
+    def test_option_that_the_corpus_does_not_have(self, tmp_path, corpus, task, option, value):
+        message = f"{option} is {value!r}, but corpus '{corpus}' has no such option: leave it null. The corpus has "
+        with pytest.raises(InputError, match=message):
+            prepare(corpus, tmp_path, tmp_path, task, **{option: value})
+
+    def test_names_the_options_that_it_has(self, tmp_path):
+        with pytest.raises(InputError, match="The corpus has deep, mode, on_bad, train_split."):
+            prepare("librimix", tmp_path, tmp_path, "separate_clean", target="reverb")
+
+    @pytest.mark.parametrize("corpus, only", [("wsj0mix", "separate_clean"), ("custom", "separate")])
+    def test_task_of_a_corpus_with_one(self, tmp_path, corpus, only):
+        message = f"task is 'separate_noisy', but corpus '{corpus}' has only one: give --task {only}."
+        with pytest.raises(InputError, match=message):
+            prepare(corpus, tmp_path, tmp_path, "separate_noisy")
+
+    def test_task_of_a_corpus_with_several(self, tmp_path):
+        with pytest.raises(InputError, match="task 'separate' is not known: choose one of 'separate_noisy_reverb'"):
+            prepare("whamr", write_whamr(tmp_path / "data"), tmp_path, "separate")
+
+
+def test_the_experiment_files_offer_every_option():
+    """Every argument of every corpus's preparation can be given, but those that an experiment settles by other keys."""
+    settled = {"data_folder", "output_folder", "sample_rate", "num_spks", "task", "splits", "seed"}
+    offered = {*UNSET, *settled}
+    for prepare, _ in CORPORA.values():
+        assert set(inspect.signature(prepare).parameters) <= offered

@@ -1,0 +1,94 @@
+"""Every item once, the same batches however many ranks share them, and the right place to go on from."""
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from mossformer_sb import InputError
+from mossformer_sb.sampling import GlobalBatches
+
+
+def deal(num_items, batch_size, world_size, epoch=1, **options):
+    """The batches of each rank."""
+    dealt = []
+    for rank in range(world_size):
+        batches = GlobalBatches(num_items, batch_size, rank=rank, world_size=world_size, **options)
+        batches.set_epoch(epoch)
+        dealt.append(list(batches))
+        assert len(dealt[-1]) == len(batches)
+    return dealt
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_items", [4, 7, 12, 13, 25])
+def test_every_item_is_on_one_rank_once(num_items, world_size, even):
+    dealt = deal(num_items, 3, world_size, shuffle=True, seed=5, even=even)
+    items = [item for batches in dealt for batch in batches for item in batch]
+    assert sorted(items) == list(range(num_items))
+    if even:
+        assert len({len(batches) for batches in dealt}) == 1 and all(batch for batches in dealt for batch in batches)
+
+
+def test_ranks_share_the_batches_of_one_process():
+    whole = deal(28, 8, 1, shuffle=True)[0]
+    dealt = deal(28, 2, 4, shuffle=True)
+    for number, batch in enumerate(whole):
+        assert sorted(item for batches in dealt for item in batches[number]) == sorted(batch)
+
+
+def test_a_remainder_too_small_for_the_ranks_joins_the_batch_before():
+    assert deal(9, 2, 2) == [[[0, 2], [4, 6, 8]], [[1, 3], [5, 7]]]
+    assert deal(9, 2, 2, even=False) == [[[0, 2], [4, 6], [8]], [[1, 3], [5, 7]]]
+
+
+def test_the_order_is_of_seed_and_epoch():
+    first = deal(50, 5, 1, shuffle=True, seed=1)
+    assert deal(50, 5, 1, shuffle=True, seed=1) == first
+    assert deal(50, 5, 1, shuffle=True, seed=2) != first
+    assert deal(50, 5, 1, shuffle=True, seed=1, epoch=2) != first
+
+
+def test_without_shuffling_the_order_is_the_manifests():
+    assert deal(5, 2, 1) == deal(5, 2, 1, epoch=2) == [[[0, 1], [2, 3], [4]]]
+
+
+def test_limit_takes_the_first_batches():
+    assert deal(9, 2, 1, limit=2) == [[[0, 1], [2, 3]]]
+    assert deal(9, 2, 1, limit=99) == deal(9, 2, 1)
+
+
+class Noted(Dataset):
+    """Keeps which items were made."""
+
+    def __init__(self):
+        self.made = []
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        self.made.append(index)
+        return index
+
+
+def test_starting_in_mid_epoch_makes_no_item_before():
+    batches = GlobalBatches(10, 2, shuffle=True)
+    expected = [item for batch in list(batches)[3:] for item in batch]
+    dataset = Noted()
+    loader = DataLoader(dataset, batch_sampler=batches)
+    batches.set_epoch(0, start=3)
+    assert len(list(loader)) == 2
+    assert dataset.made == expected
+    assert len(list(loader)) == len(loader) == 5  # the next one is whole
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 2.0}, {"batch_size": 2, "limit": 0}])
+def test_numbers_that_make_no_batches(options):
+    name = "batches_per_epoch" if "limit" in options else "batch_size"
+    with pytest.raises(InputError, match=f"{name} must be a whole number of at least 1; found"):
+        GlobalBatches(10, **options)
+
+
+def test_fewer_items_than_ranks():
+    with pytest.raises(InputError, match="has 3 items, too few for 4 processes"):
+        GlobalBatches(3, 1, world_size=4)

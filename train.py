@@ -68,6 +68,7 @@ def main(argv):
 
     command = shlex.join(["python", "train.py", *argv])
     record = TrainingRecord.of(brain, experiment=hparams_file, command=command, data=fingerprints)
+    ranks.on_main(record.write, hparams["output_folder"])
     ranks.on_main(
         export,
         folder=hparams["export_folder"],

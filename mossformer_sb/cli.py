@@ -10,13 +10,17 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from mossformer_sb.convert import from_modelscope, to_modelscope
+from mossformer_sb.description import describe
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference import MossFormerSeparation, output_paths
 from mossformer_sb.levels import LEVELS
 from mossformer_sb.listing import list_recordings, shard
 from mossformer_sb.long_recordings import Chunking
+from mossformer_sb.onnx_export import ONNX_FILE, check_onnx, export_onnx
 from mossformer_sb.scoring import EXTRA_METRICS, check_metrics, find_utterances, read_utterances, score, score_table
 from mossformer_sb.streams import FORMATS, make_output_folder
+from mossformer_sb.training_folder import export_training
 from mossformer_sb.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,29 @@ Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under
 
 A folder holds ID_spk1.wav, ID_spk2.wav and so on (or _s1, _source1, _estimate1), or subfolders s1, s2 and so on with
 ID.wav in each. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..."""
+
+EXPORT = """\
+Export a trained model from a training's output folder to one that others load, ready for a model hub.
+
+  mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --license cc-by-4.0
+  mossformer-sb export results/mossformer_wham_L/1234 --output_folder averaged --average 5
+  mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --examples 3 --onnx
+
+It holds hyperparams.yaml, the weights as .safetensors and as .ckpt, and a model card, README.md. --onnx adds
+separator.onnx: mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length.
+--examples copies recordings of the corpus: see that its licence allows that."""
+
+CONVERT = """\
+Convert the authors' released checkpoint (encoder.bin, masknet.bin, decoder.bin) into a model folder, or back.
+
+  mossformer-sb convert released/ --output_folder mossformer-wsj0-2mix --sample_rate 8000
+  mossformer-sb convert mossformer-wsj0-2mix --output_folder their-format --to modelscope"""
+
+INFO = """\
+Say what a model folder or a manifest is.
+
+  mossformer-sb info mossformer-wham
+  mossformer-sb info manifests/wham_tt.csv"""
 
 
 def main(argv=None):
@@ -79,7 +106,7 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=f"mossformer_sb {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_separate, _add_score):
+    for add in (_add_separate, _add_score, _add_export, _add_convert, _add_info):
         add(commands)
     return parser
 
@@ -223,6 +250,66 @@ def _utterances(arguments):
     if None in folders:
         raise InputError("give --estimates and --references, or a --table of all files.")
     return find_utterances(*folders, arguments.mixtures, arguments.data_root, arguments.subset)
+
+
+# ---- export, convert, info
+
+
+def _add_export(commands):
+    parser = _command(commands, "export", _export, "make a model folder from a training", EXPORT)
+    parser.add_argument("training_folder", metavar="TRAINING", help="output_folder of train.py")
+    parser.add_argument("--output_folder", required=True, help="the model folder; an earlier export is replaced")
+    parser.add_argument("--checkpoint", metavar="NAME", help="this checkpoint, CKPT+... (default: the best)")
+    parser.add_argument("--average", type=int, default=1, metavar="K", help="the average of the best K checkpoints")
+    parser.add_argument("--license", default="", help="for the model card, such as cc-by-4.0 (default: not stated)")
+    parser.add_argument("--examples", type=int, default=0, metavar="N", help="add N test mixtures as audio")
+    parser.add_argument("--onnx", action="store_true", help="add the separator as ONNX")
+
+
+def _export(arguments):
+    if arguments.onnx:
+        check_onnx()
+    folder = export_training(
+        arguments.training_folder,
+        arguments.output_folder,
+        arguments.checkpoint,
+        arguments.average,
+        arguments.license,
+        arguments.examples,
+    )
+    if arguments.onnx:
+        model = MossFormerSeparation.from_hparams(folder, device="cpu")
+        export_onnx(folder / ONNX_FILE, *(model.mods[name] for name in model.MODULES_NEEDED))
+    print(f"The model is in {folder}")
+
+
+def _add_convert(commands):
+    parser = _command(commands, "convert", _convert, "convert the authors' checkpoint, or into it", CONVERT)
+    parser.add_argument("source", metavar="SOURCE", help="folder of the authors' files; with --to, a model folder")
+    parser.add_argument("--output_folder", required=True, help="where to")
+    parser.add_argument("--to", choices=["modelscope"], help="convert one of our models into the authors' format")
+    parser.add_argument("--sample_rate", type=int, default=8000, help="Hz that it was trained at (default: 8000)")
+    parser.add_argument("--group_size", type=int, default=256, help="frames of an attention group (default: 256)")
+
+
+def _convert(arguments):
+    if arguments.to is not None:
+        folder = to_modelscope(arguments.source, arguments.output_folder)
+    else:
+        folder = from_modelscope(arguments.source, arguments.output_folder, arguments.sample_rate, arguments.group_size)
+    print(f"The converted model is in {folder}")
+
+
+def _add_info(commands):
+    parser = _command(commands, "info", _info, "say what a model folder or a manifest is", INFO)
+    parser.add_argument("path", metavar="PATH", help="model folder, model hub's id, or manifest (.csv)")
+
+
+def _info(arguments):
+    facts = describe(arguments.path)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")
 
 
 if __name__ == "__main__":

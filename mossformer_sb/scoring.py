@@ -313,5 +313,5 @@ def _metric(name, estimates, sources, rate, utterance_id):
     with _PESQ_ALONE:
         try:
             return perceptual_evaluation_speech_quality(estimates, sources, rate, PESQ_MODES[rate]).mean().item()
-        except pesq.NoUtterancesError:
+        except (pesq.PesqError, ValueError):  # the latter for an estimate of zeros
             return float("nan")

@@ -18,7 +18,16 @@ from mossformer_sb.levels import LEVELS
 from mossformer_sb.listing import list_recordings, shard
 from mossformer_sb.long_recordings import Chunking
 from mossformer_sb.onnx_export import ONNX_FILE, check_onnx, export_onnx
-from mossformer_sb.scoring import EXTRA_METRICS, check_metrics, find_utterances, read_utterances, score, score_table
+from mossformer_sb.report import PUBLISHED, Example, check_report, pick_examples, write_report
+from mossformer_sb.scoring import (
+    EXTRA_METRICS,
+    check_metrics,
+    find_utterances,
+    read_signals,
+    read_utterances,
+    score,
+    score_table,
+)
 from mossformer_sb.streams import FORMATS, make_output_folder
 from mossformer_sb.training_folder import export_training
 from mossformer_sb.version import __version__
@@ -226,12 +235,19 @@ def _add_score(commands):
         "--metrics", nargs="+", default=[], metavar="METRIC", help=f"more metrics: {', '.join(EXTRA_METRICS)}"
     )
     parser.add_argument("--output", default="scores.csv", help="the scores of each ID (default: scores.csv)")
+    parser.add_argument("--report", metavar="FILE", help="also write a page with pictures and sound, FILE.html")
+    parser.add_argument(
+        "--corpus", default="", choices=["", *PUBLISHED], help="what is published on this corpus goes into the report"
+    )
 
 
 def _score(arguments):
     check_metrics(arguments.metrics)
     output = Path(arguments.output)
     make_output_folder(output.parent)
+    if arguments.report is not None:
+        check_report()
+        make_output_folder(Path(arguments.report).parent)
     utterances = _utterances(arguments)
     # Utterances side by side use two cores better than the threads within one do.
     torch.set_num_threads(1)
@@ -239,6 +255,17 @@ def _score(arguments):
     table = score_table(tqdm(results, total=len(utterances), unit="utterance"), arguments.metrics)
     table.write(output)
     print(f"{table.summary()}\nAll scores are in {output}")
+    if arguments.report is not None:
+        _report(arguments, table.to_frame(), {utterance.id: utterance for utterance in utterances})
+
+
+def _report(arguments, scores, utterances):
+    examples = []
+    for title, utterance_id in pick_examples(scores).items():
+        examples.append(Example.of(f"{title}: {utterance_id}", *read_signals(utterances[utterance_id])))
+    facts = {"Estimates": arguments.estimates, "References": arguments.references, "Table": arguments.table}
+    path = write_report(arguments.report, scores, examples, "Scores of a separation", arguments.corpus, facts)
+    print(f"The report is {path}")
 
 
 def _utterances(arguments):

@@ -182,6 +182,15 @@ class TestScore:
         assert "2 utterances, scores in dB" in capsys.readouterr().out
         assert pd.read_csv(scores)["snt_id"].tolist() == ["a", "b", "avg"]
 
+    def test_report(self, corpus, tmp_path, capsys):
+        """The corpus scored as its own estimate, which is no great feat."""
+        page = tmp_path / "new" / "page.html"
+        options = ["--output", str(tmp_path / "scores.csv"), "--report", str(page), "--corpus", "WHAM!"]
+        assert main(["score", "--estimates", str(corpus), "--references", str(corpus), *options]) == 0
+        assert "The report is" in capsys.readouterr().out
+        text = page.read_text()
+        assert text.count("<audio") == 2 * 5 and "published on WHAM!" in text
+
     def test_which_files(self, corpus, capsys):
         assert main(["score", "--estimates", str(corpus)]) == 2
         assert "give --estimates and --references, or a --table" in capsys.readouterr().err

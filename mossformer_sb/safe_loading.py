@@ -426,9 +426,9 @@ def read_state_dict(path):
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{path}: can't be read as weights ({reason}). It is damaged, or holds more than tensors, which is "
-            f"never loaded."
+            f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
+            f"which could run code and are not loaded. Save it as a state dict or as .safetensors."
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise InputError(f"{path}: has to hold a state dict, names and tensors; found something else.")
+        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
     return state

@@ -184,7 +184,7 @@ class TestTwoProcesses:
     """As torchrun starts them, on the processor."""
 
     OPTIONS = ["--distributed_backend", "gloo", "--number_of_epochs", 1, "--batches_per_epoch", 3]
-    OPTIONS += ["--valid_batch_size", 1, "--n_audio_to_save", 2, "--report"]
+    OPTIONS += ["--valid_batch_size", 1, "--n_audio_to_save", 2]
 
     def torchrun(self, *arguments, cwd):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -93,7 +93,7 @@ class TestMistakes:
 
     def test_a_pickle(self, theirs, tmp_path):
         torch.save({"conv1d.weight": print}, theirs / "encoder.bin")
-        self.fails("encoder.bin: can't be read as weights", theirs, tmp_path)
+        self.fails("encoder.bin: can't be read as plain weights", theirs, tmp_path)
 
     def test_back_into_a_folder_that_exists(self, ours, theirs):
         with pytest.raises(InputError, match="theirs: exists already"):

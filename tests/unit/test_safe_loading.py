@@ -152,10 +152,10 @@ class TestHostile:
         weights = folder / f"masknet.{ending}"
         for content in (Touch(mark), {"norm.weight": Touch(mark)}):
             torch.save(content, weights)
-            with pytest.raises(InputError, match=rf"masknet.{ending}: can't be read as weights"):
+            with pytest.raises(InputError, match=rf"masknet.{ending}: can't be read as plain weights"):
                 load(folder)
             weights.write_bytes(pickle.dumps(content))
-            with pytest.raises(InputError, match=rf"masknet.{ending}: can't be read as weights"):
+            with pytest.raises(InputError, match=rf"masknet.{ending}: can't be read as plain weights"):
                 load(folder)
         assert not mark.exists()
 

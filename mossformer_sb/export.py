@@ -12,7 +12,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
@@ -139,7 +139,7 @@ def export(folder, modules, sample_rate, record=None, examples=()):
         for name, module in modules.items():
             state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
             torch.save(state, temporary / f"{name}.ckpt")
-            save_file(state, temporary / f"{name}.safetensors")
+            (temporary / f"{name}.safetensors").write_bytes(save(state))  # readable for others, as save_file is not
         for path in examples:
             (temporary / EXAMPLES_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(path, temporary / EXAMPLES_FOLDER / Path(path).name)

@@ -73,6 +73,11 @@ def test_yaml_names_only_the_three_packages(folder):
     assert named == {"speechbrain", "mossformer_sb"}
 
 
+def test_all_files_have_the_same_permissions(folder):
+    """A folder that is shared must be readable as a whole."""
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_weights_are_plain_state_dicts(folder):
     for path in folder.glob("*.ckpt"):
         assert torch.load(path, weights_only=True)

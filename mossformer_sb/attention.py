@@ -50,6 +50,8 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     torch.Size([2, 70, 32])
     """
     context = global_context(queries_keys.global_key, values, lengths)  # [B, K, E]
+    if torch.compiler.is_exporting():
+        return torch.matmul(queries_keys.global_query, context) + _in_padded_groups(queries_keys, values, group_size)
     num_frames = values.shape[1]
     in_whole_groups = num_frames - num_frames % group_size
     # The last, shorter group goes by itself: padding it to P frames would mean to copy everything.
@@ -66,6 +68,17 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
         )
         outputs.append(attended + local)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _in_padded_groups(queries_keys, values, group_size):
+    """Local attention with the last group padded: the same numbers, but one program for all lengths, for exporters."""
+    num_frames = values.shape[1]
+    query, key, values = (
+        F.pad(x, (0, 0, 0, -num_frames % group_size)).unflatten(1, (-1, group_size))
+        for x in (queries_keys.local_query, queries_keys.local_key, values)
+    )  # [B, G, P, ·]
+    weights = F.relu(torch.matmul(query / group_size, key.transpose(-1, -2))).square()
+    return torch.matmul(weights, values).flatten(1, 2)[:, :num_frames]
 
 
 def local_attention(query, key, values, group_size, dropout=0.0):

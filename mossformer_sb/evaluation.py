@@ -17,6 +17,11 @@ AVERAGE = "avg"  # the snt_id of the last row
 class ScoreTable:
     """Scores of every utterance of a test set.
 
+    Arguments
+    ---------
+    metrics : iterable of str
+        Columns beside those of `mossformer_sb.metrics.Scores`.
+
     Example
     -------
     >>> from mossformer_sb.metrics import Scores
@@ -31,15 +36,16 @@ class ScoreTable:
 
     COLUMNS = ("snt_id", "sdr", "sdr_i", "si-snr", "si-snr_i")
 
-    def __init__(self):
+    def __init__(self, metrics=()):
+        self.columns = (*self.COLUMNS, *metrics)
         self._rows = []
 
     def __len__(self):
         return len(self._rows)
 
-    def add(self, utterance_id, scores):
-        """Add an utterance's `mossformer_sb.metrics.Scores`; NaN where all its sources are silent."""
-        self._rows.append((utterance_id, *scores))
+    def add(self, utterance_id, scores, **others):
+        """Add an utterance's `mossformer_sb.metrics.Scores` and other metrics; NaN where all its sources are silent."""
+        self._rows.append((utterance_id, *scores, *(others[column] for column in self.columns[len(self.COLUMNS) :])))
 
     @classmethod
     def interleaved(cls, tables):
@@ -62,7 +68,7 @@ class ScoreTable:
     @property
     def num_silent(self):
         """Number of utterances without scores, which the average leaves out."""
-        return sum(math.isnan(row[-1]) for row in self._rows)
+        return sum(math.isnan(row[len(self.COLUMNS) - 1]) for row in self._rows)
 
     def average(self):
         """Mean of each score over the utterances that have one: dict, column to dB."""
@@ -86,12 +92,14 @@ class ScoreTable:
         for column in frame:
             mean, median, low = frame[column].mean(), frame[column].median(), frame[column].quantile(0.1)
             lines.append(f"{column:10}{mean:8.2f}{median:8.2f}{low:8.2f}")
+        if len(self.columns) > len(self.COLUMNS):
+            lines.append(f"{', '.join(self.columns[len(self.COLUMNS) :])}: not in dB")
         if self.num_silent:
             lines.append(f"{self.num_silent} utterances with nothing but silent sources are left out")
         return "\n".join(lines)
 
     def _frame(self):
-        return pd.DataFrame(self._rows, columns=self.COLUMNS)
+        return pd.DataFrame(self._rows, columns=self.columns)
 
 
 def save_example(folder, utterance_id, mixture, sources, estimates, permutation, sample_rate):

@@ -1,5 +1,7 @@
 """A trained separator as a folder that others load."""
 
+import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from safetensors.torch import save
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
@@ -19,6 +22,17 @@ logger = logging.getLogger(__name__)
 
 MODULES = ("encoder", "masknet", "decoder")
 HPARAMS_FILE = "hyperparams.yaml"
+RECORD_FILE = "training_record.json"
+EXAMPLES_FOLDER = "examples"
+# What a task says of the recordings that a model is for.
+CONDITIONS = {
+    "separate_clean": "speech alone, without noise or reverberation",
+    "separate_noisy": "speech in noise; the estimates are to be free of it",
+    "separate_clean_anechoic": "speech alone, without noise or reverberation",
+    "separate_noisy_anechoic": "speech in noise; the estimates are to be free of it",
+    "separate_clean_reverb": "speech in rooms, without noise",
+    "separate_noisy_reverb": "speech in rooms, in noise; the estimates are to be free of noise",
+}
 
 
 @dataclass
@@ -33,6 +47,29 @@ class TrainingRecord:
     best_epoch: int | None = None
     num_test: int | None = None
     scores: dict = field(default_factory=dict)  # column of the results table to its mean in dB
+    checkpoint: str = ""  # where it isn't the best one
+    licence: str = ""  # as model hubs call it, such as cc-by-4.0
+
+    def write(self, folder):
+        """Keep it in a training's output folder, for exports that come later."""
+        text = json.dumps(dataclasses.asdict(self), indent=2)
+        temporary = Path(folder) / f".{RECORD_FILE}.tmp"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, Path(folder) / RECORD_FILE)
+
+    @classmethod
+    def read(cls, folder):
+        """Read it from a training's output folder; an empty one if there is none.
+
+        Example
+        -------
+        >>> folder = getfixture("tmp_path")
+        >>> TrainingRecord(task="separate_clean").write(folder)
+        >>> TrainingRecord.read(folder).task
+        'separate_clean'
+        """
+        path = Path(folder) / RECORD_FILE
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
 
     @classmethod
     def of(cls, brain, experiment, command, data=""):
@@ -49,11 +86,12 @@ class TrainingRecord:
         )
 
 
-def export(folder, modules, sample_rate, record=None):
+def export(folder, modules, sample_rate, record=None, examples=()):
     """Write a folder that `MossFormerSeparation.from_hparams` loads, and SpeechBrain's ``SepformerSeparation`` too.
 
-    It holds ``hyperparams.yaml``, one ``.ckpt`` a module (a plain state dict), and a model card, ``README.md``. It is
-    written under a temporary name and then renamed; a folder of this name is replaced only if it is an earlier export.
+    It holds ``hyperparams.yaml``, the weights of each module as ``.safetensors`` for ours and as ``.ckpt`` (a plain
+    state dict) for SpeechBrain's, and a model card, ``README.md``. It is written under a temporary name and then
+    renamed; a folder of this name is replaced only if it is an earlier export.
 
     Arguments
     ---------
@@ -66,6 +104,8 @@ def export(folder, modules, sample_rate, record=None):
         Hz.
     record : TrainingRecord, optional
         For the model card.
+    examples : iterable of Path
+        Audio files to copy into ``examples``.
 
     Returns
     -------
@@ -83,7 +123,8 @@ def export(folder, modules, sample_rate, record=None):
     >>> separator = MossFormerSeparator.from_size("mini")
     >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
     >>> sorted(path.name for path in folder.iterdir())
-    ['README.md', 'decoder.ckpt', 'encoder.ckpt', 'hyperparams.yaml', 'masknet.ckpt']
+    ['README.md', 'decoder.ckpt', 'decoder.safetensors', 'encoder.ckpt', 'encoder.safetensors', 'hyperparams.yaml',
+    'masknet.ckpt', 'masknet.safetensors']
     """
     folder = Path(folder)
     if folder.exists() and not (folder / HPARAMS_FILE).is_file():
@@ -96,10 +137,14 @@ def export(folder, modules, sample_rate, record=None):
     try:
         temporary.mkdir(parents=True)
         for name, module in modules.items():
-            state = {key: value.detach().cpu() for key, value in module.state_dict().items()}
+            state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
             torch.save(state, temporary / f"{name}.ckpt")
+            (temporary / f"{name}.safetensors").write_bytes(save(state))  # readable for others, as save_file is not
+        for path in examples:
+            (temporary / EXAMPLES_FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(path, temporary / EXAMPLES_FOLDER / Path(path).name)
         (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate), encoding="utf-8")
-        (temporary / "README.md").write_text(_model_card(modules, sample_rate, record), encoding="utf-8")
+        (temporary / "README.md").write_text(_model_card(modules, sample_rate, record, examples), encoding="utf-8")
         _replace_folder(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -163,7 +208,7 @@ def _class_path(module):
     return f"mossformer_sb.{name}" if offered else f"{type(module).__module__}.{name}"
 
 
-def _model_card(modules, sample_rate, record):
+def _model_card(modules, sample_rate, record, examples=()):
     masknet = modules["masknet"]
     num_spks = masknet.num_spks
     num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
@@ -171,12 +216,15 @@ def _model_card(modules, sample_rate, record):
         "Task": record.task,
         "Corpus": record.corpus,
         "Data fingerprint": record.data,
+        "Conditions": CONDITIONS.get(record.task, ""),
         "Speakers": num_spks,
         "Sample rate": f"{sample_rate} Hz",
         "Parameters": f"{num_parameters / 1e6:.2f} M",
         "Experiment": record.experiment,
         "Command": f"`{record.command}`" if record.command else "",
         "Epoch": record.best_epoch,
+        "Checkpoint": record.checkpoint,
+        "Licence": record.licence or "not stated",
         "Versions": f"mossformer_sb {__version__}, speechbrain {sb.__version__}, torch {torch.__version__}, "
         f"Python {sys.version.split()[0]}",
     }
@@ -188,13 +236,14 @@ tags:
 - {masknet.network.lower()}
 - speechbrain
 library_name: speechbrain
+license: {record.licence or "unknown"}
 ---
 # {masknet.network}: {num_spks} speakers, {sample_rate} Hz
 
 | | |
 |---|---|
 {rows}
-{_score_section(record)}
+{_score_section(record)}{_example_section(examples)}
 ## Use
 
 ```python
@@ -212,6 +261,13 @@ SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossfo
 
 def _wrapped(text):
     return textwrap.fill(text, width=120, break_on_hyphens=False)
+
+
+def _example_section(examples):
+    if not examples:
+        return ""
+    rows = "\n".join(f"- [{path.name}]({EXAMPLES_FOLDER}/{path.name})" for path in map(Path, examples))
+    return f"\n## Examples\n\nTest mixtures, their sources, and what the model made of them.\n\n{rows}\n"
 
 
 def _score_section(record):

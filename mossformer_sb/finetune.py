@@ -5,15 +5,12 @@ Weights are read as plain tensors and a model's ``hyperparams.yaml`` as plain te
 
 import difflib
 import logging
-import pickle
 import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from speechbrain.utils.fetching import fetch
 
 from mossformer_sb.arguments import _read_yaml
@@ -21,6 +18,7 @@ from mossformer_sb.brain import BEST_KEY
 from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import HPARAMS_FILE, MODULES
+from mossformer_sb.safe_loading import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +96,7 @@ def start_from(modules, source, sample_rate):
     model_rate = _read_sample_rate(hparams_file)
     comparisons, fitting = {}, {}
     for name in MODULES:
-        there = _read_weights(files[name])
+        there = read_state_dict(files[name])
         renew = name != "masknet" and model_rate != sample_rate
         comparisons[name] = Comparison.of(modules[name].state_dict(), there, renew)
         fitting[name] = {key: there[key] for key in comparisons[name].loaded}
@@ -187,23 +185,6 @@ def _read_sample_rate(hparams_file):
         found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its tag
         raise InputError(f"{hparams_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")
     return value
-
-
-def _read_weights(file):
-    """Read a state dict, without building any other object."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{file}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
-            f"which could run code and are not loaded. Save it as a state dict or as .safetensors."
-        ) from error
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise InputError(f"{file}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
-    return state
 
 
 def _check_share(source, here, there, comparison):

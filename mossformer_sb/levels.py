@@ -1,6 +1,11 @@
 """The level of estimates. SI-SNR does not see it, so a network's outputs have none of their own."""
 
+import numpy as np
 import torch
+
+from mossformer_sb.errors import InputError
+
+LEVELS = ("mixture", "none", "peak")
 
 
 def mixture_gain(estimates, mixture):
@@ -40,3 +45,71 @@ def peak_gain(*signals):
     0.5
     """
     return 1 / max(1.0, *(signal.abs().max().item() for signal in signals))
+
+
+class LevelMeter:
+    """The gain of estimates that come in blocks: one for all speakers and the whole recording.
+
+    Example
+    -------
+    >>> meter = LevelMeter()
+    >>> for _ in range(3):
+    ...     estimates = np.random.randn(100, 2)
+    ...     meter.add(estimates, mixture=0.5 * estimates.sum(1))
+    >>> round(meter.gain("mixture"), 4), meter.gain("none")
+    (0.5, 1.0)
+    """
+
+    def __init__(self):
+        self.num_samples = 0
+        self.peak = 0.0  # of all estimates, before the gain
+        self._energy = 0.0  # of the estimates' sum
+        self._agreement = 0.0  # of the estimates' sum with the mixture
+
+    def add(self, estimates, mixture):
+        """Add a block: [t, S] and [t]."""
+        self.num_samples += len(estimates)
+        total = estimates.sum(1, dtype=np.float64)
+        self._energy += float(total @ total)
+        self._agreement += float(total @ mixture)
+        self.peak = max(self.peak, float(np.abs(estimates).max(initial=0.0)))
+
+    def gain(self, level):
+        """The gain that a level policy asks for.
+
+        Arguments
+        ---------
+        level : str
+            "mixture": with which the estimates' sum comes closest to the mixture, see `mixture_gain`. "peak": with
+            which the loudest sample of all estimates is at full scale. "none": 1, as the network gives them.
+
+        Returns
+        -------
+        float
+            1 where all estimates are silent.
+
+        Raises
+        ------
+        InputError
+            If the policy is not known.
+        """
+        check_level(level)
+        if level == "mixture" and self._energy > 0:
+            return self._agreement / self._energy
+        if level == "peak" and self.peak > 0:
+            return 1 / self.peak
+        return 1.0
+
+
+def check_level(level):
+    """Raise InputError if a level policy is not known.
+
+    Example
+    -------
+    >>> check_level("loud")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: level 'loud' is not known: choose one of mixture, none, peak.
+    """
+    if level not in LEVELS:
+        raise InputError(f"level {level!r} is not known: choose one of {', '.join(LEVELS)}.")

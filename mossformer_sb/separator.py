@@ -72,8 +72,8 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     masked = encoded * masks
     # Speaker by speaker, as SpeechBrain's own interface does, so that both give the same bits.
     estimates = torch.stack([decoder(one_speaker) for one_speaker in masked], dim=-1)  # [B, T', S]
-    missing = num_samples - estimates.shape[1]
-    return F.pad(estimates, (0, 0, 0, missing)) if missing > 0 else estimates[:, :num_samples]
+    # A negative padding cuts. Without telling cases apart, so that exporters find one program for all lengths.
+    return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
 
 
 def _check_masks(masks, encoded):

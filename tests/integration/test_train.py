@@ -52,7 +52,7 @@ class TestOneRun:
     @pytest.fixture(scope="class")
     def run(self, corpus, tmp_path_factory):
         folder = tmp_path_factory.mktemp("run")
-        options = ["--number_of_epochs", 4, "--dropout", 0, "--valid_batch_size", 3, "--n_audio_to_save", 2]
+        options = ["--number_of_epochs", 4, "--dropout", 0, "--valid_batch_size", 3, "--n_audio_to_save", 2, "--report"]
         result = train(WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *options, cwd=folder)
         assert result.returncode == 0, result.stdout
         return folder / "out", result.stdout
@@ -108,6 +108,10 @@ class TestOneRun:
         scores, _ = separation_scores(mixture, torch.stack((s1, s2), -1), estimates)
         # A padded batch differs from the item alone by rounding only.
         assert scores == pytest.approx(row.iloc[1:].tolist(), abs=2e-3)
+
+    def test_report_has_three_examples_with_sound(self, run):
+        text = (run[0] / "report.html").read_text()
+        assert text.count("<audio") == 3 * 5 and f"{self.scores(run).iloc[-1]['si-snr_i']:.2f}</td>" in text
 
     def test_model_card_has_the_scores_and_the_command(self, run):
         card = (run[0] / "export" / "README.md").read_text()

@@ -53,7 +53,11 @@ def trained(tmp_path):
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    return export(tmp_path / "model", trained, RATE)
+    """With checkpoints alone, so that a test that changes one changes what is read."""
+    folder = export(tmp_path / "model", trained, RATE)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    return folder
 
 
 class TestWhatIsLoaded:

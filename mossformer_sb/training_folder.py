@@ -1,0 +1,141 @@
+"""From a training's output folder to one that others load: its best checkpoint, a named one, or an average."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from mossformer_sb.brain import BEST_KEY
+from mossformer_sb.checkpoints import Checkpointer
+from mossformer_sb.errors import InputError
+from mossformer_sb.export import HPARAMS_FILE, MODULES, TrainingRecord, export
+from mossformer_sb.safe_loading import BUILDERS, NETWORKS, Tree
+
+AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
+AUDIO_FOLDER = "audio"
+
+
+def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0):
+    """Export a model from a training's output folder, without its data and its code.
+
+    Arguments
+    ---------
+    training_folder : str or Path
+        The experiment's ``output_folder``.
+    folder : str or Path
+        Where to.
+    checkpoint : str, optional
+        Name of a checkpoint, ``CKPT+...``. Default: the best by validation SI-SNR.
+    average : int
+        How many of the best checkpoints to average; 1 for the best alone.
+    licence : str
+        For the model card, as model hubs call it, such as ``cc-by-4.0``.
+    num_examples : int
+        How many of the test mixtures that training kept as audio to add.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If the training folder holds no such thing.
+    """
+    training_folder = Path(training_folder)
+    tree = _read_tree(training_folder)
+    modules = {name: tree.build(name) for name in MODULES}
+    chosen = _choose(training_folder / Path(tree.build("save_folder")).name, modules, checkpoint, average)
+    for name, module in modules.items():
+        module.load_state_dict(_average([_weights(item, name) for item in chosen]))
+    record = _record(training_folder, tree, chosen, checkpoint, licence)
+    return export(folder, modules, tree.build("sample_rate"), record, _examples(training_folder, num_examples))
+
+
+def _read_tree(training_folder):
+    path = training_folder / HPARAMS_FILE
+    if not path.is_file():
+        raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is no output folder of a training.")
+    return Tree(path.read_text(encoding="utf-8"), str(path), NETWORKS | BUILDERS)
+
+
+def _choose(save_folder, modules, name, average):
+    """The checkpoints to export, the best first."""
+    if average < 1 or (name is not None and average > 1):
+        raise InputError(
+            f"average is how many of the best checkpoints to take, at least 1, and goes without a named checkpoint; "
+            f"found {average}."
+        )
+    if not save_folder.is_dir():
+        raise InputError(f"{save_folder}: there are no checkpoints. Has the training begun?")
+    checkpointer = Checkpointer(save_folder, recoverables=modules)
+    if name is not None:
+        found = [item for item in checkpointer.list_checkpoints() if item.path.name == name]
+        if not found:
+            there = ", ".join(sorted(item.path.name for item in checkpointer.list_checkpoints())) or "none"
+            raise InputError(f"{save_folder}: has no checkpoint {name!r}; there are {there}.")
+        return found
+    found = checkpointer.find_checkpoints(max_key=BEST_KEY, max_num_checkpoints=average)
+    if len(found) < average:
+        raise InputError(
+            f"{save_folder}: has {len(found)} checkpoints with a validation score, and {average} are to be exported. "
+            f"Train at least one epoch, or average fewer."
+        )
+    return found
+
+
+def _weights(checkpoint, name):
+    """State dict of one module: the running average of a run that kept one, as in its evaluation."""
+    state = torch.load(checkpoint.paramfiles[name], map_location="cpu", weights_only=True)
+    if AVERAGED_WEIGHTS in checkpoint.paramfiles:
+        saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
+        averages = {
+            key.partition(".")[2]: value for key, value in saved["averages"].items() if key.startswith(f"{name}.")
+        }
+        state.update(averages)
+    return state
+
+
+def _average(states):
+    """Mean of each parameter, in double precision."""
+    if len(states) == 1:
+        return states[0]
+    return {
+        key: torch.stack([state[key].double() for state in states]).mean(0).to(first.dtype)
+        for key, first in states[0].items()
+    }
+
+
+def _record(training_folder, tree, chosen, name, licence):
+    """The training's record; its scores are those of the best checkpoint, so another one has none."""
+    record = TrainingRecord.read(training_folder)
+    facts = {key: tree.build(key) for key in ("task", "corpus") if key in tree.root}
+    record = dataclasses.replace(record, **facts, licence=licence)
+    epochs = [item.meta.get("epoch") for item in chosen]
+    if name is None and len(chosen) == 1 and epochs[0] == record.best_epoch:
+        return record
+    if len(chosen) > 1:
+        what, epoch = f"average of the {len(chosen)} best, epochs {', '.join(map(str, epochs))}", None
+    else:
+        what, epoch = name or chosen[0].path.name, epochs[0]
+    return dataclasses.replace(record, scores={}, num_test=None, best_epoch=epoch, checkpoint=what)
+
+
+def _examples(training_folder, number):
+    if not number:
+        return []
+    folder = training_folder / AUDIO_FOLDER
+    mixtures = sorted(folder.glob("*_mix.wav"))
+    if len(mixtures) < number:
+        raise InputError(
+            f"{folder}: holds {len(mixtures)} examples, and {number} are asked for. Evaluate with n_audio_to_save: "
+            f"{number} or more."
+        )
+    stems = [path.name.removesuffix("_mix.wav") for path in mixtures[:number]]
+    return [
+        path
+        for stem in stems
+        for kind in ("mix", "source*", "estimate*")
+        for path in sorted(folder.glob(f"{stem}_{kind}.wav"))
+    ]

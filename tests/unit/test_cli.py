@@ -1,0 +1,198 @@
+"""The command line: which files it takes, where the output goes, what happens to bad ones, and its exit codes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from mossformer_sb import MossFormerSeparator
+from mossformer_sb.cli import main
+from mossformer_sb.export import export
+from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.listing import list_recordings, shard
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    return export(tmp_path_factory.mktemp("export") / "model", modules, RATE)
+
+
+def write(path, num_samples=4000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.random.randn(num_samples), RATE)
+    return path
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+class TestList:
+    def outputs(self, inputs, output_folder):
+        jobs = list_recordings(list(map(str, inputs)), output_folder)
+        return [(job.folder / job.name).relative_to(output_folder).as_posix() for job in jobs]
+
+    @pytest.fixture
+    def tree(self, tmp_path):
+        for name in ("a/x.wav", "a/deep/x.flac", "b/x.wav", "b/x.ogg", "b/.hidden.wav", "b/notes.txt"):
+            write(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).touch()
+        return tmp_path
+
+    def test_a_folder_keeps_its_structure(self, tree):
+        assert self.outputs([tree / "a"], tree / "out") == ["deep/x", "x"]
+
+    def test_files_of_one_name_do_not_collide(self, tree):
+        assert self.outputs([tree], tree / "out") == ["a/deep/x", "a/x", "b/x.ogg", "b/x.wav"]
+        assert self.outputs([tree / "a/x.wav", tree / "b/x.wav"], tree / "out") == ["a/x", "b/x"]
+
+    def test_each_recording_once(self, tree):
+        assert self.outputs([tree / "a", tree / "a/x.wav"], tree / "out") == ["deep/x", "x"]
+
+    def test_patterns(self, tree):
+        assert self.outputs([f"{tree}/*/x.wav"], tree / "out") == ["a/x", "b/x"]
+        assert self.outputs([f"{tree}/a/**/x.*"], tree / "out") == ["deep/x", "x"]
+
+    def test_output_within_the_input_is_no_input(self, tree):
+        write(tree / "out" / "a" / "x_spk1.wav")
+        assert "out" not in "".join(self.outputs([tree], tree / "out"))
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ("none.wav", "there is no such file or folder"),
+            ("*.aiff", "stands for no recording"),
+            ("out", "is both an input and the output folder"),
+        ],
+    )
+    def test_wrong_input(self, tree, model, capsys, given, message):
+        (tree / "out").mkdir()
+        arguments = ["separate", str(tree / given), "--model", str(model), "--output_folder", str(tree / "out")]
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+    def test_shards_cover_the_list(self):
+        parts = [shard(list("abcde"), {"RANK": str(rank), "WORLD_SIZE": "3"}) for rank in range(3)]
+        assert sorted(sum(parts, [])) == list("abcde") and max(map(len, parts)) == 2
+        assert shard(list("abc"), {}) == list("abc")
+
+
+class TestSeparate:
+    def run(self, model, tmp_path, *options):
+        arguments = [
+            tmp_path / "in",
+            "--model",
+            model,
+            "--output_folder",
+            tmp_path / "out",
+            "--device",
+            "cpu",
+            *options,
+        ]
+        return main(["separate", *map(str, arguments)])
+
+    def test_a_bad_file_is_reported_and_the_rest_goes_on(self, model, tmp_path, capsys, caplog):
+        write(tmp_path / "in/a.wav"), write(tmp_path / "in/sub/c.wav")
+        (tmp_path / "in/b.wav").write_text("no audio")
+        assert self.run(model, tmp_path) == 1
+        assert "b.wav: can't be read as audio" in caplog.text
+        assert "2 of 3 recordings separated, 1 failed" in capsys.readouterr().out
+        assert names(tmp_path / "out") == ["a_spk1.wav", "a_spk2.wav", "sub/c_spk1.wav", "sub/c_spk2.wav"]
+
+    def test_goes_on_after_an_interruption(self, model, tmp_path, capsys):
+        write(tmp_path / "in/a.wav"), write(tmp_path / "in/b.wav")
+        assert self.run(model, tmp_path) == 0
+        before = soundfile.read(tmp_path / "out/a_spk1.wav")[0]
+        (tmp_path / "out/a_spk1.wav").write_text("done")
+        (tmp_path / "out/b_spk2.wav").unlink()
+        assert self.run(model, tmp_path) == 0
+        assert "1 of 2 recordings separated, 1 were already there, 0 failed" in capsys.readouterr().out
+        assert (tmp_path / "out/a_spk1.wav").read_text() == "done" and (tmp_path / "out/b_spk2.wav").is_file()
+        assert self.run(model, tmp_path, "--overwrite") == 0
+        assert np.array_equal(soundfile.read(tmp_path / "out/a_spk1.wav")[0], before)
+
+    def test_interrupted_from_the_keyboard(self, model, tmp_path, capsys, monkeypatch):
+        write(tmp_path / "in/a.wav")
+
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(MossFormerSeparation, "separate_batch", interrupt)
+        assert self.run(model, tmp_path) == 130
+        assert "the same command goes on" in capsys.readouterr().err and names(tmp_path / "out") == []
+
+    def test_options_arrive(self, model, tmp_path):
+        path = write(tmp_path / "in/a.wav", 3 * RATE)
+        chunks = ["--chunk_above", "1", "--chunk_seconds", "1", "--chunk_overlap", "0.5"]
+        assert self.run(model, tmp_path, "--format", "flac", "--level", "peak", *chunks) == 0
+        found = np.stack([soundfile.read(tmp_path / f"out/a_spk{n}.flac")[0] for n in (1, 2)], 1)
+        assert np.abs(found).max() == pytest.approx(1, abs=1e-5)
+        whole = MossFormerSeparation.from_hparams(model, device="cpu").separate(path, level="peak").numpy()
+        assert np.abs(found - whole).max() > 1e-3  # cut
+
+    def test_chunks_that_make_no_sense(self, model, tmp_path, capsys):
+        write(tmp_path / "in/a.wav")
+        assert self.run(model, tmp_path, "--chunk_overlap", "20") == 2
+        assert "chunks of 30.0 s overlap by 20.0 s" in capsys.readouterr().err
+
+    def test_shards(self, model, tmp_path, monkeypatch):
+        for name in "abc":
+            write(tmp_path / f"in/{name}.wav")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        assert self.run(model, tmp_path) == 0
+        assert names(tmp_path / "out") == ["b_spk1.wav", "b_spk2.wav"]
+
+
+@pytest.mark.parametrize("command", ["separate", "score"])
+def test_help_has_an_example_of_each_command(command, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([command, "--help"])
+    assert exit.value.code == 0 and f"mossformer-sb {command} " in capsys.readouterr().out
+
+
+class TestScore:
+    @pytest.fixture(autouse=True)
+    def threads(self):
+        """The command sets their number for its process."""
+        before = torch.get_num_threads()
+        yield
+        torch.set_num_threads(before)
+
+    @pytest.fixture
+    def corpus(self, tmp_path):
+        for name in ("a", "b"):
+            sources = 0.1 * np.random.randn(2, 8000)
+            signals = {f"mix/{name}": sources.sum(0), f"s1/{name}": sources[0], f"s2/{name}": sources[1]}
+            for key, samples in signals.items():
+                path = tmp_path / "tt" / f"{key}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, samples, RATE, subtype="FLOAT")
+        return tmp_path / "tt"
+
+    def test_from_separate_to_scores(self, model, corpus, tmp_path, capsys):
+        out, scores = str(tmp_path / "out"), tmp_path / "new" / "scores.csv"
+        arguments = ["separate", str(corpus / "mix"), "--model", str(model), "--output_folder", out, "--device", "cpu"]
+        assert main(arguments) == 0
+        assert main(["score", "--estimates", out, "--references", str(corpus), "--output", str(scores)]) == 0
+        assert "2 utterances, scores in dB" in capsys.readouterr().out
+        assert pd.read_csv(scores)["snt_id"].tolist() == ["a", "b", "avg"]
+
+    def test_report(self, corpus, tmp_path, capsys):
+        """The corpus scored as its own estimate, which is no great feat."""
+        page = tmp_path / "new" / "page.html"
+        options = ["--output", str(tmp_path / "scores.csv"), "--report", str(page), "--corpus", "WHAM!"]
+        assert main(["score", "--estimates", str(corpus), "--references", str(corpus), *options]) == 0
+        assert "The report is" in capsys.readouterr().out
+        text = page.read_text()
+        assert text.count("<audio") == 2 * 5 and "published on WHAM!" in text
+
+    def test_which_files(self, corpus, capsys):
+        assert main(["score", "--estimates", str(corpus)]) == 2
+        assert "give --estimates and --references, or a --table" in capsys.readouterr().err
+        assert main(["score", "--table", "x.csv", "--estimates", str(corpus)]) == 2
+        assert "--table lists all files: give it alone" in capsys.readouterr().err

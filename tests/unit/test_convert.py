@@ -1,0 +1,112 @@
+"""The authors' format and ours: there and back again, and what doesn't fit is in a table."""
+
+import pytest
+import torch
+
+from mossformer_sb import InputError, MossFormerSeparator
+from mossformer_sb.cli import main
+from mossformer_sb.convert import from_modelscope, to_modelscope
+from mossformer_sb.export import MODULES, export
+from mossformer_sb.inference import MossFormerSeparation
+
+GROUP = 64  # of size mini
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory):
+    torch.manual_seed(0)
+    modules = dict(MossFormerSeparator.from_size("mini", num_spks=3).named_children())
+    return export(tmp_path_factory.mktemp("export") / "model", modules, 16000)
+
+
+@pytest.fixture
+def theirs(ours, tmp_path):
+    return to_modelscope(ours, tmp_path / "theirs")
+
+
+def output(folder):
+    torch.manual_seed(1)
+    return MossFormerSeparation.from_hparams(folder, device="cpu").separate_batch(torch.randn(2, 3000))
+
+
+def changed(folder, name, change):
+    state = torch.load(folder / f"{name}.bin", weights_only=True)
+    change(state)
+    torch.save(state, folder / f"{name}.bin")
+
+
+def test_there_and_back_again(ours, theirs, tmp_path):
+    assert sorted(path.name for path in theirs.iterdir()) == sorted(f"{name}.bin" for name in MODULES)
+    arguments = ["--output_folder", str(tmp_path / "back"), "--sample_rate", "16000", "--group_size", str(GROUP)]
+    assert main(["convert", str(theirs), *arguments]) == 0
+    assert torch.equal(output(tmp_path / "back"), output(ours))
+    assert MossFormerSeparation.from_hparams(tmp_path / "back").hparams.sample_rate == 16000
+    assert (
+        main(["convert", str(tmp_path / "back"), "--output_folder", str(tmp_path / "again"), "--to", "modelscope"]) == 0
+    )
+    for name in MODULES:
+        first, second = (
+            torch.load(folder / f"{name}.bin", weights_only=True) for folder in (theirs, tmp_path / "again")
+        )
+        assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_older_files_lack_the_constants(theirs, tmp_path, ours):
+    changed(theirs, "masknet", lambda state: [state.pop(key) for key in list(state) if "freq" in key])
+    assert torch.equal(output(from_modelscope(theirs, tmp_path / "back", group_size=GROUP)), output(ours))
+
+
+class TestMistakes:
+    def fails(self, message, folder, tmp_path):
+        with pytest.raises(InputError, match=message):
+            from_modelscope(folder, tmp_path / "back")
+        assert not (tmp_path / "back").exists()
+
+    def test_a_file_is_absent(self, theirs, tmp_path):
+        (theirs / "decoder.bin").unlink()
+        self.fails(
+            "holds no decoder.bin. A released checkpoint is encoder.bin, masknet.bin, decoder.bin", theirs, tmp_path
+        )
+
+    def test_another_network(self, theirs, tmp_path):
+        torch.save({"weight": torch.zeros(1)}, theirs / "masknet.bin")
+        self.fails("the key or the shape of 'conv1d_encoder.weight' is not as theirs", theirs, tmp_path)
+
+    def test_differences_come_as_a_table(self, theirs, tmp_path):
+        def change(state):
+            state["conv1d_out.bias"] = torch.zeros(7)
+            state["extra.weight"] = state.pop("prelu.weight")
+
+        changed(theirs, "masknet", change)
+        table = (
+            r"3 keys are not those of a MossFormer of this size:\n"
+            r"file +key +found +needed\n"
+            r"masknet.bin +prelu.weight +- +\[1\]\n"
+            r"masknet.bin +conv1d_out.bias +\[7\] +\[384\]\n"
+            r"masknet.bin +extra.weight +\[1\] +-"
+        )
+        self.fails(table, theirs, tmp_path)
+
+    def test_a_long_table_is_cut(self, theirs, tmp_path):
+        changed(theirs, "masknet", lambda state: state.update({f"x{number}": torch.zeros(1) for number in range(25)}))
+        self.fails("25 keys are not(.|\n)*x19 .*\nand 5 more", theirs, tmp_path)
+
+    def test_a_pickle(self, theirs, tmp_path):
+        torch.save({"conv1d.weight": print}, theirs / "encoder.bin")
+        self.fails("encoder.bin: can't be read as plain weights", theirs, tmp_path)
+
+    def test_back_into_a_folder_that_exists(self, ours, theirs):
+        with pytest.raises(InputError, match="theirs: exists already"):
+            to_modelscope(ours, theirs)
+
+    def test_back_from_another_network(self, tmp_path):
+        from speechbrain.lobes.models.dual_path import Decoder, Encoder
+
+        from mossformer_sb.baselines import ConvTasNetMaskNet
+
+        masknet = ConvTasNetMaskNet(16, 8, 16, 8, num_blocks=1, num_repeats=1)
+        decoder = Decoder(in_channels=16, out_channels=1, kernel_size=16, stride=8, bias=False)
+        modules = {"encoder": Encoder(16, 16), "masknet": masknet, "decoder": decoder}
+        folder = export(tmp_path / "peer", modules, 8000)
+        with pytest.raises(InputError, match="is a ConvTasNetMaskNet, and the authors' format is MossFormer's"):
+            to_modelscope(folder, tmp_path / "theirs")

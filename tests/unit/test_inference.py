@@ -1,0 +1,299 @@
+"""Recordings of every kind through a model: rate, length, level, chunks, files, and what can go wrong."""
+
+import contextlib
+import io
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mossformer_sb import InputError, MossFormerSeparator
+from mossformer_sb.export import export
+from mossformer_sb.inference import MossFormerSeparation, choose_device
+from mossformer_sb.long_recordings import Chunking
+from mossformer_sb.streams import BLOCK
+
+RATE = 8000
+FORMATS = ["wav", "flac", "ogg", "mp3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    torch.manual_seed(0)
+    modules = dict(MossFormerSeparator.from_size("mini", num_spks=3).named_children())
+    return export(tmp_path_factory.mktemp("export") / "model", modules, RATE)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return MossFormerSeparation.from_hparams(source=folder, device="cpu")
+
+
+def noise(num_samples, *channels):
+    return (0.1 * np.random.randn(num_samples, *channels)).astype(np.float32)
+
+
+def write(path, samples, rate=RATE, **options):
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("extension", FORMATS)
+def test_round_trip_keeps_rate_and_length(model, tmp_path, rate, channels, extension):
+    path = write(tmp_path / f"talk.{extension}", noise(rate + 17, channels), rate)
+    estimates = model.separate_file(path, output_folder=tmp_path / "out" / "deep", format=extension)
+    assert estimates.shape == (rate + 17, 3)
+    for number in range(3):
+        info = soundfile.info(tmp_path / "out" / "deep" / f"talk_spk{number + 1}.{extension}")
+        assert (info.samplerate, info.frames, info.channels) == (rate, rate + 17, 1)
+
+
+@pytest.mark.parametrize("rate", [7350, 11025, 22050, 44101, 48000])
+def test_odd_rates(model, rate):
+    assert model.separate(noise(rate // 2), sample_rate=rate).shape == (rate // 2, 3)
+
+
+def test_output_is_aligned_with_the_input(model, monkeypatch):
+    """A network that passes its input on: what comes out lies where it was, also at another rate and in chunks."""
+    monkeypatch.setattr(model, "separate_batch", lambda mix: mix[..., None].expand(-1, -1, 3))
+    time = np.arange(66150) / 22050
+    slow = (0.3 * np.sin(2 * np.pi * 440 * time) * np.hanning(len(time))).astype(np.float32)
+    for chunking in (Chunking(), Chunking(seconds=0.5, overlap=0.1, above=0.5)):
+        estimates = model.separate(slow, sample_rate=22050, level="none", chunking=chunking)
+        np.testing.assert_allclose(estimates.numpy(), np.stack([slow] * 3, 1), atol=1e-3)
+
+
+class TestKindsOfInput:
+    def test_all_give_the_same(self, model, tmp_path):
+        samples = noise(4000)
+        path = write(tmp_path / "talk.wav", samples, subtype="FLOAT")
+        expected = model.separate(path)
+        content = path.read_bytes()
+        with open(path, "rb") as file:
+            for recording in (str(path), content, io.BytesIO(content), file):
+                assert torch.equal(model.separate(recording), expected)
+        for recording in (samples, samples[:, None], torch.from_numpy(samples), samples.astype(np.float64)):
+            assert torch.equal(model.separate(recording), expected)
+
+    def test_a_pipe(self, model, tmp_path):
+        path = write(tmp_path / "talk.flac", noise(4000))
+        with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as process:
+            assert torch.equal(model.separate(process.stdout), model.separate(path))
+
+    def test_a_file_object_is_read_from_where_it_stands(self, model, tmp_path):
+        path = write(tmp_path / "talk.wav", noise(4000))
+        file = io.BytesIO(b"header" + path.read_bytes())
+        file.seek(6)
+        assert torch.equal(model.separate(file), model.separate(path))
+
+    def test_integers_have_their_types_full_scale(self, model):
+        samples = (noise(4000) * 2**15).astype(np.int16)
+        assert torch.equal(model.separate(samples), model.separate(samples / np.float32(2**15)))
+
+    def test_stereo_is_one_recording(self, model):
+        stereo = noise(4000, 2)
+        assert model.separate(stereo).shape == (4000, 3)
+        torch.testing.assert_close(model.separate(stereo), model.separate(stereo.mean(1)))
+
+    def test_one_channel_of_several(self, model):
+        stereo = noise(4000, 2)
+        assert torch.equal(model.separate(stereo, channel=1), model.separate(stereo[:, 1]))
+
+
+class TestLevel:
+    def test_mixture_is_one_gain_by_least_squares(self, model):
+        samples = noise(RATE)
+        estimates = model.separate(samples)
+        ratio = estimates / model.separate_batch(torch.from_numpy(samples)[None])[0]
+        torch.testing.assert_close(ratio, torch.full_like(ratio, ratio.median().item()), rtol=1e-3, atol=1e-3)
+        total = estimates.sum(1)
+        assert total @ torch.from_numpy(samples) == pytest.approx((total @ total).item(), rel=1e-4)
+
+    def test_none_is_what_the_network_gives(self, model):
+        samples = noise(RATE)
+        assert torch.equal(
+            model.separate(samples, level="none"), model.separate_batch(torch.from_numpy(samples)[None])[0]
+        )
+
+    def test_peak_is_full_scale_over_all_estimates(self, model):
+        samples = noise(RATE)
+        estimates, raw = model.separate(samples, level="peak"), model.separate(samples, level="none")
+        assert estimates.abs().max() == pytest.approx(1)
+        torch.testing.assert_close(estimates, raw / raw.abs().max())
+
+    @pytest.mark.parametrize("level", ["mixture", "none", "peak"])
+    @pytest.mark.parametrize("rate", [8000, 16000])
+    def test_silence_comes_out_as_silence(self, model, level, rate):
+        assert (model.separate(np.zeros(rate), sample_rate=rate, level=level) == 0).all()
+
+    def test_formats_that_clip_get_softer_estimates(self, model, tmp_path, caplog):
+        path = write(tmp_path / "loud.wav", 400 * noise(RATE), subtype="FLOAT")
+        for write_to in (model.separate_to_files, model.separate_file):
+            write_to(path, tmp_path / "out", format="flac")
+            written = np.stack([soundfile.read(tmp_path / "out" / f"loud_spk{n}.flac")[0] for n in (1, 2, 3)], 1)
+            estimates = model.separate(path).numpy()
+            np.testing.assert_allclose(written, estimates / abs(estimates).max(), atol=1e-5)
+        assert "times full scale, which flac can't hold" in caplog.text
+
+    def test_unknown(self, model):
+        with pytest.raises(InputError, match="level 'loud' is not known: choose one of mixture, none, peak"):
+            model.separate(noise(4000), level="loud")
+
+
+class TestFiles:
+    @pytest.mark.parametrize("chunking", [None, Chunking(seconds=0.5, overlap=0.2, above=1)])
+    @pytest.mark.parametrize("rate", [8000, 44100])
+    def test_by_blocks_is_the_same_as_in_one_piece(self, model, tmp_path, rate, chunking):
+        path = write(tmp_path / "talk.wav", noise(2 * rate + 5, 2), rate, subtype="FLOAT")
+        paths = model.separate_to_files(path, tmp_path / "out", chunking=chunking)
+        assert [path.name for path in paths] == ["talk_spk1.wav", "talk_spk2.wav", "talk_spk3.wav"]
+        written = np.stack([soundfile.read(path, dtype="float32")[0] for path in paths], 1)
+        np.testing.assert_allclose(written, model.separate(path, chunking=chunking), atol=1e-6)
+
+    def test_the_gain_is_that_of_the_whole_recording(self, model, tmp_path, monkeypatch):
+        """Three times the recording, the third of it each time, over several blocks."""
+        monkeypatch.setattr(model, "separate_batch", lambda mix: mix[..., None].expand(-1, -1, 3))
+        samples = noise(2 * BLOCK + 1000)
+        paths = model.separate_to_files(write(tmp_path / "talk.wav", samples, subtype="FLOAT"), tmp_path / "out")
+        for path in paths:
+            np.testing.assert_allclose(soundfile.read(path)[0], samples / 3, atol=1e-6)
+
+    def test_names(self, model, tmp_path):
+        content = write(tmp_path / "talk.wav", noise(4000)).read_bytes()
+        (first, *_) = model.separate_to_files(content, tmp_path, name="call.1")
+        assert first == tmp_path / "call.1_spk1.wav" and first.is_file()
+        with pytest.raises(InputError, match="the recording has no name to call the files by"):
+            model.separate_to_files(content, tmp_path)
+
+    def test_nothing_is_written_unasked(self, model, tmp_path):
+        model.separate_file(write(tmp_path / "talk.wav", noise(4000)))
+        assert [path.name for path in tmp_path.iterdir()] == ["talk.wav"]
+
+
+class TestBadInput:
+    """Each has a message of its own, and leaves nothing behind."""
+
+    def fails(self, model, path, tmp_path, message, **options):
+        for method in (model.separate_file, model.separate_to_files):
+            with pytest.raises(InputError, match=message):
+                method(path, tmp_path / "out", **options)
+        assert not [*tmp_path.glob("out/*")]
+
+    def test_absent(self, model, tmp_path):
+        self.fails(model, tmp_path / "none.wav", tmp_path, "none.wav: there is no such audio file")
+
+    def test_not_audio(self, model, tmp_path):
+        (tmp_path / "notes.wav").write_text("Tuesday: buy bread. " * 100)
+        self.fails(model, tmp_path / "notes.wav", tmp_path, r"notes.wav: can't be read as audio \(.*Is it damaged")
+
+    def test_no_samples(self, model, tmp_path):
+        path = write(tmp_path / "empty.wav", np.zeros(0))
+        self.fails(model, path, tmp_path, "empty.wav: holds no samples")
+
+    def test_not_a_number(self, model, tmp_path):
+        samples = noise(RATE)
+        samples[6000] = np.nan
+        path = write(tmp_path / "bad.wav", samples, subtype="FLOAT")
+        self.fails(model, path, tmp_path, r"bad.wav: sample 6000 \(at 0.750 s\) is NaN or infinite")
+
+    def test_shorter_than_the_encoders_kernel(self, model, tmp_path):
+        path = write(tmp_path / "click.wav", np.ones(10), 16000)
+        self.fails(model, path, tmp_path, "click.wav: has 5 samples at the model's 8000 Hz; it takes at least 32")
+
+    def test_cut_off(self, model, tmp_path):
+        path = write(tmp_path / "talk.flac", noise(200000))
+        path.write_bytes(path.read_bytes()[:200000])
+        self.fails(model, path, tmp_path, "talk.flac: (ends after .* of the 200000 samples|can't be read to its end)")
+
+    def test_no_such_channel(self, model, tmp_path):
+        with pytest.raises(InputError, match="has no channel 2: it has 2, counted from 0"):
+            model.separate(noise(4000, 2), channel=2)
+
+    def test_something_else(self, model):
+        with pytest.raises(InputError, match="a recording is a path, bytes, .* found int"):
+            model.separate(3)
+        with pytest.raises(InputError, match=r"found shape \[1, 2, 3\]"):
+            model.separate(np.zeros((1, 2, 3)))
+        with pytest.raises(InputError, match=r"found shape \[2, 4000\], with more channels than samples"):
+            model.separate(noise(4000, 2).T)
+        with pytest.raises(InputError, match="floating point or signed integers; found bool"):
+            model.separate(np.zeros(4000, dtype=bool))
+        with pytest.raises(InputError, match="a whole number of Hz, for samples; found 8000.5"):
+            model.separate(noise(4000), sample_rate=8000.5)
+
+    def test_a_rate_for_a_file(self, model, tmp_path):
+        path = write(tmp_path / "talk.wav", noise(4000))
+        with pytest.raises(InputError, match="sample_rate 16000 is given for a file, which has its own"):
+            model.separate(path, sample_rate=16000)
+
+    def test_output_folder(self, model, tmp_path):
+        path = write(tmp_path / "talk.wav", noise(4000))
+        (tmp_path / "out").write_text("a file is in the way")
+        for method in (model.separate_file, model.separate_to_files):
+            with pytest.raises(InputError, match=r"out: can't write to this folder \(File exists\)"):
+                method(path, tmp_path / "out")
+
+    def test_formats(self, model, tmp_path):
+        path = write(tmp_path / "talk.wav", noise(4000))
+        self.fails(model, path, tmp_path, "format 'wma' is not known: choose one of wav, flac, ogg, mp3", format="wma")
+        path = write(tmp_path / "fast.wav", noise(96000), 96000)
+        self.fails(model, path, tmp_path, "mp3 files can't have 96000 Hz: choose another format", format="mp3")
+
+    @pytest.mark.parametrize("extension", FORMATS)
+    def test_full_disk(self, model, tmp_path, extension):
+        """No file may grow beyond a limit: writing fails as on a full disk, in the temporary file or in the outputs."""
+        path = write(tmp_path / "talk.wav", noise(3 * RATE), subtype="FLOAT")
+        for method in (model.separate_to_files, model.separate_file):
+            with largest_file(2000), pytest.raises(InputError, match=r"can't be written \(.+\). Is the disk full"):
+                method(path, tmp_path / "out", format=extension)
+            assert list((tmp_path / "out").iterdir()) == []
+
+    def test_an_encoder_that_loses_samples(self, model, tmp_path, monkeypatch):
+        path = write(tmp_path / "talk.wav", noise(4000))
+        write_all = soundfile.SoundFile.write
+        monkeypatch.setattr(soundfile.SoundFile, "write", lambda file, samples: write_all(file, samples[:-1]))
+        self.fails(model, path, tmp_path, "can't be written .the file is shorter than what was written to it")
+
+
+@contextlib.contextmanager
+def largest_file(num_bytes):
+    resource = pytest.importorskip("resource", reason="needs limits as Unix has them")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class TestDevices:
+    @pytest.fixture
+    def machine(self, monkeypatch):
+        def have(cuda, mps):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+            monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+            monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+        return have
+
+    def test_auto_is_the_best_there_is(self, machine):
+        for cuda, mps, best in ((2, True, "cuda"), (0, True, "mps"), (0, False, "cpu")):
+            machine(cuda, mps)
+            assert choose_device("auto") == best
+
+    def test_one_of_several(self, machine):
+        machine(2, False)
+        assert choose_device("cuda:1") == "cuda:1"
+        with pytest.raises(InputError, match="'cuda:2' is not there: .* 2 of kind cuda, 1 of kind cpu"):
+            choose_device("cuda:2")
+
+    def test_unknown_and_absent(self, machine):
+        machine(0, False)
+        with pytest.raises(InputError, match="device 'gpu' is not known: choose auto, cpu, mps, cuda"):
+            choose_device("gpu")
+        with pytest.raises(InputError, match="device 'cuda' is not there: .* have 1 of kind cpu"):
+            choose_device("cuda")

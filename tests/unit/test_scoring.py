@@ -1,0 +1,225 @@
+"""Scores of files: equal to closed forms and to torchmetrics, in whatever order and layout the files lie."""
+
+import importlib.util
+import itertools
+import math
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torchmetrics.functional.audio import signal_distortion_ratio
+
+from mossformer_sb import InputError
+from mossformer_sb.scoring import find_utterances, read_utterances, score, score_table
+
+RATE = 8000
+
+
+def write(path, samples, rate=RATE):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    return path
+
+
+def orthogonal(num_signals, num_samples=8000):
+    """Zero-mean signals of unit power, orthogonal to each other: [S, T]."""
+    signals = np.random.randn(num_signals + 1, num_samples)
+    signals[0] = 1
+    return np.linalg.qr(signals.T)[0].T[1:] * math.sqrt(num_samples)
+
+
+def si_snr(signal, noise):
+    return 10 * math.log10(signal**2 / noise**2)
+
+
+@pytest.fixture
+def signals():
+    """Of two voices s and noise n: the mixture s1 + s2 / 2, and estimates with noise and a scale of their own."""
+    s1, s2, n1, n2 = 0.1 * orthogonal(4)
+    return {"mix": s1 + s2 / 2, "s1": s1, "s2": s2 / 2, "e1": 3 * (s1 + 0.1 * n1), "e2": 0.2 * (s2 / 2 + 0.25 * n2)}
+
+
+@pytest.fixture
+def corpus(tmp_path, signals):
+    """Sources and mixture in folders as corpora have them, with an ID that has a folder in it."""
+    for kind in ("mix", "s1", "s2"):
+        write(tmp_path / "tt" / kind / "day" / "talk.wav", signals[kind])
+    return tmp_path / "tt"
+
+
+def estimates(tmp_path, signals, order=("e1", "e2"), name="est", pattern="day/talk_spk{}.wav"):
+    for number, kind in enumerate(order, start=1):
+        write(tmp_path / name / pattern.format(number), signals[kind])
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("e1", "e2"))))
+def test_equals_closed_form_and_torchmetrics(corpus, tmp_path, signals, order):
+    ((name, scores, others),) = score(find_utterances(estimates(tmp_path, signals, order), corpus))
+    expected = (si_snr(1, 0.1) + si_snr(0.5, 0.25)) / 2
+    assert (name, others) == ("day/talk", {})
+    assert scores.si_snr == pytest.approx(expected, abs=1e-4)
+    assert scores.si_snr_i == pytest.approx(expected - (si_snr(1, 0.5) + si_snr(0.5, 1)) / 2, abs=1e-4)
+    sources = torch.tensor(np.stack([signals["s1"], signals["s2"]]))
+    sdr = signal_distortion_ratio(torch.tensor(np.stack([signals["e1"], signals["e2"]])), sources)
+    input_sdr = signal_distortion_ratio(torch.tensor(signals["mix"]).expand(2, -1), sources)
+    assert scores.sdr == pytest.approx(sdr.mean().item(), abs=1e-4)
+    assert scores.sdr_i == pytest.approx((sdr - input_sdr).mean().item(), abs=1e-4)
+
+
+class TestLayouts:
+    @pytest.mark.parametrize(
+        "pattern", ["day/talk_spk{}.wav", "day/talk_s{}.wav", "day/talk_estimate{}.flac", "s{}/day/talk.wav"]
+    )
+    def test_of_estimates(self, corpus, tmp_path, signals, pattern):
+        folder = estimates(tmp_path, signals, pattern=pattern.replace("flac", "wav"))
+        (utterance,) = find_utterances(folder, corpus)
+        assert utterance.id == "day/talk" and len(utterance.estimates) == 2
+
+    def test_all_in_one_folder(self, tmp_path, signals):
+        """As training writes its examples."""
+        write(tmp_path / "audio/x_mix.wav", signals["mix"])
+        estimates(tmp_path, signals, ("s1", "s2"), "audio", "x_source{}.wav")
+        estimates(tmp_path, signals, ("e1", "e2"), "audio", "x_estimate{}.wav")
+        (utterance,) = find_utterances(tmp_path / "audio", tmp_path / "audio")
+        files = [utterance.mixture, *utterance.sources, *utterance.estimates]
+        assert [path.stem for path in files] == ["x_mix", "x_source1", "x_source2", "x_estimate1", "x_estimate2"]
+
+    def test_a_manifest(self, corpus, tmp_path, signals):
+        manifest = tmp_path / "tt.csv"
+        manifest.write_text(
+            "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,noise_wav\n"
+            "day/talk,1.0,8000,$data_root/mix/day/talk.wav,$data_root/s1/day/talk.wav,$data_root/s2/day/talk.wav,\n"
+        )
+        folder = estimates(tmp_path, signals)
+        assert find_utterances(folder, manifest, data_root=corpus) == find_utterances(folder, corpus)
+
+    def test_a_table(self, corpus, tmp_path, signals):
+        folder = estimates(tmp_path, signals)
+        (tmp_path / "all.csv").write_text(
+            "ID,mix_wav,s1_wav,s2_wav,est1_wav,est2_wav\n"
+            "day/talk,tt/mix/day/talk.wav,tt/s1/day/talk.wav,tt/s2/day/talk.wav,"
+            "est/day/talk_spk1.wav,est/day/talk_spk2.wav\n"
+        )
+        assert read_utterances(tmp_path / "all.csv") == find_utterances(folder, corpus)
+
+    def test_the_twelfth_speaker_comes_after_the_second(self, tmp_path, signals):
+        for number in range(1, 13):
+            write(tmp_path / "x" / f"s{number}" / "a.wav", signals["s1"])
+        write(tmp_path / "x" / "mix" / "a.wav", signals["mix"])
+        (utterance,) = find_utterances(tmp_path / "x", tmp_path / "x")
+        assert [path.parent.name for path in utterance.sources] == [f"s{number}" for number in range(1, 13)]
+
+
+class TestMismatches:
+    def fails(self, message, *arguments, **options):
+        with pytest.raises(InputError, match=message):
+            list(score(find_utterances(*arguments, **options)))
+
+    def test_wrong_number_of_references(self, corpus, tmp_path, signals):
+        folder = estimates(tmp_path, signals, ("e1", "e2", "e1"))
+        self.fails("day/talk: has 3 estimates for 2 references", folder, corpus)
+
+    def test_all_problems_come_in_one_message(self, corpus, tmp_path, signals):
+        for number in range(12):
+            estimates(tmp_path, signals, pattern=f"other{number:02}_spk{{}}.wav")
+        message = "other00: has estimates, but no references(.|\n)*and 3 more\nEach ID needs one mixture"
+        self.fails(message, tmp_path / "est", corpus)
+
+    def test_references_without_estimates(self, corpus, tmp_path, signals):
+        for kind in ("mix", "s1", "s2"):
+            write(corpus / kind / "other.wav", signals[kind])
+        folder = estimates(tmp_path, signals)
+        self.fails("other: has references, but no estimates", folder, corpus)
+        assert [item.id for item in find_utterances(folder, corpus, subset=True)] == ["day/talk"]
+
+    def test_no_mixture(self, corpus, tmp_path, signals):
+        folder = estimates(tmp_path, signals)
+        (corpus / "mix" / "day" / "talk.wav").unlink()
+        self.fails("day/talk: has no mixture", folder, corpus)
+        (corpus / "mix_clean").mkdir()
+        self.fails("has to hold one folder of mixtures; found mix, mix_clean", folder, corpus)
+        self.fails("no such folder of mixtures", folder, corpus, mixtures=tmp_path / "none")
+
+    def test_nothing(self, corpus, tmp_path):
+        (tmp_path / "est").mkdir()
+        self.fails("holds neither subfolders s1, s2 and so on, nor files <ID>_estimate1.wav", tmp_path / "est", corpus)
+        self.fails("there is no such folder. Give the one of the estimates", tmp_path / "none", corpus)
+
+    def test_nothing_in_common(self, corpus, tmp_path, signals):
+        (tmp_path / "t.csv").write_text("ID,mix_wav,s1_wav,est1_wav\n")
+        with pytest.raises(InputError, match="there is nothing to score"):
+            read_utterances(tmp_path / "t.csv")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("name\na\n", "column ID is missing; found name"),
+            ("ID,mix_wav,s1_wav\na,b,c\n", "column est1_wav is missing; found ID, mix_wav, s1_wav"),
+            ("ID,s1_wav,est1_wav\na,b,c\n", "column mix_wav is missing"),
+        ],
+    )
+    def test_tables(self, tmp_path, content, message):
+        (tmp_path / "t.csv").write_text(content)
+        with pytest.raises(InputError, match=message):
+            read_utterances(tmp_path / "t.csv")
+        with pytest.raises(InputError, match="there is no such table"):
+            read_utterances(tmp_path / "none.csv")
+
+    @pytest.mark.parametrize(
+        ("samples", "rate", "message"),
+        [
+            (np.zeros(7999), RATE, "talk_spk1.wav: has 7999 samples at 8000 Hz, and its mixture .* 8000 at 8000 Hz"),
+            (np.zeros(8000), 16000, "talk_spk1.wav: has 8000 samples at 16000 Hz"),
+            (np.zeros((8000, 2)), RATE, "talk_spk1.wav: has 2 channels"),
+            (np.full(8000, np.nan), RATE, "talk_spk1.wav: has samples that are NaN or infinite"),
+        ],
+    )
+    def test_signals(self, corpus, tmp_path, signals, samples, rate, message):
+        folder = estimates(tmp_path, signals)
+        write(folder / "day" / "talk_spk1.wav", samples, rate)
+        self.fails(message, folder, corpus)
+
+
+class TestMoreMetrics:
+    @pytest.mark.skipif(importlib.util.find_spec("pystoi") is None, reason="needs the extra 'score'")
+    @pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="needs the extra 'score'")
+    def test_better_estimates_score_better(self, tmp_path):
+        time = np.arange(3 * RATE) / RATE
+        rng = np.random.default_rng(0)
+        for name, noise in (("good", 0.01), ("bad", 0.3)):
+            voices = [
+                sum(np.sin(2 * np.pi * f0 * k * time) / k for k in range(1, 12)) * (np.sin(2 * np.pi * 3 * time) > -0.3)
+                for f0 in (110, 170)
+            ]
+            voices = [0.1 * voice for voice in voices]
+            write(tmp_path / f"{name}_mix.wav", sum(voices))
+            for number, voice in enumerate(voices, start=1):
+                write(tmp_path / f"{name}_source{number}.wav", voice)
+                write(tmp_path / f"{name}_estimate{3 - number}.wav", voice + noise * rng.standard_normal(len(time)))
+        metrics = ("stoi", "pesq")
+        table = score_table(score(find_utterances(tmp_path, tmp_path), metrics), metrics)
+        frame = table.to_frame().set_index("snt_id")
+        assert frame["stoi"]["good"] > 0.9 > frame["stoi"]["bad"] + 0.1
+        assert frame["pesq"]["good"] > frame["pesq"]["bad"] + 0.05 > 1
+        assert "stoi, pesq: not in dB" in table.summary()
+
+    @pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="needs the extra 'score'")
+    def test_pesq_finds_no_speech(self, tmp_path):
+        for name, scale in (("mix", 0.1), ("source1", 0.1), ("estimate1", 0)):
+            write(tmp_path / f"x_{name}.wav", scale * np.random.randn(RATE))
+        ((_, _, others),) = score(find_utterances(tmp_path, tmp_path), ["pesq"])
+        assert math.isnan(others["pesq"])
+
+    def test_absent_packages(self, monkeypatch):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"PESQ needs the package pesq, .*pip install 'mossformer_sb\[score\]'"):
+            list(score([], ["pesq"]))
+
+    @pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="needs the extra 'score'")
+    def test_pesq_has_two_rates(self, tmp_path, signals):
+        for kind, name in (("mix", "mix"), ("s1", "source1"), ("e1", "estimate1")):
+            write(tmp_path / f"x_{name}.wav", signals[kind], 44100)
+        with pytest.raises(InputError, match="x: has 44100 Hz; PESQ is defined for 8000 and 16000 Hz"):
+            list(score(find_utterances(tmp_path, tmp_path), ["pesq"]))

@@ -1,0 +1,210 @@
+"""From a training's output folder to a model folder: which checkpoint, what the card says, and that it stands alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mossformer_sb import InputError, MossFormerSeparator
+from mossformer_sb.brain import BEST_KEY
+from mossformer_sb.checkpoints import Checkpointer
+from mossformer_sb.cli import main
+from mossformer_sb.ema import AveragedWeights
+from mossformer_sb.export import TrainingRecord
+from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.training_folder import export_training
+
+ROOT = Path(__file__).resolve().parents[2]
+HPARAMS = """\
+prepare: !name:data_prep.not_here.prepare
+save_folder: elsewhere/save
+sample_rate: 8000
+task: separate_noisy
+corpus: a corpus
+encoder: &id001 !apply:mossformer_sb.build_encoder
+  size: mini
+masknet: &id002 !apply:mossformer_sb.build_masknet
+  size: mini
+decoder: !apply:mossformer_sb.build_decoder
+  size: mini
+modules: {encoder: *id001, masknet: *id002}
+"""
+SCORES = {"sdr": 1.0, "sdr_i": 2.0, "si-snr": 3.0, "si-snr_i": 4.0}
+
+
+def filled(value):
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    for module in modules.values():
+        for parameter in module.parameters():
+            parameter.data.fill_(value)
+    return modules
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Three epochs, of which the second is the best and the first the worst; all weights are the epoch's number."""
+    folder = tmp_path / "training"
+    folder.mkdir()
+    (folder / "hyperparams.yaml").write_text(HPARAMS)
+    for epoch, value in ((1, 5.0), (2, 9.0), (3, 8.0)):
+        checkpointer = Checkpointer(folder / "save", recoverables=filled(float(epoch)))
+        checkpointer.save_checkpoint(meta={BEST_KEY: value, "epoch": epoch}, name=f"epoch{epoch}")
+    record = TrainingRecord(command="python train.py x.yaml", best_epoch=2, num_test=7, scores=SCORES)
+    record.write(folder)
+    return folder
+
+
+def weights(folder):
+    (value,) = {value for value in torch.load(folder / "masknet.ckpt", weights_only=True)["norm.bias"].tolist()}
+    return value
+
+
+def test_the_best_checkpoint_with_its_scores(training, tmp_path):
+    folder = export_training(training, tmp_path / "model", licence="cc-by-4.0")
+    assert weights(folder) == 2
+    card = (folder / "README.md").read_text()
+    for line in (
+        "| SI-SNRi | 4.00 dB |",
+        "| Corpus | a corpus |",
+        "| Conditions | speech in noise; the estimates are to be free of it |",
+        "| Epoch | 2 |",
+        "| Command | `python train.py x.yaml` |",
+        "| Licence | cc-by-4.0 |",
+        "license: cc-by-4.0\n---",
+    ):
+        assert line in card
+
+
+def test_a_named_checkpoint_has_not_the_scores_of_the_best(training, tmp_path):
+    folder = export_training(training, tmp_path / "model", checkpoint="CKPT+epoch3")
+    card = (folder / "README.md").read_text()
+    assert weights(folder) == 3
+    assert "| Checkpoint | CKPT+epoch3 |" in card and "SI-SNRi" not in card and "| Licence | not stated |" in card
+
+
+def test_an_average_of_the_best(training, tmp_path):
+    folder = export_training(training, tmp_path / "model", average=2)
+    card = (folder / "README.md").read_text()
+    assert weights(folder) == 2.5
+    assert "| Checkpoint | average of the 2 best, epochs 2, 3 |" in card and "SI-SNRi" not in card
+
+
+def test_the_running_average_of_a_run_that_kept_one(training, tmp_path):
+    modules = filled(4.0)
+    averaged = AveragedWeights(modules, decay=0.9)
+    averaged.update()
+    for module in modules.values():
+        for parameter in module.parameters():
+            parameter.data.fill_(99.0)
+    checkpointer = Checkpointer(training / "save", recoverables={**modules, "averaged_weights": averaged})
+    checkpointer.save_checkpoint(meta={BEST_KEY: 10.0, "epoch": 4}, name="epoch4")
+    assert weights(export_training(training, tmp_path / "model")) == 4
+
+
+def test_examples(training, tmp_path):
+    names = [f"{stem}_{kind}.wav" for stem in ("a", "b") for kind in ("mix", "source1", "estimate1")]
+    (training / "audio").mkdir()
+    for name in names:
+        (training / "audio" / name).touch()
+    folder = export_training(training, tmp_path / "model", num_examples=1)
+    found = sorted(path.name for path in (folder / "examples").iterdir())
+    assert found == ["a_estimate1.wav", "a_mix.wav", "a_source1.wav"]
+    assert "[a_mix.wav](examples/a_mix.wav)" in (folder / "README.md").read_text()
+    with pytest.raises(InputError, match="holds 2 examples, and 3 are asked for"):
+        export_training(training, tmp_path / "model", num_examples=3)
+
+
+FRESH = """
+import sys, torch
+from speechbrain.inference.separation import SepformerSeparation
+from mossformer_sb.inference import MossFormerSeparation
+torch.set_num_threads(1)
+options = {"run_opts": {"device": "cpu"}}
+mixture = torch.load(sys.argv[2])
+classes = (MossFormerSeparation, SepformerSeparation)
+outputs = [one.from_hparams(sys.argv[1], **options).separate_batch(mixture) for one in classes]
+torch.save(outputs, sys.argv[3])
+"""
+
+
+def test_stands_alone(training, tmp_path):
+    """Bit-equal in ours and in SpeechBrain's class, in a fresh process, elsewhere, when the training folder is gone."""
+    torch.manual_seed(0)
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    checkpointer = Checkpointer(training / "save", recoverables=modules)
+    checkpointer.save_checkpoint(meta={BEST_KEY: 11.0, "epoch": 5}, name="epoch5")
+    folder = export_training(training, tmp_path / "first")
+    mixture = torch.randn(2, 3000)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = MossFormerSeparation.from_hparams(folder, device="cpu").separate_batch(mixture)
+    torch.set_num_threads(threads)
+    shutil.move(folder, tmp_path / "moved")
+    shutil.rmtree(training)
+    (tmp_path / "elsewhere").mkdir()
+    torch.save(mixture, tmp_path / "mixture.pt")
+    command = [
+        sys.executable,
+        "-c",
+        FRESH,
+        str(tmp_path / "moved"),
+        str(tmp_path / "mixture.pt"),
+        str(tmp_path / "out.pt"),
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path / "elsewhere", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for output in torch.load(tmp_path / "out.pt"):
+        assert torch.equal(output, expected)
+
+
+class TestMistakes:
+    def test_no_training_folder(self, tmp_path):
+        with pytest.raises(InputError, match="holds no hyperparams.yaml, so it is no output folder of a training"):
+            export_training(tmp_path, tmp_path / "model")
+
+    def test_no_checkpoints(self, training, tmp_path):
+        shutil.rmtree(training / "save")
+        with pytest.raises(InputError, match="save: there are no checkpoints"):
+            export_training(training, tmp_path / "model")
+
+    def test_no_such_checkpoint(self, training, tmp_path):
+        with pytest.raises(InputError, match=r"has no checkpoint 'best'; there are CKPT\+epoch1, CKPT\+epoch2"):
+            export_training(training, tmp_path / "model", checkpoint="best")
+
+    def test_too_many_to_average(self, training, tmp_path):
+        with pytest.raises(InputError, match="has 3 checkpoints with a validation score, and 4 are to be exported"):
+            export_training(training, tmp_path / "model", average=4)
+
+    def test_an_average_of_one_that_is_named(self, training, tmp_path):
+        for options in ({"average": 0}, {"average": 2, "checkpoint": "CKPT+epoch1"}):
+            with pytest.raises(InputError, match="average is how many of the best checkpoints"):
+                export_training(training, tmp_path / "model", **options)
+
+
+def test_command(training, tmp_path, capsys):
+    assert main(["export", str(training), "--output_folder", str(tmp_path / "model"), "--license", "mit"]) == 0
+    assert weights(tmp_path / "model") == 2
+    assert main(["info", str(tmp_path / "model")]) == 0
+    shown = capsys.readouterr().out
+    assert "MossFormerMaskNet" in shown and "0.63 M" in shown and "num_blocks" in shown
+    assert main(["info", str(tmp_path / "model" / "README.md")]) == 2
+    assert "is neither a model folder nor a manifest" in capsys.readouterr().err
+
+
+def test_info_of_a_manifest(tmp_path, capsys):
+    manifest = tmp_path / "tt.csv"
+    manifest.write_text(
+        "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk\n"
+        "a,1.5,8000,$data_root/m,$data_root/1,$data_root/2,ann,bob\n"
+        "b,2.5,8000,$data_root/m,$data_root/1,$data_root/2,ann,cid\n"
+    )
+    assert main(["info", str(manifest)]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("mixtures           2", "speakers           2", "8000 Hz", "1.50 s, 2.50 s", "voices             3"):
+        assert fact in shown

@@ -56,7 +56,8 @@ class SeparationBrain(sb.Brain):
     ``lr_scheduler``, see `Schedule` (null:
     constant); ``train_logger`` and ``epoch_counter``; ``n_audio_to_save``, how many test utterances to write as audio;
     and, if they are there, ``ema_decay``, see `AveragedWeights`; ``batches_per_epoch``, how many batches of each rank
-    make an epoch at most; ``tensorboard``, whether to log there too.
+    make an epoch at most; ``num_to_keep``, how many of the best checkpoints, and of the newest, to keep (1);
+    ``tensorboard``, whether to log there too.
 
     Arguments
     ---------
@@ -377,7 +378,11 @@ class SeparationBrain(sb.Brain):
             valid_stats["nonfinite"] = valid.nonfinite
         self._log_epoch({"epoch": epoch, "lr": rate}, self.train_stats, valid_stats)
         if self.checkpointer is not None:
-            self.checkpointer.save_and_keep_only(meta={BEST_KEY: valid.mean, "epoch": epoch}, max_keys=[BEST_KEY])
+            self.checkpointer.save_and_keep_only(
+                meta={BEST_KEY: valid.mean, "epoch": epoch},
+                max_keys=[BEST_KEY],
+                num_to_keep=getattr(self.hparams, "num_to_keep", 1),
+            )
 
     def _log_epoch(self, meta, train, valid):
         self.hparams.train_logger.log_stats(stats_meta=meta, train_stats=train, valid_stats=valid)

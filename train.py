@@ -10,9 +10,7 @@ when the same command is given again. To read the code, begin with `main`.
 import logging
 import shlex
 import sys
-from pathlib import Path
 
-import pandas as pd
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
@@ -23,16 +21,7 @@ from mossformer_sb.dataio import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import TrainingRecord, export
 from mossformer_sb.finetune import freeze, start_from
-from mossformer_sb.history import TABLE_FILE
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.report import (
-    REPORT_FILE,
-    check_report,
-    comparable_corpus,
-    example_of_row,
-    pick_examples,
-    write_report,
-)
+from mossformer_sb.report import check_report, report_training
 
 logger = logging.getLogger("train")
 
@@ -84,24 +73,8 @@ def main(argv):
         record=record,
     )
     if hparams["report"]:
-        ranks.on_main(report, hparams, brain, record, test_data.table)
+        ranks.on_main(report_training, hparams, brain, record, test_data.table)
     ranks.stop()
-
-
-def report(hparams, brain, record, table):
-    """Write the report on the evaluation that has just been made."""
-    scores = brain.scores.to_frame()
-    rows = table.set_index("ID", drop=False)
-    model = MossFormerSeparation.from_hparams(hparams["export_folder"], device=brain.device)
-    examples = [
-        example_of_row(title, rows.loc[utterance_id], hparams["num_spks"], model.separate_batch)
-        for title, utterance_id in pick_examples(scores).items()
-    ]
-    facts = {"Task": record.task, "Corpus": record.corpus, "Data": record.data, "Command": record.command}
-    folder = Path(hparams["output_folder"])
-    epochs = pd.read_csv(folder / TABLE_FILE) if (folder / TABLE_FILE).is_file() else None
-    write_report(folder / REPORT_FILE, scores, examples, record.experiment, comparable_corpus(hparams), facts, epochs)
-    logger.info("The report is %s", folder / REPORT_FILE)
 
 
 def load(hparams_file, overrides):

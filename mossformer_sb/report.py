@@ -9,19 +9,25 @@ import base64
 import html
 import importlib.util
 import io
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
 import torch
 
 from mossformer_sb.dataio import read_audio
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import AVERAGE
+from mossformer_sb.history import TABLE_FILE
+from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.levels import mixture_gain, peak_gain
 from mossformer_sb.losses import best_permutation, pairwise_si_snr, reorder
+
+logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
 LONGEST_EXAMPLE = 10.0  # seconds of an example that the page holds
@@ -215,6 +221,34 @@ def write_report(path, scores, examples=(), title="Separation", corpus="", facts
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
     return path
+
+
+def report_training(hparams, brain, record, table):
+    """Write ``report.html`` on the evaluation that a training has just ended with, into its output folder.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of the experiment.
+    brain : mossformer_sb.brain.SeparationBrain
+        After ``evaluate``, its model exported.
+    record : mossformer_sb.export.TrainingRecord
+        What the model card tells.
+    table : pandas.DataFrame
+        The manifest of the test set.
+    """
+    scores = brain.scores.to_frame()
+    rows = table.set_index("ID", drop=False)
+    model = MossFormerSeparation.from_hparams(hparams["export_folder"], device=brain.device)
+    examples = [
+        example_of_row(title, rows.loc[utterance_id], hparams["num_spks"], model.separate_batch)
+        for title, utterance_id in pick_examples(scores).items()
+    ]
+    facts = {"Task": record.task, "Corpus": record.corpus, "Data": record.data, "Command": record.command}
+    folder = Path(hparams["output_folder"])
+    epochs = pd.read_csv(folder / TABLE_FILE) if (folder / TABLE_FILE).is_file() else None
+    write_report(folder / REPORT_FILE, scores, examples, record.experiment, comparable_corpus(hparams), facts, epochs)
+    logger.info("The report is %s", folder / REPORT_FILE)
 
 
 def _scored(scores):

@@ -214,7 +214,7 @@ class TestDamaged:
             ("    decoder: !ref <decoder>\n\npre", "\npre", "no usable modules: decoder"),
             ("!ref <encoder>", "!ref <coder>", "line .*: !ref <coder> leads to nothing"),
             ("num_blocks: 4", "num_blocks: four", r"line \d+: mossformer_sb.MossFormerMaskNet: num_blocks must be"),
-            ("num_blocks: 4", "blocks: 4", r"mossformer_sb.MossFormerMaskNet can't be built: .*'blocks'"),
+            ("num_blocks: 4", "blocks: 4", r"MossFormerMaskNet does not take blocks: it takes in_channels"),
             ("num_blocks: 4", "num_blocks: 3", r"of another network than the 'masknet' of its YAML file: \d+ differ"),
             ("out_channels: 128", "out_channels: 1000000000000", "Encoder can't be built"),
             ("!new:mossformer_sb.M", "!new:mossformer_sb.baselines.X", "is refused"),

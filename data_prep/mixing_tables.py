@@ -118,7 +118,7 @@ def prepare_mixing(
 
 
 def _speech(source, layout):
-    folder, named = name_speech(source, layout)
+    folder, named = name_speech(source, layout, keys=("speech_folder", "speech_layout"))
     return {os.path.abspath(folder / path): speaker for path, _, speaker in named}
 
 
@@ -152,7 +152,7 @@ def _static_speech(manifest, data_root, num_spks):
 
 
 def _noise(folder):
-    return [os.path.abspath(Path(folder).expanduser() / path) for path in name_noise(folder)]
+    return [os.path.abspath(Path(folder).expanduser() / path) for path in name_noise(folder, "noise_folder")]
 
 
 def _static_noise(manifest, data_root):

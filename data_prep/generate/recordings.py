@@ -92,8 +92,15 @@ def find_speech(source, layout="librispeech", resample=False):
     return folder, clips
 
 
-def name_speech(source, layout="librispeech"):
+def name_speech(source, layout="librispeech", keys=("from_speech", "layout")):
     """Lists the utterances of a folder or a table by name alone, without looking into them; see `find_speech`.
+
+    Arguments
+    ---------
+    source, layout
+        As for `find_speech`.
+    keys : sequence of str
+        What messages call these two.
 
     Returns
     -------
@@ -102,16 +109,16 @@ def name_speech(source, layout="librispeech"):
     named : list of tuple of str
         Path, name and speaker of each, sorted by path.
     """
-    check_choice("layout", layout, LAYOUTS)
+    check_choice(keys[1], layout, LAYOUTS)
     source = Path(source).expanduser()
     if source.is_file():
         return source.parent, _from_table(source)
-    return source, _from_folder(source, layout)
+    return source, _from_folder(source, layout, *keys)
 
 
-def name_noise(folder):
-    """Lists the paths of a folder's recordings, however deep, relative to it."""
-    return _audio_files(Path(folder).expanduser(), "noise")
+def name_noise(folder, key="noise"):
+    """Lists the paths of a folder's recordings, however deep, relative to it; messages call it by the key."""
+    return _audio_files(Path(folder).expanduser(), key)
 
 
 def find_noise(folder, resample=False):
@@ -133,20 +140,20 @@ def _audio_files(folder, key):
     return files
 
 
-def _from_folder(folder, layout):
+def _from_folder(folder, layout, key, layout_key):
     """Lists (path, name, speaker) of the utterances in a folder."""
     named = []
-    for path in _audio_files(folder, "from_speech"):
+    for path in _audio_files(folder, key):
         stem, parents = Path(path).stem, Path(path).parts[:-1]
         if layout == "speakers":
             if not parents:
-                raise InputError(f"from_speech '{folder}': {path} lies in no speaker's folder. Move or remove it.")
+                raise InputError(f"{key} '{folder}': {path} lies in no speaker's folder. Move or remove it.")
             named.append((path, "-".join((*parents, stem)), parents[0]))
         else:
             if not re.fullmatch(r"\w+-\w+-\w+", stem):
                 raise InputError(
-                    f"from_speech '{folder}': {path} is not called speaker-chapter-utterance, as in LibriSpeech. "
-                    "For one folder a speaker, give --layout speakers; for anything else, a CSV with path,spk."
+                    f"{key} '{folder}': {path} is not called speaker-chapter-utterance, as in LibriSpeech. "
+                    f"For one folder a speaker, give --{layout_key} speakers; for anything else, a CSV with path,spk."
                 )
             named.append((path, stem, stem.split("-")[0]))
     return named

@@ -75,6 +75,24 @@ class TestTables:
         prepare_pools(tmp_path, noise=False, test_manifest=tmp_path / "tt.csv")
         assert "has recordings of 1 speakers of the test set (spk1): scores on it will be too good" in caplog.text
 
+    @pytest.mark.parametrize(
+        "options, message",
+        [
+            ({"speech_folder": "nowhere"}, "speech_folder 'nowhere' is not a folder"),
+            ({"speech_folder": ".", "speech_layout": "flat"}, "speech_layout 'flat' is not known"),
+            ({"noise_folder": "nowhere"}, "noise_folder 'nowhere' is not a folder"),
+        ],
+    )
+    def test_folders_are_called_by_their_keys(self, tmp_path, options, message):
+        options = {"speech_folder": write_speech(tmp_path / "speech", 2, 1), **options}
+        with pytest.raises(InputError, match=message):
+            prepare_mixing(True, write_manifest(tmp_path / "tr.csv"), tmp_path, tmp_path, **options)
+
+    def test_layout_is_called_by_its_key(self, tmp_path):
+        speech = write_speech(tmp_path / "speech", 2, 1)
+        with pytest.raises(InputError, match=r"speech_folder .* give --speech_layout speakers"):
+            prepare_pools(tmp_path, noise=False, speech_folder=speech, speech_layout="librispeech")
+
     def test_silence_and_damage(self, tmp_path):
         speech = write_speech(tmp_path / "speech", num_speakers=2)
         soundfile.write(speech / "spk0" / "silent.wav", np.zeros(RATE), RATE)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.depthwise import DepthwiseConv
+from mossformer_sb.products import linear
 
 
 class ScaleNorm(nn.Module):
@@ -73,7 +74,7 @@ class ConvModule(nn.Module):
 
     def forward(self, x, padding=None):
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
-        hidden = F.silu(self.linear(self.norm(x)))
+        hidden = linear(self.norm(x), self.linear.weight, self.linear.bias, silu=True)
         if padding is not None:
             # The filter looks eight frames ahead: bias and SiLU must not have put anything there.
             hidden = hidden.masked_fill(padding, 0.0)

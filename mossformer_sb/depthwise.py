@@ -53,6 +53,44 @@ def depthwise_filter(x, taps):
     return _correlate(x, taps)
 
 
+def filter_pieces(pieces, taps):
+    """`depthwise_filter` of a sequence that comes in pieces, where no gradient is needed.
+
+    Arguments
+    ---------
+    pieces : iterable of torch.Tensor
+        Each [l, C], in order.
+    taps : torch.Tensor
+        [C, K], K odd.
+
+    Yields
+    ------
+    torch.Tensor
+        [l', C], filtered, in order. The lengths are others, since a frame waits for the K//2 frames after it.
+
+    Example
+    -------
+    >>> pieces = filter_pieces(torch.randn(50, 4).split(20), torch.randn(4, 17))
+    >>> [len(piece) for piece in pieces]
+    [12, 20, 10, 8]
+    """
+    reach = taps.shape[1] // 2
+    kept = None
+    for piece in pieces:
+        kept = F.pad(piece, (0, 0, reach, 0)) if kept is None else torch.cat((kept, piece))
+        if len(kept) > 2 * reach:
+            yield filter_inside(kept, taps)
+            kept = kept[len(kept) - 2 * reach :]
+    kept = F.pad(kept, (0, 0, 0, reach))
+    if len(kept) > 2 * reach:
+        yield filter_inside(kept, taps)
+
+
+def filter_inside(x, taps):
+    """[l, C] → [l - K + 1, C]: the filter where all of its taps have a frame, without gradient."""
+    return _correlate(x[None], taps, padding=0)[0]
+
+
 class _DepthwiseFilter(torch.autograd.Function):
     """`depthwise_filter` with the gradients that this layout makes cheap."""
 
@@ -70,16 +108,17 @@ class _DepthwiseFilter(torch.autograd.Function):
         return grad_x, grad_taps
 
 
-def _correlate(x, taps):
+def _correlate(x, taps, padding=None):
     """The filter itself: [B, L, C] seen as a channels-last image of height one."""
     channels, num_taps = taps.shape
+    padding = num_taps // 2 if padding is None else padding
     few = x.device.type == "cpu" and x.dtype.itemsize < 4 and channels <= _HANGING_CHANNELS
     dtype = torch.float32 if few else x.dtype
     image = x.to(dtype).transpose(1, 2).unsqueeze(2)  # [B, C, 1, L]
     kernel = taps.to(dtype)[:, None, None, :]  # [C, 1, 1, K]
     # There is no autocast to switch off on the meta device, where shapes and parameters are counted.
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        image = F.conv2d(image, kernel, padding=(0, num_taps // 2), groups=channels)
+        image = F.conv2d(image, kernel, padding=(0, padding), groups=channels)
     return image.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
@@ -149,6 +188,15 @@ class DepthwiseConv(nn.Module):
         self._write_skip()  # `to_empty` leaves no value in it, and no state dict brings one
         return self
 
+    @property
+    def reach(self):
+        """Frames on either side that an output depends on."""
+        return self.weight.shape[1] // 2
+
+    def taps(self):
+        """[C, K], the skip included."""
+        return self.weight + self.skip
+
     def forward(self, x):
         """[B, L, C] → [B, L, C]."""
-        return depthwise_filter(x, self.weight + self.skip)
+        return depthwise_filter(x, self.taps())

@@ -17,7 +17,7 @@ from mossformer_sb.attention import local_attention, rotate
 from mossformer_sb.depthwise import filter_inside, filter_pieces
 from mossformer_sb.products import add_product, linear, packed, product
 
-PIECE = 512
+PIECE = 512  # frames: 4 MB of v and u at size L
 
 
 def suits(x):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mossformer_sb import pieces
 from mossformer_sb.block import MossFormerBlock
@@ -119,6 +120,9 @@ class MossFormerMaskNet(nn.Module):
         Probability.
     norm : str
         Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+    checkpoint_blocks : bool
+        In training, keep of each block nothing but its input, and compute the rest again for the gradient: less memory
+        for more time, and the same gradients.
     **others
         None: here so that the arguments of another mask net are refused with a message that says what to do.
 
@@ -154,6 +158,7 @@ class MossFormerMaskNet(nn.Module):
         kernel_size=17,
         dropout=0.1,
         norm="ln",
+        checkpoint_blocks=False,
         **others,
     ):
         super().__init__()
@@ -170,9 +175,12 @@ class MossFormerMaskNet(nn.Module):
             "dropout": dropout,
             "norm": norm,
         }
-        _refuse(others, known=self.config)
+        _refuse(others, known=[*self.config, "checkpoint_blocks"])
         _check_config(**self.config)
+        if not isinstance(checkpoint_blocks, bool):
+            raise InputError(f"checkpoint_blocks must be True or False; found {checkpoint_blocks!r}.")
         self.num_spks = num_spks
+        self.checkpoint_blocks = checkpoint_blocks  # not in config: it is the same network
         self.norm = GlobalLayerNorm(in_channels)
         self.input_projection = Linear(in_channels, out_channels, bias=False)
         self.position = PositionEmbedding(out_channels)
@@ -254,7 +262,10 @@ class MossFormerMaskNet(nn.Module):
     def _run_blocks(self, x, lengths, padding):
         rotation = self.rotation(x.shape[1], x.dtype)
         for block in self.blocks:
-            x = block(x, rotation, lengths, padding)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, lengths, padding, use_reentrant=False)
+            else:
+                x = block(x, rotation, lengths, padding)
         return x
 
 
@@ -374,7 +385,7 @@ class PositionEmbedding(nn.Module):
         return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale
 
 
-def build_masknet(size, num_spks=2, dropout=0.1):
+def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
     """Build a mask net of a published size.
 
     Arguments
@@ -385,6 +396,8 @@ def build_masknet(size, num_spks=2, dropout=0.1):
         S.
     dropout : float
         Probability.
+    checkpoint_blocks : bool
+        As in `MossFormerMaskNet`.
 
     Returns
     -------
@@ -409,6 +422,7 @@ def build_masknet(size, num_spks=2, dropout=0.1):
         group_size=size.group_size,
         query_key_dim=size.query_key_dim,
         dropout=dropout,
+        checkpoint_blocks=checkpoint_blocks,
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from mossformer_sb import training
 from mossformer_sb.products import product
 
 
@@ -92,7 +93,10 @@ def local_attention(query, key, values, group_size, dropout=0.0):
     frames = min(group_size, values.shape[1])
     query, key, groups = (x.unflatten(1, (-1, frames)) for x in (query, key, values))  # [B, G, P, ·]
     scores = product(query / group_size, key.transpose(-1, -2))  # [B, G, P, P]
-    weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
+    if training.suits(scores):
+        weights = training.SquaredReLU.apply(scores, dropout)
+    else:
+        weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
     return product(weights, groups).flatten(1, 2)
 
 

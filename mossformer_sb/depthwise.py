@@ -50,7 +50,7 @@ def depthwise_filter(x, taps):
     """
     if torch.is_grad_enabled() and (x.requires_grad or taps.requires_grad):
         return _DepthwiseFilter.apply(x, taps)
-    return _correlate(x, taps)
+    return correlate(x, taps)
 
 
 def filter_pieces(pieces, taps):
@@ -88,7 +88,7 @@ def filter_pieces(pieces, taps):
 
 def filter_inside(x, taps):
     """[l, C] → [l - K + 1, C]: the filter where all of its taps have a frame, without gradient."""
-    return _correlate(x[None], taps, padding=0)[0]
+    return correlate(x[None], taps, padding=0)[0]
 
 
 class _DepthwiseFilter(torch.autograd.Function):
@@ -97,18 +97,18 @@ class _DepthwiseFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, taps):
         ctx.save_for_backward(x, taps)
-        return _correlate(x, taps)
+        return correlate(x, taps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, taps = ctx.saved_tensors
-        grad_x = _correlate(grad, taps.flip(1)) if ctx.needs_input_grad[0] else None
-        grad_taps = _tap_gradient(grad, x, taps.shape[1]).to(taps.dtype) if ctx.needs_input_grad[1] else None
+        grad_x = correlate(grad, taps.flip(1)) if ctx.needs_input_grad[0] else None
+        grad_taps = tap_gradient(grad, x, taps.shape[1]).to(taps.dtype) if ctx.needs_input_grad[1] else None
         return grad_x, grad_taps
 
 
-def _correlate(x, taps, padding=None):
+def correlate(x, taps, padding=None):
     """The filter itself: [B, L, C] seen as a channels-last image of height one."""
     channels, num_taps = taps.shape
     padding = num_taps // 2 if padding is None else padding
@@ -122,7 +122,7 @@ def _correlate(x, taps, padding=None):
     return image.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
-def _tap_gradient(grad, x, num_taps):
+def tap_gradient(grad, x, num_taps):
     """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
 
     All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of products.

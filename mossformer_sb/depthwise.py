@@ -131,6 +131,9 @@ def tap_gradient(grad, x, num_taps):
     dtype = torch.promote_types(grad.dtype, torch.float32)
     grad = grad.to(dtype)
     padded = F.pad(x.to(dtype), (0, 0, num_taps // 2, num_taps // 2))  # [B, L+K-1, C]
+    if torch.compiler.is_compiling():  # which fuses product and sum, and can't count blocks of an unknown length
+        stretches = (padded[:, tap : tap + grad.shape[1]] for tap in range(num_taps))
+        return torch.stack([(stretch * grad).sum((0, 1)) for stretch in stretches], dim=1)
     batch, length, channels = grad.shape
     budget = _CPU_BLOCK if grad.device.type == "cpu" else _ACCELERATOR_BLOCK
     block = min(length, max(1, budget // (batch * channels)))
@@ -139,13 +142,14 @@ def tap_gradient(grad, x, num_taps):
     for start in range(0, length, block):
         grad_block = grad[:, start : start + block]  # [B, n, C]
         size = grad_block.shape[1]
-        shifted = padded.as_strided(
-            (num_taps, batch, size, channels),
-            (padded.stride(1), padded.stride(0), padded.stride(1), padded.stride(2)),
-            padded.storage_offset() + start * padded.stride(1),
-        )
+        shifted = _shifts(padded[:, start : start + size + num_taps - 1], num_taps)
         total += torch.mul(shifted, grad_block, out=products[:, :, :size]).sum((1, 2))
     return total.t()
+
+
+def _shifts(padded, num_taps):
+    """[B, L+K-1, C] → [K, B, L, C]: the K stretches of L frames, without a copy."""
+    return padded.unfold(1, padded.shape[1] - num_taps + 1, 1).permute(1, 0, 3, 2)
 
 
 class DepthwiseConv(nn.Module):

@@ -153,6 +153,20 @@ class TestCheckpointedBlocks:
         assert plain.config == checkpointed.config and plain.state_dict().keys() == checkpointed.state_dict().keys()
 
 
+@pytest.mark.slow
+def test_compiles_into_one_graph_of_any_length():
+    """Without its kernels, which take a compiler of C++: what is tested is that nothing breaks the graph."""
+    network = masknet(num_blocks=1)
+    graphs = []
+    compiled = torch.compile(
+        network, fullgraph=True, dynamic=True, backend=lambda graph, inputs: graphs.append(graph) or graph
+    )
+    for num_frames in (3 * GROUP + 5, 2 * GROUP + 7, 4 * GROUP + 6):  # whole groups and a shorter one
+        x = torch.rand(1, N, num_frames, dtype=torch.float64)
+        torch.testing.assert_close(compiled(x), network(x))
+    assert len(graphs) == 1
+
+
 def test_another_expansion_factor():
     network = masknet(expansion_factor=3.0)
     assert network.blocks[0].to_values.linear.out_features == 96

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from mossformer_sb import training
+from mossformer_sb.products import product
+
 
 class QueriesKeys(NamedTuple):
     """The four affine, rotated copies of z, each [B, L, K], in the order of the reference's parameters."""
@@ -58,7 +61,7 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     spans = [span for span in (slice(0, in_whole_groups), slice(in_whole_groups, None)) if values[:, span].shape[1]]
     outputs = []
     for span in spans:
-        attended = torch.matmul(queries_keys.global_query[:, span], context)
+        attended = product(queries_keys.global_query[:, span], context)
         local = local_attention(
             queries_keys.local_query[:, span],
             queries_keys.local_key[:, span],
@@ -102,9 +105,12 @@ def local_attention(query, key, values, group_size, dropout=0.0):
     """
     frames = min(group_size, values.shape[1])
     query, key, groups = (x.unflatten(1, (-1, frames)) for x in (query, key, values))  # [B, G, P, ·]
-    scores = torch.matmul(query / group_size, key.transpose(-1, -2))  # [B, G, P, P]
-    weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
-    return torch.matmul(weights, groups).flatten(1, 2)
+    scores = product(query / group_size, key.transpose(-1, -2))  # [B, G, P, P]
+    if training.suits(scores):
+        weights = training.SquaredReLU.apply(scores, dropout)
+    else:
+        weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
+    return product(weights, groups).flatten(1, 2)
 
 
 def global_context(key, values, lengths=None):
@@ -126,7 +132,7 @@ def global_context(key, values, lengths=None):
     """
     # The key is divided before the product is summed: a sum over the frames of minutes would leave float16's range.
     num_frames = key.shape[1] if lengths is None else lengths.to(key.dtype)[:, None, None]
-    return torch.matmul((key / num_frames).transpose(1, 2), values)
+    return product((key / num_frames).transpose(1, 2), values)
 
 
 def rotate(x, cos, sin):

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mossformer_sb import training
 from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.depthwise import DepthwiseConv
+from mossformer_sb.products import linear
 
 
 class ScaleNorm(nn.Module):
@@ -73,7 +75,13 @@ class ConvModule(nn.Module):
 
     def forward(self, x, padding=None):
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
-        hidden = F.silu(self.linear(self.norm(x)))
+        if training.suits(x):
+            dropout = self.dropout.p if self.training else 0.0
+            weight, bias = self.linear.weight, self.linear.bias
+            return training.ConvModuleStep.apply(
+                x, self.norm.gain, weight, bias, self.depthwise.taps(), self.norm.eps, dropout, padding
+            )
+        hidden = linear(self.norm(x), self.linear.weight, self.linear.bias, silu=True)
         if padding is not None:
             # The filter looks eight frames ahead: bias and SiLU must not have put anything there.
             hidden = hidden.masked_fill(padding, 0.0)
@@ -174,10 +182,16 @@ class MossFormerBlock(nn.Module):
         attended = joint_attention(
             queries_keys, values, self.group_size, lengths, self.attention_dropout if self.training else 0.0
         )
-        v, u = values.chunk(2, dim=-1)
-        attended_v, attended_u = attended.chunk(2, dim=-1)
-        gated = (attended_u * v) * torch.sigmoid(attended_v * u)  # [B, L, H]
-        return x + self.to_output(gated, padding)
+        return x + self.to_output(gate(attended, values), padding)
+
+
+def gate(attended, values):
+    """(au ⊙ v) ⊙ sigmoid(av ⊙ u): [B, L, 2H] and [B, L, 2H], in each v before u, → [B, L, H]."""
+    if training.suits(values):
+        return training.Gate.apply(attended, values)
+    v, u = values.chunk(2, dim=-1)
+    attended_v, attended_u = attended.chunk(2, dim=-1)
+    return (attended_u * v) * torch.sigmoid(attended_v * u)
 
 
 def token_shift(x):

@@ -50,7 +50,45 @@ def depthwise_filter(x, taps):
     """
     if torch.is_grad_enabled() and (x.requires_grad or taps.requires_grad):
         return _DepthwiseFilter.apply(x, taps)
-    return _correlate(x, taps)
+    return correlate(x, taps)
+
+
+def filter_pieces(pieces, taps):
+    """`depthwise_filter` of a sequence that comes in pieces, where no gradient is needed.
+
+    Arguments
+    ---------
+    pieces : iterable of torch.Tensor
+        Each [l, C], in order.
+    taps : torch.Tensor
+        [C, K], K odd.
+
+    Yields
+    ------
+    torch.Tensor
+        [l', C], filtered, in order. The lengths are others, since a frame waits for the K//2 frames after it.
+
+    Example
+    -------
+    >>> pieces = filter_pieces(torch.randn(50, 4).split(20), torch.randn(4, 17))
+    >>> [len(piece) for piece in pieces]
+    [12, 20, 10, 8]
+    """
+    reach = taps.shape[1] // 2
+    kept = None
+    for piece in pieces:
+        kept = F.pad(piece, (0, 0, reach, 0)) if kept is None else torch.cat((kept, piece))
+        if len(kept) > 2 * reach:
+            yield filter_inside(kept, taps)
+            kept = kept[len(kept) - 2 * reach :]
+    kept = F.pad(kept, (0, 0, 0, reach))
+    if len(kept) > 2 * reach:
+        yield filter_inside(kept, taps)
+
+
+def filter_inside(x, taps):
+    """[l, C] → [l - K + 1, C]: the filter where all of its taps have a frame, without gradient."""
+    return correlate(x[None], taps, padding=0)[0]
 
 
 class _DepthwiseFilter(torch.autograd.Function):
@@ -59,31 +97,32 @@ class _DepthwiseFilter(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, taps):
         ctx.save_for_backward(x, taps)
-        return _correlate(x, taps)
+        return correlate(x, taps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, taps = ctx.saved_tensors
-        grad_x = _correlate(grad, taps.flip(1)) if ctx.needs_input_grad[0] else None
-        grad_taps = _tap_gradient(grad, x, taps.shape[1]).to(taps.dtype) if ctx.needs_input_grad[1] else None
+        grad_x = correlate(grad, taps.flip(1)) if ctx.needs_input_grad[0] else None
+        grad_taps = tap_gradient(grad, x, taps.shape[1]).to(taps.dtype) if ctx.needs_input_grad[1] else None
         return grad_x, grad_taps
 
 
-def _correlate(x, taps):
+def correlate(x, taps, padding=None):
     """The filter itself: [B, L, C] seen as a channels-last image of height one."""
     channels, num_taps = taps.shape
+    padding = num_taps // 2 if padding is None else padding
     few = x.device.type == "cpu" and x.dtype.itemsize < 4 and channels <= _HANGING_CHANNELS
     dtype = torch.float32 if few else x.dtype
     image = x.to(dtype).transpose(1, 2).unsqueeze(2)  # [B, C, 1, L]
     kernel = taps.to(dtype)[:, None, None, :]  # [C, 1, 1, K]
     # There is no autocast to switch off on the meta device, where shapes and parameters are counted.
     with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-        image = F.conv2d(image, kernel, padding=(0, num_taps // 2), groups=channels)
+        image = F.conv2d(image, kernel, padding=(0, padding), groups=channels)
     return image.squeeze(2).transpose(1, 2).to(x.dtype)
 
 
-def _tap_gradient(grad, x, num_taps):
+def tap_gradient(grad, x, num_taps):
     """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
 
     All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of products.
@@ -92,6 +131,9 @@ def _tap_gradient(grad, x, num_taps):
     dtype = torch.promote_types(grad.dtype, torch.float32)
     grad = grad.to(dtype)
     padded = F.pad(x.to(dtype), (0, 0, num_taps // 2, num_taps // 2))  # [B, L+K-1, C]
+    if torch.compiler.is_compiling():  # which fuses product and sum, and can't count blocks of an unknown length
+        stretches = (padded[:, tap : tap + grad.shape[1]] for tap in range(num_taps))
+        return torch.stack([(stretch * grad).sum((0, 1)) for stretch in stretches], dim=1)
     batch, length, channels = grad.shape
     budget = _CPU_BLOCK if grad.device.type == "cpu" else _ACCELERATOR_BLOCK
     block = min(length, max(1, budget // (batch * channels)))
@@ -100,13 +142,14 @@ def _tap_gradient(grad, x, num_taps):
     for start in range(0, length, block):
         grad_block = grad[:, start : start + block]  # [B, n, C]
         size = grad_block.shape[1]
-        shifted = padded.as_strided(
-            (num_taps, batch, size, channels),
-            (padded.stride(1), padded.stride(0), padded.stride(1), padded.stride(2)),
-            padded.storage_offset() + start * padded.stride(1),
-        )
+        shifted = _shifts(padded[:, start : start + size + num_taps - 1], num_taps)
         total += torch.mul(shifted, grad_block, out=products[:, :, :size]).sum((1, 2))
     return total.t()
+
+
+def _shifts(padded, num_taps):
+    """[B, L+K-1, C] → [K, B, L, C]: the K stretches of L frames, without a copy."""
+    return padded.unfold(1, padded.shape[1] - num_taps + 1, 1).permute(1, 0, 3, 2)
 
 
 class DepthwiseConv(nn.Module):
@@ -149,6 +192,15 @@ class DepthwiseConv(nn.Module):
         self._write_skip()  # `to_empty` leaves no value in it, and no state dict brings one
         return self
 
+    @property
+    def reach(self):
+        """Frames on either side that an output depends on."""
+        return self.weight.shape[1] // 2
+
+    def taps(self):
+        """[C, K], the skip included."""
+        return self.weight + self.skip
+
     def forward(self, x):
         """[B, L, C] → [B, L, C]."""
-        return depthwise_filter(x, self.weight + self.skip)
+        return depthwise_filter(x, self.taps())

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from mossformer_sb import pieces
 from mossformer_sb.block import MossFormerBlock
 from mossformer_sb.errors import InputError
 from mossformer_sb.lengths import check_lengths, padding_mask
+from mossformer_sb.products import Linear
 
 # When two threads make the first call of MKL's sine or cosine in a process at once, one of them may get values that are
 # off by 1e-4: the position embedding would be wrong once, and no run could be repeated. So one thread makes the first.
@@ -117,6 +120,9 @@ class MossFormerMaskNet(nn.Module):
         Probability.
     norm : str
         Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+    checkpoint_blocks : bool
+        In training, keep of each block nothing but its input, and compute the rest again for the gradient: less memory
+        for more time, and the same gradients.
     **others
         None: here so that the arguments of another mask net are refused with a message that says what to do.
 
@@ -152,6 +158,7 @@ class MossFormerMaskNet(nn.Module):
         kernel_size=17,
         dropout=0.1,
         norm="ln",
+        checkpoint_blocks=False,
         **others,
     ):
         super().__init__()
@@ -168,11 +175,14 @@ class MossFormerMaskNet(nn.Module):
             "dropout": dropout,
             "norm": norm,
         }
-        _refuse(others, known=self.config)
+        _refuse(others, known=[*self.config, "checkpoint_blocks"])
         _check_config(**self.config)
+        if not isinstance(checkpoint_blocks, bool):
+            raise InputError(f"checkpoint_blocks must be True or False; found {checkpoint_blocks!r}.")
         self.num_spks = num_spks
+        self.checkpoint_blocks = checkpoint_blocks  # not in config: it is the same network
         self.norm = GlobalLayerNorm(in_channels)
-        self.input_projection = nn.Linear(in_channels, out_channels, bias=False)
+        self.input_projection = Linear(in_channels, out_channels, bias=False)
         self.position = PositionEmbedding(out_channels)
         self.rotary = Angles(min(ROTATED_CHANNELS, query_key_dim))
         self.blocks = nn.ModuleList(
@@ -182,10 +192,10 @@ class MossFormerMaskNet(nn.Module):
         self.frame_norm = nn.LayerNorm(out_channels, eps=1e-6)
         self.output_norm = GlobalLayerNorm(out_channels)
         self.prelu = nn.PReLU()
-        self.speaker_projection = nn.Linear(out_channels, num_spks * out_channels)
-        self.tanh_projection = nn.Linear(out_channels, out_channels)
-        self.gate_projection = nn.Linear(out_channels, out_channels)
-        self.mask_projection = nn.Linear(out_channels, in_channels, bias=False)
+        self.speaker_projection = Linear(out_channels, num_spks * out_channels)
+        self.tanh_projection = Linear(out_channels, out_channels)
+        self.gate_projection = Linear(out_channels, out_channels)
+        self.mask_projection = Linear(out_channels, in_channels, bias=False)
 
     def forward(self, x, lengths=None):
         """Estimate masks.
@@ -215,9 +225,12 @@ class MossFormerMaskNet(nn.Module):
             )
         batch_size, _, num_frames = x.shape
         padding = None
-        x = x.transpose(1, 2)  # [B, L, N]
         if lengths is not None:
             check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
+        if pieces.suits(x) and not self.training:
+            return self._masks_by_pieces(x, lengths)
+        x = x.transpose(1, 2)  # [B, L, N]
+        if lengths is not None:
             lengths = lengths.to(x.device)
             padding = padding_mask(lengths, num_frames)[..., None]  # [B, L, 1]
             x = x.masked_fill(padding, 0.0)
@@ -232,11 +245,27 @@ class MossFormerMaskNet(nn.Module):
         masks = F.relu(self.mask_projection(x)).permute(2, 0, 3, 1)  # [S, B, N, L]
         return masks if padding is None else masks.masked_fill(padding.transpose(1, 2), 0.0)
 
+    def _masks_by_pieces(self, x, lengths):
+        batch_size, _, num_frames = x.shape
+        true_lengths = [num_frames] * batch_size if lengths is None else lengths.tolist()
+        masks = []  # B times [S, N, L]
+        for one, length in zip(x, true_lengths, strict=True):
+            found = pieces.masks_by_pieces(self, one[:, :length])
+            masks.append(F.pad(found, (0, num_frames - length)) if length < num_frames else found)
+        return masks[0].unsqueeze(1) if len(masks) == 1 else torch.stack(masks, dim=1)
+
+    def rotation(self, num_frames, dtype):
+        """Cosines and sines of the rotary embedding, each [L, R/2]."""
+        angles = self.rotary(num_frames)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
     def _run_blocks(self, x, lengths, padding):
-        angles = self.rotary(x.shape[1])  # [L, R/2]
-        rotation = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        rotation = self.rotation(x.shape[1], x.dtype)
         for block in self.blocks:
-            x = block(x, rotation, lengths, padding)
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotation, lengths, padding, use_reentrant=False)
+            else:
+                x = block(x, rotation, lengths, padding)
         return x
 
 
@@ -318,9 +347,11 @@ class Angles(nn.Module):
         self.frequencies = self._frequencies(device="cpu").to(device, dtype)
         return self
 
-    def forward(self, num_frames):
-        """L → [L, channels/2]."""
-        positions = torch.arange(num_frames, device=self.frequencies.device, dtype=self.frequencies.dtype)
+    def forward(self, num_frames, start=0):
+        """L → [L, channels/2], of positions from ``start`` on."""
+        positions = torch.arange(
+            start, start + num_frames, device=self.frequencies.device, dtype=self.frequencies.dtype
+        )
         return positions[:, None] * self.frequencies
 
 
@@ -348,13 +379,13 @@ class PositionEmbedding(nn.Module):
         """Set the scale to one."""
         nn.init.ones_(self.scale)
 
-    def forward(self, num_frames):
-        """L → [L, D]."""
-        angles = self.angles(num_frames)
+    def forward(self, num_frames, start=0):
+        """L → [L, D], of positions from ``start`` on."""
+        angles = self.angles(num_frames, start)
         return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale
 
 
-def build_masknet(size, num_spks=2, dropout=0.1):
+def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
     """Build a mask net of a published size.
 
     Arguments
@@ -365,6 +396,8 @@ def build_masknet(size, num_spks=2, dropout=0.1):
         S.
     dropout : float
         Probability.
+    checkpoint_blocks : bool
+        As in `MossFormerMaskNet`.
 
     Returns
     -------
@@ -389,6 +422,7 @@ def build_masknet(size, num_spks=2, dropout=0.1):
         group_size=size.group_size,
         query_key_dim=size.query_key_dim,
         dropout=dropout,
+        checkpoint_blocks=checkpoint_blocks,
     )
 
 

@@ -163,16 +163,18 @@ def seed_apart(seed):
 
 
 def unwrapped(modules):
-    """The networks without DDP around them: dict, name to module.
+    """The networks without DDP or `torch.compile` around them: dict, name to module.
 
     DDP's forward exchanges buffers with the other ranks, so where these don't call it as often, it would wait for ever.
+    A compiled network's parameters have other names, which nobody who loads a model expects.
 
     Example
     -------
     >>> unwrapped({"masknet": torch.nn.Identity()})
     {'masknet': Identity()}
     """
-    return {
+    inner = {
         name: module.module if isinstance(module, DistributedDataParallel) else module
         for name, module in modules.items()
     }
+    return {name: getattr(module, "_orig_mod", module) for name, module in inner.items()}

@@ -116,11 +116,55 @@ def test_unknown_size_lists_the_known_ones():
         ({"dropout": 1.5}, "dropout is a probability"),
         ({"expansion_factor": 0.01}, "expansion_factor"),
         ({"norm": "bn"}, "norm 'bn' is not known"),
+        ({"checkpoint_blocks": 2}, "checkpoint_blocks must be True or False; found 2"),
     ],
 )
 def test_wrong_argument(argument, message):
     with pytest.raises(InputError, match=message):
         MossFormerMaskNet(N, 32, **argument)
+
+
+class TestCheckpointedBlocks:
+    """Less is kept, and the numbers stay, those of dropout too."""
+
+    lengths = torch.tensor([50, 33])
+
+    def train(self, checkpoint_blocks):
+        torch.manual_seed(0)
+        network = masknet(dropout=0.2, checkpoint_blocks=checkpoint_blocks, num_blocks=3).train()
+        x = torch.rand(2, N, 50, dtype=torch.float64)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            output = network(x, self.lengths)
+        output.square().sum().backward()
+        return sum(kept), output.detach(), {name: p.grad for name, p in network.named_parameters()}
+
+    def test_same_output_and_gradients_with_less_kept(self):
+        all_kept, output, gradients = self.train(False)
+        few_kept, again, same_gradients = self.train(True)
+        assert few_kept < all_kept / 3
+        assert torch.equal(output, again)
+        torch.testing.assert_close(same_gradients, gradients, rtol=1e-12, atol=1e-12)
+
+    def test_it_is_not_part_of_what_a_network_is(self):
+        plain, checkpointed = masknet(), masknet(checkpoint_blocks=True)
+        assert plain.config == checkpointed.config and plain.state_dict().keys() == checkpointed.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_compiles_into_one_graph_of_any_length():
+    """Without its kernels, which take a compiler of C++: what is tested is that nothing breaks the graph."""
+    network = masknet(num_blocks=1)
+    graphs = []
+    compiled = torch.compile(
+        network, fullgraph=True, dynamic=True, backend=lambda graph, inputs: graphs.append(graph) or graph
+    )
+    for num_frames in (3 * GROUP + 5, 2 * GROUP + 7, 4 * GROUP + 6):  # whole groups and a shorter one
+        x = torch.rand(1, N, num_frames, dtype=torch.float64)
+        torch.testing.assert_close(compiled(x), network(x))
+    assert len(graphs) == 1
 
 
 def test_another_expansion_factor():

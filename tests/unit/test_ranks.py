@@ -134,3 +134,10 @@ def test_alone_every_function_is_what_it_calls():
 
 def raise_bad():
     raise InputError("bad")
+
+
+def test_a_compiled_network_is_unwrapped_too():
+    layer = torch.nn.Linear(2, 3)
+    compiled = torch.compile(layer)
+    assert compiled.state_dict().keys() != layer.state_dict().keys()
+    assert ranks.unwrapped({"masknet": compiled})["masknet"] is layer

@@ -1,0 +1,78 @@
+"""The separators that speed is compared of: ours, the authors', and SpeechBrain's, with random weights."""
+
+from speechbrain.lobes.models.dual_path import Decoder, Encoder
+
+from mossformer_sb.baselines import ConvTasNetMaskNet, SepFormerMaskNet
+from mossformer_sb.convert import masknet_from_modelscope
+from mossformer_sb.errors import InputError
+from mossformer_sb.masknet import get_size
+from mossformer_sb.separator import MossFormerSeparator
+
+PEERS = {"sepformer": SepFormerMaskNet, "convtasnet": ConvTasNetMaskNet}  # their published sizes are the defaults
+NETWORKS = ("ours", "reference", *PEERS)
+
+
+def build(names, size):
+    """Build separators, ours and the authors' with the same weights.
+
+    Arguments
+    ---------
+    names : list of str
+        Some of `NETWORKS`.
+    size : str
+        Of MossFormer, one of `mossformer_sb.SIZES`; the others have one size.
+
+    Returns
+    -------
+    dict
+        Name to `MossFormerSeparator`, in evaluation mode.
+
+    Raises
+    ------
+    InputError
+        If a network or a size is not known, or the authors' package is missing.
+
+    Example
+    -------
+    >>> list(build(["ours"], "mini"))
+    ['ours']
+    """
+    for name in names:
+        if name not in NETWORKS:
+            raise InputError(f"network {name!r} is not known: choose some of {', '.join(NETWORKS)}.")
+    ours = MossFormerSeparator.from_size(size)
+    built = {}
+    for name in names:
+        if name == "ours":
+            built[name] = ours
+        elif name == "reference":
+            built[name] = MossFormerSeparator(ours.encoder, _reference_like(ours.masknet, size), ours.decoder)
+        else:
+            built[name] = _peer(PEERS[name]())
+    return {name: separator.eval() for name, separator in built.items()}
+
+
+def _reference_like(masknet, size):
+    """The authors' mask net; its weights go to ours."""
+    try:
+        from modelscope.models.audio.separation import mossformer
+    except ImportError as error:
+        raise InputError(
+            "The authors' network comes with the package modelscope, which is missing: "
+            'pip install "mossformer_sb[parity]", or leave reference out of --networks.'
+        ) from error
+    size = get_size(size)
+    blocks = mossformer.MossFormerM(
+        size.num_blocks, size.channels, 0.1, size.group_size, size.query_key_dim, 4.0, False
+    )
+    reference = mossformer.MossFormerMaskNet(size.channels, size.channels, blocks, norm="ln", num_spks=2)
+    masknet.load_state_dict(masknet_from_modelscope(reference.state_dict()))
+    return reference
+
+
+def _peer(masknet):
+    """A mask net between an encoder and a decoder of its width, kernel 16 and stride 8, as published."""
+    channels = masknet.config["in_channels"]
+    encoder = Encoder(kernel_size=16, out_channels=channels)
+    decoder = Decoder(in_channels=channels, out_channels=1, kernel_size=16, stride=8, bias=False)
+    return MossFormerSeparator(encoder, masknet, decoder)

@@ -1,0 +1,75 @@
+"""Products by oneDNN against PyTorch's own, on a processor where they are chosen and on one where they aren't."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mossformer_sb import products
+from mossformer_sb.products import Linear, add_product, linear, packed, product
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "stock"], autouse=True)
+def by_onednn(request, monkeypatch):
+    if request.param and products._onednn_linear is None:
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "is_wide_amd", lambda: request.param)
+    return request.param
+
+
+def values_and_gradients(function, *inputs):
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    output = function(*inputs)
+    weights = torch.linspace(-1, 1, output.numel()).view(output.shape)
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), inputs)]
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("shape", [(5, 6), (2, 5, 6), (1, 1, 6)])
+def test_linear(shape, silu):
+    inputs = torch.randn(shape), torch.randn(7, 6), torch.randn(7)
+    found = values_and_gradients(lambda *given: linear(*given, silu=silu), *inputs)
+    expected = values_and_gradients(lambda *given: (F.silu if silu else torch.clone)(F.linear(*given)), *inputs)
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(*inputs, silu=silu), expected[0])
+        torch.testing.assert_close(linear(inputs[0], packed(inputs[1]), inputs[2], silu=silu), expected[0])
+
+
+@pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
+@pytest.mark.parametrize("transposed", [True, False])
+def test_product(batch, transposed):
+    a, b = torch.randn(*batch, 5, 6), torch.randn(*batch, 6, 7)
+    if transposed:
+        a, b = (x.mT.contiguous().mT for x in (a, b))
+    found = values_and_gradients(product, a, b)
+    torch.testing.assert_close(found, values_and_gradients(torch.matmul, a, b))
+    torch.testing.assert_close(product(a, b), found[0])
+
+
+def test_add_product():
+    total, a, b = torch.randn(5, 7), torch.randn(5, 6), torch.randn(6, 7)
+    torch.testing.assert_close(add_product(total.clone(), a, b), total + a @ b)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    layer = Linear(6, 7, bias=False).requires_grad_(False)
+    x = torch.randn(5, 6, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(5, 6))
+    assert layer.weight.grad is None
+
+
+def test_other_precisions_and_devices_are_pytorchs():
+    assert linear(torch.rand(5, 6, dtype=torch.float64), torch.rand(7, 6, dtype=torch.float64)).dtype == torch.float64
+    assert product(torch.rand(5, 6, device="meta"), torch.rand(6, 7, device="meta")).is_meta
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear(torch.rand(5, 6), torch.rand(7, 6)).dtype == torch.bfloat16
+
+
+def test_the_processor_decides(by_onednn, monkeypatch):
+    called = []
+    if products._onednn_linear is not None:
+        onednn = products._onednn_linear
+        monkeypatch.setattr(products, "_onednn_linear", lambda *given: called.append(1) or onednn(*given))
+    linear(torch.rand(5, 6), torch.rand(7, 6))
+    assert bool(called) == by_onednn

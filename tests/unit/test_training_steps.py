@@ -1,0 +1,109 @@
+"""Gradients written by hand against those that PyTorch finds of the plain form."""
+
+import pytest
+import torch
+
+from mossformer_sb import training
+from mossformer_sb.attention import local_attention
+from mossformer_sb.block import ConvModule, MossFormerBlock, gate
+from mossformer_sb.training import SquaredReLU, keep_mask
+
+
+def both(monkeypatch, function, *inputs):
+    """Output and gradients of the step by hand, and those of the plain form."""
+    results = []
+    for by_hand in (True, False):
+        with monkeypatch.context() as context:
+            if not by_hand:
+                context.setattr(training, "suits", lambda x: False)
+            output = function(*inputs)
+            weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
+            gradients = torch.autograd.grad((output * weights).sum(), [x for x in inputs if x.requires_grad])
+            results.append([output.detach(), *gradients])
+    return results
+
+
+def random(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_conv_module(padded, monkeypatch):
+    module = ConvModule(6, 10, kernel_size=5, dropout=0.0).double()
+    with torch.no_grad():
+        module.norm.gain.fill_(1.7)
+    x = random(2, 12, 6)
+    with torch.no_grad():
+        x[0, 3] = 0.0  # where the root mean square is bounded from below
+        x[1, 4] *= 1e-6
+    padding = (torch.arange(12) >= torch.tensor([12, 9])[:, None])[..., None] if padded else None
+
+    def run(x, *parameters):
+        return module(x, padding)
+
+    found, expected = both(monkeypatch, run, x, *module.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_gate(monkeypatch):
+    found, expected = both(monkeypatch, gate, random(2, 5, 8), random(2, 5, 8))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_local_attention(monkeypatch):
+    inputs = random(2, 12, 6), random(2, 12, 6), random(2, 12, 10)
+    found, expected = both(monkeypatch, lambda *given: local_attention(*given, group_size=4), *inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_whole_block_with_lengths(monkeypatch):
+    block = MossFormerBlock(channels=8, group_size=6, query_key_dim=4, dropout=0.0).double()
+    rotation = torch.ones(15, 1, dtype=torch.float64), torch.zeros(15, 1, dtype=torch.float64)
+    lengths = torch.tensor([15, 11])
+    padding = (torch.arange(15) >= lengths[:, None])[..., None]
+
+    def run(x, *parameters):
+        return block(x, rotation, lengths, padding).masked_fill(padding, 0.0)
+
+    found, expected = both(monkeypatch, run, random(2, 15, 8), *block.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+def test_dropout_keeps_its_share_and_the_mean(dropout):
+    mask, factor = keep_mask(torch.empty(500, 401), dropout)
+    assert mask.float().mean().item() == pytest.approx(1 - dropout, abs=0.005)
+    assert factor == pytest.approx(1 / (1 - dropout), rel=1e-3)
+    # Neighbours share a random number, and are independent all the same.
+    flat = mask.flatten()[: 4 * (mask.numel() // 4)].view(-1, 4).double()
+    assert (torch.corrcoef(flat.T) - torch.eye(4)).abs().max() < 0.02
+    assert (flat.mean(0) - (1 - dropout)).abs().max() < 0.01
+
+
+def test_dropout_follows_the_seed():
+    torch.manual_seed(3)
+    first = keep_mask(torch.empty(100), 0.5)[0]
+    assert not torch.equal(keep_mask(torch.empty(100), 0.5)[0], first)
+    torch.manual_seed(3)
+    assert torch.equal(keep_mask(torch.empty(100), 0.5)[0], first)
+
+
+def test_gradient_of_dropout_goes_where_the_output_went():
+    module = ConvModule(6, 10, kernel_size=1, dropout=0.5).double()
+    x, seed = random(2, 30, 6), 5
+
+    def run(x):
+        torch.manual_seed(seed)
+        return module(x)
+
+    assert (run(x) == 0).double().mean() == pytest.approx(0.5, abs=0.1)
+    assert torch.autograd.gradcheck(run, x)
+    assert torch.autograd.gradcheck(lambda x: torch.manual_seed(seed) and SquaredReLU.apply(x, 0.5), random(5, 7))
+
+
+def test_autocast_takes_the_plain_form():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not training.suits(torch.rand(1))
+    assert training.suits(torch.rand(1)) and not training.suits(torch.rand(1, device="meta"))
+    with torch.no_grad():
+        assert not training.suits(torch.rand(1))

@@ -11,7 +11,7 @@ from torch import nn
 from mossformer_sb import training
 from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.depthwise import DepthwiseConv
-from mossformer_sb.products import linear
+from mossformer_sb.products import is_plain
 
 
 class ScaleNorm(nn.Module):
@@ -75,13 +75,14 @@ class ConvModule(nn.Module):
 
     def forward(self, x, padding=None):
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
-        if training.suits(x):
+        if training.suits(x) and is_plain(self.linear):
             dropout = self.dropout.p if self.training else 0.0
             weight, bias = self.linear.weight, self.linear.bias
+            taps, dtype = self.depthwise.taps(), training.working_dtype(x)
             return training.ConvModuleStep.apply(
-                x, self.norm.gain, weight, bias, self.depthwise.taps(), self.norm.eps, dropout, padding
+                x, self.norm.gain, weight, bias, taps, self.norm.eps, dropout, padding, dtype
             )
-        hidden = linear(self.norm(x), self.linear.weight, self.linear.bias, silu=True)
+        hidden = F.silu(self.linear(self.norm(x)))
         if padding is not None:
             # The filter looks eight frames ahead: bias and SiLU must not have put anything there.
             hidden = hidden.masked_fill(padding, 0.0)
@@ -154,6 +155,11 @@ class MossFormerBlock(nn.Module):
         self.offset_scale = OffsetScale(query_key_dim)
         self.to_output = ConvModule(hidden, channels, kernel_size, dropout)
 
+    @property
+    def linears(self):
+        """The linear layers of the convolution modules; None for a module that has none."""
+        return [getattr(module, "linear", None) for module in (self.to_values, self.to_query_key, self.to_output)]
+
     def forward(self, x, rotation, lengths=None, padding=None):
         """Process a sequence.
 
@@ -177,12 +183,18 @@ class MossFormerBlock(nn.Module):
         values = self.to_values(shifted, padding)  # [B, L, 2H], v and u side by side
         if padding is not None:
             values = values.masked_fill(padding, 0.0)
-        copies = self.offset_scale(self.to_query_key(shifted, padding))  # [4, B, L, K]
-        queries_keys = QueriesKeys(*rotate(copies, *rotation).to(values.dtype))
+        queries_keys = self._queries_keys(self.to_query_key(shifted, padding), rotation, values.dtype)
         attended = joint_attention(
             queries_keys, values, self.group_size, lengths, self.attention_dropout if self.training else 0.0
         )
         return x + self.to_output(gate(attended, values), padding)
+
+    def _queries_keys(self, z, rotation, dtype):
+        """Four affine, rotated copies: [B, L, K] → four times [B, L, K] of a dtype."""
+        if training.suits(z):
+            gamma, beta = self.offset_scale.gamma, self.offset_scale.beta
+            return QueriesKeys(*training.RotatedCopies.apply(z, gamma, beta, *rotation, dtype))
+        return QueriesKeys(*rotate(self.offset_scale(z), *rotation).to(dtype))
 
 
 def gate(attended, values):

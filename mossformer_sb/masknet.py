@@ -227,7 +227,7 @@ class MossFormerMaskNet(nn.Module):
         padding = None
         if lengths is not None:
             check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
-        if pieces.suits(x) and not self.training:
+        if pieces.suits(self, x):
             return self._masks_by_pieces(x, lengths)
         x = x.transpose(1, 2)  # [B, L, N]
         if lengths is not None:

@@ -15,14 +15,25 @@ import torch.nn.functional as F
 
 from mossformer_sb.attention import local_attention, rotate
 from mossformer_sb.depthwise import filter_inside, filter_pieces
-from mossformer_sb.products import add_product, linear, packed, product
+from mossformer_sb.products import add_product, has_hooks, is_plain, linear, needs_gradient, packed, product
 
 PIECE = 512  # frames: 4 MB of v and u at size L
 
 
-def suits(x):
-    """Whether `masks_by_pieces` is the way for this input: no gradient, and a processor, whose caches it is for."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+def suits(masknet, x):
+    """Whether `masks_by_pieces` is the way: no dropout, no gradient, and a processor, whose caches it is for.
+
+    No gradient is wanted where none is recorded, and none of a frozen network, which is what SpeechBrain's own
+    interfaces run, whoever records. Layers that someone watches or has replaced are called as the modules they are.
+    """
+    return (
+        x.device.type == "cpu"
+        and not masknet.training
+        and not torch.compiler.is_compiling()
+        and not needs_gradient(x, *masknet.parameters())
+        and all(is_plain(layer) for block in masknet.blocks for layer in block.linears)
+        and not any(has_hooks(module) for module in masknet.modules() if module is not masknet)
+    )
 
 
 def masks_by_pieces(masknet, x):

@@ -55,7 +55,7 @@ def linear(x, weight, bias=None, silu=False):
     """
     if not _by_onednn(x, weight):
         result = F.linear(x, weight, bias)
-    elif not _needs_gradient(x, weight, bias):
+    elif not needs_gradient(x, weight, bias):
         return _onednn_linear(x, weight, bias, "swish" if silu else "none", [], "")
     else:
         result = _Linear.apply(x, weight, bias)
@@ -87,7 +87,7 @@ def product(a, b):
     """
     if not _by_onednn(a, b):
         return torch.matmul(a, b)
-    return _Product.apply(a, b) if _needs_gradient(a, b) else _multiply(a, b)
+    return _Product.apply(a, b) if needs_gradient(a, b) else _multiply(a, b)
 
 
 def add_product(total, a, b):
@@ -132,6 +132,25 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+def is_plain(module):
+    """Whether a linear layer does nothing but its product: no hook looks on, no adapter has taken its place.
+
+    Where it is, its weight and bias say all, and a faster way to the same numbers may be taken.
+
+    Example
+    -------
+    >>> layer = nn.Linear(3, 4)
+    >>> is_plain(layer), is_plain(nn.Sequential(layer))
+    (True, False)
+    """
+    return type(module) in (nn.Linear, Linear) and not has_hooks(module)
+
+
+def has_hooks(module):
+    """Whether somebody looks on when a module, itself, is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
 def _by_onednn(a, b):
     """Whether a product is one that oneDNN has to be asked for."""
     return (
@@ -144,7 +163,8 @@ def _by_onednn(a, b):
     )
 
 
-def _needs_gradient(*tensors):
+def needs_gradient(*tensors):
+    """Whether an operation on these tensors, of which some may be None, has to keep what its gradient takes."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 

@@ -52,6 +52,8 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     >>> joint_attention(queries_keys, torch.randn(2, 70, 32), group_size=32).shape
     torch.Size([2, 70, 32])
     """
+    if training.suits(values):
+        return training.JointAttention.apply(*queries_keys, values, lengths, group_size, dropout)
     context = global_context(queries_keys.global_key, values, lengths)  # [B, K, E]
     if torch.compiler.is_exporting():
         return torch.matmul(queries_keys.global_query, context) + _in_padded_groups(queries_keys, values, group_size)
@@ -106,10 +108,7 @@ def local_attention(query, key, values, group_size, dropout=0.0):
     frames = min(group_size, values.shape[1])
     query, key, groups = (x.unflatten(1, (-1, frames)) for x in (query, key, values))  # [B, G, P, ·]
     scores = product(query / group_size, key.transpose(-1, -2))  # [B, G, P, P]
-    if training.suits(scores):
-        weights = training.SquaredReLU.apply(scores, dropout)
-    else:
-        weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
+    weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
     return product(weights, groups).flatten(1, 2)
 
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-# Elements of one block of the gradient's input. 2**15 floats, times 17 taps, fit a CPU core's second-level cache;
+# Elements of one block of the gradient's input. 2**13 floats, times 17 taps, fit a CPU core's second-level cache;
 # an accelerator wants few, large kernels instead.
-_CPU_BLOCK = 2**15
+_CPU_BLOCK = 2**13
 _ACCELERATOR_BLOCK = 2**22
 # Up to here, oneDNN's half-precision depthwise convolution never returns (torch 2.11, 17 taps, with AVX-512).
 _HANGING_CHANNELS = 16
@@ -125,8 +125,8 @@ def correlate(x, taps, padding=None):
 def tap_gradient(grad, x, num_taps):
     """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
 
-    All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of products.
-    Sums are taken in float32 at least.
+    All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of sums, to
+    which the products of each block are added. Sums are taken in float32 at least.
     """
     dtype = torch.promote_types(grad.dtype, torch.float32)
     grad = grad.to(dtype)
@@ -137,14 +137,13 @@ def tap_gradient(grad, x, num_taps):
     batch, length, channels = grad.shape
     budget = _CPU_BLOCK if grad.device.type == "cpu" else _ACCELERATOR_BLOCK
     block = min(length, max(1, budget // (batch * channels)))
-    products = grad.new_empty(num_taps, batch, block, channels)
-    total = grad.new_zeros(num_taps, channels)
+    totals = grad.new_zeros(num_taps, batch, block, channels)
     for start in range(0, length, block):
         grad_block = grad[:, start : start + block]  # [B, n, C]
         size = grad_block.shape[1]
         shifted = _shifts(padded[:, start : start + size + num_taps - 1], num_taps)
-        total += torch.mul(shifted, grad_block, out=products[:, :, :size]).sum((1, 2))
-    return total.t()
+        totals[:, :, :size].addcmul_(shifted, grad_block)
+    return totals.sum((1, 2)).t()
 
 
 def _shifts(padded, num_taps):

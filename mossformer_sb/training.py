@@ -1,11 +1,16 @@
 """Training steps of a block whose gradients are written by hand: fewer passes over memory, and less kept.
 
-Each has a plain form beside it, in `block.py` and `attention.py`, which autocast and compilers take and tests hold it
-against. What is kept for the gradient is the input and one tensor before the nonlinearity; what is cheap is computed
-again.
+Each has a plain form beside it, in `block.py` and `attention.py`, which compilers take and tests hold it against. What
+is kept for the gradient is the input and one tensor before the nonlinearity; what is cheap is computed again.
 
-Shapes: B batch, L frames, I, O input and output channels, K filter taps, P frames of a group.
+Under autocast, a step has the precision of its plain form: products, filters and what they give in the low one, norms
+and sums in float32.
+
+Shapes: B batch, L frames, I, O input and output channels, K query/key width, E value width, R rotated channels,
+P frames of a group, G groups.
 """
+
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +23,25 @@ _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
 
 
 def suits(x):
-    """Whether these are the way for an input: a gradient is wanted, and nobody else looks after dtypes or kernels."""
-    return (
-        torch.is_grad_enabled()
-        and not x.is_meta
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(x.device.type)
-    )
+    """Whether these are the way for an input: a gradient is wanted, and no compiler looks after the kernels."""
+    return torch.is_grad_enabled() and not x.is_meta and not torch.compiler.is_compiling()
+
+
+def working_dtype(x):
+    """The dtype that products of x have: autocast's, where that is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def _chooses_dtypes(method):
+    """For the forward or backward of a step that chooses its dtypes itself: autocast is off inside."""
+
+    @functools.wraps(method)
+    def inside(ctx, first, *others):
+        with torch.autocast(first.device.type, enabled=False):
+            return method(ctx, first, *others)
+
+    return inside
 
 
 def keep_mask(like, dropout):
@@ -59,65 +76,160 @@ def keep_mask(like, dropout):
 class ConvModuleStep(torch.autograd.Function):
     """ScaleNorm → linear → SiLU → depthwise filter → dropout, as `ConvModule` has it.
 
-    ``apply(x, gain, weight, bias, taps, eps, dropout, padding)``, x [B, L, I] → [B, L, O].
+    ``apply(x, gain, weight, bias, taps, eps, dropout, padding, dtype)``, x [B, L, I] → [B, L, O] of a dtype.
     """
 
     @staticmethod
-    def forward(ctx, x, gain, weight, bias, taps, eps, dropout, padding):
+    @_chooses_dtypes
+    def forward(ctx, x, gain, weight, bias, taps, eps, dropout, padding, dtype):
         root_mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
         inverse = root_mean_square.clamp(min=eps).reciprocal()  # [B, L, 1]
-        hidden = linear(x * (gain * inverse), weight, bias)  # [B, L, O]
+        hidden = linear((x * (gain * inverse)).to(dtype), weight.to(dtype), bias.to(dtype))  # [B, L, O]
         active = _without(padding, F.silu(hidden))
-        output, mask, factor = correlate(active, taps), None, 1.0
-        if dropout > 0:
-            mask, factor = keep_mask(output, dropout)
-            output.mul_(mask).mul_(factor)
+        mask, factor = keep_mask(hidden, dropout) if dropout > 0 else (None, 1.0)
+        output = correlate(active, (taps * factor).to(dtype))  # the factor of dropout rides on the taps
+        if mask is not None:
+            output.mul_(mask)
         ctx.save_for_backward(x, gain, weight, taps, inverse, root_mean_square < eps, hidden, mask, padding)
         ctx.factor = factor
         return output
 
     @staticmethod
     @once_differentiable
+    @_chooses_dtypes
     def backward(ctx, grad):
         x, gain, weight, taps, inverse, bounded, hidden, mask, padding = ctx.saved_tensors
+        dtype = hidden.dtype
         if mask is not None:
-            grad = (grad * mask).mul_(ctx.factor)
-        grad_taps = tap_gradient(grad, _without(padding, F.silu(hidden)), taps.shape[1]).to(taps.dtype)
-        grad_active = _without(padding, correlate(grad, taps.flip(1)))
+            grad = grad * mask
+        grad_taps = tap_gradient(grad, _without(padding, F.silu(hidden)), taps.shape[1]).mul_(ctx.factor)
+        grad_active = _without(padding, correlate(grad, (taps.flip(1) * ctx.factor).to(dtype)))
         grad_hidden = torch.ops.aten.silu_backward(grad_active, hidden)
         rows = grad_hidden.flatten(0, -2)  # [B·L, O]
-        grad_weight = product((x * (gain * inverse)).flatten(0, -2).t(), rows).t()  # [O, I]
-        grad_normed = linear(grad_hidden, weight.t())  # [B, L, I]
+        grad_weight = product((x * (gain * inverse)).to(dtype).flatten(0, -2).t(), rows).t()  # [O, I]
+        grad_normed = linear(grad_hidden, weight.t().to(dtype)).to(x.dtype)  # [B, L, I]
         # x / r with r² the mean of x²: the part of the gradient along x goes, unless r was bounded by eps.
         along = (grad_normed * x).sum(-1, keepdim=True)  # [B, L, 1]
         grad_gain = (along * inverse).sum().view(1)
         bent = (along * inverse.pow(3) / x.shape[-1]).masked_fill(bounded, 0.0) * gain
         grad_x = torch.addcmul(grad_normed.mul_(gain * inverse), x, bent, value=-1)
-        return grad_x, grad_gain, grad_weight, rows.sum(0), grad_taps, None, None, None
+        return grad_x, grad_gain, grad_weight, rows.sum(0), grad_taps.to(taps.dtype), None, None, None, None
 
 
 def _without(padding, x):
     return x if padding is None else x.masked_fill(padding, 0.0)
 
 
-class SquaredReLU(torch.autograd.Function):
-    """ReLU(scores)² and dropout: ``apply(scores, dropout)``, of any shape."""
+class RotatedCopies(torch.autograd.Function):
+    """Four affine copies of z and their rotary position embedding, as `OffsetScale` and `rotate` have them.
+
+    ``apply(z, gamma, beta, cos, sin, dtype)``, z [B, L, K] → four times [B, L, K] of a dtype. A pair of channels is a
+    complex number here, and its rotation a product.
+    """
 
     @staticmethod
-    def forward(ctx, scores, dropout):
-        positive, factor = F.relu(scores), 1.0
-        if dropout > 0:
-            mask, factor = keep_mask(positive, dropout)
-            positive.mul_(mask)
-        ctx.save_for_backward(positive)
-        ctx.factor = factor
-        return positive.square().mul_(factor) if factor != 1 else positive.square()
+    @_chooses_dtypes
+    def forward(ctx, z, gamma, beta, cos, sin, dtype):
+        ctx.save_for_backward(z, gamma, cos, sin)
+        turn, z = _complex(cos, sin), _wide(z)
+        copies = (torch.addcmul(_wide(shift), z, _wide(scale)) for scale, shift in zip(gamma, beta, strict=True))
+        return tuple(_turned(copy, turn).to(dtype) for copy in copies)
 
     @staticmethod
     @once_differentiable
+    @_chooses_dtypes
+    def backward(ctx, *grads):
+        z, gamma, cos, sin = ctx.saved_tensors
+        back, wide_z = _complex(cos, -sin), _wide(z)
+        grad_z, grad_gamma, grad_beta = torch.zeros_like(wide_z), [], []
+        for grad, factor in zip(grads, gamma, strict=True):
+            grad = _turned(_wide(grad).clone(), back)
+            grad_gamma.append((grad * wide_z).sum((0, 1)))
+            grad_beta.append(grad.sum((0, 1)))
+            grad_z.addcmul_(grad, _wide(factor))
+        return grad_z.to(z.dtype), torch.stack(grad_gamma), torch.stack(grad_beta), None, None, None
+
+
+def _wide(x):
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _complex(cos, sin):
+    """[L, R/2], complex."""
+    return torch.complex(_wide(cos), _wide(sin))
+
+
+def _turned(x, turn):
+    """The first R channels of x [B, L, K] turned, in place."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B, L, K/2]
+    pairs[..., : turn.shape[-1]].mul_(turn)
+    return x
+
+
+class JointAttention(torch.autograd.Function):
+    """Local plus global attention, as `joint_attention` has them.
+
+    ``apply(local_query, global_query, local_key, global_key, values, lengths, group_size, dropout)``, queries and keys
+    [B, L, K], values [B, L, E] → [B, L, E]. Of the weights of the local attention it keeps what dropout left of
+    ReLU(scores).
+    """
+
+    @staticmethod
+    @_chooses_dtypes
+    def forward(ctx, local_query, global_query, local_key, global_key, values, lengths, group_size, dropout):
+        count = values.shape[1] if lengths is None else lengths.to(values.dtype)[:, None, None]
+        context = product((global_key / count).transpose(1, 2), values)  # [B, K, E]
+        output, positives = torch.empty_like(values), []
+        ctx.factor = 1.0
+        for span, groups in _spans(values, group_size):
+            query, key, value = (x[:, span].unflatten(1, groups) for x in (local_query, local_key, values))
+            positive = product(query / group_size, key.mT).relu_()  # [B, G, P, P]
+            if dropout > 0:
+                mask, ctx.factor = keep_mask(positive, dropout)
+                positive.mul_(mask)
+            positives.append(positive)
+            local = product(positive.square().mul_(ctx.factor), value).flatten(1, 2)
+            torch.add(local, product(global_query[:, span], context), out=output[:, span])
+        ctx.save_for_backward(local_query, global_query, local_key, global_key, values, lengths, context, *positives)
+        ctx.group_size = group_size
+        return output
+
+    @staticmethod
+    @once_differentiable
+    @_chooses_dtypes
     def backward(ctx, grad):
-        (positive,) = ctx.saved_tensors
-        return (grad * positive).mul_(2 * ctx.factor), None
+        local_query, global_query, local_key, global_key, values, lengths, context, *positives = ctx.saved_tensors
+        count = values.shape[1] if lengths is None else lengths.to(values.dtype)[:, None, None]
+        grad_global_query = product(grad, context.mT)
+        grad_context = product(global_query.mT, grad)  # [B, K, E]
+        grad_global_key = product(values, grad_context.mT) / count
+        grad_values = product(global_key / count, grad_context)
+        grad_local_query, grad_local_key = torch.empty_like(local_query), torch.empty_like(local_key)
+        for (span, groups), positive in zip(_spans(values, ctx.group_size), positives, strict=True):
+            query, key, value, to_group = (
+                x[:, span].unflatten(1, groups) for x in (local_query, local_key, values, grad)
+            )  # [B, G, P, ·]
+            weights = positive.square().mul_(ctx.factor)
+            grad_values[:, span] += product(weights.mT, to_group).flatten(1, 2)
+            grad_scores = product(to_group, value.mT).mul_(positive).mul_(2 * ctx.factor / ctx.group_size)
+            grad_local_query[:, span] = product(grad_scores, key).flatten(1, 2)
+            grad_local_key[:, span] = product(grad_scores.mT, query).flatten(1, 2)
+        return grad_local_query, grad_global_query, grad_local_key, grad_global_key, grad_values, None, None, None
+
+
+def _spans(x, group_size):
+    """Whole groups, and the last, shorter one: (frames of x [B, L, ·], their shape [groups, frames of one]).
+
+    A processor takes group after group, which stay in its caches; an accelerator takes all at once.
+    """
+    num_frames = x.shape[1]
+    whole = num_frames // group_size
+    step = 1 if x.device.type == "cpu" else max(1, whole)
+    starts = range(0, whole, step)
+    spans = [(slice(start * group_size, (start + step) * group_size), (step, group_size)) for start in starts]
+    if num_frames % group_size:
+        spans.append((slice(whole * group_size, None), (1, num_frames % group_size)))
+    return spans
 
 
 class Gate(torch.autograd.Function):
@@ -128,6 +240,7 @@ class Gate(torch.autograd.Function):
     """
 
     @staticmethod
+    @_chooses_dtypes
     def forward(ctx, attended, values):
         ctx.save_for_backward(attended, values)
         (attended_v, attended_u), (v, u) = attended.chunk(2, dim=-1), values.chunk(2, dim=-1)
@@ -135,6 +248,7 @@ class Gate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @_chooses_dtypes
     def backward(ctx, grad):
         attended, values = ctx.saved_tensors
         (attended_v, attended_u), (v, u) = attended.chunk(2, dim=-1), values.chunk(2, dim=-1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mossformer_sb import training
-from mossformer_sb.attention import local_attention
-from mossformer_sb.block import ConvModule, MossFormerBlock, gate
-from mossformer_sb.training import SquaredReLU, keep_mask
+from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
+from mossformer_sb.block import ConvModule, MossFormerBlock, OffsetScale, gate
+from mossformer_sb.training import JointAttention, RotatedCopies, keep_mask
 
 
 def both(monkeypatch, function, *inputs):
@@ -50,10 +50,33 @@ def test_gate(monkeypatch):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_local_attention(monkeypatch):
-    inputs = random(2, 12, 6), random(2, 12, 6), random(2, 12, 10)
-    found, expected = both(monkeypatch, lambda *given: local_attention(*given, group_size=4), *inputs)
+@pytest.mark.parametrize("num_frames", [3, 4, 12, 14])
+@pytest.mark.parametrize("with_lengths", [True, False])
+def test_joint_attention(num_frames, with_lengths, monkeypatch):
+    inputs = *(random(2, num_frames, 6) for _ in range(4)), random(2, num_frames, 10)
+    lengths = torch.tensor([num_frames, 2]) if with_lengths else None
+
+    def run(*given):
+        return joint_attention(QueriesKeys(*given[:4]), given[4], group_size=4, lengths=lengths)
+
+    found, expected = both(monkeypatch, run, *inputs)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rotated", [2, 6])
+def test_rotated_copies(rotated):
+    z, offset_scale = random(2, 5, 6), OffsetScale(6).double()
+    angles = torch.rand(5, rotated // 2, dtype=torch.float64)
+    gamma, beta = offset_scale.gamma, offset_scale.beta
+    torch.nn.init.normal_(beta)
+    results = []
+    for copies in (
+        torch.stack(RotatedCopies.apply(z, gamma, beta, angles.cos(), angles.sin(), torch.float64)),
+        rotate(offset_scale(z), angles.cos(), angles.sin()),
+    ):
+        weights = torch.linspace(-1, 1, copies.numel(), dtype=torch.float64).view(copies.shape)
+        results.append([copies.detach(), *torch.autograd.grad((copies * weights).sum(), [z, gamma, beta])])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 def test_a_whole_block_with_lengths(monkeypatch):
@@ -98,12 +121,38 @@ def test_gradient_of_dropout_goes_where_the_output_went():
 
     assert (run(x) == 0).double().mean() == pytest.approx(0.5, abs=0.1)
     assert torch.autograd.gradcheck(run, x)
-    assert torch.autograd.gradcheck(lambda x: torch.manual_seed(seed) and SquaredReLU.apply(x, 0.5), random(5, 7))
 
 
-def test_autocast_takes_the_plain_form():
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not training.suits(torch.rand(1))
+def test_gradient_of_dropped_attention():
+    inputs = *(random(1, 6, 4) for _ in range(4)), random(1, 6, 8)
+
+    def run(*given):
+        torch.manual_seed(5)
+        return JointAttention.apply(*given, None, 4, 0.5)
+
+    assert not torch.equal(run(*inputs), JointAttention.apply(*inputs, None, 4, 0.0))
+    assert torch.autograd.gradcheck(run, inputs)
+
+
+def test_autocast_has_the_plain_forms_precision(monkeypatch):
+    block = MossFormerBlock(channels=32, group_size=6, query_key_dim=16, dropout=0.0)
+    rotation = torch.rand(15, 8).mul_(6).cos(), torch.rand(15, 8).mul_(6).sin()
+    x = torch.randn(2, 15, 32, requires_grad=True)
+    exact, _ = both(monkeypatch, lambda x, *_: block(x, rotation), x, *block.parameters())
+
+    def run(x, *parameters):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = block(x, rotation)
+            assert output.dtype == torch.float32
+            return output
+
+    found, plain = both(monkeypatch, run, x, *block.parameters())
+    for ours, theirs, true in zip(found, plain, exact, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - true).norm() < 1.5 * (theirs - true).norm() + 1e-2 * true.norm()
+
+
+def test_where_the_steps_are_the_way():
     assert training.suits(torch.rand(1)) and not training.suits(torch.rand(1, device="meta"))
     with torch.no_grad():
         assert not training.suits(torch.rand(1))

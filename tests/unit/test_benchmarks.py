@@ -1,12 +1,21 @@
 """The benchmarks' commands run, and say what they measured. No figure is asserted: machines differ."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from pandas import read_csv
 
-from benchmarks import memory
+from benchmarks import data, evaluation, manifests, memory
+from data_prep.wham import prepare_wham
 from mossformer_sb import InputError
+from mossformer_sb.metrics import separation_scores
+from tests.unit.fresh import in_fresh_process
 
+ROOT = Path(__file__).parents[2]
 QUICK = ["--sizes", "mini", "--seconds", "0.1", "--batches", "1", "--steps", "1", "--device", "cpu", "--threads", "1"]
 
 
@@ -32,3 +41,35 @@ def test_memory_that_does_not_suffice_is_a_row_too(monkeypatch, capsys):
 def test_a_case_that_fails_for_another_reason_is_no_lack_of_memory():
     with pytest.raises(RuntimeError, match="unexpected keyword argument"):
         memory.measure_apart(colour="blue")
+
+
+QUICK_DATA = ["--items", "1", "--rounds", "1", "--mixtures", "10", "--segment", "0.5"]
+
+
+def test_the_data_side_says_how_fast_each_way_is(tmp_path):
+    # In a process of its own, as for `in_fresh_process`.
+    command = [sys.executable, "-m", "benchmarks.data", *QUICK_DATA, "--json", str(tmp_path / "data.json")]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    tables = json.loads((tmp_path / "data.json").read_text())
+    assert {name: len(rows) for name, rows in tables.items()} == {"mixing": 5, "manifests": 2, "evaluation": 2}
+    assert all(row["items_per_second"] > 0 and row["ratio"] > 0 for rows in tables.values() for row in rows)
+    assert "SpeechBrain's, literally" in done.stdout and "ours, with all checks" in done.stdout
+
+
+def test_the_data_side_of_a_folder_that_is_not_there(tmp_path, capsys):
+    assert data.main([*QUICK_DATA, "--parts", "mixing", "--folder", str(tmp_path / "absent")]) == 2
+    assert str(tmp_path / "absent") in capsys.readouterr().err
+
+
+def test_scores_put_together_from_torchmetrics_are_ours():
+    signals = evaluation.draw(seconds=0.5)
+    found, _ = separation_scores(*signals)
+    assert in_fresh_process(evaluation.by_torchmetrics, *signals) == pytest.approx(found, abs=1e-5)
+
+
+def test_the_corpus_for_manifests_passes_its_checks(tmp_path):
+    paths = prepare_wham(manifests.write_corpus(tmp_path, 20), tmp_path / "manifests")
+    assert {split: len(read_csv(path)) for split, path in paths.items()} == {"tr": 16, "cv": 2, "tt": 2}

@@ -1,0 +1,82 @@
+"""Dynamic mixing, side by side with SpeechBrain's.
+
+Both make two-speaker mixtures in noise at 8 kHz, with speed perturbation, from the same recordings. What is compared is
+items a second of one worker of a data loader.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from benchmarks.speechbrain_mixing import SpeechBrainMixing
+from benchmarks.turns import in_turns
+from data_prep.mixing_tables import prepare_mixing
+from mossformer_sb.augment import Augmentation
+from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
+
+SAMPLE_RATE = 8000
+NUM_SPEAKERS, UTTERANCES_EACH, NUM_NOISES = 40, 5, 100
+
+
+def write_recordings(folder):
+    """Write what both draw from: utterances of 5 to 12 s, one folder a speaker, and noise of 6 to 14 s; 16 bit.
+
+    What sounds in them does not matter here: noise throughout.
+    """
+    rng = np.random.default_rng(0)
+    folder = Path(folder)
+    names = [f"speech/{spk:03d}/{spk:03d}{n:05d}.wav" for spk in range(NUM_SPEAKERS) for n in range(UTTERANCES_EACH)]
+    lengths = rng.uniform(5, 12, len(names))
+    names += [f"noise/{number:05d}.wav" for number in range(NUM_NOISES)]
+    lengths = np.concatenate([lengths, rng.uniform(6, 14, NUM_NOISES)])
+    for name, seconds in zip(names, lengths, strict=True):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * rng.standard_normal(round(seconds * SAMPLE_RATE)), SAMPLE_RATE, subtype="PCM_16")
+    return folder
+
+
+def ours(folder, segment, levels, speed_perturb):
+    """Our dataset on the recordings of a folder."""
+    manifest = folder / "tr.csv"
+    manifest.write_text(f"ID,duration,sample_rate,mix_wav,s1_wav\na,4.0,{SAMPLE_RATE},$data_root/a,$data_root/b\n")
+    speech, noise = folder / "speech", folder / "noise"
+    prepare_mixing(True, manifest, folder, folder, speech_folder=speech, noise_folder=noise, workers=1)
+    return DynamicMixtureDataset(
+        manifest,
+        folder,
+        folder / "mixing_speech.csv",
+        folder / "mixing_noise.csv",
+        levels=levels,
+        segment=segment,
+        mixtures_per_epoch=10**6,
+        augmentation=Augmentation(speed_perturb),
+    )
+
+
+def compare(folder, segment=4.0, items=40, rounds=9):
+    """Time both in turns.
+
+    Arguments
+    ---------
+    folder : Path
+        Recordings, as `write_recordings` lays them out.
+    segment : float
+        Seconds of an item.
+    items : int
+        Items of one turn.
+    rounds : int
+        How many turns each has.
+
+    Returns
+    -------
+    list of dict
+        As `benchmarks.turns.in_turns` returns them; the first is SpeechBrain's.
+    """
+    reference = SpeechBrainMixing(folder / "speech", folder / "noise", SAMPLE_RATE, segment)
+    pipelines = {"SpeechBrain's, literally": reference.__getitem__}
+    for levels in ("wham", "speechbrain"):
+        for speed in ("discrete", "continuous"):
+            pipelines[f"ours, levels: {levels}, {speed} speeds"] = ours(folder, segment, levels, speed).__getitem__
+    return in_turns(pipelines, items, rounds, "Mixing")

@@ -102,3 +102,49 @@ def test_no_tensor_of_the_whole_length_but_few(masknet):
     with torch.no_grad(), Watch():
         masknet(torch.rand(1, N, num_frames))
     assert max(longest) == 3 * N * num_frames  # the masks
+
+
+def test_a_frozen_network_goes_by_pieces_whoever_records_gradients(masknet):
+    x = torch.rand(1, N, 53)
+    with torch.no_grad():
+        expected = masknet(x)
+    assert pieces.suits(masknet.requires_grad_(False), x)
+    assert torch.equal(masknet(x), expected)
+    assert not pieces.suits(masknet, x.requires_grad_()), "the input's gradient is wanted"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_that_is_watched_is_called(masknet, training):
+    seen = []
+    handle = masknet.blocks[1].to_output.linear.register_forward_hook(lambda *given: seen.append(given[-1].shape))
+    x = torch.rand(2, N, 53)
+    with torch.set_grad_enabled(training):
+        watched = masknet(x)
+    assert seen == [(2, 53, 32)]
+    handle.remove()
+    with torch.no_grad():
+        torch.testing.assert_close(watched, masknet(x))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_may_be_replaced_by_an_adapter(masknet, training):
+    class Doubled(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return 2 * self.layer(x)
+
+    layer = masknet.blocks[0].to_values.linear
+    x = torch.rand(1, N, 53)
+    masknet.blocks[0].to_values.linear = Doubled(layer)
+    with torch.set_grad_enabled(training):
+        adapted = masknet(x)
+    masknet.blocks[0].to_values.linear = layer
+    with torch.no_grad():
+        assert not torch.allclose(adapted, masknet(x))
+        layer.weight *= 2
+        layer.bias *= 2
+        torch.testing.assert_close(adapted, masknet(x))

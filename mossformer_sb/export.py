@@ -32,6 +32,7 @@ CONDITIONS = {
     "separate_noisy_anechoic": "speech in noise; the estimates are to be free of it",
     "separate_clean_reverb": "speech in rooms, without noise",
     "separate_noisy_reverb": "speech in rooms, in noise; the estimates are to be free of noise",
+    "separate_mixed": "speech alone, in noise, or in rooms and in noise; the estimates are to be free of both",
 }
 
 

@@ -1,5 +1,6 @@
 """The model that comes with the package: it is used where none is named, and its absence is one clear message."""
 
+import runpy
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mossformer_sb.export import export
 from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.pretrained import DEFAULT, default_model
 
+ROOT = Path(__file__).parents[2]
 MISSING = "no model is named, and this version of mossformer_sb comes without one"
 
 
@@ -62,6 +64,28 @@ def test_a_package_without_a_model(packaged, recording, capsys):
         MossFormerSeparation.from_hparams()
     assert main(["separate", recording]) == 2
     assert MISSING in capsys.readouterr().err and not Path("separated").exists()
+
+
+@pytest.fixture
+def spectrogram():
+    """The functions of the example program."""
+    return runpy.run_path(str(ROOT / "examples" / "spectrogram.py"))
+
+
+def test_example_draws_with_the_packages_model(packaged, recording, spectrogram):
+    """With another model at hand, which is for versions without one."""
+    path = spectrogram["main"](recording, "out", "no/such/model")
+    assert path.read_bytes()[1:4] == b"PNG"
+    estimates = MossFormerSeparation.from_hparams(packaged).separate(recording)
+    np.testing.assert_array_equal(soundfile.read("out/talk_spk2.wav", dtype="float32")[0], estimates[:, 1])
+
+
+def test_example_draws_with_the_model_that_is_given(packaged, recording, spectrogram):
+    other = packaged.rename(packaged.with_name("other"))
+    assert spectrogram["main"](recording, "out", str(other)) == Path("out/talk.png")
+    assert Path("out/talk.png").is_file() and Path("out/talk_spk1.wav").is_file()
+    with pytest.raises(InputError, match=MISSING):
+        spectrogram["main"](recording, "out")
 
 
 def test_what_the_package_has_fits(tmp_path):

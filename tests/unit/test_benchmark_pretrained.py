@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import pretrained
+from benchmarks import pretrained, trials
 from benchmarks.pretrained import count_clicks, count_swaps, level_between, main, read_speakers, separate_long
 from data_prep.small_librispeech import prepare_small_librispeech
 from mossformer_sb import InputError, MossFormerSeparator
@@ -134,6 +134,40 @@ class TestLongMixtures:
 
 def test_level_of_a_silent_channel():
     assert level_between(torch.tensor([[1.0, 0.0]])) == 120.0
+
+
+class TestTrials:
+    """`benchmarks.trials`: what tells trials from each other, and what they reached."""
+
+    @pytest.fixture
+    def trials_folder(self, tmp_path):
+        for name, rate, scores in (("slow", 0.001, (1.0, 2.5)), ("fast", 0.004, (3.0, 4.5, 4.0))):
+            folder = tmp_path / "trials" / name
+            folder.mkdir(parents=True)
+            text = f"seed: 1\nlr: {rate}\noutput_folder: {name}\nencoder: !apply:mossformer_sb.build_encoder [mini]\n"
+            (folder / "hyperparams.yaml").write_text(text)
+            rows = [f"{epoch},{score},10" for epoch, score in enumerate(scores, start=1)]
+            (folder / "epochs.csv").write_text("\n".join(["epoch,valid_si-snr,seconds", *rows]) + "\n")
+        return tmp_path / "trials"
+
+    def test_table(self, trials_folder):
+        text = trials.table(sorted(trials_folder.iterdir()), unprocessed=0.5)
+        assert text.splitlines()[2:] == [
+            "| fast | lr 0.004 | 3 | 30 | 4.00 |",
+            "| slow | lr 0.001 | 2 | 20 | 2.00 |",
+        ]
+
+    def test_command(self, trials_folder, corpus, capsys):
+        """Improvements are over the validation mixtures themselves."""
+        manifest = f"{corpus[3]}/small_librispeech_cv.csv"
+        words = ["--manifest", manifest, *corpus[:2]]
+        assert trials.main([str(trials_folder / "fast"), *words]) == 0
+        printed = capsys.readouterr().out
+        assert "| fast | as the file has it | 3 | 30 | " in printed
+        unprocessed = trials.input_si_snr(manifest, corpus[1])
+        assert float(printed.split("|")[-2]) == pytest.approx(4.5 - unprocessed, abs=0.01)
+        assert trials.main([corpus[1], *words]) == 2
+        assert "data: holds no hyperparams.yaml; needed the output_folder of a training" in capsys.readouterr().err
 
 
 class TestMessages:

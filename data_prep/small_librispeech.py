@@ -46,6 +46,7 @@ NOISE_SECONDS = 30  # of a clip
 NOISE_PEAK = 0.9
 BABBLE_UTTERANCES = 24  # that the people of one clip take turns with
 TRAIN_SECONDS = 5.0  # of a fixed training mixture; those of validation and test last as long as their utterances
+WORTH_WORKERS = 30  # files or mixtures; fewer are made before the processes have started
 HELD_OUT_SHARE = 5  # validation and test have so many times fewer rooms and noises
 # Condition → whether there is a room, and noise.
 CONDITIONS = {"clean": (False, False), "noisy": (False, True), "reverb": (True, True)}
@@ -53,14 +54,28 @@ CONDITIONS = {"clean": (False, False), "noisy": (False, True), "reverb": (True, 
 
 @dataclass(frozen=True)
 class Speech(Item):
-    """One utterance, from LibriSpeech's rate to ours."""
+    """One utterance, from LibriSpeech's rate to ours.
+
+    Attributes
+    ----------
+    path : str
+        Of the recording.
+    """
 
     path: str
 
 
 @dataclass(frozen=True)
 class Noise(Item):
-    """One clip of noise."""
+    """One clip of noise.
+
+    Attributes
+    ----------
+    split : str
+        Whose speech babble is made of.
+    number : int
+        Of the clip, from 0.
+    """
 
     split: str
     number: int
@@ -68,7 +83,17 @@ class Noise(Item):
 
 @dataclass(frozen=True)
 class FixedMixture(Item):
-    """One mixture: item `number` of the dataset of its split and condition."""
+    """One mixture.
+
+    Attributes
+    ----------
+    split, condition : str
+        Which dataset draws it.
+    number : int
+        Of the dataset's item.
+    speakers : tuple of str
+        In the order of the sources.
+    """
 
     split: str
     condition: str
@@ -155,8 +180,12 @@ def prepare_small_librispeech(
         datasets[split] = _datasets(split, data_folder, count // len(CONDITIONS), num_rooms, seed, workers)
         items += [item for condition, data in datasets[split].items() for item in _plan(split, condition, data)]
     parameters |= {"num_rooms": num_rooms}
-    run(Plan(PREFIX, items, functools.partial(_mix, datasets), parameters), data_folder, workers)
+    _run(Plan(PREFIX, items, functools.partial(_mix, datasets), parameters), data_folder, workers)
     return write_manifests(_listing(items, data_folder), output_folder, deep, on_bad)
+
+
+def _run(plan, data_folder, workers):
+    run(plan, data_folder, 1 if len(plan.items) < WORTH_WORKERS else workers)
 
 
 def read_list(path=LIST_FILE):
@@ -238,7 +267,7 @@ def _copy_speech(splits, librispeech_folder, data_folder, parameters, workers):
     for name, path in names.items():
         output = Output(name, num_resampled(frames[path], SAMPLE_RATE), SAMPLE_RATE, "int16")
         items.append(Speech(path, (output,), str(root / path)))
-    run(Plan(f"{PREFIX}_speech", items, _read_speech, parameters), data_folder, workers)
+    _run(Plan(f"{PREFIX}_speech", items, _read_speech, parameters), data_folder, workers)
 
 
 def _read_speech(item):
@@ -260,7 +289,7 @@ def _synthesise_noise(splits, data_folder, seed, num_noises, parameters, workers
             output = Output(f"noise/{split}/{number:04d}.wav", NOISE_SECONDS * SAMPLE_RATE, SAMPLE_RATE, "int16")
             items.append(Noise(f"noise {number} of {split}", (output,), split, number))
     speech = {split: [str(data_folder / f"speech/{split}/{name}.wav") for name in splits[split]] for split in splits}
-    run(Plan(f"{PREFIX}_noise", items, functools.partial(_make_noise, speech, seed), parameters), data_folder, workers)
+    _run(Plan(f"{PREFIX}_noise", items, functools.partial(_make_noise, speech, seed), parameters), data_folder, workers)
 
 
 def _share(number, split):

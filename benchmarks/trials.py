@@ -92,7 +92,7 @@ def table(folders, unprocessed):
     rows = []
     for folder, (settings, epochs) in zip(folders, found, strict=True):
         tried = ", ".join(f"{key} {settings.get(key)}" for key in keys) or "as the file has it"
-        best, seconds = epochs["valid_si-snr"].max() - unprocessed, epochs["seconds"].sum()
+        best, seconds = epochs["valid_si-snr"].max() - unprocessed, epochs["train_seconds"].sum()
         rows.append((best, f"| {Path(folder).name} | {tried} | {len(epochs)} | {seconds:.0f} | {best:.2f} |"))
     head = ["| trial | what was tried | epochs | seconds | SI-SNRi, dB |", "|---|---|---|---|---|"]
     return "\n".join([*head, *(line for _, line in sorted(rows, key=lambda row: -row[0]))])

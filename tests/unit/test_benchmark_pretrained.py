@@ -147,7 +147,7 @@ class TestTrials:
             text = f"seed: 1\nlr: {rate}\noutput_folder: {name}\nencoder: !apply:mossformer_sb.build_encoder [mini]\n"
             (folder / "hyperparams.yaml").write_text(text)
             rows = [f"{epoch},{score},10" for epoch, score in enumerate(scores, start=1)]
-            (folder / "epochs.csv").write_text("\n".join(["epoch,valid_si-snr,seconds", *rows]) + "\n")
+            (folder / "epochs.csv").write_text("\n".join(["epoch,valid_si-snr,train_seconds", *rows]) + "\n")
         return tmp_path / "trials"
 
     def test_table(self, trials_folder):

@@ -40,13 +40,16 @@ demo: $(READY_DEMO) ## Make a small corpus, train on it, evaluate, export, separ
 	$(BIN)/python train.py hparams/mossformer_mini.yaml --output_folder "$(DEMO_FOLDER)"
 	@mixture=$$(ls "$(DEMO_FOLDER)"/corpus/wav8k/min/tt/mix_both/*.wav | head -n 1) && \
 	  $(BIN)/python examples/separate.py "$(DEMO_FOLDER)/export" "$(DEMO_FOLDER)/separated" "$$mixture" && \
+	  $(BIN)/python examples/spectrogram.py "$$mixture" "$(DEMO_FOLDER)/picture" "$(DEMO_FOLDER)/export" && \
 	  echo && echo "Done. In $(DEMO_FOLDER):" && \
 	  echo "  corpus/            the small corpus, laid out as WHAM!" && \
 	  echo "  train_log.txt      a line for each epoch" && \
 	  echo "  test_results.csv   scores of every test mixture; the last row is the average" && \
 	  echo "  audio/             some test mixtures with their sources and estimates, to listen to" && \
 	  echo "  export/            the trained model with its model card, README.md: what others load" && \
-	  echo "  separated/         $$mixture, separated by the model in export/"
+	  echo "  separated/         $$mixture, separated by the model in export/" && \
+	  echo "  picture/           the same by the model that comes with the package, where this version has one," && \
+	  echo "                     and the spectrograms of all of it"
 
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Writes the manifests of a corpus: `python -m data_prep {wsj0mix,wham,whamr,librimix,custom,mini} --data_folder …`"""
+"""Writes the manifests of a corpus: `python -m data_prep CORPUS --data_folder …`; `--help` lists the corpora."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from data_prep.command import run
 from data_prep.custom import prepare_custom
 from data_prep.librimix import prepare_librimix
 from data_prep.mini import prepare_mini
+from data_prep.small_librispeech import prepare_small_librispeech
 from data_prep.wham import prepare_wham
 from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
@@ -93,6 +94,21 @@ def _parser():
     mini.add_argument("--num_valid", type=int, help="number of validation mixtures")
     mini.add_argument("--num_test", type=int, help="number of test mixtures")
     mini.add_argument("--task", **TASK)
+
+    small = command(
+        "small_librispeech",
+        prepare_small_librispeech,
+        "a small corpus of 351 utterances of LibriSpeech: clean, in noise, and in rooms and noise; made if absent",
+    )
+    small.add_argument("--librispeech_folder", help="folder of train-clean-100/ and test-other/, to make the corpus of")
+    small.add_argument("--num_train", type=int, help="number of fixed training mixtures")
+    small.add_argument("--num_valid", type=int, help="number of validation mixtures")
+    small.add_argument("--num_test", type=int, help="number of test mixtures")
+    small.add_argument("--num_rooms", type=int, help="number of rooms for training")
+    small.add_argument("--num_noises", type=int, help="number of clips of noise for training")
+    small.add_argument("--seed", type=int, help="seed of everything random")
+    small.add_argument("--list_file", help="another list of utterances: utterance,part,split")
+    small.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
     return parser
 
 

@@ -14,6 +14,7 @@ from data_prep.custom import prepare_custom
 from data_prep.librimix import prepare_librimix
 from data_prep.manifest import SPLITS, check_choice
 from data_prep.mini import prepare_mini
+from data_prep.small_librispeech import prepare_small_librispeech
 from data_prep.wham import prepare_wham
 from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
@@ -36,6 +37,7 @@ CORPORA = {
     "librimix": Preparation(prepare_librimix),
     "custom": Preparation(prepare_custom, only_task="separate"),
     "mini": Preparation(prepare_mini),
+    "small_librispeech": Preparation(prepare_small_librispeech, only_task="separate_mixed"),
 }
 
 
@@ -55,8 +57,8 @@ def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, ta
     sample_rate : int
         Hz.
     task : str
-        As the corpus's own preparation has it; "separate_clean" for "wsj0mix" and "separate" for "custom", which have
-        no other.
+        As the corpus's own preparation has it; "separate_clean" for "wsj0mix", "separate" for "custom" and
+        "separate_mixed" for "small_librispeech", which have no other.
     train_split : str, optional
         Of "librimix": "train-100", the default, or "train-360".
     **options

@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_prep.manifest import SAMPLE_RATES, SPLITS, check_choice
-from data_prep.mixing import DESCRIPTION, check_free, rms, trim_silence, write_wham_tree
+from data_prep.mixing import DESCRIPTION, check_free, trim_silence, write_wham_tree
+from data_prep.synthetic_noise import make_noise
 from data_prep.voices import list_voices, synthesize
 from data_prep.wham import prepare_wham
 from mossformer_sb.errors import InputError
@@ -113,7 +114,8 @@ def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, s
             for speaker, voice in tqdm(voices.items(), f"Speaking {split}", unit="voice", disable=None)
         }
         utterances = [utterance for speaker in speech[split].values() for utterance in speaker]
-        noise[split] = [_noise(i, utterances, rng, sample_rate) for i in range(NUM_CLIPS[split])]
+        length = CLIP_SECONDS * sample_rate
+        noise[split] = [make_noise(i, utterances, rng, length, sample_rate) for i in range(NUM_CLIPS[split])]
     write_wham_tree(data_folder, speech, noise, num_mixtures, seed, sample_rate, description=description)
     logger.info("Made the small corpus: %s", data_folder)
 
@@ -226,67 +228,3 @@ def make_sentence(rng):
         kind = pattern[pattern.index("{") + 1 : pattern.index("}")]
         pattern = pattern.replace(f"{{{kind}}}", _WORDS[kind][rng.integers(len(_WORDS[kind]))], 1)
     return pattern
-
-
-# Noise
-
-
-def _noise(index, utterances, rng, sample_rate):
-    """One clip of coloured noise that swells and fades: alone, or with a hum, clicks or other people's voices."""
-    length = CLIP_SECONDS * sample_rate
-    bed = _coloured(length, rng, sample_rate) * _swell(length, rng, sample_rate)
-    kind = ("plain", "hum", "clicks", "babble")[index % 4]
-    if kind == "hum":
-        event = _hum(length, rng, sample_rate)
-    elif kind == "clicks":
-        event = _clicks(length, rng, sample_rate)
-    elif kind == "babble":
-        event = _babble(length, rng, utterances)
-    else:
-        return bed.astype(np.float32)
-    balance = 10 ** (rng.uniform(0, 10) / 20)
-    return (bed / rms(bed) + balance * event / rms(event)).astype(np.float32)
-
-
-def _coloured(length, rng, sample_rate):
-    """Gaussian noise whose spectrum falls by 0 to 9 dB an octave above 60 Hz."""
-    frequencies = np.fft.rfftfreq(length, 1 / sample_rate)
-    slope = rng.uniform(0, 1.5)
-    spectrum = np.fft.rfft(rng.standard_normal(length)) * np.maximum(frequencies, 60.0) ** -slope
-    return np.fft.irfft(spectrum * (frequencies > 20), length)
-
-
-def _swell(length, rng, sample_rate):
-    """A gain that wanders by some 4 dB within seconds."""
-    points = rng.normal(0, 4, 2 + length // (2 * sample_rate))
-    return 10 ** (np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points) / 20)
-
-
-def _hum(length, rng, sample_rate):
-    """A machine: harmonics of 50 to 150 Hz, a little unsteady."""
-    drift = np.cumsum(rng.standard_normal(length)) / length**0.5
-    phase = 2 * np.pi * rng.uniform(50, 150) * (np.arange(length) + 0.002 * sample_rate * drift) / sample_rate
-    return sum(rng.uniform(0.2, 1) / n * np.sin(n * phase + rng.uniform(0, 2 * np.pi)) for n in range(1, 12))
-
-
-def _clicks(length, rng, sample_rate):
-    """Short decaying rings at random times, some four a second: dishes, keys, steps."""
-    clicks = np.zeros(length)
-    time = np.arange(sample_rate // 10) / sample_rate
-    for start in rng.integers(0, length - len(time), 4 * length // sample_rate):
-        ring = np.sin(2 * np.pi * rng.uniform(300, 3000) * time) * np.exp(-time / rng.uniform(0.003, 0.02))
-        clicks[start : start + len(time)] += rng.uniform(0.2, 1) * ring
-    return clicks
-
-
-def _babble(length, rng, utterances):
-    """Six people of the same split, each saying one sentence after another."""
-    babble = np.zeros(length)
-    for _ in range(6):
-        talk = np.zeros(0)
-        while len(talk) < 2 * length:
-            utterance = utterances[rng.integers(len(utterances))]
-            talk = np.append(talk, utterance / rms(utterance))
-        start = rng.integers(length)
-        babble += talk[start : start + length]
-    return babble

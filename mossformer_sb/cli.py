@@ -13,11 +13,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from mossformer_sb.convert import from_modelscope, to_modelscope
 from mossformer_sb.description import describe
 from mossformer_sb.errors import InputError
+from mossformer_sb.export import WEIGHT_FORMATS
 from mossformer_sb.inference import MossFormerSeparation, output_paths
 from mossformer_sb.levels import LEVELS
 from mossformer_sb.listing import list_recordings, shard
 from mossformer_sb.long_recordings import Chunking
 from mossformer_sb.onnx_export import ONNX_FILE, check_onnx, export_onnx
+from mossformer_sb.pretrained import default_model
 from mossformer_sb.report import PUBLISHED, Example, check_report, pick_examples, write_report
 from mossformer_sb.scoring import (
     EXTRA_METRICS,
@@ -39,7 +41,7 @@ SOME_FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130  # exit codes
 SEPARATE = """\
 Separate recordings into one file a speaker, NAME_spk1.wav and so on, at the recording's own rate and length.
 
-  mossformer-sb separate talk.mp3 --model MODEL --output_folder separated
+  mossformer-sb separate talk.mp3            # into separated/, with the model that comes with the package
   mossformer-sb separate archive/ 'calls/**/*.wav' --model MODEL --output_folder separated --format flac
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
 
@@ -62,9 +64,12 @@ Export a trained model from a training's output folder to one that others load, 
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --license cc-by-4.0
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder averaged --average 5
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --examples 3 --onnx
+  mossformer-sb export results/mossformer_wham_L/1234 --output_folder quarter-size --half --weights ckpt
 
-It holds hyperparams.yaml, the weights as .safetensors and as .ckpt, and a model card, README.md. --onnx adds
-separator.onnx: mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length.
+It holds hyperparams.yaml, the weights as .safetensors and as .ckpt, and a model card, README.md. Of these two, ours
+loads either, without running code, and SpeechBrain's classes load the .ckpt. --half rounds the weights to half
+precision; whoever loads them computes in single precision. --onnx adds separator.onnx: mixture [batch, samples] to
+estimates [batch, samples, speakers], of any batch and length.
 --examples copies recordings of the corpus: see that its licence allows that."""
 
 CONVERT = """\
@@ -140,8 +145,13 @@ def _add_separate(commands):
         SEPARATE,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio file, folder, or pattern in quotes")
-    parser.add_argument("--model", required=True, help="folder of an exported model, or a model hub's id")
-    parser.add_argument("--output_folder", required=True, help="where to write; made if it is not there")
+    parser.add_argument(
+        "--model",
+        help="folder of an exported model, or a model hub's id (default: the one that comes with the package)",
+    )
+    parser.add_argument(
+        "--output_folder", default="separated", help="where to write; made if it is not there (default: separated)"
+    )
     parser.add_argument(
         "--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
     )
@@ -184,11 +194,10 @@ def _add_separate(commands):
 
 def _separate(arguments):
     chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
+    source = default_model() if arguments.model is None else arguments.model
     jobs = shard(list_recordings(arguments.inputs, arguments.output_folder))
     make_output_folder(arguments.output_folder)
-    model = MossFormerSeparation.from_hparams(
-        arguments.model, device=_device_of_rank(arguments.device), trust=arguments.trust
-    )
+    model = MossFormerSeparation.from_hparams(source, device=_device_of_rank(arguments.device), trust=arguments.trust)
     options = {"level": arguments.level, "channel": arguments.channel, "chunking": chunking}
     failed = skipped = 0
     with logging_redirect_tqdm():
@@ -290,6 +299,14 @@ def _add_export(commands):
     parser.add_argument("--average", type=int, default=1, metavar="K", help="the average of the best K checkpoints")
     parser.add_argument("--license", default="", help="for the model card, such as cc-by-4.0 (default: not stated)")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="add N test mixtures as audio")
+    parser.add_argument("--half", action="store_true", help="weights in half precision: half as large")
+    parser.add_argument(
+        "--weights",
+        default="both",
+        choices=["both", *WEIGHT_FORMATS],
+        help="which copies of the weights to write (default: both)",
+    )
+    parser.add_argument("--notes", metavar="FILE", help="Markdown to add to the model card")
     parser.add_argument("--onnx", action="store_true", help="add the separator as ONNX")
 
 
@@ -303,11 +320,23 @@ def _export(arguments):
         arguments.average,
         arguments.license,
         arguments.examples,
+        half=arguments.half,
+        formats=WEIGHT_FORMATS if arguments.weights == "both" else [arguments.weights],
+        notes=_read_notes(arguments.notes),
     )
     if arguments.onnx:
         model = MossFormerSeparation.from_hparams(folder, device="cpu")
         export_onnx(folder / ONNX_FILE, *(model.mods[name] for name in model.MODULES_NEEDED))
     print(f"The model is in {folder}")
+
+
+def _read_notes(path):
+    if path is None:
+        return ""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--notes {path}: can't be read ({error}). Give a file in Markdown, in UTF-8.") from error
 
 
 def _add_convert(commands):

@@ -52,9 +52,9 @@ class DynamicMixtureDataset(EpochDataset):
 
     Arguments
     ---------
-    manifest : str or Path
-        Of the static training set, which says how many mixtures an epoch has.
-    data_root : str or Path
+    manifest : str or Path or None
+        Of the static training set, which says how many mixtures an epoch has. None: ``mixtures_per_epoch`` alone does.
+    data_root : str or Path or None
         What ``$data_root`` stands for in it.
     speech_table, noise_table : str or Path
         Recordings to draw from, as `data_prep.mixing_tables` lists them. Without a noise table, or with an empty one,
@@ -75,7 +75,7 @@ class DynamicMixtureDataset(EpochDataset):
     min_seconds : float
         Shorter utterances are not drawn.
     mixtures_per_epoch : int, optional
-        Default: as many as the manifest has.
+        Default: as many as the manifest has; needed where there is none.
     augmentation : Augmentation, optional
         Default: none.
     room_rate, noise_rate : float
@@ -121,9 +121,13 @@ class DynamicMixtureDataset(EpochDataset):
         self.num_spks = num_spks
         self.segment = None if segment is None else round(segment * sample_rate)
         self.room_rate, self.noise_rate = room_rate, noise_rate
-        table = read_manifest(manifest, data_root)
-        self.fingerprint = fingerprint(table)
-        self.num_mixtures = len(table) if mixtures_per_epoch is None else mixtures_per_epoch
+        self.num_mixtures = mixtures_per_epoch
+        if manifest is not None:
+            table = read_manifest(manifest, data_root)
+            self.fingerprint = fingerprint(table)
+            self.num_mixtures = len(table) if mixtures_per_epoch is None else mixtures_per_epoch
+        if self.num_mixtures is None:
+            raise InputError("mixtures_per_epoch is null, and there is no manifest to count: give one of the two.")
         if self.num_mixtures < 1:
             raise InputError(f"mixtures_per_epoch {mixtures_per_epoch}: give one or more, or null.")
         shortest = min_seconds * self.augmentation.max_speed

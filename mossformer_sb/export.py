@@ -24,6 +24,7 @@ MODULES = ("encoder", "masknet", "decoder")
 HPARAMS_FILE = "hyperparams.yaml"
 RECORD_FILE = "training_record.json"
 EXAMPLES_FOLDER = "examples"
+WEIGHT_FORMATS = ("safetensors", "ckpt")
 # What a task says of the recordings that a model is for.
 CONDITIONS = {
     "separate_clean": "speech alone, without noise or reverberation",
@@ -32,6 +33,7 @@ CONDITIONS = {
     "separate_noisy_anechoic": "speech in noise; the estimates are to be free of it",
     "separate_clean_reverb": "speech in rooms, without noise",
     "separate_noisy_reverb": "speech in rooms, in noise; the estimates are to be free of noise",
+    "separate_mixed": "speech alone, in noise, or in rooms and in noise; the estimates are to be free of both",
 }
 
 
@@ -86,7 +88,7 @@ class TrainingRecord:
         )
 
 
-def export(folder, modules, sample_rate, record=None, examples=()):
+def export(folder, modules, sample_rate, record=None, examples=(), half=False, formats=WEIGHT_FORMATS, notes=""):
     """Write a folder that `MossFormerSeparation.from_hparams` loads, and SpeechBrain's ``SepformerSeparation`` too.
 
     It holds ``hyperparams.yaml``, the weights of each module as ``.safetensors`` for ours and as ``.ckpt`` (a plain
@@ -106,6 +108,12 @@ def export(folder, modules, sample_rate, record=None, examples=()):
         For the model card.
     examples : iterable of Path
         Audio files to copy into ``examples``.
+    half : bool
+        Whether to round the weights to half precision. Whoever loads them computes in single precision.
+    formats : sequence of str
+        Which copies of the weights to write, of `WEIGHT_FORMATS`: ours loads either, SpeechBrain's "ckpt" only.
+    notes : str
+        Markdown to add to the model card.
 
     Returns
     -------
@@ -115,7 +123,7 @@ def export(folder, modules, sample_rate, record=None, examples=()):
     Raises
     ------
     InputError
-        If the folder exists and is something else.
+        If the folder exists and is something else, or a weight is too large for half precision.
 
     Example
     -------
@@ -132,24 +140,41 @@ def export(folder, modules, sample_rate, record=None, examples=()):
             f"{folder}: exists and is no exported model, so it is not replaced. Choose another export folder."
         )
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
+    states = {name: _state(module, name, half) for name, module in modules.items()}
     record = record or TrainingRecord()
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        for name, module in modules.items():
-            state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-            torch.save(state, temporary / f"{name}.ckpt")
-            (temporary / f"{name}.safetensors").write_bytes(save(state))  # readable for others, as save_file is not
+        for name, state in states.items():
+            if "ckpt" in formats:
+                torch.save(state, temporary / f"{name}.ckpt")
+            if "safetensors" in formats:
+                (temporary / f"{name}.safetensors").write_bytes(save(state))  # readable for others, as save_file is not
         for path in examples:
             (temporary / EXAMPLES_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(path, temporary / EXAMPLES_FOLDER / Path(path).name)
         (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate), encoding="utf-8")
-        (temporary / "README.md").write_text(_model_card(modules, sample_rate, record, examples), encoding="utf-8")
+        card = _model_card(modules, sample_rate, record, examples, half, notes)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
         _replace_folder(folder, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     logger.info("Exported the model to %s", folder)
     return folder
+
+
+def _state(module, name, half):
+    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    if not half:
+        return state
+    largest = torch.finfo(torch.half).max
+    for key, value in state.items():
+        if not (value.abs() <= largest).all():
+            raise InputError(
+                f"{name}.{key}: has a value that half precision can't hold, which ends at {largest:g}. Export without "
+                "half, or another checkpoint."
+            )
+    return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
 
 
 def _replace_folder(folder, new):
@@ -208,7 +233,7 @@ def _class_path(module):
     return f"mossformer_sb.{name}" if offered else f"{type(module).__module__}.{name}"
 
 
-def _model_card(modules, sample_rate, record, examples=()):
+def _model_card(modules, sample_rate, record, examples=(), half=False, notes=""):
     masknet = modules["masknet"]
     num_spks = masknet.num_spks
     num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
@@ -220,6 +245,7 @@ def _model_card(modules, sample_rate, record, examples=()):
         "Speakers": num_spks,
         "Sample rate": f"{sample_rate} Hz",
         "Parameters": f"{num_parameters / 1e6:.2f} M",
+        "Weights": "half precision; they are computed with in single precision" if half else "",
         "Experiment": record.experiment,
         "Command": f"`{record.command}`" if record.command else "",
         "Epoch": record.best_epoch,
@@ -243,7 +269,7 @@ license: {record.licence or "unknown"}
 | | |
 |---|---|
 {rows}
-{_score_section(record)}{_example_section(examples)}
+{_score_section(record)}{_notes_section(notes)}{_example_section(examples)}
 ## Use
 
 ```python
@@ -261,6 +287,10 @@ SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossfo
 
 def _wrapped(text):
     return textwrap.fill(text, width=120, break_on_hyphens=False)
+
+
+def _notes_section(notes):
+    return f"\n{notes.strip()}\n" if notes.strip() else ""
 
 
 def _example_section(examples):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from mossformer_sb.errors import InputError
 from mossformer_sb.levels import LevelMeter, check_level
 from mossformer_sb.long_recordings import Chunking, separate_in_chunks
+from mossformer_sb.pretrained import default_model
 from mossformer_sb.resampling import resample_blocks
 from mossformer_sb.safe_loading import load_hparams
 from mossformer_sb.separator import separate
@@ -51,7 +52,7 @@ class MossFormerSeparation(Pretrained):
     @classmethod
     def from_hparams(
         cls,
-        source,
+        source=None,
         hparams_file="hyperparams.yaml",
         device=None,
         trust=False,
@@ -67,8 +68,8 @@ class MossFormerSeparation(Pretrained):
 
         Arguments
         ---------
-        source : str or Path
-            A local folder, or a model hub's id.
+        source : str or Path, optional
+            A local folder, or a model hub's id. Default: the model that comes with the package.
         hparams_file : str
             Name of the YAML file in it.
         device : str, optional
@@ -101,6 +102,7 @@ class MossFormerSeparation(Pretrained):
         InputError
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
+        source = default_model() if source is None else source
         folder = Path(source)
         if folder.is_dir() and not (folder / hparams_file).is_file():
             raise InputError(

@@ -106,6 +106,31 @@ def separate_in_chunks(separate, blocks, length, overlap):
         tail, position = estimates[-overlap:], start + len(chunk) - overlap
 
 
+def joins(num_samples, length, overlap):
+    """Where `separate_in_chunks` fades one chunk into the next.
+
+    Arguments
+    ---------
+    num_samples : int
+        Of the whole recording.
+    length, overlap : int
+        As for `separate_in_chunks`.
+
+    Returns
+    -------
+    list of tuple of int
+        First sample of each fade, and the first one after it.
+
+    Example
+    -------
+    >>> joins(10000, length=4000, overlap=1000), joins(4000, length=4000, overlap=1000)
+    ([(3000, 4000), (6000, 7000)], [])
+    """
+    chunks = _chunks([np.zeros(num_samples, dtype=np.float32)], length, overlap)
+    ends = [start + len(chunk) for start, chunk, is_last in chunks if not is_last]
+    return [(end - overlap, end) for end in ends]
+
+
 def continuing_order(before, after):
     """In which order the outputs of a chunk continue those of the one before.
 

@@ -338,12 +338,55 @@ def _example(example):
     return f"<h2>{html.escape(example.title)}</h2>{figures}"
 
 
-def _picture_and_sound(name, signal, sample_rate, loudest):
-    figure, axes = _figure(1, size=(4.2, 2.2))
+def draw_spectrograms(path, signals, sample_rate):
+    """Draw the spectrograms of some signals beside each other, on one scale of levels.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where to, ``.png``.
+    signals : mapping
+        Name to samples, [T].
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If matplotlib is absent.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "talk.png"
+    >>> draw_spectrograms(path, {"mixture": np.random.randn(8000)}, 8000).read_bytes()[1:4]
+    b'PNG'
+    """
+    check_report()
+    figure, axes = _figure(len(signals), size=(4.2 * len(signals), 2.6))
+    loudest = max(np.abs(_spectrum(signal)).max() for signal in signals.values())
+    for place, (name, signal) in zip(np.atleast_1d(axes), signals.items(), strict=True):
+        _draw(place, name, signal, sample_rate, loudest)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, format="png", dpi=90)
+    os.replace(temporary, path)
+    return path
+
+
+def _draw(axes, name, signal, sample_rate, loudest):
     levels = 20 * np.log10(np.abs(_spectrum(signal)) / max(loudest, 1e-12) + 1e-5)
     extent = (0, len(signal) / sample_rate, 0, sample_rate / 2000)
     axes.imshow(levels, origin="lower", aspect="auto", extent=extent, vmin=-80, vmax=0, cmap="magma")
     axes.set(title=name, xlabel="s", ylabel="kHz")
+
+
+def _picture_and_sound(name, signal, sample_rate, loudest):
+    figure, axes = _figure(1, size=(4.2, 2.2))
+    _draw(axes, name, signal, sample_rate, loudest)
     buffer = io.BytesIO()
     soundfile.write(buffer, signal, sample_rate, subtype="PCM_16", format="WAV")
     sound = f'<audio controls preload="auto" src="{_data(buffer.getvalue(), "audio/wav")}"></audio>'

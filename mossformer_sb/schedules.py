@@ -5,6 +5,7 @@ or after an epoch. Here is the one place that knows.
 """
 
 import copy
+import functools
 import inspect
 
 import torch
@@ -24,6 +25,8 @@ _BEFORE_STEP = {
     ("opt",): lambda optimizer, step: (optimizer,),
     ("opt", "num_updates"): lambda optimizer, step: (optimizer, step),
 }
+SCHEDULES = ("plateau", "one_cycle")
+LEAST_STEPS = 4  # of one_cycle
 # These of torch's count batches, the others epochs.
 _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
 
@@ -132,6 +135,58 @@ class Schedule:
         if self._is_torchs:
             return self.scheduler.state_dict()
         return {name: value for name, value in _data(self.scheduler).items() if value != self._initial.get(name)}
+
+
+def choose_schedule(name, lr, number_of_epochs, steps_per_epoch=None, warmup_share=0.05):
+    """The schedules that the experiments with peers offer by name.
+
+    Arguments
+    ---------
+    name : str
+        "plateau": constant for 85 epochs, then halved when the validation loss has not improved for 2. "one_cycle":
+        up to the highest rate within the first steps, then down to nearly zero along a cosine, for a fixed budget.
+    lr : float
+        The highest rate.
+    number_of_epochs : int
+        Epochs of the training; for "one_cycle" only, and so are the next two.
+    steps_per_epoch : int, optional
+        Steps of the optimiser in an epoch.
+    warmup_share : float
+        Share of all steps in which the rate rises.
+
+    Returns
+    -------
+    object or callable
+        For `Schedule`.
+
+    Raises
+    ------
+    InputError
+        If the name is not known, or the steps are not given.
+
+    Example
+    -------
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    >>> schedule = Schedule(choose_schedule("one_cycle", 1.0, number_of_epochs=2, steps_per_epoch=10), optimizer)
+    >>> schedule.by_step, round(schedule.rate, 2)
+    (True, 0.04)
+    """
+    if name not in SCHEDULES:
+        raise InputError(f"schedule {name!r} is not known: choose one of {', '.join(SCHEDULES)}.")
+    if name == "plateau":
+        return stock.ReduceLROnPlateau(factor=0.5, patience=2, dont_halve_until_epoch=85)
+    if not steps_per_epoch:
+        raise InputError(
+            f"schedule 'one_cycle' follows the number of steps, and steps_per_epoch is {steps_per_epoch}: give the "
+            "steps of an epoch, which are mixtures_per_epoch / batch_size."
+        )
+    total = number_of_epochs * steps_per_epoch
+    if total < LEAST_STEPS:
+        raise InputError(f"schedule 'one_cycle' needs {LEAST_STEPS} steps or more in all epochs; found {total}.")
+    share = max(warmup_share, 2 / total)  # of two steps at least: torch divides by what is between them
+    return functools.partial(
+        torch.optim.lr_scheduler.OneCycleLR, max_lr=lr, total_steps=total, pct_start=share, cycle_momentum=False
+    )
 
 
 def call_arguments(scheduler_class):

@@ -124,7 +124,7 @@ class MossFormerSeparator(nn.Module):
         Arguments
         ---------
         size : str
-            "S", "M" or "L" (10.8, 25.2, 42.1 M parameters), or "mini".
+            "S", "M" or "L", as published (10.8, 25.2, 42.1 M parameters), "small" (4.9 M) or "mini" (0.6 M).
         num_spks : int
             S.
         dropout : float

@@ -15,7 +15,7 @@ AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 AUDIO_FOLDER = "audio"
 
 
-def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0):
+def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):
     """Export a model from a training's output folder, without its data and its code.
 
     Arguments
@@ -32,6 +32,8 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
         For the model card, as model hubs call it, such as ``cc-by-4.0``.
     num_examples : int
         How many of the test mixtures that training kept as audio to add.
+    **options
+        ``half``, ``formats`` and ``notes`` of `mossformer_sb.export.export`.
 
     Returns
     -------
@@ -50,7 +52,8 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
     for name, module in modules.items():
         module.load_state_dict(_average([_weights(item, name) for item in chosen]))
     record = _record(training_folder, tree, chosen, checkpoint, licence)
-    return export(folder, modules, tree.build("sample_rate"), record, _examples(training_folder, num_examples))
+    examples = _examples(training_folder, num_examples)
+    return export(folder, modules, tree.build("sample_rate"), record, examples, **options)
 
 
 def _read_tree(training_folder):

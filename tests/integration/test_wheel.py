@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FROM_THE_CLONE = ("benchmarks", "data_prep", "hparams", "recipes", "tests", "train")
+MODEL = "pretrained/mossformer-small-8k"
+MODEL_FILES = ("README.md", "hyperparams.yaml", "encoder.ckpt", "masknet.ckpt", "decoder.ckpt")
 
 PROBE = """
 import importlib.metadata, importlib.util, json, sys
@@ -50,6 +52,11 @@ def wheel(tmp_path_factory):
     shutil.copytree(ROOT / "mossformer_sb", tree / "mossformer_sb", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(ROOT / name, tree)
+    # A model, in the place of the one that comes with the package.
+    model = tree / "mossformer_sb" / MODEL
+    model.mkdir(parents=True, exist_ok=True)
+    for name in MODEL_FILES:
+        (model / name).touch()
     # The neighbours, all as packages: none may enter, also when somebody gives one an __init__.py.
     for name in FROM_THE_CLONE:
         (tree / name).mkdir()
@@ -69,6 +76,7 @@ def test_wheel_holds_the_package_alone(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "mossformer_sb").rglob("*.py")}
     assert "mossformer_sb/__init__.py" in modules
     assert modules <= members
+    assert {f"mossformer_sb/{MODEL}/{name}" for name in MODEL_FILES} <= members
     assert any(member.endswith("/LICENSE") for member in members)
 
 

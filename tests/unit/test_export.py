@@ -53,6 +53,56 @@ def test_lengths(separator, folder):
     torch.testing.assert_close(model.separate_batch(mixture, lengths)[1, :2500], alone, rtol=1e-4, atol=1e-6)
 
 
+class TestHalfPrecision:
+    @pytest.fixture(scope="class")
+    def half(self, separator, tmp_path_factory):
+        modules = dict(separator.named_children())
+        return export(tmp_path_factory.mktemp("half") / "model", modules, RATE, half=True, formats=["ckpt"])
+
+    @pytest.mark.parametrize("interface", [MossFormerSeparation, SepformerSeparation])
+    def test_both_interfaces_compute_the_same_in_single_precision(self, separator, half, interface):
+        """Exactly what the network gives with rounded weights."""
+        rounded = MossFormerSeparator.from_size("mini", num_spks=3).eval()
+        rounded.load_state_dict({key: value.half() for key, value in separator.state_dict().items()})
+        model = interface.from_hparams(source=str(half), **ON_CPU)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+        mixture = torch.randn(2, 4000)
+        with torch.no_grad():
+            expected, exact = rounded(mixture), separator(mixture)
+        assert torch.equal(model.separate_batch(mixture), expected)
+        assert 0 < (expected - exact).norm() / exact.norm() < 0.01
+
+    def test_is_a_quarter_as_large_with_one_copy(self, folder, half):
+        sizes = [sum(path.stat().st_size for path in where.glob("masknet.*")) for where in (half, folder)]
+        assert sizes[0] < 0.27 * sizes[1]
+        assert not list(half.glob("*.safetensors"))
+        assert "| Weights | half precision" in (half / "README.md").read_text()
+        assert "| Weights |" not in (folder / "README.md").read_text()
+
+    def test_a_weight_that_is_too_large(self, tmp_path):
+        separator = MossFormerSeparator.from_size("mini")
+        with torch.no_grad():
+            separator.masknet.prelu.weight.fill_(1e5)
+        with pytest.raises(InputError, match="masknet.prelu.weight: has a value that half .* 65504"):
+            export(tmp_path / "model", dict(separator.named_children()), RATE, half=True)
+        assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_alone(separator, tmp_path):
+    folder = export(tmp_path / "model", dict(separator.named_children()), RATE, formats=["safetensors"])
+    assert not list(folder.glob("*.ckpt"))
+    mixture = torch.randn(1, 4000)
+    with torch.no_grad():
+        expected = separator(mixture)
+    assert torch.equal(MossFormerSeparation.from_hparams(source=folder, **ON_CPU).separate_batch(mixture), expected)
+
+
+def test_notes_go_into_the_model_card(separator, tmp_path):
+    folder = export(tmp_path / "model", dict(separator.named_children()), RATE, notes="## Limits\n\nTwo speakers.\n\n")
+    card = (folder / "README.md").read_text()
+    assert "\n\n## Limits\n\nTwo speakers.\n\n## Use\n" in card
+
+
 def test_model_card_has_the_numbers(folder):
     card = (folder / "README.md").read_text()
     for line in (

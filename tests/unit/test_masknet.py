@@ -102,7 +102,7 @@ def test_published_sizes(size, millions):
 
 
 def test_unknown_size_lists_the_known_ones():
-    with pytest.raises(InputError, match="model_size 'XXL' is not known: choose one of S, M, L, mini"):
+    with pytest.raises(InputError, match="model_size 'XXL' is not known: choose one of S, M, L, small, mini"):
         build_masknet("XXL")
 
 
@@ -204,7 +204,7 @@ def test_global_layer_norm_equals_group_norm():
 
 def test_sizes_differ_only_where_published():
     assert {name: (size.group_size, size.query_key_dim) for name, size in SIZES.items() if name != "mini"} == {
-        name: (256, 128) for name in "SML"
+        name: (256, 128) for name in ("S", "M", "L", "small")
     }
 
 

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 
 from data_prep.corpora import CORPORA, prepare_corpus
+from data_prep.wham import prepare_wham
 from mossformer_sb import InputError
 from tests.unit.trees import write_custom, write_librimix, write_wham, write_whamr, write_wsj0mix
 
 # Arguments as an experiment file gives them: null for what the user leaves out.
 OPTIONS = ("mode", "target", "csv_file", "noise", "mixture_is_sum", "num_train", "num_valid", "num_test")
+OPTIONS += ("librispeech_folder",)
 UNSET = dict.fromkeys((*OPTIONS, "train_split", "deep", "on_bad"))
 
 
@@ -79,6 +81,22 @@ def test_mini(tmp_path, monkeypatch):
     assert asked["numbers"][0] == 7 and list(manifests) == ["train", "valid", "test"]
 
 
+def test_small_librispeech(tmp_path, monkeypatch):
+    """The manifests of its three splits, of which there are more."""
+    asked = {}
+
+    def make(data_folder, output_folder, librispeech_folder=None, sample_rate=8000, num_test=300):
+        asked.update(librispeech_folder=librispeech_folder, num_test=num_test)
+        manifests = prepare_wham(write_wham(data_folder), output_folder, sample_rate)
+        return {**manifests, "tt_clean": "another"}
+
+    monkeypatch.setitem(CORPORA, "small_librispeech", CORPORA["small_librispeech"]._replace(prepare=make))
+    manifests = prepare(
+        "small_librispeech", tmp_path / "data", tmp_path, "separate_mixed", librispeech_folder="x", num_test=6
+    )
+    assert asked == {"librispeech_folder": "x", "num_test": 6} and list(manifests) == ["train", "valid", "test"]
+
+
 def test_another_corpus_takes_the_place_of_the_manifests(tmp_path):
     prepare("wham", write_wham(tmp_path / "wham"), tmp_path, "separate_noisy")
     prepare("wsj0mix", write_wsj0mix(tmp_path / "wsj0"), tmp_path, "separate_clean")
@@ -110,7 +128,9 @@ class TestMessages:
         with pytest.raises(InputError, match="The corpus has deep, mode, on_bad, train_split."):
             prepare("librimix", tmp_path, tmp_path, "separate_clean", target="reverb")
 
-    @pytest.mark.parametrize("corpus, only", [("wsj0mix", "separate_clean"), ("custom", "separate")])
+    @pytest.mark.parametrize(
+        "corpus, only", [("wsj0mix", "separate_clean"), ("custom", "separate"), ("small_librispeech", "separate_mixed")]
+    )
     def test_task_of_a_corpus_with_one(self, tmp_path, corpus, only):
         message = f"task is 'separate_noisy', but corpus '{corpus}' has only one: give --task {only}."
         with pytest.raises(InputError, match=message):
@@ -124,6 +144,8 @@ class TestMessages:
 def test_the_experiment_files_offer_every_option():
     """Every argument of every corpus's preparation can be given, but those that an experiment settles by other keys."""
     settled = {"data_folder", "output_folder", "sample_rate", "num_spks", "task", "splits", "seed"}
-    offered = {*UNSET, *settled}
+    # A corpus that several experiments are to be compared on is made in one way.
+    fixed = {"num_rooms", "num_noises", "list_file", "workers"}
+    offered = {*UNSET, *settled, *fixed}
     for prepare, _ in CORPORA.values():
         assert set(inspect.signature(prepare).parameters) <= offered

@@ -9,7 +9,7 @@ from speechbrain.nnet import schedulers as stock
 from torch.optim import lr_scheduler
 
 from mossformer_sb import InputError
-from mossformer_sb.schedules import Schedule, supported
+from mossformer_sb.schedules import Schedule, choose_schedule, supported
 
 LOSSES = (-1.0, -2.0, -1.5, -3.0)
 STEPS_IN_EPOCH = 2
@@ -151,3 +151,46 @@ def test_what_is_no_schedule_is_refused(scheduler):
 def test_torch_schedule_that_lacks_an_argument():
     with pytest.raises(InputError, match="lr_scheduler: torch's StepLR can't be made .*step_size"):
         Schedule(lr_scheduler.StepLR, start("constant").optimizer)
+
+
+class TestByName:
+    """`choose_schedule`, for the experiments with peers."""
+
+    def rates(self, schedule, steps):
+        found = []
+        for step in range(1, steps + 1):
+            schedule.before_step(step)
+            schedule.optimizer.step()
+            found.append(schedule.rate)
+        return found
+
+    def test_one_cycle_rises_falls_and_ends_with_the_budget(self):
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        chosen = choose_schedule("one_cycle", 0.5, number_of_epochs=4, steps_per_epoch=10, warmup_share=0.25)
+        rates = self.rates(Schedule(chosen, optimizer), 40)
+        assert max(rates) == pytest.approx(0.5) and rates.index(max(rates)) == 9
+        assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
+        assert rates[-1] < 1e-5 and optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+    def test_the_shortest_budget(self):
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        schedule = Schedule(choose_schedule("one_cycle", 0.5, number_of_epochs=2, steps_per_epoch=2), optimizer)
+        assert max(self.rates(schedule, 4)) == 0.5
+
+    def test_plateau_is_constant_at_first(self):
+        optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        schedule = Schedule(choose_schedule("plateau", 0.5, number_of_epochs=200), optimizer)
+        assert not schedule.by_step and self.rates(schedule, 3) == [0.5] * 3
+        rates = []
+        for epoch in range(1, 91):
+            schedule.after_epoch(epoch, loss=epoch / 10)  # it gets worse all the time
+            rates.append(schedule.rate)
+        assert set(rates[:85]) == {0.5} and rates[-1] < 0.5
+
+    def test_messages(self):
+        with pytest.raises(InputError, match="schedule 'cosine' is not known: choose one of plateau, one_cycle"):
+            choose_schedule("cosine", 0.5, 4)
+        with pytest.raises(InputError, match="needs 4 steps or more in all epochs; found 3"):
+            choose_schedule("one_cycle", 0.5, 1, steps_per_epoch=3)
+        with pytest.raises(InputError, match="steps_per_epoch is None: give the steps of an epoch"):
+            choose_schedule("one_cycle", 0.5, 4)

@@ -197,6 +197,18 @@ def test_command(training, tmp_path, capsys):
     assert "is neither a model folder nor a manifest" in capsys.readouterr().err
 
 
+def test_command_for_a_small_model(training, tmp_path, capsys):
+    """Half precision, one copy of the weights, and notes for the model card."""
+    (tmp_path / "notes.md").write_text("## Limits\n\nTwo speakers.\n")
+    words = ["export", str(training), "--output_folder", str(tmp_path / "model"), "--half", "--weights", "ckpt"]
+    assert main([*words, "--notes", str(tmp_path / "notes.md")]) == 0
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".ckpt", ".yaml", ".md"}
+    assert torch.load(tmp_path / "model" / "encoder.ckpt", weights_only=True)["conv1d.weight"].dtype == torch.half
+    assert "Two speakers." in (tmp_path / "model" / "README.md").read_text()
+    assert main([*words, "--notes", str(tmp_path / "none.md")]) == 2
+    assert "none.md: can't be read" in capsys.readouterr().err
+
+
 def test_info_of_a_manifest(tmp_path, capsys):
     manifest = tmp_path / "tt.csv"
     manifest.write_text(

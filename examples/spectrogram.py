@@ -1,0 +1,49 @@
+"""Separate a recording and draw what came out.
+
+    python examples/spectrogram.py RECORDING OUTPUT_FOLDER [MODEL_FOLDER]
+
+Writes one file a speaker, as ``separate.py`` does, and ``<recording>.png``: spectrograms of the recording and of each
+speaker. The model is the one that comes with the package, and MODEL_FOLDER where this version has none.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.pretrained import default_model
+from mossformer_sb.report import check_report, draw_spectrograms
+from mossformer_sb.streams import Recording
+
+
+def main(recording, output_folder, model_folder=None):
+    """Separate the recording and draw the picture; returns its path."""
+    check_report()
+    model = MossFormerSeparation.from_hparams(choose_model(model_folder))
+    estimates = model.separate_file(recording, output_folder=output_folder).T.numpy()
+    opened = Recording(recording)
+    signals = {"mixture": np.concatenate(list(opened.blocks()))}
+    signals |= {f"speaker {number}": estimate for number, estimate in enumerate(estimates, start=1)}
+    path = Path(output_folder) / f"{Path(recording).stem}.png"
+    return draw_spectrograms(path, signals, opened.sample_rate)
+
+
+def choose_model(model_folder):
+    """The package's model, or else the one that was given."""
+    try:
+        return default_model()
+    except InputError:
+        if model_folder is None:
+            raise
+        return model_folder
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    try:
+        print(f"The picture is {main(*sys.argv[1:])}")
+    except InputError as error:
+        sys.exit(f"spectrogram.py: {error}")

@@ -52,7 +52,7 @@ def main(arguments=None):
 
 def _mixing(options, scratch):
     folder = Path(options.folder) if options.folder else mixing.write_recordings(scratch)
-    return mixing.compare(folder, options.segment, options.items, options.rounds)
+    return mixing.compare(folder, Path(scratch), options.segment, options.items, options.rounds)
 
 
 def _manifests(options, scratch):

@@ -37,17 +37,15 @@ def write_recordings(folder):
     return folder
 
 
-def ours(folder, segment, levels, speed_perturb):
-    """Our dataset on the recordings of a folder."""
-    manifest = folder / "tr.csv"
-    manifest.write_text(f"ID,duration,sample_rate,mix_wav,s1_wav\na,4.0,{SAMPLE_RATE},$data_root/a,$data_root/b\n")
+def ours(folder, tables, segment, levels, speed_perturb):
+    """Our dataset on the recordings of a folder, which are listed in another."""
     speech, noise = folder / "speech", folder / "noise"
-    prepare_mixing(True, manifest, folder, folder, speech_folder=speech, noise_folder=noise, workers=1)
+    prepare_mixing(True, None, folder, tables, speech_folder=speech, noise_folder=noise, workers=1)
     return DynamicMixtureDataset(
-        manifest,
-        folder,
-        folder / "mixing_speech.csv",
-        folder / "mixing_noise.csv",
+        manifest=None,
+        data_root=None,
+        speech_table=tables / "mixing_speech.csv",
+        noise_table=tables / "mixing_noise.csv",
         levels=levels,
         segment=segment,
         mixtures_per_epoch=10**6,
@@ -55,13 +53,15 @@ def ours(folder, segment, levels, speed_perturb):
     )
 
 
-def compare(folder, segment=4.0, items=40, rounds=9):
+def compare(folder, tables, segment=4.0, items=40, rounds=9):
     """Time both in turns.
 
     Arguments
     ---------
     folder : Path
         Recordings, as `write_recordings` lays them out.
+    tables : Path
+        Folder that our tables of them are written to.
     segment : float
         Seconds of an item.
     items : int
@@ -74,9 +74,10 @@ def compare(folder, segment=4.0, items=40, rounds=9):
     list of dict
         As `benchmarks.turns.in_turns` returns them; the first is SpeechBrain's.
     """
+    pipelines = {
+        f"ours, levels: {levels}, {speed} speeds": ours(folder, tables, segment, levels, speed).__getitem__
+        for levels in ("wham", "speechbrain")
+        for speed in ("discrete", "continuous")
+    }
     reference = SpeechBrainMixing(folder / "speech", folder / "noise", SAMPLE_RATE, segment)
-    pipelines = {"SpeechBrain's, literally": reference.__getitem__}
-    for levels in ("wham", "speechbrain"):
-        for speed in ("discrete", "continuous"):
-            pipelines[f"ours, levels: {levels}, {speed} speeds"] = ours(folder, segment, levels, speed).__getitem__
-    return in_turns(pipelines, items, rounds, "Mixing")
+    return in_turns({"SpeechBrain's, literally": reference.__getitem__, **pipelines}, items, rounds, "Mixing")

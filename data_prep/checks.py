@@ -18,6 +18,7 @@ from mossformer_sb.dataio import read_audio
 from mossformer_sb.errors import InputError
 
 NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run
+MOST_AT_ONCE = 100  # items that a thread takes at once
 NUM_SHOWN = 10  # problems shown in full
 STEP = 2.0**-15  # of 16-bit audio
 CLIPPED_RUN = 3  # samples on end at full scale: fewer may be a peak that just reaches it
@@ -133,8 +134,18 @@ def shared_speakers(listing):
 
 def _in_parallel(function, items, description, unit):
     """The results in the order of the items, with rate and remaining time shown."""
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        return list(tqdm(pool.map(function, items), description, len(items), unit=unit, disable=None))
+    # Handing an item to a thread takes longer than to read a header, so each is handed some at once.
+    size = max(1, min(MOST_AT_ONCE, len(items) // (4 * NUM_READERS)))
+    stretches = [items[start : start + size] for start in range(0, len(items), size)]
+    results = []
+    with (
+        ThreadPoolExecutor(NUM_READERS) as pool,
+        tqdm(desc=description, total=len(items), unit=unit, disable=None) as progress,
+    ):
+        for found in pool.map(lambda stretch: [function(item) for item in stretch], stretches):
+            results += found
+            progress.update(len(found))
+    return results
 
 
 # Headers

@@ -1,11 +1,16 @@
 """Running the programs as a user does."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+WHAM = ROOT / "hparams" / "mossformer_wham.yaml"
+SMALL = ["--model_size", "mini", "--segment", "0.8", "--batch_size", "4", "--lr", "0.002", "--num_workers", "1"]
+SMALL += ["--device", "cpu", "--noprogressbar"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 IN_TURN = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -13,6 +18,16 @@ from train import main
 for arguments in json.loads(sys.argv[2]):
     main(arguments)
 """
+
+
+def command(*arguments, script=ROOT / "train.py"):
+    return [sys.executable, str(script), *map(str, arguments)]
+
+
+def train(*arguments, cwd):
+    """Run train.py to its end, in another folder than the repository. ``stdout`` has all that was printed."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.run(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
 
 
 def train_in_turn(runs, cwd):

@@ -1,12 +1,8 @@
-"""train.py as a user runs it: from data to an exported model, killed and resumed, and given wrong input."""
+"""train.py as a user runs it: from data to an exported model, and given wrong input."""
 
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -17,30 +13,7 @@ import torch
 from mossformer_sb.dataio import read_audio
 from mossformer_sb.inference import MossFormerSeparation
 from tests.integration.corpora import write_easy_wham
-
-ROOT = Path(__file__).parents[2]
-WHAM = ROOT / "hparams" / "mossformer_wham.yaml"
-SMALL = ["--model_size", "mini", "--segment", "0.8", "--batch_size", "4", "--lr", "0.002", "--num_workers", "1"]
-SMALL += ["--device", "cpu", "--noprogressbar"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
-
-
-def command(*arguments, script=ROOT / "train.py"):
-    return [sys.executable, str(script), *map(str, arguments)]
-
-
-def train(*arguments, cwd):
-    """Run train.py to its end, in another folder than the repository. ``stdout`` has all that was printed."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
-
-
-def weights(output_folder):
-    return {
-        f"{path.stem}.{key}": value
-        for path in sorted((output_folder / "export").glob("*.ckpt"))
-        for key, value in torch.load(path, weights_only=True).items()
-    }
+from tests.integration.programs import SMALL, WHAM, train
 
 
 @pytest.fixture(scope="module")
@@ -124,94 +97,6 @@ class TestOneRun:
         result = train(WHAM, "--data_folder", corpus, "--output_folder", run[0], *SMALL, *options, cwd=run[0])
         assert result.returncode == 0, result.stdout
         pd.testing.assert_frame_equal(self.scores(run), before, atol=2e-3)
-
-
-def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
-    """Dropout and dynamic mixing on, SIGKILL in the middle of the second epoch."""
-    options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
-    options += ["--dynamic_mixing", "--speed_perturb", "continuous", "--single_speaker_rate", 0.1]
-    options += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
-    assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
-
-    output = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(*options, "--output_folder", "killed"),
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(lambda: intra_epoch_checkpoint_after_first_epoch(output), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert "epoch: 2" not in (output / "train_log.txt").read_text()
-
-    resumed = train(*options, "--output_folder", "killed", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stdout
-    assert "Loading a checkpoint" in resumed.stdout and "Going into epoch 1" not in resumed.stdout
-    assert log_without_times(output) == log_without_times(tmp_path / "whole")
-    expected = weights(tmp_path / "whole")
-    assert all(torch.equal(value, expected[key]) for key, value in weights(output).items())
-    assert (output / "test_results.csv").read_bytes() == (tmp_path / "whole" / "test_results.csv").read_bytes()
-
-
-def log_without_times(output_folder):
-    """The lines of the log without what differs from run to run: time, speed, memory."""
-    text = (output_folder / "train_log.txt").read_text()
-    fields = "|".join(map(re.escape, ("seconds", "items/s", "audio-s/s", "memory-gb")))
-    text, found = re.subn(rf", train (?:{fields}): [^,\n]*?(?=,| - |\n)", "", text)
-    assert found == 4 * text.count("epoch: ")
-    return text
-
-
-def wait_for(condition, process, limit=300):
-    end = time.time() + limit
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.time() < end, "the run did not come so far"
-        time.sleep(0.02)
-
-
-def intra_epoch_checkpoint_after_first_epoch(output_folder):
-    """Two checkpoints: that of epoch 1, and one within epoch 2."""
-    metas = [path.read_text() for path in output_folder.glob("save/CKPT*/CKPT.yaml")]
-    return any("si-snr" in meta for meta in metas) and any("intra" in meta.lower() for meta in metas)
-
-
-class TestTwoProcesses:
-    """As torchrun starts them, on the processor."""
-
-    OPTIONS = ["--distributed_backend", "gloo", "--number_of_epochs", 1, "--batches_per_epoch", 3]
-    OPTIONS += ["--valid_batch_size", 1, "--n_audio_to_save", 2]
-
-    def torchrun(self, *arguments, cwd):
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        words = [*launcher, str(ROOT / "train.py"), *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
-
-    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path):
-        options = [WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *self.OPTIONS]
-        result = self.torchrun(*options, cwd=tmp_path)
-        assert result.returncode == 0, result.stdout
-        both = pd.read_csv(tmp_path / "out" / "test_results.csv")
-        assert len(list((tmp_path / "out" / "audio").glob("*_mix.wav"))) == 2
-        assert (tmp_path / "out" / "export" / "masknet.ckpt").is_file()
-        assert (tmp_path / "out" / "train_log.txt").read_text().count("epoch: ") == 1
-        table = pd.read_csv(tmp_path / "out" / "epochs.csv")
-        assert len(table) == 1 and (tmp_path / "out" / "training_curves.png").is_file()
-
-        alone = train(*options, "--test_only", cwd=tmp_path)
-        assert alone.returncode == 0, alone.stdout
-        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "test_results.csv"), both, atol=1e-4)
-
-    def test_an_error_in_the_data_is_shown_once(self, tmp_path):
-        result = self.torchrun(WHAM, "--data_folder", "nowhere", *SMALL, *self.OPTIONS, cwd=tmp_path)
-        assert result.returncode != 0
-        assert result.stdout.count("data_folder 'nowhere' does not exist") == 1
-        assert "Going into epoch" not in result.stdout
 
 
 class TestWrongInput:

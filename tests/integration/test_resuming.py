@@ -1,0 +1,80 @@
+"""train.py killed and started again."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from tests.integration.corpora import write_easy_wham
+from tests.integration.programs import ENVIRONMENT, SMALL, WHAM, command, train
+
+
+def weights(output_folder):
+    return {
+        f"{path.stem}.{key}": value
+        for path in sorted((output_folder / "export").glob("*.ckpt"))
+        for key, value in torch.load(path, weights_only=True).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 80, "cv": 6, "tt": 7})
+
+
+def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
+    """Dropout and dynamic mixing on, SIGKILL in the middle of the second epoch."""
+    options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
+    options += ["--dynamic_mixing", "--speed_perturb", "continuous", "--single_speaker_rate", 0.1]
+    options += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
+    assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
+
+    output = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(*options, "--output_folder", "killed"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(lambda: intra_epoch_checkpoint_after_first_epoch(output), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "epoch: 2" not in (output / "train_log.txt").read_text()
+
+    resumed = train(*options, "--output_folder", "killed", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stdout
+    assert "Loading a checkpoint" in resumed.stdout and "Going into epoch 1" not in resumed.stdout
+    assert log_without_times(output) == log_without_times(tmp_path / "whole")
+    expected = weights(tmp_path / "whole")
+    assert all(torch.equal(value, expected[key]) for key, value in weights(output).items())
+    assert (output / "test_results.csv").read_bytes() == (tmp_path / "whole" / "test_results.csv").read_bytes()
+
+
+def log_without_times(output_folder):
+    """The lines of the log without what differs from run to run: time, speed, memory."""
+    text = (output_folder / "train_log.txt").read_text()
+    fields = "|".join(map(re.escape, ("seconds", "items/s", "audio-s/s", "memory-gb")))
+    text, found = re.subn(rf", train (?:{fields}): [^,\n]*?(?=,| - |\n)", "", text)
+    assert found == 4 * text.count("epoch: ")
+    return text
+
+
+def wait_for(condition, process, limit=300):
+    end = time.time() + limit
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.time() < end, "the run did not come so far"
+        time.sleep(0.02)
+
+
+def intra_epoch_checkpoint_after_first_epoch(output_folder):
+    """Two checkpoints: that of epoch 1, and one within epoch 2."""
+    metas = [path.read_text() for path in output_folder.glob("save/CKPT*/CKPT.yaml")]
+    return any("si-snr" in meta for meta in metas) and any("intra" in meta.lower() for meta in metas)

@@ -1,0 +1,49 @@
+"""train.py as torchrun starts it."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from tests.integration.corpora import write_easy_wham
+from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, WHAM, train
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 80, "cv": 6, "tt": 7})
+
+
+class TestTwoProcesses:
+    """As torchrun starts them, on the processor."""
+
+    OPTIONS = ["--distributed_backend", "gloo", "--number_of_epochs", 1, "--batches_per_epoch", 3]
+    OPTIONS += ["--valid_batch_size", 1, "--n_audio_to_save", 2]
+
+    def torchrun(self, *arguments, cwd):
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        words = [*launcher, str(ROOT / "train.py"), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
+
+    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path):
+        options = [WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *self.OPTIONS]
+        result = self.torchrun(*options, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout
+        both = pd.read_csv(tmp_path / "out" / "test_results.csv")
+        assert len(list((tmp_path / "out" / "audio").glob("*_mix.wav"))) == 2
+        assert (tmp_path / "out" / "export" / "masknet.ckpt").is_file()
+        assert (tmp_path / "out" / "train_log.txt").read_text().count("epoch: ") == 1
+        table = pd.read_csv(tmp_path / "out" / "epochs.csv")
+        assert len(table) == 1 and (tmp_path / "out" / "training_curves.png").is_file()
+
+        alone = train(*options, "--test_only", cwd=tmp_path)
+        assert alone.returncode == 0, alone.stdout
+        pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "test_results.csv"), both, atol=1e-4)
+
+    def test_an_error_in_the_data_is_shown_once(self, tmp_path):
+        result = self.torchrun(WHAM, "--data_folder", "nowhere", *SMALL, *self.OPTIONS, cwd=tmp_path)
+        assert result.returncode != 0
+        assert result.stdout.count("data_folder 'nowhere' does not exist") == 1
+        assert "Going into epoch" not in result.stdout

@@ -17,7 +17,7 @@ from mossformer_sb.attention import local_attention, rotate
 from mossformer_sb.depthwise import filter_inside, filter_pieces
 from mossformer_sb.products import add_product, has_hooks, is_plain, linear, needs_gradient, packed, product
 
-PIECE = 512  # frames: 4 MB of v and u at size L
+PIECE = 768  # frames: 6 MB of v and u at size L
 
 
 def suits(masknet, x):

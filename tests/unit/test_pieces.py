@@ -148,3 +148,11 @@ def test_a_layer_may_be_replaced_by_an_adapter(masknet, training):
         layer.weight *= 2
         layer.bias *= 2
         torch.testing.assert_close(adapted, masknet(x))
+
+
+def test_a_block_that_is_watched_is_called(masknet):
+    seen = []
+    masknet.blocks[1].register_forward_hook(lambda *given: seen.append(given[-1].shape))
+    with torch.no_grad():
+        masknet(torch.rand(2, N, 53))
+    assert seen == [(2, 53, 32)]

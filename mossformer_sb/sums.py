@@ -8,7 +8,8 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 from mossformer_sb import ranks
 
 # What each rank has a share of; the rest is the same on all.
-_SHARED_OUT = ("si_snr", "count", "dropped", "nonfinite", "samples", "failed")
+_SHARED_OUT = ("si_snr", "count", "dropped", "nonfinite", "samples", "failed", "seconds")
+_FRACTIONS = ("si_snr", "seconds")
 
 
 @register_checkpoint_hooks
@@ -35,7 +36,7 @@ class StageSums:
     streak: int = 0  # steps in a row, up to now, with something that was not finite
     norm: float = 0.0  # of the gradients before clipping, over the steps
     norm_max: float = 0.0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training steps, by the main process's clock
 
     def reset(self):
         """Begin anew. The streak goes on: it may cross from one epoch to the next."""
@@ -65,7 +66,7 @@ class StageSums:
     def over_ranks(self, device):
         """New sums of what all the ranks have counted of items."""
         totals = dict(zip(_SHARED_OUT, ranks.total([getattr(self, n) for n in _SHARED_OUT], device), strict=True))
-        return StageSums(**{name: value if name == "si_snr" else int(value) for name, value in totals.items()})
+        return StageSums(**{name: value if name in _FRACTIONS else int(value) for name, value in totals.items()})
 
     @property
     def mean(self):

@@ -187,10 +187,47 @@ class TestByName:
             rates.append(schedule.rate)
         assert set(rates[:85]) == {0.5} and rates[-1] < 0.5
 
+    def test_one_cycle_falls_as_torchs_does(self):
+        optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2)]
+        ours = choose_schedule("one_cycle", 0.5, number_of_epochs=4, steps_per_epoch=10, warmup_share=0.25)
+        torchs = functools.partial(lr_scheduler.OneCycleLR, max_lr=0.5, total_steps=40, pct_start=0.25)
+        ours, torchs = (self.rates(Schedule(*pair), 40) for pair in zip((ours, torchs), optimizers, strict=True))
+        assert ours[9:] == pytest.approx(torchs[9:], rel=1e-6)  # it rises from step 1, not 0
+
+    def test_one_cycle_follows_the_time_that_is_used(self):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        chosen = choose_schedule("one_cycle", 0.5, 1, warmup_share=0.1, decay_share=0.5, train_minutes=60)
+        schedule = Schedule(chosen, optimizer)
+        rates = {0.0: 0.02, 0.05: 0.26, 0.1: 0.5, 0.3: 0.5, 0.5: 0.5, 0.75: 0.25, 1.0: 2e-6, 1.5: 2e-6}
+        assert schedule.rate == pytest.approx(rates[0.0])
+        for step, (share, rate) in enumerate(rates.items(), 1):
+            schedule.before_step(step, share)
+            assert schedule.rate == pytest.approx(rate, rel=1e-3, abs=1e-6)
+
+    def test_a_schedule_by_time_needs_the_time(self):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        schedule = Schedule(choose_schedule("one_cycle", 0.5, 1, train_minutes=60), optimizer)
+        with pytest.raises(InputError, match="has no number of steps: give train_minutes"):
+            schedule.before_step(1)
+
+    @pytest.mark.parametrize("shares", [(0.6, 0.5), (-0.1, 0.5), (0.1, 0.0), (1.0, None)])
+    def test_shares_that_are_none(self, shares):
+        with pytest.raises(InputError, match="warmup_share .* decay_share .* such as 0.05 and 0.25"):
+            choose_schedule("one_cycle", 0.5, 1, None, *shares, train_minutes=60)
+
+    def test_linear(self):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = Schedule(choose_schedule("linear", 1.0, number_of_epochs=3, final_lr=0.5), optimizer)
+        rates = []
+        for epoch in (1, 2, 3):
+            rates.append(schedule.rate)
+            schedule.after_epoch(epoch, loss=0.0)
+        assert rates == [1.0, 0.75, 0.5]
+
     def test_messages(self):
-        with pytest.raises(InputError, match="schedule 'cosine' is not known: choose one of plateau, one_cycle"):
+        with pytest.raises(InputError, match="'cosine' is not known: choose one of plateau, linear, one_cycle"):
             choose_schedule("cosine", 0.5, 4)
         with pytest.raises(InputError, match="needs 4 steps or more in all epochs; found 3"):
             choose_schedule("one_cycle", 0.5, 1, steps_per_epoch=3)
-        with pytest.raises(InputError, match="steps_per_epoch is None: give the steps of an epoch"):
+        with pytest.raises(InputError, match="train_minutes is None, steps_per_epoch None: give one"):
             choose_schedule("one_cycle", 0.5, 4)

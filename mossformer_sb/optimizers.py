@@ -5,8 +5,8 @@ import torch
 from mossformer_sb.errors import InputError
 
 OPTIMIZERS = ("adam", "adamw", "muon")
-# In both dimensions of a matrix. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four copies
-# of queries and keys.
+# Of a matrix, in both dimensions. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four
+# copies of queries and keys.
 LEAST_SIZE = 32
 
 

@@ -181,9 +181,7 @@ class TestMessages:
 
     def test_missing_clips_in_one_message(self, tmp_path, source):
         """The folder of other clips, without anything of our list."""
-        text = (
-            r"clips_folder '.*' lacks 12062 of 12162 clips, the first of them cv-.*wav: docs/pretrained"
-        )
+        text = r"clips_folder '.*' lacks 12062 of 12162 clips, the first of them cv-.*wav: docs/pretrained"
         self.fails(tmp_path, text, clips_folder=source["clips_folder"])
 
     def test_missing_utterances_in_one_message(self, tmp_path, source):

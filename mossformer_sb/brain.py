@@ -324,7 +324,7 @@ class SeparationBrain(sb.Brain):
         if self.budget.minutes is None:
             super().fit(self.budget.epochs(epoch_counter), train_set, valid_set, progressbar, **loader_kwargs)
             return
-        self._shows_progress = not self.noprogressbar if progressbar is None else progressbar
+        self._draws_bar = not self.noprogressbar if progressbar is None else progressbar
         try:
             super().fit(self.budget.epochs(epoch_counter), train_set, valid_set, progressbar=False, **loader_kwargs)
         finally:
@@ -339,7 +339,8 @@ class SeparationBrain(sb.Brain):
         ranks.everywhere(super().on_fit_start)
         if self.budget.minutes is not None:
             self._report_budget()
-            self._progress = Progress(self.budget, self._shows_progress and if_main_process())
+            if if_main_process():
+                self._progress = Progress(self.budget, bar=self._draws_bar)
 
     def _report_budget(self):
         """Say how much of the time is left and, where a resumed run was given another time, how the rate moves."""

@@ -151,25 +151,23 @@ class Progress:
     ---------
     budget : TimeBudget
         With a limit.
-    shown : bool
-        Whether anything is.
+    bar : bool
+        Whether a bar is drawn, if there is a terminal; otherwise there are lines in the log.
     """
 
-    def __init__(self, budget, shown=True):
-        self.budget, self.shown = budget, shown
+    def __init__(self, budget, bar=True):
+        self.budget = budget
         self._logged = -math.inf
         self._bar = tqdm(
             total=budget.minutes,
             initial=round(budget.used / 60, 2),
-            disable=None if shown else True,
+            disable=None if bar else True,
             dynamic_ncols=True,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total:g} min, {postfix}",
         )
 
     def update(self, epoch, step, loss):
         """Show the state after a step of an epoch, with the epoch's mean loss in dB."""
-        if not self.shown:
-            return
         if not self._bar.disable:
             self._bar.set_description_str(f"epoch {epoch}", refresh=False)
             self._bar.set_postfix_str(f"{self.budget.minutes_left:.1f} min left, loss {loss:.2f} dB", refresh=False)

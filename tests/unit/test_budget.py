@@ -132,7 +132,8 @@ def train(folder, train_minutes=1.2, epoch_minutes=0.5, killed_at=None, **hparam
         epoch_counter=counter,
         train_logger=Recorder(),
         ckpt_interval_steps=1,
-        **{"noprogressbar": True, **hparams},
+        noprogressbar=True,
+        **hparams,
     )
     brain.history.draw = lambda: None
     brain.checkpointer.add_recoverables(dict(brain.modules))
@@ -225,6 +226,6 @@ def test_a_checkpoint_without_a_budget_can_get_one(tmp_path):
 
 def test_progress_says_what_is_left(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
-        train(tmp_path, noprogressbar=False)
+        train(tmp_path)
     lines = [record.getMessage() for record in caplog.records if "minutes left" in record.getMessage()]
     assert lines and lines[0].startswith("epoch 1, step 1: mean loss ") and lines[0].endswith("1.1 of 1.2 minutes left")

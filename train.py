@@ -17,6 +17,7 @@ from hyperpyyaml import load_hyperpyyaml
 from mossformer_sb import ranks
 from mossformer_sb.arguments import parse_arguments
 from mossformer_sb.brain import BEST_KEY, SeparationBrain
+from mossformer_sb.checkpoints import check_origin
 from mossformer_sb.dataio import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import TrainingRecord, export
@@ -31,6 +32,7 @@ def main(argv):
     hparams_file, run_opts, overrides = parse_arguments(argv)
     ranks.start(run_opts)
     hparams = ranks.everywhere(load, hparams_file, overrides)
+    ranks.everywhere(check_origin, hparams["checkpointer"])
     if hparams["report"]:
         ranks.everywhere(check_report)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
 SHOWN_DIFFERENCES = 3
+_OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
+_THEIRS = "counter"  # what these call the epoch counter
 
 
 class Checkpointer(stock.Checkpointer):
@@ -274,6 +276,40 @@ class Checkpointer(stock.Checkpointer):
 
     def _is_whole(self, checkpoint):
         return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
+
+
+# ---- SpeechBrain's own recipes
+
+
+def is_of_a_recipe(checkpoint):
+    """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
+
+    They keep the validation loss under the name that is that of a score here: lower is better.
+    """
+    if _OURS in checkpoint.paramfiles:
+        return False
+    return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
+
+
+def check_origin(checkpointer):
+    """Raise if a training would go on where one of SpeechBrain's own recipes stood: its state is of another program.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+
+    Raises
+    ------
+    InputError
+        If its folder holds such a checkpoint.
+    """
+    found = [checkpoint for checkpoint in checkpointer.list_checkpoints() if is_of_a_recipe(checkpoint)]
+    if found:
+        raise InputError(
+            f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "
+            f"({found[0].path.name}), and a training here can only go on from its own. To start from their weights, give "
+            f"another --output_folder, and --init_from with the folder of that recipe's run."
+        )
 
 
 # ---- files and folders

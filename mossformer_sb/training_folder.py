@@ -9,7 +9,7 @@ from mossformer_sb.brain import BEST_KEY
 from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import HPARAMS_FILE, MODULES, TrainingRecord, export
-from mossformer_sb.safe_loading import BUILDERS, NETWORKS, Tree
+from mossformer_sb.safe_loading import BUILDERS, NETWORKS, Tree, read_state_dict
 
 AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 AUDIO_FOLDER = "audio"
@@ -48,9 +48,11 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
     training_folder = Path(training_folder)
     tree = _read_tree(training_folder)
     modules = {name: tree.build(name) for name in MODULES}
-    chosen = _choose(training_folder / Path(tree.build("save_folder")).name, modules, checkpoint, average)
+    output_folder = tree.build("output_folder") if "output_folder" in tree.root else None
+    save_folder = locate(training_folder, tree.build("save_folder"), output_folder)
+    chosen = _choose(save_folder, modules, checkpoint, average)
     for name, module in modules.items():
-        module.load_state_dict(_average([_weights(item, name) for item in chosen]))
+        module.load_state_dict(_average([scored_weights(item, name) for item in chosen]))
     record = _record(training_folder, tree, chosen, checkpoint, licence)
     examples = _examples(training_folder, num_examples)
     return export(folder, modules, tree.build("sample_rate"), record, examples, **options)
@@ -88,9 +90,37 @@ def _choose(save_folder, modules, name, average):
     return found
 
 
-def _weights(checkpoint, name):
-    """State dict of one module: the running average of a run that kept one, as in its evaluation."""
-    state = torch.load(checkpoint.paramfiles[name], map_location="cpu", weights_only=True)
+def locate(training_folder, path, output_folder=None):
+    """Find a folder that the YAML of a training names, though the output folder may have moved since.
+
+    Arguments
+    ---------
+    training_folder : Path
+        The output folder, where it is now.
+    path : str
+        The value of a key such as ``save_folder``.
+    output_folder : str, optional
+        The value of ``output_folder``.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
+    'moved/save/best'
+    """
+    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
+        return training_folder / Path(path).relative_to(output_folder)
+    inside = training_folder / Path(path).name
+    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside
+
+
+def scored_weights(checkpoint, name):
+    """State dict of one module as it was validated: the running average of a run that kept one."""
+    state = read_state_dict(checkpoint.paramfiles[name])
     if AVERAGED_WEIGHTS in checkpoint.paramfiles:
         saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
         averages = {

@@ -76,7 +76,7 @@ def test_starting_in_mid_epoch_makes_no_item_before():
     expected = [item for batch in list(batches)[3:] for item in batch]
     dataset = Noted()
     loader = DataLoader(dataset, batch_sampler=batches)
-    batches.set_epoch(0, start=3)
+    batches.set_epoch(0, items_done=6, batches_done=3)
     assert len(list(loader)) == 2
     assert dataset.made == expected
     assert len(list(loader)) == len(loader) == 5  # the next one is whole

@@ -123,7 +123,7 @@ class SeparationBrain(sb.Brain):
         counted = finite & (result.num_active > 0)
         if stage == sb.Stage.TRAIN and self.hparams.threshold is not None:
             counted = counted & (result.losses.detach() > self.hparams.threshold)
-        return Items(result.losses, result.si_snr, counted, finite, samples=int(batch.lengths.sum()))
+        return Items(result.losses, result.si_snr, counted, finite, samples=sum(batch.lengths.tolist()))
 
     def _score(self, batch, estimates):
         for index, utterance_id in enumerate(batch.ids):

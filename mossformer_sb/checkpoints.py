@@ -303,7 +303,8 @@ def check_origin(checkpointer):
     InputError
         If its folder holds such a checkpoint.
     """
-    found = [checkpoint for checkpoint in checkpointer.list_checkpoints() if is_of_a_recipe(checkpoint)]
+    # SpeechBrain's own listing: ours takes a folder for damaged where a file that a training needs is not there.
+    found = [checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)]
     if found:
         raise InputError(
             f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "

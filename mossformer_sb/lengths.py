@@ -16,7 +16,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def lengths_are_checked():
-    """Context: values of lengths on an accelerator have been checked. Reading them again would only wait for it."""
+    """Context: the values of lengths have been checked. On an accelerator, reading them again would wait for it."""
     before = getattr(_local, "checked", False)
     _local.checked = True
     try:
@@ -69,7 +69,7 @@ relative lengths, give (relative * 100).round().long().
         )
     if torch.compiler.is_compiling():
         return  # Reading values would break the graph.
-    if lengths.device.type != "cpu" and getattr(_local, "checked", False):
+    if getattr(_local, "checked", False):
         return
     values = lengths.tolist()
     shortest, longest = min(values), max(values)

@@ -18,6 +18,8 @@ from mossformer_sb.lengths import check_lengths, lengths_are_checked, padding_ma
 EPS = 1e-12
 # A source whose root mean square lies below the last bit of 24-bit audio is silence: nothing can be said about it.
 SILENCE = 2.0**-23
+# What estimates have at least, in sum over all samples, when another is compared with them.
+_LEAST_ENERGY = 1e-24
 # Up to here all S! permutations are compared at once; beyond, the Hungarian algorithm finds the best.
 _MAX_ENUMERATED = 4
 
@@ -249,8 +251,10 @@ def silence_loss(estimates, active, silence_snr, lengths=None):
     (estimates,) = _zero_mean(estimates, lengths=lengths)
     reference = estimates.masked_fill(~active[:, None, :], 0.0).sum(-1).square().sum(1)  # [B]
     energies = estimates.square().sum(1)  # [B, S]
-    ratio = energies / reference.clamp(min=torch.finfo(energies.dtype).tiny)[:, None]
-    return 10 * torch.log10(ratio + 10 ** (-silence_snr / 10))
+    reference = reference.clamp(min=_LEAST_ENERGY)[:, None]
+    # The logarithm of the ratio plus τ, written so that the gradient is finite where both energies are nearly zero.
+    floored = energies + 10 ** (-silence_snr / 10) * reference
+    return 10 * (torch.log10(floored) - torch.log10(reference))
 
 
 def _mean_where(values, chosen):

@@ -111,7 +111,7 @@ class GlobalBatches(Sampler):
                 f"one at least. Start {left} processes or fewer; from the next epoch on, there may be more."
             )
         firsts = self._firsts(items_done, end)
-        spans = zip(firsts, [*firsts[1:], end], strict=True)
+        spans = zip(firsts, [*firsts, end][1:], strict=True)  # none where nothing is left
         return [(first, end) for first, end in spans if first + self.rank < end]
 
     def _firsts(self, begin, end):

@@ -220,3 +220,22 @@ def test_info_of_a_manifest(tmp_path, capsys):
     shown = capsys.readouterr().out
     for fact in ("mixtures           2", "speakers           2", "8000 Hz", "1.50 s, 2.50 s", "voices             3"):
         assert fact in shown
+
+
+@pytest.mark.parametrize("where", ["training/a/b", "outside"])
+def test_checkpoints_are_where_the_yaml_says(training, tmp_path, where):
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (training / "save").rename(tmp_path / where)
+    given = "there/training/a/b" if where.startswith("training") else str(tmp_path / where)
+    text = HPARAMS.replace("save_folder: elsewhere/save", f"output_folder: there/training\nsave_folder: {given}")
+    (training / "hyperparams.yaml").write_text(text)
+    assert weights(export_training(training, tmp_path / "model")) == 2
+
+
+def test_damaged_weights_end_with_a_message(training, tmp_path):
+    for path in training.glob("save/*/masknet.ckpt"):
+        path.write_bytes(b"junk")
+    for path in training.glob("save/*/files.json"):
+        path.unlink()  # nothing to verify with
+    with pytest.raises(InputError, match="masknet.ckpt: can't be read as plain weights"):
+        export_training(training, tmp_path / "model")

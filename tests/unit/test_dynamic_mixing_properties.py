@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mossformer_sb.augment import Augmentation
 from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.mixing_levels import get_levels
 from tests.unit.mixing_pools import RATE, prepare_pools
 
 fixed = settings(derandomize=True, deadline=None, max_examples=25, database=None)
@@ -106,17 +107,34 @@ def decibels(signal):
 
 @fixed
 @given(seed=st.integers(0, 2**31 - 1), index=st.integers(0, 49), imbalance=st.sampled_from([0.0, 3.0, 12.0]))
-def test_level_differences_are_those_of_the_corpus_and_the_imbalance(clean_pools, seed, index, imbalance):
-    """WSJ0-2mix draws levels within 2.5 dB of their mean; utterances here are stationary, so crops have theirs."""
-    settings = {**clean_pools, "levels": "wsj0mix", "segment": 1.5, "mixtures_per_epoch": 50, "seed": seed}
-    plain = DynamicMixtureDataset(**settings).draw(index)
-    spread = np.ptp([decibels(target) for target in plain.targets])
-    assert spread <= 5.0 + 1.5  # and what a crop of stationary noise differs from the whole
-    changed = DynamicMixtureDataset(**settings, augmentation=Augmentation(level_imbalance=imbalance)).draw(index)
-    attenuated = [decibels(b) - decibels(a) for a, b in zip(plain.targets, changed.targets, strict=True)]
-    if plain.id == changed.id and plain.targets.shape == changed.targets.shape:
-        common = max(attenuated)
-        assert all(-imbalance - 0.1 <= value - common <= 0.1 for value in attenuated)
+def test_levels_of_items_are_within_those_of_the_corpus_and_the_imbalance(clean_pools, seed, index, imbalance):
+    """The utterances' own levels differ by up to 20 dB; they are stationary, so that a crop has that of the whole."""
+    augmentation = Augmentation(level_imbalance=imbalance)
+    options = {"levels": "wsj0mix", "segment": 1.5, "mixtures_per_epoch": 50, "seed": seed, "augmentation": augmentation}
+    parts = DynamicMixtureDataset(**clean_pools, **options).draw(index)
+    assert np.ptp([decibels(target) for target in parts.targets]) <= 5.0 + imbalance + 1.0
+    assert np.abs(parts.mixture).max() <= 0.9 + 1e-5
+
+
+@fixed
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    measured=st.lists(st.floats(-60, 0), min_size=1, max_size=5),
+    imbalance=st.sampled_from([0.0, 6.0, 30.0]),
+)
+def test_gains_are_within_what_the_corpus_draws(seed, measured, imbalance):
+    """Levels after the gains: in WSJ0-mix from -2.5 to 2.5 dB about a common one, attenuation aside."""
+    rng = np.random.default_rng(seed)
+    offsets = Augmentation(level_imbalance=imbalance).draw_offsets(rng, len(measured))
+    assert offsets.max() == 0 and offsets.min() >= -imbalance
+    sources = 0.01 * rng.standard_normal((len(measured), 400))
+    gains, noise_gain = get_levels("wsj0mix").gains(
+        rng, sources, {"active_level": np.array(measured)}, None, RATE, offsets
+    )
+    levels = 20 * np.log10(gains) + measured - offsets
+    assert np.ptp(levels) <= 5.0 + 1e-9 and noise_gain == 0
+    if len(measured) > 1:
+        assert levels[0] >= levels[1] - 1e-9  # of a pair, the first is the louder
 
 
 @fixed

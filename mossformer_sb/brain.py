@@ -2,14 +2,15 @@
 
 import logging
 import math
-import time
 from pathlib import Path
+
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TensorboardLogger
 
 from mossformer_sb import numerics, ranks
+from mossformer_sb.budget import Progress, RunningClock, TimeBudget
 from mossformer_sb.dataio import Mixture, SeparationBatch
 from mossformer_sb.ema import AveragedWeights
 from mossformer_sb.errors import InputError
@@ -21,7 +22,7 @@ from mossformer_sb.memory import peak_memory, reset_peak
 from mossformer_sb.metrics import separation_scores
 from mossformer_sb.random_state import RandomState
 from mossformer_sb.sampling import GlobalBatches
-from mossformer_sb.schedules import Schedule
+from mossformer_sb.schedules import OneCycle, Schedule
 from mossformer_sb.separator import separate
 from mossformer_sb.sums import Items, StageSums, WindowSums
 
@@ -51,16 +52,16 @@ class SeparationBrain(sb.Brain):
 
     A run that is killed goes on where its last checkpoint stands, to the same numbers: besides what SpeechBrain saves,
     a checkpoint holds the random states, the epoch's sums, the schedule's state and the averaged weights. On a GPU the
-    same numbers also take ``deterministic``. With another batch size, accumulation or number of ranks, an epoch that had
-    begun goes on with the items that it has not had.
+    same numbers also take ``deterministic``. With another batch size, accumulation or number of ranks, an epoch that
+    had begun goes on with the items that it has not had.
 
     Read from ``hparams``: ``sample_rate``; ``output_folder``, for the results; ``seed``; ``threshold``, the loss in dB
     below which an item is good enough to be left out (null: none is); ``silence_snr``, see `pit_si_snr_loss`;
-    ``lr_scheduler``, see `Schedule` (null:
-    constant); ``train_logger`` and ``epoch_counter``; ``n_audio_to_save``, how many test utterances to write as audio;
-    and, if they are there, ``ema_decay``, see `AveragedWeights`; ``batches_per_epoch``, how many batches of each rank
-    make an epoch at most; ``num_to_keep``, how many of the best checkpoints, and of the newest, to keep (1);
-    ``tensorboard``, whether to log there too; ``deterministic``, see `mossformer_sb.numerics.make_deterministic`.
+    ``lr_scheduler``, see `Schedule` (null: constant); ``train_logger`` and ``epoch_counter``; ``n_audio_to_save``, how
+    many test utterances to write as audio; and, if they are there, ``train_minutes`` and ``epoch_minutes``, see
+    `TimeBudget`; ``ema_decay``, see `AveragedWeights`; ``batches_per_epoch``, how many batches of each rank make an
+    epoch at most; ``num_to_keep``, how many of the best checkpoints, and of the newest, to keep (1); ``tensorboard``,
+    whether to log there too; ``deterministic``, see `mossformer_sb.numerics.make_deterministic`.
 
     Arguments
     ---------
@@ -89,10 +90,15 @@ class SeparationBrain(sb.Brain):
         self.train_dataset, self.train_batches = None, None
         self._loaders = {}  # by stage
         self._tensorboard = None
+        self._clock, self._lap_start, self._progress = RunningClock(), 0.0, None
+        self.budget = TimeBudget(
+            getattr(self.hparams, "train_minutes", None), getattr(self.hparams, "epoch_minutes", None)
+        )
         decay = getattr(self.hparams, "ema_decay", None)
         self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
         if checkpointer is not None:
             checkpointer.add_recoverables({"stage_loss": self.sums, "random_state": self.random_state})
+            checkpointer.add_recoverable("time_budget", self.budget, optional_load=True)  # older checkpoints have none
             if self.averaged is not None:
                 checkpointer.add_recoverables({"averaged_weights": self.averaged})
 
@@ -110,7 +116,7 @@ class SeparationBrain(sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Sum of the losses in dB of the items that count; at test, also score each item. Training has `fit_batch`."""
         items = self._score_items(predictions, batch, stage)
-        self.sums.merge(StageSums.of([*items.tally.tolist(), items.samples, 0]))
+        self.sums.merge(StageSums.of([*items.tally.tolist(), items.samples, 0, 0.0]))
         if stage == sb.Stage.TEST:
             self._score(batch, predictions)
         return items.loss
@@ -177,7 +183,10 @@ class SeparationBrain(sb.Brain):
         last = math.inf if self.train_batches is None else len(self.train_batches)
         if self.debug:
             last = min(last, self.debug_batches)
-        return (self.step - self._first_step) % self.grad_accumulation_factor == 0 or self.step == last
+        return self._window_is_full() or self.step == last
+
+    def _window_is_full(self):
+        return (self.step - self._first_step) % self.grad_accumulation_factor == 0
 
     def _training_loss(self, batch):
         """Estimates, the sum of the losses of the items that count, and how many do, at least 1."""
@@ -204,7 +213,9 @@ class SeparationBrain(sb.Brain):
         All the ranks do it, or none, and each goes through the networks as often as before.
         """
         self.zero_grad(set_to_none=True)
+        seconds = self._window.seconds
         self._window.reset()
+        self._window.seconds = seconds
         for number, batch in enumerate(self._window_batches, start=1):
             with self.no_sync(number < len(self._window_batches)):
                 loss = self._loss_without_data() if batch is None else self._finite_loss(batch)
@@ -240,18 +251,22 @@ class SeparationBrain(sb.Brain):
     def optimizers_step(self):
         """Step along the mean gradient over the items that count, on all ranks alike, or on none."""
         self._window.failed = int(getattr(self._loaders.get(sb.Stage.TRAIN), "error", None) is not None)
+        seconds = self._lap()
+        self._window.seconds = seconds if ranks.rank() == 0 else 0.0
         window = self._window.over_ranks(self.device)
         if window.failed:
             self._check_loading(sb.Stage.TRAIN)
         if window.nonfinite:
             window = self._repeat_window()
         self.sums.merge(window)
-        self.sums.seconds += self._lap()
         # Without any item Adam would move on its momentum alone.
         norm = self._step(window.count) if window.count else None
         self.zero_grad(set_to_none=True)
         self._watch(window.nonfinite, norm)
         self._reset_window()
+        self.budget.add(window.seconds)
+        if self._progress is not None:
+            self._progress.update(self.hparams.epoch_counter.current, self.step, -self.sums.mean)
 
     def _reset_window(self):
         self._window.reset()
@@ -269,7 +284,7 @@ class SeparationBrain(sb.Brain):
         if math.isfinite(norm):
             if self.max_grad_norm >= 0:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, total_norm)
-            self.schedule.before_step(self.optimizer_step + 1)
+            self.schedule.before_step(self.optimizer_step + 1, self.budget.share)
             self.scaler.step(self.optimizer)
             self.optimizer_step += 1
             self.sums.add_step(norm)
@@ -310,18 +325,45 @@ class SeparationBrain(sb.Brain):
 
     def _lap(self):
         """Seconds since the last call."""
-        before, self._clock = self._clock, time.perf_counter()
-        return self._clock - before
+        before, self._lap_start = self._lap_start, self._clock.seconds()
+        return self._lap_start - before
+
+    def _epoch_is_over(self):
+        """Whether the time of an epoch is used up: between two steps of the optimiser, and alike on all ranks."""
+        return self._window_is_full() and self.budget.ends_epoch(self.sums.seconds)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         """Only between two steps of the optimiser: a checkpoint holds no half-accumulated gradients."""
         return self._window_ends() and super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+
+    def _save_intra_epoch_ckpt(self):
+        """As SpeechBrain does. What that takes is no time of training."""
+        super()._save_intra_epoch_ckpt()
+        self._lap()
 
     def update_average(self, loss, avg_loss):
         """The stage's mean over items that count, for the progress bar: a dropped item is no loss of zero."""
         return -self.sums.mean
 
     # ---- stages
+
+    def fit(self, epoch_counter, train_set, valid_set=None, progressbar=None, **loader_kwargs):
+        """As SpeechBrain's; with a budget in time, as many epochs as it takes, and a bar in minutes.
+
+        Arguments
+        ---------
+        epoch_counter, train_set, valid_set, progressbar, **loader_kwargs
+            As for ``speechbrain.Brain.fit``. With ``train_minutes`` the counter's limit has no effect.
+        """
+        if self.budget.minutes is None:
+            super().fit(self.budget.epochs(epoch_counter), train_set, valid_set, progressbar, **loader_kwargs)
+            return
+        self._shows_progress = not self.noprogressbar if progressbar is None else progressbar
+        try:
+            super().fit(self.budget.epochs(epoch_counter), train_set, valid_set, progressbar=False, **loader_kwargs)
+        finally:
+            if self._progress is not None:
+                self._progress.close()
 
     def on_fit_start(self):
         """Give each rank its own random numbers, then prepare as SpeechBrain does, and recover."""
@@ -331,6 +373,22 @@ class SeparationBrain(sb.Brain):
         ranks.everywhere(super().on_fit_start)
         if if_main_process():
             logger.info(numerics.describe(self.device, self.precision, self.eval_precision))
+        if self.budget.minutes is not None:
+            self._report_budget()
+            self._progress = Progress(self.budget, self._shows_progress and if_main_process())
+
+    def _report_budget(self):
+        """Say how much of the time is left and, where a resumed run was given another time, how the rate moves."""
+        budget, schedule = self.budget, self.schedule.scheduler
+        logger.info("%.1f of %g minutes of training are left", budget.minutes_left, budget.minutes)
+        if budget.previous_minutes in (None, budget.minutes) or not isinstance(schedule, OneCycle):
+            return
+        before = TimeBudget(budget.previous_minutes)
+        before.add(budget.used)
+        logger.info(
+            "train_minutes was %g: with %g now, the learning rate goes on with %.3g instead of %.3g",
+            *(before.minutes, budget.minutes, schedule.rate_at(budget.share), schedule.rate_at(before.share)),
+        )
 
     @property
     def _seed(self):
@@ -363,7 +421,7 @@ class SeparationBrain(sb.Brain):
             # A checkpoint stands between two steps, after which the epoch's sums hold all items that it has had.
             self.train_batches.set_epoch(epoch, items_done=self.sums.items, batches_done=self.step)
         reset_peak(self.device)
-        self._clock = time.perf_counter()
+        self._lap()
 
     def _use_averaged_weights(self, averaged):
         if self.averaged is not None:
@@ -386,7 +444,6 @@ class SeparationBrain(sb.Brain):
     def _train_stats(self):
         """Figures of a training epoch over all ranks, from name to value."""
         sums = self.sums
-        sums.seconds += self._lap()
         seconds = sums.seconds or float("nan")
         return {
             "si-snr": sums.mean,
@@ -500,7 +557,10 @@ class SeparationBrain(sb.Brain):
             self.train_dataset, self.train_batches = dataset, batches
             if self.checkpointer is not None:  # optional: earlier versions did not save it
                 self.checkpointer.add_recoverable("data_order", batches, optional_load=True)
-        self._loaders[stage] = RankLoader(dataset, batch_sampler=batches, goes_on=training, **loader_kwargs)
+        ended = self._epoch_is_over if training else None
+        self._loaders[stage] = RankLoader(
+            dataset, batch_sampler=batches, goes_on=training, ended=ended, **loader_kwargs
+        )
         return self._loaders[stage]
 
     def evaluate(self, test_set, max_key=None, min_key=None, progressbar=None, test_loader_kwargs=None):

@@ -304,12 +304,14 @@ def check_origin(checkpointer):
         If its folder holds such a checkpoint.
     """
     # SpeechBrain's own listing: ours takes a folder for damaged where a file that a training needs is not there.
-    found = [checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)]
+    found = [
+        checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)
+    ]
     if found:
         raise InputError(
             f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "
-            f"({found[0].path.name}), and a training here can only go on from its own. To start from their weights, give "
-            f"another --output_folder, and --init_from with the folder of that recipe's run."
+            f"({found[0].path.name}), and a training here can only go on from its own. To start from their weights, "
+            f"give another --output_folder, and --init_from with the folder of that recipe's run."
         )
 
 

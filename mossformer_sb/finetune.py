@@ -138,8 +138,8 @@ def _find_in_folder(folder):
         return folder / HPARAMS_FILE, checkpoint.path, functools.partial(scored_weights, checkpoint)
     raise InputError(
         f"init_from '{folder}': holds no model, neither {', '.join(MODULES)} as .safetensors or .ckpt, nor the like in "
-        f"{export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported model, or the output folder of "
-        f"a training."
+        f"{export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported model, or the output folder "
+        f"of a training."
     )
 
 
@@ -162,8 +162,8 @@ def _best_checkpoint(folder, save_folder):
     of_recipes = {is_of_a_recipe(checkpoint) for checkpoint in checkpointer.list_checkpoints()}
     if len(of_recipes) > 1:
         raise InputError(
-            f"init_from '{folder}': {save_folder.name}/ holds checkpoints of a training here and of one of SpeechBrain's "
-            f"own recipes, whose scores can't be compared. Move those of one of them to another folder."
+            f"init_from '{folder}': {save_folder.name}/ holds checkpoints of a training here and of one of "
+            f"SpeechBrain's own recipes, whose scores can't be compared. Move those of one of them to another folder."
         )
     best = {"min_key": BEST_KEY} if True in of_recipes else {"max_key": BEST_KEY}  # those keep a loss
     return checkpointer.find_checkpoint(**best) or checkpointer.find_checkpoint()

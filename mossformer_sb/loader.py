@@ -20,6 +20,8 @@ class RankLoader(DataLoader):
         As for ``torch.utils.data.DataLoader``.
     goes_on : bool
         Whether None takes the place of the batches that are left; otherwise the loader ends.
+    ended : callable, optional
+        Asked before each batch whether to end here, before all are through. Default: never.
 
     Example
     -------
@@ -27,8 +29,9 @@ class RankLoader(DataLoader):
     [tensor([1, 2]), tensor([3])]
     """
 
-    def __init__(self, *args, goes_on=False, **kwargs):
+    def __init__(self, *args, goes_on=False, ended=None, **kwargs):
         self.goes_on = goes_on
+        self.ended = ended or (lambda: False)
         self.error = None
         super().__init__(*args, **kwargs)
 
@@ -36,13 +39,15 @@ class RankLoader(DataLoader):
         yielded = 0
         try:
             for batch in super().__iter__():
+                if self.ended():
+                    return
                 yielded += 1
                 yield batch
         except InputError as error:
             if ranks.world_size() == 1:
                 raise
             self.error = str(error)
-        while self.error is not None and self.goes_on and yielded < len(self):
+        while self.error is not None and self.goes_on and yielded < len(self) and not self.ended():
             yielded += 1
             yield None
 

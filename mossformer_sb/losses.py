@@ -141,7 +141,7 @@ def best_permutation(scores):
     return torch.as_tensor(np.stack(rows), device=scores.device)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _permutations(num_spks, device):
     """[S!, S]. Kept, for copying them to an accelerator each time would wait for it."""
     with torch.inference_mode(False):

@@ -77,8 +77,12 @@ def _tf32():
 
 
 def _fast_paths():
-    """Whether networks compute in their own ways or as torch's layers do."""
-    return "on"
+    """Whether networks compute in their own ways, or as they are written."""
+    try:
+        from mossformer_sb.network import fast
+    except ImportError:  # there is no switch to ask
+        return "on"
+    return "on" if fast.is_enabled() else "off"
 
 
 def _versions(device):

@@ -5,8 +5,8 @@ or after an epoch. Here is the one place that knows.
 """
 
 import copy
-import functools
 import inspect
+import math
 
 import torch
 from speechbrain.nnet import schedulers as stock
@@ -25,8 +25,9 @@ _BEFORE_STEP = {
     ("opt",): lambda optimizer, step: (optimizer,),
     ("opt", "num_updates"): lambda optimizer, step: (optimizer, step),
 }
-SCHEDULES = ("plateau", "one_cycle")
+SCHEDULES = ("plateau", "linear", "one_cycle")
 LEAST_STEPS = 4  # of one_cycle
+START_FACTOR, END_FACTOR = 1 / 25, 1 / 25e4  # of one_cycle's highest rate, as torch's OneCycleLR has them
 # These of torch's count batches, the others epochs.
 _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
 
@@ -68,6 +69,10 @@ class Schedule:
         self.optimizer = optimizer
         self.scheduler = _build(scheduler, optimizer) if callable(scheduler) and _is_torchs(scheduler) else scheduler
         self._arguments, self._initial = None, {}
+        if isinstance(scheduler, OneCycle):
+            self.by_step = True
+            self._set_rate(scheduler.rate_at(0.0))
+            return
         if scheduler is None or self._is_torchs:
             self.by_step = type(self.scheduler).__name__ in _TORCH_BY_STEP
             return
@@ -92,11 +97,16 @@ class Schedule:
         """The learning rate as it is now."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def before_step(self, step):
-        """Set the rate for a step of the optimiser; the first is number 1."""
+    def before_step(self, step, share=None):
+        """Set the rate for a step of the optimiser; the first is number 1.
+
+        ``share`` is how much of a budget in time is used, for `OneCycle` without a number of steps.
+        """
         if not self.by_step:
             return
-        if self._is_torchs:
+        if isinstance(self.scheduler, OneCycle):
+            self._set_rate(self.scheduler.rate(step, share))
+        elif self._is_torchs:
             if step > 1:  # torch's own sets the first rate when it is made
                 self.scheduler.step()
         elif hasattr(self.scheduler, "on_batch_end"):
@@ -116,6 +126,10 @@ class Schedule:
             _, rate = self.scheduler(*self._arguments(self.optimizer, epoch, loss))
             stock.update_learning_rate(self.optimizer, rate)
 
+    def _set_rate(self, rate):
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_factor", 1.0)
+
     @mark_as_saver
     def save(self, path):
         """Save what calls have changed: SpeechBrain's own savers leave out some of it, and one has no loader."""
@@ -126,33 +140,117 @@ class Schedule:
         """Load what calls had changed; the rest is as it is configured now."""
         del end_of_epoch
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(self.scheduler, OneCycle):
+            return  # the step, or the time that is used, says all
         if self._is_torchs:
             self.scheduler.load_state_dict(saved)
         elif self.scheduler is not None:
             vars(self.scheduler).update(saved)
 
     def _state(self):
+        if isinstance(self.scheduler, OneCycle):
+            return {}
         if self._is_torchs:
             return self.scheduler.state_dict()
         return {name: value for name, value in _data(self.scheduler).items() if value != self._initial.get(name)}
 
 
-def choose_schedule(name, lr, number_of_epochs, steps_per_epoch=None, warmup_share=0.05):
-    """The schedules that the experiments with peers offer by name.
+class OneCycle:
+    """Up to the highest rate, on with it, and down to nearly zero, both along a cosine, within a budget.
+
+    The rate is a pure function of how much of the budget is used: of the steps, or of the time. So a run that is
+    resumed with a larger budget goes on where that budget has it; where both have the highest rate, nothing changes.
+    Source: Smith and Topin, "Super-Convergence", 2017, with the ends of torch's ``OneCycleLR``.
+
+    Arguments
+    ---------
+    lr : float
+        The highest rate.
+    total_steps : int, optional
+        The budget. Default: it is one of time.
+    warmup_share : float
+        Share of the budget in which the rate rises.
+    decay_share : float, optional
+        Share of the budget, at its end, in which it falls. Default: all that is left after the rise.
+
+    Raises
+    ------
+    InputError
+        If the shares are no shares of one whole, or there are too few steps.
+
+    Example
+    -------
+    >>> schedule = OneCycle(1.0, warmup_share=0.1, decay_share=0.4)
+    >>> [round(schedule.rate_at(share), 2) for share in (0, 0.1, 0.6, 0.8, 1)]
+    [0.04, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, lr, total_steps=None, warmup_share=0.05, decay_share=None):
+        if total_steps is not None and total_steps < LEAST_STEPS:
+            raise InputError(
+                f"schedule 'one_cycle' needs {LEAST_STEPS} steps or more in all epochs; found {total_steps}."
+            )
+        if total_steps is not None:
+            warmup_share = max(warmup_share, 2 / total_steps)  # of two steps at least
+        decay = 1 - warmup_share if decay_share is None else decay_share
+        if not (0 <= warmup_share < 1 and 0 < decay and warmup_share + decay <= 1 + 1e-9):
+            raise InputError(
+                f"warmup_share {warmup_share!r} and decay_share {decay_share!r} are to be shares of the training that "
+                "fit into one whole, such as 0.05 and 0.25."
+            )
+        self.lr, self.total_steps = lr, total_steps
+        self.warmup_share, self.decay_share = warmup_share, decay
+
+    def rate(self, step, share=None):
+        """The rate of a step of the optimiser, from 1, or at a share of the time where no steps are given."""
+        if self.total_steps is not None:
+            share = step / self.total_steps
+        elif share is None:
+            raise InputError("schedule 'one_cycle' has no number of steps: give train_minutes, or steps_per_epoch.")
+        return self.rate_at(share)
+
+    def rate_at(self, share):
+        """The rate where this share of the budget is used, from 0 to 1."""
+        if share < self.warmup_share:
+            return self.lr * _cosine(START_FACTOR, 1.0, share / self.warmup_share)
+        left = (1 - min(share, 1.0)) / self.decay_share
+        return self.lr * _cosine(END_FACTOR, 1.0, min(left, 1.0))
+
+
+def _cosine(start, end, share):
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
+
+
+def choose_schedule(
+    name,
+    lr,
+    number_of_epochs,
+    steps_per_epoch=None,
+    warmup_share=0.05,
+    decay_share=None,
+    train_minutes=None,
+    final_lr=0.0,
+):
+    """The schedules that the experiments offer by name.
 
     Arguments
     ---------
     name : str
-        "plateau": constant for 85 epochs, then halved when the validation loss has not improved for 2. "one_cycle":
-        up to the highest rate within the first steps, then down to nearly zero along a cosine, for a fixed budget.
+        "plateau": constant for 85 epochs, then halved when the validation loss has not improved for 2. "linear": from
+        ``lr`` to ``final_lr`` in a straight line over the epochs. "one_cycle": see `OneCycle`, for a fixed budget of
+        time or steps.
     lr : float
         The highest rate.
     number_of_epochs : int
-        Epochs of the training; for "one_cycle" only, and so are the next two.
+        Epochs of the training, for "linear" and "one_cycle".
     steps_per_epoch : int, optional
-        Steps of the optimiser in an epoch.
-    warmup_share : float
-        Share of all steps in which the rate rises.
+        Steps of the optimiser in an epoch, for "one_cycle" without ``train_minutes``.
+    warmup_share, decay_share : float
+        As in `OneCycle`.
+    train_minutes : float, optional
+        Budget in time, which goes before that in steps.
+    final_lr : float
+        The last epoch's rate, for "linear".
 
     Returns
     -------
@@ -162,7 +260,7 @@ def choose_schedule(name, lr, number_of_epochs, steps_per_epoch=None, warmup_sha
     Raises
     ------
     InputError
-        If the name is not known, or the steps are not given.
+        If the name is not known, or the budget is not given.
 
     Example
     -------
@@ -175,18 +273,17 @@ def choose_schedule(name, lr, number_of_epochs, steps_per_epoch=None, warmup_sha
         raise InputError(f"schedule {name!r} is not known: choose one of {', '.join(SCHEDULES)}.")
     if name == "plateau":
         return stock.ReduceLROnPlateau(factor=0.5, patience=2, dont_halve_until_epoch=85)
+    if name == "linear":
+        return stock.LinearScheduler(lr, final_lr, number_of_epochs)
+    if train_minutes:
+        return OneCycle(lr, None, warmup_share, decay_share)
     if not steps_per_epoch:
         raise InputError(
-            f"schedule 'one_cycle' follows the number of steps, and steps_per_epoch is {steps_per_epoch}: give the "
-            "steps of an epoch, which are mixtures_per_epoch / batch_size."
+            f"schedule 'one_cycle' follows the time or the number of steps, and train_minutes is {train_minutes}, "
+            f"steps_per_epoch {steps_per_epoch}: give one of them. The steps of an epoch are mixtures_per_epoch / "
+            "batch_size."
         )
-    total = number_of_epochs * steps_per_epoch
-    if total < LEAST_STEPS:
-        raise InputError(f"schedule 'one_cycle' needs {LEAST_STEPS} steps or more in all epochs; found {total}.")
-    share = max(warmup_share, 2 / total)  # of two steps at least: torch divides by what is between them
-    return functools.partial(
-        torch.optim.lr_scheduler.OneCycleLR, max_lr=lr, total_steps=total, pct_start=share, cycle_momentum=False
-    )
+    return OneCycle(lr, number_of_epochs * steps_per_epoch, warmup_share, decay_share)
 
 
 def call_arguments(scheduler_class):

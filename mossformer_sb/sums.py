@@ -10,7 +10,8 @@ from mossformer_sb import ranks
 
 _TALLY = ("si_snr", "count", "dropped", "nonfinite")  # of the items of a batch, see `Items.tally`
 # What each rank has a share of; the rest is the same on all.
-_SHARED_OUT = (*_TALLY, "samples", "failed")
+_SHARED_OUT = (*_TALLY, "samples", "failed", "seconds")
+_FRACTIONS = ("si_snr", "seconds")
 
 
 class Items(NamedTuple):
@@ -62,7 +63,7 @@ class WindowSums:
 
     def reset(self):
         """Begin anew."""
-        self._tallies, self.samples, self.failed = [], 0, 0
+        self._tallies, self.samples, self.failed, self.seconds = [], 0, 0, 0.0
 
     def add(self, items):
         """Add a batch of `Items`."""
@@ -71,7 +72,7 @@ class WindowSums:
 
     def over_ranks(self, device):
         """`StageSums` of what all the ranks have added."""
-        here = torch.tensor([self.samples, self.failed], dtype=torch.float64)
+        here = torch.tensor([self.samples, self.failed, self.seconds], dtype=torch.float64)
         tally = torch.stack(self._tallies).sum(0) if self._tallies else torch.zeros(len(_TALLY), dtype=torch.float64)
         return StageSums.of(ranks.total(torch.cat((tally, here.to(tally.device))), device))
 
@@ -100,7 +101,7 @@ class StageSums:
     streak: int = 0  # steps in a row, up to now, with something that was not finite
     norm: float = 0.0  # of the gradients before clipping, over the steps
     norm_max: float = 0.0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training steps, by the main process's clock
 
     def reset(self):
         """Begin anew. The streak goes on: it may cross from one epoch to the next."""
@@ -126,7 +127,7 @@ class StageSums:
     def of(cls, values):
         """New sums of what ranks share, in the order of ``_SHARED_OUT``."""
         named = zip(_SHARED_OUT, values, strict=True)
-        return cls(**{name: value if name == "si_snr" else int(value) for name, value in named})
+        return cls(**{name: value if name in _FRACTIONS else int(value) for name, value in named})
 
     def merge(self, other):
         """Add what another has counted of items."""

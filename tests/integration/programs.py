@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,24 @@ from train import main
 for arguments in json.loads(sys.argv[2]):
     main(arguments)
 """
+
+NODES = {
+    "encoder": "!new:speechbrain.lobes.models.dual_path.Encoder {kernel_size: 16, out_channels: 8}",
+    "masknet": "!new:mossformer_sb.MossFormerMaskNet {in_channels: 8, out_channels: 8, num_blocks: 1, group_size: 32, "
+    "query_key_dim: 8, dropout: 0.0}",
+    "decoder": "!new:speechbrain.lobes.models.dual_path.Decoder {in_channels: 8, out_channels: 1, kernel_size: 16, "
+    "stride: 8, bias: False}",
+}
+
+
+def write_tiny_experiment(path):
+    """The experiment for WHAM! with networks of 2000 parameters."""
+    text = WHAM.read_text()
+    for name, node in NODES.items():
+        text, count = re.subn(rf"(?m)^{name}: .*\n(?:    .*\n)+", f"{name}: {node}\n", text)
+        assert count == 1
+    path.write_text(text)
+    return path
 
 
 def command(*arguments, script=ROOT / "train.py"):

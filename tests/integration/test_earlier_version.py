@@ -1,12 +1,11 @@
 """A run that an earlier version began, killed in its second epoch, goes on with this one.
 
 ``earlier_version/run.tar.gz`` is the output folder of version 0.1.0 at commit b45f85e: its checkpoints, logs, and in
-``expected_epochs.csv`` the epochs of the same run without interruption. It was made on the corpus below with the YAML and
-the options below, and killed by the operating system before the ninth batch of the second epoch; the checkpoint within
-the epoch is after the fifth. Give each later version that changes what a checkpoint holds an archive of its own.
+``expected_epochs.csv`` the epochs of the same run without interruption. It was made on the corpus below with the YAML
+and the options below, and ended before the ninth batch of the second epoch; the checkpoint within the epoch is after
+the fifth. Give each later version that changes what a checkpoint holds an archive of its own.
 """
 
-import re
 import tarfile
 from pathlib import Path
 
@@ -14,28 +13,13 @@ import pandas as pd
 import pytest
 
 from tests.integration.corpora import write_easy_wham
-from tests.integration.programs import WHAM, train
+from tests.integration.programs import train, write_tiny_experiment
 
 ARCHIVE = Path(__file__).parent / "earlier_version" / "run.tar.gz"
-NODES = {
-    "encoder": "!new:speechbrain.lobes.models.dual_path.Encoder {kernel_size: 16, out_channels: 8}",
-    "masknet": "!new:mossformer_sb.MossFormerMaskNet {in_channels: 8, out_channels: 8, num_blocks: 1, group_size: 32, "
-    "query_key_dim: 8, dropout: 0.0}",
-    "decoder": "!new:speechbrain.lobes.models.dual_path.Decoder {in_channels: 8, out_channels: 1, kernel_size: 16, "
-    "stride: 8, bias: False}",
-}
-OPTIONS = "--segment 0.4 --batch_size 2 --lr 0.01 --num_workers 0 --number_of_epochs 3 --ema_decay 0.9 --max_grad_norm 1"
+OPTIONS = (
+    "--segment 0.4 --batch_size 2 --lr 0.01 --num_workers 0 --number_of_epochs 3 --ema_decay 0.9 --max_grad_norm 1"
+)
 OPTIONS += " --ckpt_interval_minutes 0 --ckpt_interval_steps 5 --speed_perturb none --device cpu --noprogressbar"
-
-
-def write_tiny_experiment(path):
-    """The experiment for WHAM! with networks of 2000 parameters."""
-    text = WHAM.read_text()
-    for name, node in NODES.items():
-        text, count = re.subn(rf"(?m)^{name}: .*\n(?:    .*\n)+", f"{name}: {node}\n", text)
-        assert count == 1
-    path.write_text(text)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -496,7 +496,9 @@ class TestOrigin:
         with pytest.raises(InputError) as caught:
             check_origin(Checkpointer(tmp_path / "save"))
         message = str(caught.value)
-        assert message.startswith(f"{tmp_path / 'save'}: holds checkpoints of one of SpeechBrain's own recipes ({name})")
+        assert message.startswith(
+            f"{tmp_path / 'save'}: holds checkpoints of one of SpeechBrain's own recipes ({name})"
+        )
         assert "another --output_folder, and --init_from with the folder of that recipe's run" in message
 
     @pytest.mark.parametrize("kind", [stock.Checkpointer, Checkpointer])

@@ -110,7 +110,13 @@ def decibels(signal):
 def test_levels_of_items_are_within_those_of_the_corpus_and_the_imbalance(clean_pools, seed, index, imbalance):
     """The utterances' own levels differ by up to 20 dB; they are stationary, so that a crop has that of the whole."""
     augmentation = Augmentation(level_imbalance=imbalance)
-    options = {"levels": "wsj0mix", "segment": 1.5, "mixtures_per_epoch": 50, "seed": seed, "augmentation": augmentation}
+    options = {
+        "levels": "wsj0mix",
+        "segment": 1.5,
+        "mixtures_per_epoch": 50,
+        "seed": seed,
+        "augmentation": augmentation,
+    }
     parts = DynamicMixtureDataset(**clean_pools, **options).draw(index)
     assert np.ptp([decibels(target) for target in parts.targets]) <= 5.0 + imbalance + 1.0
     assert np.abs(parts.mixture).max() <= 0.9 + 1e-5

@@ -16,7 +16,11 @@ fixed = settings(derandomize=True, deadline=None, max_examples=40, database=None
 @st.composite
 def cases(draw, min_spks=1, max_spks=4, silence=True):
     """Sources and estimates [B, T, S] in double precision, and lengths [B]."""
-    batch, num_samples, num_spks = draw(st.integers(1, 3)), draw(st.integers(64, 400)), draw(st.integers(min_spks, max_spks))
+    batch, num_samples, num_spks = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(64, 400)),
+        draw(st.integers(min_spks, max_spks)),
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kinds = draw(st.lists(st.sampled_from(KINDS), min_size=num_spks, max_size=num_spks))
     scale = 10.0 ** draw(st.integers(-4, 2))
@@ -146,7 +150,9 @@ def test_a_silent_estimate_is_the_worst_and_finite(case, with_silence_loss):
     result = pit_si_snr_loss(estimates, sources, lengths, 30 if with_silence_loss else None)
     result.losses.sum().backward()
     assert estimates.grad.isfinite().all() and result.losses.isfinite().all()
-    torch.testing.assert_close(result.si_snr[result.num_active > 0], torch.full_like(result.si_snr, -120.0)[result.num_active > 0])
+    torch.testing.assert_close(
+        result.si_snr[result.num_active > 0], torch.full_like(result.si_snr, -120.0)[result.num_active > 0]
+    )
 
 
 @fixed

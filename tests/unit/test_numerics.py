@@ -28,7 +28,13 @@ def test_one_line_at_the_start_of_training(tmp_path, caplog):
     (line,) = [message for message in caplog.messages if message.startswith("Computes on")]
     told = f"Computes on cpu ({torch.get_num_threads()} threads), 1 process, in bf16, evaluates in fp32; "
     assert line.startswith(told) and "\n" not in line
-    for fact in ("deterministic kernels: off", "fast paths: on", f"torch {torch.__version__}", "speechbrain 1.", "mossformer_sb "):
+    for fact in (
+        "deterministic kernels: off",
+        "fast paths: on",
+        f"torch {torch.__version__}",
+        "speechbrain 1.",
+        "mossformer_sb ",
+    ):
         assert fact in line
     assert "TF32" not in line  # a processor has none
 
@@ -45,7 +51,9 @@ def test_tf32_is_stated_for_a_gpu(monkeypatch, products):
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     assert line.startswith("Computes on cuda:0 (some GPU), 1 process, in fp32, evaluates in fp32; TF32 in float32: ")
-    assert f"products {'on' if products else 'off'}, convolutions on (SpeechBrain turns it on; SB_DISABLE_QUIRKS=" in line
+    assert (
+        f"products {'on' if products else 'off'}, convolutions on (SpeechBrain turns it on; SB_DISABLE_QUIRKS=" in line
+    )
     assert "CUDA " in line and "cuDNN " in line
 
 

@@ -81,7 +81,10 @@ class TestSpeechBrainsCheckpointer:
 
     def test_optional_recoverables_is_a_dict_by_name(self, checkpointer):
         checkpointer.add_recoverable("more", torch.nn.Linear(1, 1), optional_load=True)
-        assert checkpointer.optional_recoverables == {"more": True} and set(checkpointer.recoverables) == {"model", "more"}
+        assert checkpointer.optional_recoverables == {"more": True} and set(checkpointer.recoverables) == {
+            "model",
+            "more",
+        }
 
     def test_checkpoint_has_its_files_by_name(self, checkpointer):
         checkpoint = checkpointer.save_checkpoint()
@@ -108,7 +111,13 @@ class TestSpeechBrainsBrain:
     def test_fit_train_counts_before_it_fits_and_resets_after_the_stage(self):
         """Window ends and the position within an epoch hang on ``step``."""
         source = inspect.getsource(Brain._fit_train)
-        order = ["on_stage_start(", "self.step += 1", "self.fit_batch(", "self._save_intra_epoch_ckpt()", "self.step = 0"]
+        order = [
+            "on_stage_start(",
+            "self.step += 1",
+            "self.fit_batch(",
+            "self._save_intra_epoch_ckpt()",
+            "self.step = 0",
+        ]
         assert [source.index(part) for part in order] == sorted(source.index(part) for part in order)
 
     def test_step_and_optimizer_step_are_recovered(self):

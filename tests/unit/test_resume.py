@@ -163,7 +163,9 @@ def test_the_end_of_an_epoch_bears_any_change(tmp_path):
 @pytest.mark.parametrize("changes", [{"num_items": 12}, {"seed": 5}])
 def test_another_order_in_mid_epoch_is_refused(tmp_path, changes):
     train(tmp_path, killed_at=10)
-    with pytest.raises(InputError, match="data_order.ckpt: was saved within an epoch, whose items come in another order"):
+    with pytest.raises(
+        InputError, match="data_order.ckpt: was saved within an epoch, whose items come in another order"
+    ):
         train(tmp_path, **changes)
 
 

@@ -105,7 +105,9 @@ def test_an_epoch_goes_on_in_other_batches(items_done, batch_size, world_size, l
         before = len(batches)
         dealt.append(list(batches))
         assert len(batches) == before == 7 + len(dealt[-1])
-    assert sorted(item for share in dealt for batch in share for item in batch) == sorted(order[items_done : max(end, items_done)])
+    assert sorted(item for share in dealt for batch in share for item in batch) == sorted(
+        order[items_done : max(end, items_done)]
+    )
     assert len({len(share) for share in dealt}) == 1 and all(batch for share in dealt for batch in share)
 
 
@@ -136,7 +138,9 @@ class TestAnotherOrder:
         ],
     )
     def test_is_refused_within_an_epoch(self, tmp_path, changes, told):
-        with pytest.raises(InputError, match=f"data_order.ckpt: was saved within an epoch.*{told}.*Go on with what was"):
+        with pytest.raises(
+            InputError, match=f"data_order.ckpt: was saved within an epoch.*{told}.*Go on with what was"
+        ):
             self.check(tmp_path, False, **changes)
         self.check(tmp_path, True, **changes)
 

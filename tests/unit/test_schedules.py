@@ -9,7 +9,7 @@ from speechbrain.nnet import schedulers as stock
 from torch.optim import lr_scheduler
 
 from mossformer_sb import InputError
-from mossformer_sb.schedules import Schedule, choose_schedule, supported
+from mossformer_sb.schedules import OneCycle, Schedule, choose_schedule, supported
 
 LOSSES = (-1.0, -2.0, -1.5, -3.0)
 STEPS_IN_EPOCH = 2
@@ -67,11 +67,30 @@ BY_STEP = {
         ),
         [0.25, 0.5, 0.75, 1.0, 0.8125, 0.625, 0.4375, 0.25],
     ),
+    "one_cycle": (
+        lambda: OneCycle(1.0, total_steps=8, warmup_share=0.25, decay_share=0.5),
+        [0.52, 1.0, 1.0, 1.0, 0.8536, 0.5, 0.1464, 4e-6],
+    ),
     "CyclicLR": (
         lambda: functools.partial(
-            lr_scheduler.CyclicLR, base_lr=0.2, max_lr=1.0, step_size_up=2, mode="exp_range", gamma=0.5, cycle_momentum=False
+            lr_scheduler.CyclicLR,
+            base_lr=0.2,
+            max_lr=1.0,
+            step_size_up=2,
+            mode="exp_range",
+            gamma=0.5,
+            cycle_momentum=False,
         ),
-        [0.2, 0.2 + 0.4 * 0.5, 0.2 + 0.8 * 0.25, 0.2 + 0.4 * 0.125, 0.2, 0.2 + 0.4 * 0.5**5, 0.2 + 0.8 * 0.5**6, 0.2 + 0.4 * 0.5**7],
+        [
+            0.2,
+            0.2 + 0.4 * 0.5,
+            0.2 + 0.8 * 0.25,
+            0.2 + 0.4 * 0.125,
+            0.2,
+            0.2 + 0.4 * 0.5**5,
+            0.2 + 0.8 * 0.5**6,
+            0.2 + 0.4 * 0.5**7,
+        ],
     ),
 }
 # The same, with the rates of four epochs.
@@ -83,7 +102,10 @@ BY_EPOCH = {
         [1.0, 1.0, 1.0, 0.5],
     ),
     "NewBobScheduler": (lambda: stock.NewBobScheduler(1.0), [1.0, 1.0, 1.0, 0.5]),
-    "LambdaLR": (lambda: functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda n: 1 / (n + 1)), [1, 1 / 2, 1 / 3, 1 / 4]),
+    "LambdaLR": (
+        lambda: functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda n: 1 / (n + 1)),
+        [1, 1 / 2, 1 / 3, 1 / 4],
+    ),
     "MultiplicativeLR": (
         lambda: functools.partial(lr_scheduler.MultiplicativeLR, lr_lambda=lambda n: 1 / (n + 1)),
         [1, 1 / 2, 1 / 6, 1 / 24],
@@ -174,9 +196,11 @@ def test_every_schedule_of_speechbrain_is_tested_or_refused():
 
 
 def test_every_schedule_of_torch_is_tested_or_made_of_others():
-    classes = inspect.getmembers(lr_scheduler, lambda obj: inspect.isclass(obj) and issubclass(obj, lr_scheduler.LRScheduler))
+    classes = inspect.getmembers(
+        lr_scheduler, lambda obj: inspect.isclass(obj) and issubclass(obj, lr_scheduler.LRScheduler)
+    )
     names = {name for name, _ in classes if name[0] != "_"} - {"LRScheduler"}
-    # The first is in the table with another name, beside SpeechBrain's; the others take schedules, which take optimisers.
+    # Those that are left take schedules, which take optimisers. One name is SpeechBrain's too, so it is in twice.
     assert names - set(EVERY) == {"SequentialLR", "ChainedScheduler"} and "torch's ReduceLROnPlateau" in EVERY
 
 
@@ -227,10 +251,47 @@ class TestByName:
             rates.append(schedule.rate)
         assert set(rates[:85]) == {0.5} and rates[-1] < 0.5
 
+    def test_one_cycle_falls_as_torchs_does(self):
+        optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2)]
+        ours = choose_schedule("one_cycle", 0.5, number_of_epochs=4, steps_per_epoch=10, warmup_share=0.25)
+        torchs = functools.partial(lr_scheduler.OneCycleLR, max_lr=0.5, total_steps=40, pct_start=0.25)
+        ours, torchs = (self.rates(Schedule(*pair), 40) for pair in zip((ours, torchs), optimizers, strict=True))
+        assert ours[9:] == pytest.approx(torchs[9:], rel=1e-6)  # it rises from step 1, not 0
+
+    def test_one_cycle_follows_the_time_that_is_used(self):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        chosen = choose_schedule("one_cycle", 0.5, 1, warmup_share=0.1, decay_share=0.5, train_minutes=60)
+        schedule = Schedule(chosen, optimizer)
+        rates = {0.0: 0.02, 0.05: 0.26, 0.1: 0.5, 0.3: 0.5, 0.5: 0.5, 0.75: 0.25, 1.0: 2e-6, 1.5: 2e-6}
+        assert schedule.rate == pytest.approx(rates[0.0])
+        for step, (share, rate) in enumerate(rates.items(), 1):
+            schedule.before_step(step, share)
+            assert schedule.rate == pytest.approx(rate, rel=1e-3, abs=1e-6)
+
+    def test_a_schedule_by_time_needs_the_time(self):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+        schedule = Schedule(choose_schedule("one_cycle", 0.5, 1, train_minutes=60), optimizer)
+        with pytest.raises(InputError, match="has no number of steps: give train_minutes"):
+            schedule.before_step(1)
+
+    @pytest.mark.parametrize("shares", [(0.6, 0.5), (-0.1, 0.5), (0.1, 0.0), (1.0, None)])
+    def test_shares_that_are_none(self, shares):
+        with pytest.raises(InputError, match="warmup_share .* decay_share .* such as 0.05 and 0.25"):
+            choose_schedule("one_cycle", 0.5, 1, None, *shares, train_minutes=60)
+
+    def test_linear(self):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = Schedule(choose_schedule("linear", 1.0, number_of_epochs=3, final_lr=0.5), optimizer)
+        rates = []
+        for epoch in (1, 2, 3):
+            rates.append(schedule.rate)
+            schedule.after_epoch(epoch, loss=0.0)
+        assert rates == [1.0, 0.75, 0.5]
+
     def test_messages(self):
-        with pytest.raises(InputError, match="schedule 'cosine' is not known: choose one of plateau, one_cycle"):
+        with pytest.raises(InputError, match="'cosine' is not known: choose one of plateau, linear, one_cycle"):
             choose_schedule("cosine", 0.5, 4)
         with pytest.raises(InputError, match="needs 4 steps or more in all epochs; found 3"):
             choose_schedule("one_cycle", 0.5, 1, steps_per_epoch=3)
-        with pytest.raises(InputError, match="steps_per_epoch is None: give the steps of an epoch"):
+        with pytest.raises(InputError, match="train_minutes is None, steps_per_epoch None: give one"):
             choose_schedule("one_cycle", 0.5, 4)

@@ -1,0 +1,186 @@
+"""Training for a given time: how much of it is used, and when an epoch and the training end."""
+
+import logging
+import math
+import threading
+import time
+
+import torch
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from tqdm import tqdm
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+LOG_SECONDS = 60  # between two lines of progress, where there is no terminal to draw a bar in
+
+
+class RunningClock:
+    """Seconds for which this process has been running: time in which it is stopped does not count.
+
+    A thread looks at the system's clock several times a second. Where it finds a gap that is longer than a busy
+    machine explains, the process was stopped (SIGSTOP, a suspended machine), and the gap counts as one tick.
+
+    Arguments
+    ---------
+    tick : float
+        Seconds between two looks.
+    longest : float
+        Seconds; a longer gap is a stop.
+
+    Example
+    -------
+    >>> clock = RunningClock()
+    >>> time.sleep(0.1)
+    >>> 0.1 <= clock.seconds() < 1
+    True
+    """
+
+    def __init__(self, tick=0.2, longest=2.0):
+        self._tick, self._longest = tick, longest
+        self._seconds, self._seen = 0.0, time.monotonic()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, name="RunningClock", daemon=True).start()
+
+    def _run(self):
+        while True:
+            time.sleep(self._tick)
+            self.seconds()
+
+    def seconds(self):
+        """Seconds since the clock was made."""
+        with self._lock:
+            now = time.monotonic()
+            gap, self._seen = now - self._seen, now
+            self._seconds += gap if gap <= self._longest else self._tick
+            return self._seconds
+
+
+@register_checkpoint_hooks
+class TimeBudget:
+    """How long to train, and how much of that is used: a recoverable, so that a resumed run keeps counting.
+
+    Only the time of training steps is added, that of the main process: validation, checkpoints and pauses don't count.
+
+    Arguments
+    ---------
+    minutes : float, optional
+        Of the whole training. Default: no limit.
+    epoch_minutes : float, optional
+        Of an epoch, if its items last that long. Default: no limit.
+
+    Raises
+    ------
+    InputError
+        If a number is not positive.
+
+    Example
+    -------
+    >>> budget = TimeBudget(minutes=2)
+    >>> budget.add(90)
+    >>> budget.share, budget.is_spent
+    (0.75, False)
+    >>> list(budget.epochs(iter([1])))
+    [1]
+    """
+
+    def __init__(self, minutes=None, epoch_minutes=None):
+        for key, value in (("train_minutes", minutes), ("epoch_minutes", epoch_minutes)):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < math.inf):
+                raise InputError(f"{key} must be a number of minutes greater than 0, or null; found {value!r}.")
+        self.minutes, self.epoch_minutes = minutes, epoch_minutes
+        self.used = 0.0  # seconds
+        self.previous_minutes = minutes  # what the checkpoint's run was given
+
+    def add(self, seconds):
+        """Add the time of a training step."""
+        self.used += seconds
+
+    @property
+    def share(self):
+        """Of the budget that is used, from 0 to 1; 0 without a limit."""
+        return 0.0 if self.minutes is None else min(self.used / (60 * self.minutes), 1.0)
+
+    @property
+    def minutes_left(self):
+        """Until the end of the training; infinite without a limit."""
+        return math.inf if self.minutes is None else max(self.minutes - self.used / 60, 0.0)
+
+    @property
+    def is_spent(self):
+        """Whether the training is over."""
+        return self.minutes_left == 0
+
+    def ends_epoch(self, epoch_seconds):
+        """Whether an epoch that has trained for so many seconds is over."""
+        return self.is_spent or (self.epoch_minutes is not None and epoch_seconds >= 60 * self.epoch_minutes)
+
+    def epochs(self, counter):
+        """The epochs to train: those of a counter; with a limit on the time, as many as it takes."""
+        if self.minutes is None:
+            yield from counter
+            return
+        counter = iter(counter)
+        if hasattr(counter, "limit"):
+            counter.limit = math.inf
+        while not self.is_spent:
+            try:
+                yield next(counter)
+            except StopIteration:
+                return
+
+    @mark_as_saver
+    def save(self, path):
+        """Save what is used."""
+        torch.save({"used": self.used, "minutes": self.minutes}, path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Load what is used; the limits are those given now."""
+        del end_of_epoch
+        saved = torch.load(path, weights_only=True)
+        self.used, self.previous_minutes = saved["used"], saved["minutes"]
+
+
+class Progress:
+    """A bar in minutes of training, or a line in the log now and then where there is no terminal.
+
+    Arguments
+    ---------
+    budget : TimeBudget
+        With a limit.
+    shown : bool
+        Whether anything is.
+    """
+
+    def __init__(self, budget, shown=True):
+        self.budget, self.shown = budget, shown
+        self._logged = -math.inf
+        self._bar = tqdm(
+            total=budget.minutes,
+            initial=round(budget.used / 60, 2),
+            disable=None if shown else True,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total:g} min, {postfix}",
+        )
+
+    def update(self, epoch, step, loss):
+        """Show the state after a step of an epoch, with the epoch's mean loss in dB."""
+        if not self.shown:
+            return
+        if not self._bar.disable:
+            self._bar.set_description_str(f"epoch {epoch}", refresh=False)
+            self._bar.set_postfix_str(f"{self.budget.minutes_left:.1f} min left, loss {loss:.2f} dB", refresh=False)
+            self._bar.update(self.budget.used / 60 - self._bar.n)
+        elif time.monotonic() - self._logged > LOG_SECONDS:
+            self._logged = time.monotonic()
+            logger.info(
+                "epoch %d, step %d: mean loss %.2f dB; %.1f of %g minutes left",
+                *(epoch, step, loss, self.budget.minutes_left, self.budget.minutes),
+            )
+
+    def close(self):
+        """Leave the bar as it is."""
+        self._bar.close()

@@ -5,6 +5,7 @@
 `results` does the same in the calling process, as the only rank; `kill` begins a training that all then go on with.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.dataio import Mixture
 from tests.unit.brains import Recorder, make_brain
 
+# For tests/gpu, which runs it with two GPUs.
+DEVICE, BACKEND = (
+    os.environ.get(f"TWO_RANKS_{name}", default) for name, default in (("DEVICE", "cpu"), ("BACKEND", "gloo"))
+)
 GLOBAL_BATCH = 4
 NUM_ITEMS = 14  # three global batches and a half
 # Without shuffling, item i is rank i % 2's. From name to what is special about the items, and hyperparameters.
@@ -122,7 +127,7 @@ def _brain(folder, **hparams):
     torch.manual_seed(0)
     masknet = MossFormerMaskNet(8, 16, num_blocks=1, group_size=32, query_key_dim=32, dropout=0.0)
     shuffle = hparams.pop("shuffle", False)
-    hparams |= {"noprogressbar": True, "train_logger": Recorder(), "distributed_backend": "gloo"}
+    hparams |= {"noprogressbar": True, "train_logger": Recorder(), "distributed_backend": BACKEND, "device": DEVICE}
     brain = make_brain(folder, masknet=masknet, **hparams)
     brain.history.draw = lambda: None  # it takes its time
     for module in brain.modules.values():
@@ -160,6 +165,6 @@ def _message(folder, data, valid=None, **hparams):
 
 
 if __name__ == "__main__":
-    ranks.start({"distributed_backend": "gloo"})
+    ranks.start({"distributed_backend": BACKEND})
     torch.save(results(sys.argv[1]), Path(sys.argv[1]) / f"rank{ranks.rank()}.pt")
     ranks.stop()

@@ -93,22 +93,25 @@ def test_padded_items_are_what_they_are_alone(separator, batch, device, precisio
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("training", [True, False])
-def test_fast_paths_are_the_plain_network(separator, batch, device, precision, training):
+def test_fast_paths_are_as_near_to_double_precision_as_the_plain_network(separator, batch, expected, device, precision):
+    """In training; in half precision the two round differently, so neither is the other's measure."""
     fast = pytest.importorskip("mossformer_sb.network.fast", reason="this version has no switch for the fast paths")
-    limits = {"fp32": (1e-5, 1e-4), "bf16": (0.02, 0.05)}[precision]
-    if training:
-        found = run(separator, batch, device, precision)
+    quick = run(separator, batch, device, precision)
+    with fast.disabled():
+        plain = run(separator, batch, device, precision)
+    for one, other, exact in zip(quick, plain, expected, strict=True):
+        assert error(one, exact) < 1.5 * error(other, exact) + 1e-6
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("bf16", 0.02)])
+def test_fast_paths_are_the_plain_network_in_inference(separator, batch, device, precision, limit):
+    fast = pytest.importorskip("mossformer_sb.network.fast", reason="this version has no switch for the fast paths")
+    separator = copy.deepcopy(separator).to(device).eval()
+    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        found = separator(batch[0].to(device), lengths=LENGTHS).double()
         with fast.disabled():
-            expected = run(separator, batch, device, precision)
-    else:
-        separator = copy.deepcopy(separator).to(device).eval()
-        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            found = [separator(batch[0].to(device), lengths=LENGTHS).double()]
-            with fast.disabled():
-                expected = [separator(batch[0].to(device), lengths=LENGTHS).double()]
-    for one, other, limit in zip(found, expected, limits, strict=False):
-        assert error(one, other) < limit
+            plain = separator(batch[0].to(device), lengths=LENGTHS).double()
+    assert error(found, plain) < limit
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])

@@ -15,6 +15,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
+from mossformer_sb.devices import choose_device
 from mossformer_sb.errors import InputError
 from mossformer_sb.levels import LevelMeter, check_level
 from mossformer_sb.long_recordings import Chunking, separate_in_chunks
@@ -334,45 +335,6 @@ def _with_device(run_opts, device):
     if device is not None or run_opts.get("device") is None:
         run_opts["device"] = choose_device(device or "auto")
     return run_opts
-
-
-def choose_device(name):
-    """Find the device that a name stands for.
-
-    Arguments
-    ---------
-    name : str
-        "auto": CUDA, else Apple's MPS, else the CPU; or one of them.
-
-    Returns
-    -------
-    str
-        As PyTorch calls it.
-
-    Raises
-    ------
-    InputError
-        If it is not known, or not there.
-
-    Example
-    -------
-    >>> choose_device("cpu")
-    'cpu'
-    """
-    kind, _, index = str(name).partition(":")
-    num_devices = {
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-        "cpu": 1,
-    }
-    if name == "auto":
-        return next(kind for kind in num_devices if num_devices[kind])
-    if kind not in num_devices or not (index.isdigit() or name == kind):
-        raise InputError(f"device {name!r} is not known: choose auto, cpu, mps, cuda, or one of several as in cuda:1.")
-    if int(index or 0) >= num_devices[kind]:
-        there = ", ".join(f"{count} of kind {kind}" for kind, count in num_devices.items() if count)
-        raise InputError(f"device {name!r} is not there: this machine and this PyTorch have {there}. Or choose auto.")
-    return str(name)
 
 
 def stem(recording):

@@ -59,7 +59,7 @@ def list_recordings(inputs, output_folder):
     for given in inputs:
         paths, anchor = _find(given, output_folder)
         if not paths:
-            raise InputError(f"{given}: stands for no recording. Give audio files, folders of them, or a pattern.")
+            raise InputError(f"{given}: matches no audio file. Give audio files, folders of them, or a pattern.")
         found.update(paths)
         anchors.append(anchor)
     root = Path(os.path.commonpath(anchors))

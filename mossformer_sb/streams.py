@@ -114,7 +114,7 @@ class Recording:
                 first = position + int(finite.argmin())
                 raise InputError(
                     f"{self.name}: sample {first} (at {first / self.sample_rate:.3f} s) is NaN or infinite. Repair "
-                    f"the recording: no output would be a number."
+                    f"the recording: the output would be NaN."
                 )
             position += len(block)
             yield block

@@ -212,7 +212,7 @@ class TestDamaged:
             ("sample_rate: 8000", "sample_rate: fast", "no usable sample_rate"),
             ("num_spks: 2\n\n", "\n", "no usable num_spks"),
             ("    decoder: !ref <decoder>\n\npre", "\npre", "no usable modules: decoder"),
-            ("!ref <encoder>", "!ref <coder>", "line .*: !ref <coder> leads to nothing"),
+            ("!ref <encoder>", "!ref <coder>", "line .*: !ref <coder> is an undefined reference"),
             ("num_blocks: 4", "num_blocks: four", r"line \d+: mossformer_sb.MossFormerMaskNet: num_blocks must be"),
             ("num_blocks: 4", "blocks: 4", r"MossFormerMaskNet does not take blocks: it takes in_channels"),
             ("num_blocks: 4", "num_blocks: 3", r"of another network than the 'masknet' of its YAML file: \d+ differ"),

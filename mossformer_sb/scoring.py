@@ -1,4 +1,4 @@
-"""Scoring estimates that lie in files against references that lie in files, wherever the estimates come from."""
+"""Scoring estimates against references: of files, wherever they come from, or of a model on a test set."""
 
 import functools
 import importlib.util
@@ -233,14 +233,65 @@ def score(utterances, metrics=(), num_threads=1):
 
 
 def _score(utterance, metrics):
-    mixture, sources, estimates, rate = read_signals(utterance)
+    return score_signals(utterance.id, *read_signals(utterance), metrics)
+
+
+def evaluate(model, data, metrics=()):
+    """Separate and score a test set, as training does at its end.
+
+    Arguments
+    ---------
+    model : mossformer_sb.inference.MossFormerSeparation
+    data : mossformer_sb.dataio.MixtureDataset
+        Of the model's sample rate and number of speakers.
+    metrics : collection of str
+        As for `score`.
+
+    Yields
+    ------
+    tuple
+        As `score`.
+
+    Raises
+    ------
+    InputError
+        If a metric can't be computed, or a recording can't be read.
+    """
+    check_metrics(metrics)
+    for index in range(len(data)):
+        item = data[index]
+        estimates = model.separate_batch(item.mixture[None])[0].float().cpu()
+        yield score_signals(item.id, item.mixture, item.sources, estimates, data.sample_rate, metrics)
+
+
+def score_signals(utterance_id, mixture, sources, estimates, rate, metrics=()):
+    """Score an utterance.
+
+    Arguments
+    ---------
+    utterance_id : str
+        For messages.
+    mixture : torch.Tensor
+        [T].
+    sources, estimates : torch.Tensor
+        [T, S].
+    rate : int
+        Hz.
+    metrics : collection of str
+        As for `score`.
+
+    Returns
+    -------
+    tuple
+        As one item of `score`.
+    """
     scores, permutation = separation_scores(mixture, sources, estimates)
     others = {}
     if metrics:
         active = is_active(sources[None].double())[0]
         pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
-        others = {name: _metric(name, *pairs, rate, utterance.id) for name in metrics}
-    return utterance.id, scores, others
+        others = {name: _metric(name, *pairs, rate, utterance_id) for name in metrics}
+    return utterance_id, scores, others
 
 
 def score_table(results, metrics=()):

@@ -169,7 +169,7 @@ def fingerprint(table):
     -------
     >>> table = pd.DataFrame({"ID": ["b", "a"], "num_samples": [20000, 8000], "sample_rate": 8000})
     >>> fingerprint(table)[:FINGERPRINT_SHOWN]
-    'a8b5ba2fdba2'
+    '36d64d76ce08'
     """
     columns = sorted(column for column in table.columns if column.endswith("_wav"))
     table = table.sort_values("ID")

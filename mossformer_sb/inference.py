@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from mossformer_sb.devices import choose_device
 from mossformer_sb.errors import InputError
+from mossformer_sb.export import RECORD_FILE
 from mossformer_sb.levels import LevelMeter, check_level
 from mossformer_sb.long_recordings import Chunking, separate_in_chunks
 from mossformer_sb.pretrained import default_model
@@ -26,6 +27,9 @@ from mossformer_sb.separator import separate
 from mossformer_sb.streams import FORMATS, BlockStore, Recording, check_format, make_output_folder, write_recordings
 
 logger = logging.getLogger(__name__)
+
+# Keys that SpeechBrain would take from a model's YAML file to configure itself. How to compute is the caller's matter.
+_RUN_OPTIONS = {*RunOptions().as_dict(), "audio_normalizer"}
 
 
 class MossFormerSeparation(Pretrained):
@@ -110,6 +114,11 @@ class MossFormerSeparation(Pretrained):
                 f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
                 f"export_folder, by default <output_folder>/export."
             )
+        if (folder / RECORD_FILE).is_file():
+            raise InputError(
+                f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
+                f"{folder / 'export'}; `mossformer-sb export` makes one, too."
+            )
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         fetching = {
             "savedir": savedir,
@@ -122,6 +131,10 @@ class MossFormerSeparation(Pretrained):
             return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
         hparams = load_hparams(str(source), hparams_file, **checking, **fetching)
         cls._check_hparams(hparams, source, hparams_file)
+        ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
+        if ignored:
+            logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
+            hparams = {key: value for key, value in hparams.items() if key not in ignored}
         if download_only:
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
@@ -156,8 +169,15 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a shape or a length is wrong.
+            If a shape, a length or the type is wrong.
         """
+        needed = self.mods.encoder.conv1d.weight.dtype
+        if not torch.is_tensor(mix) or mix.dtype != needed:
+            found = mix.dtype if torch.is_tensor(mix) else type(mix).__name__
+            raise InputError(
+                f"mix must be a tensor [batch, samples] of {needed}; found {found}. `separate` takes one recording of "
+                f"any kind."
+            )
         with torch.no_grad(), self.inference_ctx:
             return separate(
                 self.mods.encoder, self.mods.masknet, self.mods.decoder, mix.to(self.device), lengths=lengths

@@ -46,6 +46,7 @@ BUILDERS = frozenset(
     {"mossformer_sb.build_decoder", "mossformer_sb.build_encoder", "mossformer_sb.build_masknet"}
 )  # what the experiments call
 SHOWN_DIFFERENCES = 3
+DEEPEST = 100  # of what refers to, or holds, something else; an exported model has 3
 
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "null", "seq", "str")}
 _REFERENCE = re.compile(r"<(\w+)((?:\[\w+\])*)>")
@@ -237,6 +238,8 @@ you know who made it, and that this may run here, load it with trust=True.
             return node
         if any(node is parent for parent in parents):
             raise InputError(f"{self.name}: a reference leads back to itself.")
+        if len(parents) == DEEPEST:
+            raise InputError(f"{self.name}: has references or lists in each other, more than {DEEPEST} deep.")
         if id(node) not in self._built:
             self._built[id(node)] = self._make(node, (*parents, node))
         return self._built[id(node)]

@@ -152,7 +152,11 @@ def _paths(row, pattern, path, data_root):
         raise InputError(f"{path}: column {wanted} is missing; found {', '.join(row)}.")
     columns.sort(key=lambda column: int("0" + re.sub(r"\D", "", column)))
     here = Path(path).parent
-    return tuple(here / row[column].replace(DATA_ROOT, str(data_root or here), 1) for column in columns)
+    root = here if data_root is None else data_root  # as it is given: like any path on the command line
+    cells = [row[column] for column in columns]
+    return tuple(
+        Path(cell.replace(DATA_ROOT, str(root), 1)) if cell.startswith(DATA_ROOT) else here / cell for cell in cells
+    )
 
 
 def _signals(folder, kinds):

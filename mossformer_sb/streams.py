@@ -108,7 +108,8 @@ class Recording:
         """
         position = 0
         for block in self._blocks(size):
-            block = block.mean(1, dtype=np.float32) if self.channel is None else block[:, self.channel]
+            block = block.mean(1) if self.channel is None else block[:, self.channel]
+            block = block.astype(np.float32, copy=False)
             finite = np.isfinite(block)
             if not finite.all():
                 first = position + int(finite.argmin())
@@ -152,9 +153,15 @@ class Recording:
 
 def _as_samples(source):
     """[T, channels], as float32."""
-    samples = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else source
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        samples = (source.float() if source.dtype == torch.bfloat16 else source).numpy()  # NumPy has no bfloat16
+    else:
+        samples = source
     if samples.ndim not in (1, 2):
         raise InputError(f"samples must be [samples] or [samples, channels]; found shape {list(samples.shape)}.")
+    if not samples.size:
+        raise InputError(f"the given samples have the shape {list(samples.shape)}: there is nothing to separate.")
     samples = samples.reshape(len(samples), -1)
     if samples.shape[1] > samples.shape[0] > 0:
         raise InputError(

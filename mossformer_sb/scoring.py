@@ -23,7 +23,7 @@ from mossformer_sb.metrics import separation_scores
 
 logger = logging.getLogger(__name__)
 
-EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the packages that they need
+EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the package that each needs besides torchmetrics
 PESQ_MODES = {8000: "nb", 16000: "wb"}
 SHOWN_PROBLEMS = 10
 _PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
@@ -345,11 +345,12 @@ def check_metrics(metrics):
     for name in metrics:
         if name not in EXTRA_METRICS:
             raise InputError(f"metric {name!r} is not known: choose among {', '.join(EXTRA_METRICS)}.")
-        if importlib.util.find_spec(EXTRA_METRICS[name]) is None:
-            raise InputError(
-                f"{name.upper()} needs the package {EXTRA_METRICS[name]}, which is not here: "
-                f"pip install 'mossformer_sb[score]'."
-            )
+        for package in (EXTRA_METRICS[name], "torchmetrics"):
+            if importlib.util.find_spec(package) is None:
+                raise InputError(
+                    f"{name.upper()} needs the package {package}, which is not here: "
+                    f"pip install 'mossformer_sb[score]'."
+                )
 
 
 def _metric(name, estimates, sources, rate, utterance_id):

@@ -168,3 +168,18 @@ def test_log_has_what_matters(trained):
     lines = (trained / "out" / "log.txt").read_text().splitlines()
     assert any("Data fingerprints" in line for line in lines) and any("WHAM!: 8 mixtures" in line for line in lines)
     assert not [line for line in lines if re.search(r" - (matplotlib|PIL)\b.*DEBUG", line)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "cuda:9"}, "device 'cuda:9' is not available; available: "),
+        ({"lr": "fast"}, "lr takes a number, as 0.00015 in "),
+        ({"output_folder": "/proc/xx"}, "output_folder '/proc/xx' can't be written (No such file or directory)"),
+    ],
+)
+def test_the_program_ends_with_one_line_and_exit_code_2(corpora, tmp_path, options, message):
+    result = train(*words(data_folder=corpora[0], **options), cwd=tmp_path)
+    lines = [line for line in result.stdout.splitlines() if "torchvision" not in line]
+    assert result.returncode == 2 and len(lines) == 1 and message in lines[0], result.stdout
+    assert not list(tmp_path.iterdir())

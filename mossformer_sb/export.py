@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
-from mossformer_sb.files import write_text
+from mossformer_sb.files import temporary_name, write_text
 from mossformer_sb.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ def export(folder, modules, sample_rate, record=None, examples=(), half=False, f
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
     states = {name: _state(module, name, half) for name, module in modules.items()}
     record = record or TrainingRecord()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(folder)
     try:
         temporary.mkdir(parents=True)
         for name, state in states.items():

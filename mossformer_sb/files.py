@@ -5,6 +5,18 @@ import os
 from pathlib import Path
 
 
+def temporary_name(path):
+    """The path in the same folder under which a file, or a folder, is made; see `replacing`.
+
+    Example
+    -------
+    >>> temporary_name("results/table.csv").name == f".table.csv.{os.getpid()}.tmp"
+    True
+    """
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Context: a temporary path in the same folder, whose file gets the name of ``path`` if all went well.
@@ -30,8 +42,7 @@ def replacing(path):
     >>> path.read_text(), [file.name for file in path.parent.iterdir()]
     ('a,b', ['table.csv'])
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     try:
         yield temporary
         os.replace(temporary, path)

@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import temporary_name
 
 BLOCK = 2**17  # samples of a block
 # The length that libsndfile gives for a stream whose header has none.
@@ -257,7 +258,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
     >>> soundfile.info(folder / "b.wav").frames
     500
     """
-    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    temporary = [temporary_name(path) for path in paths]
     kind = FORMATS[format]
     large = format == "wav" and 4 * (num_samples or 0) > _LARGEST_WAV
     written = 0

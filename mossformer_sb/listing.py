@@ -10,6 +10,7 @@ import soundfile
 
 from mossformer_sb.errors import InputError
 
+# libsndfile names formats, not endings; raw samples don't tell their sample rate.
 ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
 
 

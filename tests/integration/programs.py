@@ -62,6 +62,8 @@ for arguments in json.loads(sys.argv[2]):
         message = "accepted"
     except InputError as error:
         message = str(error)
+    except Exception as error:
+        message = f"a traceback, {error!r}"
     after = contents(".")
     changed = sorted(name for name in {*before, *after} if before.get(name, "") != after.get(name, ""))
     print("RESULT " + json.dumps([message, changed]))

@@ -14,7 +14,7 @@ from mossformer_sb.budget import Progress, RunningClock, TimeBudget
 from mossformer_sb.dataio import Mixture, SeparationBatch
 from mossformer_sb.ema import AveragedWeights
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation import ScoreTable, save_example
+from mossformer_sb.evaluation import AUDIO_FOLDER, RESULTS_FILE, ScoreTable, save_example
 from mossformer_sb.history import History
 from mossformer_sb.loader import RankLoader
 from mossformer_sb.losses import pit_si_snr_loss
@@ -28,7 +28,6 @@ from mossformer_sb.sums import Items, StageSums, WindowSums
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "test_results.csv"
 TENSORBOARD_FOLDER = "tensorboard"
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
 SHOWN_IDS = 10  # of items with something non-finite
@@ -94,6 +93,7 @@ class SeparationBrain(sb.Brain):
         self.budget = TimeBudget(
             getattr(self.hparams, "train_minutes", None), getattr(self.hparams, "epoch_minutes", None)
         )
+        self.on_stage = lambda stage: None  # called on all ranks when a stage begins
         decay = getattr(self.hparams, "ema_decay", None)
         self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
         if checkpointer is not None:
@@ -141,7 +141,7 @@ class SeparationBrain(sb.Brain):
             # Each rank scores every n-th utterance, see GlobalBatches, and writes its own: no two write one file.
             place = len(self.scores) * ranks.world_size() + ranks.rank()
             if place < self.hparams.n_audio_to_save:
-                folder = Path(self.hparams.output_folder) / "audio"
+                folder = Path(self.hparams.output_folder) / AUDIO_FOLDER
                 save_example(folder, utterance_id, mixture, sources, estimate, permutation, self.hparams.sample_rate)
             self.scores.add(utterance_id, scores)
 
@@ -396,13 +396,17 @@ class SeparationBrain(sb.Brain):
 
     def init_optimizers(self):
         """As SpeechBrain does; the schedule belongs to the optimiser."""
-        super().init_optimizers()
+        try:
+            super().init_optimizers()
+        except (TypeError, ValueError) as error:  # an optimiser's way to refuse its arguments, such as a negative lr
+            raise InputError(f"opt_class can't be built: {error}. Check lr and the other settings of it.") from error
         self.schedule = Schedule(self.hparams.lr_scheduler, self.optimizer)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverables({"lr_scheduler": self.schedule})
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the sums, unless training goes on in mid-epoch; put the weights in place that the stage is about."""
+        self.on_stage(stage)
         resumed_mid_epoch = stage == sb.Stage.TRAIN and self.step > 0
         if not resumed_mid_epoch:
             self.sums.reset()
@@ -572,10 +576,15 @@ class SeparationBrain(sb.Brain):
         self._use_averaged_weights(False)
         ranks.everywhere(super().on_evaluate_start, max_key, min_key)
         if self.checkpointer is not None and not self.checkpointer.list_checkpoints():
-            raise ranks.SharedError(
-                f"{self.checkpointer.checkpoints_dir}: holds no checkpoint to evaluate. Train first (without "
-                f"--test_only), or give the --output_folder of a finished training."
-            )
+            raise ranks.SharedError(nothing_to_evaluate(self.checkpointer.checkpoints_dir))
+
+
+def nothing_to_evaluate(folder):
+    """The message for a folder of checkpoints that has none."""
+    return (
+        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
+        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
+    )
 
 
 def _all_finite(signals):

@@ -5,11 +5,13 @@ then renamed; deletion goes the same way backwards. Whatever kills a run, a fold
 when it got that name, and the list shows whether it still is.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
+import pickle
 import shutil
 import zlib
 
@@ -232,6 +234,17 @@ class Checkpointer(stock.Checkpointer):
             if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
                 _check_architecture(name, obj, checkpoint)
         super().load_checkpoint(checkpoint)
+
+    def check_architecture(self):
+        """Raise InputError if the newest checkpoint is of other modules; nothing is loaded.
+
+        A file that can't be read is passed over: loading goes on to the next checkpoint then.
+        """
+        for checkpoint in sorted(self.list_checkpoints(), key=stock.ckpt_recency)[-1:]:
+            for name, obj in self.recoverables.items():
+                if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
+                    with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+                        _check_architecture(name, obj, checkpoint)
 
     # ---- deleting
 

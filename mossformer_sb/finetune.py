@@ -203,7 +203,7 @@ def _fetch_file(hub_id, filename):
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"init_from '{hub_id}': there is no such folder, and {filename} of a model of this name on the Hugging "
-            f"Face hub can't be had ({reason}). Check the name and the connection."
+            f"Face hub could not be downloaded ({reason}). Check the name and the connection."
         ) from error
 
 

@@ -60,3 +60,46 @@ def train_in_turn(runs, cwd):
     words = json.dumps([[*map(str, arguments)] for arguments in runs])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run([sys.executable, "-c", IN_TURN, str(ROOT), words], cwd=cwd, text=True, **pipes)
+
+
+def contents(folder):
+    """Relative path of each file and folder to its bytes, None for a folder."""
+    paths = sorted(Path(folder).rglob("*"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+REFUSED_IN_TURN = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from mossformer_sb.errors import InputError
+from tests.integration.programs import contents
+from train import main
+for arguments in json.loads(sys.argv[2]):
+    before = contents(".")
+    try:
+        main(arguments)
+        message = "accepted"
+    except InputError as error:
+        message = str(error)
+    except Exception as error:
+        message = f"a traceback, {error!r}"
+    after = contents(".")
+    changed = sorted(name for name in {*before, *after} if before.get(name, "") != after.get(name, ""))
+    print("RESULT " + json.dumps([message, changed]))
+"""
+
+
+def refused_in_turn(runs, cwd):
+    """Run train.py for each list of arguments, in one process.
+
+    Returns
+    -------
+    list of [str, list of str]
+        For each, the message of the `InputError`, and what the run changed in the folder.
+    """
+    words = json.dumps([[*map(str, arguments)] for arguments in runs])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, "-c", REFUSED_IN_TURN, str(ROOT), words]
+    done = subprocess.run(command, cwd=cwd, text=True, **pipes)
+    assert done.returncode == 0, done.stdout
+    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]

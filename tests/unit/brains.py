@@ -41,7 +41,6 @@ def make_brain(tmp_path, checkpointer=None, masknet=None, device="cpu", **hparam
     )
     brain.init_optimizers()
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
-    brain.nonfinite_count = 0
     return brain
 
 

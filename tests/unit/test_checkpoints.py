@@ -4,7 +4,6 @@ import logging
 import os
 import random
 import shutil
-from pathlib import Path
 
 import numpy
 import pytest
@@ -18,9 +17,6 @@ from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer,
 from mossformer_sb.errors import InputError
 from mossformer_sb.random_state import RandomState
 from mossformer_sb.sums import StageSums
-from train import main
-
-ROOT = Path(__file__).parents[2]
 
 
 class Model(torch.nn.Module):
@@ -508,14 +504,3 @@ class TestOrigin:
         kind(tmp_path / "save", {"masknet": Model(), "stage_loss": StageSums()}).save_checkpoint()
         check_origin(Checkpointer(tmp_path / "save"))
         check_origin(stock.Checkpointer(tmp_path / "save"))
-
-    @pytest.mark.parametrize("options", [[], ["--test_only"]])
-    def test_train_refuses_it_before_it_writes_anything(self, tmp_path, options):
-        self.recipe(tmp_path / "out" / "save")
-        (tmp_path / "out" / "hyperparams.yaml").write_text("of: the recipe")
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        experiment = str(ROOT / "hparams" / "mossformer_wham.yaml")
-        given = ["--data_folder", "nowhere", "--output_folder", str(tmp_path / "out"), "--model_size", "mini"]
-        with pytest.raises(InputError, match="holds checkpoints of one of SpeechBrain's own recipes"):
-            main([experiment, *given, "--device", "cpu", *options])
-        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

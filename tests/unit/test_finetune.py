@@ -301,7 +301,8 @@ class TestSources:
             start_from(networks(), "somebody/else", RATE)
         assert str(error.value) == (
             "init_from 'somebody/else': there is no such folder, and hyperparams.yaml of a model of this name on the "
-            "Hugging Face hub can't be had (404: somebody/else/hyperparams.yaml). Check the name and the connection."
+            "Hugging Face hub could not be downloaded (404: somebody/else/hyperparams.yaml). Check the name and the "
+            "connection."
         )
 
     def test_nothing_of_the_yaml_is_built(self, trained, folder):

@@ -1,4 +1,4 @@
-"""What a model of two speakers can do on the small LibriSpeech corpus: `python -m benchmarks.pretrained`.
+"""What a model of two speakers can do on the corpus of many speakers: `python -m benchmarks.pretrained`.
 
     python -m benchmarks.pretrained MODEL --data_folder results/…/corpus --manifest_folder results/…/manifests
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.small_librispeech import CONDITIONS, PREFIX, SAMPLE_RATE
+from data_prep.many_speakers import CONDITIONS, PREFIX, SAMPLE_RATE
 from mossformer_sb.dataio import MixtureDataset, read_audio
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference import MossFormerSeparation
@@ -58,7 +58,7 @@ def check_model(model_folder, data_folder, manifest_folder, limit=None, pairs=3,
     model_folder : str or Path
         An exported model of two speakers at 8 kHz.
     data_folder : str or Path
-        The small LibriSpeech corpus.
+        The corpus of many speakers.
     manifest_folder : str or Path
         Its manifests.
     limit : int, optional
@@ -119,7 +119,7 @@ def read_speakers(data_folder):
     if len(speakers) < 2:
         raise InputError(
             f"{folder}: holds utterances of {len(speakers)} speakers; needed two or more. Give the data_folder of the "
-            "small LibriSpeech corpus, which `python -m data_prep small_librispeech` makes."
+            "corpus of many speakers, which `python -m data_prep many_speakers` makes."
         )
     return speakers
 
@@ -389,7 +389,7 @@ def main(arguments=None):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pretrained", description=__doc__.partition(":")[0])
     parser.add_argument("model", help="folder of an exported model of two speakers at 8 kHz")
-    parser.add_argument("--data_folder", required=True, help="folder of the small LibriSpeech corpus")
+    parser.add_argument("--data_folder", required=True, help="folder of the corpus of many speakers")
     parser.add_argument("--manifest_folder", required=True, help="folder of its manifests")
     parser.add_argument("--limit", type=int, help="at most so many mixtures of each condition, for a quick look")
     parser.add_argument("--pairs", type=int, default=3, help="mixtures of three minutes (default: 3)")

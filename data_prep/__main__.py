@@ -6,8 +6,8 @@ import sys
 from data_prep.command import run
 from data_prep.custom import prepare_custom
 from data_prep.librimix import prepare_librimix
+from data_prep.many_speakers import prepare_many_speakers
 from data_prep.mini import prepare_mini
-from data_prep.small_librispeech import prepare_small_librispeech
 from data_prep.wham import prepare_wham
 from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
@@ -95,20 +95,22 @@ def _parser():
     mini.add_argument("--num_test", type=int, help="number of test mixtures")
     mini.add_argument("--task", **TASK)
 
-    small = command(
-        "small_librispeech",
-        prepare_small_librispeech,
-        "a small corpus of 351 utterances of LibriSpeech: clean, in noise, and in rooms and noise; made if absent",
+    many = command(
+        "many_speakers",
+        prepare_many_speakers,
+        "clips of 3,600 speakers in noise and rooms, for the model that comes with the package; made if absent",
     )
-    small.add_argument("--librispeech_folder", help="folder of train-clean-100/ and test-other/, to make the corpus of")
-    small.add_argument("--num_train", type=int, help="number of fixed training mixtures")
-    small.add_argument("--num_valid", type=int, help="number of validation mixtures")
-    small.add_argument("--num_test", type=int, help="number of test mixtures")
-    small.add_argument("--num_rooms", type=int, help="number of rooms for training")
-    small.add_argument("--num_noises", type=int, help="number of clips of noise for training")
-    small.add_argument("--seed", type=int, help="seed of everything random")
-    small.add_argument("--list_file", help="another list of utterances: utterance,part,split")
-    small.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    many.add_argument("--clips_folder", help="folder of the listed clips at 8 kHz, SPEAKER/CLIP.wav")
+    many.add_argument("--recorded_noise_folder", help="recordings of noise for training, KIND/NAME.wav")
+    many.add_argument("--librispeech_folder", help="folder of test-other/, to make the test mixtures of")
+    many.add_argument("--num_train", type=int, help="number of fixed training mixtures")
+    many.add_argument("--num_valid", type=int, help="number of validation mixtures")
+    many.add_argument("--num_test", type=int, help="number of test mixtures")
+    many.add_argument("--num_rooms", type=int, help="number of rooms for training")
+    many.add_argument("--num_noises", type=int, help="number of clips of noise for training")
+    many.add_argument("--seed", type=int, help="seed of everything random")
+    many.add_argument("--list_file", help="another list of clips: clip,speaker,split,source,file")
+    many.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
     return parser
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from data_prep.custom import prepare_custom
 from data_prep.librimix import prepare_librimix
 from data_prep.manifest import SPLITS, check_choice
+from data_prep.many_speakers import prepare_many_speakers
 from data_prep.mini import prepare_mini
-from data_prep.small_librispeech import prepare_small_librispeech
 from data_prep.wham import prepare_wham
 from data_prep.whamr import prepare_whamr
 from data_prep.wsj0mix import prepare_wsj0mix
@@ -37,7 +37,7 @@ CORPORA = {
     "librimix": Preparation(prepare_librimix),
     "custom": Preparation(prepare_custom, only_task="separate"),
     "mini": Preparation(prepare_mini),
-    "small_librispeech": Preparation(prepare_small_librispeech, only_task="separate_mixed"),
+    "many_speakers": Preparation(prepare_many_speakers, only_task="separate_mixed"),
 }
 
 
@@ -58,7 +58,7 @@ def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, ta
         Hz.
     task : str
         As the corpus's own preparation has it; "separate_clean" for "wsj0mix", "separate" for "custom" and
-        "separate_mixed" for "small_librispeech", which have no other.
+        "separate_mixed" for "many_speakers", which have no other.
     train_split : str, optional
         Of "librimix": "train-100", the default, or "train-360".
     **options

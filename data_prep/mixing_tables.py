@@ -110,7 +110,7 @@ def prepare_mixing(
     if speech_folder is not None and test_manifest is not None:
         _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
-    _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), _measure_noise, NOISE_COLUMNS, workers)
+    _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), measure_noise, NOISE_COLUMNS, workers)
     if rooms_folder is not None:
         compute_rooms(rooms_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
 
@@ -207,7 +207,8 @@ def _measure_speech(recording):
     )
 
 
-def _measure_noise(recording):
+def measure_noise(recording):
+    """Path, samples and rate in Hz of a recording, which comes as a pair of its path and anything."""
     path, _ = recording
     try:
         header = soundfile.info(path)

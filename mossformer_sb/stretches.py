@@ -88,6 +88,21 @@ class Stretching:
             samples = np.pad(samples, (max(0, -first), max(0, last - total)))
         return self._interpolate(samples[margin - self._reach :], num_samples)
 
+    def convert(self, samples):
+        """All of a signal that is in memory: [T] → [T'], float32.
+
+        Example
+        -------
+        >>> Stretching.between(16000, 8000).convert(np.ones(1000, np.float32))[100:103].round(3).tolist()
+        [1.0, 1.0, 1.0]
+        """
+        samples = np.asarray(samples, dtype=np.float32)
+        if self.up == self.down:
+            return samples
+        margin = -(-self._reach // self.down) * self.down
+        padded = np.pad(samples, (margin, margin))
+        return self._interpolate(padded[margin - self._reach :], self.num_out(len(samples)))
+
     @property
     def _reach(self):
         """Samples before and after a point that its interpolation takes in."""

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import pretrained, trials
 from benchmarks.pretrained import count_clicks, count_swaps, level_between, main, read_speakers, separate_long
-from data_prep.small_librispeech import prepare_small_librispeech
+from data_prep.many_speakers import prepare_many_speakers
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.export import export
 from mossformer_sb.inference import MossFormerSeparation
@@ -22,7 +22,7 @@ RATE = 8000
 def corpus(tmp_path_factory):
     """The options that name a corpus."""
     root = tmp_path_factory.mktemp("corpus")
-    prepare_small_librispeech(root / "data", root / "manifests", **write_source(root), **NUMBERS)
+    prepare_many_speakers(root / "data", root / "manifests", **write_source(root), **NUMBERS)
     return ["--data_folder", str(root / "data"), "--manifest_folder", str(root / "manifests")]
 
 
@@ -159,7 +159,7 @@ class TestTrials:
 
     def test_command(self, trials_folder, corpus, capsys):
         """Improvements are over the validation mixtures themselves."""
-        manifest = f"{corpus[3]}/small_librispeech_cv.csv"
+        manifest = f"{corpus[3]}/many_speakers_cv.csv"
         words = ["--manifest", manifest, *corpus[:2]]
         assert trials.main([str(trials_folder / "fast"), *words]) == 0
         printed = capsys.readouterr().out

@@ -13,7 +13,7 @@ from tests.unit.trees import write_custom, write_librimix, write_wham, write_wha
 
 # Arguments as an experiment file gives them: null for what the user leaves out.
 OPTIONS = ("mode", "target", "csv_file", "noise", "mixture_is_sum", "num_train", "num_valid", "num_test")
-OPTIONS += ("librispeech_folder",)
+OPTIONS += ("clips_folder", "recorded_noise_folder", "librispeech_folder")
 UNSET = dict.fromkeys((*OPTIONS, "train_split", "deep", "on_bad"))
 
 
@@ -81,7 +81,7 @@ def test_mini(tmp_path, monkeypatch):
     assert asked["numbers"][0] == 7 and list(manifests) == ["train", "valid", "test"]
 
 
-def test_small_librispeech(tmp_path, monkeypatch):
+def test_many_speakers(tmp_path, monkeypatch):
     """The manifests of its three splits, of which there are more."""
     asked = {}
 
@@ -90,9 +90,9 @@ def test_small_librispeech(tmp_path, monkeypatch):
         manifests = prepare_wham(write_wham(data_folder), output_folder, sample_rate)
         return {**manifests, "tt_clean": "another"}
 
-    monkeypatch.setitem(CORPORA, "small_librispeech", CORPORA["small_librispeech"]._replace(prepare=make))
+    monkeypatch.setitem(CORPORA, "many_speakers", CORPORA["many_speakers"]._replace(prepare=make))
     manifests = prepare(
-        "small_librispeech", tmp_path / "data", tmp_path, "separate_mixed", librispeech_folder="x", num_test=6
+        "many_speakers", tmp_path / "data", tmp_path, "separate_mixed", librispeech_folder="x", num_test=6
     )
     assert asked == {"librispeech_folder": "x", "num_test": 6} and list(manifests) == ["train", "valid", "test"]
 
@@ -129,7 +129,7 @@ class TestMessages:
             prepare("librimix", tmp_path, tmp_path, "separate_clean", target="reverb")
 
     @pytest.mark.parametrize(
-        "corpus, only", [("wsj0mix", "separate_clean"), ("custom", "separate"), ("small_librispeech", "separate_mixed")]
+        "corpus, only", [("wsj0mix", "separate_clean"), ("custom", "separate"), ("many_speakers", "separate_mixed")]
     )
     def test_task_of_a_corpus_with_one(self, tmp_path, corpus, only):
         message = f"task is 'separate_noisy', but corpus '{corpus}' has only one: give --task {only}."

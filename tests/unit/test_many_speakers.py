@@ -1,4 +1,4 @@
-"""The small LibriSpeech corpus: what is made, that it is what it says, that it is made once, and each message."""
+"""The corpus of many speakers: what is made, that it is what it says, that it is made once, and each message."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,13 @@ import pytest
 import soundfile
 
 from data_prep.__main__ import main
-from data_prep.small_librispeech import CONDITIONS, LIST_FILE, prepare_small_librispeech, read_list
+from data_prep.manifest import SPLITS
+from data_prep.many_speakers import CONDITIONS, prepare_many_speakers, read_list
 from mossformer_sb import InputError
 from mossformer_sb.dataio import MixtureDataset
 from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.losses import si_snr
-from tests.unit.small_corpus import NUMBERS, PARTS, SPEAKERS, write_source
+from tests.unit.small_corpus import NUMBERS, SPEAKERS, write_source
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def source(tmp_path_factory):
 def made(source, tmp_path_factory):
     """The data folder and the manifests."""
     root = tmp_path_factory.mktemp("made")
-    return root / "data", prepare_small_librispeech(root / "data", root / "manifests", **source, **NUMBERS, deep=True)
+    return root / "data", prepare_many_speakers(root / "data", root / "manifests", **source, **NUMBERS, deep=True)
 
 
 def read(folder, path):
@@ -41,21 +42,28 @@ def files(folder):
 
 def test_the_committed_list_divides_the_speakers():
     splits = read_list()
-    speakers = {split: {name.split("-")[0] for name in names} for split, names in splits.items()}
-    assert {split: len(found) for split, found in speakers.items()} == {"tr": 231, "cv": 20, "tt": 10}
-    assert not speakers["tr"] & speakers["cv"] and not (speakers["tr"] | speakers["cv"]) & speakers["tt"]
-    assert {path.split("/")[0] for path in splits["tt"].values()} == {"test-other"}
-    assert list(pd.read_csv(LIST_FILE).columns) == ["utterance", "part", "split"]
+    speakers = {split: {clip.speaker for clip in clips} for split, clips in splits.items()}
+    numbers = {"tr": 3548, "cv": 20, "tt": 10, "tt_commonvoice": 40, "tt_so762": 20}
+    assert {split: len(found) for split, found in speakers.items()} == numbers
+    assert len(set().union(*speakers.values())) == sum(numbers.values())
+    assert sum(map(len, splits.values())) == 12162
+    sources = {split: {clip.source for clip in clips} for split, clips in splits.items()}
+    assert sources["cv"] == {"libri_devclean"} and sources["tt"] == {"librispeech"}
+    assert sources["tt_so762"] == {"so762"} and all(name.startswith("cv") for name in sources["tt_commonvoice"])
+    assert not {"librispeech", "libri_devclean"} & sources["tr"]
+    assert {clip.file.split("/")[0] for clip in splits["tt"]} == {"test-other"}
 
 
 def test_manifests_list_all_conditions(made):
     folder, manifests = made
     tables = {name: pd.read_csv(path) for name, path in manifests.items()}
     sizes = {"tr": 3, "cv": 3, "tt": 6, "tt_clean": 2, "tt_noisy": 2, "tt_reverb": 2}
+    sizes |= {"tt_commonvoice": 2, "tt_so762": 2}
     assert {name: len(table) for name, table in tables.items()} == sizes
-    for split in PARTS:
-        assert set(tables[split]["s1_spk"].astype(str)) <= set(SPEAKERS[split])
-        assert {name.split("_")[0] for name in tables[split]["ID"]} == set(CONDITIONS)
+    for split, speakers in SPEAKERS.items():
+        assert set(tables[split]["s1_spk"].astype(str)) <= set(speakers)
+        conditions = set(CONDITIONS) if split in SPLITS else {"clean"}
+        assert {name.split("_")[0] for name in tables[split]["ID"]} == conditions
     assert (tables["tt"]["s1_spk"] != tables["tt"]["s2_spk"]).all()
     row = tables["tt_clean"].iloc[0]
     assert row["mix_wav"] == f"$data_root/tt/clean/mix/{row['ID']}.wav"
@@ -98,22 +106,33 @@ def test_sources_are_the_utterances(made):
         assert np.corrcoef(found, source)[0, 1] > 0.999
 
 
+def test_recorded_noise_is_for_training_only(made, source):
+    folder, _ = made
+    files = sorted((folder / "noise/tr/recorded").rglob("*.wav"))
+    assert [file.relative_to(folder / "noise/tr/recorded").as_posix() for file in files] == ["dog/0.wav", "rain/0.wav"]
+    rain = soundfile.read(source["recorded_noise_folder"] / "rain/0.wav", dtype="float32")[0]
+    np.testing.assert_array_equal(read(folder, files[1].relative_to(folder)), rain)
+    assert len(read(folder, files[0].relative_to(folder))) == 12000  # from 16 kHz
+    assert len(pd.read_csv(folder / "tables/tr/mixing_noise.csv")) == 4 + 2
+    assert not any("recorded" in path for path in pd.read_csv(folder / "tables/tt/mixing_noise.csv")["path"])
+
+
 def test_is_made_once_and_completed(source, made, tmp_path):
     folder, manifests = made
     before = files(folder)
-    again = prepare_small_librispeech(folder, tmp_path / "m", list_file=source["list_file"], **NUMBERS)
+    again = prepare_many_speakers(folder, tmp_path / "m", **{**source, "librispeech_folder": None}, **NUMBERS)
     assert files(folder) == before
     assert Path(again["tt"]).read_text() == Path(manifests["tt"]).read_text()
     lost = folder / "tt/clean/mix" / next(iter((folder / "tt/clean/mix").iterdir())).name
     content = lost.read_bytes()
     lost.unlink()
-    prepare_small_librispeech(folder, tmp_path / "m", list_file=source["list_file"], **NUMBERS)
+    prepare_many_speakers(folder, tmp_path / "m", **{**source, "librispeech_folder": None}, **NUMBERS)
     assert lost.read_bytes() == content
 
 
 def test_another_seed_is_another_corpus(source, made, tmp_path):
     with pytest.raises(InputError, match="was begun with seed 1234, and seed 5 is asked for"):
-        prepare_small_librispeech(made[0], tmp_path, **source, **NUMBERS, seed=5)
+        prepare_many_speakers(made[0], tmp_path, **source, **NUMBERS, seed=5)
 
 
 def test_rooms_and_noise_differ_between_splits(made):
@@ -150,26 +169,32 @@ def test_dynamic_mixing_without_a_manifest_needs_a_number(made):
 def test_command(source, made, tmp_path):
     words = [f"--{key}={value}" for key, value in {**source, **NUMBERS}.items()]
     words += ["--data_folder", str(made[0]), "--output_folder", str(tmp_path)]
-    assert main(["small_librispeech", *words]) == 0
-    assert len(pd.read_csv(tmp_path / "small_librispeech_tt_reverb.csv")) == 2
+    assert main(["many_speakers", *words]) == 0
+    assert len(pd.read_csv(tmp_path / "many_speakers_tt_reverb.csv")) == 2
 
 
 class TestMessages:
     def fails(self, tmp_path, message, **options):
         with pytest.raises(InputError, match=message):
-            prepare_small_librispeech(tmp_path / "data", tmp_path / "m", **{**NUMBERS, **options})
+            prepare_many_speakers(tmp_path / "data", tmp_path / "m", **{**NUMBERS, **options})
         assert not (tmp_path / "data").exists()
 
+    def test_missing_clips_in_one_message(self, tmp_path, source):
+        """The folder of other clips, without anything of our list."""
+        text = r"clips_folder '.*' lacks 12062 of 12162 clips, the first of them cv-.*wav: docs/pretrained"
+        self.fails(tmp_path, text, clips_folder=source["clips_folder"])
+
     def test_missing_utterances_in_one_message(self, tmp_path, source):
-        """The folder of other people's LibriSpeech, without anything of our list."""
-        text = "lacks 351 of 351 utterances: train-clean-100/19/198/19-198-0000.flac, .* …. Give the folder that has"
-        self.fails(tmp_path, text, librispeech_folder=source["librispeech_folder"])
+        text = "lacks 2 of 2 utterances: test-other/31/7/31-7-0000.flac, .*Give the folder that has test-other"
+        self.fails(tmp_path, text, **{**source, "librispeech_folder": tmp_path})
 
     def test_no_folder_given(self, tmp_path, source):
-        text = (
-            "librispeech_folder is not given, and data_folder '.*' lacks 7 of 7 utterances, the first of them speech/tr"
-        )
-        self.fails(tmp_path, text, list_file=source["list_file"])
+        text = "librispeech_folder is not given, and data_folder '.*' lacks 2 of 2 utterances, the first .* speech/tt"
+        self.fails(tmp_path, text, **{**source, "librispeech_folder": None})
+
+    def test_noise_that_is_not_there(self, tmp_path, source):
+        text = "recorded_noise_folder '.*none' is not a folder"
+        self.fails(tmp_path, text, **{**source, "recorded_noise_folder": tmp_path / "none"})
 
     @pytest.mark.parametrize(
         "options, text",
@@ -188,16 +213,14 @@ class TestMessages:
     @pytest.mark.parametrize(
         "text, message",
         [
-            ("utterance,split\n", r"has the columns \['utterance', 'split'\]; needed utterance,part,split"),
-            (
-                "utterance,part,split\n19-198,dev,tr\n",
-                "list.csv:2: found utterance '19-198' of part 'dev'",
-            ),
-            ("utterance,part,split\n1-2-3,dev,train\n", "list.csv:2: split 'train' is not known: choose one of 'tr'"),
-            ("utterance,part,split\n1-2-3,dev,tr\n", "split 'tr' has fewer than two speakers"),
+            ("clip,split\n", r"has the columns \['clip', 'split'\]; needed clip,speaker,split,source,file"),
+            ("{}a/b,s,tr,x,y\n", "list.csv:2: found the clip 'a/b' of 's'; needed names of a file each"),
+            ("{}a,s,train,x,y\n", "list.csv:2: split 'train' is not known: choose one of 'tr'"),
+            ("{}a,s,tr,x,y\nb,s,cv,x,y\n", "list.csv:3: speaker s is in the splits 'tr' and 'cv'; needed in one"),
+            ("{}a,s,tr,x,y\n", "split 'tr' has fewer than two speakers"),
         ],
     )
     def test_wrong_list(self, tmp_path, text, message):
-        (tmp_path / "list.csv").write_text(text)
+        (tmp_path / "list.csv").write_text(text.format("clip,speaker,split,source,file\n"))
         with pytest.raises(InputError, match=message):
             read_list(tmp_path / "list.csv")

@@ -1,0 +1,182 @@
+"""Cuts the clips of the corpus of many speakers out of the published corpora.
+
+    python -m data_prep.clips --corpora /path/to/LibriSpeech /path/to/cv-corpus /path/to/speechocean762 --output clips
+
+`many_speakers.csv.gz` names the recording of each clip. They are looked for by their names alone, however the corpora
+lie in the folders. Each becomes `OUTPUT/SPEAKER/CLIP.wav`: one channel of 8 kHz and 16 bit, silence at the ends and in
+pauses cut, at one level for all. What is there stays, so a killed run goes on where it was.
+
+The clips that the package's model was trained on came from lossy copies, with ends that differ by some hundredths of a
+second: the same speech, not the same samples.
+
+Shapes: T samples.
+"""
+
+import argparse
+import functools
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from data_prep.command import run
+from data_prep.generate.librimix_drawing import parallel_map
+from data_prep.generate.recordings import AUDIO_SUFFIXES
+from data_prep.generate.wsj0 import NUM_SHOWN
+from data_prep.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE, read_list
+from mossformer_sb.dataio import read_audio
+from mossformer_sb.errors import InputError
+from mossformer_sb.stretches import Stretching
+
+LEVEL = 0.06  # root mean square of a clip
+FRAME_SECONDS = 0.02  # in which the level is measured
+# What lies so many dB below the recording's level is silence, and so is what exceeds its quietest tenth by so few.
+QUIET, ABOVE_FLOOR = 25.0, 3.0
+PAUSE_DEPTH = 10.0  # dB between the loudest frames and that, without which nobody pauses
+MARGIN_SECONDS = 0.08  # of silence that is kept at either end
+PAUSE_SECONDS = 0.5  # longer pauses become as short as this
+WORTH_WORKERS = 50  # recordings; fewer are cut before the processes have started
+
+
+def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
+    """Cuts all listed clips that are not there yet.
+
+    Arguments
+    ---------
+    corpora : sequence of str or Path
+        Folders, in which the recordings lie at any depth.
+    output : str or Path
+        Folder for the clips, created if absent.
+    list_file : str or Path
+        As for `data_prep.many_speakers.read_list`.
+    workers : int, optional
+        Number of processes; one a processor if None.
+
+    Raises
+    ------
+    InputError
+        If a recording is absent or can't be read. What could be cut is there then.
+    """
+    output = Path(output).expanduser()
+    clips = [clip for clips in read_list(list_file).values() for clip in clips if clip.source != LIBRISPEECH]
+    wanted = {clip: output / clip.speaker / f"{clip.name}.wav" for clip in clips}
+    found = _recordings(corpora, {Path(clip.file).stem for clip in clips})
+    missing = [clip for clip in clips if Path(clip.file).stem not in found and not wanted[clip].is_file()]
+    jobs = [
+        (found[Path(clip.file).stem], target)
+        for clip, target in wanted.items()
+        if Path(clip.file).stem in found and not target.is_file()
+    ]
+    with parallel_map(1 if len(jobs) < WORTH_WORKERS else workers) as mapped:
+        done = mapped(_cut, jobs)
+        problems = [problem for problem in tqdm(done, "Cutting clips", len(jobs), unit="clip", disable=None) if problem]
+    if problems:
+        raise InputError(f"{len(problems)} recordings can't be used: {'; '.join(problems[:NUM_SHOWN])}")
+    if missing:
+        shown = ", ".join(clip.file for clip in missing[:NUM_SHOWN])
+        raise InputError(
+            f"corpora: {len(missing)} of {len(clips)} recordings were not found in {', '.join(map(str, corpora))}: "
+            f"{shown}{' …' if len(missing) > NUM_SHOWN else ''}. Give the folders of these corpora, too; a part of "
+            "the clips needs a list_file of its own."
+        )
+
+
+def _recordings(corpora, stems):
+    """Where the recordings lie: name without ending → path."""
+    found = {}
+    for folder in corpora:
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"corpora: '{folder}' is not a folder: give the folders of the published corpora.")
+        for root, _, names in os.walk(folder, followlinks=True):
+            for name in names:
+                stem, suffix = os.path.splitext(name)
+                if stem in stems and suffix.lower() in AUDIO_SUFFIXES:
+                    found.setdefault(stem, os.path.join(root, name))
+    return found
+
+
+def _cut(job):
+    """Cuts one clip; says what was wrong with its recording, or None."""
+    source, target = job
+    try:
+        samples, sample_rate = read_audio(source)
+        clip = trim(to_clip_rate(samples, sample_rate), SAMPLE_RATE)
+    except InputError as error:
+        return str(error)
+    if not len(clip):
+        return f"{source}: is silent"
+    clip = np.clip(np.rint(clip * (LEVEL / np.sqrt(np.mean(np.square(clip)))) * 2**15), -(2**15), 2**15 - 1)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+    soundfile.write(unfinished, clip.astype(np.int16), SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    os.replace(unfinished, target)
+    return None
+
+
+def to_clip_rate(samples, sample_rate):
+    """The mean of all channels at 8 kHz: [T] or [T, channels] → [T'], float32."""
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+    change = Stretching.between(sample_rate, SAMPLE_RATE)
+    return mono if change.up == change.down else change.convert(mono)
+
+
+def trim(samples, sample_rate):
+    """Cuts silence: at the ends all but a margin, in longer pauses all but half a second.
+
+    Arguments
+    ---------
+    samples : numpy.ndarray
+        [T].
+    sample_rate : int
+        Hz.
+
+    Returns
+    -------
+    numpy.ndarray
+        [T'], empty if there is nothing but silence.
+
+    Example
+    -------
+    >>> tone = np.sin(np.arange(8000))
+    >>> recording = np.concatenate([np.zeros(4000), tone, np.zeros(16000), tone, np.zeros(4000)])
+    >>> len(recording) / 8000, len(trim(recording, 8000)) / 8000
+    (5.0, 2.66)
+    """
+    frame = round(FRAME_SECONDS * sample_rate)
+    levels = np.sqrt(np.mean(np.square(samples[: len(samples) // frame * frame].reshape(-1, frame)), axis=1))
+    if not levels.any():
+        return samples[:0]
+    quiet = np.sqrt(np.mean(np.square(samples))) * 10 ** (-QUIET / 20)
+    floor = np.quantile(levels, 0.1) * 10 ** (ABOVE_FLOOR / 20)
+    has_pauses = floor < np.quantile(levels, 0.95) * 10 ** (-PAUSE_DEPTH / 20)
+    spoken = np.flatnonzero(levels >= (max(quiet, floor) if has_pauses else quiet))
+    margin, pause = (round(seconds / FRAME_SECONDS) for seconds in (MARGIN_SECONDS, PAUSE_SECONDS))
+    keep = np.zeros(len(levels), dtype=bool)
+    keep[max(0, spoken[0] - margin) : spoken[-1] + 1 + margin] = True
+    for before, after in zip(spoken[:-1], spoken[1:], strict=True):
+        if after - before - 1 > pause:
+            keep[before + 1 + pause // 2 : after - (pause - pause // 2)] = False
+    return samples[: len(levels) * frame].reshape(-1, frame)[keep].ravel()
+
+
+def main(arguments=None):
+    """Cuts the clips; 0, or 2 after an error in what the user gave."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.clips",
+        description="Cut the clips of the corpus of many speakers out of the published corpora.",
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--corpora", nargs="+", required=True, help="folders of the published corpora")
+    parser.add_argument("--output", required=True, help="folder for the clips")
+    parser.add_argument("--list_file", help="another list of clips than many_speakers.csv.gz")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    parser.set_defaults(function=functools.partial(cut_clips))
+    return run(parser, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Optimizers by name, as the experiments offer them."""
+
+import torch
+
+from mossformer_sb.errors import InputError
+
+OPTIMIZERS = ("adam", "adamw", "muon")
+# Of a matrix, in both dimensions. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four
+# copies of queries and keys.
+LEAST_SIZE = 32
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for the matrices, AdamW for everything else, as one optimizer.
+
+    Muon makes each update of a matrix orthogonal; its size is matched to AdamW's, so that both take the same learning
+    rate. Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
+    scalable for LLM training", 2025, for the size.
+
+    Arguments
+    ---------
+    params : iterable of torch.nn.Parameter
+        Those of two dimensions, both of 32 or more, are matrices.
+    lr : float
+        Learning rate.
+    weight_decay : float
+        Decoupled.
+
+    Raises
+    ------
+    InputError
+        If this PyTorch has no Muon: 2.9 is the first that does.
+
+    Example
+    -------
+    >>> layer = torch.nn.Linear(32, 32)
+    >>> optimizer = MuonWithAdamW(layer.parameters(), lr=0.01)
+    >>> layer(torch.ones(1, 32)).sum().backward()
+    >>> optimizer.step()
+    >>> sorted(key for state in optimizer.state.values() for key in state)
+    ['exp_avg', 'exp_avg_sq', 'momentum_buffer', 'step']
+    """
+
+    def __init__(self, params, lr=1e-3, weight_decay=0.0):
+        if not hasattr(torch.optim, "Muon"):
+            raise InputError(
+                f"optimizer 'muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}: upgrade it, or choose "
+                "adamw."
+            )
+        params = list(params)
+        matrices = [p for p in params if p.ndim == 2 and min(p.shape) >= LEAST_SIZE]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in params if id(p) not in chosen]
+        common = {"lr": lr, "weight_decay": weight_decay}
+        # They bring the update rules; groups and states are this optimizer's, so that it is saved and loaded as one.
+        self._rules = []
+        if matrices:
+            self._rules.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common))
+        if others:
+            self._rules.append(torch.optim.AdamW(others, **common))
+        super().__init__([dict(group) for rule in self._rules for group in rule.param_groups], {})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take a step; as any optimizer of PyTorch."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for rule, group in zip(self._rules, self.param_groups, strict=True):
+            # Anew each time: loading a state replaces groups and states.
+            rule.param_groups, rule.state = [group], self.state
+            rule.step()
+        return loss
+
+
+def choose_optimizer(params, name="adam", lr=1e-3, weight_decay=0.0):
+    """Build an optimizer by name.
+
+    Arguments
+    ---------
+    params : iterable of torch.nn.Parameter
+        What it moves.
+    name : str
+        "adam", without weight decay, as the paper trains; "adamw"; or "muon", see `MuonWithAdamW`.
+    lr, weight_decay : float
+        Learning rate, and decoupled weight decay.
+
+    Returns
+    -------
+    torch.optim.Optimizer
+
+    Raises
+    ------
+    InputError
+        If there is none of this name, or it doesn't fit.
+
+    Example
+    -------
+    >>> type(choose_optimizer(torch.nn.Linear(2, 2).parameters(), "adamw", 0.1)).__name__
+    'AdamW'
+    """
+    if name not in OPTIMIZERS:
+        raise InputError(f"optimizer {name!r} is not known: choose one of {', '.join(OPTIMIZERS)}.")
+    if name == "muon":
+        return MuonWithAdamW(params, lr, weight_decay)
+    if name == "adamw":
+        return torch.optim.AdamW(params, lr, weight_decay=weight_decay)
+    if weight_decay:
+        raise InputError(f"weight_decay {weight_decay!r} has no effect with optimizer 'adam': choose adamw.")
+    return torch.optim.Adam(params, lr)

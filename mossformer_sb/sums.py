@@ -84,8 +84,8 @@ class StageSums:
 
     Example
     -------
-    >>> sums = StageSums()
-    >>> sums.add_items(torch.tensor([1.0, 3.0]), dropped=1)
+    >>> sums = StageSums(si_snr=1.0, count=1)
+    >>> sums.merge(StageSums(si_snr=3.0, count=1, dropped=1))
     >>> sums.mean, sums.count, sums.items
     (2.0, 2, 3)
     """
@@ -108,14 +108,6 @@ class StageSums:
         for field in fields(self):
             if field.name != "streak":
                 setattr(self, field.name, field.default)
-
-    def add_items(self, si_snr, dropped=0, nonfinite=0, samples=0):
-        """Add the scores of the items that count [·], and how many did not."""
-        self.si_snr += si_snr.double().sum().item()
-        self.count += len(si_snr)
-        self.dropped += dropped
-        self.nonfinite += nonfinite
-        self.samples += samples
 
     def add_step(self, norm):
         """Add a step of the optimiser, with the norm of its gradient."""

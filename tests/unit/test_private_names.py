@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from speechbrain import Brain
+from speechbrain.core import _logging_excepthook
 from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.run_opts import RunOptions
 
@@ -119,6 +120,15 @@ class TestSpeechBrainsBrain:
             "self.step = 0",
         ]
         assert [source.index(part) for part in order] == sorted(source.index(part) for part in order)
+
+    def test_save_intra_epoch_ckpt_takes_nothing_and_is_asked(self):
+        """It is overridden, since the time that it takes is no time of training."""
+        assert list(inspect.signature(Brain._save_intra_epoch_ckpt).parameters) == ["self"]
+        assert "self._save_intra_epoch_ckpt()" in inspect.getsource(Brain._fit_train)
+
+    def test_logging_excepthook_takes_what_an_excepthook_takes(self):
+        """`mossformer_sb.run_folder` installs it, as SpeechBrain's own `create_experiment_directory` does."""
+        assert len(inspect.signature(_logging_excepthook).parameters) == 3
 
     def test_step_and_optimizer_step_are_recovered(self):
         source = inspect.getsource(Brain._save)

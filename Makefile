@@ -57,6 +57,7 @@ test: $(READY_TEST) ## Run all tests
 lint: $(READY_LINT) ## Check style and likely bugs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if git grep -nIE '[[:blank:]]+$$' -- ':!*.md'; then echo "Remove the blanks at the ends of these lines." >&2; exit 1; fi
 
 format: $(READY_LINT) ## Sort imports and lay out the code
 	$(BIN)/ruff check --select I --fix .

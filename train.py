@@ -8,20 +8,22 @@ when the same command is given again. To read the code, begin with `main`.
 """
 
 import logging
+import os
 import shlex
 import sys
 
-import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 
 from mossformer_sb import ranks
-from mossformer_sb.arguments import parse_arguments
-from mossformer_sb.brain import BEST_KEY, SeparationBrain
-from mossformer_sb.dataio import FINGERPRINT_SHOWN
+from mossformer_sb.arguments import check_device, parse_arguments
+from mossformer_sb.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate
+from mossformer_sb.checkpoints import check_origin
+from mossformer_sb.dataio import FINGERPRINT_SHOWN, MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import TrainingRecord, export
 from mossformer_sb.finetune import freeze, start_from
-from mossformer_sb.report import check_report, report_training
+from mossformer_sb.report import TEST_MANIFEST, check_report, comparable_corpus, report_training
+from mossformer_sb.run_folder import RunFolder
 
 logger = logging.getLogger("train")
 
@@ -29,19 +31,28 @@ logger = logging.getLogger("train")
 def main(argv):
     """Run the experiment that the command line describes."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
+    check_device(run_opts)
     ranks.start(run_opts)
+    with RunFolder(hparams_file, overrides, __file__, run_opts["log_config"]) as folder:
+        run(folder, hparams_file, run_opts, overrides, command=shlex.join(["python", "train.py", *argv]))
+    ranks.stop()
+
+
+def run(folder, hparams_file, run_opts, overrides, command):
+    """Check, prepare, train, evaluate, export."""
     hparams = ranks.everywhere(load, hparams_file, overrides)
+    test_only = run_opts["test_only"] or hparams.get("test_only", False)
     if hparams["report"]:
         ranks.everywhere(check_report)
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
-
+    ranks.everywhere(check_checkpoints, hparams, run_opts, test_only)
     ranks.everywhere(set_initial_weights, hparams)
     if not hparams["skip_prep"]:
         ranks.on_main(hparams["prepare"])
-        ranks.on_main(hparams["prepare_mixing"])
-    keys = ("train_data", "valid_data", "test_data")
-    train_data, valid_data, test_data = ranks.everywhere(lambda: [hparams[key]() for key in keys])
-    datasets = {"train": train_data, "valid": valid_data, "test": test_data}
+        if not test_only:
+            ranks.on_main(hparams["prepare_mixing"])
+    keys = {"train": "train_data", "valid": "valid_data", "test": "test_data"}
+    names = ("test",) if test_only else keys
+    datasets = ranks.everywhere(lambda: {name: hparams[keys[name]]() for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
@@ -53,18 +64,18 @@ def main(argv):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    folder.record = TrainingRecord.of_experiment(hparams, hparams_file, command, fingerprints)
+    brain.on_stage = folder.stage_begins
     brain.fit(
         hparams["epoch_counter"],
-        train_data,
-        valid_data,
+        datasets.get("train"),
+        datasets.get("valid"),
         train_loader_kwargs=hparams["train_loader"],
         valid_loader_kwargs=hparams["valid_loader"],
     )
-    brain.evaluate(test_data, max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
+    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
 
-    command = shlex.join(["python", "train.py", *argv])
-    record = TrainingRecord.of(brain, experiment=hparams_file, command=command, data=fingerprints)
-    ranks.on_main(record.write, hparams["output_folder"])
+    record = ranks.on_main(keep_results, folder, hparams, brain, datasets["test"])
     ranks.on_main(
         export,
         folder=hparams["export_folder"],
@@ -73,14 +84,40 @@ def main(argv):
         record=record,
     )
     if hparams["report"]:
-        ranks.on_main(report_training, hparams, brain, record, test_data.table)
-    ranks.stop()
+        ranks.on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
 
 
 def load(hparams_file, overrides):
     """Build what the YAML file describes."""
     with open(hparams_file, encoding="utf-8") as file:
         return load_hyperpyyaml(file, overrides)
+
+
+def check_checkpoints(hparams, run_opts, test_only):
+    """Find what is wrong with the checkpoints in the output folder, or their absence, before data is prepared."""
+    checkpointer = hparams["checkpointer"]
+    check_origin(checkpointer)
+    if run_opts["debug"] and not run_opts["debug_persistently"]:
+        if checkpointer.list_checkpoints():
+            raise InputError(
+                f"--debug would put the results of its few batches in the place of those of the training in "
+                f"{hparams['output_folder']}: give another --output_folder."
+            )
+    elif test_only and not checkpointer.list_checkpoints():
+        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
+    else:
+        checkpointer.check_architecture()
+
+
+def keep_results(folder, hparams, brain, test_data):
+    """Keep what was tested, and the scores in the training's record, which is returned."""
+    test_set = {"published_for": comparable_corpus(hparams)}
+    if isinstance(test_data, MixtureDataset):
+        test_data.write_manifest(folder.folder / TEST_MANIFEST)
+        test_set["data_root"] = os.path.abspath(test_data.data_root)
+    record = TrainingRecord.read(folder.folder).of_evaluation(brain, folder.record, test_set)
+    record.write(folder.folder)
+    return record
 
 
 def set_initial_weights(hparams):

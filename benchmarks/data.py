@@ -6,7 +6,6 @@ Dynamic mixing, manifests and evaluation, each in turns, in one process; all but
 import argparse
 import json
 import logging
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 
 from benchmarks import evaluation, manifests, mixing
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import write_text
 
 
 def main(arguments=None):
@@ -44,9 +44,7 @@ def main(arguments=None):
                 return 2
         _print(name, tables[name])
     if options.json:
-        temporary = f"{options.json}.tmp"
-        Path(temporary).write_text(json.dumps(tables, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, options.json)
+        write_text(options.json, json.dumps(tables, indent=2) + "\n")
     return 0
 
 

@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import write_text
 from mossformer_sb.losses import pit_si_snr_loss
 from mossformer_sb.masknet import SIZES, get_size
 from mossformer_sb.memory import peak_memory
@@ -149,9 +150,7 @@ def main(argv=None):
     common = {name: getattr(arguments, name) for name in ("device", "threads", "steps", "precision")}
     rows = [{**case, **(measure_apart(**case, **common) or {})} for case in tqdm(cases, unit="case", disable=None)]
     if arguments.json:
-        temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
-        temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        os.replace(temporary, arguments.json)
+        write_text(arguments.json, json.dumps(rows, indent=1))
     print(table(rows))
     measured = next((row for row in rows if "peak_gb" in row), None)
     if measured:

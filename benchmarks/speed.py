@@ -9,7 +9,6 @@ the resident set of a fresh process rises above what it was before the call; on 
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from benchmarks.separators import NETWORKS, build
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import replacing, write_text
 from mossformer_sb.masknet import SIZES, build_masknet, get_size
 from mossformer_sb.products import linear
 from mossformer_sb.separator import num_frames
@@ -287,9 +287,8 @@ def draw(rows, path):
         panel.invert_yaxis()
         panel.set_title(name, loc="left", fontsize="medium")
     panels[-1].set_xlabel(f"times as fast as {rows[0]['network']} in {rows[0]['precision']}")
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def main(argv=None):
@@ -319,9 +318,7 @@ def main(argv=None):
     for row in rows:
         row["ceiling"] = ceilings[row["precision"]]
     if arguments.json:
-        temporary = arguments.json.with_name(f".{arguments.json.name}.tmp")
-        temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, arguments.json)
+        write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
     if arguments.png:
         draw(rows, arguments.png)
     print(table(rows, ceilings))

@@ -15,25 +15,15 @@ import csv
 import os
 from pathlib import Path
 
-import soundfile
-
 from data_prep.folders import Corpus, existing_folder, list_mixtures
 from data_prep.listing import MIXTURE, Listing, Mixture, Problem
 from data_prep.manifest import SPLITS, check_choice, write_manifests
 from mossformer_sb.errors import InputError
+from mossformer_sb.listing import ENDINGS
 
 NAME, PREFIX = "custom data", "custom"
-
-# soundfile names formats, not extensions; raw samples don't tell their sample rate.
-EXTENSIONS = (
-    ".wav",
-    ".flac",
-    ".ogg",
-    *sorted({f".{name.lower()}" for name in soundfile.available_formats()} - {".wav", ".flac", ".ogg", ".raw"}),
-    ".aif",
-    ".oga",
-    ".opus",
-)
+FIRST = (".wav", ".flac", ".ogg")  # as messages show them
+EXTENSIONS = (*FIRST, *sorted(ENDINGS - set(FIRST)))
 
 
 def prepare_custom(

@@ -20,6 +20,7 @@ from data_prep.checks import check, shared_speakers, spoiled, summary
 from data_prep.listing import MIXTURE, Problem
 from mossformer_sb.dataio import DATA_ROOT, FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def _write_manifest(listing, split, headers, output_folder):
         "hours": round(table["duration"].sum() / 3600, 3),
         "mixture_is_sum": all(_is_sum(mixture) for mixture in listing.splits[split].values()),
     }
-    _write_text(path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
+    write_text(path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     logger.info(
         "%s: %d mixtures, %.2f hours of split '%s' in %s, fingerprint %s",
         listing.name,
@@ -202,11 +203,4 @@ def _write_csv(path, rows, columns):
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        _write_text(path, text.getvalue())
-
-
-def _write_text(path, text):
-    unfinished = f"{path}.tmp"
-    with open(unfinished, "w", newline="", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(unfinished, path)
+        write_text(path, text.getvalue())

@@ -21,6 +21,7 @@ from data_prep.generate.wsj0 import NUM_SHOWN
 from data_prep.progress import resumable
 from mossformer_sb.dataio import read_audio, read_manifest
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import replacing
 from mossformer_sb.level_measures import active_speech_level, loudness
 from mossformer_sb.recordings import NOISE_COLUMNS, SPEECH_COLUMNS
 
@@ -175,11 +176,10 @@ def _write_table(path, recordings, measure, columns, workers):
         rows = resumable(
             path.with_suffix(".partial"), key.hexdigest(), list(recordings.items()), measure, mapped, path.stem
         )
-    unfinished = path.with_suffix(".tmp")
     table = pd.DataFrame(rows, columns=columns)
-    table.to_csv(unfinished, index=False)
-    made_of.unlink(missing_ok=True)
-    os.replace(unfinished, path)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+        made_of.unlink(missing_ok=True)
     made_of.write_text(key.hexdigest())
     path.with_suffix(".partial").unlink(missing_ok=True)
     hours = (table["num_samples"] / table["sample_rate"]).sum() / 3600

@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from speechbrain.utils.run_opts import RunOptions
 
+from mossformer_sb.devices import choose_device
 from mossformer_sb.errors import InputError
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
@@ -105,6 +106,25 @@ def parse_arguments(argv=None):
     _check_overrides(tree, overrides, hparams_file)
     _check_placeholders(tree, overrides, hparams_file)
     return hparams_file, run_opts, overrides
+
+
+def check_device(run_opts):
+    """Raise InputError if the device that was asked for is not available.
+
+    Arguments
+    ---------
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        From `parse_arguments`.
+
+    Example
+    -------
+    >>> check_device({"device": "tpu"})
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: device 'tpu' is not known: choose cpu, mps, cuda, or one of several as in cuda:1.
+    """
+    if run_opts["device"] is not None:  # None: SpeechBrain takes the best there is
+        choose_device(run_opts["device"], auto=False)
 
 
 # ---- the words of the command line
@@ -278,6 +298,22 @@ def _check_overrides(tree, overrides, hparams_file, path=""):
             _check_overrides(tree[key], value, hparams_file, here)
         else:
             _check_text(here, value)
+            if key in tree:
+                _check_kind(here, tree[key], value, hparams_file)
+
+
+def _check_kind(path, default, value, hparams_file):
+    """Refuse text in the place of a number, and what is neither true nor false in the place of these."""
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{path} is true or false, as in {hparams_file}; found {value!r}. Give one of the two.")
+    elif isinstance(default, (int, float)) and (
+        isinstance(value, bool) or not (value is None or isinstance(value, (int, float)))
+    ):
+        raise InputError(
+            f"{path} takes a number, as {default} in {hparams_file}; found {value!r}. Give one, such as --{path} "
+            f"{default}, or null where the file's comment allows it."
+        )
 
 
 def _check_text(path, value):

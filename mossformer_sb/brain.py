@@ -3,19 +3,18 @@
 import logging
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TensorboardLogger
 
-from mossformer_sb import ranks
+from mossformer_sb import numerics, ranks
 from mossformer_sb.budget import Progress, RunningClock, TimeBudget
 from mossformer_sb.dataio import Mixture, SeparationBatch
 from mossformer_sb.ema import AveragedWeights
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation import ScoreTable, save_example
+from mossformer_sb.evaluation import AUDIO_FOLDER, RESULTS_FILE, ScoreTable, save_example
 from mossformer_sb.history import History
 from mossformer_sb.loader import RankLoader
 from mossformer_sb.losses import pit_si_snr_loss
@@ -25,11 +24,10 @@ from mossformer_sb.random_state import RandomState
 from mossformer_sb.sampling import GlobalBatches
 from mossformer_sb.schedules import OneCycle, Schedule
 from mossformer_sb.separator import separate
-from mossformer_sb.sums import StageSums
+from mossformer_sb.sums import Items, StageSums, WindowSums
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "test_results.csv"
 TENSORBOARD_FOLDER = "tensorboard"
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
 SHOWN_IDS = 10  # of items with something non-finite
@@ -48,8 +46,13 @@ class SeparationBrain(sb.Brain):
     loss. So neither the batch's size, nor the number of ranks, nor what is left out changes an item's weight. With
     nothing left, or a gradient that is not finite, there is no step.
 
+    Between two steps nothing is read from an accelerator, so that it always has work waiting. What is not finite shows
+    when a step is due; the batches since the last one are then gone through again, without those items.
+
     A run that is killed goes on where its last checkpoint stands, to the same numbers: besides what SpeechBrain saves,
-    a checkpoint holds the random states, the epoch's sums, the schedule's state and the averaged weights.
+    a checkpoint holds the random states, the epoch's sums, the schedule's state and the averaged weights. On a GPU the
+    same numbers also take ``deterministic``. With another batch size, accumulation or number of ranks, an epoch that
+    had begun goes on with the items that it has not had.
 
     Read from ``hparams``: ``sample_rate``; ``output_folder``, for the results; ``seed``; ``threshold``, the loss in dB
     below which an item is good enough to be left out (null: none is); ``silence_snr``, see `pit_si_snr_loss`;
@@ -57,7 +60,7 @@ class SeparationBrain(sb.Brain):
     many test utterances to write as audio; and, if they are there, ``train_minutes`` and ``epoch_minutes``, see
     `TimeBudget`; ``ema_decay``, see `AveragedWeights`; ``batches_per_epoch``, how many batches of each rank make an
     epoch at most; ``num_to_keep``, how many of the best checkpoints, and of the newest, to keep (1); ``tensorboard``,
-    whether to log there too.
+    whether to log there too; ``deterministic``, see `mossformer_sb.numerics.make_deterministic`.
 
     Arguments
     ---------
@@ -71,13 +74,16 @@ class SeparationBrain(sb.Brain):
     """
 
     def __init__(self, modules=None, opt_class=None, hparams=None, run_opts=None, checkpointer=None):
+        if (hparams or {}).get("deterministic", False):  # before the networks go to a GPU
+            numerics.make_deterministic()
         try:
             super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         except ValueError as error:  # SpeechBrain's way to refuse an option, such as fp16 on a CPU
             raise InputError(f"SpeechBrain can't run with these options: {error}") from error
         self.sums = StageSums()  # of the stage
-        self._window = StageSums()  # of this rank alone, since the last step of the optimiser
-        self._window_ids, self._nonfinite_ids = [], []
+        self._window = WindowSums()  # of this rank alone, since the last step of the optimiser
+        self._window_batches, self._nonfinite_ids = [], []
+        self._first_step = 0  # batches of this epoch that came before this process
         self.random_state = RandomState()
         self.history = History(self.hparams.output_folder)
         self.train_dataset, self.train_batches = None, None
@@ -87,6 +93,7 @@ class SeparationBrain(sb.Brain):
         self.budget = TimeBudget(
             getattr(self.hparams, "train_minutes", None), getattr(self.hparams, "epoch_minutes", None)
         )
+        self.on_stage = lambda stage: None  # called on all ranks when a stage begins
         decay = getattr(self.hparams, "ema_decay", None)
         self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
         if checkpointer is not None:
@@ -109,7 +116,7 @@ class SeparationBrain(sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Sum of the losses in dB of the items that count; at test, also score each item. Training has `fit_batch`."""
         items = self._score_items(predictions, batch, stage)
-        self.sums.add_items(items.si_snr, items.dropped, items.nonfinite, items.samples)
+        self.sums.merge(StageSums.of([*items.tally.tolist(), items.samples, 0, 0.0]))
         if stage == sb.Stage.TEST:
             self._score(batch, predictions)
         return items.loss
@@ -122,15 +129,7 @@ class SeparationBrain(sb.Brain):
         counted = finite & (result.num_active > 0)
         if stage == sb.Stage.TRAIN and self.hparams.threshold is not None:
             counted = counted & (result.losses.detach() > self.hparams.threshold)
-        finite_here, counted_here = torch.stack((finite, counted)).cpu()
-        return _Items(
-            loss=result.losses[counted].sum(),
-            si_snr=result.si_snr[counted],
-            finite=finite_here,
-            dropped=int((finite_here & ~counted_here).sum()),
-            nonfinite=int((~finite_here).sum()),
-            samples=int(batch.lengths.sum()),
-        )
+        return Items(result.losses, result.si_snr, counted, finite, samples=sum(batch.lengths.tolist()))
 
     def _score(self, batch, estimates):
         for index, utterance_id in enumerate(batch.ids):
@@ -142,7 +141,7 @@ class SeparationBrain(sb.Brain):
             # Each rank scores every n-th utterance, see GlobalBatches, and writes its own: no two write one file.
             place = len(self.scores) * ranks.world_size() + ranks.rank()
             if place < self.hparams.n_audio_to_save:
-                folder = Path(self.hparams.output_folder) / "audio"
+                folder = Path(self.hparams.output_folder) / AUDIO_FOLDER
                 save_example(folder, utterance_id, mixture, sources, estimate, permutation, self.hparams.sample_rate)
             self.scores.add(utterance_id, scores)
 
@@ -161,7 +160,7 @@ class SeparationBrain(sb.Brain):
         Returns
         -------
         torch.Tensor
-            Mean loss in dB over the items that count; zero without any.
+            Mean loss in dB over the items that count, where it was computed; zero without any.
 
         Raises
         ------
@@ -170,11 +169,10 @@ class SeparationBrain(sb.Brain):
         """
         should_step = self._window_ends()
         self.on_fit_batch_start(batch, should_step)
-        before = self._window.count
         with self.no_sync(not should_step):
-            estimates, loss = self._training_loss(batch)
+            estimates, loss, count = self._training_loss(batch)
             self.scaler.scale(loss).backward()
-        mean = loss.detach().cpu() / max(self._window.count - before, 1)
+        mean = loss.detach() / count
         if should_step:
             self.optimizers_step()
         self.on_fit_batch_end(batch, estimates, mean, should_step)
@@ -185,34 +183,64 @@ class SeparationBrain(sb.Brain):
         last = math.inf if self.train_batches is None else len(self.train_batches)
         if self.debug:
             last = min(last, self.debug_batches)
-        return self.step % self.grad_accumulation_factor == 0 or self.step == last
+        return self._window_is_full() or self.step == last
+
+    def _window_is_full(self):
+        return (self.step - self._first_step) % self.grad_accumulation_factor == 0
 
     def _training_loss(self, batch):
-        """Estimates, and the sum of the losses of the items that count. Only finite items take part.
+        """Estimates, the sum of the losses of the items that count, and how many do, at least 1."""
+        self._window_batches.append(batch)
+        if batch is None:
+            return None, self._loss_without_data(), 1
+        with self.training_ctx:
+            estimates = self._separate(self.modules, batch)
+            items = self._score_items(estimates, batch, sb.Stage.TRAIN)
+        self._window.add(items)
+        return estimates, items.loss, items.counted.sum().clamp(min=1)
+
+    def _loss_without_data(self):
+        """Where this rank's data can't be read, see `RankLoader`: DDP still counts on a forward."""
+        silence = SeparationBatch.collate([_SILENCE])
+        silence.mixture = silence.mixture.to(next(self.modules.parameters()).dtype)
+        with self.training_ctx:
+            self._separate(self.modules, silence)
+        return self._zero_loss()
+
+    def _repeat_window(self):
+        """Compute the gradients of the window again, without the items that are not finite; the window's sums anew.
+
+        All the ranks do it, or none, and each goes through the networks as often as before.
+        """
+        self.zero_grad(set_to_none=True)
+        seconds = self._window.seconds
+        self._window.reset()
+        self._window.seconds = seconds
+        for number, batch in enumerate(self._window_batches, start=1):
+            with self.no_sync(number < len(self._window_batches)):
+                loss = self._loss_without_data() if batch is None else self._finite_loss(batch)
+                self.scaler.scale(loss).backward()
+        return self._window.over_ranks(self.device)
+
+    def _finite_loss(self, batch):
+        """The sum of the losses of the items that count. Only finite items take part.
 
         Zero times NaN is NaN, so no mask can take an item out of a gradient: the others go through the network again.
         """
-        if batch is None:  # this rank's data can't be read, see RankLoader; DDP still counts on a forward
-            silence = SeparationBatch.collate([_SILENCE])
-            silence.mixture = silence.mixture.to(next(self.modules.parameters()).dtype)
-            with self.training_ctx:
-                self._separate(self.modules, silence)
-            return None, self._zero_loss()
-        self._window_ids += batch.ids
         networks = self.modules
         while len(batch):
             with self.training_ctx:
                 estimates = self._separate(networks, batch)
                 items = self._score_items(estimates, batch, sb.Stage.TRAIN)
-            if not items.nonfinite:
-                self._window.add_items(items.si_snr, items.dropped, samples=items.samples)
-                return estimates, items.loss
+            if items.finite.all():
+                self._window.add(items)
+                return items.loss
             others, batch = batch.select(~items.finite), batch.select(items.finite)
             self._nonfinite_ids += others.ids
-            self._window.add_items(torch.empty(0), nonfinite=len(others), samples=int(others.lengths.sum()))
+            self._window.add(items.only(~items.finite, int(others.lengths.sum())))
             # Around DDP: its forward might wait for the other ranks; its backward hangs on the parameters, not on it.
             networks = ranks.unwrapped(self.modules)
-        return None, self._zero_loss()
+        return self._zero_loss()
 
     def _zero_loss(self):
         """With a gradient of zero for every parameter: the other ranks wait for them all."""
@@ -226,18 +254,23 @@ class SeparationBrain(sb.Brain):
         seconds = self._lap()
         self._window.seconds = seconds if ranks.rank() == 0 else 0.0
         window = self._window.over_ranks(self.device)
-        self._window.reset()
         if window.failed:
             self._check_loading(sb.Stage.TRAIN)
+        if window.nonfinite:
+            window = self._repeat_window()
         self.sums.merge(window)
         # Without any item Adam would move on its momentum alone.
         norm = self._step(window.count) if window.count else None
         self.zero_grad(set_to_none=True)
         self._watch(window.nonfinite, norm)
-        self._window_ids, self._nonfinite_ids = [], []
+        self._reset_window()
         self.budget.add(window.seconds)
         if self._progress is not None:
             self._progress.update(self.hparams.epoch_counter.current, self.step, -self.sums.mean)
+
+    def _reset_window(self):
+        self._window.reset()
+        self._window_batches, self._nonfinite_ids = [], []
 
     def _step(self, count):
         """Step, unless the gradient is not finite; return its norm."""
@@ -270,7 +303,8 @@ class SeparationBrain(sb.Brain):
             self.sums.streak = 0
             return
         self.sums.streak += 1
-        ids = self._nonfinite_ids if num_nonfinite else self._window_ids
+        of_window = [item_id for batch in self._window_batches if batch is not None for item_id in batch.ids]
+        ids = self._nonfinite_ids if num_nonfinite else of_window
         ids = [item_id for ids_of_rank in ranks.gather(ids) for item_id in ids_of_rank]
         found = f"{num_nonfinite} items without a finite loss" if num_nonfinite else f"a gradient of norm {norm}"
         found += f" ({', '.join(ids[:SHOWN_IDS])}{', …' if len(ids) > SHOWN_IDS else ''})"
@@ -296,7 +330,7 @@ class SeparationBrain(sb.Brain):
 
     def _epoch_is_over(self):
         """Whether the time of an epoch is used up: between two steps of the optimiser, and alike on all ranks."""
-        return self.step % self.grad_accumulation_factor == 0 and self.budget.ends_epoch(self.sums.seconds)
+        return self._window_is_full() and self.budget.ends_epoch(self.sums.seconds)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         """Only between two steps of the optimiser: a checkpoint holds no half-accumulated gradients."""
@@ -337,6 +371,8 @@ class SeparationBrain(sb.Brain):
         if getattr(self.hparams, "tensorboard", False):
             self._tensorboard = _tensorboard_logger(Path(self.hparams.output_folder) / TENSORBOARD_FOLDER)
         ranks.everywhere(super().on_fit_start)
+        if if_main_process():
+            logger.info(numerics.describe(self.device, self.precision, self.eval_precision))
         if self.budget.minutes is not None:
             self._report_budget()
             if if_main_process():
@@ -361,13 +397,17 @@ class SeparationBrain(sb.Brain):
 
     def init_optimizers(self):
         """As SpeechBrain does; the schedule belongs to the optimiser."""
-        super().init_optimizers()
+        try:
+            super().init_optimizers()
+        except (TypeError, ValueError) as error:  # an optimiser's way to refuse its arguments, such as a negative lr
+            raise InputError(f"opt_class can't be built: {error}. Check lr and the other settings of it.") from error
         self.schedule = Schedule(self.hparams.lr_scheduler, self.optimizer)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverables({"lr_scheduler": self.schedule})
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the sums, unless training goes on in mid-epoch; put the weights in place that the stage is about."""
+        self.on_stage(stage)
         resumed_mid_epoch = stage == sb.Stage.TRAIN and self.step > 0
         if not resumed_mid_epoch:
             self.sums.reset()
@@ -378,12 +418,13 @@ class SeparationBrain(sb.Brain):
             self.scores = ScoreTable()
 
     def _start_training_epoch(self, epoch):
-        self._window.reset()
-        self._window_ids, self._nonfinite_ids = [], []
+        self._reset_window()
+        self._first_step = self.step
         if hasattr(self.train_dataset, "set_epoch"):
             self.train_dataset.set_epoch(epoch)
         if self.train_batches is not None:
-            self.train_batches.set_epoch(epoch, start=self.step)
+            # A checkpoint stands between two steps, after which the epoch's sums hold all items that it has had.
+            self.train_batches.set_epoch(epoch, items_done=self.sums.items, batches_done=self.step)
         reset_peak(self.device)
         self._lap()
 
@@ -469,7 +510,7 @@ class SeparationBrain(sb.Brain):
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
         """A loader of `SeparationBatch`, which gives each rank its share; see `GlobalBatches`.
 
-        Its position is no file in a checkpoint: the epoch and the step, which are there, say all.
+        Its position is no file in a checkpoint: the epoch and the number of items, which are there, say all.
 
         Arguments
         ---------
@@ -519,6 +560,8 @@ class SeparationBrain(sb.Brain):
         loader_kwargs.setdefault("pin_memory", self.device_type == "cuda")
         if training:
             self.train_dataset, self.train_batches = dataset, batches
+            if self.checkpointer is not None:  # optional: earlier versions did not save it
+                self.checkpointer.add_recoverable("data_order", batches, optional_load=True)
         ended = self._epoch_is_over if training else None
         self._loaders[stage] = RankLoader(
             dataset, batch_sampler=batches, goes_on=training, ended=ended, **loader_kwargs
@@ -534,21 +577,15 @@ class SeparationBrain(sb.Brain):
         self._use_averaged_weights(False)
         ranks.everywhere(super().on_evaluate_start, max_key, min_key)
         if self.checkpointer is not None and not self.checkpointer.list_checkpoints():
-            raise ranks.SharedError(
-                f"{self.checkpointer.checkpoints_dir}: holds no checkpoint to evaluate. Train first (without "
-                f"--test_only), or give the --output_folder of a finished training."
-            )
+            raise ranks.SharedError(nothing_to_evaluate(self.checkpointer.checkpoints_dir))
 
 
-class _Items(NamedTuple):
-    """What the items of a batch come to."""
-
-    loss: torch.Tensor  # [], dB: sum over the items that count
-    si_snr: torch.Tensor  # [·], dB, of these
-    finite: torch.Tensor  # [B], bool, on the CPU
-    dropped: int
-    nonfinite: int
-    samples: int
+def nothing_to_evaluate(folder):
+    """The message for a folder of checkpoints that has none."""
+    return (
+        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
+        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
+    )
 
 
 def _all_finite(signals):

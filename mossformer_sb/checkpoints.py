@@ -5,11 +5,13 @@ then renamed; deletion goes the same way backwards. Whatever kills a run, a fold
 when it got that name, and the list shows whether it still is.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
 import pathlib
+import pickle
 import shutil
 import zlib
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
 SHOWN_DIFFERENCES = 3
+_OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
+_THEIRS = "counter"  # what these call the epoch counter
 
 
 class Checkpointer(stock.Checkpointer):
@@ -231,6 +235,17 @@ class Checkpointer(stock.Checkpointer):
                 _check_architecture(name, obj, checkpoint)
         super().load_checkpoint(checkpoint)
 
+    def check_architecture(self):
+        """Raise InputError if the newest checkpoint is of other modules; nothing is loaded.
+
+        A file that can't be read is passed over: loading goes on to the next checkpoint then.
+        """
+        for checkpoint in sorted(self.list_checkpoints(), key=stock.ckpt_recency)[-1:]:
+            for name, obj in self.recoverables.items():
+                if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
+                    with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+                        _check_architecture(name, obj, checkpoint)
+
     # ---- deleting
 
     def delete_checkpoints(
@@ -274,6 +289,43 @@ class Checkpointer(stock.Checkpointer):
 
     def _is_whole(self, checkpoint):
         return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
+
+
+# ---- SpeechBrain's own recipes
+
+
+def is_of_a_recipe(checkpoint):
+    """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
+
+    They keep the validation loss under the name that is that of a score here: lower is better.
+    """
+    if _OURS in checkpoint.paramfiles:
+        return False
+    return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
+
+
+def check_origin(checkpointer):
+    """Raise if a training would go on where one of SpeechBrain's own recipes stood: its state is of another program.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+
+    Raises
+    ------
+    InputError
+        If its folder holds such a checkpoint.
+    """
+    # SpeechBrain's own listing: ours takes a folder for damaged where a file that a training needs is not there.
+    found = [
+        checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)
+    ]
+    if found:
+        raise InputError(
+            f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "
+            f"({found[0].path.name}), and a training here can only go on from its own. To start from their weights, "
+            f"give another --output_folder, and --init_from with the folder of that recipe's run."
+        )
 
 
 # ---- files and folders

@@ -6,33 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
-from mossformer_sb.convert import from_modelscope, to_modelscope
-from mossformer_sb.description import describe
 from mossformer_sb.errors import InputError
-from mossformer_sb.export import WEIGHT_FORMATS
-from mossformer_sb.inference import MossFormerSeparation, output_paths
-from mossformer_sb.levels import LEVELS
-from mossformer_sb.listing import list_recordings, shard
-from mossformer_sb.long_recordings import Chunking
-from mossformer_sb.onnx_export import ONNX_FILE, check_onnx, export_onnx
-from mossformer_sb.pretrained import default_model
-from mossformer_sb.report import PUBLISHED, Example, check_report, pick_examples, write_report
-from mossformer_sb.scoring import (
-    EXTRA_METRICS,
-    check_metrics,
-    find_utterances,
-    read_signals,
-    read_utterances,
-    score,
-    score_table,
-)
-from mossformer_sb.streams import FORMATS, make_output_folder
-from mossformer_sb.training_folder import export_training
 from mossformer_sb.version import __version__
+
+# What a command needs is imported when it is chosen: importing PyTorch takes seconds, which --help and a mistyped
+# command need not wait for.
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +35,20 @@ Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under
 
 A folder holds ID_spk1.wav, ID_spk2.wav and so on (or _s1, _source1, _estimate1), or subfolders s1, s2 and so on with
 ID.wav in each. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..."""
+
+EVALUATE = """\
+Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, as train.py does at its end.
+
+  mossformer-sb evaluate results/demo/export --manifest manifests/wham_tt.csv --data_root /path/to/wham
+  mossformer-sb evaluate somebody/mossformer-wham --manifest wham_tt.csv --data_root corpus --report page.html
+
+The manifest comes from a training's output folder (manifests/), or from python -m data_prep wham --data_folder ..."""
+
+REPORT = """\
+Write the report of a training from what it left in its output folder, without testing again: scores, curves, and
+examples with sound.
+
+  mossformer-sb report results/mossformer_wham_L/1234"""
 
 EXPORT = """\
 Export a trained model from a training's output folder to one that others load, ready for a model hub.
@@ -98,7 +90,8 @@ def main(argv=None):
     int
         Exit code: 0; 1 when some of many files failed; 2 for wrong input; 130 when interrupted from the keyboard.
     """
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(argv).parse_args(argv)
     # Our messages, and of others only what is amiss.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)
@@ -112,38 +105,33 @@ def main(argv=None):
         return INTERRUPTED
 
 
-def _parser():
+def _parser(argv):
+    """The parser, with the arguments of the command that ``argv`` chooses."""
     parser = argparse.ArgumentParser(
         prog="mossformer-sb",
-        description="Separate recordings, score separations, and share models.",
+        description="Separate recordings, evaluate models, score separations, and share models.",
         epilog="'mossformer-sb COMMAND --help' explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"mossformer_sb {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_separate, _add_score, _add_export, _add_convert, _add_info):
-        add(commands)
-    return parser
-
-
-def _command(commands, name, run, summary, description):
-    parser = commands.add_parser(
-        name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.set_defaults(run=run)
+    for name, (summary, description, add, run) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        command.set_defaults(run=run)
+        if name in argv[:1]:
+            add(command)
     return parser
 
 
 # ---- separate
 
 
-def _add_separate(commands):
-    parser = _command(
-        commands,
-        "separate",
-        _separate,
-        "separate recordings",
-        SEPARATE,
-    )
+def _add_separate(parser):
+    from mossformer_sb.levels import LEVELS
+    from mossformer_sb.long_recordings import Chunking
+    from mossformer_sb.streams import FORMATS
+
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio file, folder, or pattern in quotes")
     parser.add_argument(
         "--model",
@@ -193,6 +181,16 @@ def _add_separate(commands):
 
 
 def _separate(arguments):
+    import torch
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from mossformer_sb.inference import MossFormerSeparation, output_paths
+    from mossformer_sb.listing import list_recordings, shard
+    from mossformer_sb.long_recordings import Chunking
+    from mossformer_sb.pretrained import default_model
+    from mossformer_sb.streams import make_output_folder
+
     chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
     source = default_model() if arguments.model is None else arguments.model
     jobs = shard(list_recordings(arguments.inputs, arguments.output_folder))
@@ -218,6 +216,8 @@ def _separate(arguments):
 
 def _device_of_rank(device):
     """Under torchrun, each process on a machine takes a GPU of its own."""
+    import torch
+
     if device == "auto" and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
     return device
@@ -226,49 +226,75 @@ def _device_of_rank(device):
 # ---- score
 
 
-def _add_score(commands):
-    parser = _command(
-        commands,
-        "score",
-        _score,
-        "score estimates against references",
-        SCORE,
-    )
+def _add_score(parser):
     parser.add_argument("--estimates", help="folder of what a model gave")
     parser.add_argument("--references", help="folder of the true sources, or a manifest")
     parser.add_argument("--mixtures", help="folder of the mixtures, where they aren't found by themselves")
     parser.add_argument("--table", help="CSV of all files, instead of the three above")
-    parser.add_argument("--data_root", help="what $data_root in a CSV stands for (default: its folder)")
     parser.add_argument("--subset", action="store_true", help="leave out references without estimates")
+    _add_scores(parser, "scores.csv")
+
+
+def _add_scores(parser, output):
+    """What scoring files and evaluating a model have in common."""
+    from mossformer_sb.report import PUBLISHED
+    from mossformer_sb.scoring import EXTRA_METRICS
+
+    parser.add_argument("--data_root", help="what $data_root in a CSV stands for (default: the folder of the CSV)")
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="METRIC", help=f"more metrics: {', '.join(EXTRA_METRICS)}"
     )
-    parser.add_argument("--output", default="scores.csv", help="the scores of each ID (default: scores.csv)")
+    parser.add_argument("--output", default=output, help=f"the scores of each ID (default: {output})")
     parser.add_argument("--report", metavar="FILE", help="also write a page with pictures and sound, FILE.html")
     parser.add_argument(
         "--corpus", default="", choices=["", *PUBLISHED], help="what is published on this corpus goes into the report"
     )
 
 
-def _score(arguments):
+def _check_scores(arguments):
+    """Find what is wrong with the output before the work."""
+    from mossformer_sb.report import check_report
+    from mossformer_sb.scoring import check_metrics
+    from mossformer_sb.streams import make_output_folder
+
     check_metrics(arguments.metrics)
-    output = Path(arguments.output)
-    make_output_folder(output.parent)
+    make_output_folder(Path(arguments.output).parent)
     if arguments.report is not None:
         check_report()
         make_output_folder(Path(arguments.report).parent)
+
+
+def _write_scores(arguments, results, number):
+    """Write the table of scores; returns it."""
+    from tqdm import tqdm
+
+    from mossformer_sb.scoring import score_table
+
+    table = score_table(tqdm(results, total=number, unit="utterance"), arguments.metrics)
+    table.write(arguments.output)
+    print(f"{table.summary()}\nAll scores are in {arguments.output}")
+    return table.to_frame()
+
+
+def _score(arguments):
+    import torch
+
+    from mossformer_sb.scoring import score
+
+    _check_scores(arguments)
     utterances = _utterances(arguments)
     # Utterances side by side use two cores better than the threads within one do.
     torch.set_num_threads(1)
     results = score(utterances, arguments.metrics, num_threads=os.cpu_count() or 1)
-    table = score_table(tqdm(results, total=len(utterances), unit="utterance"), arguments.metrics)
-    table.write(output)
-    print(f"{table.summary()}\nAll scores are in {output}")
+    scores = _write_scores(arguments, results, len(utterances))
     if arguments.report is not None:
-        _report(arguments, table.to_frame(), {utterance.id: utterance for utterance in utterances})
+        _report_scores(arguments, scores, {utterance.id: utterance for utterance in utterances})
 
 
-def _report(arguments, scores, utterances):
+def _report_scores(arguments, scores, utterances):
+    from mossformer_sb.report import Example, pick_examples, write_report
+    from mossformer_sb.scoring import read_signals
+
     examples = []
     for title, utterance_id in pick_examples(scores).items():
         examples.append(Example.of(f"{title}: {utterance_id}", *read_signals(utterances[utterance_id])))
@@ -278,6 +304,8 @@ def _report(arguments, scores, utterances):
 
 
 def _utterances(arguments):
+    from mossformer_sb.scoring import find_utterances, read_utterances
+
     folders = (arguments.estimates, arguments.references)
     if arguments.table is not None:
         if any((*folders, arguments.mixtures)):
@@ -288,11 +316,71 @@ def _utterances(arguments):
     return find_utterances(*folders, arguments.mixtures, arguments.data_root, arguments.subset)
 
 
+# ---- evaluate, report
+
+
+def _add_evaluate(parser):
+    parser.add_argument("model", metavar="MODEL", help="folder of an exported model, or a model hub's id")
+    parser.add_argument("--manifest", required=True, help="CSV of the test set")
+    _add_scores(parser, "test_results.csv")
+    parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--trust", action="store_true", help="run what the model's YAML file asks for: its maker's code"
+    )
+
+
+def _evaluate(arguments):
+    from mossformer_sb.dataio import MixtureDataset
+    from mossformer_sb.inference import MossFormerSeparation
+    from mossformer_sb.scoring import evaluate
+
+    _check_scores(arguments)
+    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
+    data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
+    data = MixtureDataset(arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate)
+    scores = _write_scores(arguments, evaluate(model, data, arguments.metrics), len(data))
+    if arguments.report is not None:
+        _report_evaluation(arguments, scores, model, data)
+
+
+def _report_evaluation(arguments, scores, model, data):
+    from mossformer_sb.report import example_of_row, pick_examples, write_report
+
+    rows = data.table.set_index("ID", drop=False)
+    examples = [
+        example_of_row(title, rows.loc[utterance_id], data.num_spks, model.separate_batch)
+        for title, utterance_id in pick_examples(scores).items()
+    ]
+    facts = {"Model": arguments.model, "Manifest": arguments.manifest, "Data": f"test {data.fingerprint[:12]}"}
+    path = write_report(arguments.report, scores, examples, "Evaluation of a model", arguments.corpus, facts)
+    print(f"The report is {path}")
+
+
+def _add_report(parser):
+    parser.add_argument("training_folder", metavar="TRAINING", help="output_folder of train.py")
+    parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in that folder)")
+    parser.add_argument("--model", help="the exported model, for the examples (default: export in that folder)")
+    parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
+
+
+def _report(arguments):
+    from mossformer_sb.devices import choose_device
+    from mossformer_sb.report import report_training
+    from mossformer_sb.streams import make_output_folder
+
+    if arguments.output is not None:
+        make_output_folder(Path(arguments.output).parent)
+    device = choose_device(arguments.device)
+    path = report_training(arguments.training_folder, arguments.model, device, arguments.output)
+    print(f"The report is {path}")
+
+
 # ---- export, convert, info
 
 
-def _add_export(commands):
-    parser = _command(commands, "export", _export, "make a model folder from a training", EXPORT)
+def _add_export(parser):
+    from mossformer_sb.export import WEIGHT_FORMATS
+
     parser.add_argument("training_folder", metavar="TRAINING", help="output_folder of train.py")
     parser.add_argument("--output_folder", required=True, help="the model folder; an earlier export is replaced")
     parser.add_argument("--checkpoint", metavar="NAME", help="this checkpoint, CKPT+... (default: the best)")
@@ -311,6 +399,11 @@ def _add_export(commands):
 
 
 def _export(arguments):
+    from mossformer_sb.export import WEIGHT_FORMATS
+    from mossformer_sb.inference import MossFormerSeparation
+    from mossformer_sb.onnx_export import ONNX_FILE, check_onnx, export_onnx
+    from mossformer_sb.training_folder import export_training
+
     if arguments.onnx:
         check_onnx()
     folder = export_training(
@@ -339,8 +432,7 @@ def _read_notes(path):
         raise InputError(f"--notes {path}: can't be read ({error}). Give a file in Markdown, in UTF-8.") from error
 
 
-def _add_convert(commands):
-    parser = _command(commands, "convert", _convert, "convert the authors' checkpoint, or into it", CONVERT)
+def _add_convert(parser):
     parser.add_argument("source", metavar="SOURCE", help="folder of the authors' files; with --to, a model folder")
     parser.add_argument("--output_folder", required=True, help="where to")
     parser.add_argument("--to", choices=["modelscope"], help="convert one of our models into the authors' format")
@@ -349,6 +441,8 @@ def _add_convert(commands):
 
 
 def _convert(arguments):
+    from mossformer_sb.convert import from_modelscope, to_modelscope
+
     if arguments.to is not None:
         folder = to_modelscope(arguments.source, arguments.output_folder)
     else:
@@ -356,16 +450,28 @@ def _convert(arguments):
     print(f"The converted model is in {folder}")
 
 
-def _add_info(commands):
-    parser = _command(commands, "info", _info, "say what a model folder or a manifest is", INFO)
+def _add_info(parser):
     parser.add_argument("path", metavar="PATH", help="model folder, model hub's id, or manifest (.csv)")
 
 
 def _info(arguments):
+    from mossformer_sb.description import describe
+
     facts = describe(arguments.path)
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name:{width}}  {value}")
+
+
+COMMANDS = {  # name: summary, description, what adds its arguments, and what runs it
+    "separate": ("separate recordings", SEPARATE, _add_separate, _separate),
+    "evaluate": ("evaluate a model on a test set", EVALUATE, _add_evaluate, _evaluate),
+    "score": ("score estimates against references", SCORE, _add_score, _score),
+    "report": ("write the report of a training", REPORT, _add_report, _report),
+    "export": ("make a model folder from a training", EXPORT, _add_export, _export),
+    "convert": ("convert the authors' checkpoint, or into it", CONVERT, _add_convert, _convert),
+    "info": ("say what a model folder or a manifest is", INFO, _add_info, _info),
+}
 
 
 if __name__ == "__main__":

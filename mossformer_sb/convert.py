@@ -10,6 +10,7 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import MODULES, TrainingRecord, export
+from mossformer_sb.files import temporary_name
 from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.masknet import ROTATED_CHANNELS, MossFormerMaskNet
 from mossformer_sb.safe_loading import read_state_dict
@@ -217,7 +218,7 @@ def to_modelscope(source, output_folder):
     output_folder = Path(output_folder)
     if output_folder.exists():
         raise InputError(f"{output_folder}: exists already. Choose another output folder.")
-    temporary = output_folder.with_name(f".{output_folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(output_folder)
     try:
         temporary.mkdir(parents=True)
         for name in MODULES:

@@ -3,9 +3,11 @@
 Shapes: B batch, T samples, S sources.
 """
 
+import functools
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import replacing
 
 DATA_ROOT = "$data_root"  # what every path in a manifest begins with
 FINGERPRINT_SHOWN = 12  # digits of a fingerprint that people get to see
+SAMPLED_RECORDINGS = 48  # of a dataset, of which a fingerprint has samples
+SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # in each of them, and frames at each place
 
 
 def read_audio(path, start=0, num_frames=-1):
@@ -79,13 +84,8 @@ def write_audio(path, samples, sample_rate):
     sample_rate : int
         Hz.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_manifest(path, data_root, num_spks=None):
@@ -141,7 +141,14 @@ def read_manifest(path, data_root, num_spks=None):
 
 
 def fingerprint(table):
-    """Tell whether two manifests list the same recordings, wherever these lie.
+    """Tell whether two manifests list the same data, wherever it lies.
+
+    Covered are: which kinds of signal there are (the ``…_wav`` columns), the ID, length and sample rate of every
+    mixture, and, of all signals of a few mixtures, some samples. So another task or target, other speakers, noise or
+    levels give another fingerprint, and so does another corpus with the same names. A change in a single recording may
+    go unnoticed: the samples are of at most `SAMPLED_RECORDINGS` mixtures, so that the time doesn't grow with the
+    corpus. The order of the rows and the format of the files are without effect; lossy formats count as they are
+    decoded here.
 
     Arguments
     ---------
@@ -151,16 +158,90 @@ def fingerprint(table):
     Returns
     -------
     str
-        SHA-256 over the IDs, lengths and sample rates, in hexadecimal digits. The order of the rows is without effect.
+        SHA-256, in hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        If one of the recordings can't be read.
 
     Example
     -------
     >>> table = pd.DataFrame({"ID": ["b", "a"], "num_samples": [20000, 8000], "sample_rate": 8000})
     >>> fingerprint(table)[:FINGERPRINT_SHOWN]
-    '76815d39a906'
+    '36d64d76ce08'
     """
-    rows = sorted(zip(table["ID"], table["num_samples"], table["sample_rate"], strict=True))
-    return hashlib.sha256("".join("\t".join(map(str, row)) + "\n" for row in rows).encode()).hexdigest()
+    columns = sorted(column for column in table.columns if column.endswith("_wav"))
+    table = table.sort_values("ID")
+    listed = zip(table["ID"], table["num_samples"], table["sample_rate"], strict=True)
+    rows = table[["ID", "num_samples", *columns]].to_dict("records")
+    sampled = [
+        (row[column], row["num_samples"]) for row in _spread(rows, key=lambda row: row["ID"]) for column in columns
+    ]
+    return digest([columns, *listed], sampled)
+
+
+def digest(facts, recordings):
+    """SHA-256 over facts and over some samples of recordings.
+
+    Arguments
+    ---------
+    facts : iterable of sequence
+        Each is written as one line.
+    recordings : iterable of tuple
+        Path, and number of samples.
+
+    Returns
+    -------
+    str
+        Hexadecimal digits.
+    """
+    found = hashlib.sha256("".join("\t".join(map(str, line)) + "\n" for line in facts).encode())
+    for path, num_samples in recordings:
+        count = min(SAMPLED_FRAMES, num_samples)
+        starts = [(num_samples - count) * place // (SAMPLED_PLACES - 1) for place in range(SAMPLED_PLACES)]
+        for samples in _read_places(path, starts, count):
+            found.update(np.ascontiguousarray(samples, dtype="<f4").tobytes())
+    return found.hexdigest()
+
+
+def _read_places(path, starts, count):
+    """As `read_audio` for several places, with the file opened once, which is what takes time on network disks."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such audio file.")
+    try:
+        with soundfile.SoundFile(path) as file:
+            for start in starts:
+                file.seek(start)
+                yield file.read(count, dtype="float32")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
+
+
+def _spread(rows, key):
+    """A few of many rows, the same whatever their order: those whose keys have the lowest hashes."""
+    ranked = sorted(rows, key=lambda row: hashlib.sha256(str(key(row)).encode()).digest())
+    return ranked[:SAMPLED_RECORDINGS]
+
+
+def recordings_fingerprint(names, paths, num_samples, sample_rates):
+    """As `fingerprint`, of recordings that dynamic mixing draws from.
+
+    Arguments
+    ---------
+    names : sequence of str
+        What is known of each recording besides: its speaker and its name without folder.
+    paths, num_samples, sample_rates : sequence
+        The file, its length, and its rate in Hz.
+
+    Returns
+    -------
+    str
+        SHA-256, in hexadecimal digits.
+    """
+    rows = sorted(zip(names, num_samples, sample_rates, paths, strict=True))
+    sampled = [(row[3], row[1]) for row in _spread(rows, key=lambda row: row[:3])]
+    return digest([row[:3] for row in rows], sampled)
 
 
 def mixtures_are_sums(manifest):
@@ -321,6 +402,7 @@ class MixtureDataset(EpochDataset):
     def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0):
         super().__init__(seed)
         self.table = read_manifest(manifest, data_root, num_spks)
+        self.manifest, self.data_root = manifest, data_root
         rates = sorted(set(self.table["sample_rate"]))
         if rates != [sample_rate]:
             raise InputError(f"{manifest}: recordings have {rates} Hz, but sample_rate is {sample_rate}.")
@@ -332,10 +414,15 @@ class MixtureDataset(EpochDataset):
         self.sample_rate = sample_rate
         self.segment = None if segment is None else round(segment * sample_rate)
 
-    @property
+    @functools.cached_property
     def fingerprint(self):
-        """Of the manifest, see `fingerprint`."""
+        """Of the manifest and its recordings, see `fingerprint`."""
         return fingerprint(self.table)
+
+    def write_manifest(self, path):
+        """Write a copy of the manifest, such as beside the scores of its mixtures."""
+        with replacing(path) as temporary:
+            shutil.copyfile(self.manifest, temporary)
 
     def __len__(self):
         return len(self.table)

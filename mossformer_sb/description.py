@@ -1,5 +1,6 @@
 """What a model folder or a manifest is, in a few facts."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -77,9 +78,21 @@ def _describe_manifest(path):
         "hours": f"{table['duration'].sum() / 3600:.2f}",
         "shortest, longest": f"{table['duration'].min():.2f} s, {table['duration'].max():.2f} s",
         "noise": "yes" if "noise_wav" in table else "no column",
-        "fingerprint": fingerprint(table)[:FINGERPRINT_SHOWN],
+        "fingerprint": _fingerprint(path, table),
     }
     speakers = [column for column in table if column.startswith("s") and column.endswith("_spk")]
     if speakers:
         facts["voices"] = pd.concat([table[column] for column in speakers]).nunique()
     return facts
+
+
+def _fingerprint(path, table):
+    """Of the recordings, or, where these aren't below the manifest's folder, as the preparation noted it."""
+    try:
+        return fingerprint(table)[:FINGERPRINT_SHOWN]
+    except InputError:
+        facts = Path(path).with_suffix(".json")
+        try:
+            return json.loads(facts.read_text(encoding="utf-8"))["fingerprint"][:FINGERPRINT_SHOWN]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"unknown: the recordings aren't in {Path(path).parent}, and {facts.name} is absent"

@@ -13,13 +13,14 @@ mixture is the sum of its parts as they are handed on: nothing is rescaled after
 Shapes: S sources, T samples.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from mossformer_sb.augment import Augmentation, shift
-from mossformer_sb.dataio import EpochDataset, Mixture, fingerprint, read_manifest
+from mossformer_sb.dataio import EpochDataset, Mixture, digest, read_manifest
 from mossformer_sb.errors import InputError
 from mossformer_sb.mixing_levels import get_levels
 from mossformer_sb.noise import extend_noise
@@ -124,7 +125,6 @@ class DynamicMixtureDataset(EpochDataset):
         self.num_mixtures = mixtures_per_epoch
         if manifest is not None:
             table = read_manifest(manifest, data_root)
-            self.fingerprint = fingerprint(table)
             self.num_mixtures = len(table) if mixtures_per_epoch is None else mixtures_per_epoch
         if self.num_mixtures is None:
             raise InputError("mixtures_per_epoch is null, and there is no manifest to count: give one of the two.")
@@ -139,6 +139,18 @@ class DynamicMixtureDataset(EpochDataset):
                 "librimix or speechbrain, or a task without noise."
             )
         self.rooms = None if rooms_folder is None else RoomResponses(rooms_folder, num_spks, sample_rate)
+
+    @functools.cached_property
+    def fingerprint(self):
+        """Of what mixtures are drawn from: speech, noise and rooms, and the kind of target; see `dataio.fingerprint`.
+
+        The static training set counts only where it is drawn from.
+        """
+        parts = [("target", self.target if self.rooms is not None else "dry", self.num_spks)]
+        parts.append(("speech", self.speech.fingerprint))
+        parts.append(("noise", "none" if self.noise is None else self.noise.fingerprint))
+        parts.append(("rooms", "none" if self.rooms is None else self.rooms.identity))
+        return digest(parts, [])
 
     def __len__(self):
         return self.num_mixtures

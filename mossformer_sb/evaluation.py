@@ -2,15 +2,17 @@
 
 import itertools
 import math
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from mossformer_sb.dataio import write_audio
+from mossformer_sb.files import replacing
 from mossformer_sb.levels import mixture_gain, peak_gain
 from mossformer_sb.losses import reorder
 
+RESULTS_FILE = "test_results.csv"
+AUDIO_FOLDER = "audio"  # of examples, in the output folder
 AVERAGE = "avg"  # the snt_id of the last row
 
 
@@ -81,9 +83,8 @@ class ScoreTable:
 
     def write(self, path):
         """Write the table as a CSV, under a temporary name first."""
-        temporary = f"{path}.tmp"
-        self.to_frame().to_csv(temporary, index=False, float_format="%.6f")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            self.to_frame().to_csv(temporary, index=False, float_format="%.6f")
 
     def summary(self):
         """A few lines for the screen."""
@@ -128,8 +129,19 @@ def save_example(folder, utterance_id, mixture, sources, estimates, permutation,
     estimates = reorder(estimates[None], permutation[None].to(estimates.device))[0]
     estimates = estimates * mixture_gain(estimates, mixture)
     gain = peak_gain(mixture, sources, estimates)
-    stem = utterance_id.replace("/", "_").replace("\\", "_")
+    stem = example_stem(utterance_id)
     write_audio(folder / f"{stem}_mix.wav", gain * mixture.cpu(), sample_rate)
     for name, signals in (("source", sources), ("estimate", estimates)):
         for number, signal in enumerate(signals.cpu().unbind(-1), start=1):
             write_audio(folder / f"{stem}_{name}{number}.wav", gain * signal, sample_rate)
+
+
+def example_stem(utterance_id):
+    """What the names of an example's files begin with.
+
+    Example
+    -------
+    >>> example_stem("tt/a")
+    'tt_a'
+    """
+    return str(utterance_id).replace("/", "_").replace("\\", "_")

@@ -4,6 +4,7 @@ Weights are read as plain tensors and a model's ``hyperparams.yaml`` as plain te
 """
 
 import difflib
+import functools
 import logging
 import re
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from speechbrain.utils.fetching import fetch
 
 from mossformer_sb.arguments import _read_yaml
 from mossformer_sb.brain import BEST_KEY
-from mossformer_sb.checkpoints import Checkpointer
+from mossformer_sb.checkpoints import Checkpointer, is_of_a_recipe
 from mossformer_sb.errors import InputError
 from mossformer_sb.export import HPARAMS_FILE, MODULES
 from mossformer_sb.safe_loading import read_state_dict
+from mossformer_sb.training_folder import locate, scored_weights
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +70,9 @@ def start_from(modules, source, sample_rate):
     modules : mapping
         ``encoder``, ``masknet`` and ``decoder``. Changed only if all goes well.
     source : str or Path
-        An exported folder; the output folder of a training, whose export or, without one, best checkpoint counts; or
-        the id of a model on the Hugging Face hub.
+        An exported folder; the output folder of a training, here or with one of SpeechBrain's own recipes, whose export
+        or, without one, best checkpoint counts, with the averaged weights of a run that scored these; or the id of a
+        model on the Hugging Face hub.
     sample_rate : int
         Hz, of the recordings that the networks are for.
 
@@ -92,11 +95,11 @@ def start_from(modules, source, sample_rate):
     >>> list(start_from(three, folder, sample_rate=8000)["masknet"].reshaped)
     ['speaker_projection.weight', 'speaker_projection.bias']
     """
-    hparams_file, files = _find_model(source)
+    hparams_file, place, read = _find_model(source)
     model_rate = _read_sample_rate(hparams_file)
     comparisons, fitting = {}, {}
     for name in MODULES:
-        there = read_state_dict(files[name])
+        there = read(name)
         renew = name != "masknet" and model_rate != sample_rate
         comparisons[name] = Comparison.of(modules[name].state_dict(), there, renew)
         fitting[name] = {key: there[key] for key in comparisons[name].loaded}
@@ -105,12 +108,12 @@ def start_from(modules, source, sample_rate):
     for name in MODULES:
         modules[name].load_state_dict(fitting[name], strict=False)
     rates = f"{model_rate} Hz" if model_rate == sample_rate else f"{model_rate} Hz, for {sample_rate} Hz"
-    logger.info("Starting from %s, %s\n%s", files["masknet"].parent, rates, _report(comparisons))
+    logger.info("Starting from %s, %s\n%s", place, rates, _report(comparisons))
     return comparisons
 
 
 def _find_model(source):
-    """Find the files of a model: its hyperparameters, and each module's weights."""
+    """Find a model: the file of its hyperparameters, where its weights are, and what reads those of a module."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _find_in_folder(folder)
@@ -123,22 +126,47 @@ def _find_model(source):
 
 
 def _find_in_folder(folder):
-    for place in (folder, folder / "export"):
-        files = _weights_in(place)
-        if files:
-            return place / HPARAMS_FILE, files
-    checkpoints = folder / "save"
-    if checkpoints.is_dir():
-        checkpointer = Checkpointer(checkpoints)
-        # A run that was killed in its first epoch has none with a score.
-        checkpoint = checkpointer.find_checkpoint(max_key=BEST_KEY) or checkpointer.find_checkpoint()
-        files = checkpoint and _weights_in(checkpoint.path)
-        if files:
-            return folder / HPARAMS_FILE, files
+    files = _weights_in(folder)
+    if files:
+        return _exported(folder, files)
+    export_folder, save_folder = _folders_of_a_training(folder)
+    files = _weights_in(export_folder)
+    if files:
+        return _exported(export_folder, files)
+    checkpoint = _best_checkpoint(folder, save_folder) if save_folder.is_dir() else None
+    if checkpoint and _weights_in(checkpoint.path):
+        return folder / HPARAMS_FILE, checkpoint.path, functools.partial(scored_weights, checkpoint)
     raise InputError(
         f"init_from '{folder}': holds no model, neither {', '.join(MODULES)} as .safetensors or .ckpt, nor the like in "
-        f"export/, nor checkpoints in save/. Give an exported model, or the output folder of a training."
+        f"{export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported model, or the output folder "
+        f"of a training."
     )
+
+
+def _exported(place, files):
+    return place / HPARAMS_FILE, place, lambda name: read_state_dict(files[name])
+
+
+def _folders_of_a_training(folder):
+    """Where its export and its checkpoints are: both are keys of its YAML."""
+    settings = _read_yaml(folder / HPARAMS_FILE) if (folder / HPARAMS_FILE).is_file() else {}
+    named = {"export_folder": "export", "save_folder": "save"}
+    # A value with a tag, such as an unresolved !ref, is no str.
+    named.update({key: settings[key] for key in named if isinstance(settings.get(key), str)})
+    return [locate(folder, path, settings.get("output_folder")) for path in named.values()]
+
+
+def _best_checkpoint(folder, save_folder):
+    """The checkpoint with the best score or, of a run that was killed in its first epoch, the newest."""
+    checkpointer = Checkpointer(save_folder)
+    of_recipes = {is_of_a_recipe(checkpoint) for checkpoint in checkpointer.list_checkpoints()}
+    if len(of_recipes) > 1:
+        raise InputError(
+            f"init_from '{folder}': {save_folder.name}/ holds checkpoints of a training here and of one of "
+            f"SpeechBrain's own recipes, whose scores can't be compared. Move those of one of them to another folder."
+        )
+    best = {"min_key": BEST_KEY} if True in of_recipes else {"max_key": BEST_KEY}  # those keep a loss
+    return checkpointer.find_checkpoint(**best) or checkpointer.find_checkpoint()
 
 
 def _weights_in(folder):
@@ -165,7 +193,7 @@ def _fetch(hub_id):
             files[name] = _fetch_file(hub_id, safe)
         except InputError:
             files[name] = _fetch_file(hub_id, pickled)
-    return hparams_file, files
+    return hparams_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
 
 
 def _fetch_file(hub_id, filename):
@@ -175,7 +203,7 @@ def _fetch_file(hub_id, filename):
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"init_from '{hub_id}': there is no such folder, and {filename} of a model of this name on the Hugging "
-            f"Face hub can't be had ({reason}). Check the name and the connection."
+            f"Face hub could not be downloaded ({reason}). Check the name and the connection."
         ) from error
 
 

@@ -1,10 +1,11 @@
 """The course of a training: a table with one row an epoch, and its curves."""
 
 import logging
-import os
 from pathlib import Path
 
 import pandas as pd
+
+from mossformer_sb.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class History:
             before = pd.read_csv(path)
             table = pd.concat([before[before["epoch"] != row["epoch"]], table], ignore_index=True)
         table = table.sort_values("epoch")
-        with _replaced(path) as temporary:
+        with replacing(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
 
     def draw(self):
@@ -60,24 +61,8 @@ class History:
             return
         figure = Figure(figsize=(7, 8), layout="constrained")
         _draw(pd.read_csv(self.folder / TABLE_FILE), figure)
-        with _replaced(self.folder / CURVES_FILE) as temporary:
+        with replacing(self.folder / CURVES_FILE) as temporary:
             figure.savefig(temporary, format="png", dpi=120)
-
-
-class _replaced:
-    """Context: a temporary path, whose file takes the place of another when all went well."""
-
-    def __init__(self, path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self):
-        return self.temporary
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        self.temporary.unlink(missing_ok=True)
 
 
 def _draw(table, figure):

@@ -15,7 +15,9 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
+from mossformer_sb.devices import choose_device
 from mossformer_sb.errors import InputError
+from mossformer_sb.export import RECORD_FILE
 from mossformer_sb.levels import LevelMeter, check_level
 from mossformer_sb.long_recordings import Chunking, separate_in_chunks
 from mossformer_sb.pretrained import default_model
@@ -25,6 +27,9 @@ from mossformer_sb.separator import separate
 from mossformer_sb.streams import FORMATS, BlockStore, Recording, check_format, make_output_folder, write_recordings
 
 logger = logging.getLogger(__name__)
+
+# Keys that SpeechBrain would take from a model's YAML file to configure itself. How to compute is the caller's matter.
+_RUN_OPTIONS = {*RunOptions().as_dict(), "audio_normalizer"}
 
 
 class MossFormerSeparation(Pretrained):
@@ -109,6 +114,11 @@ class MossFormerSeparation(Pretrained):
                 f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
                 f"export_folder, by default <output_folder>/export."
             )
+        if (folder / RECORD_FILE).is_file():
+            raise InputError(
+                f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
+                f"{folder / 'export'}; `mossformer-sb export` makes one, too."
+            )
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         fetching = {
             "savedir": savedir,
@@ -121,6 +131,10 @@ class MossFormerSeparation(Pretrained):
             return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
         hparams = load_hparams(str(source), hparams_file, **checking, **fetching)
         cls._check_hparams(hparams, source, hparams_file)
+        ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
+        if ignored:
+            logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
+            hparams = {key: value for key, value in hparams.items() if key not in ignored}
         if download_only:
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
@@ -155,8 +169,15 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a shape or a length is wrong.
+            If a shape, a length or the type is wrong.
         """
+        needed = self.mods.encoder.conv1d.weight.dtype
+        if not torch.is_tensor(mix) or mix.dtype != needed:
+            found = mix.dtype if torch.is_tensor(mix) else type(mix).__name__
+            raise InputError(
+                f"mix must be a tensor [batch, samples] of {needed}; found {found}. `separate` takes one recording of "
+                f"any kind."
+            )
         with torch.no_grad(), self.inference_ctx:
             return separate(
                 self.mods.encoder, self.mods.masknet, self.mods.decoder, mix.to(self.device), lengths=lengths
@@ -334,45 +355,6 @@ def _with_device(run_opts, device):
     if device is not None or run_opts.get("device") is None:
         run_opts["device"] = choose_device(device or "auto")
     return run_opts
-
-
-def choose_device(name):
-    """Find the device that a name stands for.
-
-    Arguments
-    ---------
-    name : str
-        "auto": CUDA, else Apple's MPS, else the CPU; or one of them.
-
-    Returns
-    -------
-    str
-        As PyTorch calls it.
-
-    Raises
-    ------
-    InputError
-        If it is not known, or not there.
-
-    Example
-    -------
-    >>> choose_device("cpu")
-    'cpu'
-    """
-    kind, _, index = str(name).partition(":")
-    num_devices = {
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-        "cpu": 1,
-    }
-    if name == "auto":
-        return next(kind for kind in num_devices if num_devices[kind])
-    if kind not in num_devices or not (index.isdigit() or name == kind):
-        raise InputError(f"device {name!r} is not known: choose auto, cpu, mps, cuda, or one of several as in cuda:1.")
-    if int(index or 0) >= num_devices[kind]:
-        there = ", ".join(f"{count} of kind {kind}" for kind, count in num_devices.items() if count)
-        raise InputError(f"device {name!r} is not there: this machine and this PyTorch have {there}. Or choose auto.")
-    return str(name)
 
 
 def stem(recording):

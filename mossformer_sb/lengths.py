@@ -4,13 +4,32 @@ Lengths are absolute (samples or frames, int64), not SpeechBrain's fractions of 
 turned back into a number of samples without rounding.
 """
 
+import contextlib
+import threading
+
 import torch
 
 from mossformer_sb.errors import InputError
 
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def lengths_are_checked():
+    """Context: the values of lengths have been checked. On an accelerator, reading them again would wait for it."""
+    before = getattr(_local, "checked", False)
+    _local.checked = True
+    try:
+        yield
+    finally:
+        _local.checked = before
+
 
 def check_lengths(lengths, batch_size, maximum, minimum=1, unit="samples"):
     """Raise if ``lengths`` can't be the lengths of a padded batch.
+
+    Reading the values of a tensor on an accelerator waits for all that was started there, so check the copy on the CPU
+    where there is one, and what follows within `lengths_are_checked`.
 
     Arguments
     ---------
@@ -50,7 +69,10 @@ relative lengths, give (relative * 100).round().long().
         )
     if torch.compiler.is_compiling():
         return  # Reading values would break the graph.
-    shortest, longest = int(lengths.min()), int(lengths.max())
+    if getattr(_local, "checked", False):
+        return
+    values = lengths.tolist()
+    shortest, longest = min(values), max(values)
     if shortest < minimum or longest > maximum:
         raise InputError(
             f"lengths must lie between {minimum} and {maximum} {unit}, the length of the padded batch; "

@@ -10,6 +10,7 @@ import soundfile
 
 from mossformer_sb.errors import InputError
 
+# libsndfile names formats, not endings; raw samples don't tell their sample rate.
 ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
 
 
@@ -59,7 +60,7 @@ def list_recordings(inputs, output_folder):
     for given in inputs:
         paths, anchor = _find(given, output_folder)
         if not paths:
-            raise InputError(f"{given}: stands for no recording. Give audio files, folders of them, or a pattern.")
+            raise InputError(f"{given}: matches no audio file. Give audio files, folders of them, or a pattern.")
         found.update(paths)
         anchors.append(anchor)
     root = Path(os.path.commonpath(anchors))

@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S sources (and as many estimates). Signals are [B, T, S], as everywhere in SpeechBrain.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -11,12 +12,14 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.lengths import check_lengths, padding_mask
+from mossformer_sb.lengths import check_lengths, lengths_are_checked, padding_mask
 
 # Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
 EPS = 1e-12
 # A source whose root mean square lies below the last bit of 24-bit audio is silence: nothing can be said about it.
 SILENCE = 2.0**-23
+# What estimates have at least, in sum over all samples, when another is compared with them.
+_LEAST_ENERGY = 1e-24
 # Up to here all S! permutations are compared at once; beyond, the Hungarian algorithm finds the best.
 _MAX_ENUMERATED = 4
 
@@ -106,7 +109,7 @@ def is_active(sources, lengths=None):
     tensor([[False, False,  True]])
     """
     (sources,) = _zero_mean(sources, lengths=lengths)
-    num_samples = sources.shape[1] if lengths is None else lengths.to(sources.device)[:, None]
+    num_samples = sources.shape[1] if lengths is None else lengths.to(sources.device, non_blocking=True)[:, None]
     return (sources.square().sum(1) / num_samples).sqrt() > SILENCE
 
 
@@ -130,12 +133,19 @@ def best_permutation(scores):
     """
     num_spks = scores.shape[-1]
     if num_spks <= _MAX_ENUMERATED:
-        permutations = torch.tensor(list(itertools.permutations(range(num_spks))), device=scores.device)  # [S!, S]
+        permutations = _permutations(num_spks, scores.device)  # [S!, S]
         totals = scores[:, permutations, torch.arange(num_spks, device=scores.device)].sum(-1)  # [B, S!]
         return permutations[totals.argmax(-1)]
     finite = torch.nan_to_num(scores.detach()).cpu().numpy()
     rows = [linear_sum_assignment(item.T, maximize=True)[1] for item in finite]
     return torch.as_tensor(np.stack(rows), device=scores.device)
+
+
+@functools.cache
+def _permutations(num_spks, device):
+    """[S!, S]. Kept, for copying them to an accelerator each time would wait for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(list(itertools.permutations(range(num_spks))), device=device)
 
 
 def reorder(estimates, permutation):
@@ -183,6 +193,13 @@ def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
     >>> pit_si_snr_loss(sources.flip(-1) + 0.1 * torch.randn(1, 8000, 2), sources).permutation
     tensor([[1, 0]])
     """
+    lengths = _check(estimates, sources, lengths=lengths)
+    with lengths_are_checked():
+        return _pit_si_snr_loss(estimates, sources, lengths, silence_snr)
+
+
+def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
+    """Reads nothing from the device, so that an accelerator gets its work without a pause (up to four speakers)."""
     with torch.no_grad():
         permutation = best_permutation(pairwise_si_snr(estimates, sources, lengths))
     active = is_active(sources, lengths)
@@ -190,11 +207,14 @@ def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
     estimates = reorder(estimates, permutation)
     mean_si_snr = _mean_where(si_snr(estimates, sources, lengths), active)
     losses = -mean_si_snr
-    if silence_snr is not None and not active.all():
+    if silence_snr is not None:
         silent = ~active & (num_active > 0)[:, None]
+        has_silent = silent.any(-1)  # [B]
         share = num_active / active.shape[1]
-        suppression = _mean_where(silence_loss(estimates, active, silence_snr, lengths), silent)
-        losses = torch.where(silent.any(-1), share * losses + (1 - share) * suppression, losses)
+        # Zero where nothing of it is used: a ratio of hardly anything has a gradient that zero times it is NaN.
+        compared = torch.where(has_silent[:, None, None], estimates, 0.0)
+        suppression = _mean_where(silence_loss(compared, active, silence_snr, lengths), silent)
+        losses = torch.where(has_silent, share * losses + (1 - share) * suppression, losses)
     return PitLoss(losses, permutation, num_active, mean_si_snr.detach())
 
 
@@ -231,8 +251,10 @@ def silence_loss(estimates, active, silence_snr, lengths=None):
     (estimates,) = _zero_mean(estimates, lengths=lengths)
     reference = estimates.masked_fill(~active[:, None, :], 0.0).sum(-1).square().sum(1)  # [B]
     energies = estimates.square().sum(1)  # [B, S]
-    ratio = energies / reference.clamp(min=torch.finfo(energies.dtype).tiny)[:, None]
-    return 10 * torch.log10(ratio + 10 ** (-silence_snr / 10))
+    reference = reference.clamp(min=_LEAST_ENERGY)[:, None]
+    # The logarithm of the ratio plus τ, written so that the gradient is finite where both energies are nearly zero.
+    floored = energies + 10 ** (-silence_snr / 10) * reference
+    return 10 * (torch.log10(floored) - torch.log10(reference))
 
 
 def _mean_where(values, chosen):
@@ -240,18 +262,25 @@ def _mean_where(values, chosen):
     return values.masked_fill(~chosen, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
 
 
-def _zero_mean(*signals, lengths=None):
-    """Each signal in float32 at least, zero-mean over its true length and zero beyond it."""
+def _check(*signals, lengths=None):
+    """Check shapes and lengths; returns the lengths where the signals are."""
     shape = signals[0].shape
     if len(shape) != 3 or any(signal.shape != shape for signal in signals):
         found = " and ".join(str(list(signal.shape)) for signal in signals)
         raise InputError(f"estimates and sources must both be [batch, samples, sources]; found {found}.")
+    if lengths is None:
+        return None
+    check_lengths(lengths, shape[0], maximum=shape[1])
+    return lengths.to(signals[0].device, non_blocking=True)
+
+
+def _zero_mean(*signals, lengths=None):
+    """Each signal in float32 at least, zero-mean over its true length and zero beyond it."""
+    lengths = _check(*signals, lengths=lengths)
     signals = [signal.to(torch.promote_types(signal.dtype, torch.float32)) for signal in signals]
     if lengths is None:
         return [signal - signal.mean(1, keepdim=True) for signal in signals]
-    check_lengths(lengths, shape[0], maximum=shape[1])
-    lengths = lengths.to(signals[0].device)
-    padding = padding_mask(lengths, shape[1])[..., None]  # [B, T, 1]
+    padding = padding_mask(lengths, signals[0].shape[1])[..., None]  # [B, T, 1]
     centred = []
     for signal in signals:
         signal = signal.masked_fill(padding, 0.0)

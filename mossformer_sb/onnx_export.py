@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import io
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from torch import nn
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import replacing
 from mossformer_sb.separator import MossFormerSeparator
 
 PACKAGES = ("onnx", "onnxscript")
@@ -56,12 +56,8 @@ def export_onnx(path, encoder, masknet, decoder):
             dynamic_shapes={"mixture": free},
             verbose=False,
         )
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             program.save(temporary, external_data=False)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return path
 
 

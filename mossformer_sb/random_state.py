@@ -93,5 +93,5 @@ def _set_random_state(state):
 
 def _warn_of_another_course(saved_with):
     logger.warning(
-        "The random state is of a run with %s: training goes on, but not as that run would have.", saved_with
+        "The random state is of a run with %s: resuming, but results will differ from the original run.", saved_with
     )

@@ -93,18 +93,17 @@ def gather(value):
 
 
 def total(values, device="cpu"):
-    """Add up a list of numbers over the ranks: a list of floats, the same on all.
+    """Add up numbers over the ranks, a list or a tensor of them: a list of floats, the same on all.
 
     Example
     -------
     >>> total([1, 2.5])
     [1.0, 2.5]
     """
-    values = [float(value) for value in values]
-    if not is_distributed_initialized():
-        return values
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(sums)
+    sums = torch.as_tensor(values, dtype=torch.float64)
+    if is_distributed_initialized():
+        sums = sums.to(device, copy=True)
+        torch.distributed.all_reduce(sums)
     return sums.tolist()
 
 

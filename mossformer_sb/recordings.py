@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mossformer_sb.dataio import recordings_fingerprint
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,12 @@ class SpeechPool:
             codes=pd.factorize(table["spk"])[0],
         )
 
+    @property
+    def fingerprint(self):
+        """Of the utterances and speakers, wherever they lie: `mossformer_sb.dataio.recordings_fingerprint`."""
+        names = [f"{speaker}/{name}" for speaker, name in zip(self.speakers, self.names, strict=True)]
+        return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
+
     def draw(self, rng, num_spks):
         """Numbers of utterances of different speakers, each utterance as likely as another: [S], int."""
         chosen = []
@@ -134,6 +141,12 @@ class NoisePool:
             sample_rates=table["sample_rate"].tolist(),
             bounds=(table["num_samples"] / table["sample_rate"]).cumsum().to_numpy(),
         )
+
+    @property
+    def fingerprint(self):
+        """Of the recordings, wherever they lie: `mossformer_sb.dataio.recordings_fingerprint`."""
+        names = [os.path.splitext(os.path.basename(path))[0] for path in self.paths]
+        return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
     def draw(self, rng):
         """Number of a recording."""

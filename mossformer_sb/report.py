@@ -10,7 +10,6 @@ import html
 import importlib.util
 import io
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,11 @@ import pandas as pd
 import soundfile
 import torch
 
-from mossformer_sb.dataio import read_audio
+from mossformer_sb.dataio import read_audio, read_manifest
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation import AVERAGE
+from mossformer_sb.evaluation import AUDIO_FOLDER, AVERAGE, RESULTS_FILE, example_stem
+from mossformer_sb.export import RECORD_FILE, TrainingRecord
+from mossformer_sb.files import replacing, write_text
 from mossformer_sb.history import TABLE_FILE
 from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.levels import mixture_gain, peak_gain
@@ -30,6 +31,7 @@ from mossformer_sb.losses import best_permutation, pairwise_si_snr, reorder
 logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.html"
+TEST_MANIFEST = "test_manifest.csv"  # of the mixtures in the table of scores
 LONGEST_EXAMPLE = 10.0  # seconds of an example that the page holds
 # SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023 (DM: with dynamic mixing).
 PUBLISHED = {
@@ -217,38 +219,95 @@ def write_report(path, scores, examples=(), title="Separation", corpus="", facts
         + "\n</body>\n</html>\n"
     )
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, page)
     return path
 
 
-def report_training(hparams, brain, record, table):
-    """Write ``report.html`` on the evaluation that a training has just ended with, into its output folder.
+def report_training(training_folder, export_folder=None, device="cpu", path=None):
+    """Write the report of a training from what it left in its output folder, without testing again.
+
+    The examples are separated by the exported model, where the test set is at hand; otherwise they are of the mixtures
+    that the evaluation kept as audio.
 
     Arguments
     ---------
-    hparams : dict
-        Of the experiment.
-    brain : mossformer_sb.brain.SeparationBrain
-        After ``evaluate``, its model exported.
-    record : mossformer_sb.export.TrainingRecord
-        What the model card tells.
-    table : pandas.DataFrame
-        The manifest of the test set.
+    training_folder : str or Path
+        The experiment's ``output_folder``, after an evaluation.
+    export_folder : str or Path, optional
+        The model. Default: ``export`` in that folder.
+    device : str
+        Where to separate the examples.
+    path : str or Path, optional
+        Where to. Default: ``report.html`` in that folder.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no evaluation, or matplotlib is absent.
     """
-    scores = brain.scores.to_frame()
-    rows = table.set_index("ID", drop=False)
-    model = MossFormerSeparation.from_hparams(hparams["export_folder"], device=brain.device)
-    examples = [
-        example_of_row(title, rows.loc[utterance_id], hparams["num_spks"], model.separate_batch)
-        for title, utterance_id in pick_examples(scores).items()
-    ]
-    facts = {"Task": record.task, "Corpus": record.corpus, "Data": record.data, "Command": record.command}
-    folder = Path(hparams["output_folder"])
+    check_report()
+    folder = Path(training_folder)
+    results = folder / RESULTS_FILE
+    if not results.is_file():
+        raise InputError(
+            f"{folder}: holds no {RESULTS_FILE}, so there is no evaluation to report. Give the output_folder of a "
+            f"training that was evaluated; --test_only does that alone."
+        )
+    scores = pd.read_csv(results, dtype={"snt_id": str})
+    record = TrainingRecord.read(folder)
+    examples = _training_examples(folder, export_folder or folder / "export", record, scores, device)
+    facts = {
+        "Task": record.task,
+        "Corpus": record.corpus,
+        "Data": record.data,
+        "Command": record.command,
+        "Evaluated by": record.test_command,
+    }
     epochs = pd.read_csv(folder / TABLE_FILE) if (folder / TABLE_FILE).is_file() else None
-    write_report(folder / REPORT_FILE, scores, examples, record.experiment, comparable_corpus(hparams), facts, epochs)
-    logger.info("The report is %s", folder / REPORT_FILE)
+    title, published = record.experiment or folder.name, record.test_set.get("published_for", "")
+    path = write_report(path or folder / REPORT_FILE, scores, examples, title, published, facts, epochs)
+    logger.info("The report is %s", path)
+    return path
+
+
+def _training_examples(folder, export_folder, record, scores, device):
+    """Of the test set, if its recordings and the model are there; else of the audio that is there."""
+    manifest, data_root = folder / TEST_MANIFEST, record.test_set.get("data_root")
+    try:
+        if data_root is None:
+            raise InputError(f"{folder / RECORD_FILE}: does not say where the test set is.")
+        model = MossFormerSeparation.from_hparams(export_folder, device=device)
+        rows = read_manifest(manifest, data_root).set_index("ID", drop=False)
+        return [
+            example_of_row(title, rows.loc[utterance_id], model.hparams.num_spks, model.separate_batch)
+            for title, utterance_id in pick_examples(scores[scores["snt_id"].isin([*rows["ID"], AVERAGE])]).items()
+        ]
+    except InputError as error:
+        logger.warning("The examples are of %s, and not of the whole test set: %s", folder / AUDIO_FOLDER, error)
+    kept = {example_stem(name): name for name in scores["snt_id"]}
+    kept = [name for stem, name in kept.items() if (folder / AUDIO_FOLDER / f"{stem}_mix.wav").is_file()]
+    picked = pick_examples(scores[scores["snt_id"].isin(kept)])
+    return [_kept_example(title, folder / AUDIO_FOLDER, name) for title, name in picked.items()]
+
+
+def _kept_example(title, folder, utterance_id):
+    stem = example_stem(utterance_id)
+    mixture, rate = read_audio(folder / f"{stem}_mix.wav")
+    signals = []
+    for kind in ("source", "estimate"):
+        number, found = 1, []
+        while (path := folder / f"{stem}_{kind}{number}.wav").is_file():
+            found.append(torch.from_numpy(read_audio(path)[0]))
+            number += 1
+        if not found:
+            raise InputError(f"{folder}: holds {stem}_mix.wav, but no {stem}_{kind}1.wav. Was it copied as a whole?")
+        signals.append(torch.stack(found, -1))
+    return Example.of(f"{title}: {utterance_id}", torch.from_numpy(mixture), *signals, rate)
 
 
 def _scored(scores):
@@ -371,9 +430,8 @@ def draw_spectrograms(path, signals, sample_rate):
     for place, (name, signal) in zip(np.atleast_1d(axes), signals.items(), strict=True):
         _draw(place, name, signal, sample_rate, loudest)
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=90)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=90)
     return path
 
 

@@ -52,6 +52,7 @@ class RoomResponses:
                 "Hz. Give another rooms_folder, or start without --skip_prep."
             )
         self.num_rooms = facts["num_rooms"]
+        self.identity = facts.get("rooms", f"{self.num_rooms} rooms")  # a hash of what they were computed from
 
     def draw(self, rng):
         """The responses of a room, [S, 2, R]."""

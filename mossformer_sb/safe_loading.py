@@ -9,7 +9,6 @@ It keeps code from running. It doesn't keep a file from asking for a network lar
 """
 
 import logging
-import pickle
 import pydoc
 import re
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 
@@ -46,6 +44,7 @@ BUILDERS = frozenset(
     {"mossformer_sb.build_decoder", "mossformer_sb.build_encoder", "mossformer_sb.build_masknet"}
 )  # what the experiments call
 SHOWN_DIFFERENCES = 3
+DEEPEST = 100  # of what refers to, or holds, something else; an exported model has 3
 
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "null", "seq", "str")}
 _REFERENCE = re.compile(r"<(\w+)((?:\[\w+\])*)>")
@@ -98,7 +97,7 @@ you know who made it, and that this may run here, load it with trust=True.
             node = YAML(typ="safe", pure=True).compose(text)
             self.root = self._plain(node, {}) if node is not None else {}
         except YAMLError as error:
-            raise InputError(f"{name}: is not valid YAML ({error}). Get the file anew.") from error
+            raise InputError(f"{name}: is not valid YAML ({error}). Download the file again.") from error
         except RecursionError as error:
             raise InputError(f"{name}: is nested too deeply to be the description of a model.") from error
         if not isinstance(self.root, dict):
@@ -226,7 +225,7 @@ you know who made it, and that this may run here, load it with trust=True.
         for part in [match[1], *re.findall(r"\w+", match[2])]:
             target = target.content if isinstance(target, Tagged) else target
             if not isinstance(target, dict) or part not in target:
-                raise InputError(f"{self.name}, line {node.line}: !ref {node.content} leads to nothing.")
+                raise InputError(f"{self.name}, line {node.line}: !ref {node.content} is an undefined reference.")
             target = target[part]
         return target
 
@@ -237,6 +236,8 @@ you know who made it, and that this may run here, load it with trust=True.
             return node
         if any(node is parent for parent in parents):
             raise InputError(f"{self.name}: a reference leads back to itself.")
+        if len(parents) == DEEPEST:
+            raise InputError(f"{self.name}: has references or lists in each other, more than {DEEPEST} deep.")
         if id(node) not in self._built:
             self._built[id(node)] = self._make(node, (*parents, node))
         return self._built[id(node)]
@@ -365,7 +366,7 @@ def _fetch_weights(name, source, **fetching):
             missing = error
     raise InputError(
         f"{source}: holds no weights for '{name}', neither {name}.safetensors nor {name}.ckpt. Was the folder copied "
-        f"as a whole, and files in large file storage fetched? Or export the model anew."
+        f"as a whole, and files in large file storage fetched? Or export the model again."
     ) from missing
 
 
@@ -386,8 +387,28 @@ def load_weights(module, path, name):
         If the file holds anything else, or weights of another network.
     """
     state = read_state_dict(path)
-    expected = module.state_dict()
-    found, needed = ({key: list(value.shape) for key, value in states.items()} for states in (state, expected))
+    check_state(module, state, path, name, "its YAML file")
+    module.load_state_dict(state)
+
+
+def check_state(module, state, path, name, described_in):
+    """Raise InputError unless a state dict is of a module, in names and shapes.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    state : mapping
+        Name to tensor.
+    path : str or Path
+        The file that it comes from, for the message.
+    name : str
+        What the module is called.
+    described_in : str
+        Where the module is described.
+    """
+    found, needed = (
+        {key: list(value.shape) for key, value in states.items()} for states in (state, module.state_dict())
+    )
     different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
     if different:
         shown = "; ".join(
@@ -395,10 +416,10 @@ def load_weights(module, path, name):
             for key in different[:SHOWN_DIFFERENCES]
         )
         raise InputError(
-            f"{path}: holds the weights of another network than the '{name}' of its YAML file: {len(different)} differ "
-            f"({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''})."
+            f"{path}: holds the weights of another network than the '{name}' of {described_in}: {len(different)} "
+            f"differ ({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). Use the settings and the "
+            f"weights that were saved together."
         )
-    module.load_state_dict(state)
 
 
 def read_state_dict(path):
@@ -423,7 +444,7 @@ def read_state_dict(path):
         if str(path).endswith(".safetensors"):
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "

@@ -4,6 +4,8 @@ Items are put in an order, this is cut into global batches, and each of them is 
 """
 
 import numpy as np
+import torch
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.utils.data import Sampler
 
 from mossformer_sb.errors import InputError
@@ -12,6 +14,11 @@ from mossformer_sb.errors import InputError
 _ORDER = 0x6F72646572
 
 
+# What the order of an epoch depends on, with the number of the epoch.
+_ORDER_KEYS = {"num_items": "items of the training data", "seed": "seed", "shuffle": "shuffle"}
+
+
+@register_checkpoint_hooks
 class GlobalBatches(Sampler):
     """Batches of indices, for ``torch.utils.data.DataLoader(batch_sampler=…)``.
 
@@ -21,6 +28,9 @@ class GlobalBatches(Sampler):
 
     For training, every rank has the same number of batches, none of them empty, for the gradients' sake: a remainder
     with fewer items than ranks joins the batch before. No item is lost or comes twice.
+
+    A checkpoint holds what the order depends on. In mid-epoch, another order is refused: it would skip items and repeat
+    others. Another batch size or number of ranks only cuts what is left in another way, see `set_epoch`.
 
     Arguments
     ---------
@@ -65,28 +75,85 @@ class GlobalBatches(Sampler):
         self.num_items, self.batch_size = num_items, batch_size
         self.shuffle, self.seed, self.limit = shuffle, seed, limit
         self.rank, self.world_size, self.even = rank, world_size, even
-        self.epoch, self._start = 0, 0
+        self.epoch = 0
+        self._done = (0, 0)  # items of all ranks, and batches of each, that have been taken of the epoch before
+        self._length = len(self._spans(0))
 
-    def set_epoch(self, epoch, start=0):
-        """Choose the epoch whose order comes next, and the batch to begin with: only once, the next begins with 0."""
-        self.epoch, self._start = epoch, start
+    def set_epoch(self, epoch, items_done=0, batches_done=0):
+        """Choose the epoch whose order comes next, and where in it to begin: only once, the next begins with 0.
 
-    def _spans(self):
-        """First item and end of each global batch in which this rank has a share."""
-        firsts = list(range(0, self.num_items, self.batch_size * self.world_size))
-        if self.even and len(firsts) > 1 and self.num_items - firsts[-1] < self.world_size:
-            firsts.pop()
-        spans = list(zip(firsts, [*firsts[1:], self.num_items], strict=True))[: self.limit]
+        Arguments
+        ---------
+        epoch : int
+            Its number.
+        items_done : int
+            How many items of its order all ranks together have had. Whatever the batches were in which they came, the
+            others come once each.
+        batches_done : int
+            How many batches each rank has had.
+
+        Raises
+        ------
+        InputError
+            If fewer items are left than there are ranks.
+        """
+        self.epoch, self._done = epoch, (items_done, batches_done)
+        self._length = batches_done + len(self._spans(items_done))
+
+    def _spans(self, items_done):
+        """First item and end of each global batch in which this rank has a share, from an item on."""
+        firsts = self._firsts(0, self.num_items)
+        end = self.num_items if self.limit is None or self.limit >= len(firsts) else firsts[self.limit]
+        left = end - items_done
+        if items_done and self.even and 0 < left < self.world_size:
+            raise InputError(
+                f"The epoch to go on with has {left} items left, too few for {self.world_size} processes: each needs "
+                f"one at least. Start {left} processes or fewer; from the next epoch on, there may be more."
+            )
+        firsts = self._firsts(items_done, end)
+        spans = zip(firsts, [*firsts, end][1:], strict=True)  # none where nothing is left
         return [(first, end) for first, end in spans if first + self.rank < end]
 
+    def _firsts(self, begin, end):
+        """First item of each global batch of a part of the order."""
+        firsts = list(range(begin, end, self.batch_size * self.world_size))
+        if self.even and len(firsts) > 1 and end - firsts[-1] < self.world_size:
+            firsts.pop()
+        return firsts
+
     def __len__(self):
-        """Batches of the whole epoch, wherever it begins."""
-        return len(self._spans())
+        """Batches of the whole epoch, those that had been taken before included."""
+        return self._length
 
     def __iter__(self):
-        start, self._start = self._start, 0
+        (items_done, batches_done), self._done = self._done, (0, 0)
+        spans = self._spans(items_done)
+        self._length = batches_done + len(spans)
         order = np.arange(self.num_items)
         if self.shuffle:
             order = np.random.default_rng((_ORDER, self.seed, self.epoch)).permutation(self.num_items)
-        for first, end in self._spans()[start:]:
+        for first, end in spans:
             yield order[first:end][self.rank :: self.world_size].tolist()
+
+    @mark_as_saver
+    def save(self, path):
+        """Save what the order depends on."""
+        torch.save({key: getattr(self, key) for key in _ORDER_KEYS}, path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        """Compare it with what it depends on now, where the checkpoint stands within an epoch."""
+        if end_of_epoch:
+            return
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        different = [
+            f"{name} {saved[key]} there, {getattr(self, key)} now"
+            for key, name in _ORDER_KEYS.items()
+            if saved[key] != getattr(self, key)
+        ]
+        if different:
+            raise InputError(
+                f"{path}: was saved within an epoch, whose items come in another order now ({'; '.join(different)}). "
+                f"Some would be skipped, and others come twice. Go on with what was set there; or remove the folder of "
+                f"this checkpoint, to go on from the end of an epoch."
+            )

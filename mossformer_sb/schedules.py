@@ -50,7 +50,7 @@ class Schedule:
     Raises
     ------
     InputError
-        If the scheduler is none that works here.
+        If the scheduler is unsupported.
 
     Example
     -------

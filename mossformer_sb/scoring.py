@@ -1,4 +1,4 @@
-"""Scoring estimates that lie in files against references that lie in files, wherever the estimates come from."""
+"""Scoring estimates against references: of files, wherever they come from, or of a model on a test set."""
 
 import functools
 import importlib.util
@@ -23,7 +23,7 @@ from mossformer_sb.metrics import separation_scores
 
 logger = logging.getLogger(__name__)
 
-EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the packages that they need
+EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the package that each needs besides torchmetrics
 PESQ_MODES = {8000: "nb", 16000: "wb"}
 SHOWN_PROBLEMS = 10
 _PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
@@ -152,7 +152,11 @@ def _paths(row, pattern, path, data_root):
         raise InputError(f"{path}: column {wanted} is missing; found {', '.join(row)}.")
     columns.sort(key=lambda column: int("0" + re.sub(r"\D", "", column)))
     here = Path(path).parent
-    return tuple(here / row[column].replace(DATA_ROOT, str(data_root or here), 1) for column in columns)
+    root = here if data_root is None else data_root  # as it is given: like any path on the command line
+    cells = [row[column] for column in columns]
+    return tuple(
+        Path(cell.replace(DATA_ROOT, str(root), 1)) if cell.startswith(DATA_ROOT) else here / cell for cell in cells
+    )
 
 
 def _signals(folder, kinds):
@@ -233,14 +237,65 @@ def score(utterances, metrics=(), num_threads=1):
 
 
 def _score(utterance, metrics):
-    mixture, sources, estimates, rate = read_signals(utterance)
+    return score_signals(utterance.id, *read_signals(utterance), metrics)
+
+
+def evaluate(model, data, metrics=()):
+    """Separate and score a test set, as training does at its end.
+
+    Arguments
+    ---------
+    model : mossformer_sb.inference.MossFormerSeparation
+    data : mossformer_sb.dataio.MixtureDataset
+        Of the model's sample rate and number of speakers.
+    metrics : collection of str
+        As for `score`.
+
+    Yields
+    ------
+    tuple
+        As `score`.
+
+    Raises
+    ------
+    InputError
+        If a metric can't be computed, or a recording can't be read.
+    """
+    check_metrics(metrics)
+    for index in range(len(data)):
+        item = data[index]
+        estimates = model.separate_batch(item.mixture[None])[0].float().cpu()
+        yield score_signals(item.id, item.mixture, item.sources, estimates, data.sample_rate, metrics)
+
+
+def score_signals(utterance_id, mixture, sources, estimates, rate, metrics=()):
+    """Score an utterance.
+
+    Arguments
+    ---------
+    utterance_id : str
+        For messages.
+    mixture : torch.Tensor
+        [T].
+    sources, estimates : torch.Tensor
+        [T, S].
+    rate : int
+        Hz.
+    metrics : collection of str
+        As for `score`.
+
+    Returns
+    -------
+    tuple
+        As one item of `score`.
+    """
     scores, permutation = separation_scores(mixture, sources, estimates)
     others = {}
     if metrics:
         active = is_active(sources[None].double())[0]
         pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
-        others = {name: _metric(name, *pairs, rate, utterance.id) for name in metrics}
-    return utterance.id, scores, others
+        others = {name: _metric(name, *pairs, rate, utterance_id) for name in metrics}
+    return utterance_id, scores, others
 
 
 def score_table(results, metrics=()):
@@ -290,11 +345,12 @@ def check_metrics(metrics):
     for name in metrics:
         if name not in EXTRA_METRICS:
             raise InputError(f"metric {name!r} is not known: choose among {', '.join(EXTRA_METRICS)}.")
-        if importlib.util.find_spec(EXTRA_METRICS[name]) is None:
-            raise InputError(
-                f"{name.upper()} needs the package {EXTRA_METRICS[name]}, which is not here: "
-                f"pip install 'mossformer_sb[score]'."
-            )
+        for package in (EXTRA_METRICS[name], "torchmetrics"):
+            if importlib.util.find_spec(package) is None:
+                raise InputError(
+                    f"{name.upper()} needs the package {package}, which is not here: "
+                    f"pip install 'mossformer_sb[score]'."
+                )
 
 
 def _metric(name, estimates, sources, rate, utterance_id):

@@ -9,7 +9,7 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from torch import nn
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.lengths import check_lengths, padding_mask
+from mossformer_sb.lengths import check_lengths, lengths_are_checked, padding_mask
 from mossformer_sb.masknet import build_masknet, get_size
 
 
@@ -61,13 +61,14 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     frames = {}
     if lengths is not None:
         check_lengths(lengths, batch_size, maximum=num_samples, minimum=kernel_size)
-        lengths = lengths.to(mixture.device)
+        lengths = lengths.to(mixture.device, non_blocking=True)
         # Whatever stands in the padding, NaN too, must not get through.
         mixture = mixture.masked_fill(padding_mask(lengths, num_samples), 0.0)
         frames = {"lengths": num_frames(lengths, kernel_size, stride)}
 
     encoded = encoder(mixture)  # [B, N, L]
-    masks = masknet(encoded, **frames)  # [S, B, N, L]
+    with lengths_are_checked():
+        masks = masknet(encoded, **frames)  # [S, B, N, L]
     _check_masks(masks, encoded)
     masked = encoded * masks
     # Speaker by speaker, as SpeechBrain's own interface does, so that both give the same bits.

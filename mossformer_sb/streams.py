@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import temporary_name
 
 BLOCK = 2**17  # samples of a block
 # The length that libsndfile gives for a stream whose header has none.
@@ -108,13 +109,14 @@ class Recording:
         """
         position = 0
         for block in self._blocks(size):
-            block = block.mean(1, dtype=np.float32) if self.channel is None else block[:, self.channel]
+            block = block.mean(1) if self.channel is None else block[:, self.channel]
+            block = block.astype(np.float32, copy=False)
             finite = np.isfinite(block)
             if not finite.all():
                 first = position + int(finite.argmin())
                 raise InputError(
                     f"{self.name}: sample {first} (at {first / self.sample_rate:.3f} s) is NaN or infinite. Repair "
-                    f"the recording: no output would be a number."
+                    f"the recording: the output would be NaN."
                 )
             position += len(block)
             yield block
@@ -152,9 +154,15 @@ class Recording:
 
 def _as_samples(source):
     """[T, channels], as float32."""
-    samples = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else source
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        samples = (source.float() if source.dtype == torch.bfloat16 else source).numpy()  # NumPy has no bfloat16
+    else:
+        samples = source
     if samples.ndim not in (1, 2):
         raise InputError(f"samples must be [samples] or [samples, channels]; found shape {list(samples.shape)}.")
+    if not samples.size:
+        raise InputError(f"the given samples have the shape {list(samples.shape)}: there is nothing to separate.")
     samples = samples.reshape(len(samples), -1)
     if samples.shape[1] > samples.shape[0] > 0:
         raise InputError(
@@ -250,7 +258,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
     >>> soundfile.info(folder / "b.wav").frames
     500
     """
-    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    temporary = [temporary_name(path) for path in paths]
     kind = FORMATS[format]
     large = format == "wav" and 4 * (num_samples or 0) > _LARGEST_WAV
     written = 0

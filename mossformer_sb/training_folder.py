@@ -8,11 +8,11 @@ import torch
 from mossformer_sb.brain import BEST_KEY
 from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.errors import InputError
-from mossformer_sb.export import HPARAMS_FILE, MODULES, TrainingRecord, export
-from mossformer_sb.safe_loading import BUILDERS, NETWORKS, Tree
+from mossformer_sb.evaluation import AUDIO_FOLDER
+from mossformer_sb.export import HPARAMS_FILE, MODULES, TrainingRecord, conditions_of, export
+from mossformer_sb.safe_loading import BUILDERS, NETWORKS, Tree, check_state, read_state_dict
 
 AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
-AUDIO_FOLDER = "audio"
 
 
 def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):
@@ -43,14 +43,19 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
     Raises
     ------
     InputError
-        If the training folder holds no such thing.
+        If the training folder holds no such thing, or its settings describe other networks than its weights are of.
     """
     training_folder = Path(training_folder)
     tree = _read_tree(training_folder)
     modules = {name: tree.build(name) for name in MODULES}
-    chosen = _choose(training_folder / Path(tree.build("save_folder")).name, modules, checkpoint, average)
+    output_folder = tree.build("output_folder") if "output_folder" in tree.root else None
+    save_folder = locate(training_folder, tree.build("save_folder"), output_folder)
+    chosen = _choose(save_folder, modules, checkpoint, average)
     for name, module in modules.items():
-        module.load_state_dict(_average([_weights(item, name) for item in chosen]))
+        states = [scored_weights(item, name) for item in chosen]
+        for item, state in zip(chosen, states, strict=True):
+            check_state(module, state, item.paramfiles[name], name, f"{training_folder / HPARAMS_FILE}")
+        module.load_state_dict(_average(states))
     record = _record(training_folder, tree, chosen, checkpoint, licence)
     examples = _examples(training_folder, num_examples)
     return export(folder, modules, tree.build("sample_rate"), record, examples, **options)
@@ -60,7 +65,13 @@ def _read_tree(training_folder):
     path = training_folder / HPARAMS_FILE
     if not path.is_file():
         raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is no output folder of a training.")
-    return Tree(path.read_text(encoding="utf-8"), str(path), NETWORKS | BUILDERS)
+    tree = Tree(path.read_text(encoding="utf-8"), str(path), NETWORKS | BUILDERS)
+    if "save_folder" not in tree.root:
+        raise InputError(
+            f"{training_folder}: is no output folder of a training: its {HPARAMS_FILE} has no key save_folder. An "
+            f"exported model is not exported again: give the output_folder of its training."
+        )
+    return tree
 
 
 def _choose(save_folder, modules, name, average):
@@ -88,9 +99,37 @@ def _choose(save_folder, modules, name, average):
     return found
 
 
-def _weights(checkpoint, name):
-    """State dict of one module: the running average of a run that kept one, as in its evaluation."""
-    state = torch.load(checkpoint.paramfiles[name], map_location="cpu", weights_only=True)
+def locate(training_folder, path, output_folder=None):
+    """Find a folder that the YAML of a training names, though the output folder may have moved since.
+
+    Arguments
+    ---------
+    training_folder : Path
+        The output folder, where it is now.
+    path : str
+        The value of a key such as ``save_folder``.
+    output_folder : str, optional
+        The value of ``output_folder``.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
+    'moved/save/best'
+    """
+    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
+        return training_folder / Path(path).relative_to(output_folder)
+    inside = training_folder / Path(path).name
+    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside
+
+
+def scored_weights(checkpoint, name):
+    """State dict of one module as it was validated: the running average of a run that kept one."""
+    state = read_state_dict(checkpoint.paramfiles[name])
     if AVERAGED_WEIGHTS in checkpoint.paramfiles:
         saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
         averages = {
@@ -113,8 +152,7 @@ def _average(states):
 def _record(training_folder, tree, chosen, name, licence):
     """The training's record; its scores are those of the best checkpoint, so another one has none."""
     record = TrainingRecord.read(training_folder)
-    facts = {key: tree.build(key) for key in ("task", "corpus") if key in tree.root}
-    record = dataclasses.replace(record, **facts, licence=licence)
+    record = dataclasses.replace(record, **_facts(tree), licence=licence)
     epochs = [item.meta.get("epoch") for item in chosen]
     if name is None and len(chosen) == 1 and epochs[0] == record.best_epoch:
         return record
@@ -123,6 +161,14 @@ def _record(training_folder, tree, chosen, name, licence):
     else:
         what, epoch = name or chosen[0].path.name, epochs[0]
     return dataclasses.replace(record, scores={}, num_test=None, best_epoch=epoch, checkpoint=what)
+
+
+def _facts(tree):
+    """What the settings say for the model card."""
+    keys = ("task", "corpus", "target", "noise", "mixture_is_sum")
+    found = {key: tree.build(key) for key in keys if key in tree.root}
+    facts = {key: found[key] for key in ("task", "corpus") if key in found}
+    return facts | ({"conditions": conditions_of(found)} if "task" in found else {})
 
 
 def _examples(training_folder, number):

@@ -40,13 +40,14 @@ from scipy.io import wavfile
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.files import replacing
 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = {"int16": 44, "float32": 58}  # of scipy's WAV files
 BLOCK_BYTES = 4096  # a file takes up to this much more of the disk than its size
 IN_FLIGHT = 4  # items handed out for each worker: enough to keep it busy, few to take back
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `_temporary_name` makes them
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `mossformer_sb.files.temporary_name` makes them
 
 
 class Output(NamedTuple):
@@ -246,18 +247,14 @@ def write_wav(path, samples, sample_rate):
 
 
 def _write(path, write):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
         raise InputError(
-            f"{path}: can't be written ({error.strerror or error}). Files that have their names are whole: "
+            f"{path}: can't be written ({error.strerror or error}). Finished files are kept: "
             "make room or allow writing, and start again to continue."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 # Checks before the work
@@ -403,7 +400,7 @@ def _make_in_parallel(make, items, output_folder, workers, progress):
                 progress.update()
     except BrokenProcessPool as error:
         raise InputError(
-            "A worker process was killed, most likely for want of memory. Files that have their names are whole: "
+            "A worker process was killed, probably out of memory. Finished files are kept: "
             f"start again with fewer than {workers} workers to continue."
         ) from error
     finally:

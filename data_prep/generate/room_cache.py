@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from data_prep.generate.librimix_drawing import parallel_map
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
+from mossformer_sb.files import replacing
 from mossformer_sb.room_responses import DESCRIPTION, response_name
 
 logger = logging.getLogger(__name__)
@@ -92,13 +92,10 @@ def _compute(folder, sample_rate, job):
         # Convolution at the lower rate needs as much more of each sample as there are fewer of them.
         responses = resample_poly(responses, sample_rate, SAMPLE_RATE, axis=-1) * (SAMPLE_RATE / sample_rate)
     path = folder / response_name(number)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, responses.astype(np.float32))
-    os.replace(temporary, path)
 
 
 def _write(path, content):
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

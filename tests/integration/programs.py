@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,24 @@ from train import main
 for arguments in json.loads(sys.argv[2]):
     main(arguments)
 """
+
+NODES = {
+    "encoder": "!new:speechbrain.lobes.models.dual_path.Encoder {kernel_size: 16, out_channels: 8}",
+    "masknet": "!new:mossformer_sb.MossFormerMaskNet {in_channels: 8, out_channels: 8, num_blocks: 1, group_size: 32, "
+    "query_key_dim: 8, dropout: 0.0}",
+    "decoder": "!new:speechbrain.lobes.models.dual_path.Decoder {in_channels: 8, out_channels: 1, kernel_size: 16, "
+    "stride: 8, bias: False}",
+}
+
+
+def write_tiny_experiment(path):
+    """The experiment for WHAM! with networks of 2000 parameters."""
+    text = WHAM.read_text()
+    for name, node in NODES.items():
+        text, count = re.subn(rf"(?m)^{name}: .*\n(?:    .*\n)+", f"{name}: {node}\n", text)
+        assert count == 1
+    path.write_text(text)
+    return path
 
 
 def command(*arguments, script=ROOT / "train.py"):
@@ -41,3 +60,46 @@ def train_in_turn(runs, cwd):
     words = json.dumps([[*map(str, arguments)] for arguments in runs])
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run([sys.executable, "-c", IN_TURN, str(ROOT), words], cwd=cwd, text=True, **pipes)
+
+
+def contents(folder):
+    """Relative path of each file and folder to its bytes, None for a folder."""
+    paths = sorted(Path(folder).rglob("*"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+REFUSED_IN_TURN = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from mossformer_sb.errors import InputError
+from tests.integration.programs import contents
+from train import main
+for arguments in json.loads(sys.argv[2]):
+    before = contents(".")
+    try:
+        main(arguments)
+        message = "accepted"
+    except InputError as error:
+        message = str(error)
+    except Exception as error:
+        message = f"a traceback, {error!r}"
+    after = contents(".")
+    changed = sorted(name for name in {*before, *after} if before.get(name, "") != after.get(name, ""))
+    print("RESULT " + json.dumps([message, changed]))
+"""
+
+
+def refused_in_turn(runs, cwd):
+    """Run train.py for each list of arguments, in one process.
+
+    Returns
+    -------
+    list of [str, list of str]
+        For each, the message of the `InputError`, and what the run changed in the folder.
+    """
+    words = json.dumps([[*map(str, arguments)] for arguments in runs])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [sys.executable, "-c", REFUSED_IN_TURN, str(ROOT), words]
+    done = subprocess.run(command, cwd=cwd, text=True, **pipes)
+    assert done.returncode == 0, done.stdout
+    return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]

@@ -1,6 +1,7 @@
 """The experiments for each layout of data, trained and evaluated on a few short files."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,11 @@ def test_trains_evaluates_and_exports(tmp_path, yaml, write, arguments, corpus, 
     facts = [json.loads(path.read_text()) for path in (tmp_path / "out" / "manifests").glob("*.json")]
     card = (tmp_path / "out" / "export" / "README.md").read_text()
     assert f"| Corpus | {corpus} |" in card and f"| Speakers | {num_spks} |" in card
-    shown = f"train {facts[0]['fingerprint'][:12]}, valid {facts[0]['fingerprint'][:12]}"
-    assert len(facts) == 3 and f"| Data fingerprint | {shown}" in card
+    # Dynamic mixing is of what it draws from, not of the static training set.
+    dynamic = "--dynamic_mixing" in arguments
+    static = facts[0]["fingerprint"][:12]
+    train = re.search(r"\| Data fingerprint \| train (\w{12})", card)[1]
+    assert len(facts) == 3 and (train != static if dynamic else train == static)
+    shown = f"train {train}, valid {static}, test {static}"
+    assert f"| Data fingerprint | {shown} |" in card
     assert f"Data fingerprints: {shown}" in (tmp_path / "out" / "log.txt").read_text()

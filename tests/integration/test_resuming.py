@@ -8,6 +8,8 @@ import time
 
 import pytest
 import torch
+from speechbrain.utils import checkpoints as stock
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import ENVIRONMENT, SMALL, WHAM, command, train
@@ -78,3 +80,17 @@ def intra_epoch_checkpoint_after_first_epoch(output_folder):
     """Two checkpoints: that of epoch 1, and one within epoch 2."""
     metas = [path.read_text() for path in output_folder.glob("save/CKPT*/CKPT.yaml")]
     return any("si-snr" in meta for meta in metas) and any("intra" in meta.lower() for meta in metas)
+
+
+@pytest.mark.parametrize("options", [[], ["--test_only"]])
+def test_the_folder_of_a_speechbrain_recipe_is_refused_and_left_as_it_was(tmp_path, options):
+    modules = {name: torch.nn.Linear(1, 1) for name in ("encoder", "masknet", "decoder")}
+    recipe = stock.Checkpointer(tmp_path / "out" / "save", {**modules, "counter": EpochCounter(3)})
+    recipe.save_checkpoint(meta={"si-snr": -5.0})
+    (tmp_path / "out" / "hyperparams.yaml").write_text("of: the recipe")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    result = train(WHAM, "--data_folder", "nowhere", "--output_folder", "out", *SMALL, *options, cwd=tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stdout
+    assert "out/save: holds checkpoints of one of SpeechBrain's own recipes" in result.stdout
+    assert "--init_from with the folder of that recipe's run" in result.stdout
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -21,7 +21,7 @@ class Gains(torch.nn.Module):
         return self.gains.expand(-1, *x.shape)
 
 
-def make_brain(tmp_path, checkpointer=None, masknet=None, **hparams):
+def make_brain(tmp_path, checkpointer=None, masknet=None, device="cpu", **hparams):
     modules = {
         "encoder": Encoder(kernel_size=16, out_channels=8),
         "masknet": masknet or Gains(),
@@ -37,11 +37,10 @@ def make_brain(tmp_path, checkpointer=None, masknet=None, **hparams):
         "epoch_counter": SimpleNamespace(current=1),
     }
     brain = SeparationBrain(
-        modules, lambda p: torch.optim.Adam(p, 0.01), {**defaults, **hparams}, {"device": "cpu"}, checkpointer
+        modules, lambda p: torch.optim.Adam(p, 0.01), {**defaults, **hparams}, {"device": device}, checkpointer
     )
     brain.init_optimizers()
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
-    brain.nonfinite_count = 0
     return brain
 
 

@@ -3,7 +3,7 @@
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from mossformer_sb.arguments import parse_arguments
+from mossformer_sb.arguments import check_device, parse_arguments
 from mossformer_sb.errors import InputError
 
 YAML = """
@@ -13,6 +13,7 @@ seed: 1234
 report: False
 precision: fp32
 a: 1
+anything: null
 layers: [1, 2]
 optimizer: {name: adam, inner: {lr: 0.1, eps: 0.2}}
 masknet: !new:torch.nn.Dropout
@@ -57,9 +58,48 @@ def parse(yaml_file):
     ],
 )
 def test_values_are_read_as_yaml(parse, text, value):
-    for words in (["--seed", text], [f"--seed={text}"]):
+    for words in (["--anything", text], [f"--anything={text}"]):
         _, overrides = parse(*words)
-        assert overrides == {"seed": value} and type(overrides["seed"]) is type(value)
+        assert overrides == {"anything": value} and type(overrides["anything"]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["fast", "0,1", "[1]", "true", "", "1e-3x"])
+def test_a_number_stays_a_number(parse, text):
+    with pytest.raises(InputError, match=r"seed takes a number, as 1234 in .*; found .*--seed 1234") as error:
+        parse("--seed", text)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="optimizer.inner.lr takes a number, as 0.1 in"):
+        parse("--optimizer", f"{{inner: {{lr: '{text}'}}}}")
+
+
+@pytest.mark.parametrize("text", ["0.5", "-3", "1e-3", "null"])
+def test_any_number_or_null_is_a_number(parse, text):
+    assert list(parse("--a", text)[1]) == ["a"]
+
+
+@pytest.mark.parametrize("text", ["maybe", "1", "null", "yes"])
+def test_true_or_false(parse, text):
+    with pytest.raises(InputError, match="report is true or false, as in .*x.yaml; found "):
+        parse("--report", text)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("cuda", "device 'cuda' is not available; available: 1 of kind cpu. Or leave --device out"),
+        ("cuda:1", "device 'cuda:1' is not available; available: 1 of kind cpu"),
+        ("gpu", "device 'gpu' is not known: choose cpu, mps, cuda, or one of several as in cuda:1"),
+        ("auto", "device 'auto' is not known: choose cpu, mps, cuda, "),
+    ],
+)
+def test_device_that_is_not_available(parse, monkeypatch, device, message):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    run_opts, _ = parse("--device", device)
+    with pytest.raises(InputError, match=message):
+        check_device(run_opts)
+    check_device(parse("--device", "cpu")[0])
+    check_device(parse()[0])
 
 
 AWKWARD = ["/d/b=c", "C:\\x", "/a b/c", "/a #b", "#", "a: b", "- a", "---", "*x", "!x", "%x", "<x", "2024-01-01"]

@@ -268,7 +268,7 @@ def test_averaged_weights_validate_and_raw_ones_train(tmp_path):
 
 def test_sums_go_on_in_mid_epoch_and_begin_anew_otherwise(tmp_path):
     brain = make_brain(tmp_path)
-    brain.sums.add_items(torch.tensor([1.0]))
+    brain.sums.merge(StageSums(si_snr=1.0, count=1))
     brain.step = 3  # as after recovery from an intra-epoch checkpoint
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
     assert brain.sums.count == 1

@@ -13,9 +13,10 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from mossformer_sb import checkpoints
-from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer
+from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, check_origin
 from mossformer_sb.errors import InputError
 from mossformer_sb.random_state import RandomState
+from mossformer_sb.sums import StageSums
 
 
 class Model(torch.nn.Module):
@@ -473,3 +474,33 @@ def test_each_rank_gets_its_own_random_state_back(tmp_path):
     first, second = torch.load(checkpoint.paramfiles["random_state"])
     assert not torch.equal(first["torch"], second["torch"])
     assert len(names(tmp_path / "save")) == 1
+
+
+# ---- SpeechBrain's own recipes
+
+
+class TestOrigin:
+    """A training can't go on where one of SpeechBrain's recipes stood."""
+
+    def recipe(self, folder, kind=stock.Checkpointer):
+        modules = {name: Model() for name in ("encoder", "masknet", "decoder")}
+        return kind(folder, {**modules, "counter": EpochCounter(3)}).save_checkpoint(meta={"si-snr": -5.0})
+
+    @pytest.mark.parametrize("kind", [stock.Checkpointer, Checkpointer])
+    def test_of_a_recipe_is_refused(self, tmp_path, kind):
+        name = self.recipe(tmp_path / "save", kind).path.name
+        with pytest.raises(InputError) as caught:
+            check_origin(Checkpointer(tmp_path / "save"))
+        message = str(caught.value)
+        assert message.startswith(
+            f"{tmp_path / 'save'}: holds checkpoints of one of SpeechBrain's own recipes ({name})"
+        )
+        assert "another --output_folder, and --init_from with the folder of that recipe's run" in message
+
+    @pytest.mark.parametrize("kind", [stock.Checkpointer, Checkpointer])
+    def test_of_a_training_here_is_not(self, tmp_path, kind):
+        """Whichever Checkpointer its YAML names."""
+        check_origin(Checkpointer(tmp_path / "save"))
+        kind(tmp_path / "save", {"masknet": Model(), "stage_loss": StageSums()}).save_checkpoint()
+        check_origin(Checkpointer(tmp_path / "save"))
+        check_origin(stock.Checkpointer(tmp_path / "save"))

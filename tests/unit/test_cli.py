@@ -65,7 +65,7 @@ class TestList:
         ("given", "message"),
         [
             ("none.wav", "there is no such file or folder"),
-            ("*.aiff", "stands for no recording"),
+            ("*.aiff", "matches no audio file"),
             ("out", "is both an input and the output folder"),
         ],
     )

@@ -8,10 +8,12 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
+from speechbrain.utils import checkpoints as stock
 
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.brain import BEST_KEY
 from mossformer_sb.checkpoints import Checkpointer
+from mossformer_sb.ema import AveragedWeights
 from mossformer_sb.export import MODULES, export
 from mossformer_sb.finetune import _merge_numbers, freeze, start_from
 from mossformer_sb.losses import pit_si_snr_loss
@@ -209,6 +211,77 @@ class TestSources:
         Checkpointer(tmp_path / "run" / "save", dict(trained)).save_checkpoint()
         self.check(trained, tmp_path / "run")
 
+    @pytest.fixture
+    def averaged(self, trained, tmp_path):
+        """A run with averages, of which ``trained`` is one; the raw weights are others. One checkpoint has no score."""
+        run = tmp_path / "run"
+        raw = networks(seed=2)
+        averages = AveragedWeights(trained, 0.5)
+        averages.update()
+        checkpointer = Checkpointer(run / "save", {**raw, "averaged_weights": averages})
+        (run / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\n")
+        return run, checkpointer
+
+    @pytest.mark.parametrize("meta", [{BEST_KEY: 9.0}, {}])
+    def test_averaged_weights_where_these_are_scored(self, trained, averaged, meta):
+        run, checkpointer = averaged
+        checkpointer.save_checkpoint(meta=meta)
+        self.check(trained, run)
+
+    def test_averages_before_the_first_step_are_the_weights_themselves(self, trained, tmp_path):
+        empty = AveragedWeights(trained, 0.5)
+        Checkpointer(tmp_path / "run" / "save", {**trained, "averaged_weights": empty}).save_checkpoint()
+        (tmp_path / "run" / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\n")
+        self.check(trained, tmp_path / "run")
+
+    @pytest.mark.parametrize("output_folder", ["results/a", "/scratch/a"])
+    @pytest.mark.parametrize("where", ["mine", "deep/er"])
+    def test_folders_have_the_names_that_the_yaml_gives(self, trained, run, tmp_path, output_folder, where):
+        """And the whole run has been moved since."""
+        (run / where).parent.mkdir(exist_ok=True)
+        (run / "save").rename(run / where)
+        settings = f"sample_rate: {RATE}\noutput_folder: {output_folder}\nsave_folder: {output_folder}/{where}\n"
+        (run / "hyperparams.yaml").write_text(settings)
+        self.check(trained, run)
+
+        for checkpoint in (run / where).iterdir():
+            (checkpoint / "masknet.ckpt").write_bytes(b"not to be read")
+        export(run / "models" / "best", trained, RATE)
+        (run / "hyperparams.yaml").write_text(f"{settings}export_folder: {output_folder}/models/best\n")
+        self.check(trained, run)
+
+    def test_a_save_folder_elsewhere(self, trained, run, tmp_path):
+        (run / "save").rename(tmp_path / "elsewhere")
+        (run / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\nsave_folder: {tmp_path / 'elsewhere'}\n")
+        self.check(trained, run)
+
+    @pytest.fixture
+    def of_a_recipe(self, trained, tmp_path):
+        """The output folder of one of SpeechBrain's recipes, which keeps the best by the loss, and the newest."""
+        run = tmp_path / "recipe"
+        for modules, loss, number in ((trained, -10.0, 1), (networks(seed=2), -5.0, 2)):
+            checkpointer = stock.Checkpointer(run / "save", modules)
+            checkpointer.save_checkpoint(meta={BEST_KEY: loss}, name=f"{number}")
+        (run / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\nsave_folder: results/sepformer/1234/save\n")
+        return run
+
+    def test_the_lowest_loss_of_a_recipe(self, trained, of_a_recipe):
+        self.check(trained, of_a_recipe)
+
+    def test_the_lowest_loss_of_a_recipe_with_safe_checkpoints(self, trained, tmp_path):
+        """With our Checkpointer in its YAML, which lists the files."""
+        run = tmp_path / "recipe"
+        for modules, loss in ((trained, -10.0), (networks(seed=2), -5.0)):
+            checkpointer = Checkpointer(run / "save", {**modules, "counter": torch.nn.Identity()})
+            checkpointer.save_checkpoint(meta={BEST_KEY: loss})
+        (run / "hyperparams.yaml").write_text(f"sample_rate: {RATE}\n")
+        self.check(trained, run)
+
+    def test_runs_whose_scores_cant_be_compared(self, of_a_recipe):
+        Checkpointer(of_a_recipe / "save", networks()).save_checkpoint(meta={BEST_KEY: 3.0})
+        with pytest.raises(InputError, match="recipe': save/ holds checkpoints of a training here and of one of"):
+            start_from(networks(), of_a_recipe, RATE)
+
     @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
     def test_hub(self, trained, folder, monkeypatch, extension):
         """A fake of the hub: one model, each file asked for by name."""
@@ -228,7 +301,8 @@ class TestSources:
             start_from(networks(), "somebody/else", RATE)
         assert str(error.value) == (
             "init_from 'somebody/else': there is no such folder, and hyperparams.yaml of a model of this name on the "
-            "Hugging Face hub can't be had (404: somebody/else/hyperparams.yaml). Check the name and the connection."
+            "Hugging Face hub could not be downloaded (404: somebody/else/hyperparams.yaml). Check the name and the "
+            "connection."
         )
 
     def test_nothing_of_the_yaml_is_built(self, trained, folder):
@@ -287,8 +361,9 @@ class TestMessages:
     def test_damaged_weights(self, folder):
         os.truncate(folder / "masknet.ckpt", 1000)
         assert "masknet.ckpt: can't be read as plain weights" in self.error(folder)
-        (folder / "masknet.ckpt").write_bytes(b"")
-        assert "masknet.ckpt: can't be read as plain weights" in self.error(folder)
+        for junk in (b"", b"junk", b"\x80\x02.", b"\x80\x02)e."):  # the last two begin as a pickle does
+            (folder / "masknet.ckpt").write_bytes(junk)
+            assert "masknet.ckpt: can't be read as plain weights" in self.error(folder)
         (folder / "masknet.safetensors").write_bytes(b"junk")
         assert "masknet.safetensors: can't be read as plain weights" in self.error(folder)
 

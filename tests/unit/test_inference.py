@@ -10,8 +10,9 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation, choose_device
+from mossformer_sb.devices import choose_device
+from mossformer_sb.export import TrainingRecord, export
+from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.long_recordings import Chunking
 from mossformer_sb.streams import BLOCK
 
@@ -93,6 +94,27 @@ class TestKindsOfInput:
     def test_integers_have_their_types_full_scale(self, model):
         samples = (noise(4000) * 2**15).astype(np.int16)
         assert torch.equal(model.separate(samples), model.separate(samples / np.float32(2**15)))
+
+    @pytest.mark.parametrize("channel", [None, 1])
+    @pytest.mark.parametrize(
+        "dtype", ["int8", "int16", "int32", "int64", ">i2", "float16", "float32", "float64", ">f4"]
+    )
+    def test_every_type_of_samples(self, model, dtype, channel):
+        """As its values in float32, at the type's full scale, with and without a channel."""
+        full = 2.0 ** (8 * np.dtype(dtype).itemsize - 1) if np.dtype(dtype).kind == "i" else 1.0
+        samples = (noise(4000, 2) * full).astype(dtype)
+        expected = model.separate((samples / np.longdouble(full)).astype(np.float32), channel=channel)
+        found = model.separate(samples, channel=channel)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("channel", [None, 1])
+    @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.bfloat16, torch.float64])
+    def test_every_type_of_tensor(self, model, dtype, channel):
+        full = 1.0 if dtype.is_floating_point else float(2 ** (torch.iinfo(dtype).bits - 1))
+        samples = (torch.from_numpy(noise(4000, 2)).double() * full).to(dtype)
+        expected = model.separate((samples.double() / full).float(), channel=channel)
+        torch.testing.assert_close(model.separate(samples, channel=channel), expected, rtol=1e-4, atol=1e-5)
 
     def test_stereo_is_one_recording(self, model):
         stereo = noise(4000, 2)
@@ -225,6 +247,24 @@ class TestBadInput:
         with pytest.raises(InputError, match="a whole number of Hz, for samples; found 8000.5"):
             model.separate(noise(4000), sample_rate=8000.5)
 
+    def test_nothing(self, model):
+        for samples in (np.zeros(0), np.zeros((0, 2)), np.zeros((2, 0)), torch.zeros(0)):
+            with pytest.raises(InputError, match=r"the given samples have the shape \[.*there is nothing to separate"):
+                model.separate(samples)
+
+    def test_a_batch_of_something_else(self, model):
+        for batch, found in ((torch.zeros(1, 4000).double(), "torch.float64"), (np.zeros((1, 4000)), "ndarray")):
+            with pytest.raises(InputError, match=rf"mix must be a tensor .* of torch.float32; found {found}"):
+                model.separate_batch(batch)
+
+    def test_the_output_folder_of_a_training(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "hyperparams.yaml").write_text("seed: !apply:os.abort\n")
+        TrainingRecord().write(tmp_path / "out")
+        for trust in (False, True):
+            with pytest.raises(InputError, match="out: is the output folder of a training. Its model is in .*export"):
+                MossFormerSeparation.from_hparams(tmp_path / "out", trust=trust)
+
     def test_a_rate_for_a_file(self, model, tmp_path):
         path = write(tmp_path / "talk.wav", noise(4000))
         with pytest.raises(InputError, match="sample_rate 16000 is given for a file, which has its own"):
@@ -288,12 +328,12 @@ class TestDevices:
     def test_one_of_several(self, machine):
         machine(2, False)
         assert choose_device("cuda:1") == "cuda:1"
-        with pytest.raises(InputError, match="'cuda:2' is not there: .* 2 of kind cuda, 1 of kind cpu"):
+        with pytest.raises(InputError, match="'cuda:2' is not available; available: 2 of kind cuda, 1 of kind cpu"):
             choose_device("cuda:2")
 
     def test_unknown_and_absent(self, machine):
         machine(0, False)
         with pytest.raises(InputError, match="device 'gpu' is not known: choose auto, cpu, mps, cuda"):
             choose_device("gpu")
-        with pytest.raises(InputError, match="device 'cuda' is not there: .* have 1 of kind cpu"):
+        with pytest.raises(InputError, match="device 'cuda' is not available; available: 1 of kind cpu"):
             choose_device("cuda")

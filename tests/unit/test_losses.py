@@ -217,3 +217,14 @@ class TestSilentTargets:
         result.losses.sum().backward()
         assert 2 * result.losses.item() + result.si_snr.item() == pytest.approx(-30, abs=0.01)
         assert estimates.grad.isfinite().all()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("silent_estimates", [[0], [1], [0, 1]])
+    def test_estimates_of_nothing_have_a_finite_gradient(self, dtype, silent_estimates):
+        """As a network gives them whose masks are all zero."""
+        estimates, sources = (x.detach().to(dtype) for x in self.case())
+        estimates[..., silent_estimates] = 0.0
+        estimates.requires_grad_()
+        result = pit_si_snr_loss(estimates, sources, silence_snr=30)
+        result.losses.sum().backward()
+        assert result.losses.isfinite().all() and estimates.grad.isfinite().all()

@@ -1,6 +1,7 @@
 """Two processes train as one with the global batch would: the same weights, items, figures and decisions."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +21,10 @@ ROOT = Path(__file__).parents[2]
 def runs(tmp_path_factory):
     """What one process says, and what each of two says."""
     folder = tmp_path_factory.mktemp("two")
+    begun, *others = two_ranks.RESUMED
+    seen_before = two_ranks.kill(folder / begun)
+    for other in others:
+        shutil.copytree(folder / begun, folder / other)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -36,7 +41,7 @@ def runs(tmp_path_factory):
         for rank in range(2)
     ]
     try:
-        single = two_ranks.results(tmp_path_factory.mktemp("one"))
+        single = two_ranks.results(tmp_path_factory.mktemp("one")) | {"seen before": seen_before}
         for process in processes:
             output, _ = process.communicate(timeout=300)
             assert process.returncode == 0, output
@@ -95,6 +100,23 @@ def test_there_is_no_step_where_nothing_counts(runs):
 
 def test_an_incomplete_window_steps_at_the_end_of_the_epoch(runs):
     assert runs[0]["accumulation"]["steps"] == 2  # after three batches, and after the fourth
+
+
+@pytest.mark.parametrize(("name", "batches"), [("same", 3), ("other", 2)])
+def test_two_go_on_in_mid_epoch_with_what_one_has_not_had(runs, name, batches):
+    single, both, _ = runs
+    for result in both:
+        assert result["resumed"][name]["steps"] == 1 + batches
+        assert result["resumed"][name]["items"] == two_ranks.NUM_ITEMS
+    seen = [item for result in both for item in result["resumed"][name]["seen"]]
+    assert sorted(single["seen before"] + seen) == list(range(two_ranks.NUM_ITEMS)) and len(single["seen before"]) == 4
+
+
+def test_two_that_go_on_with_the_same_global_batch_end_as_one_would(runs):
+    single, both, _ = runs
+    for result in both:
+        for name, weight in single["shuffled"]["weights"].items():
+            torch.testing.assert_close(result["resumed"]["same"]["weights"][name], weight, rtol=0, atol=1e-10)
 
 
 def test_ranks_draw_different_random_numbers(runs):

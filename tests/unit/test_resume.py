@@ -15,6 +15,7 @@ from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.dataio import Mixture
 from mossformer_sb.history import CURVES_FILE, TABLE_FILE, History
 from tests.unit.brains import Recorder, make_brain, parameters
+from tests.unit.test_schedules import EVERY
 
 TIMES = ("seconds", "items/s", "audio-s/s", "memory-gb")
 
@@ -28,6 +29,7 @@ class Noise(Dataset):
 
     def __init__(self, num_items):
         self.num_items = num_items
+        self.seen = []  # (epoch, index), where no worker has made them
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch):
@@ -37,16 +39,18 @@ class Noise(Dataset):
         return self.num_items
 
     def __getitem__(self, index):
+        self.seen.append((int(self.epoch), index))
         generator = torch.Generator().manual_seed(1000 * int(self.epoch) + index)
         sources = torch.randn(320, 2, generator=generator)
         return Mixture(str(index), sources.sum(1), sources)
 
 
-def train(folder, num_workers=0, killed_at=None, epochs=2, draws=False, **hparams):
+def train(folder, num_workers=0, killed_at=None, epochs=2, draws=False, batch_size=2, num_items=14, **hparams):
     """Train with all that has a state; seven batches an epoch, which is no multiple of the window."""
     torch.manual_seed(0)
     folder.mkdir(exist_ok=True)
-    masknet = MossFormerMaskNet(8, 16, num_blocks=1, group_size=16, query_key_dim=16, dropout=0.2)
+    width = hparams.pop("masknet_width", 16)
+    masknet = MossFormerMaskNet(8, width, num_blocks=1, group_size=16, query_key_dim=width, dropout=0.2)
     counter = EpochCounter(epochs)
     checkpointer = Checkpointer(folder / "save", {"epoch_counter": counter})
     options = {
@@ -66,12 +70,26 @@ def train(folder, num_workers=0, killed_at=None, epochs=2, draws=False, **hparam
         brain.history.draw = lambda: None
     if killed_at:
         count_down(brain, killed_at)
-    loader = {"batch_size": 2, "num_workers": num_workers, "shuffle": True}
+    loader = {"batch_size": batch_size, "num_workers": num_workers, "shuffle": True}
+    brain.rates, brain.data = [], Noise(num_items)
+    note_rates(brain)
     try:
-        brain.fit(counter, Noise(14), Noise(3), train_loader_kwargs=loader, valid_loader_kwargs={"batch_size": 2})
+        brain.fit(counter, brain.data, Noise(3), train_loader_kwargs=loader, valid_loader_kwargs={"batch_size": 2})
     except Killed:
         return brain
     return brain
+
+
+def note_rates(brain):
+    """Note the rate of each step that is made, by its number."""
+    step = brain._step
+
+    def noting(count):
+        norm = step(count)
+        brain.rates.append((brain.optimizer_step, brain.schedule.rate))
+        return norm
+
+    brain._step = noting
 
 
 def count_down(brain, batches):
@@ -110,6 +128,60 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, num_workers):
     tables = [pd.read_csv(tmp_path / name / TABLE_FILE) for name in ("whole", "killed")]
     columns = [column for column in tables[0] if not column.endswith(TIMES)]
     pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns])
+
+
+@pytest.mark.parametrize(
+    ("changes", "batches", "steps"),
+    [
+        ({"batch_size": 5}, 2 + 2, 1 + 1),  # ten items are left
+        ({"grad_accumulation_factor": 1}, 2 + 5, 1 + 5),
+        ({"grad_accumulation_factor": 3}, 2 + 5, 1 + 2),
+        ({"batch_size": 3, "grad_accumulation_factor": 3, "batches_per_epoch": 4}, 2 + 3, 1 + 1),  # 12 items, 8 left
+    ],
+)
+def test_other_batches_in_mid_epoch_take_every_item_once(tmp_path, changes, batches, steps):
+    killed = train(tmp_path, killed_at=10)  # two batches of the second epoch are in a checkpoint, one window
+    before = killed.data.seen[14:18]
+    resumed = train(tmp_path, **changes)
+    wanted = killed.train_batches
+    wanted.set_epoch(2)
+    order = [(2, index) for batch in wanted for index in batch]
+    taken = 12 if "batches_per_epoch" in changes else 14
+    assert before + resumed.data.seen == order[:taken]
+    assert len(resumed.train_batches) == batches and resumed.optimizer_step == 4 + steps
+    (entry,) = figures(resumed)
+    assert entry["epoch"] == 2 and resumed.sums.count == 3  # of validation
+    assert entry["train_stats"]["dropped"] + entry["train_stats"]["nonfinite"] == 0
+
+
+def test_the_end_of_an_epoch_bears_any_change(tmp_path):
+    train(tmp_path, epochs=1)
+    resumed = train(tmp_path, batch_size=4, num_items=9, seed=5)
+    assert sorted(resumed.data.seen) == [(2, index) for index in range(9)]
+
+
+@pytest.mark.parametrize("changes", [{"num_items": 12}, {"seed": 5}])
+def test_another_order_in_mid_epoch_is_refused(tmp_path, changes):
+    train(tmp_path, killed_at=10)
+    with pytest.raises(
+        InputError, match="data_order.ckpt: was saved within an epoch, whose items come in another order"
+    ):
+        train(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rates_go_on_in_mid_epoch(tmp_path, name):
+    """Those of an uninterrupted run, for every schedule, whichever counts steps and whichever epochs."""
+    options = {"ema_decay": None, "masknet_width": 8, "ckpt_interval_steps": 4}
+    whole = train(tmp_path / "whole", lr_scheduler=EVERY[name][0](), **options)
+    killed = train(tmp_path / "killed", lr_scheduler=EVERY[name][0](), killed_at=12, **options)
+    resumed = train(tmp_path / "killed", lr_scheduler=EVERY[name][0](), **options)
+    assert [number for number, _ in killed.rates] == [1, 2, 3, 4, 5, 6]
+    assert [number for number, _ in resumed.rates] == [7, 8]
+    assert killed.rates + resumed.rates == whole.rates
+    assert resumed.schedule.rate == whole.schedule.rate  # what a third epoch would begin with
+    tables = [pd.read_csv(tmp_path / run / TABLE_FILE)["lr"].tolist() for run in ("whole", "killed")]
+    assert tables[0] == tables[1]
 
 
 def test_the_course_is_written_down(tmp_path):

@@ -212,7 +212,7 @@ class TestDamaged:
             ("sample_rate: 8000", "sample_rate: fast", "no usable sample_rate"),
             ("num_spks: 2\n\n", "\n", "no usable num_spks"),
             ("    decoder: !ref <decoder>\n\npre", "\npre", "no usable modules: decoder"),
-            ("!ref <encoder>", "!ref <coder>", "line .*: !ref <coder> leads to nothing"),
+            ("!ref <encoder>", "!ref <coder>", "line .*: !ref <coder> is an undefined reference"),
             ("num_blocks: 4", "num_blocks: four", r"line \d+: mossformer_sb.MossFormerMaskNet: num_blocks must be"),
             ("num_blocks: 4", "blocks: 4", r"MossFormerMaskNet does not take blocks: it takes in_channels"),
             ("num_blocks: 4", "num_blocks: 3", r"of another network than the 'masknet' of its YAML file: \d+ differ"),
@@ -223,6 +223,13 @@ class TestDamaged:
     def test_yaml_with_a_mistake(self, folder, old, new, message):
         replaced(folder, old, new)
         with pytest.raises(InputError, match=message):
+            load(folder)
+
+    def test_many_references_in_a_chain(self, folder):
+        chain = "\n".join(f"a{number}: !ref <a{number + 1}>" for number in range(3000)) + "\na3000: 1\n"
+        with open(folder / "hyperparams.yaml", "a") as file:
+            file.write(f"\n{chain}")
+        with pytest.raises(InputError, match="has references or lists in each other, more than 100 deep"):
             load(folder)
 
     def test_a_network_that_this_version_does_not_have(self):
@@ -259,6 +266,18 @@ class TestHonest:
         for path in folder.glob("*.safetensors"):
             path.unlink()
         assert torch.equal(output(load(folder)), expected)
+
+    def test_a_model_does_not_configure_the_program(self, folder, caplog):
+        """SpeechBrain takes run options from hyperparameters; only the caller may give them."""
+        expected = output(load(folder))
+        with open(folder / "hyperparams.yaml", "a") as file:
+            file.write("\njit: True\ncompile: True\nprecision: bf16\ndevice: 'cuda:7'\naudio_normalizer: 3\n")
+        with caplog.at_level("WARNING", "mossformer_sb"):
+            model = load(folder)
+        assert torch.equal(output(model), expected) and (model.precision, model.jit) == ("fp32", False)
+        assert callable(model.audio_normalizer) and not hasattr(model.hparams, "jit")
+        assert "can't set audio_normalizer, compile, device, jit, precision for this program" in caplog.text
+        assert load(folder, overrides={"precision": "bf16"}).precision == "bf16"
 
     def test_overrides(self, folder):
         assert load(folder, overrides={"sample_rate": 16000, "masknet": {"dropout": 0.3}}).hparams.sample_rate == 16000

@@ -76,7 +76,7 @@ def test_starting_in_mid_epoch_makes_no_item_before():
     expected = [item for batch in list(batches)[3:] for item in batch]
     dataset = Noted()
     loader = DataLoader(dataset, batch_sampler=batches)
-    batches.set_epoch(0, start=3)
+    batches.set_epoch(0, items_done=6, batches_done=3)
     assert len(list(loader)) == 2
     assert dataset.made == expected
     assert len(list(loader)) == len(loader) == 5  # the next one is whole
@@ -87,6 +87,66 @@ def test_numbers_that_make_no_batches(options):
     name = "batches_per_epoch" if "limit" in options else "batch_size"
     with pytest.raises(InputError, match=f"{name} must be a whole number of at least 1; found"):
         GlobalBatches(10, **options)
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@pytest.mark.parametrize("items_done", [4, 8, 15, 19])
+def test_an_epoch_goes_on_in_other_batches(items_done, batch_size, world_size, limit):
+    """Every item that is left comes once, on one rank, in equally many batches on all; batches before are counted."""
+    options = {"shuffle": True, "seed": 5, "world_size": world_size, "limit": limit}
+    order = [item for batch in GlobalBatches(25, 1, shuffle=True, seed=5) for item in batch]
+    end = 25 if limit is None else min(25, limit * batch_size * world_size)
+    dealt = []
+    for rank in range(world_size):
+        batches = GlobalBatches(25, batch_size, rank=rank, **options)
+        batches.set_epoch(0, items_done=items_done, batches_done=7)
+        before = len(batches)
+        dealt.append(list(batches))
+        assert len(batches) == before == 7 + len(dealt[-1])
+    assert sorted(item for share in dealt for batch in share for item in batch) == sorted(
+        order[items_done : max(end, items_done)]
+    )
+    assert len({len(share) for share in dealt}) == 1 and all(batch for share in dealt for batch in share)
+
+
+def test_an_epoch_that_was_at_its_end_goes_on_with_nothing():
+    batches = GlobalBatches(10, 4, rank=1, world_size=2)
+    batches.set_epoch(0, items_done=10, batches_done=3)
+    assert list(batches) == [] and len(batches) == 3
+
+
+def test_fewer_items_left_than_ranks():
+    batches = GlobalBatches(10, 1, world_size=4)
+    with pytest.raises(InputError, match="has 2 items left, too few for 4 processes: .* Start 2 processes or fewer"):
+        batches.set_epoch(0, items_done=8, batches_done=8)
+
+
+class TestAnotherOrder:
+    def check(self, tmp_path, end_of_epoch, **changes):
+        settings = {"num_items": 10, "batch_size": 2, "shuffle": True, "seed": 1}
+        GlobalBatches(**settings).save(tmp_path / "data_order.ckpt")
+        GlobalBatches(**{**settings, **changes}).load(tmp_path / "data_order.ckpt", end_of_epoch=end_of_epoch)
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"num_items": 12}, "items of the training data 10 there, 12 now"),
+            ({"seed": 2}, "seed 1 there, 2 now"),
+            ({"shuffle": False}, "shuffle True there, False now"),
+        ],
+    )
+    def test_is_refused_within_an_epoch(self, tmp_path, changes, told):
+        with pytest.raises(
+            InputError, match=f"data_order.ckpt: was saved within an epoch.*{told}.*Go on with what was"
+        ):
+            self.check(tmp_path, False, **changes)
+        self.check(tmp_path, True, **changes)
+
+    @pytest.mark.parametrize("changes", [{}, {"batch_size": 3}, {"world_size": 2, "rank": 1}, {"limit": 2}])
+    def test_is_not_what_other_batches_are(self, tmp_path, changes):
+        self.check(tmp_path, False, **changes)
 
 
 def test_fewer_items_than_ranks():

@@ -9,7 +9,7 @@ from speechbrain.nnet import schedulers as stock
 from torch.optim import lr_scheduler
 
 from mossformer_sb import InputError
-from mossformer_sb.schedules import Schedule, choose_schedule, supported
+from mossformer_sb.schedules import OneCycle, Schedule, choose_schedule, supported
 
 LOSSES = (-1.0, -2.0, -1.5, -3.0)
 STEPS_IN_EPOCH = 2
@@ -67,6 +67,31 @@ BY_STEP = {
         ),
         [0.25, 0.5, 0.75, 1.0, 0.8125, 0.625, 0.4375, 0.25],
     ),
+    "one_cycle": (
+        lambda: OneCycle(1.0, total_steps=8, warmup_share=0.25, decay_share=0.5),
+        [0.52, 1.0, 1.0, 1.0, 0.8536, 0.5, 0.1464, 4e-6],
+    ),
+    "CyclicLR": (
+        lambda: functools.partial(
+            lr_scheduler.CyclicLR,
+            base_lr=0.2,
+            max_lr=1.0,
+            step_size_up=2,
+            mode="exp_range",
+            gamma=0.5,
+            cycle_momentum=False,
+        ),
+        [
+            0.2,
+            0.2 + 0.4 * 0.5,
+            0.2 + 0.8 * 0.25,
+            0.2 + 0.4 * 0.125,
+            0.2,
+            0.2 + 0.4 * 0.5**5,
+            0.2 + 0.8 * 0.5**6,
+            0.2 + 0.4 * 0.5**7,
+        ],
+    ),
 }
 # The same, with the rates of four epochs.
 BY_EPOCH = {
@@ -77,6 +102,36 @@ BY_EPOCH = {
         [1.0, 1.0, 1.0, 0.5],
     ),
     "NewBobScheduler": (lambda: stock.NewBobScheduler(1.0), [1.0, 1.0, 1.0, 0.5]),
+    "LambdaLR": (
+        lambda: functools.partial(lr_scheduler.LambdaLR, lr_lambda=lambda n: 1 / (n + 1)),
+        [1, 1 / 2, 1 / 3, 1 / 4],
+    ),
+    "MultiplicativeLR": (
+        lambda: functools.partial(lr_scheduler.MultiplicativeLR, lr_lambda=lambda n: 1 / (n + 1)),
+        [1, 1 / 2, 1 / 6, 1 / 24],
+    ),
+    "MultiStepLR": (
+        lambda: functools.partial(lr_scheduler.MultiStepLR, milestones=[1, 3], gamma=0.1),
+        [1.0, 0.1, 0.1, 0.01],
+    ),
+    "ConstantLR": (lambda: functools.partial(lr_scheduler.ConstantLR, factor=0.1, total_iters=3), [0.1, 0.1, 0.1, 1.0]),
+    "LinearLR": (
+        lambda: functools.partial(lr_scheduler.LinearLR, start_factor=0.25, total_iters=3),
+        [0.25, 0.5, 0.75, 1.0],
+    ),
+    "ExponentialLR": (lambda: functools.partial(lr_scheduler.ExponentialLR, gamma=0.5), [1.0, 0.5, 0.25, 0.125]),
+    "PolynomialLR": (
+        lambda: functools.partial(lr_scheduler.PolynomialLR, total_iters=4, power=2.0),
+        [1.0, 9 / 16, 4 / 16, 1 / 16],
+    ),
+    "CosineAnnealingLR": (
+        lambda: functools.partial(lr_scheduler.CosineAnnealingLR, T_max=3),
+        [1.0, 0.75, 0.25, 0.0],
+    ),
+    "CosineAnnealingWarmRestarts": (
+        lambda: functools.partial(lr_scheduler.CosineAnnealingWarmRestarts, T_0=1, T_mult=2),
+        [1.0, 1.0, 0.5, 1.0],
+    ),
     "StepLR": (lambda: functools.partial(lr_scheduler.StepLR, step_size=2, gamma=0.1), [1.0, 1.0, 0.1, 0.1]),
     "torch's ReduceLROnPlateau": (
         lambda: functools.partial(lr_scheduler.ReduceLROnPlateau, factor=0.5, patience=0),
@@ -138,6 +193,15 @@ def test_every_schedule_of_speechbrain_is_tested_or_refused():
     classes = {name for name, _ in inspect.getmembers(module, inspect.isclass) if name[0] != "_"}
     own = {name for name in classes if getattr(module, name).__module__ == module.__name__}
     assert own - set(EVERY) == {"ScheduledLoss"} and set(supported()) == own - {"ScheduledLoss"}
+
+
+def test_every_schedule_of_torch_is_tested_or_made_of_others():
+    classes = inspect.getmembers(
+        lr_scheduler, lambda obj: inspect.isclass(obj) and issubclass(obj, lr_scheduler.LRScheduler)
+    )
+    names = {name for name, _ in classes if name[0] != "_"} - {"LRScheduler"}
+    # Those that are left take schedules, which take optimisers. One name is SpeechBrain's too, so it is in twice.
+    assert names - set(EVERY) == {"SequentialLR", "ChainedScheduler"} and "torch's ReduceLROnPlateau" in EVERY
 
 
 @pytest.mark.parametrize("scheduler", [torch.nn.Linear(1, 1), stock.StepScheduler, 0.5, lambda epoch: 1.0])

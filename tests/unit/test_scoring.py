@@ -96,6 +96,23 @@ class TestLayouts:
         folder = estimates(tmp_path, signals)
         assert find_utterances(folder, manifest, data_root=corpus) == find_utterances(folder, corpus)
 
+    def test_data_root_is_a_path_like_any_other(self, corpus, tmp_path, signals, monkeypatch):
+        """Relative to the working directory, not to the manifest."""
+        (tmp_path / "manifests").mkdir()
+        manifest = tmp_path / "manifests" / "tt.csv"
+        manifest.write_text(
+            "ID,mix_wav,s1_wav,s2_wav\n"
+            "day/talk,$data_root/mix/day/talk.wav,$data_root/s1/day/talk.wav,$data_root/s2/day/talk.wav\n"
+        )
+        folder = estimates(tmp_path, signals)
+        monkeypatch.chdir(tmp_path)
+        root = corpus.relative_to(tmp_path)
+        (found,) = find_utterances(folder, "manifests/tt.csv", data_root=root)
+        assert found.mixture == root / "mix/day/talk.wav" and found.mixture.is_file()
+        manifest.rename(corpus / "tt.csv")
+        (found,) = find_utterances(folder, root / "tt.csv")
+        assert found.mixture == root / "mix/day/talk.wav" and all(path.is_file() for path in found.sources)
+
     def test_a_table(self, corpus, tmp_path, signals):
         folder = estimates(tmp_path, signals)
         (tmp_path / "all.csv").write_text(

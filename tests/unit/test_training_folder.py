@@ -1,5 +1,6 @@
 """From a training's output folder to a model folder: which checkpoint, what the card says, and that it stands alone."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,12 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from data_prep.corpora import CORPORA
+from data_prep.librimix import TASKS as LIBRIMIX_TASKS
+from data_prep.wham import TASKS as WHAM_TASKS
+from data_prep.whamr import TASKS as WHAMR_TASKS
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.brain import BEST_KEY
 from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.cli import main
 from mossformer_sb.ema import AveragedWeights
-from mossformer_sb.export import TrainingRecord
+from mossformer_sb.export import TrainingRecord, conditions
 from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.training_folder import export_training
 
@@ -220,3 +225,141 @@ def test_info_of_a_manifest(tmp_path, capsys):
     shown = capsys.readouterr().out
     for fact in ("mixtures           2", "speakers           2", "8000 Hz", "1.50 s, 2.50 s", "voices             3"):
         assert fact in shown
+
+
+@pytest.mark.parametrize("where", ["training/a/b", "outside"])
+def test_checkpoints_are_where_the_yaml_says(training, tmp_path, where):
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (training / "save").rename(tmp_path / where)
+    given = "there/training/a/b" if where.startswith("training") else str(tmp_path / where)
+    text = HPARAMS.replace("save_folder: elsewhere/save", f"output_folder: there/training\nsave_folder: {given}")
+    (training / "hyperparams.yaml").write_text(text)
+    assert weights(export_training(training, tmp_path / "model")) == 2
+
+
+def test_damaged_weights_end_with_a_message(training, tmp_path):
+    for path in training.glob("save/*/masknet.ckpt"):
+        path.write_bytes(b"junk")
+    for path in training.glob("save/*/files.json"):
+        path.unlink()  # nothing to verify with
+    with pytest.raises(InputError, match="masknet.ckpt: can't be read as plain weights"):
+        export_training(training, tmp_path / "model")
+
+
+class TestSettingsThatDoNotFit:
+    def test_another_size(self, training, tmp_path, capsys):
+        path = training / "hyperparams.yaml"
+        path.write_text(path.read_text().replace("size: mini", "size: S"))
+        with pytest.raises(
+            InputError, match=r"encoder.ckpt: holds the weights of another network than the 'encoder' of "
+        ):
+            export_training(training, tmp_path / "model")
+        with pytest.raises(InputError, match="Use the settings and the weights that were saved together"):
+            export_training(training, tmp_path / "model", average=2)
+        assert main(["export", str(training), "--output_folder", str(tmp_path / "model")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "model").exists()
+
+    def test_an_exported_model(self, training, tmp_path):
+        folder = export_training(training, tmp_path / "model")
+        with pytest.raises(InputError, match="model: is no output folder of a training: .* has no key save_folder"):
+            export_training(folder, tmp_path / "again")
+
+
+class TestRecord:
+    def test_of_an_earlier_version(self, training, tmp_path):
+        """Without the fields that came later; what the settings say is taken from these."""
+        old = {"task": "separate_noisy", "corpus": "WHAM!", "data": "train 0123456789ab, valid 1, test 2"}
+        old |= {"experiment": "x.yaml", "command": "python train.py x.yaml", "best_epoch": 2, "num_test": 7}
+        old |= {"scores": SCORES, "checkpoint": "", "licence": ""}
+        (training / "training_record.json").write_text(json.dumps(old))
+        card = (export_training(training, tmp_path / "model") / "README.md").read_text()
+        assert "| Data fingerprint | train 0123456789ab, valid 1, test 2 |" in card and "| SI-SNRi | 4.00 dB |" in card
+        assert "| Conditions | speech in noise; the estimates are to be free of it |" in card
+        assert "Evaluated by" not in card
+
+    def test_of_a_later_version(self, tmp_path):
+        (tmp_path / "training_record.json").write_text('{"task": "separate_clean", "moon": "full"}')
+        assert TrainingRecord.read(tmp_path) == TrainingRecord(task="separate_clean")
+
+    @pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
+    def test_that_is_damaged(self, tmp_path, content):
+        (tmp_path / "training_record.json").write_bytes(content.encode("latin-1"))
+        with pytest.raises(InputError, match="training_record.json: can't be read .*Put back a copy, or remove it"):
+            TrainingRecord.read(tmp_path)
+
+    def test_a_training_that_goes_on_keeps_the_scores_until_the_next_evaluation(self):
+        old = TrainingRecord(data="train a, valid b, test c", command="one", scores=SCORES, num_test=7)
+        new = old.of_training(TrainingRecord(data="train d, valid e, test f", command="two", corpus="x"))
+        assert (new.command, new.data, new.corpus) == ("two", "train d, valid e, test c", "x")
+        assert (new.scores, new.num_test) == (SCORES, 7)
+
+    def test_conditions_of_the_settings(self, training, tmp_path):
+        path = training / "hyperparams.yaml"
+        path.write_text(path.read_text().replace("separate_noisy", "separate_noisy_reverb") + "target: reverb\n")
+        card = (export_training(training, tmp_path / "model") / "README.md").read_text()
+        assert (
+            "| Conditions | speech in rooms, in noise; the estimates are to be free of noise and keep the rev" in card
+        )
+
+
+class TestConditions:
+    """For every task and target that a corpus has."""
+
+    @pytest.mark.parametrize("target", ["anechoic", "reverb", None])
+    @pytest.mark.parametrize("task", WHAMR_TASKS)
+    def test_rooms(self, task, target):
+        text = conditions(task, target)
+        heard, _, wanted = text.partition("; ")
+        reverberant = task.endswith("_reverb")
+        assert ("rooms" in heard) == reverberant
+        assert ("in noise" in heard) == (not task.startswith("separate_clean"))
+        assert ("one speaker" in heard) == task.startswith("enhance_single")
+        kept = reverberant and target == "reverb"
+        assert (("keep" in wanted) or ("keeps" in wanted)) == kept
+        if reverberant and not kept:
+            assert wanted.endswith("free of reverberation" if "clean" in task else "free of both")
+        if not reverberant:
+            assert wanted == ("" if "clean" in task else wanted) and "reverberation" not in wanted
+
+    @pytest.mark.parametrize(
+        ("task", "text"),
+        [
+            ("separate_clean", "speech alone, without noise or reverberation"),
+            ("separate_noisy", "speech in noise; the estimates are to be free of it"),
+            ("enhance_single", "one speaker in noise; the estimate is to be free of it"),
+            ("separate_noisy_anechoic", "speech in noise; the estimates are to be free of it"),
+            (
+                "separate_mixed",
+                "speech alone, in noise, or in rooms and in noise; the estimates are to be free of both",
+            ),
+            ("sing", ""),
+        ],
+    )
+    def test_without_a_target(self, task, text):
+        assert conditions(task) == text
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({}, ""),
+            ({"noise": False, "mixture_is_sum": True}, "speech without noise"),
+            ({"noise": True, "mixture_is_sum": True}, "speech in noise; the estimates are to be free of it"),
+            (
+                {"noise": False, "mixture_is_sum": False},
+                "speech without noise; the mixtures are not the sum of sources, as where only the mixtures are reverb",
+            ),
+        ],
+    )
+    def test_of_ones_own_data(self, options, text):
+        assert conditions("separate", **options).startswith(text)
+        assert bool(conditions("separate", **options)) == bool(text)
+
+    def test_every_task_of_every_corpus_has_some(self):
+        for task in {*WHAM_TASKS, *LIBRIMIX_TASKS, *WHAMR_TASKS, *(item.only_task for item in CORPORA.values())} - {
+            None
+        }:
+            assert conditions(task, noise=True, mixture_is_sum=True), task
+
+    def test_a_target_that_is_not_known_is_not_guessed(self):
+        assert conditions("separate_noisy_reverb", "") == "speech in rooms, in noise"

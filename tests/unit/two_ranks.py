@@ -2,9 +2,10 @@
 
     RANK=0 WORLD_SIZE=2 … python -m tests.unit.two_ranks FOLDER
 
-`results` does the same in the calling process, as the only rank.
+`results` does the same in the calling process, as the only rank; `kill` begins a training that all then go on with.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,9 +14,14 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
 from mossformer_sb import InputError, MossFormerMaskNet, ranks
+from mossformer_sb.checkpoints import Checkpointer
 from mossformer_sb.dataio import Mixture
 from tests.unit.brains import Recorder, make_brain
 
+# For tests/gpu, which runs it with two GPUs.
+DEVICE, BACKEND = (
+    os.environ.get(f"TWO_RANKS_{name}", default) for name, default in (("DEVICE", "cpu"), ("BACKEND", "gloo"))
+)
 GLOBAL_BATCH = 4
 NUM_ITEMS = 14  # three global batches and a half
 # Without shuffling, item i is rank i % 2's. From name to what is special about the items, and hyperparameters.
@@ -54,6 +60,46 @@ class Noise(Dataset):
         return Mixture(str(index), mixture, sources * (index not in self.silent))
 
 
+# How the two ranks go on with what one process began: batches of each, with the same global batch and with another.
+RESUMED = {"same": GLOBAL_BATCH // 2, "other": 3}
+
+
+class Killed(Exception):
+    """Stands for the end of a process."""
+
+
+def kill(folder):
+    """Train in this process on one global batch and leave its checkpoint: indices of the items that it has had."""
+    data = Noise()
+    brain, loader = _brain(folder, ckpt_interval_steps=1, shuffle=True)
+    _keep(brain, folder)
+    fit_batch = brain.fit_batch
+
+    def killing(batch):
+        if brain.step > 1:
+            raise Killed
+        return fit_batch(batch)
+
+    brain.fit_batch = killing
+    try:
+        brain.fit(EpochCounter(1), data, train_loader_kwargs=loader)
+    except Killed:
+        return data.seen[:GLOBAL_BATCH]
+
+
+def _keep(brain, folder):
+    brain.checkpointer = Checkpointer(folder / "save", {"brain": brain, "stage_loss": brain.sums, **brain.modules})
+
+
+def _resume(folder, batch_size):
+    data = Noise()
+    brain, loader = _brain(folder, shuffle=True)
+    _keep(brain, folder)
+    brain.fit(EpochCounter(1), data, train_loader_kwargs={**loader, "batch_size": batch_size})
+    weights = {name.replace(".module.", "."): p.detach().clone() for name, p in brain.raw_modules.named_parameters()}
+    return {"seen": data.seen, "steps": brain.optimizer_step, "weights": weights, "items": brain.sums.items}
+
+
 def results(folder):
     """Run all the scenarios: name to parameters, items seen and figures; and what ends a run to its message."""
     folder = Path(folder)
@@ -62,6 +108,7 @@ def results(folder):
         "patience": _message(folder / "patience", Noise(nan=[4, 5]), nonfinite_patience=0),
         "unreadable": _message(folder / "unreadable", Noise(unreadable=[1]), grad_accumulation_factor=2),
         "unreadable in validation": _message(folder / "validation", Noise(), Noise(5, unreadable=[3])),
+        "resumed": {name: _resume(folder / name, size) for name, size in RESUMED.items() if (folder / name).exists()},
     }
 
 
@@ -80,7 +127,7 @@ def _brain(folder, **hparams):
     torch.manual_seed(0)
     masknet = MossFormerMaskNet(8, 16, num_blocks=1, group_size=32, query_key_dim=32, dropout=0.0)
     shuffle = hparams.pop("shuffle", False)
-    hparams |= {"noprogressbar": True, "train_logger": Recorder(), "distributed_backend": "gloo"}
+    hparams |= {"noprogressbar": True, "train_logger": Recorder(), "distributed_backend": BACKEND, "device": DEVICE}
     brain = make_brain(folder, masknet=masknet, **hparams)
     brain.history.draw = lambda: None  # it takes its time
     for module in brain.modules.values():
@@ -118,6 +165,6 @@ def _message(folder, data, valid=None, **hparams):
 
 
 if __name__ == "__main__":
-    ranks.start({"distributed_backend": "gloo"})
+    ranks.start({"distributed_backend": BACKEND})
     torch.save(results(sys.argv[1]), Path(sys.argv[1]) / f"rank{ranks.rank()}.pt")
     ranks.stop()

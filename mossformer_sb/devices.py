@@ -1,0 +1,49 @@
+"""The devices that PyTorch can compute on."""
+
+import torch
+
+from mossformer_sb.errors import InputError
+
+
+def choose_device(name, auto=True):
+    """Find the device that a name stands for.
+
+    Arguments
+    ---------
+    name : str
+        "auto": CUDA, else Apple's MPS, else the CPU; or one of them.
+    auto : bool
+        Whether "auto" is allowed.
+
+    Returns
+    -------
+    str
+        As PyTorch calls it.
+
+    Raises
+    ------
+    InputError
+        If it is not known, or not available.
+
+    Example
+    -------
+    >>> choose_device("cpu")
+    'cpu'
+    """
+    kind, _, index = str(name).partition(":")
+    num_devices = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    if auto and name == "auto":
+        return next(kind for kind in num_devices if num_devices[kind])
+    if kind not in num_devices or not (index.isdigit() or name == kind):
+        choices = ["auto"] if auto else []
+        choices += ["cpu", "mps", "cuda"]
+        raise InputError(f"device {name!r} is not known: choose {', '.join(choices)}, or one of several as in cuda:1.")
+    if int(index or 0) >= num_devices[kind]:
+        available = ", ".join(f"{count} of kind {kind}" for kind, count in num_devices.items() if count)
+        hint = "choose auto" if auto else "leave --device out for the best of these"
+        raise InputError(f"device {name!r} is not available; available: {available}. Or {hint}.")
+    return str(name)

@@ -1,0 +1,187 @@
+"""Evaluating a model on a manifest: the numbers of the training's own evaluation, and of scoring its files."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from data_prep.wham import prepare_wham
+from mossformer_sb import MossFormerSeparator
+from mossformer_sb.cli import main
+from mossformer_sb.dataio import MixtureDataset
+from mossformer_sb.evaluation import save_example
+from mossformer_sb.export import TrainingRecord, export
+from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.report import report_training
+from tests.unit.trees import write_wham
+
+ROOT = Path(__file__).resolve().parents[2]
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    return export(tmp_path_factory.mktemp("export") / "model", modules, RATE)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_wham(tmp_path / "wham", frames=6000, ids=("a", "b", "c"), splits=("tt",))
+
+
+@pytest.fixture
+def manifest(corpus, tmp_path):
+    return prepare_wham(corpus, tmp_path / "manifests", splits=("tt",))["tt"]
+
+
+def test_same_numbers_as_separating_and_scoring_files(model, corpus, manifest, tmp_path, capsys):
+    words = ["evaluate", str(model), "--manifest", manifest, "--data_root", str(corpus), "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "new" / "scores.csv")]) == 0
+    assert "3 utterances, scores in dB" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "new" / "scores.csv")
+    assert table["snt_id"].tolist() == ["a", "b", "c", "avg"]
+    mixtures = str(corpus / "wav8k/min/tt/mix_both")
+    main(["separate", mixtures, "--model", str(model), "--output_folder", str(tmp_path / "est"), "--device", "cpu"])
+    words = ["score", "--estimates", str(tmp_path / "est"), "--references", manifest, "--data_root", str(corpus)]
+    assert main([*words, "--output", str(tmp_path / "scored.csv")]) == 0
+    pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "scored.csv"), atol=1e-3)
+
+
+def test_report(model, corpus, manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", str(model), "--manifest", manifest, "--data_root", "wham", "--device", "cpu"]
+    assert main([*words, "--report", "pages/page.html", "--corpus", "WHAM!"]) == 0
+    page = Path("pages/page.html").read_text()
+    assert page.count("<audio") == 3 * 5 and "published on WHAM!" in page and f"<td>{manifest}</td>" in page
+    assert Path("test_results.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--manifest", "none.csv"], "none.csv: there is no such manifest"),
+        (["--data_root", "nowhere"], "mix_both/a.wav: there is no such audio file"),
+        (["--metrics", "mos"], "metric 'mos' is not known"),
+        (["--device", "cuda:9"], "device 'cuda:9' is not available"),
+    ],
+)
+def test_mistakes(model, corpus, manifest, tmp_path, monkeypatch, capsys, change, message):
+    monkeypatch.chdir(tmp_path)
+    words = {"--manifest": manifest, "--data_root": str(corpus), "--device": "cpu"} | {change[0]: change[1]}
+    assert main(["evaluate", str(model), *(word for pair in words.items() for word in pair)]) == 2
+    assert message in capsys.readouterr().err and not Path("test_results.csv").exists()
+
+
+def test_another_number_of_speakers_or_rate(model, corpus, tmp_path, capsys):
+    for column, value, message in (
+        ("s3_wav", "x", "has a column s3_wav, but num_spks is 2"),
+        ("sample_rate", 16000, "16000"),
+    ):
+        table = pd.read_csv(prepare_wham(corpus, tmp_path / "m", splits=("tt",))["tt"])
+        table[column] = value
+        table.to_csv(tmp_path / "other.csv", index=False)
+        words = ["evaluate", str(model), "--manifest", str(tmp_path / "other.csv"), "--data_root", str(corpus)]
+        assert main([*words, "--device", "cpu"]) == 2
+        assert message in capsys.readouterr().err
+
+
+class TestReportOfATraining:
+    """From what a training left, when the corpus or the model is no longer at hand."""
+
+    @pytest.fixture
+    def training(self, model, corpus, manifest, tmp_path):
+        folder = tmp_path / "training"
+        folder.mkdir()
+        words = ["evaluate", str(model), "--manifest", manifest, "--data_root", str(corpus), "--device", "cpu"]
+        assert main([*words, "--output", str(folder / "test_results.csv")]) == 0
+        shutil.copytree(model, folder / "export")
+        shutil.copy(manifest, folder / "test_manifest.csv")
+        TrainingRecord(command="python train.py x", test_set={"data_root": str(corpus)}).write(folder)
+        item = MixtureDataset(manifest, corpus)[0]
+        estimates = MossFormerSeparation.from_hparams(model, device="cpu").separate_batch(item.mixture[None])[0]
+        save_example(folder / "audio", "a", item.mixture, item.sources, estimates, torch.tensor([0, 1]), RATE)
+        return folder
+
+    def test_with_both(self, training):
+        page = report_training(training).read_text()
+        assert page.count("<audio") == 3 * 5 and "python train.py x" in page
+
+    @pytest.mark.parametrize("missing", ["corpus", "model", "record"])
+    def test_examples_that_were_kept(self, training, corpus, caplog, missing):
+        if missing == "corpus":
+            shutil.rmtree(corpus)
+        elif missing == "model":
+            shutil.rmtree(training / "export")
+        else:
+            (training / "training_record.json").unlink()
+        page = report_training(training).read_text()
+        assert page.count("<audio") == 5 and "best: a</h2>" in page
+        assert "The examples are of" in caplog.text
+
+    def test_without_any(self, training, corpus):
+        shutil.rmtree(corpus)
+        shutil.rmtree(training / "audio")
+        assert "<audio" not in report_training(training).read_text()
+
+    def test_no_evaluation(self, tmp_path, capsys):
+        assert main(["report", str(tmp_path)]) == 2
+        assert "holds no test_results.csv, so there is no evaluation to report" in capsys.readouterr().err
+
+
+LIGHT = """
+import sys
+from mossformer_sb.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print([name for name in ("torch", "speechbrain", "matplotlib") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["seperate", "x.wav"], []])
+def test_a_look_at_the_command_line_imports_nothing_large(words):
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+WITHOUT_TORCHMETRICS = """
+import sys
+sys.modules["torchmetrics"] = None  # importing it fails
+import mossformer_sb.cli, mossformer_sb.inference, mossformer_sb.brain, mossformer_sb.report, mossformer_sb.convert
+from mossformer_sb.scoring import score_signals
+import torch
+sources = torch.randn(8000, 2)
+print(score_signals("a", sources.sum(1), sources, sources.flip(1), 8000)[1].si_snr > 50)
+from mossformer_sb.scoring import check_metrics
+sys.modules["pystoi"] = sys  # as if it were installed
+try:
+    check_metrics(["stoi"])
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_torchmetrics_is_for_more_metrics_only():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCHMETRICS], cwd=ROOT, capture_output=True, text=True)
+    message = "STOI needs the package torchmetrics, which is not here: pip install 'mossformer_sb[score]'."
+    assert done.stdout.splitlines()[-2:] == ["True", message], done.stdout + done.stderr
+
+
+def test_what_everybody_installs_is_what_the_core_imports():
+    """No package that only an extra needs is among the requirements."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    required = re.findall(r"^\w+", config["options"]["install_requires"], re.MULTILINE)
+    source = "\n".join(path.read_text() for path in (ROOT / "mossformer_sb").rglob("*.py"))
+    imported = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE))
+    assert set(required) - imported == {"torchaudio"}  # SpeechBrain's, and paired with torch here
+    assert "torchmetrics" in config["options.extras_require"]["score"]

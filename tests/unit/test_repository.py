@@ -1,0 +1,53 @@
+"""What continuous integration checks, and that the files of the repository pass it."""
+
+import configparser
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+SKIPPED = {".git", ".venv", "results", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache"}
+
+
+def text_files():
+    for path in ROOT.rglob("*"):
+        if path.suffix in (".py", ".yaml", ".yml", ".cfg", ".toml", ".csv", ".md") and path.is_file():
+            if not SKIPPED & set(path.relative_to(ROOT).parts) and ".egg-info" not in str(path):
+                yield path
+
+
+@pytest.fixture(scope="module")
+def metadata():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    return config
+
+
+def test_no_blanks_at_the_ends_of_lines_and_one_newline_at_the_end_of_files():
+    bad = []
+    for path in text_files():
+        text = path.read_bytes().decode()
+        blanks = path.suffix != ".md" and re.search(r"[ \t]+$", text, re.MULTILINE)
+        if blanks or "\r" in text or (text and (not text.endswith("\n") or text.endswith("\n\n"))):
+            bad.append(path.relative_to(ROOT).as_posix())
+    assert bad == []
+
+
+def test_lint_and_tests_run():
+    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
+    assert commands == ["make lint", "make test"]
+    steps = [step.get("run", "") for job in YAML().load(WORKFLOW)["jobs"].values() for step in job["steps"]]
+    assert set(commands) < set(steps)
+
+
+def test_workflow_has_every_python_and_the_ends_of_torch(metadata):
+    matrix = YAML().load(WORKFLOW)["jobs"]["test"]["strategy"]["matrix"]
+    classifiers = re.findall(r"Python :: (3\.\d+)", metadata["metadata"]["classifiers"])
+    assert list(matrix["python"]) == classifiers and list(matrix["torch"]) == ["lowest", "highest"]
+    command = next(line for line in WORKFLOW.read_text().splitlines() if line.lstrip().startswith("lowest=$(")).strip()
+    found = subprocess.run(["bash", "-c", f"{command}; echo $lowest"], cwd=ROOT, capture_output=True, text=True)
+    assert f"torch>={found.stdout.strip()}," in metadata["options"]["install_requires"]

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from mossformer_sb import training
+from mossformer_sb.lengths import over_length
+from mossformer_sb.network.fast import choice
 from mossformer_sb.products import product
 
 
@@ -52,7 +54,7 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     >>> joint_attention(queries_keys, torch.randn(2, 70, 32), group_size=32).shape
     torch.Size([2, 70, 32])
     """
-    if training.suits(values):
+    if choice.takes_backward_by_hand(*queries_keys, values):
         return training.JointAttention.apply(*queries_keys, values, lengths, group_size, dropout)
     context = global_context(queries_keys.global_key, values, lengths)  # [B, K, E]
     if torch.compiler.is_compiling():  # or exporting: one program for all lengths
@@ -140,8 +142,7 @@ def global_context(key, values, lengths=None):
         [B, K, E].
     """
     # The key is divided before the product is summed: a sum over the frames of minutes would leave float16's range.
-    num_frames = key.shape[1] if lengths is None else lengths.to(key.dtype)[:, None, None]
-    return product((key / num_frames).transpose(1, 2), values)
+    return product(over_length(key, key.shape[1], lengths).transpose(1, 2), values)
 
 
 def rotate(x, cos, sin):

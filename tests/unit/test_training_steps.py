@@ -1,21 +1,21 @@
 """Gradients written by hand against those that PyTorch finds of the plain form."""
 
+import contextlib
+
 import pytest
 import torch
 
-from mossformer_sb import training
 from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.block import ConvModule, MossFormerBlock, OffsetScale, gate
+from mossformer_sb.network import fast
 from mossformer_sb.training import JointAttention, RotatedCopies, keep_mask
 
 
-def both(monkeypatch, function, *inputs):
+def both(function, *inputs):
     """Output and gradients of the step by hand, and those of the plain form."""
     results = []
     for by_hand in (True, False):
-        with monkeypatch.context() as context:
-            if not by_hand:
-                context.setattr(training, "suits", lambda x: False)
+        with contextlib.nullcontext() if by_hand else fast.disabled():
             output = function(*inputs)
             weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
             gradients = torch.autograd.grad((output * weights).sum(), [x for x in inputs if x.requires_grad])
@@ -28,7 +28,7 @@ def random(*shape):
 
 
 @pytest.mark.parametrize("padded", [True, False])
-def test_conv_module(padded, monkeypatch):
+def test_conv_module(padded):
     module = ConvModule(6, 10, kernel_size=5, dropout=0.0).double()
     with torch.no_grad():
         module.norm.gain.fill_(1.7)
@@ -41,25 +41,25 @@ def test_conv_module(padded, monkeypatch):
     def run(x, *parameters):
         return module(x, padding)
 
-    found, expected = both(monkeypatch, run, x, *module.parameters())
+    found, expected = both(run, x, *module.parameters())
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-def test_gate(monkeypatch):
-    found, expected = both(monkeypatch, gate, random(2, 5, 8), random(2, 5, 8))
+def test_gate():
+    found, expected = both(gate, random(2, 5, 8), random(2, 5, 8))
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_frames", [3, 4, 12, 14])
 @pytest.mark.parametrize("with_lengths", [True, False])
-def test_joint_attention(num_frames, with_lengths, monkeypatch):
+def test_joint_attention(num_frames, with_lengths):
     inputs = *(random(2, num_frames, 6) for _ in range(4)), random(2, num_frames, 10)
     lengths = torch.tensor([num_frames, 2]) if with_lengths else None
 
     def run(*given):
         return joint_attention(QueriesKeys(*given[:4]), given[4], group_size=4, lengths=lengths)
 
-    found, expected = both(monkeypatch, run, *inputs)
+    found, expected = both(run, *inputs)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_rotated_copies(rotated):
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
-def test_a_whole_block_with_lengths(monkeypatch):
+def test_a_whole_block_with_lengths():
     block = MossFormerBlock(channels=8, group_size=6, query_key_dim=4, dropout=0.0).double()
     rotation = torch.ones(15, 1, dtype=torch.float64), torch.zeros(15, 1, dtype=torch.float64)
     lengths = torch.tensor([15, 11])
@@ -88,7 +88,7 @@ def test_a_whole_block_with_lengths(monkeypatch):
     def run(x, *parameters):
         return block(x, rotation, lengths, padding).masked_fill(padding, 0.0)
 
-    found, expected = both(monkeypatch, run, random(2, 15, 8), *block.parameters())
+    found, expected = both(run, random(2, 15, 8), *block.parameters())
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -134,11 +134,11 @@ def test_gradient_of_dropped_attention():
     assert torch.autograd.gradcheck(run, inputs)
 
 
-def test_autocast_has_the_plain_forms_precision(monkeypatch):
+def test_autocast_has_the_plain_forms_precision():
     block = MossFormerBlock(channels=32, group_size=6, query_key_dim=16, dropout=0.0)
     rotation = torch.rand(15, 8).mul_(6).cos(), torch.rand(15, 8).mul_(6).sin()
     x = torch.randn(2, 15, 32, requires_grad=True)
-    exact, _ = both(monkeypatch, lambda x, *_: block(x, rotation), x, *block.parameters())
+    exact, _ = both(lambda x, *_: block(x, rotation), x, *block.parameters())
 
     def run(x, *parameters):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -146,13 +146,7 @@ def test_autocast_has_the_plain_forms_precision(monkeypatch):
             assert output.dtype == torch.float32
             return output
 
-    found, plain = both(monkeypatch, run, x, *block.parameters())
+    found, plain = both(run, x, *block.parameters())
     for ours, theirs, true in zip(found, plain, exact, strict=True):
         assert ours.dtype == theirs.dtype
         assert (ours - true).norm() < 1.5 * (theirs - true).norm() + 1e-2 * true.norm()
-
-
-def test_where_the_steps_are_the_way():
-    assert training.suits(torch.rand(1)) and not training.suits(torch.rand(1, device="meta"))
-    with torch.no_grad():
-        assert not training.suits(torch.rand(1))

@@ -45,9 +45,9 @@ class ScaleNorm(nn.Module):
 
     def forward(self, x):
         """[B, L, D] → [B, L, D]."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        root_mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide) * self.scale
-        return (x * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        root_mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) * self.scale
+        return (wide * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
 
 
 @choice.known

@@ -235,7 +235,7 @@ class MossFormerMaskNet(nn.Module):
             check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
         if choice.takes_pieces(self, x):
             return self._masks_by_pieces(x, lengths)
-        x = x.transpose(1, 2)  # [B, L, N]
+        x = x.transpose(1, 2).contiguous()  # [B, L, N], in memory too: sums follow it, with lengths and without
         if lengths is not None:
             lengths = lengths.to(x.device)
             padding = padding_mask(lengths, num_frames)[..., None]  # [B, L, 1]
@@ -308,16 +308,19 @@ class GlobalLayerNorm(nn.Module):
 
     def forward(self, x, lengths=None, padding=None):
         """[B, L, N] → [B, L, N]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
-        statistics_dtype = torch.promote_types(x.dtype, torch.float32)
-        wide = x.to(statistics_dtype)
-        if padding is None:
-            variance, mean = torch.var_mean(wide, dim=(1, 2), correction=0, keepdim=True)
-        else:
-            count = (lengths * x.shape[2])[:, None, None]
-            mean = wide.masked_fill(padding, 0.0).sum((1, 2), keepdim=True) / count
-            variance = (wide - mean).masked_fill(padding, 0.0).square().sum((1, 2), keepdim=True) / count
-        normed = (wide - mean) * torch.rsqrt(variance + self.eps)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # The same sums with lengths and without, so that a length that is the whole gives the same bits: half precision
+        # would make much of a difference in the last one.
+        count = x.shape[1] * x.shape[2] if lengths is None else (lengths * x.shape[2])[:, None, None]
+        mean = _without(padding, wide).sum((1, 2), keepdim=True) / count
+        centred = wide - mean
+        variance = _without(padding, centred).square().sum((1, 2), keepdim=True) / count
+        normed = centred * torch.rsqrt(variance + self.eps)
         return (normed * self.weight + self.bias).to(x.dtype)
+
+
+def _without(padding, x):
+    return x if padding is None else x.masked_fill(padding, 0.0)
 
 
 @choice.known

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from mossformer_sb import training
+from mossformer_sb.lengths import over_length
+from mossformer_sb.network.fast import choice
 from mossformer_sb.products import product
 
 
@@ -52,11 +54,12 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     >>> joint_attention(queries_keys, torch.randn(2, 70, 32), group_size=32).shape
     torch.Size([2, 70, 32])
     """
-    if training.suits(values):
+    if choice.takes_backward_by_hand(*queries_keys, values):
         return training.JointAttention.apply(*queries_keys, values, lengths, group_size, dropout)
     context = global_context(queries_keys.global_key, values, lengths)  # [B, K, E]
-    if torch.compiler.is_exporting():
-        return torch.matmul(queries_keys.global_query, context) + _in_padded_groups(queries_keys, values, group_size)
+    if torch.compiler.is_compiling():  # or exporting: one program for all lengths
+        attended = torch.matmul(queries_keys.global_query, context)
+        return attended + _in_padded_groups(queries_keys, values, group_size, dropout)
     num_frames = values.shape[1]
     in_whole_groups = num_frames - num_frames % group_size
     # The last, shorter group goes by itself: padding it to P frames would mean to copy everything.
@@ -75,15 +78,24 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def _in_padded_groups(queries_keys, values, group_size):
-    """Local attention with the last group padded: the same numbers, but one program for all lengths, for exporters."""
-    num_frames = values.shape[1]
+def _in_padded_groups(queries_keys, values, group_size, dropout=0.0):
+    """Local attention with the last group padded: the same numbers, in one program for all lengths."""
+    batch_size, num_frames, _ = values.shape
+    # A compiler makes another program for an axis of size one, and for a slice that is all there is. So items and
+    # groups share an axis, and there is always some padding, a whole group where no frame is missing.
+    missing = group_size - num_frames % group_size
     query, key, values = (
-        F.pad(x, (0, 0, 0, -num_frames % group_size)).unflatten(1, (-1, group_size))
+        F.pad(x, (0, 0, 0, missing)).flatten(0, 1).unflatten(0, (-1, group_size))
         for x in (queries_keys.local_query, queries_keys.local_key, values)
-    )  # [B, G, P, ·]
-    weights = F.relu(torch.matmul(query / group_size, key.transpose(-1, -2))).square()
-    return torch.matmul(weights, values).flatten(1, 2)[:, :num_frames]
+    )  # [B·G, P, ·]
+    weights = _dropped(F.relu(torch.bmm(query / group_size, key.mT)).square(), dropout)
+    attended = torch.bmm(weights, values).flatten(0, 1)  # [B·G·P, E]
+    return attended.unflatten(0, (batch_size, -1))[:, :num_frames]
+
+
+def _dropped(weights, dropout):
+    # Not `training=dropout > 0`: of a float, a compiler for all lengths makes a symbol, which that argument can't be.
+    return F.dropout(weights, dropout) if dropout > 0 else weights
 
 
 def local_attention(query, key, values, group_size, dropout=0.0):
@@ -108,7 +120,7 @@ def local_attention(query, key, values, group_size, dropout=0.0):
     frames = min(group_size, values.shape[1])
     query, key, groups = (x.unflatten(1, (-1, frames)) for x in (query, key, values))  # [B, G, P, ·]
     scores = product(query / group_size, key.transpose(-1, -2))  # [B, G, P, P]
-    weights = F.dropout(F.relu(scores).square(), dropout, training=dropout > 0)
+    weights = _dropped(F.relu(scores).square(), dropout)
     return product(weights, groups).flatten(1, 2)
 
 
@@ -130,8 +142,7 @@ def global_context(key, values, lengths=None):
         [B, K, E].
     """
     # The key is divided before the product is summed: a sum over the frames of minutes would leave float16's range.
-    num_frames = key.shape[1] if lengths is None else lengths.to(key.dtype)[:, None, None]
-    return product((key / num_frames).transpose(1, 2), values)
+    return product(over_length(key, key.shape[1], lengths).transpose(1, 2), values)
 
 
 def rotate(x, cos, sin):

@@ -11,13 +11,14 @@ from torch import nn
 from mossformer_sb import training
 from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.depthwise import DepthwiseConv
-from mossformer_sb.products import is_plain
+from mossformer_sb.network.fast import choice
 
 
+@choice.known
 class ScaleNorm(nn.Module):
     """``g · x / max(‖x‖₂ / √D, eps)`` over channels, with one learned scalar g.
 
-    Source: Nguyen and Salazar, "Transformers without Tears", 2019, with the √D of FLASH.
+    Computed in float32 at least. Source: Nguyen and Salazar, "Transformers without Tears", 2019, with the √D of FLASH.
 
     Arguments
     ---------
@@ -44,10 +45,12 @@ class ScaleNorm(nn.Module):
 
     def forward(self, x):
         """[B, L, D] → [B, L, D]."""
-        root_mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * self.scale
-        return x * (self.gain / root_mean_square.clamp(min=self.eps))
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        root_mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) * self.scale
+        return (wide * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
 
 
+@choice.known
 class ConvModule(nn.Module):
     """ScaleNorm → Linear → SiLU → depthwise convolution with skip → Dropout.
 
@@ -75,13 +78,8 @@ class ConvModule(nn.Module):
 
     def forward(self, x, padding=None):
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
-        if training.suits(x) and is_plain(self.linear):
-            dropout = self.dropout.p if self.training else 0.0
-            weight, bias = self.linear.weight, self.linear.bias
-            taps, dtype = self.depthwise.taps(), training.working_dtype(x)
-            return training.ConvModuleStep.apply(
-                x, self.norm.gain, weight, bias, taps, self.norm.eps, dropout, padding, dtype
-            )
+        if choice.takes_conv_module_step(self, x):
+            return training.conv_module_step(self, x, padding)
         hidden = F.silu(self.linear(self.norm(x)))
         if padding is not None:
             # The filter looks eight frames ahead: bias and SiLU must not have put anything there.
@@ -89,6 +87,7 @@ class ConvModule(nn.Module):
         return self.dropout(self.depthwise(hidden))
 
 
+@choice.known
 class OffsetScale(nn.Module):
     """Four affine copies of z, each with its own gamma and beta.
 
@@ -119,6 +118,7 @@ class OffsetScale(nn.Module):
         return z * self.gamma[:, None, None, :] + self.beta[:, None, None, :]
 
 
+@choice.known
 class MossFormerBlock(nn.Module):
     """Gated single-head transformer block with residual connection.
 
@@ -155,11 +155,6 @@ class MossFormerBlock(nn.Module):
         self.offset_scale = OffsetScale(query_key_dim)
         self.to_output = ConvModule(hidden, channels, kernel_size, dropout)
 
-    @property
-    def linears(self):
-        """The linear layers of the convolution modules; None for a module that has none."""
-        return [getattr(module, "linear", None) for module in (self.to_values, self.to_query_key, self.to_output)]
-
     def forward(self, x, rotation, lengths=None, padding=None):
         """Process a sequence.
 
@@ -191,7 +186,7 @@ class MossFormerBlock(nn.Module):
 
     def _queries_keys(self, z, rotation, dtype):
         """Four affine, rotated copies: [B, L, K] → four times [B, L, K] of a dtype."""
-        if training.suits(z):
+        if choice.takes_rotated_copies(self, z):
             gamma, beta = self.offset_scale.gamma, self.offset_scale.beta
             return QueriesKeys(*training.RotatedCopies.apply(z, gamma, beta, *rotation, dtype))
         return QueriesKeys(*rotate(self.offset_scale(z), *rotation).to(dtype))
@@ -199,7 +194,7 @@ class MossFormerBlock(nn.Module):
 
 def gate(attended, values):
     """(au ⊙ v) ⊙ sigmoid(av ⊙ u): [B, L, 2H] and [B, L, 2H], in each v before u, → [B, L, H]."""
-    if training.suits(values):
+    if choice.takes_backward_by_hand(attended, values):
         return training.Gate.apply(attended, values)
     v, u = values.chunk(2, dim=-1)
     attended_v, attended_u = attended.chunk(2, dim=-1)

@@ -5,8 +5,8 @@ Shapes: B batch, L frames, C channels, K filter taps.
 PyTorch's grouped ``Conv1d`` wants channels before time and is slow at it: two transposes and, on a CPU, a filter that
 takes dozens of times as long as the same filter written as a channels-last ``Conv2d`` with a 1×K kernel. The latter
 reads [B, L, C] where it lies. Its gradient with respect to the input is again such a filter, with the taps reversed.
-The gradient with respect to the taps is slow in stock PyTorch, so it is computed here, by blocks of time that stay in
-the cache.
+The gradient with respect to the taps is slow in stock PyTorch on a CPU, so there it is computed here, by blocks of time
+that stay in the cache.
 """
 
 import math
@@ -15,12 +15,13 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
-# Elements of one block of the gradient's input. 2**13 floats, times 17 taps, fit a CPU core's second-level cache;
-# an accelerator wants few, large kernels instead.
+from mossformer_sb.network.fast import choice
+from mossformer_sb.network.fast.choice import needs_gradient
+from mossformer_sb.network.fast.once import differentiable_once
+
+# Elements of one block of the gradient's input. 2**13 floats, times 17 taps, fit a CPU core's second-level cache.
 _CPU_BLOCK = 2**13
-_ACCELERATOR_BLOCK = 2**22
 # Up to here, oneDNN's half-precision depthwise convolution never returns (torch 2.11, 17 taps, with AVX-512).
 _HANGING_CHANNELS = 16
 
@@ -28,7 +29,7 @@ _HANGING_CHANNELS = 16
 def depthwise_filter(x, taps):
     """Filter each channel over time with its own taps, zero-padded so that the length stays.
 
-    This is cross-correlation, as in ``torch.nn.Conv1d``, and differentiable once.
+    This is cross-correlation, as in ``torch.nn.Conv1d``.
 
     Arguments
     ---------
@@ -48,7 +49,7 @@ def depthwise_filter(x, taps):
     >>> depthwise_filter(x, torch.tensor([[10.0, 1.0, 0.0]])).flatten().tolist()
     [1.0, 12.0, 23.0]
     """
-    if torch.is_grad_enabled() and (x.requires_grad or taps.requires_grad):
+    if choice.takes_backward_by_hand(x, taps) and needs_gradient(x, taps):
         return _DepthwiseFilter.apply(x, taps)
     return correlate(x, taps)
 
@@ -100,7 +101,7 @@ class _DepthwiseFilter(torch.autograd.Function):
         return correlate(x, taps)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
         x, taps = ctx.saved_tensors
         grad_x = correlate(grad, taps.flip(1)) if ctx.needs_input_grad[0] else None
@@ -131,12 +132,8 @@ def tap_gradient(grad, x, num_taps):
     dtype = torch.promote_types(grad.dtype, torch.float32)
     grad = grad.to(dtype)
     padded = F.pad(x.to(dtype), (0, 0, num_taps // 2, num_taps // 2))  # [B, L+K-1, C]
-    if torch.compiler.is_compiling():  # which fuses product and sum, and can't count blocks of an unknown length
-        stretches = (padded[:, tap : tap + grad.shape[1]] for tap in range(num_taps))
-        return torch.stack([(stretch * grad).sum((0, 1)) for stretch in stretches], dim=1)
     batch, length, channels = grad.shape
-    budget = _CPU_BLOCK if grad.device.type == "cpu" else _ACCELERATOR_BLOCK
-    block = min(length, max(1, budget // (batch * channels)))
+    block = min(length, max(1, _CPU_BLOCK // (batch * channels)))
     totals = grad.new_zeros(num_taps, batch, block, channels)
     for start in range(0, length, block):
         grad_block = grad[:, start : start + block]  # [B, n, C]
@@ -151,10 +148,9 @@ def _shifts(padded, num_taps):
     return padded.unfold(1, padded.shape[1] - num_taps + 1, 1).permute(1, 0, 3, 2)
 
 
+@choice.known
 class DepthwiseConv(nn.Module):
     """``x + filter(x)``: the depthwise convolution of a MossFormer block, with the skip around it.
-
-    The skip is one more on the middle tap, so it costs nothing.
 
     Arguments
     ---------
@@ -173,8 +169,6 @@ class DepthwiseConv(nn.Module):
     def __init__(self, channels, kernel_size=17):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, kernel_size))
-        self.register_buffer("skip", torch.empty(kernel_size), persistent=False)
-        self._write_skip()
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -182,24 +176,16 @@ class DepthwiseConv(nn.Module):
         bound = 1 / math.sqrt(self.weight.shape[1])
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def _write_skip(self):
-        self.skip.zero_()
-        self.skip[len(self.skip) // 2] = 1.0
-
-    def _apply(self, fn, *args, **kwargs):
-        super()._apply(fn, *args, **kwargs)
-        self._write_skip()  # `to_empty` leaves no value in it, and no state dict brings one
-        return self
-
     @property
     def reach(self):
         """Frames on either side that an output depends on."""
         return self.weight.shape[1] // 2
 
     def taps(self):
-        """[C, K], the skip included."""
-        return self.weight + self.skip
+        """[C, K], the skip included: it is one more on the middle tap, so that a fast filter gets it for nothing."""
+        # Made anew each time: a buffer, which never changes, would be sent around by DDP before every step.
+        return self.weight + F.pad(self.weight.new_ones(1), (self.reach, self.reach))
 
     def forward(self, x):
         """[B, L, C] → [B, L, C]."""
-        return depthwise_filter(x, self.taps())
+        return x + depthwise_filter(x, self.weight)

@@ -101,3 +101,30 @@ def padding_mask(lengths, size):
     [[0, 1, 1], [0, 0, 0]]
     """
     return torch.arange(size, device=lengths.device) >= lengths[:, None]
+
+
+def over_length(x, num_frames, lengths=None):
+    """Each item divided by its number of frames, which is exact whatever the dtype: bfloat16 has no 2055, but 2048.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [B, L, N] with lengths, any shape without.
+    num_frames : int
+        L.
+    lengths : torch.Tensor, optional
+        [B], frames of each item. Default: all L.
+
+    Returns
+    -------
+    torch.Tensor
+        Same shape and dtype as x.
+
+    Example
+    -------
+    >>> over_length(torch.full((2, 4, 1), 6.0), 4, torch.tensor([4, 3])).flatten(1).tolist()
+    [[1.5, 1.5, 1.5, 1.5], [2.0, 2.0, 2.0, 2.0]]
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    count = num_frames if lengths is None else lengths.to(wide.dtype)[:, None, None]
+    return (wide / count).to(x.dtype)

@@ -16,10 +16,13 @@ from mossformer_sb import pieces
 from mossformer_sb.block import MossFormerBlock
 from mossformer_sb.errors import InputError
 from mossformer_sb.lengths import check_lengths, padding_mask
+from mossformer_sb.network import fast
+from mossformer_sb.network.fast import choice
 from mossformer_sb.products import Linear
 
 # When two threads make the first call of MKL's sine or cosine in a process at once, one of them may get values that are
-# off by 1e-4: the position embedding would be wrong once, and no run could be repeated. So one thread makes the first.
+# off by 1e-4: the position embedding would be wrong once, and no run could be repeated. So the thread that imports this
+# makes the first. It is no part of the network: its place is with what is fast, `mossformer_sb.network.fast`.
 torch.zeros(1).sin()
 torch.zeros(1).cos()
 
@@ -93,6 +96,7 @@ def get_size(name):
     return SIZES[name]
 
 
+@choice.known
 class MossFormerMaskNet(nn.Module):
     """Estimate one mask per speaker from an encoded mixture.
 
@@ -229,9 +233,9 @@ class MossFormerMaskNet(nn.Module):
         padding = None
         if lengths is not None:
             check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
-        if pieces.suits(self, x):
+        if choice.takes_pieces(self, x):
             return self._masks_by_pieces(x, lengths)
-        x = x.transpose(1, 2)  # [B, L, N]
+        x = x.transpose(1, 2).contiguous()  # [B, L, N], in memory too: sums follow it, with lengths and without
         if lengths is not None:
             lengths = lengths.to(x.device)
             padding = padding_mask(lengths, num_frames)[..., None]  # [B, L, 1]
@@ -256,21 +260,23 @@ class MossFormerMaskNet(nn.Module):
             masks.append(F.pad(found, (0, num_frames - length)) if length < num_frames else found)
         return masks[0].unsqueeze(1) if len(masks) == 1 else torch.stack(masks, dim=1)
 
-    def rotation(self, num_frames, dtype):
-        """Cosines and sines of the rotary embedding, each [L, R/2]."""
-        angles = self.rotary(num_frames)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+    def rotation(self, num_frames, like):
+        """Cosines and sines of the rotary embedding, each [L, R/2], of the dtype and on the device of a tensor."""
+        angles = self.rotary(num_frames, like=like)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
     def _run_blocks(self, x, lengths, padding):
-        rotation = self.rotation(x.shape[1], x.dtype)
+        rotation = self.rotation(x.shape[1], like=x)
         for block in self.blocks:
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotation, lengths, padding, use_reentrant=False)
+                again = block if torch.compiler.is_compiling() else fast.as_now(block)
+                x = checkpoint(again, x, rotation, lengths, padding, use_reentrant=False)
             else:
                 x = block(x, rotation, lengths, padding)
         return x
 
 
+@choice.known
 class GlobalLayerNorm(nn.Module):
     """Normalise each item over channels and time together; scale and shift each channel.
 
@@ -302,18 +308,22 @@ class GlobalLayerNorm(nn.Module):
 
     def forward(self, x, lengths=None, padding=None):
         """[B, L, N] → [B, L, N]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
-        statistics_dtype = torch.promote_types(x.dtype, torch.float32)
-        wide = x.to(statistics_dtype)
-        if padding is None:
-            variance, mean = torch.var_mean(wide, dim=(1, 2), correction=0, keepdim=True)
-        else:
-            count = (lengths * x.shape[2])[:, None, None]
-            mean = wide.masked_fill(padding, 0.0).sum((1, 2), keepdim=True) / count
-            variance = (wide - mean).masked_fill(padding, 0.0).square().sum((1, 2), keepdim=True) / count
-        normed = (wide - mean) * torch.rsqrt(variance + self.eps)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # The same sums with lengths and without, so that a length that is the whole gives the same bits: half precision
+        # would make much of a difference in the last one.
+        count = x.shape[1] * x.shape[2] if lengths is None else (lengths * x.shape[2])[:, None, None]
+        mean = _without(padding, wide).sum((1, 2), keepdim=True) / count
+        centred = wide - mean
+        variance = _without(padding, centred).square().sum((1, 2), keepdim=True) / count
+        normed = centred * torch.rsqrt(variance + self.eps)
         return (normed * self.weight + self.bias).to(x.dtype)
 
 
+def _without(padding, x):
+    return x if padding is None else x.masked_fill(padding, 0.0)
+
+
+@choice.known
 class Angles(nn.Module):
     """Position times frequency, for sinusoids of ``channels`` channels: [L, channels/2] radians.
 
@@ -336,27 +346,31 @@ class Angles(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.channels = channels
-        self.register_buffer("frequencies", self._frequencies(), persistent=False)
+        # No buffer: DDP would send this constant around before every step. On the CPU whatever the default device is,
+        # so that it has its values in a network built on the meta device.
+        self.frequencies = self._frequencies()
 
-    def _frequencies(self, device=None):
-        exponents = torch.arange(0, self.channels, 2, dtype=torch.float32, device=device) / self.channels
+    def _frequencies(self):
+        exponents = torch.arange(0, self.channels, 2, dtype=torch.float32, device="cpu") / self.channels
         return 1.0 / 10000**exponents
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
-        # Written anew, since a cast may have rounded them, and `to_empty` leaves no value in them.
-        device, dtype = self.frequencies.device, torch.promote_types(self.frequencies.dtype, torch.float32)
-        self.frequencies = self._frequencies(device="cpu").to(device, dtype)
+        # It follows the parameters to their device, so that no step has to wait for a copy, but not to their dtype.
+        self.frequencies = self._frequencies().to(fn(self.frequencies).device)
         return self
 
-    def forward(self, num_frames, start=0):
-        """L → [L, channels/2], of positions from ``start`` on."""
-        positions = torch.arange(
-            start, start + num_frames, device=self.frequencies.device, dtype=self.frequencies.dtype
-        )
-        return positions[:, None] * self.frequencies
+    def forward(self, num_frames, start=0, like=None):
+        """L → [L, channels/2], of positions from ``start`` on; float32 at least, on the device of ``like``."""
+        device = self.frequencies.device if like is None else like.device
+        dtype = torch.float32 if like is None else torch.promote_types(like.dtype, torch.float32)
+        # Where the parameters were put in place, not moved (load_state_dict(assign=True)), it has not followed them.
+        frequencies = self.frequencies if self.frequencies.device == device else self._frequencies()
+        positions = torch.arange(start, start + num_frames, device=device, dtype=dtype)
+        return positions[:, None] * frequencies.to(device, dtype)
 
 
+@choice.known
 class PositionEmbedding(nn.Module):
     """Absolute sinusoidal position embedding times one learned scalar: all sines first, then all cosines.
 
@@ -383,7 +397,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, num_frames, start=0):
         """L → [L, D], of positions from ``start`` on."""
-        angles = self.angles(num_frames, start)
+        angles = self.angles(num_frames, start, like=self.scale)
         return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale
 
 

@@ -15,25 +15,10 @@ import torch.nn.functional as F
 
 from mossformer_sb.attention import local_attention, rotate
 from mossformer_sb.depthwise import filter_inside, filter_pieces
-from mossformer_sb.products import add_product, has_hooks, is_plain, linear, needs_gradient, packed, product
+from mossformer_sb.lengths import over_length
+from mossformer_sb.products import add_product, linear, packed, product
 
 PIECE = 768  # frames: 6 MB of v and u at size L
-
-
-def suits(masknet, x):
-    """Whether `masks_by_pieces` is the way: no dropout, no gradient, and a processor, whose caches it is for.
-
-    No gradient is wanted where none is recorded, and none of a frozen network, which is what SpeechBrain's own
-    interfaces run, whoever records. Layers that someone watches or has replaced are called as the modules they are.
-    """
-    return (
-        x.device.type == "cpu"
-        and not masknet.training
-        and not torch.compiler.is_compiling()
-        and not needs_gradient(x, *masknet.parameters())
-        and all(is_plain(layer) for block in masknet.blocks for layer in block.linears)
-        and not any(has_hooks(module) for module in masknet.modules() if module is not masknet)
-    )
 
 
 def masks_by_pieces(masknet, x):
@@ -61,7 +46,7 @@ def masks_by_pieces(masknet, x):
     num_frames = x.shape[1]
     spans = [(start, min(start + PIECE, num_frames)) for start in range(0, num_frames, PIECE)]
     embedded = _embed(masknet, x, spans)
-    rotation = masknet.rotation(num_frames, embedded.dtype)
+    rotation = masknet.rotation(num_frames, like=embedded)
     hidden = embedded
     for block in masknet.blocks:
         hidden = block_by_pieces(block, hidden, rotation)
@@ -108,8 +93,9 @@ def _statistics(pieces):
 def _normed(norm, x, statistics):
     """A `GlobalLayerNorm` of a piece [l, N], given the mean and the variance of the whole."""
     mean, variance = statistics
-    scale = norm.weight * torch.rsqrt(variance + norm.eps)
-    return torch.addcmul(norm.bias - mean * scale, x.to(scale.dtype), scale).to(x.dtype)
+    weight, bias = norm.weight.to(mean.dtype), norm.bias.to(mean.dtype)  # float32, of half-precision modules too
+    scale = weight * torch.rsqrt(variance + norm.eps)
+    return torch.addcmul(bias - mean * scale, x.to(scale.dtype), scale).to(x.dtype)
 
 
 def _masks_of_piece(masknet, x):
@@ -180,7 +166,7 @@ def _project(block, x, rotation, spans):
         key = _copy_of(z, block.offset_scale, 3, turn).to(values.dtype)
         # Sums of many pieces are taken in float32 at least.
         wide = torch.promote_types(values.dtype, torch.float32)
-        context = context + product((key / len(x)).t(), values).to(wide)
+        context = context + product(over_length(key, num_frames=len(x)).t(), values).to(wide)
         pieces.append((values, z, turn))
     return pieces, context.to(pieces[0][0].dtype)
 

@@ -1,10 +1,11 @@
 """Training steps of a block whose gradients are written by hand: fewer passes over memory, and less kept.
 
-Each has a plain form beside it, in `block.py` and `attention.py`, which compilers take and tests hold it against. What
-is kept for the gradient is the input and one tensor before the nonlinearity; what is cheap is computed again.
+Each has a plain form beside it, in `block.py` and `attention.py`, which tests hold it against;
+`mossformer_sb.network.fast.choice` says where which is taken. What is kept for the gradient is the input and one tensor
+before the nonlinearity; what is cheap is computed again, and no gradient is computed that nobody asked for.
 
-Under autocast, a step has the precision of its plain form: products, filters and what they give in the low one, norms
-and sums in float32.
+A step has the precision of its plain form: products, filters and what they give in that of autocast or of the module,
+norms and sums in float32 at least.
 
 Shapes: B batch, L frames, I, O input and output channels, K query/key width, E value width, R rotated channels,
 P frames of a group, G groups.
@@ -14,17 +15,15 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from mossformer_sb.depthwise import correlate, tap_gradient
+from mossformer_sb.lengths import over_length
+from mossformer_sb.network.fast.choice import private_operator
+from mossformer_sb.network.fast.once import differentiable_once
 from mossformer_sb.products import linear, product
 
+_SILU_BACKWARD = private_operator("aten", "silu_backward", "default")
 _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
-
-
-def suits(x):
-    """Whether these are the way for an input: a gradient is wanted, and no compiler looks after the kernels."""
-    return torch.is_grad_enabled() and not x.is_meta and not torch.compiler.is_compiling()
 
 
 def working_dtype(x):
@@ -73,47 +72,87 @@ def keep_mask(like, dropout):
     return mask, _LEVELS / (_LEVELS - dropped)
 
 
+def conv_module_step(module, x, padding=None):
+    """What `ConvModule.forward` computes, as one step."""
+    norm, linear_layer, dropout = module.norm, module.linear, module.dropout
+    return ConvModuleStep.apply(
+        x,
+        norm.gain,
+        linear_layer.weight,
+        linear_layer.bias,
+        module.depthwise.taps(),
+        norm.scale,
+        norm.eps,
+        dropout.p if dropout.training else 0.0,
+        padding,
+        working_dtype(x),
+    )
+
+
 class ConvModuleStep(torch.autograd.Function):
     """ScaleNorm → linear → SiLU → depthwise filter → dropout, as `ConvModule` has it.
 
-    ``apply(x, gain, weight, bias, taps, eps, dropout, padding, dtype)``, x [B, L, I] → [B, L, O] of a dtype.
+    ``apply(x, gain, weight, bias, taps, scale, eps, dropout, padding, dtype)``, x [B, L, I] → [B, L, O] of a dtype;
+    ``scale`` and ``eps`` are those of `ScaleNorm`.
     """
 
     @staticmethod
     @_chooses_dtypes
-    def forward(ctx, x, gain, weight, bias, taps, eps, dropout, padding, dtype):
-        root_mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * x.shape[-1] ** -0.5
+    def forward(ctx, x, gain, weight, bias, taps, scale, eps, dropout, padding, dtype):
+        wide = torch.promote_types(x.dtype, torch.float32)
+        root_mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide) * scale
         inverse = root_mean_square.clamp(min=eps).reciprocal()  # [B, L, 1]
-        hidden = linear((x * (gain * inverse)).to(dtype), weight.to(dtype), bias.to(dtype))  # [B, L, O]
+        normed = (x * (gain * inverse)).to(dtype)
+        hidden = linear(normed, weight.to(dtype), None if bias is None else bias.to(dtype))  # [B, L, O]
         active = _without(padding, F.silu(hidden))
         mask, factor = keep_mask(hidden, dropout) if dropout > 0 else (None, 1.0)
         output = correlate(active, (taps * factor).to(dtype))  # the factor of dropout rides on the taps
         if mask is not None:
             output.mul_(mask)
         ctx.save_for_backward(x, gain, weight, taps, inverse, root_mean_square < eps, hidden, mask, padding)
-        ctx.factor = factor
+        ctx.factor, ctx.scale = factor, scale
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @_chooses_dtypes
     def backward(ctx, grad):
         x, gain, weight, taps, inverse, bounded, hidden, mask, padding = ctx.saved_tensors
+        needs_x, needs_gain, needs_weight, needs_bias, needs_taps = ctx.needs_input_grad[:5]
+        grad_x = grad_gain = grad_weight = grad_bias = grad_taps = None
         dtype = hidden.dtype
         if mask is not None:
             grad = grad * mask
-        grad_taps = tap_gradient(grad, _without(padding, F.silu(hidden)), taps.shape[1]).mul_(ctx.factor)
-        grad_active = _without(padding, correlate(grad, (taps.flip(1) * ctx.factor).to(dtype)))
-        grad_hidden = torch.ops.aten.silu_backward(grad_active, hidden)
-        rows = grad_hidden.flatten(0, -2)  # [B·L, O]
-        grad_weight = product((x * (gain * inverse)).to(dtype).flatten(0, -2).t(), rows).t()  # [O, I]
-        grad_normed = linear(grad_hidden, weight.t().to(dtype)).to(x.dtype)  # [B, L, I]
-        # x / r with r² the mean of x²: the part of the gradient along x goes, unless r was bounded by eps.
-        along = (grad_normed * x).sum(-1, keepdim=True)  # [B, L, 1]
-        grad_gain = (along * inverse).sum().view(1)
-        bent = (along * inverse.pow(3) / x.shape[-1]).masked_fill(bounded, 0.0) * gain
-        grad_x = torch.addcmul(grad_normed.mul_(gain * inverse), x, bent, value=-1)
-        return grad_x, grad_gain, grad_weight, rows.sum(0), grad_taps.to(taps.dtype), None, None, None, None
+        if needs_taps:
+            active = _without(padding, F.silu(hidden))
+            grad_taps = tap_gradient(grad, active, taps.shape[1]).mul_(ctx.factor).to(taps.dtype)
+        if needs_x or needs_gain or needs_weight or needs_bias:
+            grad_active = _without(padding, correlate(grad, (taps.flip(1) * ctx.factor).to(dtype)))
+            grad_hidden = _silu_backward(grad_active, hidden)
+            rows = grad_hidden.flatten(0, -2)  # [B·L, O]
+        if needs_weight:
+            normed = (x * (gain * inverse)).to(dtype)
+            grad_weight = product(normed.flatten(0, -2).t(), rows).t()  # [O, I]
+        if needs_bias:
+            grad_bias = rows.sum(0)
+        if needs_x or needs_gain:
+            grad_normed = linear(grad_hidden, weight.t().to(dtype)).to(inverse.dtype)  # [B, L, I]
+            # x / r with r² the mean of x²: the part of the gradient along x goes, unless r was bounded by eps.
+            along = (grad_normed * x).sum(-1, keepdim=True)  # [B, L, 1]
+        if needs_gain:
+            grad_gain = (along * inverse).sum().view(1).to(gain.dtype)
+        if needs_x:
+            bent = (along * inverse.pow(3) * ctx.scale**2).masked_fill(bounded, 0.0) * gain
+            grad_x = torch.addcmul(grad_normed.mul_(gain * inverse), _wide(x), bent, value=-1).to(x.dtype)
+        return grad_x, grad_gain, grad_weight, grad_bias, grad_taps, None, None, None, None, None
+
+
+def _silu_backward(grad, x):
+    """Gradient of SiLU with respect to x."""
+    if _SILU_BACKWARD is not None:
+        return _SILU_BACKWARD(grad, x)
+    gate = x.sigmoid()
+    return grad * gate * (1 + x * (1 - gate))
 
 
 def _without(padding, x):
@@ -136,18 +175,29 @@ class RotatedCopies(torch.autograd.Function):
         return tuple(_turned(copy, turn).to(dtype) for copy in copies)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @_chooses_dtypes
     def backward(ctx, *grads):
         z, gamma, cos, sin = ctx.saved_tensors
+        needs_z, needs_gamma, needs_beta = ctx.needs_input_grad[:3]
         back, wide_z = _complex(cos, -sin), _wide(z)
-        grad_z, grad_gamma, grad_beta = torch.zeros_like(wide_z), [], []
+        grad_z, grad_gamma, grad_beta = torch.zeros_like(wide_z) if needs_z else None, [], []
         for grad, factor in zip(grads, gamma, strict=True):
-            grad = _turned(_wide(grad).clone(), back)
-            grad_gamma.append((grad * wide_z).sum((0, 1)))
-            grad_beta.append(grad.sum((0, 1)))
-            grad_z.addcmul_(grad, _wide(factor))
-        return grad_z.to(z.dtype), torch.stack(grad_gamma), torch.stack(grad_beta), None, None, None
+            grad = _turned(_wide(grad).clone(memory_format=torch.contiguous_format), back)
+            if needs_gamma:
+                grad_gamma.append((grad * wide_z).sum((0, 1)))
+            if needs_beta:
+                grad_beta.append(grad.sum((0, 1)))
+            if needs_z:
+                grad_z.addcmul_(grad, _wide(factor))
+        return (
+            grad_z.to(z.dtype) if needs_z else None,
+            torch.stack(grad_gamma).to(gamma.dtype) if needs_gamma else None,
+            torch.stack(grad_beta).to(gamma.dtype) if needs_beta else None,
+            None,
+            None,
+            None,
+        )
 
 
 def _wide(x):
@@ -160,7 +210,8 @@ def _complex(cos, sin):
 
 
 def _turned(x, turn):
-    """The first R channels of x [B, L, K] turned, in place."""
+    """The first R channels of x [B, L, K] turned: in place, unless x lies in memory with channels before time."""
+    x = x.contiguous()  # a complex number's two parts must be neighbours
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B, L, K/2]
     pairs[..., : turn.shape[-1]].mul_(turn)
     return x
@@ -177,8 +228,7 @@ class JointAttention(torch.autograd.Function):
     @staticmethod
     @_chooses_dtypes
     def forward(ctx, local_query, global_query, local_key, global_key, values, lengths, group_size, dropout):
-        count = values.shape[1] if lengths is None else lengths.to(values.dtype)[:, None, None]
-        context = product((global_key / count).transpose(1, 2), values)  # [B, K, E]
+        context = product(over_length(global_key, values.shape[1], lengths).mT, values)  # [B, K, E]
         output, positives = torch.empty_like(values), []
         ctx.factor = 1.0
         for span, groups in _spans(values, group_size):
@@ -195,41 +245,48 @@ class JointAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @_chooses_dtypes
     def backward(ctx, grad):
         local_query, global_query, local_key, global_key, values, lengths, context, *positives = ctx.saved_tensors
-        count = values.shape[1] if lengths is None else lengths.to(values.dtype)[:, None, None]
-        grad_global_query = product(grad, context.mT)
-        grad_context = product(global_query.mT, grad)  # [B, K, E]
-        grad_global_key = product(values, grad_context.mT) / count
-        grad_values = product(global_key / count, grad_context)
-        grad_local_query, grad_local_key = torch.empty_like(local_query), torch.empty_like(local_key)
+        needs_local_query, needs_global_query, needs_local_key, needs_global_key, needs_values = ctx.needs_input_grad[
+            :5
+        ]
+        num_frames = values.shape[1]
+        grad_global_query = product(grad, context.mT) if needs_global_query else None
+        grad_global_key = grad_values = None
+        if needs_global_key or needs_values:
+            grad_context = product(global_query.mT, grad)  # [B, K, E]
+        if needs_global_key:
+            grad_global_key = over_length(product(values, grad_context.mT), num_frames, lengths)
+        if needs_values:
+            grad_values = product(over_length(global_key, num_frames, lengths), grad_context)
+        grad_local_query = torch.empty_like(local_query) if needs_local_query else None
+        grad_local_key = torch.empty_like(local_key) if needs_local_key else None
         for (span, groups), positive in zip(_spans(values, ctx.group_size), positives, strict=True):
             query, key, value, to_group = (
                 x[:, span].unflatten(1, groups) for x in (local_query, local_key, values, grad)
             )  # [B, G, P, ·]
-            weights = positive.square().mul_(ctx.factor)
-            grad_values[:, span] += product(weights.mT, to_group).flatten(1, 2)
-            grad_scores = product(to_group, value.mT).mul_(positive).mul_(2 * ctx.factor / ctx.group_size)
-            grad_local_query[:, span] = product(grad_scores, key).flatten(1, 2)
-            grad_local_key[:, span] = product(grad_scores.mT, query).flatten(1, 2)
+            if needs_values:
+                weights = positive.square().mul_(ctx.factor)
+                grad_values[:, span] += product(weights.mT, to_group).flatten(1, 2)
+            if needs_local_query or needs_local_key:
+                grad_scores = product(to_group, value.mT).mul_(positive).mul_(2 * ctx.factor / ctx.group_size)
+            if needs_local_query:
+                grad_local_query[:, span] = product(grad_scores, key).flatten(1, 2)
+            if needs_local_key:
+                grad_local_key[:, span] = product(grad_scores.mT, query).flatten(1, 2)
         return grad_local_query, grad_global_query, grad_local_key, grad_global_key, grad_values, None, None, None
 
 
 def _spans(x, group_size):
-    """Whole groups, and the last, shorter one: (frames of x [B, L, ·], their shape [groups, frames of one]).
+    """Groups, the last of which may be shorter: (frames of x [B, L, ·], their shape [1, frames of the group]).
 
-    A processor takes group after group, which stay in its caches; an accelerator takes all at once.
+    One after the other, since a group stays in the caches.
     """
-    num_frames = x.shape[1]
-    whole = num_frames // group_size
-    step = 1 if x.device.type == "cpu" else max(1, whole)
-    starts = range(0, whole, step)
-    spans = [(slice(start * group_size, (start + step) * group_size), (step, group_size)) for start in starts]
-    if num_frames % group_size:
-        spans.append((slice(whole * group_size, None), (1, num_frames % group_size)))
-    return spans
+    starts = range(0, x.shape[1], group_size)
+    stops = [min(start + group_size, x.shape[1]) for start in starts]
+    return [(slice(start, stop), (1, stop - start)) for start, stop in zip(starts, stops, strict=True)]
 
 
 class Gate(torch.autograd.Function):
@@ -247,20 +304,24 @@ class Gate(torch.autograd.Function):
         return (attended_v * u).sigmoid_().mul_(attended_u).mul_(v)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     @_chooses_dtypes
     def backward(ctx, grad):
         attended, values = ctx.saved_tensors
         (attended_v, attended_u), (v, u) = attended.chunk(2, dim=-1), values.chunk(2, dim=-1)
+        needs_attended, needs_values = ctx.needs_input_grad
+        grad_attended = torch.empty_like(attended) if needs_attended else None
+        grad_values = torch.empty_like(values) if needs_values else None
         gate = (attended_v * u).sigmoid_()
-        grad_attended, grad_values = torch.empty_like(attended), torch.empty_like(values)
-        (to_attended_v, to_attended_u), (to_v, to_u) = grad_attended.chunk(2, dim=-1), grad_values.chunk(2, dim=-1)
-        opened = grad * gate
-        torch.mul(opened, v, out=to_attended_u)
-        torch.mul(opened, attended_u, out=to_v)
+        gated = grad * gate
         # Through the sigmoid: grad · au · v · gate · (1 - gate).
-        inner = to_v * v
+        to_v = grad_values.chunk(2, dim=-1)[0] if needs_values else torch.empty_like(gated)
+        inner = torch.mul(gated, attended_u, out=to_v) * v
         inner.addcmul_(inner, gate, value=-1)
-        torch.mul(inner, u, out=to_attended_v)
-        torch.mul(inner, attended_v, out=to_u)
+        if needs_attended:
+            to_attended_v, to_attended_u = grad_attended.chunk(2, dim=-1)
+            torch.mul(gated, v, out=to_attended_u)
+            torch.mul(inner, u, out=to_attended_v)
+        if needs_values:
+            torch.mul(inner, attended_v, out=grad_values.chunk(2, dim=-1)[1])
         return grad_attended, grad_values

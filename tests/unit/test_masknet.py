@@ -217,6 +217,31 @@ class TestAsAModule:
         angles.half().bfloat16().float()
         assert torch.equal(angles.frequencies, exact)
 
+    def test_constants_are_no_buffers(self):
+        """DDP would send them to every process before each step."""
+        network = masknet()
+        assert dict(network.named_buffers()) == {}
+        assert network.state_dict().keys() == dict(network.named_parameters()).keys()
+
+    @pytest.mark.parametrize("way", ["to_empty", "assign"])
+    def test_built_without_memory_and_filled(self, way):
+        network = masknet()
+        with torch.device("meta"):
+            other = MossFormerMaskNet(**network.config).double().eval()
+        if way == "to_empty":
+            other.to_empty(device="cpu")
+        other.load_state_dict(network.state_dict(), assign=way == "assign")
+        x = torch.rand(1, N, 20, dtype=torch.float64)
+        assert torch.equal(other(x), network(x))
+
+    def test_constants_follow_to_another_device(self):
+        network = masknet().to("meta")
+        devices = {angles.frequencies.device.type for angles in (network.rotary, network.position.angles)}
+        assert devices == {"meta"}
+        network.to_empty(device="cpu")
+        assert network.rotary.frequencies.device.type == "cpu"
+        assert torch.equal(network.rotary.frequencies, masknet().rotary.frequencies)
+
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
     def test_cast_as_a_whole(self, dtype):
         network = masknet().to(dtype)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mossformer_sb import MossFormerMaskNet, pieces, products
+from mossformer_sb import MossFormerMaskNet, pieces
+from mossformer_sb.network.fast import choice
 
 N, GROUP = 24, 8
 
@@ -38,7 +39,7 @@ def test_equals_the_plain_way(masknet, num_frames, batch_size):
 
 @pytest.mark.parametrize("onednn", [True, False])
 def test_in_float32(masknet, onednn, monkeypatch):
-    monkeypatch.setattr(products, "is_wide_amd", lambda: onednn and products._onednn_linear is not None)
+    monkeypatch.setattr(choice, "is_wide_amd", lambda: onednn and choice.ONEDNN_LINEAR is not None)
     found, expected = both(masknet, torch.rand(2, N, 53))
     assert (found - expected).abs().max() < 1e-5 * expected.max()
 
@@ -108,9 +109,9 @@ def test_a_frozen_network_goes_by_pieces_whoever_records_gradients(masknet):
     x = torch.rand(1, N, 53)
     with torch.no_grad():
         expected = masknet(x)
-    assert pieces.suits(masknet.requires_grad_(False), x)
+    assert choice.takes_pieces(masknet.requires_grad_(False), x)
     assert torch.equal(masknet(x), expected)
-    assert not pieces.suits(masknet, x.requires_grad_()), "the input's gradient is wanted"
+    assert not choice.takes_pieces(masknet, x.requires_grad_()), "the input's gradient is wanted"
 
 
 @pytest.mark.parametrize("training", [True, False])

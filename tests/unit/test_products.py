@@ -5,14 +5,15 @@ import torch
 import torch.nn.functional as F
 
 from mossformer_sb import products
+from mossformer_sb.network.fast import choice
 from mossformer_sb.products import Linear, add_product, linear, packed, product
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "stock"], autouse=True)
 def by_onednn(request, monkeypatch):
-    if request.param and products._onednn_linear is None:
+    if request.param and choice.ONEDNN_LINEAR is None:
         pytest.skip("this PyTorch has no oneDNN")
-    monkeypatch.setattr(products, "is_wide_amd", lambda: request.param)
+    monkeypatch.setattr(choice, "is_wide_amd", lambda: request.param)
     return request.param
 
 
@@ -68,8 +69,8 @@ def test_other_precisions_and_devices_are_pytorchs():
 
 def test_the_processor_decides(by_onednn, monkeypatch):
     called = []
-    if products._onednn_linear is not None:
-        onednn = products._onednn_linear
-        monkeypatch.setattr(products, "_onednn_linear", lambda *given: called.append(1) or onednn(*given))
+    if choice.ONEDNN_LINEAR is not None:
+        onednn = choice.ONEDNN_LINEAR
+        monkeypatch.setattr(products, "ONEDNN_LINEAR", lambda *given: called.append(1) or onednn(*given))
     linear(torch.rand(5, 6), torch.rand(7, 6))
     assert bool(called) == by_onednn

@@ -1,0 +1,1 @@
+"""The networks. `mossformer_sb.network.fast` is what makes them fast, and the switch that turns it off."""

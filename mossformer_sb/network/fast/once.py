@@ -1,0 +1,44 @@
+"""For backward passes that are written by hand: they are differentiable once, and say so where more is asked."""
+
+import functools
+
+import torch
+
+from mossformer_sb.errors import InputError
+
+
+def differentiable_once(backward):
+    """Decorator of the ``backward`` of a ``torch.autograd.Function``.
+
+    PyTorch's ``once_differentiable`` takes a gradient for a constant where the gradient that came in is one, and speaks
+    of "a function" elsewhere.
+    """
+
+    @functools.wraps(backward)
+    def run(ctx, *grads):
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        # Somebody keeps the graph of this gradient (create_graph=True), maybe to differentiate it.
+        found = found if isinstance(found, tuple) else (found,)
+        marked = iter(_Refusal.apply(*(grad.detach().requires_grad_() for grad in found if grad is not None)))
+        return tuple(None if grad is None else next(marked) for grad in found)
+
+    return run
+
+
+class _Refusal(torch.autograd.Function):
+    """Gradients, and an error for who differentiates them."""
+
+    @staticmethod
+    def forward(ctx, *grads):
+        return tuple(grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise InputError(
+            "The network's backward pass is written by hand and can be differentiated once; found a derivative of its "
+            "gradient (create_graph=True). Run the forward pass within mossformer_sb.network.fast.disabled(), or set "
+            "MOSSFORMER_SB_FAST=0 in the environment."
+        )

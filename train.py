@@ -49,8 +49,9 @@ def run(folder, hparams_file, run_opts, overrides, command):
         ranks.on_main(hparams["prepare"])
         if not test_only:
             ranks.on_main(hparams["prepare_mixing"])
-    names = ("test",) if test_only else ("train", "valid", "test")
-    datasets = ranks.everywhere(lambda: {name: hparams[f"{name}_data"]() for name in names})
+    builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
+    names = ["test"] if test_only else [*builders]
+    datasets = ranks.everywhere(lambda: {name: builders[name]() for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 

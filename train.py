@@ -50,9 +50,9 @@ def run(folder, hparams_file, run_opts, overrides, command):
         ranks.on_main(hparams["prepare"])
         if not test_only:
             ranks.on_main(hparams["prepare_mixing"])
-    keys = {"train": "train_data", "valid": "valid_data", "test": "test_data"}
-    names = ("test",) if test_only else keys
-    datasets = ranks.everywhere(lambda: {name: hparams[keys[name]]() for name in names})
+    builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
+    names = ["test"] if test_only else [*builders]
+    datasets = ranks.everywhere(lambda: {name: builders[name]() for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 

@@ -82,7 +82,7 @@ class Schedule:
         if not works(type(scheduler)):
             name = getattr(scheduler, "__name__", type(scheduler).__name__)
             raise InputError(
-                f"lr_scheduler: {name} can't be used here. Choose one of speechbrain.nnet.schedulers "
+                f"lr_scheduler: unsupported scheduler {name}. Choose one of speechbrain.nnet.schedulers "
                 f"({', '.join(supported())}), as !new:…; a class of torch.optim.lr_scheduler, as !name:…, with all its "
                 f"arguments but the optimizer; or null for a constant learning rate."
             )

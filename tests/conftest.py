@@ -1,5 +1,6 @@
 """What every test gets: its share of the processor, and the same random numbers in whatever order the tests run."""
 
+import logging
 import os
 
 # With several pytest workers, each takes its share of the cores. In the environment, so that the programs which tests
@@ -25,3 +26,12 @@ def seed():
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """Put back the level of the package's logger, which the command line sets: other tests count messages."""
+    logger = logging.getLogger("mossformer_sb")
+    level = logger.level
+    yield
+    logger.setLevel(level)

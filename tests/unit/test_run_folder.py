@@ -1,0 +1,126 @@
+"""What a run writes about itself, and what it takes back when it does not begin."""
+
+import logging
+
+import pytest
+import speechbrain as sb
+
+from mossformer_sb import InputError
+from mossformer_sb.export import TrainingRecord
+from mossformer_sb.run_folder import BACKUP, RunFolder
+from tests.integration.programs import contents
+
+YAML = """\
+output_folder: out
+save_folder: !ref <output_folder>/save
+manifest_folder: !ref <output_folder>/manifests
+lr: 0.1
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Makes a `RunFolder` in a folder of its own; what it does to the logging is undone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(YAML)
+    (tmp_path / "program.py").write_text("print()\n")
+    monkeypatch.setattr(sb.utils.logger, "get_environment_description", lambda: "a machine\n")
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    yield lambda **overrides: RunFolder("x.yaml", overrides, "program.py")
+    root.handlers[:], level = before
+    root.setLevel(level)
+
+
+def prepare(folder, **files):
+    manifests = folder / "manifests"
+    manifests.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (manifests / name.replace("__", ".")).write_text(text)
+
+
+def test_a_run_that_does_not_begin_leaves_nothing(run, tmp_path):
+    before = contents(tmp_path)
+    with pytest.raises(InputError), run() as folder:
+        prepare(folder.folder, tr__csv="a", tr__json="b")
+        logging.getLogger("data_prep").info("preparing")
+        raise InputError("no")
+    assert contents(tmp_path) == before
+
+
+def test_what_helps_the_next_start_stays(run, tmp_path):
+    with pytest.raises(InputError), run() as folder:
+        prepare(folder.folder, tr__csv="a", mixing_speech__csv="b", mixing_speech__sha256="c", x_problems__csv="d")
+        raise InputError("no")
+    kept = {name for name, content in contents(tmp_path / "out").items() if content is not None}
+    assert kept == {"manifests/mixing_speech.csv", "manifests/mixing_speech.sha256", "manifests/x_problems.csv"}
+
+
+def test_settings_are_of_the_training_that_began(run, tmp_path):
+    with run(lr=0.2) as folder:
+        folder.record = TrainingRecord(command="one", data="train a, valid b, test c")
+        prepare(folder.folder, tr__csv="one")
+        logging.getLogger("data_prep").info("preparing")
+        assert not (tmp_path / "out" / "hyperparams.yaml").exists() and not (tmp_path / "out" / "log.txt").exists()
+        folder.stage_begins(sb.Stage.TRAIN)
+        (tmp_path / "x.yaml").write_text(YAML.replace("0.1", "0.9"))  # too late for this run
+        folder.stage_begins(sb.Stage.VALID)
+    out = tmp_path / "out"
+    text = (out / "hyperparams.yaml").read_text()
+    assert "lr: 0.2" in text and "save_folder: out/save" in text and "x.yaml" in text.splitlines()[1]
+    assert (out / "program.py").read_text() == "print()\n" and (out / "env.log").read_text() == "a machine\n"
+    assert "preparing" in (out / "log.txt").read_text() and TrainingRecord.read(out).command == "one"
+    assert sorted(path.name for path in (out / "manifests").iterdir()) == ["tr.csv"]
+    before = contents(out)
+    with run(lr=0.3) as folder:
+        folder.record = TrainingRecord(command="two")
+        prepare(folder.folder, tr__csv="two", tt__csv="two")
+        folder.stage_begins(sb.Stage.TEST)
+    after = contents(out)
+    assert after.pop("log.txt").startswith(before.pop("log.txt")) and after == before
+
+
+def test_a_run_that_was_killed_before_it_began(run, tmp_path):
+    prepare(tmp_path / "out", tr__csv="one")
+    killed = run()
+    killed.__enter__()
+    prepare(tmp_path / "out", tr__csv="two", tr__partial="three")
+    assert (tmp_path / "out" / BACKUP).is_dir()
+    with run() as folder:
+        assert (tmp_path / "out" / "manifests" / "tr.csv").read_text() == "one"
+        folder.stage_begins(sb.Stage.TEST)
+    files = {name: text for name, text in contents(tmp_path / "out").items() if name.startswith("manifests/")}
+    assert files == {"manifests/tr.csv": b"one", "manifests/tr.partial": b"three"}
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_manifests_elsewhere_are_left_alone(run, tmp_path):
+    """Other runs may be using them."""
+    with pytest.raises(InputError), run(manifest_folder=str(tmp_path / "shared")):
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared" / "tr.csv").write_text("a")
+        raise InputError("no")
+    assert (tmp_path / "shared" / "tr.csv").read_text() == "a" and not (tmp_path / "out").exists()
+
+
+def test_the_log_has_no_debug_messages_of_drawing(run, tmp_path):
+    with run() as folder:
+        folder.stage_begins(sb.Stage.TEST)
+        logging.getLogger("matplotlib.font_manager").debug("a font")
+        logging.getLogger("matplotlib").warning("a warning")
+        logging.getLogger("mossformer_sb").debug("ours")
+    text = (tmp_path / "out" / "log.txt").read_text()
+    assert "a warning" in text and "ours" in text and "a font" not in text
+
+
+@pytest.mark.parametrize("output_folder", ["x.yaml", "x.yaml/out", "/proc/xx", "/proc/xx/deep"])
+def test_a_folder_that_cannot_be_written(run, tmp_path, output_folder):
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=f"output_folder '{output_folder}' can't be written .*: give another one"):
+        run(output_folder=output_folder).__enter__()
+    assert contents(tmp_path) == before
+
+
+def test_no_such_log_config(run):
+    with pytest.raises(InputError, match="log_config 'none.yaml': there is no such file"):
+        RunFolder("x.yaml", {}, "program.py", log_config="none.yaml")

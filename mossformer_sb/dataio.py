@@ -163,7 +163,7 @@ def fingerprint(table):
     Raises
     ------
     InputError
-        If one of the recordings can't be read.
+        If one of the recordings that it takes samples of is missing, or no audio.
 
     Example
     -------
@@ -206,16 +206,23 @@ def digest(facts, recordings):
 
 
 def _read_places(path, starts, count):
-    """As `read_audio` for several places, with the file opened once, which is what takes time on network disks."""
+    """As `read_audio` for several places, with the file opened once, which is what takes time on network disks.
+
+    A place that can't be read gives no samples: finding damage is left to the checks of the data, and to training.
+    """
     if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such audio file.")
     try:
-        with soundfile.SoundFile(path) as file:
-            for start in starts:
-                file.seek(start)
-                yield file.read(count, dtype="float32")
+        file = soundfile.SoundFile(path)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
+    with file:
+        for start in starts:
+            try:
+                file.seek(start)
+                yield file.read(count, dtype="float32")
+            except (soundfile.LibsndfileError, RuntimeError):
+                yield np.empty(0, np.float32)
 
 
 def _spread(rows, key):

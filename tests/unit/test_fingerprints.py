@@ -89,6 +89,14 @@ class TestFingerprint:
         with pytest.raises(InputError, match=f"s2/{path.name}: there is no such audio file"):
             MixtureDataset(manifest, wham).fingerprint  # noqa: B018
 
+    def test_a_recording_that_was_cut_off_gives_another_one(self, tmp_path, fingerprint):
+        """Its header doesn't show it; preparation without a look at samples doesn't fail on it."""
+        root = write_custom(tmp_path / "own", extension="flac", subtype="PCM_16", frames=8000)
+        before = fingerprint(prepare_custom, root)
+        path = root / "tr" / "s1" / "a.flac"
+        path.write_bytes(path.read_bytes()[:-700])
+        assert fingerprint(prepare_custom, root) != before
+
 
 class TestFingerprintOfDynamicMixing:
     @pytest.fixture

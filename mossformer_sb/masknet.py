@@ -62,7 +62,7 @@ SIZES = {
     "L": Size(channels=512, num_blocks=24),  # 42.1 M
     # Not published: the one that comes with the package, for separating on a CPU; and one that learns something there
     # within minutes.
-    "small": Size(channels=192, num_blocks=8, group_size=64, query_key_dim=64, encoder_kernel_size=64),  # 2.3 M
+    "small": Size(channels=192, num_blocks=8, group_size=128, query_key_dim=64, encoder_kernel_size=64),  # 2.3 M
     "mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32),  # 0.6 M
 }
 

@@ -125,7 +125,7 @@ class MossFormerSeparator(nn.Module):
         Arguments
         ---------
         size : str
-            "S", "M" or "L", as published (10.8, 25.2, 42.1 M parameters), "small" (4.9 M) or "mini" (0.6 M).
+            "S", "M" or "L", as published (10.8, 25.2, 42.1 M parameters), "small" (2.3 M) or "mini" (0.6 M).
         num_spks : int
             S.
         dropout : float

@@ -14,16 +14,16 @@ import sys
 
 from hyperpyyaml import load_hyperpyyaml
 
-from mossformer_sb import ranks
-from mossformer_sb.arguments import check_device, parse_arguments
-from mossformer_sb.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate
-from mossformer_sb.checkpoints import check_origin
-from mossformer_sb.dataio import FINGERPRINT_SHOWN, MixtureDataset
+from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, MixtureDataset
 from mossformer_sb.errors import InputError
-from mossformer_sb.export import TrainingRecord, export
-from mossformer_sb.finetune import freeze, start_from
-from mossformer_sb.report import TEST_MANIFEST, check_report, comparable_corpus, report_training
-from mossformer_sb.run_folder import RunFolder
+from mossformer_sb.evaluation.report import TEST_MANIFEST, check_report, comparable_corpus, report_training
+from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.training import distributed
+from mossformer_sb.training.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate
+from mossformer_sb.training.checkpoints import check_origin
+from mossformer_sb.training.command_line import check_device, parse_arguments
+from mossformer_sb.training.finetuning import freeze, start_from
+from mossformer_sb.training.run_folder import RunFolder
 
 logger = logging.getLogger("train")
 
@@ -32,31 +32,31 @@ def main(argv):
     """Run the experiment that the command line describes."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
     check_device(run_opts)
-    ranks.start(run_opts)
+    distributed.start(run_opts)
     with RunFolder(hparams_file, overrides, __file__, run_opts["log_config"]) as folder:
         run(folder, hparams_file, run_opts, overrides, command=shlex.join(["python", "train.py", *argv]))
-    ranks.stop()
+    distributed.stop()
 
 
 def run(folder, hparams_file, run_opts, overrides, command):
     """Check, prepare, train, evaluate, export."""
-    hparams = ranks.everywhere(load, hparams_file, overrides)
+    hparams = distributed.everywhere(load, hparams_file, overrides)
     test_only = run_opts["test_only"] or hparams.get("test_only", False)
     if hparams["report"]:
-        ranks.everywhere(check_report)
-    ranks.everywhere(check_checkpoints, hparams, run_opts, test_only)
-    ranks.everywhere(set_initial_weights, hparams)
+        distributed.everywhere(check_report)
+    distributed.everywhere(check_checkpoints, hparams, run_opts, test_only)
+    distributed.everywhere(set_initial_weights, hparams)
     if not hparams["skip_prep"]:
-        ranks.on_main(hparams["prepare"])
+        distributed.on_main(hparams["prepare"])
         if not test_only:
-            ranks.on_main(hparams["prepare_mixing"])
+            distributed.on_main(hparams["prepare_mixing"])
     builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
     names = ["test"] if test_only else [*builders]
-    datasets = ranks.everywhere(lambda: {name: builders[name]() for name in names})
+    datasets = distributed.everywhere(lambda: {name: builders[name]() for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
-    brain = ranks.everywhere(
+    brain = distributed.everywhere(
         SeparationBrain,
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -75,16 +75,16 @@ def run(folder, hparams_file, run_opts, overrides, command):
     )
     brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
 
-    record = ranks.on_main(keep_results, folder, hparams, brain, datasets["test"])
-    ranks.on_main(
+    record = distributed.on_main(keep_results, folder, hparams, brain, datasets["test"])
+    distributed.on_main(
         export,
         folder=hparams["export_folder"],
-        modules=ranks.unwrapped(brain.modules),
+        modules=distributed.unwrapped(brain.modules),
         sample_rate=hparams["sample_rate"],
         record=record,
     )
     if hparams["report"]:
-        ranks.on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
+        distributed.on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
 
 
 def load(hparams_file, overrides):
@@ -136,6 +136,6 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except InputError as error:
         # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
-        if ranks.shows(error):
+        if distributed.shows(error):
             logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks import evaluation, manifests, mixing
 from mossformer_sb.errors import InputError
-from mossformer_sb.files import write_text
+from mossformer_sb.utils.files import write_text
 
 
 def main(arguments=None):

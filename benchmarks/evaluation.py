@@ -12,7 +12,7 @@ from torchmetrics.functional.audio import (
 )
 
 from benchmarks.turns import in_turns
-from mossformer_sb.metrics import Scores, separation_scores
+from mossformer_sb.evaluation.metrics import Scores, separation_scores
 
 SAMPLE_RATE = 8000
 

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.turns import in_turns
-from data_prep.wham import prepare_wham
+from data_prep.corpora.wham import prepare_wham
 
 SAMPLE_RATE = 8000
 FOLDERS = ("mix_both", "s1", "s2", "noise")

@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.files import write_text
-from mossformer_sb.losses import pit_si_snr_loss
-from mossformer_sb.masknet import SIZES, get_size
-from mossformer_sb.memory import peak_memory
-from mossformer_sb.separator import MossFormerSeparator
+from mossformer_sb.network.masknet import SIZES, get_size
+from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.training.losses import pit_si_snr_loss
+from mossformer_sb.training.memory import peak_memory
+from mossformer_sb.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 8000  # Hz

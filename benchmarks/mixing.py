@@ -11,9 +11,9 @@ import soundfile
 
 from benchmarks.speechbrain_mixing import SpeechBrainMixing
 from benchmarks.turns import in_turns
-from data_prep.mixing_tables import prepare_mixing
-from mossformer_sb.augment import Augmentation
-from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
+from data_prep.manifests.source_tables import prepare_mixing
+from mossformer_sb.data.augmentation import Augmentation
+from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 
 SAMPLE_RATE = 8000
 NUM_SPEAKERS, UTTERANCES_EACH, NUM_NOISES = 40, 5, 100

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from mossformer_sb.checkpoints import FILE_LIST, Checkpointer
 from mossformer_sb.errors import InputError
+from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
 
 SAVE_FOLDER = "save"  # of an output folder of train.py
 LARGE = 1024  # numbers; smaller tensors stay as they are

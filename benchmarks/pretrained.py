@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.many_speakers import CONDITIONS, PREFIX, SAMPLE_RATE
-from mossformer_sb.dataio import MixtureDataset, read_audio
+from data_prep.corpora.many_speakers import CONDITIONS, PREFIX, SAMPLE_RATE
+from mossformer_sb.data.dataio import MixtureDataset, read_audio
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.long_recordings import Chunking, joins
-from mossformer_sb.losses import pairwise_si_snr, si_snr
-from mossformer_sb.metrics import separation_scores
+from mossformer_sb.evaluation.metrics import separation_scores
+from mossformer_sb.inference.chunking import Chunking, joins
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.training.losses import pairwise_si_snr, si_snr
 
 TIMED_SECONDS = 30.0
 LONG_SECONDS = 180.0
@@ -286,7 +286,7 @@ def count_clicks(estimates, fades):
     estimates : numpy.ndarray
         [T, S].
     fades : sequence of tuple of int
-        As from `mossformer_sb.long_recordings.joins`.
+        As from `mossformer_sb.inference.chunking.joins`.
 
     Returns
     -------

@@ -2,11 +2,11 @@
 
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
-from mossformer_sb.baselines import ConvTasNetMaskNet, SepFormerMaskNet
-from mossformer_sb.convert import masknet_from_modelscope
 from mossformer_sb.errors import InputError
-from mossformer_sb.masknet import get_size
-from mossformer_sb.separator import MossFormerSeparator
+from mossformer_sb.network.baselines import ConvTasNetMaskNet, SepFormerMaskNet
+from mossformer_sb.network.masknet import get_size
+from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 
 PEERS = {"sepformer": SepFormerMaskNet, "convtasnet": ConvTasNetMaskNet}  # their published sizes are the defaults
 NETWORKS = ("ours", "reference", *PEERS)

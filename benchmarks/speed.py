@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from benchmarks.separators import NETWORKS, build
 from mossformer_sb.errors import InputError
-from mossformer_sb.files import replacing, write_text
-from mossformer_sb.masknet import SIZES, build_masknet, get_size
-from mossformer_sb.products import linear
-from mossformer_sb.separator import num_frames
+from mossformer_sb.network.fast.matmul import linear
+from mossformer_sb.network.masknet import SIZES, build_masknet, get_size
+from mossformer_sb.network.separator import num_frames
+from mossformer_sb.utils.files import replacing, write_text
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 8000  # Hz

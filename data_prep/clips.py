@@ -23,13 +23,13 @@ import soundfile
 from tqdm import tqdm
 
 from data_prep.command import run
+from data_prep.corpora.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE, read_list
 from data_prep.generate.librimix_drawing import parallel_map
 from data_prep.generate.recordings import AUDIO_SUFFIXES
 from data_prep.generate.wsj0 import NUM_SHOWN
-from data_prep.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE, read_list
-from mossformer_sb.dataio import read_audio
+from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.stretches import Stretching
 from mossformer_sb.errors import InputError
-from mossformer_sb.stretches import Stretching
 
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
@@ -51,7 +51,7 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     output : str or Path
         Folder for the clips, created if absent.
     list_file : str or Path
-        As for `data_prep.many_speakers.read_list`.
+        As for `data_prep.corpora.many_speakers.read_list`.
     workers : int, optional
         Number of processes; one a processor if None.
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mossformer_sb.data.streams import Recording
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.evaluation.report import check_report, draw_spectrograms
+from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.report import check_report, draw_spectrograms
-from mossformer_sb.streams import Recording
 
 
 def main(recording, output_folder, model_folder=None):

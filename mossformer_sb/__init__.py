@@ -7,19 +7,25 @@ from mossformer_sb.version import __version__
 
 # Imported when they are asked for, since PyTorch takes seconds, which the command line's --help need not wait for.
 _MODULES = {
-    "SIZES": "masknet",
-    "MossFormerMaskNet": "masknet",
-    "MossFormerSeparator": "separator",
-    "build_decoder": "separator",
-    "build_encoder": "separator",
-    "build_masknet": "masknet",
+    "ConvTasNetMaskNet": "network.baselines",
+    "DPRNNMaskNet": "network.baselines",
+    "SIZES": "network.masknet",
+    "MossFormerMaskNet": "network.masknet",
+    "MossFormerSeparator": "network.separator",
+    "SepFormerMaskNet": "network.baselines",
+    "build_decoder": "network.separator",
+    "build_encoder": "network.separator",
+    "build_masknet": "network.masknet",
 }
 
 __all__ = [
     "SIZES",
+    "ConvTasNetMaskNet",
+    "DPRNNMaskNet",
     "InputError",
     "MossFormerMaskNet",
     "MossFormerSeparator",
+    "SepFormerMaskNet",
     "__version__",
     "build_decoder",
     "build_encoder",

@@ -40,14 +40,14 @@ from scipy.io import wavfile
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.files import replacing
+from mossformer_sb.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = {"int16": 44, "float32": 58}  # of scipy's WAV files
 BLOCK_BYTES = 4096  # a file takes up to this much more of the disk than its size
 IN_FLIGHT = 4  # items handed out for each worker: enough to keep it busy, few to take back
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `mossformer_sb.files.temporary_name` makes them
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
 
 
 class Output(NamedTuple):

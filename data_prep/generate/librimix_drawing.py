@@ -31,9 +31,9 @@ from data_prep.generate.librimix_metadata import Recipe
 from data_prep.generate.recordings import FADE, read_noise, read_recording
 from data_prep.generate.rooms import draw_room, images_of
 from data_prep.generate.wsj0 import NUM_SHOWN, SAMPLE_RATE
-from data_prep.manifest import check_choice
+from data_prep.manifests.manifest import check_choice
+from mossformer_sb.data.loudness import loudness
 from mossformer_sb.errors import InputError
-from mossformer_sb.level_measures import loudness
 
 logger = logging.getLogger(__name__)
 

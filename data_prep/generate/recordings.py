@@ -18,9 +18,9 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from data_prep.generate.wsj0 import NUM_READERS, NUM_SHOWN, SAMPLE_RATE
-from data_prep.manifest import check_choice
+from data_prep.manifests.manifest import check_choice
+from mossformer_sb.data.noise import extend_noise
 from mossformer_sb.errors import InputError
-from mossformer_sb.noise import extend_noise
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,6 @@
-"""Impulse responses of many rooms, computed once, for dynamic mixing (`mossformer_sb.room_responses` reads them).
+"""Impulse responses of many rooms, computed once, for dynamic mixing.
+
+`mossformer_sb.data.impulse_responses` reads them.
 
 Each room is a file of its own, written under a temporary name first: a killed run goes on with those that are missing.
 """
@@ -15,8 +17,8 @@ from tqdm import tqdm
 
 from data_prep.generate.librimix_drawing import parallel_map
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
-from mossformer_sb.files import replacing
-from mossformer_sb.room_responses import DESCRIPTION, response_name
+from mossformer_sb.data.impulse_responses import DESCRIPTION, response_name
+from mossformer_sb.utils.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from data_prep.generate.wsj0 import (
     to_int16,
 )
 from data_prep.generate.wsj0mix import add_version_arguments
-from data_prep.manifest import SPLITS, check_versions
+from data_prep.manifests.manifest import SPLITS, check_versions
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.losses import pit_si_snr_loss
+from mossformer_sb.training.losses import pit_si_snr_loss
 
 LENGTHS = torch.tensor([3215, 2400])  # frames that bfloat16 has no number for, and an item that ends within a group
 # Precision to the relative errors of the estimates and of the gradient, as norms: float32 far from it would be TF32.

@@ -7,8 +7,8 @@ import soundfile
 import torch
 
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import export
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import train_in_turn, write_tiny_experiment
 

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-from data_prep.mixing import write_wham_tree
+from data_prep.demo_corpus.mixture_tree import write_wham_tree
 
 RATE = 8000
 

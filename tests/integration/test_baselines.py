@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mossformer_sb.dataio import MixtureDataset
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.metrics import separation_scores
+from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.evaluation.metrics import separation_scores
+from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.programs import train_in_turn
 from tests.unit.trees import write_custom, write_wham, write_wsj0mix
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.export import export
+from mossformer_sb.sharing.folder import export
 from tests.integration.programs import train_in_turn
 from tests.unit.trees import write_custom
 

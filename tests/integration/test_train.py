@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from mossformer_sb.dataio import read_audio
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import SMALL, WHAM, train
 
@@ -68,7 +68,7 @@ class TestOneRun:
 
     def test_export_gives_the_table_again(self, run, corpus, tmp_path):
         """The exported model, moved away from where it was trained, separates the test mixtures as the table says."""
-        from mossformer_sb.metrics import separation_scores
+        from mossformer_sb.evaluation.metrics import separation_scores
 
         shutil.copytree(run[0] / "export", tmp_path / "model")
         model = MossFormerSeparation.from_hparams(source=tmp_path / "model", run_opts={"device": "cpu"})

@@ -2,8 +2,8 @@
 
 import torch
 
-from mossformer_sb.convert import masknet_from_modelscope
-from mossformer_sb.masknet import MossFormerMaskNet
+from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 
 
 def random_reference(channels, num_blocks, num_spks, group_size, query_key_dim, seed=0):

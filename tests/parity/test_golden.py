@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from mossformer_sb.convert import masknet_from_modelscope
-from mossformer_sb.masknet import MossFormerMaskNet
+from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 from tests.parity.reference import flat, output_and_gradients, relative_error
 
 

@@ -6,8 +6,8 @@ import speechbrain as sb
 import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
-from mossformer_sb.brain import SeparationBrain
-from mossformer_sb.dataio import Mixture, SeparationBatch
+from mossformer_sb.data.dataio import Mixture, SeparationBatch
+from mossformer_sb.training.brain import SeparationBrain
 
 
 class Gains(torch.nn.Module):

@@ -7,7 +7,7 @@ import pandas as pd
 import soundfile
 from scipy.signal import butter, sosfilt
 
-from data_prep.mixing_tables import prepare_mixing
+from data_prep.manifests.source_tables import prepare_mixing
 
 RATE = 8000
 

@@ -3,8 +3,8 @@
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from mossformer_sb.arguments import check_device, parse_arguments
 from mossformer_sb.errors import InputError
+from mossformer_sb.training.command_line import check_device, parse_arguments
 
 YAML = """
 data_folder: !PLACEHOLDER

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
+from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
 
 
 def literal_attention(queries_keys, values, group_size):

@@ -9,11 +9,11 @@ import soundfile
 import torch
 from scipy.stats import kstest
 
-from mossformer_sb.augment import Augmentation, shift
-from mossformer_sb.dataio import MixtureDataset
-from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.data.augmentation import Augmentation, shift
+from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.data.training_data import AugmentedMixtureDataset, training_data
 from mossformer_sb.errors import InputError
-from mossformer_sb.training_data import AugmentedMixtureDataset, training_data
 from tests.unit.mixing_pools import RATE, prepare_pools, stationary
 
 TONES = {"s1": 500, "s2": 1000, "noise": 1700}  # Hz

@@ -15,10 +15,10 @@ from speechbrain.lobes.models.dual_path import (
 from speechbrain.nnet.CNN import Conv1d
 
 from mossformer_sb import InputError
-from mossformer_sb.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.separator import MossFormerSeparator
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.network.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
+from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.sharing.folder import export
 
 SMALL = {
     ConvTasNetMaskNet: {"bottleneck_channels": 8, "hidden_channels": 16, "skip_channels": 6, "num_blocks": 3},
@@ -156,7 +156,7 @@ def test_exported_it_gives_the_same_output(kind, interface, tmp_path):
     with torch.no_grad():
         assert torch.equal(model.separate_batch(mixture), separator(mixture))
     text = (folder / "hyperparams.yaml").read_text()
-    assert f"masknet: !new:mossformer_sb.baselines.{kind.__name__}" in text
+    assert f"masknet: !new:mossformer_sb.{kind.__name__}" in text
     assert f"The network follows {kind.paper}"[:60] in (folder / "README.md").read_text()
 
 

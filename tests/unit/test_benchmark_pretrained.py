@@ -8,11 +8,11 @@ import torch
 
 from benchmarks import pretrained, trials
 from benchmarks.pretrained import count_clicks, count_swaps, level_between, main, read_speakers, separate_long
-from data_prep.many_speakers import prepare_many_speakers
+from data_prep.corpora.many_speakers import prepare_many_speakers
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.long_recordings import Chunking, joins, separate_in_chunks
+from mossformer_sb.inference.chunking import Chunking, joins, separate_in_chunks
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import export
 from tests.unit.small_corpus import NUMBERS, write_source
 
 RATE = 8000

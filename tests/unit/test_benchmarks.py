@@ -10,9 +10,9 @@ import pytest
 from pandas import read_csv
 
 from benchmarks import data, evaluation, manifests, memory
-from data_prep.wham import prepare_wham
+from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import InputError
-from mossformer_sb.metrics import separation_scores
+from mossformer_sb.evaluation.metrics import separation_scores
 from tests.unit.fresh import in_fresh_process
 
 ROOT = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.budget import RunningClock, TimeBudget
-from mossformer_sb.checkpoints import Checkpointer
-from mossformer_sb.dataio import Mixture
-from mossformer_sb.schedules import choose_schedule
+from mossformer_sb.data.dataio import Mixture
+from mossformer_sb.training.budget import RunningClock, TimeBudget
+from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.training.schedules import choose_schedule
 from tests.unit.brains import Recorder, make_brain, parameters
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ class TestClock:
     @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system has no SIGSTOP")
     def test_a_stopped_process_adds_nothing(self):
         program = (
-            "import time; from mossformer_sb.budget import RunningClock\n"
+            "import time; from mossformer_sb.training.budget import RunningClock\n"
             "clock, start = RunningClock(), time.monotonic()\n"
             "print('ready', flush=True)\n"
             "while time.monotonic() - start < 5: time.sleep(0.05)\n"

@@ -12,11 +12,11 @@ import torch
 from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from mossformer_sb import checkpoints
-from mossformer_sb.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, check_origin
 from mossformer_sb.errors import InputError
-from mossformer_sb.random_state import RandomState
-from mossformer_sb.sums import StageSums
+from mossformer_sb.training import checkpoints
+from mossformer_sb.training.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, check_origin
+from mossformer_sb.training.epoch_stats import StageSums
+from mossformer_sb.training.random_state import RandomState
 
 
 class Model(torch.nn.Module):

@@ -9,12 +9,12 @@ import pytest
 import soundfile
 
 from data_prep.__main__ import main
-from data_prep.checks import STEP
-from data_prep.librimix import prepare_librimix
-from data_prep.wham import prepare_wham
-from data_prep.whamr import prepare_whamr
-from data_prep.wsj0mix import prepare_wsj0mix
-from mossformer_sb.dataio import FINGERPRINT_SHOWN, MixtureDataset
+from data_prep.corpora.librimix import prepare_librimix
+from data_prep.corpora.wham import prepare_wham
+from data_prep.corpora.whamr import prepare_whamr
+from data_prep.corpora.wsj0mix import prepare_wsj0mix
+from data_prep.manifests.checks import STEP
+from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, MixtureDataset
 from mossformer_sb.errors import InputError
 from tests.unit.trees import FRAMES, IDS, write_librimix, write_wham, write_whamr, write_wsj0mix
 

@@ -7,10 +7,10 @@ import soundfile
 import torch
 
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.cli import main
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.listing import list_recordings, shard
+from mossformer_sb.cli.commands import main
+from mossformer_sb.data.input_files import list_recordings, shard
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import export
 
 RATE = 8000
 

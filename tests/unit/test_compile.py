@@ -10,9 +10,9 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb import MossFormerMaskNet
-from mossformer_sb.arguments import parse_arguments
-from mossformer_sb.brain import SeparationBrain
-from mossformer_sb.depthwise import DepthwiseConv
+from mossformer_sb.network.depthwise import DepthwiseConv
+from mossformer_sb.training.brain import SeparationBrain
+from mossformer_sb.training.command_line import parse_arguments
 from tests.unit.brains import Recorder, batch_of
 
 ROOT = Path(__file__).parents[2]

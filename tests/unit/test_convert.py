@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.cli import main
-from mossformer_sb.convert import from_modelscope, to_modelscope
-from mossformer_sb.export import MODULES, export
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.cli.commands import main
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import MODULES, export
+from mossformer_sb.sharing.modelscope import from_modelscope, to_modelscope
 
 GROUP = 64  # of size mini
 
@@ -102,7 +102,7 @@ class TestMistakes:
     def test_back_from_another_network(self, tmp_path):
         from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
-        from mossformer_sb.baselines import ConvTasNetMaskNet
+        from mossformer_sb.network.baselines import ConvTasNetMaskNet
 
         masknet = ConvTasNetMaskNet(16, 8, 16, 8, num_blocks=1, num_repeats=1)
         decoder = Decoder(in_channels=16, out_channels=1, kernel_size=16, stride=8, bias=False)

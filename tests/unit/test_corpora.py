@@ -7,10 +7,10 @@ import pytest
 import soundfile
 
 from data_prep.__main__ import main
-from data_prep.custom import prepare_custom
-from data_prep.librimix import librispeech_speakers, prepare_librimix
-from data_prep.whamr import TASKS, prepare_whamr
-from mossformer_sb.dataio import MixtureDataset
+from data_prep.corpora.custom import prepare_custom
+from data_prep.corpora.librimix import librispeech_speakers, prepare_librimix
+from data_prep.corpora.whamr import TASKS, prepare_whamr
+from mossformer_sb.data.dataio import MixtureDataset
 from mossformer_sb.errors import InputError
 from tests.unit.trees import (
     FRAMES,

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from mossformer_sb.dataio import Mixture, MixtureDataset, SeparationBatch, read_audio, read_manifest, write_audio
+from mossformer_sb.data.dataio import Mixture, MixtureDataset, SeparationBatch, read_audio, read_manifest, write_audio
 from mossformer_sb.errors import InputError
 
 RATE = 8000

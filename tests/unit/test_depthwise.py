@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mossformer_sb import depthwise
-from mossformer_sb.depthwise import DepthwiseConv, depthwise_filter
+from mossformer_sb.network import depthwise
+from mossformer_sb.network.depthwise import DepthwiseConv, depthwise_filter
 
 
 def grouped_conv1d(x, taps):

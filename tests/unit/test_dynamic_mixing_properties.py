@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossformer_sb.augment import Augmentation
-from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
-from mossformer_sb.mixing_levels import get_levels
+from mossformer_sb.data.augmentation import Augmentation
+from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.data.level_distributions import get_levels
 from tests.unit.mixing_pools import RATE, prepare_pools
 
 fixed = settings(derandomize=True, deadline=None, max_examples=25, database=None)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mossformer_sb import InputError
-from mossformer_sb.ema import AveragedWeights
+from mossformer_sb.training.ema import AveragedWeights
 
 
 def trained(decay, values):

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from data_prep.wham import prepare_wham
+from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.cli import main
-from mossformer_sb.dataio import MixtureDataset
-from mossformer_sb.evaluation import save_example
-from mossformer_sb.export import TrainingRecord, export
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.report import report_training
+from mossformer_sb.cli.commands import main
+from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.evaluation.report import report_training
+from mossformer_sb.evaluation.results import save_example
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import TrainingRecord, export
 from tests.unit.trees import write_wham
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ class TestReportOfATraining:
 
 LIGHT = """
 import sys
-from mossformer_sb.cli import main
+from mossformer_sb.cli.commands import main
 try:
     main(sys.argv[1:])
 except SystemExit:
@@ -156,12 +156,13 @@ def test_a_look_at_the_command_line_imports_nothing_large(words):
 WITHOUT_TORCHMETRICS = """
 import sys
 sys.modules["torchmetrics"] = None  # importing it fails
-import mossformer_sb.cli, mossformer_sb.inference, mossformer_sb.brain, mossformer_sb.report, mossformer_sb.convert
-from mossformer_sb.scoring import score_signals
+import mossformer_sb.cli, mossformer_sb.inference, mossformer_sb.training.brain
+import mossformer_sb.evaluation.report, mossformer_sb.sharing.modelscope
+from mossformer_sb.evaluation.score_files import score_signals
 import torch
 sources = torch.randn(8000, 2)
 print(score_signals("a", sources.sum(1), sources, sources.flip(1), 8000)[1].si_snr > 50)
-from mossformer_sb.scoring import check_metrics
+from mossformer_sb.evaluation.score_files import check_metrics
 sys.modules["pystoi"] = sys  # as if it were installed
 try:
     check_metrics(["stoi"])

@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.nn.utils import parametrize
 
-from mossformer_sb import InputError, MossFormerMaskNet, pieces, training
-from mossformer_sb.block import MossFormerBlock
+from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.network import fast
-from mossformer_sb.network.fast import choice
+from mossformer_sb.network.block import MossFormerBlock
+from mossformer_sb.network.fast import backward, choice, tiled
 
 N, GROUP = 8, 8
 
@@ -45,9 +45,9 @@ def taken(monkeypatch):
         function = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *given: names.append(name) or function(*given))
 
-    watch(pieces, "masks_by_pieces")
-    watch(training, "conv_module_step")
-    for step in (training.RotatedCopies, training.JointAttention, training.Gate):
+    watch(tiled, "masks_by_pieces")
+    watch(backward, "conv_module_step")
+    for step in (backward.RotatedCopies, backward.JointAttention, backward.Gate):
         function = step.apply
         monkeypatch.setattr(
             step, "apply", lambda *given, f=function, name=step.__name__: names.append(name) or f(*given)

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from data_prep.custom import prepare_custom
-from data_prep.mixing_tables import prepare_mixing
-from data_prep.wham import prepare_wham
-from data_prep.whamr import prepare_whamr
-from mossformer_sb import dataio
-from mossformer_sb.dataio import SAMPLED_RECORDINGS, MixtureDataset, read_manifest
-from mossformer_sb.dynamic_mixing import DynamicMixtureDataset
+from data_prep.corpora.custom import prepare_custom
+from data_prep.corpora.wham import prepare_wham
+from data_prep.corpora.whamr import prepare_whamr
+from data_prep.manifests.source_tables import prepare_mixing
+from mossformer_sb.data import dataio
+from mossformer_sb.data.dataio import SAMPLED_RECORDINGS, MixtureDataset, read_manifest
+from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.errors import InputError
 from tests.unit.trees import write_custom, write_wav, write_wham, write_whamr
 

@@ -11,15 +11,15 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
+from data_prep.corpora.librimix import prepare_librimix
+from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate import librimix_drawing
 from data_prep.generate.__main__ import main
 from data_prep.generate.librimix import generate, to_int16
 from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples, split_speakers
 from data_prep.generate.recordings import FADE, Clip, find_speech, read_recording
-from data_prep.librimix import prepare_librimix
-from data_prep.whamr import prepare_whamr
+from mossformer_sb.data.noise import extend_noise
 from mossformer_sb.errors import InputError
-from mossformer_sb.noise import extend_noise
 from tests.unit.generate_items import tree
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))

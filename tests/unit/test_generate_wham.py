@@ -9,9 +9,9 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
+from data_prep.corpora.wham import prepare_wham
 from data_prep.generate.__main__ import main
 from data_prep.generate.wham import generate
-from data_prep.wham import prepare_wham
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
 from tests.unit.generate_trees import (

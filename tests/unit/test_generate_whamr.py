@@ -9,10 +9,10 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
+from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate.__main__ import main
 from data_prep.generate.rooms import draw_room, impulse_response, rooms_text
 from data_prep.generate.whamr import generate
-from data_prep.whamr import prepare_whamr
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
 from tests.unit.generate_trees import (

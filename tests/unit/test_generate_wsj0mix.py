@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
+from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from data_prep.generate.__main__ import main
 from data_prep.generate.wsj0 import Recording, num_resampled, read_recording, resample
 from data_prep.generate.wsj0mix import generate
-from data_prep.wsj0mix import prepare_wsj0mix
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
 from tests.unit.generate_trees import (

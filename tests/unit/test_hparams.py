@@ -8,13 +8,14 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.run_opts import RunOptions
 
-from mossformer_sb.arguments import parse_arguments
+from mossformer_sb.training.command_line import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "hparams").rglob("*.yaml"))
 # What train.py and the Brain read by name; everything else must be referred to within the file.
 PROGRAM = "".join(
-    (ROOT / name).read_text() for name in ("train.py", "mossformer_sb/brain.py", "mossformer_sb/export.py")
+    (ROOT / name).read_text()
+    for name in ("train.py", "mossformer_sb/training/brain.py", "mossformer_sb/sharing/folder.py")
 )
 
 

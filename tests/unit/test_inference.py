@@ -10,11 +10,11 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.devices import choose_device
-from mossformer_sb.export import TrainingRecord, export
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.long_recordings import Chunking
-from mossformer_sb.streams import BLOCK
+from mossformer_sb.data.streams import BLOCK
+from mossformer_sb.inference.chunking import Chunking
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.utils.devices import choose_device
 
 RATE = 8000
 FORMATS = ["wav", "flac", "ogg", "mp3"]

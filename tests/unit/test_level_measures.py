@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from mossformer_sb import level_measures
+import mossformer_sb.data.loudness
+from mossformer_sb.data.loudness import active_speech_level, loudness, mean_amplitude
 from mossformer_sb.errors import InputError
-from mossformer_sb.level_measures import active_speech_level, loudness, mean_amplitude
 
 RATE = 8000
 
@@ -65,7 +65,7 @@ class TestLoudness:
         assert loudness(np.full(frames, value), RATE) == -math.inf
 
     def test_without_pyloudnorm(self, monkeypatch):
-        level_measures._k_weighting.cache_clear()
+        mossformer_sb.data.loudness._k_weighting.cache_clear()
         monkeypatch.setitem(sys.modules, "pyloudnorm", None)
         with pytest.raises(InputError, match=r'pip install "mossformer_sb\[data\]"'):
             loudness(np.zeros(8000), RATE)

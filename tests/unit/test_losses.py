@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.losses import (
+from mossformer_sb.training.losses import (
     best_permutation,
     is_active,
     pairwise_si_snr,

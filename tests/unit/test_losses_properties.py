@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossformer_sb.losses import is_active, pairwise_si_snr, pit_si_snr_loss, reorder, si_snr
+from mossformer_sb.training.losses import is_active, pairwise_si_snr, pit_si_snr_loss, reorder, si_snr
 from tests.unit.signals import KINDS, signals
 
 fixed = settings(derandomize=True, deadline=None, max_examples=40, database=None)

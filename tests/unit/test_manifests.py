@@ -7,12 +7,12 @@ import struct
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.custom import prepare_custom
-from data_prep.folders import wsj0_speakers
-from data_prep.wham import prepare_wham
-from data_prep.whamr import prepare_whamr
-from data_prep.wsj0mix import prepare_wsj0mix
-from mossformer_sb.dataio import mixtures_are_sums
+from data_prep.corpora.custom import prepare_custom
+from data_prep.corpora.wham import prepare_wham
+from data_prep.corpora.whamr import prepare_whamr
+from data_prep.corpora.wsj0mix import prepare_wsj0mix
+from data_prep.manifests.folders import wsj0_speakers
+from mossformer_sb.data.dataio import mixtures_are_sums
 from mossformer_sb.errors import InputError
 from tests.unit.trees import (
     FRAMES,

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import toeplitz
 
-from mossformer_sb.metrics import _NUM_TAPS, separation_scores
+from mossformer_sb.evaluation.metrics import _NUM_TAPS, separation_scores
 from tests.unit.signals import KINDS, signals
 
 fixed = settings(derandomize=True, deadline=None, max_examples=25, database=None)

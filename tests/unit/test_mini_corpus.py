@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep import mini, mixing
 from data_prep.__main__ import main
-from data_prep.mini import make_mini_corpus, make_sentence, prepare_mini, split_voices
-from data_prep.mixing import mix, rms, trim_silence, write_wham_tree
-from data_prep.voices import HIGH_VOICES, list_voices, synthesize
+from data_prep.demo_corpus import mini, mixture_tree
+from data_prep.demo_corpus.mini import make_mini_corpus, make_sentence, prepare_mini, split_voices
+from data_prep.demo_corpus.mixture_tree import mix, rms, trim_silence, write_wham_tree
+from data_prep.demo_corpus.voices import HIGH_VOICES, list_voices, synthesize
 from mossformer_sb.errors import InputError
 
 SMALL = {"num_train": 6, "num_valid": 2, "num_test": 2}
@@ -54,7 +54,7 @@ def fails(function, *parts):
 
 def test_same_samples_after_other_texts_and_in_another_process():
     code = (
-        "import hashlib; from data_prep.voices import synthesize;"
+        "import hashlib; from data_prep.demo_corpus.voices import synthesize;"
         f"print(*(hashlib.md5(synthesize({TEXT!r}, voice)).hexdigest() for voice in ('klatt', 'f2', 'm3')))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -192,7 +192,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(mixing.json, "dumps", interrupt)  # the last thing written
+    monkeypatch.setattr(mixture_tree.json, "dumps", interrupt)  # the last thing written
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "corpus")
     assert list(tmp_path.iterdir()) == []

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import soundfile
 
-from data_prep import mixing_tables
 from data_prep.generate import room_cache
 from data_prep.generate.rooms import draw_room, impulse_responses, rooms_text
-from data_prep.mixing_tables import prepare_mixing
-from data_prep.progress import resumable
+from data_prep.manifests import source_tables
+from data_prep.manifests.resumable import resumable
+from data_prep.manifests.source_tables import prepare_mixing
+from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.errors import InputError
-from mossformer_sb.level_measures import active_speech_level, loudness
 from tests.unit.mixing_pools import RATE, prepare_pools, write_manifest, write_noise, write_speech
 
 
@@ -120,9 +120,9 @@ class TestAgain:
 
     def measured(self, monkeypatch):
         seen = []
-        measure = mixing_tables._measure_speech
+        measure = source_tables._measure_speech
         monkeypatch.setattr(
-            mixing_tables, "_measure_speech", lambda recording: seen.append(recording) or measure(recording)
+            source_tables, "_measure_speech", lambda recording: seen.append(recording) or measure(recording)
         )
         return seen
 
@@ -140,16 +140,16 @@ class TestAgain:
         speech = write_speech(tmp_path / "speech")
         prepare_pools(tmp_path / "whole", noise=False, speech_folder=speech)
         seen = self.measured(monkeypatch)
-        original = mixing_tables._measure_speech
+        original = source_tables._measure_speech
         monkeypatch.setattr(
-            mixing_tables, "_measure_speech", lambda recording: original(recording) if len(seen) < 9 else 1 / 0
+            source_tables, "_measure_speech", lambda recording: original(recording) if len(seen) < 9 else 1 / 0
         )
         with pytest.raises(ZeroDivisionError):
             prepare_pools(tmp_path, noise=False, speech_folder=speech)
         assert not (tmp_path / "mixing_speech.csv").exists()
         with open(tmp_path / "mixing_speech.partial", "a") as file:
             file.write('["half a li')
-        monkeypatch.setattr(mixing_tables, "_measure_speech", original)
+        monkeypatch.setattr(source_tables, "_measure_speech", original)
         prepare_pools(tmp_path, noise=False, speech_folder=speech)
         assert len(seen) == 15
         expected = (tmp_path / "whole" / "mixing_speech.csv").read_text()

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from mossformer_sb import numerics
+from mossformer_sb.training import numerics
 from tests.unit.brains import batch_of, fit, make_brain, parameters
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
-from mossformer_sb.onnx_export import export_onnx
+from mossformer_sb.sharing.onnx import export_onnx
 
 
 def separator(kernel_size=16):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.optimizers import choose_optimizer
+from mossformer_sb.training.optimizers import choose_optimizer
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has no Muon")
 

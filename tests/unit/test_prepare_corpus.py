@@ -6,8 +6,8 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from data_prep.corpora import CORPORA, prepare_corpus
-from data_prep.wham import prepare_wham
+from data_prep.corpora.prepare import CORPORA, prepare_corpus
+from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import InputError
 from tests.unit.trees import write_custom, write_librimix, write_wham, write_whamr, write_wsj0mix
 
@@ -76,7 +76,7 @@ def test_mini(tmp_path, monkeypatch):
         asked["numbers"] = numbers
         write_wham(data_folder)
 
-    monkeypatch.setattr("data_prep.mini.make_mini_corpus", make)
+    monkeypatch.setattr("data_prep.demo_corpus.mini.make_mini_corpus", make)
     manifests = prepare("mini", tmp_path / "data", tmp_path, "separate_noisy", num_train=7)
     assert asked["numbers"][0] == 7 and list(manifests) == ["train", "valid", "test"]
 

@@ -10,10 +10,10 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator, pretrained
-from mossformer_sb.cli import main
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.cli.commands import main
+from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.pretrained import DEFAULT, default_model
+from mossformer_sb.sharing.folder import export
 
 ROOT = Path(__file__).parents[2]
 MISSING = "no model is named, and this version of mossformer_sb comes without one"

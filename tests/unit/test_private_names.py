@@ -33,7 +33,7 @@ def required(package):
 
 
 class TestSpeechBrainsCheckpointer:
-    """`mossformer_sb.checkpoints.Checkpointer` overrides them, so they must be there and be called."""
+    """`mossformer_sb.training.checkpoints.Checkpointer` overrides them, so they must be there and be called."""
 
     def called(self, monkeypatch, checkpointer, name):
         calls = []
@@ -99,7 +99,7 @@ class TestSpeechBrainsCheckpointer:
 
 
 class TestSpeechBrainsBrain:
-    """`mossformer_sb.brain.SeparationBrain` overrides one and relies on the order of the others."""
+    """`mossformer_sb.training.brain.SeparationBrain` overrides one and relies on the order of the others."""
 
     def test_should_save_intra_epoch_ckpt_takes_two_arguments_and_is_asked(self):
         assert list(inspect.signature(Brain._should_save_intra_epoch_ckpt).parameters) == [
@@ -127,7 +127,7 @@ class TestSpeechBrainsBrain:
         assert "self._save_intra_epoch_ckpt()" in inspect.getsource(Brain._fit_train)
 
     def test_logging_excepthook_takes_what_an_excepthook_takes(self):
-        """`mossformer_sb.run_folder` installs it, as SpeechBrain's own `create_experiment_directory` does."""
+        """`mossformer_sb.training.run_folder` installs it, as SpeechBrain's own `create_experiment_directory` does."""
         assert len(inspect.signature(_logging_excepthook).parameters) == 3
 
     def test_step_and_optimizer_step_are_recovered(self):
@@ -155,7 +155,7 @@ class TestSpeechBrainsRunOptions:
 
 class TestTorch:
     def test_modules_have_their_hooks_where_they_are_looked_for(self):
-        """`mossformer_sb.products.has_hooks`, or what has taken its place, looks there."""
+        """`mossformer_sb.network.fast.matmul.has_hooks`, or what has taken its place, looks there."""
         module = torch.nn.Linear(1, 1)
         module.register_forward_hook(lambda *_: None)
         module.register_forward_pre_hook(lambda *_: None)
@@ -165,7 +165,7 @@ class TestTorch:
             assert len(getattr(module, name)) == 1, name
 
     def test_onednn_products(self):
-        """`mossformer_sb.products` tells for itself whether they are there; here is what they have to give."""
+        """`fast.matmul` tells for itself whether they are there; here is what they have to give."""
         if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
             pytest.skip("torch was built without oneDNN")
         x, weight = torch.randn(5, 8), torch.randn(6, 8)
@@ -175,14 +175,14 @@ class TestTorch:
 
 
 def test_pyloudnorm_filters():
-    """`mossformer_sb.level_measures` filters as its meter does, for signals that are too short for a meter."""
+    """`mossformer_sb.data.loudness` filters as its meter does, for signals that are too short for a meter."""
     pyloudnorm = pytest.importorskip("pyloudnorm")
     filters = list(pyloudnorm.Meter(8000)._filters.values())
     assert len(filters) == 2 and all(hasattr(one, name) for one in filters for name in ("a", "b", "passband_gain"))
 
 
 def test_ctypes_unloads_a_library():
-    """`data_prep.voices` lets go of a library that keeps a state."""
+    """`data_prep.demo_corpus.voices` lets go of a library that keeps a state."""
     ctypes = pytest.importorskip("_ctypes")
     assert hasattr(ctypes, "dlclose") or hasattr(ctypes, "FreeLibrary")
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mossformer_sb import products, training
-from mossformer_sb.network.fast import choice
-from mossformer_sb.products import linear, packed, product
+from mossformer_sb.network.fast import backward, choice, matmul
+from mossformer_sb.network.fast.matmul import linear, packed, product
 
 has_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -41,7 +40,7 @@ def test_silu_backward():
     x, grad = torch.randn(2, 50, dtype=torch.float64)
     expected = torch.autograd.functional.vjp(F.silu, x, grad)[1]
     torch.testing.assert_close(torch.ops.aten.silu_backward(grad, x), expected)
-    assert training._SILU_BACKWARD is not None
+    assert backward._SILU_BACKWARD is not None
 
 
 def test_processors_are_told_apart():
@@ -50,7 +49,7 @@ def test_processors_are_told_apart():
 
 @pytest.mark.parametrize("name", ["ONEDNN_LINEAR", "ONEDNN_LINEAR_BINARY", "ONEDNN_REORDER"])
 def test_without_an_operator_products_are_pytorchs(name, monkeypatch):
-    for module in (products, choice):
+    for module in (matmul, choice):
         monkeypatch.setattr(module, name, None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     choice.is_wide_amd.cache_clear()
@@ -66,9 +65,9 @@ def test_without_an_operator_products_are_pytorchs(name, monkeypatch):
 
 def test_without_silu_backward_its_formula(monkeypatch):
     x, grad = torch.randn(2, 50, dtype=torch.float64)
-    expected = training._silu_backward(grad, x)
-    monkeypatch.setattr(training, "_SILU_BACKWARD", None)
-    torch.testing.assert_close(training._silu_backward(grad, x), expected)
+    expected = backward._silu_backward(grad, x)
+    monkeypatch.setattr(backward, "_SILU_BACKWARD", None)
+    torch.testing.assert_close(backward._silu_backward(grad, x), expected)
 
 
 def test_an_operator_or_an_overload_that_is_gone():

@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mossformer_sb import products
-from mossformer_sb.network.fast import choice
-from mossformer_sb.products import Linear, add_product, linear, packed, product
+from mossformer_sb.network.fast import choice, matmul
+from mossformer_sb.network.fast.matmul import Linear, add_product, linear, packed, product
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "stock"], autouse=True)
@@ -71,6 +70,6 @@ def test_the_processor_decides(by_onednn, monkeypatch):
     called = []
     if choice.ONEDNN_LINEAR is not None:
         onednn = choice.ONEDNN_LINEAR
-        monkeypatch.setattr(products, "ONEDNN_LINEAR", lambda *given: called.append(1) or onednn(*given))
+        monkeypatch.setattr(matmul, "ONEDNN_LINEAR", lambda *given: called.append(1) or onednn(*given))
     linear(torch.rand(5, 6), torch.rand(7, 6))
     assert bool(called) == by_onednn

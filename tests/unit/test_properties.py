@@ -11,8 +11,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mossformer_sb import MossFormerMaskNet, pieces
+from mossformer_sb import MossFormerMaskNet
 from mossformer_sb.network import fast
+from mossformer_sb.network.fast import tiled
 
 TOLERANCE = {torch.float64: {"rtol": 1e-8, "atol": 1e-10}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
 
@@ -114,7 +115,7 @@ def test_training_by_hand_is_plain_training(case):
 def test_inference_by_pieces_is_plain_inference(case, groups):
     network, inputs = case.network().eval(), case.inputs()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(pieces, "PIECE", groups * case.arguments["group_size"])
+        patch.setattr(tiled, "PIECE", groups * case.arguments["group_size"])
         found = network(*inputs)
         with fast.disabled():
             expected = network(*inputs)

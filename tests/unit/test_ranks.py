@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mossformer_sb import InputError, ranks
+from mossformer_sb import InputError
+from mossformer_sb.training import distributed
 from tests.unit import two_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -144,14 +145,14 @@ def test_gpus_that_are_not_there(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match="'nccl' can't be used .* has 0 GPUs.*--distributed_backend gloo --device cpu"):
-        ranks.start({"distributed_backend": "nccl"})
+        distributed.start({"distributed_backend": "nccl"})
 
 
 def test_alone_every_function_is_what_it_calls():
-    assert ranks.rank() == 0 and ranks.world_size() == 1
+    assert distributed.rank() == 0 and distributed.world_size() == 1
     with pytest.raises(InputError, match="bad") as caught:
-        ranks.everywhere(raise_bad)
-    assert ranks.shows(caught.value)
+        distributed.everywhere(raise_bad)
+    assert distributed.shows(caught.value)
 
 
 def raise_bad():
@@ -162,4 +163,4 @@ def test_a_compiled_network_is_unwrapped_too():
     layer = torch.nn.Linear(2, 3)
     compiled = torch.compile(layer)
     assert compiled.state_dict().keys() != layer.state_dict().keys()
-    assert ranks.unwrapped({"masknet": compiled})["masknet"] is layer
+    assert distributed.unwrapped({"masknet": compiled})["masknet"] is layer

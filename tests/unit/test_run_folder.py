@@ -6,8 +6,8 @@ import pytest
 import speechbrain as sb
 
 from mossformer_sb import InputError
-from mossformer_sb.export import TrainingRecord
-from mossformer_sb.run_folder import BACKUP, RunFolder
+from mossformer_sb.sharing.folder import TrainingRecord
+from mossformer_sb.training.run_folder import BACKUP, RunFolder
 from tests.integration.programs import contents
 
 YAML = """\

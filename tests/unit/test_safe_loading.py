@@ -11,9 +11,9 @@ from speechbrain.utils.fetching import FetchConfig
 from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.export import export
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.safe_loading import NETWORKS, Tree
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.loading import NETWORKS, Tree
 
 RATE = 8000
 ENCODER = "!new:speechbrain.lobes.models.dual_path.Encoder {kernel_size: 32, out_channels: 8}"
@@ -82,7 +82,10 @@ HOSTILE = {
     "arithmetic": ("more than the name of a key", "x: !ref <num_spks> ** 99"),
     "a copy": ("!copy", "x: !copy <masknet>"),
     "a longer name": ("Encoder.from_file", "x: !apply:speechbrain.lobes.models.dual_path.Encoder.from_file []"),
-    "a prefix": ("!new:mossformer_sb.arguments", "x: !new:mossformer_sb.arguments.argparse.FileType [w]"),
+    "a prefix": (
+        "!new:mossformer_sb.training.command_line",
+        "x: !new:mossformer_sb.training.command_line.argparse.FileType [w]",
+    ),
 }
 OBEYED = [  # when trusted: the proof that these are dangerous, and that the test would see it
     "apply a function",

@@ -9,7 +9,7 @@ from speechbrain.nnet import schedulers as stock
 from torch.optim import lr_scheduler
 
 from mossformer_sb import InputError
-from mossformer_sb.schedules import OneCycle, Schedule, choose_schedule, supported
+from mossformer_sb.training.schedules import OneCycle, Schedule, choose_schedule, supported
 
 LOSSES = (-1.0, -2.0, -1.5, -3.0)
 STEPS_IN_EPOCH = 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
-from mossformer_sb.separator import num_frames
+from mossformer_sb.network.separator import num_frames
 
 KERNEL, STRIDE = 16, 8
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.lengths import check_lengths, lengths_are_checked
-from mossformer_sb.separator import separate
+from mossformer_sb.network.lengths import check_lengths, lengths_are_checked
+from mossformer_sb.network.separator import separate
 from tests.unit.brains import batch_of, make_brain, parameters
 
 # What has to know values on the host: to hand them over, or to give a result its size.

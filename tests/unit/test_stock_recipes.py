@@ -12,12 +12,12 @@ from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset, add_dynamic_item, set_output_keys
 from speechbrain.nnet.schedulers import ReduceLROnPlateau
 
-from data_prep.librimix import prepare_librimix
-from data_prep.wham import prepare_wham
-from data_prep.whamr import prepare_whamr
-from data_prep.wsj0mix import prepare_wsj0mix
+from data_prep.corpora.librimix import prepare_librimix
+from data_prep.corpora.wham import prepare_wham
+from data_prep.corpora.whamr import prepare_whamr
+from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from mossformer_sb import MossFormerMaskNet
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.unit.trees import write_librimix, write_wham, write_whamr, write_wsj0mix
 
 RECIPES = Path(__file__).parents[2] / "recipes"

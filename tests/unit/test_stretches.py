@@ -5,7 +5,7 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from mossformer_sb.stretches import Stretching
+from mossformer_sb.data.stretches import Stretching
 
 
 @pytest.fixture

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.corpora import CORPORA
-from data_prep.librimix import TASKS as LIBRIMIX_TASKS
-from data_prep.wham import TASKS as WHAM_TASKS
-from data_prep.whamr import TASKS as WHAMR_TASKS
+from data_prep.corpora.librimix import TASKS as LIBRIMIX_TASKS
+from data_prep.corpora.prepare import CORPORA
+from data_prep.corpora.wham import TASKS as WHAM_TASKS
+from data_prep.corpora.whamr import TASKS as WHAMR_TASKS
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.brain import BEST_KEY
-from mossformer_sb.checkpoints import Checkpointer
-from mossformer_sb.cli import main
-from mossformer_sb.ema import AveragedWeights
-from mossformer_sb.export import TrainingRecord, conditions
-from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.training_folder import export_training
+from mossformer_sb.cli.commands import main
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.folder import TrainingRecord, conditions
+from mossformer_sb.sharing.from_training import export_training
+from mossformer_sb.training.brain import BEST_KEY
+from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.training.ema import AveragedWeights
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = """\
@@ -126,7 +126,7 @@ def test_examples(training, tmp_path):
 FRESH = """
 import sys, torch
 from speechbrain.inference.separation import SepformerSeparation
-from mossformer_sb.inference import MossFormerSeparation
+from mossformer_sb.inference.separation import MossFormerSeparation
 torch.set_num_threads(1)
 options = {"run_opts": {"device": "cpu"}}
 mixture = torch.load(sys.argv[2])

@@ -5,11 +5,11 @@ import contextlib
 import pytest
 import torch
 
-from mossformer_sb import training
-from mossformer_sb.attention import QueriesKeys, joint_attention, rotate
-from mossformer_sb.block import ConvModule, MossFormerBlock, OffsetScale, gate
 from mossformer_sb.network import fast
-from mossformer_sb.training import ConvModuleStep, Gate, JointAttention, RotatedCopies, keep_mask
+from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
+from mossformer_sb.network.block import ConvModule, MossFormerBlock, OffsetScale, gate
+from mossformer_sb.network.fast import backward
+from mossformer_sb.network.fast.backward import ConvModuleStep, Gate, JointAttention, RotatedCopies, keep_mask
 
 
 def both(function, *inputs):
@@ -184,8 +184,8 @@ def test_a_block_whose_filters_answer_with_channels_first(monkeypatch):
     rotation = torch.ones(15, 1, dtype=torch.float64), torch.zeros(15, 1, dtype=torch.float64)
     inputs = random(2, 15, 8), *block.parameters()
     expected, _ = both(lambda x, *_: block(x, rotation), *inputs)
-    correlate = training.correlate
-    monkeypatch.setattr(training, "correlate", lambda *given: channels_first(correlate(*given)))
+    correlate = backward.correlate
+    monkeypatch.setattr(backward, "correlate", lambda *given: channels_first(correlate(*given)))
     found, _ = both(lambda x, *_: block(x, rotation), *inputs)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 

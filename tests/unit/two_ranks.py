@@ -13,9 +13,10 @@ import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
-from mossformer_sb import InputError, MossFormerMaskNet, ranks
-from mossformer_sb.checkpoints import Checkpointer
-from mossformer_sb.dataio import Mixture
+from mossformer_sb import InputError, MossFormerMaskNet
+from mossformer_sb.data.dataio import Mixture
+from mossformer_sb.training import distributed
+from mossformer_sb.training.checkpoints import Checkpointer
 from tests.unit.brains import Recorder, make_brain
 
 # For tests/gpu, which runs it with two GPUs.
@@ -119,7 +120,7 @@ class StepClock:
         self.brain = brain
 
     def seconds(self):
-        return self.brain.step * (6.0 if ranks.rank() == 0 else 600.0)
+        return self.brain.step * (6.0 if distributed.rank() == 0 else 600.0)
 
 
 def _brain(folder, **hparams):
@@ -134,7 +135,7 @@ def _brain(folder, **hparams):
         module.double()
     if "train_minutes" in hparams:
         brain._clock = StepClock(brain)
-    loader = {"batch_size": GLOBAL_BATCH // ranks.world_size(), "shuffle": shuffle}
+    loader = {"batch_size": GLOBAL_BATCH // distributed.world_size(), "shuffle": shuffle}
     return brain, loader
 
 
@@ -165,6 +166,6 @@ def _message(folder, data, valid=None, **hparams):
 
 
 if __name__ == "__main__":
-    ranks.start({"distributed_backend": BACKEND})
-    torch.save(results(sys.argv[1]), Path(sys.argv[1]) / f"rank{ranks.rank()}.pt")
-    ranks.stop()
+    distributed.start({"distributed_backend": BACKEND})
+    torch.save(results(sys.argv[1]), Path(sys.argv[1]) / f"rank{distributed.rank()}.pt")
+    distributed.stop()

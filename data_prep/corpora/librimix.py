@@ -1,0 +1,111 @@
+"""Manifests of LibriMix (Cosentino et al., "LibriMix: An Open-Source Dataset for Generalizable Separation", 2020).
+
+The corpora as their scripts write them, Libri2Mix and Libri3Mix:
+
+    DATA_FOLDER/Libri{2,3}Mix/wav{8k,16k}/{min,max}/{train-360,train-100,dev,test}/{mix_both,mix_clean,mix_single,
+                                                                                    s1,s2[,s3],noise}/ID.wav
+"""
+
+import re
+
+from data_prep.manifests.folders import Corpus, list_mixtures
+from data_prep.manifests.manifest import check_choice, check_versions, write_manifests
+from mossformer_sb.errors import InputError
+
+TRAIN_SPLITS = ("train-100", "train-360")
+SPLITS = (*TRAIN_SPLITS, "dev", "test")
+
+# The mixture and whether there is noise; None speakers stands for all.
+TASKS = {
+    "separate_clean": ("mix_clean", None, False),
+    "separate_noisy": ("mix_both", None, True),
+    "enhance_single": ("mix_single", 1, True),
+}
+
+
+def prepare_librimix(
+    data_folder,
+    output_folder,
+    num_spks=2,
+    sample_rate=8000,
+    mode="min",
+    task="separate_clean",
+    splits=("train-100", "dev", "test"),
+    deep=False,
+    on_bad="fail",
+):
+    """Checks Libri2Mix or Libri3Mix and writes its manifests, `libri{num_spks}mix_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder that has `Libri2Mix/` or `Libri3Mix/`: the one given to the generating scripts, for both corpora.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    num_spks : int
+        2 or 3; or more for corpora of one's own that are laid out alike.
+    sample_rate : int
+        8000 or 16000.
+    mode : str
+        "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
+    task : str
+        "separate_clean": all speakers, `mix_clean`; "separate_noisy": all speakers and noise, `mix_both`;
+        "enhance_single": the first speaker and noise, `mix_single`.
+    splits : sequence of str
+        Which of "train-100", "train-360", "dev" and "test".
+    deep, on_bad
+        As for `data_prep.manifests.manifest.write_manifests`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument, a folder or a file is not as needed.
+    """
+    if not isinstance(num_spks, int) or num_spks < 2:
+        raise InputError(f"num_spks is {num_spks}: give 2 or more, as in Libri2Mix.")
+    check_versions([sample_rate], [mode], splits, SPLITS)
+    check_choice("task", task, TASKS)
+    mixture, num_sources, noisy = TASKS[task]
+    columns = {"mix_wav": mixture} | {f"s{i}_wav": f"s{i}" for i in range(1, (num_sources or num_spks) + 1)}
+    columns |= {"noise_wav": "noise"} if noisy else {}
+    top = f"Libri{num_spks}Mix/wav{sample_rate // 1000}k/{mode}"
+    corpus = Corpus(
+        name=f"Libri{num_spks}Mix",
+        prefix=f"libri{num_spks}mix",
+        sample_rate=sample_rate,
+        folders={split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits},
+        speakers=librispeech_speakers,
+        train=TRAIN_SPLITS,
+        test="test",
+    )
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
+
+
+def librispeech_speakers(mixture_id):
+    """Speakers of a mixture whose ID is built from LibriSpeech utterances.
+
+    Arguments
+    ---------
+    mixture_id : str
+        `{speaker}-{chapter}-{utterance}_{speaker}-{chapter}-{utterance}…`
+
+    Returns
+    -------
+    speakers : tuple of str, or None
+        None where the ID is not of this form.
+
+    Example
+    -------
+    >>> librispeech_speakers("4077-13754-0001_5142-33396-0065")
+    ('4077', '5142')
+    >>> librispeech_speakers("40na010x_1.9857_01xo031a_-1.9857") is None
+    True
+    """
+    if not re.fullmatch(r"\d+-\d+-\d+(_\d+-\d+-\d+)*", mixture_id):
+        return None
+    return tuple(utterance.partition("-")[0] for utterance in mixture_id.split("_"))

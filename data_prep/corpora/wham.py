@@ -1,0 +1,64 @@
+"""Manifests of WHAM! (Wichern et al., "WHAM!: Extending Speech Separation to Noisy Environments", 2019).
+
+The corpus as its scripts write it:
+
+    DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav
+"""
+
+from data_prep.manifests.folders import Corpus, list_mixtures, wsj0_speakers
+from data_prep.manifests.manifest import SPLITS, check_choice, check_versions, write_manifests
+
+# The mixture and the signals that it is made of.
+TASKS = {
+    "separate_noisy": {"mix_wav": "mix_both", "s1_wav": "s1", "s2_wav": "s2", "noise_wav": "noise"},
+    "separate_clean": {"mix_wav": "mix_clean", "s1_wav": "s1", "s2_wav": "s2"},
+    "enhance_single": {"mix_wav": "mix_single", "s1_wav": "s1", "noise_wav": "noise"},
+}
+
+
+def prepare_wham(
+    data_folder,
+    output_folder,
+    sample_rate=8000,
+    mode="min",
+    task="separate_noisy",
+    splits=SPLITS,
+    deep=False,
+    on_bad="fail",
+):
+    """Checks WHAM! and writes its manifests, `wham_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder that has `wav8k/` or `wav16k/`.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    sample_rate : int
+        8000 or 16000.
+    mode : str
+        "min": mixtures are cut to the shorter utterance; "max": padded to the longer one.
+    task : str
+        "separate_noisy": two speakers and noise, `mix_both`; "separate_clean": two speakers, `mix_clean`;
+        "enhance_single": one speaker and noise, `mix_single`.
+    splits : sequence of str
+        Which of "tr", "cv" and "tt".
+    deep, on_bad
+        As for `data_prep.manifests.manifest.write_manifests`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument, a folder or a file is not as needed.
+    """
+    check_versions([sample_rate], [mode], splits)
+    check_choice("task", task, TASKS)
+    top = f"wav{sample_rate // 1000}k/{mode}"
+    folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in TASKS[task].items()} for split in splits}
+    corpus = Corpus("WHAM!", "wham", sample_rate, folders, wsj0_speakers)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)

@@ -1,0 +1,100 @@
+"""Manifests of WHAMR! (Maciejewski et al., "WHAMR!: Noisy and Reverberant Single-Channel Speech Separation", 2020).
+
+The corpus as its scripts write it:
+
+    DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{noise,s1_*,s2_*,mix_clean_*,mix_single_*,mix_both_*}/ID.wav
+
+where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alone, and lie in time where it arrives. A
+corpus of one's own that is laid out alike may have more speakers.
+"""
+
+from data_prep.corpora.librimix import librispeech_speakers
+from data_prep.manifests.folders import Corpus, list_mixtures, wsj0_speakers
+from data_prep.manifests.manifest import SPLITS, check_choice, check_versions, write_manifests
+from mossformer_sb.errors import InputError
+
+ROOMS = ("anechoic", "reverb")
+
+# The mixture, the number of its speakers or None for all, and whether there is noise.
+MIXTURES = {
+    "separate_noisy": ("both", None, True),
+    "separate_clean": ("clean", None, False),
+    "enhance_single": ("single", 1, True),
+}
+TASKS = tuple(f"{task}_{room}" for room in ("reverb", "anechoic") for task in MIXTURES)
+
+
+def prepare_whamr(
+    data_folder,
+    output_folder,
+    num_spks=2,
+    sample_rate=8000,
+    mode="min",
+    task="separate_noisy_reverb",
+    target="anechoic",
+    splits=SPLITS,
+    deep=False,
+    on_bad="fail",
+):
+    """Checks WHAMR! and writes its manifests, `whamr_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder that has `wav8k/` or `wav16k/`.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    num_spks : int
+        2; or more for corpora of one's own.
+    sample_rate : int
+        8000 or 16000.
+    mode : str
+        "min": mixtures are cut to the shorter utterance; "max": padded to the longer one.
+    task : str
+        "separate_noisy_reverb": all speakers and noise, `mix_both_reverb`; "separate_clean_reverb": all speakers,
+        `mix_clean_reverb`; "enhance_single_reverb": the first speaker and noise, `mix_single_reverb`; and the same
+        with "anechoic".
+    target : str
+        "anechoic": the sources are free of reverberation in every split, as the corpus's tasks want it; "reverb": the
+        sources are as they are in the mixture, so that reverberation stays.
+    splits : sequence of str
+        Which of "tr", "cv" and "tt".
+    deep, on_bad
+        As for `data_prep.manifests.manifest.write_manifests`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument, a folder or a file is not as needed.
+    """
+    if not isinstance(num_spks, int) or num_spks < 2:
+        raise InputError(f"num_spks is {num_spks}: give 2, as WHAMR! has, or more.")
+    check_versions([sample_rate], [mode], splits)
+    check_choice("task", task, TASKS)
+    check_choice("target", target, ROOMS)
+    kind, _, room = task.rpartition("_")
+    if (room, target) == ("anechoic", "reverb"):
+        raise InputError(f"target 'reverb' is not in the mixtures of task {task!r}: choose target 'anechoic'.")
+    mixture, num_sources, noisy = MIXTURES[kind]
+    folders, parts = {}, {}
+    for split in splits:
+        top = f"wav{sample_rate // 1000}k/{mode}/{split}"
+        noise = {"noise_wav": f"{top}/noise"} if noisy else {}
+        sources = range(1, (num_sources or num_spks) + 1)
+        targets = {f"s{i}_wav": f"{top}/s{i}_{target}" for i in sources}
+        folders[split] = {"mix_wav": f"{top}/mix_{mixture}_{room}"} | targets | noise
+        # Images that are no targets are needed for checking the sum only.
+        needed = deep or room == target
+        parts[split] = [*(f"{top}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
+    corpus = Corpus("WHAMR!", "whamr", sample_rate, folders, _speakers, parts)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
+
+
+def _speakers(mixture_id):
+    """Of WHAMR!, or of a corpus made of LibriSpeech and laid out alike."""
+    return wsj0_speakers(mixture_id) or librispeech_speakers(mixture_id)

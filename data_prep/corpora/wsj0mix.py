@@ -1,0 +1,57 @@
+"""Manifests of WSJ0-2mix and WSJ0-3mix (Hershey et al., "Deep clustering", 2016).
+
+The corpora as their scripts write them:
+
+    DATA_FOLDER/{2,3}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,s2[,s3]}/ID.wav
+"""
+
+from data_prep.manifests.folders import Corpus, list_mixtures, wsj0_speakers
+from data_prep.manifests.manifest import SPLITS, check_choice, check_versions, write_manifests
+
+
+def prepare_wsj0mix(
+    data_folder,
+    output_folder,
+    num_spks=2,
+    sample_rate=8000,
+    mode="min",
+    splits=SPLITS,
+    deep=False,
+    on_bad="fail",
+):
+    """Checks WSJ0-2mix or WSJ0-3mix and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder that has `2speakers/` or `3speakers/`: the one given to the generating scripts, for both corpora.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    num_spks : int
+        2 or 3.
+    sample_rate : int
+        8000 or 16000.
+    mode : str
+        "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
+    splits : sequence of str
+        Which of "tr", "cv" and "tt".
+    deep, on_bad
+        As for `data_prep.manifests.manifest.write_manifests`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument, a folder or a file is not as needed.
+    """
+    check_choice("num_spks", num_spks, (2, 3))
+    check_versions([sample_rate], [mode], splits)
+    top = f"{num_spks}speakers/wav{sample_rate // 1000}k/{mode}"
+    columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}
+    folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits}
+    corpus = Corpus(f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix", sample_rate, folders, wsj0_speakers)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)

@@ -1,0 +1,1 @@
+"""A small corpus of synthetic voices and noise, made on the spot."""

@@ -1,0 +1,230 @@
+"""A small corpus without downloads: synthetic voices in synthetic noise, laid out as WHAM!.
+
+For tests and for a first training within minutes. Its speech is simple, and so is its noise: results on it say that the
+code works, and nothing about real recordings.
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_prep.corpora.wham import prepare_wham
+from data_prep.demo_corpus.mixture_tree import DESCRIPTION, check_free, trim_silence, write_wham_tree
+from data_prep.demo_corpus.synthetic_noise import make_noise
+from data_prep.demo_corpus.voices import list_voices, synthesize
+from data_prep.manifests.manifest import SAMPLE_RATES, SPLITS, check_choice
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the corpus; to be increased when the same arguments give other samples
+USES = 3  # how often an utterance is used on average
+MAX_UTTERANCES = 100  # for each voice
+NUM_CLIPS = {"tr": 24, "cv": 8, "tt": 8}
+CLIP_SECONDS = 10
+HELD_OUT = 8  # of every 8 voices, one is for validation and one for test
+
+
+def prepare_mini(
+    data_folder,
+    output_folder,
+    num_train=1000,
+    num_valid=100,
+    num_test=100,
+    seed=1234,
+    sample_rate=8000,
+    task="separate_noisy",
+):
+    """Makes the small corpus if it is absent, and writes its manifests, `wham_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the corpus.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    num_train, num_valid, num_test : int
+        Numbers of mixtures.
+    seed : int
+        Seed of everything random in the corpus.
+    sample_rate : int
+        8000 or 16000.
+    task : str
+        As for `data_prep.corpora.wham.prepare_wham`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument can't be used, or the folder holds something else.
+    """
+    make_mini_corpus(data_folder, num_train, num_valid, num_test, seed, sample_rate)
+    return prepare_wham(data_folder, output_folder, sample_rate, task=task)
+
+
+def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, seed=1234, sample_rate=8000):
+    """Makes the small corpus, unless it is there with the same arguments.
+
+    The splits share no voice, no utterance and no noise. The same arguments give the same samples.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the corpus.
+    num_train, num_valid, num_test : int
+        Numbers of mixtures.
+    seed : int
+        Seed of everything random.
+    sample_rate : int
+        8000 or 16000.
+
+    Raises
+    ------
+    InputError
+        If an argument can't be used, or the folder holds something else.
+    """
+    check_choice("sample_rate", sample_rate, SAMPLE_RATES)
+    numbers = {"num_train": num_train, "num_valid": num_valid, "num_test": num_test}
+    for key, number in numbers.items():
+        if number < 1:
+            raise InputError(f"{key} is {number}: give at least 1.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}: give 0 or more.")
+    num_mixtures = {"tr": num_train, "cv": num_valid, "tt": num_test}
+    description = {"corpus": "mini", "version": VERSION, "seed": seed, "sample_rate": sample_rate}
+    description |= numbers
+    if _is_there(Path(data_folder).expanduser(), description):
+        logger.info("The small corpus is there: %s", data_folder)
+        return
+
+    speech, noise = {}, {}
+    for split, voices in split_voices(list_voices()).items():
+        rng = np.random.default_rng([VERSION, seed, SPLITS.index(split)])
+        count = min(MAX_UTTERANCES, math.ceil(2 * num_mixtures[split] / USES / len(voices)))
+        speech[split] = {
+            speaker: _speak(voice, count, rng, sample_rate)
+            for speaker, voice in tqdm(voices.items(), f"Speaking {split}", unit="voice", disable=None)
+        }
+        utterances = [utterance for speaker in speech[split].values() for utterance in speaker]
+        length = CLIP_SECONDS * sample_rate
+        noise[split] = [make_noise(i, utterances, rng, length, sample_rate) for i in range(NUM_CLIPS[split])]
+    write_wham_tree(data_folder, speech, noise, num_mixtures, seed, sample_rate, description=description)
+    logger.info("Made the small corpus: %s", data_folder)
+
+
+def split_voices(voices):
+    """Divides voices among the splits, evenly from a list in which similar voices are neighbours.
+
+    Returns
+    -------
+    splits : dict
+        split → speaker's code → voice.
+
+    Example
+    -------
+    >>> split_voices([*"abcdefgh"])["cv"]
+    {'v01': 'b'}
+    """
+    splits = {split: {} for split in SPLITS}
+    for index, voice in enumerate(voices):
+        split = {1: "cv", 5: "tt"}.get(index % HELD_OUT, "tr")
+        splits[split][f"v{index:02x}"] = voice
+    return splits
+
+
+def _is_there(data_folder, description):
+    path = data_folder / DESCRIPTION
+    if not path.is_file():
+        check_free(data_folder)
+        return False
+    found = json.loads(path.read_text())
+    if found == description:
+        return True
+    different = [key for key in description | found if found.get(key) != description.get(key)]
+    has, asked = (", ".join(f"{key} {values.get(key)!r}" for key in different) for values in (found, description))
+    raise InputError(
+        f"data_folder '{data_folder}' holds a corpus with {has}, and {asked} is asked for: "
+        "give the same values or another data_folder, or delete this one."
+    )
+
+
+# Speech
+
+
+def _speak(voice, count, rng, sample_rate):
+    """Speaks `count` sentences. Every speaker has a pitch and rate, and every sentence is a little off."""
+    pitch, rate = rng.integers(30, 71), rng.integers(145, 196)
+    utterances = []
+    for _ in range(count):
+        options = {"pitch": int(pitch + rng.integers(-4, 5)), "rate": int(rate + rng.integers(-8, 9))}
+        speech = synthesize(make_sentence(rng), voice, sample_rate=sample_rate, **options)
+        utterances.append(trim_silence(speech, sample_rate))
+    return utterances
+
+
+_WORDS = {
+    "noun": (
+        "farmer river teacher window captain letter market doctor garden station sister village artist bridge clock "
+        "neighbour picture kitchen driver island hammer student mountain basket friend engine soldier table camera "
+        "baker forest ticket writer bottle guest tower lawyer blanket singer harbour machine nurse pocket uncle valley "
+        "pilot mirror dancer button cousin ladder painter candle sailor wagon mother newspaper stranger violin"
+    ).split(),
+    "adjective": (
+        "old small bright heavy quiet broken yellow foreign gentle narrow clever wooden empty famous lazy purple "
+        "silver warm hungry distant careful frozen modern simple strange tall noisy golden happy early plain thick "
+        "brave rough smooth tiny ancient honest cheap dusty pleasant sharp dark green tired proud"
+    ).split(),
+    "verb": (
+        "found carried watched followed painted repaired noticed wanted brought forgot borrowed opened dropped "
+        "measured remembered described visited washed counted bought left chose covered pushed moved saved threw held "
+        "collected showed admired finished searched reached lifted changed"
+    ).split(),
+    "adverb": (
+        "slowly again quickly yesterday together often quietly almost suddenly carefully finally never nearly always "
+        "gladly already perhaps later usually hardly"
+    ).split(),
+    "place": "near behind above beside under across inside around beyond against without towards".split(),
+    "number": "two three four five six seven eight nine ten twelve fifteen twenty forty sixty ninety".split(),
+    "time": (
+        "this morning,last summer,before dinner,after the storm,every evening,on Friday,at midnight,in October,"
+        "during the war,since the beginning,a week ago,twice a year,for seven hours,until the rain came"
+    ).split(","),
+    "opening": (
+        "I think that,we were told that,as you know,they said that,it seems that,in the end,nobody knew that,"
+        "the report says that,why do you believe that,she explained that,in our town,to my surprise"
+    ).split(","),
+}
+
+_PATTERNS = (
+    "the {adjective} {noun} {adverb} {verb} the {noun} {place} the {adjective} {noun}",
+    "the {noun} and the {noun} {verb} {number} {adjective} {noun}s {time}",
+    "{opening} the {noun} {verb} a {adjective} {noun} {time}",
+    "my {noun} {verb} the {noun} {time}, but the {adjective} {noun} {verb} it {adverb}",
+    "{place} the {noun} we {verb} {number} {noun}s and a {adjective} {noun}",
+    "who {verb} the {adjective} {noun} {place} the {noun} {time}?",
+    "{opening} your {adjective} {noun} {verb} our {noun}s {place} the {noun}",
+    "{number} {adjective} {noun}s {adverb} {verb} the {noun} of the {adjective} {noun}",
+)
+
+
+def make_sentence(rng):
+    """Makes up a sentence of three seconds or so.
+
+    Example
+    -------
+    >>> make_sentence(np.random.default_rng(0))
+    'the report says that your simple neighbour opened our teachers near the farmer'
+    """
+    pattern = _PATTERNS[rng.integers(len(_PATTERNS))]
+    while "{" in pattern:
+        kind = pattern[pattern.index("{") + 1 : pattern.index("}")]
+        pattern = pattern.replace(f"{{{kind}}}", _WORDS[kind][rng.integers(len(_WORDS[kind]))], 1)
+    return pattern

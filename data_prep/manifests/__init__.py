@@ -1,0 +1,1 @@
+"""From files on the disk to manifests and tables, with all checks."""

@@ -1,0 +1,292 @@
+"""Checks of a corpus before it is used: the headers of its files, and on request every sample.
+
+A check never stops at the first problem. It lists them all, each with the mixture that it spoils.
+"""
+
+import collections
+import os
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from data_prep.manifests.corpus_index import MIXTURE, Problem
+from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.errors import InputError
+
+NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run
+MOST_AT_ONCE = 100  # items that a thread takes at once
+NUM_SHOWN = 10  # problems shown in full
+STEP = 2.0**-15  # of 16-bit audio
+CLIPPED_RUN = 3  # samples on end at full scale: fewer may be a peak that just reaches it
+
+
+class Header(NamedTuple):
+    """What the header of an audio file says."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+
+class Fault(NamedTuple):
+    """What is wrong with a file."""
+
+    kind: str
+    text: str
+
+
+def check(listing, deep=False):
+    """Checks every file of a corpus.
+
+    Headers tell whether a file exists, can be read and is whole, its sample rate, whether it is mono, and whether all
+    files of a mixture have the same length. The samples of mixtures that pass are read if `deep`: there must be no NaN,
+    no silence and no clipping, and the mixture must be the sum of its parts.
+
+    Arguments
+    ---------
+    listing : Listing
+        What to check.
+    deep : bool
+        Whether to read samples too.
+
+    Returns
+    -------
+    headers : dict
+        file → Header, or a Fault where there is none to be used.
+    problems : list of Problem
+        Those of the listing, then the others.
+    """
+    files = list(dict.fromkeys(file for _, _, mixture in listing.rows for file in mixture.all_files))
+    found = _in_parallel(lambda file: _read_header(listing.root / file), files, "Reading headers", "file")
+    headers = dict(zip(files, found, strict=True))
+    problems = list(listing.problems)
+    for split, mixture_id, mixture in listing.rows:
+        for file, fault in _header_faults(mixture, headers, listing.sample_rate):
+            problems.append(Problem(fault.kind, split, mixture_id, file, fault.text))
+    if deep:
+        problems += _check_samples(listing, headers, spoiled(problems))
+    return headers, problems
+
+
+def spoiled(problems):
+    """The mixtures that have a problem, as a set of (split, ID)."""
+    return {(problem.split, problem.mixture_id) for problem in problems}
+
+
+def summary(listing, problems):
+    """Says how many problems of which kind there are, and shows the first ones.
+
+    Arguments
+    ---------
+    listing : Listing
+        What was checked.
+    problems : list of Problem
+        What was found.
+
+    Returns
+    -------
+    text : str
+        Some lines. A file that several mixtures share is counted once.
+    """
+    distinct = list({(problem.kind, problem.file): problem for problem in reversed(problems)}.values())[::-1]
+    kinds = collections.Counter(problem.kind for problem in distinct)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    lines = [f"{listing.name} in '{listing.root}', {len(listing.rows)} mixtures looked at: {counts}."]
+    lines += [f"  {problem.file} {problem.text}" for problem in distinct[:NUM_SHOWN]]
+    if len(distinct) > NUM_SHOWN:
+        lines.append(f"  … and {len(distinct) - NUM_SHOWN} more")
+    return "\n".join(lines)
+
+
+def shared_speakers(listing):
+    """Speakers of the test split who are in a training split too.
+
+    Arguments
+    ---------
+    listing : Listing
+        What to look at. Mixtures that don't tell their speakers are passed over.
+
+    Returns
+    -------
+    speakers : list of str
+        Sorted names.
+
+    Example
+    -------
+    >>> from pathlib import Path
+    >>> from data_prep.manifests.corpus_index import Listing, Mixture
+    >>> splits = {"tr": {"a": Mixture({}, speakers="AB")}, "tt": {"b": Mixture({}, speakers="BC")}}
+    >>> shared_speakers(Listing("a corpus", "a", 8000, Path("."), splits=splits))
+    ['B']
+    """
+    heard, unheard = set(), set()
+    for split, _, mixture in listing.rows:
+        if split in listing.train:
+            heard.update(mixture.speakers or ())
+        elif split == listing.test:
+            unheard.update(mixture.speakers or ())
+    return sorted(heard & unheard)
+
+
+def _in_parallel(function, items, description, unit):
+    """The results in the order of the items, with rate and remaining time shown."""
+    # Handing an item to a thread takes longer than to read a header, so each is handed some at once.
+    size = max(1, min(MOST_AT_ONCE, len(items) // (4 * NUM_READERS)))
+    stretches = [items[start : start + size] for start in range(0, len(items), size)]
+    results = []
+    with (
+        ThreadPoolExecutor(NUM_READERS) as pool,
+        tqdm(desc=description, total=len(items), unit=unit, disable=None) as progress,
+    ):
+        for found in pool.map(lambda stretch: [function(item) for item in stretch], stretches):
+            results += found
+            progress.update(len(found))
+    return results
+
+
+# Headers
+
+
+def _read_header(path):
+    """Returns a Header, or a Fault where there is none to be used."""
+    try:
+        if path.stat().st_size == 0:
+            return Fault("unreadable files", "is empty (0 bytes); needed an audio file")
+        lost = lost_bytes(path)
+        if lost:
+            text = f"is truncated: its last {lost} bytes of audio are missing; needed the whole file"
+            return Fault("truncated files", text)
+        info = soundfile.info(str(path))
+    except FileNotFoundError:
+        return Fault("missing files", "does not exist")
+    except (OSError, soundfile.SoundFileError) as error:
+        return Fault("unreadable files", f"can't be read as audio ({error}); needed an audio file")
+    if info.frames == 0:
+        return Fault("files without samples", "has no samples; needed at least one")
+    return Header(info.frames, info.samplerate, info.channels)
+
+
+def lost_bytes(path):
+    """Number of bytes that a RIFF header promises and the file lacks.
+
+    libsndfile shortens such a file without a word, and an interrupted copy would pass for a short recording. Programs
+    that write to a stream can't know the size and leave 0xFFFFFFFF, which says nothing.
+    """
+    with open(path, "rb") as stream:
+        riff = stream.read(12)
+        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
+            return 0
+        while len(chunk := stream.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                present = os.fstat(stream.fileno()).st_size - stream.tell()
+                return 0 if size == 0xFFFFFFFF else max(0, size - present)
+            stream.seek(size + size % 2, os.SEEK_CUR)  # chunks are padded to even sizes
+    return 0
+
+
+def _header_faults(mixture, headers, sample_rate):
+    """Yields (file, Fault): files that can't be used, of the wrong format, or unlike their mixture in length."""
+    first = headers[mixture.files[MIXTURE]]
+    comparable = isinstance(first, Header) and first.sample_rate == sample_rate
+    for file in mixture.all_files:
+        header = headers[file]
+        if isinstance(header, Fault):
+            yield file, header
+            continue
+        if header.channels != 1:
+            yield file, Fault("files that are not mono", f"has {header.channels} channels; needed 1 (mono)")
+        if header.sample_rate != sample_rate:
+            text = f"has a sample rate of {header.sample_rate} Hz; needed {sample_rate} Hz"
+            yield file, Fault("wrong sample rates", text)
+        elif comparable and header.frames != first.frames:
+            text = f"has {header.frames} samples; needed {first.frames}, as in {mixture.files[MIXTURE]}"
+            yield file, Fault("different lengths", text)
+
+
+# Samples
+
+
+def _check_samples(listing, headers, passed_over):
+    rows = [row for row in listing.rows if row[:2] not in passed_over]
+    faults = _in_parallel(
+        lambda row: list(_sample_faults(listing.root, row[2], headers)), rows, "Reading samples", "mixture"
+    )
+    return [
+        Problem(fault.kind, split, mixture_id, file, fault.text)
+        for (split, mixture_id, _), found in zip(rows, faults, strict=True)
+        for file, fault in found
+    ]
+
+
+def _sample_faults(root, mixture, headers):
+    """Yields (file, Fault) for what the samples of a mixture's files have."""
+    signals = {}
+    for file in mixture.all_files:
+        signal = _read_samples(root / file, headers[file].frames)
+        fault = signal if isinstance(signal, Fault) else _signal_fault(signal)
+        if fault:
+            yield file, fault
+        if not isinstance(signal, Fault) and np.isfinite(signal).all():
+            signals[file] = signal
+    if mixture.parts and all(file in signals for file in (mixture.files[MIXTURE], *mixture.parts)):
+        fault = _sum_fault(signals[mixture.files[MIXTURE]], {file: signals[file] for file in mixture.parts})
+        if fault:
+            yield mixture.files[MIXTURE], fault
+
+
+def _read_samples(path, frames):
+    """Returns the samples [T], or a Fault. Only reading shows that a compressed file is truncated."""
+    try:
+        samples, _ = read_audio(path)
+    except InputError as error:
+        return Fault(
+            "unreadable files", f"can't be read to its end ({error.__cause__ or error}); needed the whole file"
+        )
+    if len(samples) != frames:
+        text = f"is truncated: it has {len(samples)} of the {frames} samples in its header; needed the whole file"
+        return Fault("truncated files", text)
+    return samples
+
+
+def _signal_fault(signal):
+    """The first of the things that no signal should have, or None."""
+    if not np.isfinite(signal).all():
+        count = np.count_nonzero(~np.isfinite(signal))
+        return Fault("files with NaN or infinity", f"has {count} samples that are NaN or infinite; needed none")
+    if np.abs(signal).max() <= STEP:
+        return Fault("silent files", "is silent: no sample is above one 16-bit step; needed a signal")
+    if _is_clipped(signal):
+        text = f"is clipped: {CLIPPED_RUN} or more samples on end are at full scale; needed a signal within it"
+        return Fault("clipped files", text)
+    return None
+
+
+def _is_clipped(signal):
+    """Whether the signal rests at one value at or above full scale.
+
+    Float files may exceed it unharmed; what was once cut off there stays flat.
+    """
+    full = np.abs(signal) >= 1 - STEP
+    if np.count_nonzero(full) < CLIPPED_RUN:
+        return False
+    flat = full[1:] & (signal[1:] == signal[:-1])
+    return bool(np.lib.stride_tricks.sliding_window_view(flat, CLIPPED_RUN - 1).all(axis=1).any())
+
+
+def _sum_fault(mixture, parts):
+    """A fault unless the mixture is the sum of its parts: each file may be off by one 16-bit step."""
+    error = np.abs(mixture - np.sum(list(parts.values()), axis=0, dtype=np.float64))
+    allowed = (len(parts) + 1) * STEP
+    worst = int(error.argmax())
+    if error[worst] <= allowed:
+        return None
+    text = (
+        f"is not the sum of {', '.join(parts)}: off by {error[worst]:.2g} at sample {worst}; "
+        f"needed at most {allowed:.2g}"
+    )
+    return Fault("mixtures unlike the sum of their parts", text)

@@ -1,0 +1,248 @@
+"""Corpora that lie in folders: one folder for each kind of signal, and in each the same file names.
+
+A corpus is described by a `Corpus`: which folder fills which column of which split.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.manifests.corpus_index import MIXTURE, Listing, Mixture, Problem
+from mossformer_sb.errors import InputError
+
+NUM_NAMES = 10  # folders named in a message
+
+# What gives each known corpus away, and where the person who has it should go. LibriMix has mix_clean, mix_both and
+# mix_single; where they end in "reverb" or "anechoic", speech was mixed as in WHAMR!
+LAYOUTS = {
+    "WSJ0-2mix": ("2speakers/wav*/*/*/mix", "`python -m data_prep wsj0mix` or hparams/mossformer_wsj0mix.yaml"),
+    "WSJ0-3mix": (
+        "3speakers/wav*/*/*/mix",
+        "`python -m data_prep wsj0mix --num_spks 3` or hparams/mossformer_wsj0mix.yaml with num_spks 3",
+    ),
+    "WHAM!": ("wav*/*/*/mix_both", "`python -m data_prep wham` or hparams/mossformer_wham.yaml"),
+    "WHAMR!": ("wav*/*/*/mix_both_reverb", "`python -m data_prep whamr` or hparams/mossformer_whamr.yaml"),
+    "Libri2Mix": (
+        "Libri2Mix/wav*/*/*/mix_*[nhe]",
+        "`python -m data_prep librimix` or hparams/mossformer_librimix.yaml",
+    ),
+    "Libri3Mix": (
+        "Libri3Mix/wav*/*/*/mix_*[nhe]",
+        "`python -m data_prep librimix --num_spks 3` or hparams/mossformer_librimix.yaml with num_spks 3",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How the files of a corpus lie in its folder.
+
+    In each split, the files of one mixture have the same name in every folder.
+
+    Attributes
+    ----------
+    name : str
+        Name for messages, such as "WHAM!".
+    prefix : str
+        The manifests are called `{prefix}_{split}.csv`.
+    sample_rate : int
+        Sample rate that every file must have, in Hz.
+    folders : Mapping
+        For each split, a mapping from the manifest's column to a folder relative to the corpus, with `mix_wav` first:
+        `{"tr": {"mix_wav": "wav8k/min/tr/mix_both", "s1_wav": "wav8k/min/tr/s1", …}}`.
+    speakers : Callable, optional
+        From the ID of a mixture to the names of its speakers in the order of the sources, or None where the ID does
+        not tell. The manifests have speaker columns if every ID tells.
+    parts : Mapping, optional
+        For each split, the folders whose signals add up to the mixture. Default: those of the other columns.
+    extensions : Sequence of str
+        How the names of audio files end.
+    train : Sequence of str
+        The splits that a network learns from.
+    test : str
+        The split whose speakers it must not have heard.
+    """
+
+    name: str
+    prefix: str
+    sample_rate: int
+    folders: Mapping[str, Mapping[str, str]]
+    speakers: Callable | None = None
+    parts: Mapping[str, Sequence[str]] | None = None
+    extensions: Sequence[str] = (".wav",)
+    train: Sequence[str] = ("tr",)
+    test: str = "tt"
+
+    def parts_of(self, split):
+        """The folders whose signals add up to the mixtures of a split."""
+        if self.parts is not None:
+            return tuple(self.parts[split])
+        return tuple(folder for column, folder in self.folders[split].items() if column != MIXTURE)
+
+    def folders_of(self, split):
+        """Every folder of a split once, the mixtures' first."""
+        return tuple(dict.fromkeys((*self.folders[split].values(), *self.parts_of(split))))
+
+
+def list_mixtures(corpus, data_folder):
+    """Lists the mixtures of a corpus with the files of each.
+
+    Arguments
+    ---------
+    corpus : Corpus
+        Description of the folders.
+    data_folder : str
+        Folder that the corpus lies in.
+
+    Returns
+    -------
+    listing : Listing
+        Its problems are files without their mixture, mixtures without a file, and splits without any mixture.
+
+    Raises
+    ------
+    InputError
+        If a folder is missing.
+    """
+    root = existing_folder(data_folder)
+    _check_layout(corpus, root)
+    listing = Listing(corpus.name, corpus.prefix, corpus.sample_rate, root, corpus.train, corpus.test)
+    for split in corpus.folders:
+        _list_split(corpus, split, listing)
+    return listing
+
+
+def existing_folder(data_folder):
+    """The folder as a Path; an InputError unless it exists.
+
+    Example
+    -------
+    >>> existing_folder("/no/such/folder")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: data_folder '/no/such/folder' does not exist: give the folder that ...
+    """
+    root = Path(data_folder).expanduser()
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise InputError(f"data_folder '{data_folder}' {found}: give the folder that the corpus lies in.")
+    return root
+
+
+def wsj0_speakers(mixture_id):
+    """Speakers of a mixture whose ID is built from WSJ0 utterances, as in WSJ0-2mix, WSJ0-3mix, WHAM! and WHAMR!
+
+    Arguments
+    ---------
+    mixture_id : str
+        `{utterance}_{gain}_{utterance}_{gain}…`, with 8-character utterance ids that begin with the speaker's 3.
+
+    Returns
+    -------
+    speakers : tuple of str, or None
+        None where the ID is not of this form.
+
+    Example
+    -------
+    >>> wsj0_speakers("40na010x_1.9857_01xo031a_-1.9857")
+    ('40n', '01x')
+    >>> wsj0_speakers("4077-13754-0001_5142-33396-0065") is None
+    True
+    """
+    if not re.fullmatch(rf"{_WSJ0_SOURCE}(_{_WSJ0_SOURCE})*", mixture_id):
+        return None
+    return tuple(utterance[:3] for utterance in mixture_id.split("_")[::2])
+
+
+_WSJ0_SOURCE = r"[0-9a-z]{8}_-?\d+(\.\d+)?(e-?\d+)?"  # utterance_gain; a few gains are like 6.9829e-05
+
+
+def _check_layout(corpus, root):
+    """Raises an InputError that names the folders a corpus lacks, and what seems to have happened."""
+    needed = [folder for split in corpus.folders for folder in corpus.folders_of(split)]
+    missing = [folder for folder in needed if not (root / folder).is_dir()]
+    if missing:
+        named = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise InputError(
+            f"data_folder '{root}' is not laid out as {corpus.name}: it lacks {named}. {_advice(corpus, root, missing)}"
+        )
+
+
+def _advice(corpus, root, missing):
+    layouts = {name: next(root.glob(telltale), None) for name, (telltale, _) in LAYOUTS.items()}
+    if not layouts.get(corpus.name):  # several corpora may share a folder, and this one be the incomplete one
+        for name, found in layouts.items():
+            if found:
+                return (
+                    f"Found {found.relative_to(root).as_posix()}: this is the layout of {name}. "
+                    f"Use {LAYOUTS[name][1]}, or give the folder that has {missing[0]}."
+                )
+    for other in (*root.resolve().parents[:4], *sorted(root.iterdir())):
+        if os.path.isdir(other / missing[0]):  # not Path.is_dir, which raises where we may not look
+            return f"Found it in '{other}': give that as data_folder."
+    return _what_is_there(root, missing[0])
+
+
+def _what_is_there(root, folder):
+    """Says what the deepest existing folder on the way to a missing one holds instead."""
+    parent = root / folder
+    while not parent.is_dir():
+        wanted, parent = parent.name, parent.parent
+    names = sorted(child.name for child in parent.iterdir() if child.is_dir())
+    found = ", ".join(names[:NUM_NAMES]) + ("…" if len(names) > NUM_NAMES else "") if names else "no folder at all"
+    return f"'{parent}' should have a folder '{wanted}', and has: {found}."
+
+
+def _list_split(corpus, split, listing):
+    """Adds the mixtures of one split, and what is wrong with their names."""
+    mix_folder, *_ = folders = corpus.folders_of(split)
+    found = {folder: _audio_files(listing.root / folder, corpus.extensions) for folder in folders}
+    mixtures = sorted(found[mix_folder])
+    listing.splits[split] = {mixture_id: _mixture(corpus, split, mixture_id, found) for mixture_id in mixtures}
+    if not mixtures:
+        kinds = ", ".join(corpus.extensions[:3]) + (" …" if len(corpus.extensions) > 3 else "")
+        text = f"holds no {kinds} file; needed at least one"
+        listing.problems.append(Problem("no mixtures", split, "", mix_folder, text))
+    columns = {folder: column for column, folder in corpus.folders[split].items()}
+    for folder in folders:
+        faults = _name_faults(folder, columns.get(folder, "part"), mix_folder, found)
+        listing.problems += [Problem(kind, split, key, file, text) for kind, key, file, text in faults]
+
+
+def _name_faults(folder, column, mix_folder, found):
+    """Yields (kind, ID, file, text) for names that a folder lacks, or has and should not have."""
+    for mixture_id, (name, *_) in sorted(found[mix_folder].items()):
+        if mixture_id not in found[folder]:
+            text = f"does not exist; needed as the {column} of {mix_folder}/{name}"
+            yield "missing files", mixture_id, f"{folder}/{name}", text
+    for mixture_id, (name, *others) in sorted(found[folder].items()):
+        if others:
+            text = f"has the name of {', '.join(others)} beside it; needed one file for each mixture"
+            yield "files of one name", mixture_id, f"{folder}/{name}", text
+        if mixture_id not in found[mix_folder]:
+            text = f"belongs to no mixture; needed {mix_folder}/{name}"
+            yield "files without a mixture", mixture_id, f"{folder}/{name}", text
+
+
+def _mixture(corpus, split, mixture_id, found):
+    """A Mixture of the files that are there."""
+
+    def files(folders):
+        return {key: f"{f}/{found[f][mixture_id][0]}" for key, f in folders.items() if mixture_id in found[f]}
+
+    speakers = corpus.speakers(mixture_id) if corpus.speakers else None
+    parts = files({folder: folder for folder in corpus.parts_of(split)})
+    return Mixture(files(corpus.folders[split]), tuple(parts.values()), speakers)
+
+
+def _audio_files(folder, extensions):
+    """The audio files of a folder: name without extension → names, sorted."""
+    files = {}
+    # Names that begin with a dot are leftovers of file managers, such as "._a.wav".
+    for name in sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != "."):
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in extensions:
+            files.setdefault(stem, []).append(name)
+    return files

@@ -1,0 +1,206 @@
+"""From the mixtures of a corpus to its manifests, the same for every corpus.
+
+A manifest is a CSV with one row a mixture, sorted by ID:
+
+    ID,duration,sample_rate,mix_wav,s1_wav,…,sN_wav[,noise_wav][,s1_spk,…,sN_spk]
+
+Durations are seconds, read from the files. Paths start with `$data_root`, so that a manifest moves with its data. The
+column names are SpeechBrain's. Beside `wham_tr.csv` lies `wham_tr.json` with its fingerprint.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.manifests.checks import check, shared_speakers, spoiled, summary
+from data_prep.manifests.corpus_index import MIXTURE, Problem
+from mossformer_sb.data.dataio import DATA_ROOT, FINGERPRINT_SHOWN, fingerprint, read_manifest
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import write_text
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_RATES = (8000, 16000)
+MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
+SPLITS = ("tr", "cv", "tt")
+ON_BAD = ("fail", "skip")
+
+
+def write_manifests(listing, output_folder, deep=False, on_bad="fail"):
+    """Checks every file of a corpus and writes one manifest per split.
+
+    All problems are collected before any is reported: in full in `{prefix}_problems.csv`, in short in the error or on
+    the screen.
+
+    Arguments
+    ---------
+    listing : Listing
+        The mixtures.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    deep : bool
+        Whether to check samples too; otherwise only headers are read.
+    on_bad : str
+        "fail": problems are an error, and no manifest is written; "skip": mixtures with problems are left out.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or can't be used, or all of a split are left out.
+    """
+    check_choice("on_bad", on_bad, ON_BAD)
+    output_folder = _make_folder(output_folder)
+    headers, problems = check(listing, deep)
+    report = output_folder / f"{listing.prefix}_problems.csv"
+    report.unlink(missing_ok=True)  # that of an earlier run
+    if problems:
+        _write_csv(report, [problem._asdict() for problem in problems], Problem._fields)
+        text = f"{summary(listing, problems)}\nAll of them are in {report}."
+        if on_bad == "fail":
+            raise InputError(
+                f"{text} No manifest was written. Repair these files, or copy or generate them again, then start "
+                "again; or leave these mixtures out with --on_bad skip."
+            )
+        logger.warning("%s", text)
+        listing = _without(listing, spoiled(problems))
+    _warn_of_shared_speakers(listing)
+    return {split: _write_manifest(listing, split, headers, output_folder) for split in listing.splits}
+
+
+def check_choice(key, value, allowed):
+    """Raises an InputError unless `value` is one of `allowed`.
+
+    Example
+    -------
+    >>> check_choice("mode", "min", ("min", "max"))
+    >>> check_choice("mode", "mid", ("min", "max"))
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: mode 'mid' is not known: choose one of 'min', 'max'.
+    """
+    if value not in allowed:
+        raise InputError(f"{key} {value!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
+
+
+def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
+    """Raises an InputError unless all sample rates, modes and splits are known.
+
+    Example
+    -------
+    >>> check_versions([8000], ["min"], ["tr", "dev"])
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: split 'dev' is not known: choose one of 'tr', 'cv', 'tt'.
+    """
+    for key, values, allowed in (
+        ("sample_rate", sample_rates, SAMPLE_RATES),
+        ("mode", modes, MODES),
+        ("split", splits, known_splits),
+    ):
+        for value in values:
+            check_choice(key, value, allowed)
+
+
+def _make_folder(output_folder):
+    """Before the checks, which may take minutes."""
+    try:
+        os.makedirs(output_folder, exist_ok=True)
+        if not os.access(output_folder, os.W_OK):
+            raise PermissionError("no permission to write")
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"output_folder '{output_folder}' can't be written ({reason}): give another one.") from error
+    return Path(output_folder)
+
+
+def _without(listing, bad):
+    """The listing without the bad mixtures; each split must keep some."""
+    splits = {}
+    for split, mixtures in listing.splits.items():
+        splits[split] = {key: mixture for key, mixture in mixtures.items() if (split, key) not in bad}
+        logger.warning(
+            "Left out %d of %d mixtures of split '%s'", len(mixtures) - len(splits[split]), len(mixtures), split
+        )
+        if not splits[split]:
+            raise InputError(
+                f"{listing.name} in '{listing.root}': no mixture of split '{split}' can be used, so no manifest was "
+                f"written. Is this the right folder, sample_rate and task?"
+            )
+    return replace(listing, splits=splits)
+
+
+def _warn_of_shared_speakers(listing):
+    shared = shared_speakers(listing)
+    if shared:
+        named = ", ".join(shared[:10]) + ("…" if len(shared) > 10 else "")
+        logger.warning(
+            "%s: %d speakers are both in training and in split '%s' (%s): scores on it will be too good.",
+            listing.name,
+            len(shared),
+            listing.test,
+            named,
+        )
+
+
+def _write_manifest(listing, split, headers, output_folder):
+    """Writes the manifest of one split and, beside it, what it holds."""
+    path = output_folder / f"{listing.prefix}_{split}.csv"
+    rows = _rows(listing.splits[split], headers)
+    _write_csv(path, rows, rows[0])
+    table = read_manifest(path, listing.root)
+    facts = {
+        "fingerprint": fingerprint(table),
+        "mixtures": len(rows),
+        "hours": round(table["duration"].sum() / 3600, 3),
+        "mixture_is_sum": all(_is_sum(mixture) for mixture in listing.splits[split].values()),
+    }
+    write_text(path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
+    logger.info(
+        "%s: %d mixtures, %.2f hours of split '%s' in %s, fingerprint %s",
+        listing.name,
+        len(rows),
+        facts["hours"],
+        split,
+        path,
+        facts["fingerprint"][:FINGERPRINT_SHOWN],
+    )
+    return str(path)
+
+
+def _is_sum(mixture):
+    """Whether a mixture is the sum of the other files in its row."""
+    others = {file for column, file in mixture.files.items() if column != MIXTURE}
+    return set(mixture.parts) == others
+
+
+def _rows(mixtures, headers):
+    """The rows of one manifest, as dicts."""
+    speakers_known = all(mixture.speakers for mixture in mixtures.values())
+    rows = []
+    for mixture_id, mixture in mixtures.items():
+        frames, sample_rate, _ = headers[mixture.files[MIXTURE]]
+        row = {"ID": mixture_id, "duration": frames / sample_rate, "sample_rate": sample_rate}
+        row |= {column: f"{DATA_ROOT}/{file}" for column, file in mixture.files.items()}
+        if speakers_known:
+            names = enumerate(mixture.speakers, 1)
+            row |= {f"s{i}_spk": name for i, name in names if f"s{i}_wav" in mixture.files}
+        rows.append(row)
+    return rows
+
+
+def _write_csv(path, rows, columns):
+    """Writes rows under a temporary name first: an interrupted run leaves no half file."""
+    with io.StringIO(newline="") as text:
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())

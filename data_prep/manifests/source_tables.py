@@ -1,0 +1,219 @@
+"""What dynamic mixing draws from: tables of speech and noise, and rooms.
+
+Speech is single-speaker recordings, or else the sources of the static training set; noise is any recordings, or else
+that of the static training set. The levels of every utterance are measured once.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import re
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+
+from data_prep.generate.librimix_drawing import parallel_map
+from data_prep.generate.recordings import name_noise, name_speech
+from data_prep.generate.room_cache import compute_rooms
+from data_prep.generate.wsj0 import NUM_SHOWN
+from data_prep.manifests.resumable import resumable
+from mossformer_sb.data.dataio import read_audio, read_manifest
+from mossformer_sb.data.loudness import active_speech_level, loudness
+from mossformer_sb.data.source_pools import NOISE_COLUMNS, SPEECH_COLUMNS
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import replacing
+
+logger = logging.getLogger(__name__)
+
+SPEECH_TABLE = "mixing_speech.csv"
+NOISE_TABLE = "mixing_noise.csv"
+WORTH_WORKERS = 100  # recordings; fewer are measured before the processes have started
+
+
+def prepare_mixing(
+    dynamic_mixing,
+    manifest,
+    data_root,
+    output_folder,
+    test_manifest=None,
+    task="",
+    num_spks=2,
+    sample_rate=8000,
+    speech_folder=None,
+    speech_layout="speakers",
+    noise_folder=None,
+    rooms_folder=None,
+    num_rooms=2000,
+    rooms_csv=None,
+    seed=0,
+    workers=None,
+):
+    """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty where there is no noise, and computes rooms.
+
+    What is there from an earlier run of the same recordings stays; a killed one goes on.
+
+    Arguments
+    ---------
+    dynamic_mixing : bool
+        Nothing is done if False.
+    manifest : str
+        Of the static training set.
+    data_root : str
+        What `$data_root` stands for in it.
+    output_folder : str
+        Folder for the tables, created if absent.
+    test_manifest : str, optional
+        Of the test set: a warning is logged if a speaker of it is among the single-speaker recordings.
+    task : str
+        Of the training set. One that ends in "anechoic" can't go with rooms.
+    num_spks : int
+        Number of speakers of each mixture.
+    sample_rate : int
+        Of the rooms, in Hz.
+    speech_folder : str, optional
+        Single-speaker recordings, or a CSV with the columns `path,spk`; the sources of the manifest if None.
+    speech_layout : str
+        Of the folder. "speakers": one folder a speaker, as in WSJ0's `si_tr_s`; "librispeech": files called
+        `{speaker}-{chapter}-{utterance}`.
+    noise_folder : str, optional
+        Recordings of noise, however deep; the noise that the manifest lists, which may be none, if None.
+    rooms_folder : str, optional
+        Folder for impulse responses; no rooms if None.
+    num_rooms : int
+        How many rooms are drawn, as those of WHAMR! were.
+    rooms_csv : str, optional
+        WHAMR!'s `reverb_params_tr.csv`, whose rooms are taken instead.
+    seed : int
+        Of the rooms.
+    workers : int, optional
+        Number of processes; one a processor if None.
+
+    Raises
+    ------
+    InputError
+        If recordings are absent or can't be used, or the manifest names no speakers where they are needed.
+    """
+    if not dynamic_mixing:
+        return
+    if rooms_folder is not None and task.endswith("anechoic"):
+        raise InputError(f"task {task!r} has no reverberation, but rooms_folder is {rooms_folder}: set it to null.")
+    output_folder = Path(output_folder)
+    output_folder.mkdir(parents=True, exist_ok=True)
+    speech = (
+        _static_speech(manifest, data_root, num_spks)
+        if speech_folder is None
+        else _speech(speech_folder, speech_layout)
+    )
+    _write_table(output_folder / SPEECH_TABLE, speech, _measure_speech, SPEECH_COLUMNS, workers)
+    if speech_folder is not None and test_manifest is not None:
+        _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
+    noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
+    _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), measure_noise, NOISE_COLUMNS, workers)
+    if rooms_folder is not None:
+        compute_rooms(rooms_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
+
+
+# ---- which recordings
+
+
+def _speech(source, layout):
+    folder, named = name_speech(source, layout, keys=("speech_folder", "speech_layout"))
+    return {os.path.abspath(folder / path): speaker for path, _, speaker in named}
+
+
+def _warn_of_test_speakers(speech_folder, speakers, test_manifest, data_root):
+    table = read_manifest(test_manifest, data_root)
+    columns = [column for column in table.columns if re.fullmatch(r"s\d+_spk", column)]
+    shared = sorted(speakers & set(table[columns].astype(str).to_numpy().ravel()))
+    if shared:
+        logger.warning(
+            "speech_folder %s has recordings of %d speakers of the test set (%s): scores on it will be too good.",
+            speech_folder,
+            len(shared),
+            ", ".join(shared[:NUM_SHOWN]) + ("…" if len(shared) > NUM_SHOWN else ""),
+        )
+
+
+def _static_speech(manifest, data_root, num_spks):
+    table = read_manifest(manifest, data_root, num_spks)
+    missing = [f"s{i}_spk" for i in range(1, num_spks + 1) if f"s{i}_spk" not in table.columns]
+    if missing:
+        raise InputError(
+            f"{manifest}: has no column {', '.join(missing)}, so dynamic mixing can't tell the speakers apart. Give "
+            "single-speaker recordings with --speech_folder, or the speakers with the data (csv_file, for one's own)."
+        )
+    sources = [
+        (os.path.abspath(path), speaker)
+        for i in range(1, num_spks + 1)
+        for path, speaker in zip(table[f"s{i}_wav"], table[f"s{i}_spk"].astype(str), strict=True)
+    ]
+    return dict(sorted(sources))
+
+
+def _noise(folder):
+    return [os.path.abspath(Path(folder).expanduser() / path) for path in name_noise(folder, "noise_folder")]
+
+
+def _static_noise(manifest, data_root):
+    table = read_manifest(manifest, data_root)
+    if "noise_wav" not in table.columns:
+        return []
+    return sorted({os.path.abspath(path) for path in table["noise_wav"]})
+
+
+# ---- what is known of them
+
+
+def _write_table(path, recordings, measure, columns, workers):
+    """Writes the table of some recordings, path → speaker or None, unless it is there."""
+    key = hashlib.sha256("\n".join(f"{name}\t{spk}\t{_size(name)}" for name, spk in recordings.items()).encode())
+    made_of = path.with_suffix(".sha256")
+    if path.is_file() and made_of.is_file() and made_of.read_text() == key.hexdigest():
+        return
+    with parallel_map(1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
+        rows = resumable(
+            path.with_suffix(".partial"), key.hexdigest(), list(recordings.items()), measure, mapped, path.stem
+        )
+    table = pd.DataFrame(rows, columns=columns)
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+        made_of.unlink(missing_ok=True)
+    made_of.write_text(key.hexdigest())
+    path.with_suffix(".partial").unlink(missing_ok=True)
+    hours = (table["num_samples"] / table["sample_rate"]).sum() / 3600
+    logger.info("%s: %d recordings, %.2f hours", path, len(table), hours)
+
+
+def _size(path):
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}). Is the folder complete?") from error
+
+
+def _measure_speech(recording):
+    path, speaker = recording
+    samples, sample_rate = read_audio(path)
+    samples = samples if samples.ndim == 1 else samples[:, 0]
+    levels = (active_speech_level(samples, sample_rate), loudness(samples, sample_rate))
+    return (
+        path,
+        len(samples),
+        sample_rate,
+        speaker,
+        *(round(level, 4) if math.isfinite(level) else level for level in levels),
+    )
+
+
+def measure_noise(recording):
+    """Path, samples and rate in Hz of a recording, which comes as a pair of its path and anything."""
+    path, _ = recording
+    try:
+        header = soundfile.info(path)
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
+    if not header.frames:
+        raise InputError(f"{path}: has no samples. Take it out.")
+    return path, header.frames, header.samplerate

@@ -1,0 +1,7 @@
+"""`python -m mossformer_sb.cli`, the same as `mossformer-sb`."""
+
+import sys
+
+from mossformer_sb.cli.commands import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""From audio files to batches: manifests, datasets, dynamic mixing, and what they draw from."""

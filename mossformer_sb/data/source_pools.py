@@ -1,0 +1,163 @@
+"""Recordings to draw from: tables of speech and noise, made by the preparation and read by dynamic mixing.
+
+A table is a CSV with one row a recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for speech
+also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
+`mossformer_sb.data.loudness`). Paths are absolute, since a table belongs to one machine.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mossformer_sb.data.dataio import recordings_fingerprint
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NOISE_COLUMNS = ("path", "num_samples", "sample_rate")
+SPEECH_COLUMNS = (*NOISE_COLUMNS, "spk", "active_level", "loudness")
+
+
+@dataclass(frozen=True)
+class SpeechPool:
+    """Utterances, and what is known of them.
+
+    Attributes
+    ----------
+    paths, names, speakers : list of str
+        The file, its name without folder and ending, and its speaker.
+    num_samples, sample_rates : list of int
+        Length, and rate in Hz.
+    measured : dict
+        Name of a measure to the levels of all utterances, in dB.
+    codes : numpy.ndarray
+        A number for each utterance that tells its speaker from others.
+    """
+
+    paths: list
+    names: list
+    speakers: list
+    num_samples: list
+    sample_rates: list
+    measured: dict
+    codes: np.ndarray
+
+    @classmethod
+    def read(cls, path, measures, num_spks, min_seconds):
+        """Read a table.
+
+        Arguments
+        ---------
+        path : str or Path
+            The table.
+        measures : sequence of str
+            Levels that are needed; an utterance without them, which is silent, is left out.
+        num_spks : int
+            At least so many speakers must be there.
+        min_seconds : float
+            Shorter utterances are left out.
+
+        Returns
+        -------
+        SpeechPool
+
+        Raises
+        ------
+        InputError
+            If the table is absent or lacks a column, or holds too few speakers.
+        """
+        table = _read_table(path, SPEECH_COLUMNS)
+        usable = table["num_samples"] >= min_seconds * table["sample_rate"]
+        for measure in measures:
+            usable &= np.isfinite(table[measure])
+        if not usable.all():
+            logger.info(
+                "%s: %d of %d utterances are too short or silent, and not drawn", path, (~usable).sum(), len(usable)
+            )
+        table = table[usable]
+        found = table["spk"].nunique()
+        if found < num_spks:
+            raise InputError(
+                f"{path}: holds utterances of at least {min_seconds:g} s of {found} speakers; needed {num_spks} or "
+                "more, since all speakers of a mixture differ. Give more speech, or a lower min_seconds."
+            )
+        return cls(
+            paths=table["path"].tolist(),
+            names=[os.path.splitext(os.path.basename(name))[0] for name in table["path"]],
+            speakers=table["spk"].tolist(),
+            num_samples=table["num_samples"].tolist(),
+            sample_rates=table["sample_rate"].tolist(),
+            measured={measure: table[measure].to_numpy() for measure in measures},
+            codes=pd.factorize(table["spk"])[0],
+        )
+
+    @property
+    def fingerprint(self):
+        """Of the utterances and speakers, wherever they lie: `mossformer_sb.data.dataio.recordings_fingerprint`."""
+        names = [f"{speaker}/{name}" for speaker, name in zip(self.speakers, self.names, strict=True)]
+        return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
+
+    def draw(self, rng, num_spks):
+        """Numbers of utterances of different speakers, each utterance as likely as another: [S], int."""
+        chosen = []
+        while len(chosen) < num_spks:
+            number = int(rng.integers(len(self.codes)))
+            if all(self.codes[number] != self.codes[other] for other in chosen):
+                chosen.append(number)
+        return np.array(chosen)
+
+
+@dataclass(frozen=True)
+class NoisePool:
+    """Noise, a long recording as likely as several short ones that last as long together.
+
+    Attributes
+    ----------
+    paths : list of str
+        The files.
+    num_samples, sample_rates : list of int
+        Length, and rate in Hz.
+    bounds : numpy.ndarray
+        Sums of the durations up to and with each recording, in seconds.
+    """
+
+    paths: list
+    num_samples: list
+    sample_rates: list
+    bounds: np.ndarray
+
+    @classmethod
+    def read(cls, path):
+        """Read a table: None if it lists nothing, an InputError if it is absent or lacks a column."""
+        table = _read_table(path, NOISE_COLUMNS)
+        if table.empty:
+            return None
+        return cls(
+            paths=table["path"].tolist(),
+            num_samples=table["num_samples"].tolist(),
+            sample_rates=table["sample_rate"].tolist(),
+            bounds=(table["num_samples"] / table["sample_rate"]).cumsum().to_numpy(),
+        )
+
+    @property
+    def fingerprint(self):
+        """Of the recordings, wherever they lie: `mossformer_sb.data.dataio.recordings_fingerprint`."""
+        names = [os.path.splitext(os.path.basename(path))[0] for path in self.paths]
+        return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
+
+    def draw(self, rng):
+        """Number of a recording."""
+        return int(np.searchsorted(self.bounds, rng.uniform(0, self.bounds[-1]), side="right"))
+
+
+def _read_table(path, columns):
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such table of recordings. Prepare the data first (without --skip_prep).")
+    table = pd.read_csv(path, dtype={"path": str, "spk": str}, keep_default_na=False)
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise InputError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}.")
+    return table

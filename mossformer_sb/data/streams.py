@@ -1,0 +1,377 @@
+"""Recordings of any kind, read and written block by block, so that memory does not grow with their length.
+
+Shapes: T samples, t samples of a block, S speakers.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import temporary_name
+
+BLOCK = 2**17  # samples of a block
+# The length that libsndfile gives for a stream whose header has none.
+_UNKNOWN_LENGTH = 2**63 - 1
+_LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
+
+
+class Format(NamedTuple):
+    """How libsndfile calls a file format."""
+
+    name: str
+    subtype: str
+    clips: bool  # whether samples beyond full scale are cut off
+
+
+FORMATS = {
+    "wav": Format("WAV", "FLOAT", clips=False),
+    "flac": Format("FLAC", "PCM_24", clips=True),
+    "ogg": Format("OGG", "VORBIS", clips=True),
+    "mp3": Format("MP3", "MPEG_LAYER_III", clips=True),
+}
+
+
+class Recording:
+    """A recording as one channel of float32 blocks, which can be read more than once.
+
+    Arguments
+    ---------
+    source : str, Path, bytes, file object, numpy.ndarray or torch.Tensor
+        A file in any format that libsndfile reads, by its path, content or open (binary) file; or samples, [T] or
+        [T, channels], full scale 1 for floating point and the type's range for integers.
+    sample_rate : int, optional
+        Hz; needed for samples, and not to be given for files, which have their own.
+    channel : int, optional
+        Which channel to take, from 0. Default: the mean of all.
+
+    Raises
+    ------
+    InputError
+        If it can't be read as audio, or the arguments don't fit it.
+
+    Example
+    -------
+    >>> recording = Recording(np.zeros((20000, 2)), sample_rate=8000)
+    >>> recording.num_samples, recording.sample_rate, next(recording.blocks(4000)).shape
+    (20000, 8000, (4000,))
+    """
+
+    def __init__(self, source, sample_rate=None, channel=None):
+        self.channel = channel
+        self.samples = self._file = None
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            self.name = "the given samples"
+            self.samples = _as_samples(source)
+            self.num_samples, num_channels = self.samples.shape
+            self.sample_rate = _checked_rate(sample_rate)
+        else:
+            if sample_rate is not None:
+                raise InputError(
+                    f"sample_rate {sample_rate} is given for a file, which has its own: give it for samples alone."
+                )
+            self.name, self._file, self._start = _as_file(source)
+            with self._open() as file:
+                self.sample_rate, num_channels = file.samplerate, file.channels
+                self.num_samples = None if file.frames == _UNKNOWN_LENGTH else file.frames
+        if self.num_samples == 0:
+            raise InputError(f"{self.name}: holds no samples. Was it cut off while it was written?")
+        if channel is not None and not (isinstance(channel, int) and 0 <= channel < num_channels):
+            raise InputError(
+                f"{self.name}: has no channel {channel}: it has {num_channels}, counted from 0. Leave the channel "
+                f"out for the mean of all."
+            )
+
+    def blocks(self, size=BLOCK):
+        """Read it from its start.
+
+        Arguments
+        ---------
+        size : int
+            Samples of a block.
+
+        Returns
+        -------
+        iterator of numpy.ndarray
+            [t], float32.
+
+        Raises
+        ------
+        InputError
+            If it is damaged, or has samples that are no numbers.
+        """
+        position = 0
+        for block in self._blocks(size):
+            block = block.mean(1) if self.channel is None else block[:, self.channel]
+            block = block.astype(np.float32, copy=False)
+            finite = np.isfinite(block)
+            if not finite.all():
+                first = position + int(finite.argmin())
+                raise InputError(
+                    f"{self.name}: sample {first} (at {first / self.sample_rate:.3f} s) is NaN or infinite. Repair "
+                    f"the recording: the output would be NaN."
+                )
+            position += len(block)
+            yield block
+        if self.num_samples is not None and position < self.num_samples:
+            raise InputError(
+                f"{self.name}: ends after {position} of the {self.num_samples} samples that its header announces. It "
+                f"is damaged: get a whole copy, or convert it with a tool that repairs it."
+            )
+
+    def _blocks(self, size):
+        """[t, channels]"""
+        if self.samples is not None:
+            yield from (self.samples[start : start + size] for start in range(0, len(self.samples), size))
+            return
+        with self._open() as file:
+            while True:
+                try:
+                    block = file.read(size, dtype="float32", always_2d=True)
+                except (soundfile.LibsndfileError, RuntimeError) as error:
+                    raise InputError(f"{self.name}: can't be read to its end ({error}). Is it damaged?") from error
+                if not len(block):
+                    return
+                yield block
+
+    def _open(self):
+        if not isinstance(self._file, (str, os.PathLike)):
+            self._file.seek(self._start)
+        try:
+            return soundfile.SoundFile(self._file)
+        except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"{self.name}: can't be read as audio ({error}). Is it damaged, or no audio file?"
+            ) from error
+
+
+def _as_samples(source):
+    """[T, channels], as float32."""
+    if isinstance(source, torch.Tensor):
+        source = source.detach().cpu()
+        samples = (source.float() if source.dtype == torch.bfloat16 else source).numpy()  # NumPy has no bfloat16
+    else:
+        samples = source
+    if samples.ndim not in (1, 2):
+        raise InputError(f"samples must be [samples] or [samples, channels]; found shape {list(samples.shape)}.")
+    if not samples.size:
+        raise InputError(f"the given samples have the shape {list(samples.shape)}: there is nothing to separate.")
+    samples = samples.reshape(len(samples), -1)
+    if samples.shape[1] > samples.shape[0] > 0:
+        raise InputError(
+            f"samples must be [samples, channels]; found shape {list(samples.shape)}, with more channels than samples. "
+            f"Transpose them."
+        )
+    if np.issubdtype(samples.dtype, np.signedinteger):
+        return samples / np.float32(-float(np.iinfo(samples.dtype).min))
+    if not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples must be floating point or signed integers; found {samples.dtype}.")
+    return samples.astype(np.float32, copy=False)
+
+
+def _checked_rate(sample_rate):
+    if not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1:
+        raise InputError(f"sample_rate must be a whole number of Hz, for samples; found {sample_rate!r}.")
+    return int(sample_rate)
+
+
+def _as_file(source):
+    """The name for messages, what soundfile opens, and where in it the audio starts."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"the given {len(source)} bytes", io.BytesIO(source), 0
+    if isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):
+            raise InputError(f"{source}: there is no such audio file.")
+        return str(source), source, 0
+    if hasattr(source, "read"):
+        name = str(getattr(source, "name", "the given file object"))
+        if getattr(source, "seekable", lambda: False)():
+            return name, source, source.tell()
+        return name, io.BytesIO(source.read()), 0  # a pipe: soundfile has to go back and forth
+    raise InputError(
+        f"a recording is a path, bytes, a file object, a NumPy array or a tensor; found {type(source).__name__}."
+    )
+
+
+def check_format(format, sample_rate=None):
+    """Raise InputError if recordings can't be written in a format.
+
+    Arguments
+    ---------
+    format : str
+        One of `FORMATS`.
+    sample_rate : int, optional
+        Hz.
+
+    Example
+    -------
+    >>> check_format("mp3", sample_rate=96000)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: mp3 files can't have 96000 Hz: choose another format (wav, flac, ogg).
+    """
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}.")
+    if sample_rate is None:
+        return
+    kind = FORMATS[format]
+    try:
+        with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, kind.subtype, format=kind.name):
+            pass
+    except soundfile.LibsndfileError as error:
+        others = ", ".join(name for name in FORMATS if name != format)
+        raise InputError(f"{format} files can't have {sample_rate} Hz: choose another format ({others}).") from error
+
+
+def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None):
+    """Write files of one channel each, all of them or none: under temporary names first.
+
+    Arguments
+    ---------
+    paths : list of Path
+        S files; their folder must exist.
+    blocks : iterable of numpy.ndarray
+        [t, S] each, full scale 1.
+    sample_rate : int
+        Hz.
+    format : str
+        One of `FORMATS`.
+    num_samples : int, optional
+        How many there will be, where that is known: more than a WAV can hold are written in its variant RF64.
+
+    Raises
+    ------
+    InputError
+        If the files can't be written, or not to their end, as on a full disk.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_recordings([folder / "a.wav", folder / "b.wav"], [np.zeros((400, 2)), np.zeros((100, 2))], 8000)
+    >>> soundfile.info(folder / "b.wav").frames
+    500
+    """
+    temporary = [temporary_name(path) for path in paths]
+    kind = FORMATS[format]
+    large = format == "wav" and 4 * (num_samples or 0) > _LARGEST_WAV
+    written = 0
+    try:
+        with contextlib.ExitStack() as stack, _writing(paths[0]):
+            files = [
+                stack.enter_context(
+                    soundfile.SoundFile(
+                        path, "w", sample_rate, 1, subtype=kind.subtype, format="RF64" if large else kind.name
+                    )
+                )
+                for path in temporary
+            ]
+            for block in blocks:
+                block = np.asarray(block, dtype=np.float32)
+                for file, samples in zip(files, block.T, strict=True):
+                    file.write(np.ascontiguousarray(samples))
+                written += len(block)
+        with _writing(paths[0]):
+            # What an encoder still held when its file was closed may have found the disk full without a word.
+            for path in temporary:
+                if soundfile.info(path).frames != written:
+                    raise OSError("the file is shorter than what was written to it")
+            for path, target in zip(temporary, paths, strict=True):
+                os.replace(path, target)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Turn the ways in which writing fails into one."""
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError, AssertionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise InputError(
+            f"{path}: can't be written ({reason}). Is the disk full, or the folder not yours to write in? Nothing was "
+            f"left half-written."
+        ) from error
+
+
+def make_output_folder(folder):
+    """Make a folder to write to, if it is not there.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Parents are made too.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there.
+    """
+    folder = Path(folder)
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: can't write to this folder ({error.strerror}). Choose another output folder."
+        ) from error
+    return folder
+
+
+class BlockStore:
+    """Blocks of estimates kept in a temporary file without a name, which goes with the process whatever ends it.
+
+    Arguments
+    ---------
+    num_columns : int
+        S.
+    folder : Path
+        On whose disk there is room.
+
+    Example
+    -------
+    >>> with BlockStore(2, getfixture("tmp_path")) as store:
+    ...     store.append(np.ones((300, 2), dtype=np.float32))
+    ...     [block.shape for block in store.blocks(200)]
+    [(200, 2), (100, 2)]
+    """
+
+    def __init__(self, num_columns, folder):
+        self._num_columns = num_columns
+        self._folder = folder
+        with _writing(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)
+
+    def append(self, block):
+        """Add [t, S], float32."""
+        with _writing(self._folder):
+            self._file.write(np.ascontiguousarray(block, dtype=np.float32).data)
+
+    def blocks(self, size=BLOCK):
+        """Read from the start: iterator of [t, S], the last one shorter."""
+        with _writing(self._folder):
+            self._file.flush()
+        self._file.seek(0)
+        while content := self._file.read(4 * size * self._num_columns):
+            yield np.frombuffer(content, dtype=np.float32).reshape(-1, self._num_columns)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):  # unwritten rests of a full disk, already reported
+            self._file.close()

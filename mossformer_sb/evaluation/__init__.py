@@ -1,0 +1,1 @@
+"""Scores of estimates, tables of them, and a page that shows them."""

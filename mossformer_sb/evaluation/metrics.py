@@ -1,0 +1,95 @@
+"""What a separation is worth: SI-SNR, SDR, and their improvement over the unprocessed mixture."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.linalg import solve_toeplitz, toeplitz
+
+from mossformer_sb.training.losses import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
+
+# As for SI-SNR: a silent or a perfect estimate has no finite ratio.
+_SDR_LIMIT = 120.0
+_NUM_TAPS = 512
+
+
+class Scores(NamedTuple):
+    """Scores of one utterance in dB, each the mean over its active sources; NaN if it has none."""
+
+    sdr: float
+    sdr_i: float
+    si_snr: float
+    si_snr_i: float
+
+
+def separation_scores(mixture, sources, estimates):
+    """Score the estimates for one utterance, in double precision.
+
+    The permutation is the one best in SI-SNR. The improvements are over the mixture, taken as an estimate of each
+    source. Silent sources are left out.
+
+    Arguments
+    ---------
+    mixture : torch.Tensor
+        [T].
+    sources, estimates : torch.Tensor
+        [T, S].
+
+    Returns
+    -------
+    scores : Scores
+        SDR is that of BSS-eval with filters of 512 taps (Vincent et al., 2006).
+    permutation : torch.Tensor
+        [S], which estimate belongs to each source.
+
+    Raises
+    ------
+    InputError
+        If shapes differ.
+
+    Example
+    -------
+    >>> sources = torch.randn(8000, 2)
+    >>> scores, permutation = separation_scores(sources.sum(1), sources, sources.flip(1) + 0.1 * torch.randn(8000, 2))
+    >>> round(scores.si_snr), round(scores.si_snr_i), permutation.tolist()
+    (20, 20, [1, 0])
+    """
+    mixture, sources, estimates = (x.detach().cpu().double()[None] for x in (mixture, sources, estimates))
+    permutation = best_permutation(pairwise_si_snr(estimates, sources))
+    active = is_active(sources)[0]
+    if not active.any():
+        return Scores(*[float("nan")] * 4), permutation[0]
+    sources = sources[..., active]
+    estimates = reorder(estimates, permutation)[..., active]
+    unprocessed = mixture[..., None].expand_as(sources)
+    si_snrs, input_si_snrs = (si_snr(x, sources).mean().item() for x in (estimates, unprocessed))
+    sdrs, input_sdrs = (_sdr(x, sources).mean().item() for x in (estimates, unprocessed))
+    return Scores(sdrs, sdrs - input_sdrs, si_snrs, si_snrs - input_si_snrs), permutation[0]
+
+
+def _sdr(estimates, sources):
+    """[1, T, S] twice → [1, S]."""
+    pairs = zip(estimates[0].T.numpy(), sources[0].T.numpy(), strict=True)
+    return torch.tensor([[_filtered_ratio(*pair) for pair in pairs]], dtype=torch.float64)
+
+
+def _filtered_ratio(estimate, source):
+    """Energy of what the best filter makes of the source, against that of the rest of the estimate: [T] twice → dB.
+
+    The same as torchmetrics' ``signal_distortion_ratio``; the filter's equations are solved by Levinson's recursion.
+    """
+    estimate, source = (signal / max(np.linalg.norm(signal), 1e-6) for signal in (estimate, source))
+    size = next_fast_len(len(source) + _NUM_TAPS, real=True)
+    spectrum = rfft(source, size)
+    correlation = irfft(np.abs(spectrum) ** 2, size)[:_NUM_TAPS]
+    crosscorrelation = irfft(spectrum.conj() * rfft(estimate, size), size)[:_NUM_TAPS]
+    try:
+        taps = solve_toeplitz(correlation, crosscorrelation)
+    except np.linalg.LinAlgError:  # a pure tone has many best filters
+        taps = np.linalg.lstsq(toeplitz(correlation), crosscorrelation, rcond=None)[0]
+    coherence = crosscorrelation @ taps
+    # A silent or a perfect estimate has no finite ratio; rounding can leave a distortion below zero.
+    if coherence <= 0:
+        return -_SDR_LIMIT
+    return float(np.clip(10 * np.log10(coherence / max(1 - coherence, 1e-300)), -_SDR_LIMIT, _SDR_LIMIT))

@@ -1,0 +1,174 @@
+"""Recordings of any length: separated in overlapping chunks, whose outputs are put in order and joined.
+
+A network gives its outputs in an order of its own for each chunk. Neighbours share some seconds, and there both have
+estimated the same voices, so the order that fits best over these seconds is the one that continues the speakers.
+
+Shapes: T samples, t samples of a block, S speakers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.training.losses import best_permutation
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """When and how a recording is cut, in seconds.
+
+    Arguments
+    ---------
+    seconds : float
+        Length of a chunk.
+    overlap : float
+        What a chunk shares with the one before it, at most half a chunk. It must be longer than the pauses in which
+        nobody speaks, for in these there is nothing to tell the speakers by.
+    above : float
+        Recordings longer than this are cut, shorter ones go through in one piece. ``float("inf")``: none is cut.
+
+    Raises
+    ------
+    InputError
+        If the values don't fit each other.
+
+    Example
+    -------
+    >>> Chunking(seconds=10, overlap=6)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: chunks of 10 s overlap by 6 s: the overlap must be more than 0 and at most half \
+a chunk.
+    """
+
+    seconds: float = 30.0
+    overlap: float = 5.0
+    above: float = 60.0
+
+    def __post_init__(self):
+        if not 0 < self.overlap <= self.seconds / 2:
+            raise InputError(
+                f"chunks of {self.seconds} s overlap by {self.overlap} s: the overlap must be more than 0 and at most "
+                f"half a chunk."
+            )
+        if not self.above >= self.seconds:
+            raise InputError(
+                f"recordings above {self.above} s are to be cut into chunks of {self.seconds} s: chunks can't be "
+                f"longer than the recordings that they are cut from. Cut above {self.seconds} s or more."
+            )
+
+    def samples(self, sample_rate):
+        """Length and overlap of the chunks in samples."""
+        return round(self.seconds * sample_rate), max(1, round(self.overlap * sample_rate))
+
+
+def separate_in_chunks(separate, blocks, length, overlap):
+    """Separate a recording that comes in blocks.
+
+    Arguments
+    ---------
+    separate : callable
+        [T] → [T, S], NumPy arrays: separates one chunk.
+    blocks : iterable of numpy.ndarray
+        [t] each, of any lengths.
+    length, overlap : int
+        Samples of a chunk, and of what it shares with the one before.
+
+    Returns
+    -------
+    iterator of numpy.ndarray
+        [t, S], as many samples in all as came in. Over the overlap, one chunk is faded into the next.
+
+    Example
+    -------
+    >>> def halves(chunk):  # gives its outputs in another order for each chunk
+    ...     order = np.random.permutation(2)
+    ...     return np.stack((chunk.clip(min=0), chunk.clip(max=0)), axis=1)[:, order]
+    >>> signal = np.random.randn(10000)
+    >>> estimates = np.concatenate(list(separate_in_chunks(halves, [signal], length=2000, overlap=500)))
+    >>> estimates.shape, [bool((estimate >= 0).all() or (estimate <= 0).all()) for estimate in estimates.T]
+    ((10000, 2), [True, True])
+    """
+    fade_out = np.linspace(1, 0, overlap + 2, dtype=np.float32)[1:-1, None]
+    tail, position = None, 0  # what is held back of the chunk before, and where it starts
+    for start, chunk, is_last in _chunks(blocks, length, overlap):
+        estimates = separate(chunk)
+        if tail is not None:
+            estimates = estimates[position - start :]
+            estimates = estimates[:, continuing_order(tail, estimates[:overlap])]
+            estimates[:overlap] += fade_out * (tail - estimates[:overlap])
+        if is_last:
+            yield estimates
+            return
+        yield estimates[:-overlap]
+        tail, position = estimates[-overlap:], start + len(chunk) - overlap
+
+
+def joins(num_samples, length, overlap):
+    """Where `separate_in_chunks` fades one chunk into the next.
+
+    Arguments
+    ---------
+    num_samples : int
+        Of the whole recording.
+    length, overlap : int
+        As for `separate_in_chunks`.
+
+    Returns
+    -------
+    list of tuple of int
+        First sample of each fade, and the first one after it.
+
+    Example
+    -------
+    >>> joins(10000, length=4000, overlap=1000), joins(4000, length=4000, overlap=1000)
+    ([(3000, 4000), (6000, 7000)], [])
+    """
+    chunks = _chunks([np.zeros(num_samples, dtype=np.float32)], length, overlap)
+    ends = [start + len(chunk) for start, chunk, is_last in chunks if not is_last]
+    return [(end - overlap, end) for end in ends]
+
+
+def continuing_order(before, after):
+    """In which order the outputs of a chunk continue those of the one before.
+
+    The one with the greatest sum of correlations. They are not normalised, so that a speaker who is silent in the
+    overlap, of whom there are only traces, decides nothing; it is also the order of the least squared difference.
+
+    Arguments
+    ---------
+    before, after : numpy.ndarray
+        [T, S], estimates for the same samples by one chunk and by the next.
+
+    Returns
+    -------
+    numpy.ndarray
+        [S], int64: which output of the next chunk continues each one.
+
+    Example
+    -------
+    >>> before = np.random.randn(1000, 3)
+    >>> continuing_order(before, before[:, [1, 2, 0]]).tolist()
+    [2, 0, 1]
+    """
+    correlations = torch.from_numpy(after.T.astype(np.float64) @ before.astype(np.float64))  # [S, S]
+    return best_permutation(correlations[None])[0].numpy()
+
+
+def _chunks(blocks, length, overlap):
+    """Start, samples and whether it is the last; the last one reaches back as far as it takes to be of full length."""
+    start, buffer = 0, np.empty(0, dtype=np.float32)
+    for block in blocks:
+        buffer = np.concatenate((buffer, block))
+        # One sample more than a chunk has come, so it is not the last.
+        while len(buffer) > length + (length - overlap):
+            yield start, buffer[:length], False
+            buffer = buffer[length - overlap :]
+            start += length - overlap
+    if len(buffer) > length:
+        yield start, buffer[:length], False
+        start, buffer = start + len(buffer) - length, buffer[-length:]
+    if len(buffer):
+        yield start, buffer, True

@@ -1,0 +1,443 @@
+"""Separating recordings with a trained model.
+
+Shapes: B batch, T samples, S speakers.
+"""
+
+import dataclasses
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
+from speechbrain.utils.run_opts import RunOptions
+from tqdm import tqdm
+
+from mossformer_sb.data.resampling import resample_blocks
+from mossformer_sb.data.streams import (
+    FORMATS,
+    BlockStore,
+    Recording,
+    check_format,
+    make_output_folder,
+    write_recordings,
+)
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
+from mossformer_sb.inference.output_gain import LevelMeter, check_level
+from mossformer_sb.network.separator import separate
+from mossformer_sb.pretrained import default_model
+from mossformer_sb.sharing.folder import RECORD_FILE
+from mossformer_sb.sharing.loading import load_hparams
+from mossformer_sb.utils.devices import choose_device
+
+logger = logging.getLogger(__name__)
+
+# Keys that SpeechBrain would take from a model's YAML file to configure itself. How to compute is the caller's matter.
+_RUN_OPTIONS = {*RunOptions().as_dict(), "audio_normalizer"}
+
+
+class MossFormerSeparation(Pretrained):
+    """A trained separator, ready to use.
+
+    Loading a model runs no code that its folder brings along, unless you say that you trust it.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> from mossformer_sb.sharing.folder import export
+    >>> separator = MossFormerSeparator.from_size("mini")
+    >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
+    >>> model = MossFormerSeparation.from_hparams(source=folder, device="cpu")
+    >>> model.separate_batch(torch.randn(2, 4000)).shape
+    torch.Size([2, 4000, 2])
+    >>> stereo = np.random.randn(44100, 2)
+    >>> model.separate(stereo, sample_rate=44100).shape
+    torch.Size([44100, 2])
+    """
+
+    MODULES_NEEDED = ["encoder", "masknet", "decoder"]
+    HPARAMS_NEEDED = ["sample_rate", "num_spks"]
+
+    @classmethod
+    def from_hparams(
+        cls,
+        source=None,
+        hparams_file="hyperparams.yaml",
+        device=None,
+        trust=False,
+        overrides=None,
+        overrides_must_match=True,
+        savedir=None,
+        download_only=False,
+        local_strategy=LocalStrategy.COPY,
+        fetch_config=None,
+        **kwargs,
+    ):
+        """Load an exported model.
+
+        Arguments
+        ---------
+        source : str or Path, optional
+            A local folder, or a model hub's id. Default: the model that comes with the package.
+        hparams_file : str
+            Name of the YAML file in it.
+        device : str, optional
+            "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
+            "auto".
+        trust : bool
+            True: whatever the YAML file and its checkpoints want to run is run, as in SpeechBrain. False: see
+            `mossformer_sb.sharing.loading`.
+        overrides : mapping, optional
+            Other values for the YAML's keys.
+        overrides_must_match : bool
+            Whether each of these has to be a key of the YAML.
+        savedir : str or Path, optional
+            Where to keep what is fetched. Default: the hub's cache; local folders are read where they are.
+        download_only : bool
+            Fetch, and return None.
+        local_strategy : speechbrain.utils.fetching.LocalStrategy
+            How files come into ``savedir``. Default: as copies, since symbolic links are not everywhere.
+        fetch_config : speechbrain.utils.fetching.FetchConfig, optional
+            A revision, a token and so on, for a model hub.
+        **kwargs
+            ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``.
+
+        Returns
+        -------
+        MossFormerSeparation
+
+        Raises
+        ------
+        InputError
+            If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
+        """
+        source = default_model() if source is None else source
+        folder = Path(source)
+        if folder.is_dir() and not (folder / hparams_file).is_file():
+            raise InputError(
+                f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
+                f"export_folder, by default <output_folder>/export."
+            )
+        if (folder / RECORD_FILE).is_file():
+            raise InputError(
+                f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
+                f"{folder / 'export'}; `mossformer-sb export` makes one, too."
+            )
+        run_opts = _with_device(kwargs.pop("run_opts", None), device)
+        fetching = {
+            "savedir": savedir,
+            "local_strategy": local_strategy,
+            "fetch_config": fetch_config or FetchConfig(),
+        }
+        checking = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
+        if trust:
+            options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
+            return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
+        hparams = load_hparams(str(source), hparams_file, **checking, **fetching)
+        cls._check_hparams(hparams, source, hparams_file)
+        ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
+        if ignored:
+            logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
+            hparams = {key: value for key, value in hparams.items() if key not in ignored}
+        if download_only:
+            return None
+        return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
+
+    @classmethod
+    def _check_hparams(cls, hparams, source, hparams_file):
+        modules = hparams.get("modules")
+        modules = modules if isinstance(modules, dict) else {}
+        wrong = [key for key in cls.HPARAMS_NEEDED if not isinstance(hparams.get(key), int) or hparams[key] < 1]
+        wrong += [f"modules: {key}" for key in cls.MODULES_NEEDED if not isinstance(modules.get(key), torch.nn.Module)]
+        if wrong:
+            raise InputError(
+                f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
+                f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
+            )
+
+    def separate_batch(self, mix, lengths=None):
+        """Separate a batch of mixtures at the model's sample rate.
+
+        Arguments
+        ---------
+        mix : torch.Tensor
+            [B, T].
+        lengths : torch.Tensor, optional
+            [B], int64, samples of each item of a padded batch. Default: all T.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, T, S], on the model's device, as the network gives them: their level is arbitrary.
+
+        Raises
+        ------
+        InputError
+            If a shape, a length or the type is wrong.
+        """
+        needed = self.mods.encoder.conv1d.weight.dtype
+        if not torch.is_tensor(mix) or mix.dtype != needed:
+            found = mix.dtype if torch.is_tensor(mix) else type(mix).__name__
+            raise InputError(
+                f"mix must be a tensor [batch, samples] of {needed}; found {found}. `separate` takes one recording of "
+                f"any kind."
+            )
+        with torch.no_grad(), self.inference_ctx:
+            return separate(
+                self.mods.encoder, self.mods.masknet, self.mods.decoder, mix.to(self.device), lengths=lengths
+            )
+
+    def separate(self, recording, sample_rate=None, channel=None, level="mixture", chunking=None, progress=False):
+        """Separate a recording of any kind.
+
+        Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
+        aligned with it to the sample. Long recordings are separated in chunks, see
+        `mossformer_sb.inference.chunking.Chunking`.
+
+        Arguments
+        ---------
+        recording : str, Path, bytes, file object, numpy.ndarray or torch.Tensor
+            An audio file in any format that libsndfile reads, by its path, content or open file; or samples, [T] or
+            [T, channels].
+        sample_rate : int, optional
+            Hz, for samples alone; files have their own. Default: the model's.
+        channel : int, optional
+            Which channel to separate, from 0. Default: the mean of all.
+        level : str
+            "mixture": one gain, common to all speakers and constant over the whole recording, fits the estimates' sum
+            to the recording. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": as
+            the network gives them.
+        chunking : Chunking, optional
+            How long recordings are cut. Default: ``Chunking()``.
+        progress : bool
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        torch.Tensor
+            [T, S], on the CPU. Silence gives silence.
+
+        Raises
+        ------
+        InputError
+            If the recording can't be read, has a sample that is no number, or is too short.
+        """
+        check_level(level)
+        if sample_rate is None and isinstance(recording, (np.ndarray, torch.Tensor)):
+            sample_rate = self.hparams.sample_rate
+        recording = Recording(recording, sample_rate, channel)
+        estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress)))
+        meter = _measure([estimates], recording)
+        return torch.from_numpy(estimates * np.float32(meter.gain(level)))
+
+    def separate_file(self, path, output_folder=None, format="wav", **options):
+        """Separate a recording, write one file a speaker, and return the estimates.
+
+        Arguments
+        ---------
+        path : str or Path
+            An audio file.
+        output_folder : str or Path, optional
+            Where to write ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
+        format : str
+            Of the written files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3".
+        **options
+            ``channel``, ``level``, ``chunking``, ``progress``, as for `separate`.
+
+        Returns
+        -------
+        torch.Tensor
+            [T, S], as `separate` gives them. Where that is too much for the memory, take `separate_to_files`.
+
+        Raises
+        ------
+        InputError
+            If the file can't be separated, or nothing can be written.
+        """
+        if output_folder is None:
+            return self.separate(path, **options)
+        paths, sample_rate = self._prepare_output(Recording(path), stem(path), output_folder, format)
+        estimates = self.separate(path, **options)
+        gain = _gain_without_clipping(estimates.abs().max().item(), 1.0, format, path)
+        write_recordings(paths, [gain * estimates.numpy()], sample_rate, format, len(estimates))
+        return estimates
+
+    def separate_to_files(
+        self, path, output_folder, name=None, format="wav", channel=None, level="mixture", chunking=None, progress=False
+    ):
+        """Separate a recording of any length into files, in bounded memory.
+
+        The estimates go through a temporary file in the output folder, since their common gain is known only when the
+        whole recording has been separated. The files get their names when all are complete.
+
+        Arguments
+        ---------
+        path : str, Path, bytes or file object
+            An audio file.
+        output_folder : str or Path
+            Made if it is not there.
+        name : str, optional
+            What the files' names begin with. Default: as ``path``; needed where that has no name.
+        format : str
+            As for `separate_file`. Where a format would cut off what exceeds full scale, the common gain is lowered.
+        channel, level, chunking, progress
+            As for `separate`.
+
+        Returns
+        -------
+        list of Path
+            S files.
+
+        Raises
+        ------
+        InputError
+            If the recording can't be separated, or the files can't be written; none of them is there then.
+        """
+        check_level(level)
+        recording = Recording(path, channel=channel)
+        paths, sample_rate = self._prepare_output(recording, name or stem(path), output_folder, format)
+        with BlockStore(self.hparams.num_spks, paths[0].parent) as store:
+            for block in self._estimates(recording, chunking or Chunking(), progress):
+                store.append(block)
+            meter = _measure(store.blocks(), recording)
+            gain = np.float32(_gain_without_clipping(meter.peak, meter.gain(level), format, recording.name))
+            blocks = (gain * block for block in store.blocks())
+            write_recordings(paths, blocks, sample_rate, format, meter.num_samples)
+        return paths
+
+    def _prepare_output(self, recording, name, folder, format):
+        """Find what is wrong with the output before the work; the paths to write, and their sample rate."""
+        check_format(format, recording.sample_rate)
+        paths = output_paths(name, make_output_folder(folder), self.hparams.num_spks, format)
+        return paths, recording.sample_rate
+
+    def _estimates(self, recording, chunking, progress):
+        """Blocks [t, S] of the estimates at the recording's rate, as the network gives them."""
+        rate, model_rate = recording.sample_rate, self.hparams.sample_rate
+        num_read = 0
+
+        def counted():
+            nonlocal num_read
+            for block in recording.blocks():
+                num_read += len(block)
+                yield block
+
+        def separate_chunk(samples):
+            shortest = self.mods.encoder.conv1d.kernel_size[0]
+            if len(samples) < shortest:
+                raise InputError(
+                    f"{recording.name}: has {len(samples)} samples at the model's {model_rate} Hz; it takes at least "
+                    f"{shortest}."
+                )
+            return self.separate_batch(torch.from_numpy(samples)[None])[0].float().cpu().numpy()
+
+        mixture = resample_blocks(counted(), rate, model_rate)
+        is_long = recording.num_samples is None or recording.num_samples > chunking.above * rate
+        if is_long:
+            estimates = separate_in_chunks(separate_chunk, mixture, *chunking.samples(model_rate))
+        else:
+            estimates = (separate_chunk(np.concatenate(list(mixture))) for _ in range(1))
+        bar = tqdm(total=recording.num_samples, unit="sample", unit_scale=True, disable=not progress, leave=False)
+        num_given = 0
+        with bar:
+            for block in resample_blocks(estimates, model_rate, rate):
+                block = block[: num_read - num_given]  # there and back again can give a sample too many
+                num_given += len(block)
+                bar.update(len(block))
+                yield block
+
+    def forward(self, mix, lengths=None):
+        """As `separate_batch`."""
+        return self.separate_batch(mix, lengths)
+
+
+def _with_device(run_opts, device):
+    """SpeechBrain's run options, a dict or its own class, with a device that is there."""
+    if isinstance(run_opts, RunOptions):
+        return run_opts if device is None else dataclasses.replace(run_opts, device=choose_device(device))
+    run_opts = dict(run_opts or {})
+    if device is not None or run_opts.get("device") is None:
+        run_opts["device"] = choose_device(device or "auto")
+    return run_opts
+
+
+def stem(recording):
+    """What the names of a recording's output files begin with.
+
+    Arguments
+    ---------
+    recording : str, Path or file object
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If it has no name.
+
+    Example
+    -------
+    >>> stem("calls/monday.2.mp3")
+    'monday.2'
+    """
+    name = recording if isinstance(recording, (str, os.PathLike)) else getattr(recording, "name", None)
+    if not isinstance(name, (str, os.PathLike)) or not Path(name).stem:
+        raise InputError("the recording has no name to call the files by: give one (name=...).")
+    return Path(name).stem
+
+
+def output_paths(name, folder, num_spks, format="wav"):
+    """The files that a separated recording is written to.
+
+    Arguments
+    ---------
+    name : str
+        What their names begin with.
+    folder : Path
+        Where to.
+    num_spks : int
+        S.
+    format : str
+        Their ending.
+
+    Returns
+    -------
+    list of Path
+
+    Example
+    -------
+    >>> [path.name for path in output_paths("talk", Path("separated"), num_spks=2)]
+    ['talk_spk1.wav', 'talk_spk2.wav']
+    """
+    return [Path(folder) / f"{name}_spk{number + 1}.{format}" for number in range(num_spks)]
+
+
+def _measure(blocks, recording):
+    """`LevelMeter` of blocks [t, S] against the recording, read once more."""
+    meter = LevelMeter()
+    mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
+    for block in blocks:
+        while len(behind) < len(block):
+            behind = np.concatenate((behind, next(mixture)))
+        meter.add(block, behind[: len(block)])
+        behind = behind[len(block) :]
+    return meter
+
+
+def _gain_without_clipping(peak, gain, format, name):
+    """The gain, lowered where the format would cut off peaks."""
+    if not FORMATS[format].clips or peak * abs(gain) <= 1:
+        return gain
+    logger.warning(
+        "%s: the estimates reach %.2f times full scale, which %s can't hold: all are %.1f dB softer. wav holds them.",
+        name,
+        peak * abs(gain),
+        format,
+        20 * np.log10(peak * abs(gain)),
+    )
+    return np.sign(gain) / peak

@@ -1,0 +1,222 @@
+"""One MossFormer block: a gated single-head unit around joint attention, with convolution-augmented projections.
+
+Source: Zhao and Ma, "MossFormer", ICASSP 2023, figures 1 and 2.
+Shapes: B batch, L frames, D model width, H = expansion·D/2 width of v and of u, K query/key width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
+from mossformer_sb.network.depthwise import DepthwiseConv
+from mossformer_sb.network.fast import backward, choice
+
+
+@choice.known
+class ScaleNorm(nn.Module):
+    """``g · x / max(‖x‖₂ / √D, eps)`` over channels, with one learned scalar g.
+
+    Computed in float32 at least. Source: Nguyen and Salazar, "Transformers without Tears", 2019, with the √D of FLASH.
+
+    Arguments
+    ---------
+    channels : int
+        D.
+    eps : float
+        Lower bound of the root mean square.
+
+    Example
+    -------
+    >>> ScaleNorm(2)(torch.tensor([[[3.0, 4.0]]])).norm() ** 2
+    tensor(2.0000, grad_fn=<PowBackward0>)
+    """
+
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.scale = channels**-0.5
+        self.eps = eps
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def reset_parameters(self):
+        """Set the gain to one."""
+        nn.init.ones_(self.gain)
+
+    def forward(self, x):
+        """[B, L, D] → [B, L, D]."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        root_mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) * self.scale
+        return (wide * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
+
+
+@choice.known
+class ConvModule(nn.Module):
+    """ScaleNorm → Linear → SiLU → depthwise convolution with skip → Dropout.
+
+    Arguments
+    ---------
+    in_channels, out_channels : int
+        Widths before and after.
+    kernel_size : int
+        Taps of the depthwise convolution, odd.
+    dropout : float
+        Probability.
+
+    Example
+    -------
+    >>> ConvModule(8, 24)(torch.randn(2, 100, 8)).shape
+    torch.Size([2, 100, 24])
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size=17, dropout=0.1):
+        super().__init__()
+        self.norm = ScaleNorm(in_channels)
+        self.linear = nn.Linear(in_channels, out_channels)
+        self.depthwise = DepthwiseConv(out_channels, kernel_size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x, padding=None):
+        """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
+        if choice.takes_conv_module_step(self, x):
+            return backward.conv_module_step(self, x, padding)
+        hidden = F.silu(self.linear(self.norm(x)))
+        if padding is not None:
+            # The filter looks eight frames ahead: bias and SiLU must not have put anything there.
+            hidden = hidden.masked_fill(padding, 0.0)
+        return self.dropout(self.depthwise(hidden))
+
+
+@choice.known
+class OffsetScale(nn.Module):
+    """Four affine copies of z, each with its own gamma and beta.
+
+    Arguments
+    ---------
+    channels : int
+        K.
+
+    Example
+    -------
+    >>> OffsetScale(16)(torch.randn(2, 100, 16)).shape
+    torch.Size([4, 2, 100, 16])
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(4, channels))
+        self.beta = nn.Parameter(torch.empty(4, channels))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw gamma from N(0, 0.02²); set beta to zero."""
+        nn.init.normal_(self.gamma, std=0.02)
+        nn.init.zeros_(self.beta)
+
+    def forward(self, z):
+        """[B, L, K] → [4, B, L, K]."""
+        return z * self.gamma[:, None, None, :] + self.beta[:, None, None, :]
+
+
+@choice.known
+class MossFormerBlock(nn.Module):
+    """Gated single-head transformer block with residual connection.
+
+    Arguments
+    ---------
+    channels : int
+        D, even.
+    group_size : int
+        Frames of one local attention group, P.
+    query_key_dim : int
+        K.
+    expansion_factor : float
+        Width of v and u together, in multiples of D.
+    kernel_size : int
+        Taps of the depthwise convolutions.
+    dropout : float
+        Probability, in the projections and on local attention weights.
+
+    Example
+    -------
+    >>> block = MossFormerBlock(channels=64, group_size=32)
+    >>> cos, sin = torch.ones(100, 16), torch.zeros(100, 16)
+    >>> block(torch.randn(2, 100, 64), (cos, sin)).shape
+    torch.Size([2, 100, 64])
+    """
+
+    def __init__(self, channels, group_size=256, query_key_dim=128, expansion_factor=4.0, kernel_size=17, dropout=0.1):
+        super().__init__()
+        hidden = int(channels * expansion_factor / 2)
+        self.group_size = group_size
+        self.attention_dropout = dropout
+        self.to_values = ConvModule(channels, 2 * hidden, kernel_size, dropout)
+        self.to_query_key = ConvModule(channels, query_key_dim, kernel_size, dropout)
+        self.offset_scale = OffsetScale(query_key_dim)
+        self.to_output = ConvModule(hidden, channels, kernel_size, dropout)
+
+    def forward(self, x, rotation, lengths=None, padding=None):
+        """Process a sequence.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            [B, L, D].
+        rotation : tuple of torch.Tensor
+            Cosines and sines of the rotary embedding, each [L, R/2].
+        lengths : torch.Tensor, optional
+            [B], int64, frames of each item.
+        padding : torch.Tensor, optional
+            [B, L, 1], True on the frames past an item's length. Given together with ``lengths``.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, L, D]. Frames past an item's length hold no meaning.
+        """
+        shifted = token_shift(x)
+        values = self.to_values(shifted, padding)  # [B, L, 2H], v and u side by side
+        if padding is not None:
+            values = values.masked_fill(padding, 0.0)
+        queries_keys = self._queries_keys(self.to_query_key(shifted, padding), rotation, values.dtype)
+        attended = joint_attention(
+            queries_keys, values, self.group_size, lengths, self.attention_dropout if self.training else 0.0
+        )
+        return x + self.to_output(gate(attended, values), padding)
+
+    def _queries_keys(self, z, rotation, dtype):
+        """Four affine, rotated copies: [B, L, K] → four times [B, L, K] of a dtype."""
+        if choice.takes_rotated_copies(self, z):
+            gamma, beta = self.offset_scale.gamma, self.offset_scale.beta
+            return QueriesKeys(*backward.RotatedCopies.apply(z, gamma, beta, *rotation, dtype))
+        return QueriesKeys(*rotate(self.offset_scale(z), *rotation).to(dtype))
+
+
+def gate(attended, values):
+    """(au ⊙ v) ⊙ sigmoid(av ⊙ u): [B, L, 2H] and [B, L, 2H], in each v before u, → [B, L, H]."""
+    if choice.takes_backward_by_hand(attended, values):
+        return backward.Gate.apply(attended, values)
+    v, u = values.chunk(2, dim=-1)
+    attended_v, attended_u = attended.chunk(2, dim=-1)
+    return (attended_u * v) * torch.sigmoid(attended_v * u)
+
+
+def token_shift(x):
+    """Delay the first half of the channels by one frame.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [B, L, D].
+
+    Returns
+    -------
+    torch.Tensor
+        [B, L, D].
+
+    Example
+    -------
+    >>> token_shift(torch.tensor([[[1, 10], [2, 20], [3, 30]]])).tolist()
+    [[[0, 10], [1, 20], [2, 30]]]
+    """
+    delayed, passed = x.chunk(2, dim=-1)
+    return torch.cat((F.pad(delayed, (0, 0, 1, -1)), passed), dim=-1)

@@ -1,0 +1,190 @@
+"""From a training's output folder to one that others load: its best checkpoint, a named one, or an average."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation.results import AUDIO_FOLDER
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, TrainingRecord, conditions_of, export
+from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree, check_state, read_state_dict
+from mossformer_sb.training.brain import BEST_KEY
+from mossformer_sb.training.checkpoints import Checkpointer
+
+AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
+
+
+def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):
+    """Export a model from a training's output folder, without its data and its code.
+
+    Arguments
+    ---------
+    training_folder : str or Path
+        The experiment's ``output_folder``.
+    folder : str or Path
+        Where to.
+    checkpoint : str, optional
+        Name of a checkpoint, ``CKPT+...``. Default: the best by validation SI-SNR.
+    average : int
+        How many of the best checkpoints to average; 1 for the best alone.
+    licence : str
+        For the model card, as model hubs call it, such as ``cc-by-4.0``.
+    num_examples : int
+        How many of the test mixtures that training kept as audio to add.
+    **options
+        ``half``, ``formats`` and ``notes`` of `mossformer_sb.sharing.folder.export`.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If the training folder holds no such thing, or its settings describe other networks than its weights are of.
+    """
+    training_folder = Path(training_folder)
+    tree = _read_tree(training_folder)
+    modules = {name: tree.build(name) for name in MODULES}
+    output_folder = tree.build("output_folder") if "output_folder" in tree.root else None
+    save_folder = locate(training_folder, tree.build("save_folder"), output_folder)
+    chosen = _choose(save_folder, modules, checkpoint, average)
+    for name, module in modules.items():
+        states = [scored_weights(item, name) for item in chosen]
+        for item, state in zip(chosen, states, strict=True):
+            check_state(module, state, item.paramfiles[name], name, f"{training_folder / HPARAMS_FILE}")
+        module.load_state_dict(_average(states))
+    record = _record(training_folder, tree, chosen, checkpoint, licence)
+    examples = _examples(training_folder, num_examples)
+    return export(folder, modules, tree.build("sample_rate"), record, examples, **options)
+
+
+def _read_tree(training_folder):
+    path = training_folder / HPARAMS_FILE
+    if not path.is_file():
+        raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is no output folder of a training.")
+    tree = Tree(path.read_text(encoding="utf-8"), str(path), NETWORKS | BUILDERS)
+    if "save_folder" not in tree.root:
+        raise InputError(
+            f"{training_folder}: is no output folder of a training: its {HPARAMS_FILE} has no key save_folder. An "
+            f"exported model is not exported again: give the output_folder of its training."
+        )
+    return tree
+
+
+def _choose(save_folder, modules, name, average):
+    """The checkpoints to export, the best first."""
+    if average < 1 or (name is not None and average > 1):
+        raise InputError(
+            f"average is how many of the best checkpoints to take, at least 1, and goes without a named checkpoint; "
+            f"found {average}."
+        )
+    if not save_folder.is_dir():
+        raise InputError(f"{save_folder}: there are no checkpoints. Has the training begun?")
+    checkpointer = Checkpointer(save_folder, recoverables=modules)
+    if name is not None:
+        found = [item for item in checkpointer.list_checkpoints() if item.path.name == name]
+        if not found:
+            there = ", ".join(sorted(item.path.name for item in checkpointer.list_checkpoints())) or "none"
+            raise InputError(f"{save_folder}: has no checkpoint {name!r}; there are {there}.")
+        return found
+    found = checkpointer.find_checkpoints(max_key=BEST_KEY, max_num_checkpoints=average)
+    if len(found) < average:
+        raise InputError(
+            f"{save_folder}: has {len(found)} checkpoints with a validation score, and {average} are to be exported. "
+            f"Train at least one epoch, or average fewer."
+        )
+    return found
+
+
+def locate(training_folder, path, output_folder=None):
+    """Find a folder that the YAML of a training names, though the output folder may have moved since.
+
+    Arguments
+    ---------
+    training_folder : Path
+        The output folder, where it is now.
+    path : str
+        The value of a key such as ``save_folder``.
+    output_folder : str, optional
+        The value of ``output_folder``.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
+    'moved/save/best'
+    """
+    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
+        return training_folder / Path(path).relative_to(output_folder)
+    inside = training_folder / Path(path).name
+    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside
+
+
+def scored_weights(checkpoint, name):
+    """State dict of one module as it was validated: the running average of a run that kept one."""
+    state = read_state_dict(checkpoint.paramfiles[name])
+    if AVERAGED_WEIGHTS in checkpoint.paramfiles:
+        saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
+        averages = {
+            key.partition(".")[2]: value for key, value in saved["averages"].items() if key.startswith(f"{name}.")
+        }
+        state.update(averages)
+    return state
+
+
+def _average(states):
+    """Mean of each parameter, in double precision."""
+    if len(states) == 1:
+        return states[0]
+    return {
+        key: torch.stack([state[key].double() for state in states]).mean(0).to(first.dtype)
+        for key, first in states[0].items()
+    }
+
+
+def _record(training_folder, tree, chosen, name, licence):
+    """The training's record; its scores are those of the best checkpoint, so another one has none."""
+    record = TrainingRecord.read(training_folder)
+    record = dataclasses.replace(record, **_facts(tree), licence=licence)
+    epochs = [item.meta.get("epoch") for item in chosen]
+    if name is None and len(chosen) == 1 and epochs[0] == record.best_epoch:
+        return record
+    if len(chosen) > 1:
+        what, epoch = f"average of the {len(chosen)} best, epochs {', '.join(map(str, epochs))}", None
+    else:
+        what, epoch = name or chosen[0].path.name, epochs[0]
+    return dataclasses.replace(record, scores={}, num_test=None, best_epoch=epoch, checkpoint=what)
+
+
+def _facts(tree):
+    """What the settings say for the model card."""
+    keys = ("task", "corpus", "target", "noise", "mixture_is_sum")
+    found = {key: tree.build(key) for key in keys if key in tree.root}
+    facts = {key: found[key] for key in ("task", "corpus") if key in found}
+    return facts | ({"conditions": conditions_of(found)} if "task" in found else {})
+
+
+def _examples(training_folder, number):
+    if not number:
+        return []
+    folder = training_folder / AUDIO_FOLDER
+    mixtures = sorted(folder.glob("*_mix.wav"))
+    if len(mixtures) < number:
+        raise InputError(
+            f"{folder}: holds {len(mixtures)} examples, and {number} are asked for. Evaluate with n_audio_to_save: "
+            f"{number} or more."
+        )
+    stems = [path.name.removesuffix("_mix.wav") for path in mixtures[:number]]
+    return [
+        path
+        for stem in stems
+        for kind in ("mix", "source*", "estimate*")
+        for path in sorted(folder.glob(f"{stem}_{kind}.wav"))
+    ]

@@ -1,0 +1,459 @@
+"""Loading a model folder without running code that somebody wrote into it.
+
+SpeechBrain's way to load a model, HyperPyYAML, calls whatever a YAML file names, and a pickle can do the same. Here a
+YAML file is read into a tree in which nothing has been built, everything in it that is not known is refused by name,
+and what is left is built by this module: a few classes, named exactly, whose constructors do nothing but make layers.
+Weights are read from safetensors, or from checkpoints with PyTorch's ``weights_only``.
+
+It keeps code from running. It doesn't keep a file from asking for a network larger than the memory.
+"""
+
+import logging
+import pydoc
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
+from safetensors.torch import load_file
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
+# Exact names. Not one of these may do anything with its arguments but make layers of them.
+NETWORKS = frozenset(
+    {
+        "mossformer_sb.ConvTasNetMaskNet",
+        "mossformer_sb.DPRNNMaskNet",
+        "mossformer_sb.MossFormerMaskNet",
+        "mossformer_sb.SepFormerMaskNet",
+        # As earlier exports have them.
+        "mossformer_sb.baselines.ConvTasNetMaskNet",
+        "mossformer_sb.baselines.DPRNNMaskNet",
+        "mossformer_sb.baselines.SepFormerMaskNet",
+        "mossformer_sb.masknet.MossFormerMaskNet",
+        "speechbrain.lobes.models.dual_path.Decoder",
+        "speechbrain.lobes.models.dual_path.Encoder",
+    }
+)
+BUILDERS = frozenset(
+    {"mossformer_sb.build_decoder", "mossformer_sb.build_encoder", "mossformer_sb.build_masknet"}
+)  # what the experiments call
+SHOWN_DIFFERENCES = 3
+DEEPEST = 100  # of what refers to, or holds, something else; an exported model has 3
+
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "null", "seq", "str")}
+_REFERENCE = re.compile(r"<(\w+)((?:\[\w+\])*)>")
+_NAME = re.compile(r"\w+")
+
+
+@dataclass(eq=False)
+class Tagged:
+    """A node of the tree that asks for something to be made: its tag, such as ``!new:a.B``, and its content."""
+
+    tag: str
+    content: Any
+    line: int
+
+
+class Tree:
+    """A YAML file as plain values and `Tagged` nodes; nothing is built until it is asked for.
+
+    Arguments
+    ---------
+    text : str
+        The YAML file's content.
+    name : str
+        Its name, for messages.
+    allowed : collection of str
+        The exact dotted names that may be built or called.
+
+    Raises
+    ------
+    InputError
+        If it isn't valid YAML.
+
+    Example
+    -------
+    >>> tree = Tree("rate: 8000\\nhalf: !apply:os.system [ls]", "x.yaml", allowed=NETWORKS)
+    >>> tree.build("rate")
+    8000
+    >>> tree.build("half")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: x.yaml, line 2: !apply:os.system is refused, since the model is not trusted. If \
+you know who made it, and that this may run here, load it with trust=True.
+    """
+
+    def __init__(self, text, name, allowed):
+        self.name = name
+        self.allowed = allowed
+        self._built = {}
+        try:
+            node = YAML(typ="safe", pure=True).compose(text)
+            self.root = self._plain(node, {}) if node is not None else {}
+        except YAMLError as error:
+            raise InputError(f"{name}: is not valid YAML ({error}). Download the file again.") from error
+        except RecursionError as error:
+            raise InputError(f"{name}: is nested too deeply to be the description of a model.") from error
+        if not isinstance(self.root, dict):
+            raise InputError(f"{name}: has to hold keys and values; found {type(self.root).__name__}.")
+
+    def check(self):
+        """Raise InputError if anything in the tree would be refused; builds nothing."""
+        self._check(self.root, set())
+
+    def build(self, key):
+        """Build the value of a top-level key, and what it refers to; each thing once.
+
+        Arguments
+        ---------
+        key : str
+
+        Returns
+        -------
+        object
+
+        Raises
+        ------
+        InputError
+            If the key is absent, or its value is refused or can't be built.
+        """
+        if key not in self.root:
+            raise InputError(f"{self.name}: has no key {key!r}, so it doesn't describe a separator.")
+        return self._build(self.root[key], ())
+
+    def update(self, overrides, must_match=True):
+        """Put plain values in the place of others, as HyperPyYAML's overrides do.
+
+        Arguments
+        ---------
+        overrides : mapping
+            Key to value, or to a mapping for a part of what is there.
+        must_match : bool
+            Whether every top-level key has to be there.
+        """
+        unknown = [key for key in overrides if key not in self.root] if must_match else []
+        if unknown:
+            raise InputError(
+                f"{self.name}: has no key {unknown[0]!r} to override; it has {', '.join(map(str, self.root))}."
+            )
+        _merge(self.root, overrides)
+
+    # ---- reading
+
+    def _plain(self, node, seen):
+        """A composed node as plain values; the same node, reached through an alias, gives the same object."""
+        if id(node) in seen:
+            if seen[id(node)] is None:
+                raise self._refusal(node, "a node that contains itself")
+            return seen[id(node)]
+        seen[id(node)] = None
+        if isinstance(node, ScalarNode):
+            content = self._scalar(node)
+        elif isinstance(node, SequenceNode):
+            content = [self._plain(item, seen) for item in node.value]
+        else:
+            content = self._mapping(node, seen)
+        tag = str(node.tag or "")
+        seen[id(node)] = content if tag in _PLAIN else Tagged(tag, content, node.start_mark.line + 1)
+        return seen[id(node)]
+
+    def _mapping(self, node, seen):
+        assert isinstance(node, MappingNode)
+        content = {}
+        for key_node, value in node.value:
+            key = self._plain(key_node, seen)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise self._refusal(key_node, f"{key_node.tag} as a key")
+            if key in content:
+                raise self._refusal(key_node, f"the key {key!r}, given twice,")
+            content[key] = self._plain(value, seen)
+        return content
+
+    def _scalar(self, node):
+        if str(node.tag) in _PLAIN and node.tag != "tag:yaml.org,2002:str":
+            return YAML(typ="safe", pure=True).load(node.value)
+        if node.style is None and re.fullmatch(r"\(.*\)", node.value):
+            # HyperPyYAML reads this as a tuple, with a loader that makes any Python object.
+            raise self._refusal(node, f"{node.value!r}, a tuple,")
+        return node.value
+
+    def _refusal(self, node, what):
+        return self._refused(node.start_mark.line + 1, what)
+
+    def _refused(self, line, what):
+        return InputError(
+            f"{self.name}, line {line}: {what} is refused, since the model is not trusted. If you know who made it, "
+            f"and that this may run here, load it with trust=True."
+        )
+
+    # ---- checking
+
+    def _check(self, node, done):
+        if id(node) in done:
+            return
+        done.add(id(node))
+        if isinstance(node, Tagged):
+            self._check_tagged(node)
+            node = node.content
+        if isinstance(node, (dict, list)):
+            for value in node.values() if isinstance(node, dict) else node:
+                self._check(value, done)
+
+    def _check_tagged(self, node):
+        kind, _, name = node.tag.partition(":")
+        if node.tag == "!ref":
+            self._target(node)
+        elif not (kind in ("!new", "!apply") and name in self.allowed):
+            raise self._refused(node.line, node.tag)
+        if name == PRETRAINER:
+            extra = sorted(set(node.content or {}) - {"loadables"}) if isinstance(node.content, dict) else ["a list"]
+            if extra:
+                raise self._refused(node.line, f"{extra[0]} in the Pretrainer")
+
+    def _target(self, node):
+        """The node that a ``!ref <key[part]>`` leads to."""
+        match = _REFERENCE.fullmatch(node.content) if isinstance(node.content, str) else None
+        if not match:
+            raise self._refused(node.line, f"!ref {node.content}, which is more than the name of a key,")
+        target = self.root
+        for part in [match[1], *re.findall(r"\w+", match[2])]:
+            target = target.content if isinstance(target, Tagged) else target
+            if not isinstance(target, dict) or part not in target:
+                raise InputError(f"{self.name}, line {node.line}: !ref {node.content} is an undefined reference.")
+            target = target[part]
+        return target
+
+    # ---- building
+
+    def _build(self, node, parents):
+        if not isinstance(node, (Tagged, dict, list)):
+            return node
+        if any(node is parent for parent in parents):
+            raise InputError(f"{self.name}: a reference leads back to itself.")
+        if len(parents) == DEEPEST:
+            raise InputError(f"{self.name}: has references or lists in each other, more than {DEEPEST} deep.")
+        if id(node) not in self._built:
+            self._built[id(node)] = self._make(node, (*parents, node))
+        return self._built[id(node)]
+
+    def _make(self, node, parents):
+        if isinstance(node, dict):
+            return {key: self._build(value, parents) for key, value in node.items()}
+        if isinstance(node, list):
+            return [self._build(value, parents) for value in node]
+        self._check_tagged(node)
+        if node.tag == "!ref":
+            return self._build(self._target(node), parents)
+        name = node.tag.partition(":")[2]
+        arguments = self._build(node.content, parents)
+        positional, named = ([], arguments) if isinstance(arguments, dict) else (arguments or [], {})
+        make = pydoc.locate(name)
+        if make is None:
+            raise InputError(f"{self.name}, line {node.line}: there is no {name} here. Install a newer mossformer_sb.")
+        try:
+            return make(*positional, **named)
+        except InputError as error:
+            raise InputError(f"{self.name}, line {node.line}: {name}: {error}") from error
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, MemoryError) as error:
+            raise InputError(f"{self.name}, line {node.line}: {name} can't be built: {error}") from error
+
+
+def _merge(old, new):
+    for key, value in new.items():
+        target = old.get(key)
+        target = target.content if isinstance(target, Tagged) else target
+        if isinstance(value, Mapping) and isinstance(target, dict):
+            _merge(target, value)
+        else:
+            old[key] = value
+
+
+def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True, **fetching):
+    """Load a model that is not trusted, with its weights.
+
+    Arguments
+    ---------
+    source : str
+        A local folder or a model hub's id.
+    hparams_file : str
+        Name of the YAML file in it.
+    overrides : mapping, optional
+        Other plain values for the YAML's keys.
+    overrides_must_match : bool
+        Whether each has to have its place in the YAML.
+    **fetching
+        ``savedir``, ``local_strategy`` and ``fetch_config`` of SpeechBrain's ``fetch``.
+
+    Returns
+    -------
+    dict
+        As from ``load_hyperpyyaml``, without the pretrainer; the weights are in the modules.
+
+    Raises
+    ------
+    InputError
+        If the source can't be fetched, or something in it is refused, missing, or doesn't fit.
+    """
+    path = fetch_file(hparams_file, source, **fetching)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8, so it is no {hparams_file}.") from error
+    tree = Tree(text, str(path), NETWORKS | {PRETRAINER})
+    tree.update(overrides or {}, overrides_must_match)
+    tree.check()
+    loadables = _loadables(tree)
+    hparams = {key: tree.build(key) for key in tree.root if key != "pretrainer"}
+    for name, module in loadables.items():
+        load_weights(module, _fetch_weights(name, source, **fetching), name)
+    return hparams
+
+
+def _loadables(tree):
+    """Name to module, as the Pretrainer has them."""
+    node = tree.root.get("pretrainer")
+    if not isinstance(node, Tagged) or node.tag != f"!new:{PRETRAINER}":
+        raise InputError(f"{tree.name}: the key pretrainer has to be !new:{PRETRAINER}, which tells what has weights.")
+    loadables = tree._build((node.content or {}).get("loadables"), ()) or {}
+    for name, module in loadables.items() if isinstance(loadables, dict) else [("loadables", None)]:
+        if not isinstance(module, torch.nn.Module) or not _NAME.fullmatch(str(name)):
+            raise tree._refused(node.line, f"{name!r} in the Pretrainer, which is no network,")
+    return loadables
+
+
+def fetch_file(filename, source, savedir=None, local_strategy=LocalStrategy.COPY, fetch_config=None):
+    """SpeechBrain's ``fetch``, with one message for all the ways in which it fails, and no symbolic links.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If there is no such file.
+    """
+    try:
+        path = fetch(
+            filename=filename,
+            source=source,
+            savedir=savedir,
+            local_strategy=local_strategy,
+            fetch_config=fetch_config or FetchConfig(),
+        )
+    except (OSError, ValueError) as error:  # the hub's exceptions are among these
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{source}: is no folder here, or holds no {filename}; and it can't be fetched from a model hub ({reason})."
+        ) from error
+    if not Path(path).is_file():
+        raise InputError(f"{source}: holds no {filename}.")
+    return Path(path)
+
+
+def _fetch_weights(name, source, **fetching):
+    """The path of a module's weights: of safetensors, else of a checkpoint."""
+    for ending in (".safetensors", ".ckpt"):
+        try:
+            return fetch_file(name + ending, source, **fetching)
+        except InputError as error:
+            missing = error
+    raise InputError(
+        f"{source}: holds no weights for '{name}', neither {name}.safetensors nor {name}.ckpt. Was the folder copied "
+        f"as a whole, and files in large file storage fetched? Or export the model again."
+    ) from missing
+
+
+def load_weights(module, path, name):
+    """Load a module's weights from a file that is not trusted.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    path : str or Path
+        ``.safetensors``, or else a file of ``torch.save`` with a state dict.
+    name : str
+        What the module is called, for messages.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything else, or weights of another network.
+    """
+    state = read_state_dict(path)
+    check_state(module, state, path, name, "its YAML file")
+    module.load_state_dict(state)
+
+
+def check_state(module, state, path, name, described_in):
+    """Raise InputError unless a state dict is of a module, in names and shapes.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    state : mapping
+        Name to tensor.
+    path : str or Path
+        The file that it comes from, for the message.
+    name : str
+        What the module is called.
+    described_in : str
+        Where the module is described.
+    """
+    found, needed = (
+        {key: list(value.shape) for key, value in states.items()} for states in (state, module.state_dict())
+    )
+    different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
+    if different:
+        shown = "; ".join(
+            f"{key}: {found.get(key, 'nothing')} in the file, {needed.get(key, 'nothing')} in the network"
+            for key in different[:SHOWN_DIFFERENCES]
+        )
+        raise InputError(
+            f"{path}: holds the weights of another network than the '{name}' of {described_in}: {len(different)} "
+            f"differ ({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). Use the settings and the "
+            f"weights that were saved together."
+        )
+
+
+def read_state_dict(path):
+    """Read a state dict, and nothing else, from a file.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``.safetensors``, or else a file of ``torch.save``.
+
+    Returns
+    -------
+    dict
+        Name to tensor, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything else.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
+            f"which could run code and are not loaded. Save it as a state dict or as .safetensors."
+        ) from error
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
+    return state

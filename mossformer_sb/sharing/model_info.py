@@ -1,0 +1,98 @@
+"""What a model folder or a manifest is, in a few facts."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, fingerprint, read_manifest
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.separation import MossFormerSeparation
+
+
+def describe(path):
+    """Describe a model folder or a manifest.
+
+    Arguments
+    ---------
+    path : str or Path
+        A model folder, a model hub's id, or a manifest, ``.csv``.
+
+    Returns
+    -------
+    dict
+        Name of a fact to its value, for the screen.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> from mossformer_sb.sharing.folder import export
+    >>> separator = MossFormerSeparator.from_size("mini")
+    >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
+    >>> describe(folder)["parameters"]
+    '0.63 M'
+    """
+    if str(path).endswith(".csv"):
+        return _describe_manifest(path)
+    if Path(path).is_file():
+        raise InputError(f"{path}: is neither a model folder nor a manifest, whose name would end in .csv.")
+    return _describe_model(path)
+
+
+def _describe_model(path):
+    model = MossFormerSeparation.from_hparams(path, device="cpu")
+    masknet = model.mods["masknet"]
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = {
+        "model": str(path),
+        "network": type(masknet).__name__,
+        "speakers": model.hparams.num_spks,
+        "sample rate": f"{model.hparams.sample_rate} Hz",
+        "parameters": f"{num_parameters / 1e6:.2f} M",
+    }
+    facts |= getattr(masknet, "config", {})
+    card = Path(path) / "README.md"
+    if card.is_file():
+        rows = [
+            line.strip("|").split("|", 1) for line in card.read_text(encoding="utf-8").splitlines() if line[:2] == "| "
+        ]
+        facts |= {f"card: {name.strip()}": value.strip() for name, value in rows if name.strip()}
+    return facts
+
+
+def _describe_manifest(path):
+    folder = Path(path).parent
+    table = read_manifest(path, folder)
+    sources = [column for column in table if column.startswith("s") and column.endswith("_wav")]
+    rates = sorted(set(table["sample_rate"]))
+    facts = {
+        "manifest": str(path),
+        "mixtures": len(table),
+        "speakers": len(sources),
+        "sample rate": ", ".join(f"{rate} Hz" for rate in rates),
+        "hours": f"{table['duration'].sum() / 3600:.2f}",
+        "shortest, longest": f"{table['duration'].min():.2f} s, {table['duration'].max():.2f} s",
+        "noise": "yes" if "noise_wav" in table else "no column",
+        "fingerprint": _fingerprint(path, table),
+    }
+    speakers = [column for column in table if column.startswith("s") and column.endswith("_spk")]
+    if speakers:
+        facts["voices"] = pd.concat([table[column] for column in speakers]).nunique()
+    return facts
+
+
+def _fingerprint(path, table):
+    """Of the recordings, or, where these aren't below the manifest's folder, as the preparation noted it."""
+    try:
+        return fingerprint(table)[:FINGERPRINT_SHOWN]
+    except InputError:
+        facts = Path(path).with_suffix(".json")
+        try:
+            return json.loads(facts.read_text(encoding="utf-8"))["fingerprint"][:FINGERPRINT_SHOWN]
+        except (OSError, ValueError, KeyError, TypeError):
+            return f"unknown: the recordings aren't in {Path(path).parent}, and {facts.name} is absent"

@@ -1,0 +1,95 @@
+"""A separator as an ONNX model, for programs without PyTorch.
+
+Shapes: B batch, T samples, S speakers, both B and T free.
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.utils.files import replacing
+
+PACKAGES = ("onnx", "onnxscript")
+ONNX_FILE = "separator.onnx"
+
+
+def export_onnx(path, encoder, masknet, decoder):
+    """Write a separator as ONNX: ``mixture`` [B, T] → ``estimates`` [B, T, S], float32, of any batch and length.
+
+    Arguments
+    ---------
+    path : str or Path
+    encoder, masknet, decoder : torch.nn.Module
+        As for `mossformer_sb.network.separator.separate`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If the packages for it are absent.
+    """
+    check_onnx()
+    path = Path(path)
+    separator = MossFormerSeparator(encoder, masknet, _Decoder(decoder)).eval()
+    # Not of batch 1, which an exporter takes for a constant, and longer than a group of the mask net.
+    example = torch.randn(2, 8000, device=next(encoder.parameters()).device)
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            separator,
+            (example,),
+            dynamo=True,
+            input_names=["mixture"],
+            output_names=["estimates"],
+            dynamic_shapes={"mixture": free},
+            verbose=False,
+        )
+        with replacing(path) as temporary:
+            program.save(temporary, external_data=False)
+    return path
+
+
+def check_onnx():
+    """Raise InputError if the packages for ONNX are absent."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"ONNX needs the packages {', '.join(missing)}, which are not here: pip install 'mossformer_sb[onnx]'."
+        )
+
+
+class _Decoder(nn.Module):
+    """SpeechBrain's decoder without its squeezing of every axis of size one, which ONNX would do to the batch too."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x):
+        return nn.ConvTranspose1d.forward(self.decoder, x).squeeze(1)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the exporter's progress, and its notes on packages that are absent."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

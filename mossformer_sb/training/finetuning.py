@@ -1,0 +1,368 @@
+"""Fine-tuning: start from a trained model, as far as it fits, and keep chosen parameters as they are.
+
+Weights are read as plain tensors and a model's ``hyperparams.yaml`` as plain text: nothing of a stranger's model runs.
+"""
+
+import difflib
+import functools
+import logging
+import re
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from speechbrain.utils.fetching import fetch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
+from mossformer_sb.sharing.from_training import locate, scored_weights
+from mossformer_sb.sharing.loading import read_state_dict
+from mossformer_sb.training.brain import BEST_KEY
+from mossformer_sb.training.checkpoints import Checkpointer, is_of_a_recipe
+from mossformer_sb.training.command_line import _read_yaml
+
+logger = logging.getLogger(__name__)
+
+EXTENSIONS = (".safetensors", ".ckpt")  # the first that is there counts
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# Single scales, and what depends on the query/key width alone, fit any mask net. That is no start: from one published
+# size to another it is at most 1 % of the values, and 2 % to the mini size.
+LEAST_SHARE = 0.2
+
+
+# ---- start from a model
+
+
+@dataclass
+class Comparison:
+    """How the tensors of one module fit those of the model to start from, by name."""
+
+    loaded: list = field(default_factory=list)
+    missing: list = field(default_factory=list)  # only here
+    unexpected: list = field(default_factory=list)  # only there
+    reshaped: dict = field(default_factory=dict)  # name to the shapes there and here
+    renewed: list = field(default_factory=list)  # made for another sample rate
+
+    @classmethod
+    def of(cls, here, there, renew=False):
+        """Compare two state dicts; with ``renew``, what would fit is not to be loaded."""
+        comparison = cls(unexpected=[name for name in there if name not in here])
+        for name, value in here.items():
+            if name not in there:
+                comparison.missing.append(name)
+            elif there[name].shape != value.shape:
+                comparison.reshaped[name] = (list(there[name].shape), list(value.shape))
+            else:
+                (comparison.renewed if renew else comparison.loaded).append(name)
+        return comparison
+
+
+def start_from(modules, source, sample_rate):
+    """Give networks the weights of a trained model, as far as these fit, and log what did not.
+
+    What fits by name and shape is loaded, the rest keeps its random weights: with another number of speakers that is
+    the projection to the speakers, with more blocks the new ones. With another sample rate it is the whole encoder and
+    decoder too, whose filters are of that rate, even where shapes fit.
+
+    Arguments
+    ---------
+    modules : mapping
+        ``encoder``, ``masknet`` and ``decoder``. Changed only if all goes well.
+    source : str or Path
+        An exported folder; the output folder of a training, here or with one of SpeechBrain's own recipes, whose export
+        or, without one, best checkpoint counts, with the averaged weights of a run that scored these; or the id of a
+        model on the Hugging Face hub.
+    sample_rate : int
+        Hz, of the recordings that the networks are for.
+
+    Returns
+    -------
+    dict
+        `Comparison` for each module's name.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, it can't be read, or its mask net is another one.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> from mossformer_sb.sharing.folder import export
+    >>> two, three = (dict(MossFormerSeparator.from_size("mini", num_spks).named_children()) for num_spks in (2, 3))
+    >>> folder = export(getfixture("tmp_path") / "model", two, sample_rate=8000)
+    >>> list(start_from(three, folder, sample_rate=8000)["masknet"].reshaped)
+    ['speaker_projection.weight', 'speaker_projection.bias']
+    """
+    hparams_file, place, read = _find_model(source)
+    model_rate = _read_sample_rate(hparams_file)
+    comparisons, fitting = {}, {}
+    for name in MODULES:
+        there = read(name)
+        renew = name != "masknet" and model_rate != sample_rate
+        comparisons[name] = Comparison.of(modules[name].state_dict(), there, renew)
+        fitting[name] = {key: there[key] for key in comparisons[name].loaded}
+        if name == "masknet":
+            _check_share(source, modules[name].state_dict(), there, comparisons[name])
+    for name in MODULES:
+        modules[name].load_state_dict(fitting[name], strict=False)
+    rates = f"{model_rate} Hz" if model_rate == sample_rate else f"{model_rate} Hz, for {sample_rate} Hz"
+    logger.info("Starting from %s, %s\n%s", place, rates, _report(comparisons))
+    return comparisons
+
+
+def _find_model(source):
+    """Find a model: the file of its hyperparameters, where its weights are, and what reads those of a module."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _find_in_folder(folder)
+    if HUB_ID.fullmatch(str(source)):
+        return _fetch(str(source))
+    raise InputError(
+        f"init_from '{source}': there is no such folder. Give an exported model, the output folder of a training, or "
+        f"the id of a model on the Hugging Face hub, as owner/name."
+    )
+
+
+def _find_in_folder(folder):
+    files = _weights_in(folder)
+    if files:
+        return _exported(folder, files)
+    export_folder, save_folder = _folders_of_a_training(folder)
+    files = _weights_in(export_folder)
+    if files:
+        return _exported(export_folder, files)
+    checkpoint = _best_checkpoint(folder, save_folder) if save_folder.is_dir() else None
+    if checkpoint and _weights_in(checkpoint.path):
+        return folder / HPARAMS_FILE, checkpoint.path, functools.partial(scored_weights, checkpoint)
+    raise InputError(
+        f"init_from '{folder}': holds no model, neither {', '.join(MODULES)} as .safetensors or .ckpt, nor the like in "
+        f"{export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported model, or the output folder "
+        f"of a training."
+    )
+
+
+def _exported(place, files):
+    return place / HPARAMS_FILE, place, lambda name: read_state_dict(files[name])
+
+
+def _folders_of_a_training(folder):
+    """Where its export and its checkpoints are: both are keys of its YAML."""
+    settings = _read_yaml(folder / HPARAMS_FILE) if (folder / HPARAMS_FILE).is_file() else {}
+    named = {"export_folder": "export", "save_folder": "save"}
+    # A value with a tag, such as an unresolved !ref, is no str.
+    named.update({key: settings[key] for key in named if isinstance(settings.get(key), str)})
+    return [locate(folder, path, settings.get("output_folder")) for path in named.values()]
+
+
+def _best_checkpoint(folder, save_folder):
+    """The checkpoint with the best score or, of a run that was killed in its first epoch, the newest."""
+    checkpointer = Checkpointer(save_folder)
+    of_recipes = {is_of_a_recipe(checkpoint) for checkpoint in checkpointer.list_checkpoints()}
+    if len(of_recipes) > 1:
+        raise InputError(
+            f"init_from '{folder}': {save_folder.name}/ holds checkpoints of a training here and of one of "
+            f"SpeechBrain's own recipes, whose scores can't be compared. Move those of one of them to another folder."
+        )
+    best = {"min_key": BEST_KEY} if True in of_recipes else {"max_key": BEST_KEY}  # those keep a loss
+    return checkpointer.find_checkpoint(**best) or checkpointer.find_checkpoint()
+
+
+def _weights_in(folder):
+    """Find the weights of all modules in a folder; nothing where there is none of them."""
+    candidates = {name: [folder / f"{name}{extension}" for extension in EXTENSIONS] for name in MODULES}
+    files = {name: next(filter(Path.is_file, paths), None) for name, paths in candidates.items()}
+    missing = [name for name, file in files.items() if file is None]
+    if len(missing) == len(MODULES):
+        return {}
+    if missing:
+        raise InputError(
+            f"init_from: {folder} holds no weights of {' and '.join(missing)}, only of the others. Needed are "
+            f"{', '.join(MODULES)}, each as .safetensors or .ckpt."
+        )
+    return files
+
+
+def _fetch(hub_id):
+    hparams_file = _fetch_file(hub_id, HPARAMS_FILE)
+    files = {}
+    for name in MODULES:
+        safe, pickled = (f"{name}{extension}" for extension in EXTENSIONS)
+        try:
+            files[name] = _fetch_file(hub_id, safe)
+        except InputError:
+            files[name] = _fetch_file(hub_id, pickled)
+    return hparams_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
+
+
+def _fetch_file(hub_id, filename):
+    try:
+        return Path(fetch(filename, hub_id))
+    except (OSError, ValueError) as error:  # what the hub's errors have in common: not there, no connection, no id
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"init_from '{hub_id}': there is no such folder, and {filename} of a model of this name on the Hugging "
+            f"Face hub could not be downloaded ({reason}). Check the name and the connection."
+        ) from error
+
+
+def _read_sample_rate(hparams_file):
+    value = _read_yaml(hparams_file).get("sample_rate")
+    if not isinstance(value, int):
+        found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its tag
+        raise InputError(f"{hparams_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")
+    return value
+
+
+def _check_share(source, here, there, comparison):
+    """Raise unless a good part of the mask net fits."""
+    values = sum(here[name].numel() for name in comparison.loaded)
+    share = values / max(1, min(_count(here), _count(there)))
+    if share >= LEAST_SHARE:
+        return
+    example = ""
+    if comparison.reshaped:
+        name, (shape_there, shape_here) = max(
+            comparison.reshaped.items(), key=lambda item: torch.Size(item[1][1]).numel()
+        )
+        example = f": {name}, for instance, is {shape_there} there and {shape_here} here"
+    raise InputError(
+        f"init_from '{source}' is of another network: {share:.0%} of its mask net fits, needed {LEAST_SHARE:.0%}"
+        f"{example}. Choose the size (and the experiment file) that it was trained with, or another model."
+    )
+
+
+def _count(state):
+    return sum(value.numel() for value in state.values())
+
+
+# ---- the report of what was loaded
+
+
+def _report(comparisons):
+    """A table of counts, and a line for each name, or group of names, that was not loaded."""
+    kinds = [*Comparison.__dataclass_fields__]
+    rows = [["", *kinds]]
+    rows += [[name, *(str(len(getattr(c, kind))) for kind in kinds)] for name, c in comparisons.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    for module, comparison in comparisons.items():
+        lines += _not_loaded(module, comparison)
+    return "\n".join(lines)
+
+
+def _not_loaded(module, comparison):
+    common = [*comparison.loaded, *comparison.reshaped, *comparison.renewed]
+    missing = _branches(comparison.missing, [*common, *comparison.missing])
+    unexpected = _branches(comparison.unexpected, [*common, *comparison.unexpected])
+    yield from (f"missing: {module}.{group}, new" for group in _merge_numbers(missing))
+    yield from (f"unexpected: {module}.{group}, left out" for group in _merge_numbers(unexpected))
+    yield from (f"renewed: {module}.{group}, of another sample rate" for group in _merge_numbers(comparison.renewed))
+    same_shapes = {}
+    for name, (there, here) in comparison.reshaped.items():
+        same_shapes.setdefault(f"{there} there, {here} here", []).append(name)
+    for shapes, names in same_shapes.items():
+        yield from (f"reshaped: {module}.{group}, {shapes}, new" for group in _merge_numbers(names))
+
+
+def _branches(names, among):
+    """Name the highest branch, as ``blocks.2.*``, in place of the names where everything below it is among them."""
+    chosen = set(names)
+    return [_highest_branch(name, chosen, among) or name for name in names]
+
+
+def _highest_branch(name, chosen, among):
+    parts = name.split(".")
+    for depth in range(len(parts)):
+        branch = "".join(f"{part}." for part in parts[:depth])
+        below = [other for other in among if other.startswith(branch)]
+        if len(below) > 1 and chosen.issuperset(below):
+            return f"{branch}*"
+    return None
+
+
+def _merge_numbers(names):
+    """Make one of names that differ only in their first number: ``blocks.{0…3}.norm.gain (4)``."""
+    groups = {}
+    for name in names:
+        before, number, after = re.fullmatch(r"(.*?)(?:(?<=\.)(\d+)(?=\.)(.*))?", name).groups(default="")
+        groups.setdefault((before, after), []).append(number)
+    for (before, after), numbers in groups.items():
+        count = f" ({len(numbers)})" if len(numbers) > 1 else ""
+        yield f"{before}{_listed([*dict.fromkeys(numbers)])}{after}{count}"
+
+
+def _listed(numbers):
+    if len(numbers) == 1:
+        return numbers[0]
+    first, last = int(numbers[0]), int(numbers[-1])
+    if numbers == [str(number) for number in range(first, last + 1)]:
+        return f"{{{first}…{last}}}"
+    return f"{{{','.join(numbers)}}}"
+
+
+# ---- keep parameters as they are
+
+
+def freeze(modules, patterns):
+    """Keep parameters from training, by name.
+
+    They get no gradient, so the optimiser passes them over, with whatever weight decay and momentum it has. Dropout
+    within frozen parts stays active.
+
+    Arguments
+    ---------
+    modules : mapping
+        Module's name to module.
+    patterns : str or sequence of str
+        Shell wildcards for full names: ``masknet.blocks.*`` is all that is in the blocks, ``encoder.*`` the encoder.
+
+    Returns
+    -------
+    list of str
+        Full names of what was frozen.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches nothing, or nothing is left to train.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> freeze(dict(MossFormerSeparator.from_size("mini").named_children()), ["encoder.*", "masknet.norm.*"])
+    ['encoder.conv1d.weight', 'masknet.norm.weight', 'masknet.norm.bias']
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    parameters = {
+        f"{module_name}.{name}": parameter
+        for module_name, module in modules.items()
+        for name, parameter in module.named_parameters()
+    }
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not any(fnmatchcase(name, pattern) for name in parameters):
+            raise InputError(_matches_nothing(pattern, parameters))
+    frozen = [name for name in parameters if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if len(frozen) == len(parameters):
+        raise InputError(f"freeze {patterns} matches all {len(parameters)} parameters: leave some to train.")
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    total = sum(parameter.numel() for parameter in parameters.values())
+    trained = total - sum(parameters[name].numel() for name in frozen)
+    logger.info(
+        "Frozen: %d of %d parameters. %.3f M of %.3f M values train.",
+        len(frozen),
+        len(parameters),
+        trained / 1e6,
+        total / 1e6,
+    )
+    return frozen
+
+
+def _matches_nothing(pattern, names):
+    parts = [name.split(".") for name in names]
+    branches = dict.fromkeys(f"{'.'.join(p[:depth])}.*" for p in parts for depth in range(1, len(p)))
+    close = difflib.get_close_matches(str(pattern), [*branches, *names], n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"names are such as {', '.join([*names][:3])}."
+    return f"freeze: {pattern!r} matches no parameter; {hint} Give names as module.parameter, * for anything."

@@ -1,0 +1,98 @@
+"""What decides the last bits of a training: device, precision, TF32, deterministic kernels, versions."""
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from mossformer_sb.training import distributed
+from mossformer_sb.version import __version__
+
+# What cuBLAS needs to give the same bits each time; read when it is first used.
+_CUBLAS_VARIABLE, _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+
+
+def make_deterministic():
+    """Have torch use kernels that give the same bits each time, for the whole process.
+
+    The same command then gives the same weights on the same kind of device, with the same versions and the same number
+    of ranks; a run that is killed and resumed is one of them. Another device, version or number of ranks adds up in
+    another order. An operation that has no such kernel raises an error. It costs time on a GPU; on a CPU, kernels are
+    deterministic anyway, for the same number of threads.
+    """
+    os.environ.setdefault(_CUBLAS_VARIABLE, _CUBLAS_WORKSPACE)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def describe(device, precision, eval_precision):
+    """Say in one line what a training computes with.
+
+    Arguments
+    ---------
+    device : str or torch.device
+        Of the networks.
+    precision, eval_precision : str
+        ``fp32``, ``bf16`` or ``fp16``.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> describe("cpu", "fp32", "fp32")
+    'Computes on cpu (... threads), 1 process, in fp32, evaluates in fp32; deterministic ...; torch ...
+    """
+    device = torch.device(device)
+    deterministic = "on" if torch.are_deterministic_algorithms_enabled() else "off"
+    return "; ".join(
+        [
+            f"Computes on {_device(device)}, {_processes()}, in {precision}, evaluates in {eval_precision}",
+            *(_tf32() if device.type == "cuda" else []),
+            f"deterministic kernels: {deterministic}",
+            f"fast paths: {_fast_paths()}",
+            _versions(device),
+        ]
+    )
+
+
+def _device(device):
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
+
+
+def _processes():
+    count = distributed.world_size()
+    return f"{count} process" if count == 1 else f"{count} processes"
+
+
+def _tf32():
+    """TF32 rounds the factors of float32 products to 10 bits. SpeechBrain turns it on when it is imported."""
+    states = {"products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
+    told = ", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in states.items())
+    yield f"TF32 in float32: {told} (SpeechBrain turns it on; SB_DISABLE_QUIRKS=allow_tf32 leaves it off)"
+
+
+def _fast_paths():
+    """Whether networks compute in their own ways, or as they are written."""
+    try:
+        from mossformer_sb.network import fast
+    except ImportError:  # there is no switch to ask
+        return "on"
+    return "on" if fast.is_enabled() else "off"
+
+
+def _versions(device):
+    versions = {"torch": torch.__version__}
+    if device.type == "cuda":
+        versions |= {"CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version()}
+    for name in ("speechbrain", "hyperpyyaml"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:  # a copy on the path, not installed
+            versions[name] = "?"
+    versions["mossformer_sb"] = __version__
+    return ", ".join(f"{name} {number}" for name, number in versions.items())

@@ -1,0 +1,227 @@
+"""What a run of ``train.py`` writes into its output folder about itself, and when.
+
+A run that is refused, for wrong data, other settings or an option that can't be used, leaves the folder as it was. So
+nothing is written about a run before it trains or evaluates. Two things have to be written earlier, the manifests and
+empty folders: these are put back, or removed.
+
+Settings, environment and training record tell of the training. A run that trains no epoch, because of ``--test_only``
+or since all epochs are done, changes none of them.
+"""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import shutil
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import speechbrain as sb
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from speechbrain.core import _logging_excepthook
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.folder import HPARAMS_FILE, TrainingRecord
+from mossformer_sb.training import distributed
+from mossformer_sb.utils.files import replacing, write_text
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "log.txt"
+ENVIRONMENT_FILE = "env.log"
+BACKUP = ".manifests-before"
+MANIFEST_ENDINGS = (".csv", ".json", ".sha256")
+# Libraries that log every step of theirs at the level DEBUG, which goes to log.txt.
+CHATTY = ("matplotlib", "PIL", "fsspec", "urllib3", "asyncio", "h5py", "numba")
+
+
+class RunFolder:
+    """Context: the output folder of a run.
+
+    Arguments
+    ---------
+    hparams_file : str or Path
+        The experiment's YAML file.
+    overrides : dict
+        Other values for its keys.
+    script : str or Path
+        The program, a copy of which is kept.
+    log_config : str, optional
+        YAML file that configures the logging. Default: SpeechBrain's.
+
+    Attributes
+    ----------
+    record : TrainingRecord
+        Set it before training: it is written when the first epoch begins.
+    trained : bool
+        Whether this run has trained.
+
+    Raises
+    ------
+    InputError
+        If the output folder can't be written, or ``log_config`` is absent.
+    """
+
+    def __init__(self, hparams_file, overrides, script, log_config=None):
+        with open(hparams_file, encoding="utf-8") as file:
+            self._settings = resolve_references(file, overrides).read()
+        if log_config is not None and not os.path.isfile(log_config):
+            raise InputError(f"log_config '{log_config}': there is no such file. Give another one, or leave it out.")
+        self._hparams_file, self._script = hparams_file, script
+        self._log_config = log_config or sb.core.DEFAULT_LOG_CONFIG
+        values = YAML().load(self._settings)
+        self.folder = Path(str(values["output_folder"]))
+        self._parts = [Path(str(values[key])) for key in ("save_folder", "manifest_folder") if values.get(key)]
+        self._manifests = Path(str(values["manifest_folder"])) if values.get("manifest_folder") else None
+        self.record = TrainingRecord()
+        self.trained = self.evaluated = False
+        self._made, self._buffer, self._before = [], None, None
+
+    def __enter__(self):
+        distributed.on_main(self._open)
+        return self
+
+    def __exit__(self, kind, *_):
+        if distributed.rank() == 0:
+            self._close()
+
+    def stage_begins(self, stage):
+        """Note that training or evaluation begins: from now on the run counts, and writes what tells of it."""
+        if stage == sb.Stage.TRAIN and not self.trained:
+            self.trained = True
+            distributed.on_main(self._write_settings)
+        if stage == sb.Stage.TEST:
+            self.evaluated = True
+        if distributed.rank() == 0:
+            self._open_log()
+
+    # ---- opening and closing
+
+    def _open(self):
+        self._make_folder()
+        if self._manifests is not None and self._is_inside(self._manifests):
+            self._restore_manifests()  # of a run that was killed before it began
+            self._before = set(self._manifest_files())
+            self._back_up_manifests()
+        self._start_logging()
+
+    def _is_inside(self, path):
+        """A folder of manifests elsewhere may serve other runs too, so it is left alone."""
+        return path.resolve().is_relative_to(self.folder.resolve())
+
+    def _make_folder(self):
+        absent = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        absent += [path for path in self._parts if not path.exists()]
+        self._made = sorted(set(absent), key=lambda path: len(path.parts), reverse=True)
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            self._remove_empty()
+            raise InputError(
+                f"output_folder '{self.folder}' can't be written ({error.strerror or error}): give another one."
+            ) from error
+
+    def _remove_empty(self):
+        for path in self._made:
+            with contextlib.suppress(OSError):  # not empty, or not there
+                path.rmdir()
+
+    def _close(self):
+        if self._buffer is not None:
+            self._stop_buffering()
+        if self._before is not None and not self.trained:
+            self._restore_manifests()
+            self._remove_new_manifests()
+        self._remove_backup()
+        if not (self.trained or self.evaluated):
+            self._remove_empty()
+
+    # ---- manifests
+
+    def _manifest_files(self):
+        if not self._manifests.is_dir():
+            return []
+        return [path.name for path in self._manifests.iterdir() if path.suffix in MANIFEST_ENDINGS and path.is_file()]
+
+    @property
+    def _backup(self):
+        return self.folder / BACKUP
+
+    def _back_up_manifests(self):
+        if not self._before:
+            return
+        unfinished = self.folder / f"{BACKUP}.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for name in self._before:
+            shutil.copy2(self._manifests / name, unfinished / name)
+        os.replace(unfinished, self._backup)
+
+    def _restore_manifests(self):
+        """Put back the manifests that the backup has, if there is one; a copy stays until all are there."""
+        if not self._backup.is_dir():
+            return
+        self._manifests.mkdir(parents=True, exist_ok=True)
+        for path in self._backup.iterdir():
+            with replacing(self._manifests / path.name) as temporary:
+                shutil.copy2(path, temporary)
+        self._remove_backup()
+
+    def _remove_new_manifests(self):
+        """Except for what helps the next start: lists of problems, and the levels of recordings, which take long."""
+        for name in set(self._manifest_files()) - self._before:
+            if not (name.endswith("_problems.csv") or name.startswith("mixing_")):
+                (self._manifests / name).unlink()
+
+    def _remove_backup(self):
+        if self._backup.is_dir():
+            unfinished = self.folder / f"{BACKUP}.tmp"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            os.replace(self._backup, unfinished)
+            shutil.rmtree(unfinished)
+
+    # ---- settings and log
+
+    def _write_settings(self):
+        header = f"# Generated {date.today()} from:\n# {os.path.abspath(self._hparams_file)}\n# yamllint disable\n"
+        write_text(self.folder / HPARAMS_FILE, header + self._settings)
+        with replacing(self.folder / Path(self._script).name) as temporary:
+            shutil.copy(self._script, temporary)
+        write_text(self.folder / ENVIRONMENT_FILE, sb.utils.logger.get_environment_description())
+        TrainingRecord.read(self.folder).of_training(self.record).write(self.folder)
+        self._remove_backup()
+
+    def _start_logging(self):
+        """As SpeechBrain does, but what is for the file waits in memory until the run begins."""
+        options = {"filename": str(self.folder / LOG_FILE), "delay": True}
+        sb.utils.logger.setup_logging(self._log_config, {"handlers": {"file_handler": options}})
+        sys.excepthook = _logging_excepthook
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        root = logging.getLogger()
+        for handler in root.handlers:
+            if isinstance(handler, logging.FileHandler):
+                never = logging.CRITICAL + 1
+                self._buffer = logging.handlers.MemoryHandler(sys.maxsize, never, handler, flushOnClose=False)
+                self._buffer.setLevel(handler.level)
+                root.removeHandler(handler)
+                root.addHandler(self._buffer)
+        sb.utils.quirks.log_applied_quirks()
+        logger.info("Output folder: %s", self.folder)
+
+    def _open_log(self):
+        if self._buffer is not None:
+            file = self._buffer.target
+            self._buffer.flush()
+            self._stop_buffering()
+            logging.getLogger().addHandler(file)
+
+    def _stop_buffering(self):
+        logging.getLogger().removeHandler(self._buffer)
+        self._buffer.close()
+        self._buffer = None

@@ -1,0 +1,67 @@
+"""The packages' imports go one way, from the command line down to the network and the data, and in no circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "mossformer_sb"
+# From the top to the bottom: a package may import from those of a higher number.
+LEVELS = {"cli": 0, "sharing": 1, "inference": 1, "training": 1, "evaluation": 2, "network": 3, "data": 3, "utils": 4}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path, everywhere=True):
+    """Modules of ours that a file imports; without those within functions if not everywhere."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            # `from package import module` names a module; `from module import name` doesn't.
+            found |= {f"{node.module}.{name.name}" for name in node.names} & NAMES
+            found.add(node.module)
+    return {name for name in found if name.split(".")[0] == PACKAGE.name}
+
+
+NAMES = {module_name(path) for path in PACKAGE.rglob("*.py")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_arrows_go_down(path):
+    own = LEVELS.get(module_name(path).split(".")[1], 0)
+    for name in imports(path):
+        package = name.split(".")[1] if "." in name else None
+        if package in LEVELS and package != module_name(path).split(".")[1]:
+            assert LEVELS[package] > own, f"{module_name(path)} imports {name}"
+
+
+def test_there_is_no_circle():
+    graph = {module_name(path): imports(path, everywhere=False) & NAMES for path in PACKAGE.rglob("*.py")}
+    done = set()
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*trail, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
+
+
+def test_the_package_needs_nothing_that_is_not_installed_with_it():
+    """train.py, hparams and data_prep are used from a clone; the package is not."""
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        names |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+        assert not {name.split(".")[0] for name in names} & {"data_prep", "benchmarks", "recipes", "tests"}, path

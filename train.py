@@ -17,7 +17,8 @@ from hyperpyyaml import load_hyperpyyaml
 from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.report import TEST_MANIFEST, check_report, comparable_corpus, report_training
-from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
 from mossformer_sb.training.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate
 from mossformer_sb.training.checkpoints import check_origin

@@ -29,8 +29,8 @@ from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.sharing.folder import RECORD_FILE
 from mossformer_sb.sharing.loading import load_hparams
+from mossformer_sb.sharing.record import RECORD_FILE
 from mossformer_sb.utils.devices import choose_device
 
 logger = logging.getLogger(__name__)

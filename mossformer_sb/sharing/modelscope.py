@@ -12,8 +12,9 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.network.masknet import ROTATED_CHANNELS, MossFormerMaskNet
 from mossformer_sb.network.separator import MossFormerSeparator
-from mossformer_sb.sharing.folder import MODULES, TrainingRecord, export
-from mossformer_sb.sharing.loading import read_state_dict
+from mossformer_sb.sharing.folder import MODULES, export
+from mossformer_sb.sharing.record import TrainingRecord
+from mossformer_sb.sharing.weights import read_state_dict
 from mossformer_sb.utils.files import temporary_name
 
 # The authors' names in `modelscope` (and their released masknet.bin), and ours, but for what lies inside of the blocks.

@@ -16,11 +16,11 @@ from speechbrain.utils.fetching import fetch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
-from mossformer_sb.sharing.from_training import locate, scored_weights
-from mossformer_sb.sharing.loading import read_state_dict
+from mossformer_sb.sharing.weights import read_state_dict
 from mossformer_sb.training.brain import BEST_KEY
 from mossformer_sb.training.checkpoints import Checkpointer, is_of_a_recipe
 from mossformer_sb.training.command_line import _read_yaml
+from mossformer_sb.training.export import locate, scored_weights
 
 logger = logging.getLogger(__name__)
 

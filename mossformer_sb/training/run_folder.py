@@ -24,7 +24,8 @@ from ruamel.yaml import YAML
 from speechbrain.core import _logging_excepthook
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.folder import HPARAMS_FILE, TrainingRecord
+from mossformer_sb.sharing.folder import HPARAMS_FILE
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import replacing, write_text
 

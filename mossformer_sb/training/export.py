@@ -7,8 +7,10 @@ import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.results import AUDIO_FOLDER
-from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, TrainingRecord, conditions_of, export
-from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree, check_state, read_state_dict
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, export
+from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree
+from mossformer_sb.sharing.record import TrainingRecord, conditions_of
+from mossformer_sb.sharing.weights import check_state, read_state_dict
 from mossformer_sb.training.brain import BEST_KEY
 from mossformer_sb.training.checkpoints import Checkpointer
 

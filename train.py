@@ -20,8 +20,8 @@ from mossformer_sb.evaluation.report import TEST_MANIFEST, check_report, compara
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
-from mossformer_sb.training.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate
-from mossformer_sb.training.checkpoints import check_origin
+from mossformer_sb.training.brain import SeparationBrain, nothing_to_evaluate
+from mossformer_sb.training.checkpoints import BEST_KEY, check_origin
 from mossformer_sb.training.command_line import check_device, parse_arguments
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder

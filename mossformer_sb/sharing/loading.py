@@ -23,6 +23,8 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
+from mossformer_sb.sharing.record import RECORD_FILE
 from mossformer_sb.sharing.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -277,8 +279,74 @@ def _merge(old, new):
             old[key] = value
 
 
+def check_folder(source, hparams_file=HPARAMS_FILE):
+    """Raise InputError if a local folder is no model folder; a model hub's id is not looked up.
+
+    Arguments
+    ---------
+    source : str or Path
+        A local folder or a model hub's id.
+    hparams_file : str
+        Name of the YAML file in it.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not (folder / hparams_file).is_file():
+        raise InputError(
+            f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
+            f"export_folder, by default <output_folder>/export."
+        )
+    if (folder / RECORD_FILE).is_file():
+        raise InputError(
+            f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
+            f"{folder / 'export'}; `mossformer-sb export` makes one, too."
+        )
+
+
+def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must_match=True, **fetching):
+    """Load a separator that is not trusted, with its weights, from a model folder or a model hub.
+
+    Arguments
+    ---------
+    source, hparams_file, overrides, overrides_must_match, **fetching
+        As for `load_hparams`.
+
+    Returns
+    -------
+    dict
+        At least ``sample_rate``, Hz; ``num_spks``; and ``modules``: ``encoder``, ``masknet`` and ``decoder``.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or something in it is refused, missing, or doesn't fit.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> from mossformer_sb.sharing.folder import export
+    >>> separator = MossFormerSeparator.from_size("mini")
+    >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
+    >>> model = load_model(folder)
+    >>> model["sample_rate"], sorted(model["modules"])
+    (8000, ['decoder', 'encoder', 'masknet'])
+    """
+    check_folder(source, hparams_file)
+    hparams = load_hparams(str(source), hparams_file, overrides, overrides_must_match, **fetching)
+    modules = hparams.get("modules")
+    modules = modules if isinstance(modules, dict) else {}
+    numbers = ("sample_rate", "num_spks")
+    wrong = [key for key in numbers if not isinstance(hparams.get(key), int) or hparams[key] < 1]
+    wrong += [f"modules: {key}" for key in MODULES if not isinstance(modules.get(key), torch.nn.Module)]
+    if wrong:
+        raise InputError(
+            f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
+            f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
+        )
+    return hparams
+
+
 def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True, **fetching):
-    """Load a model that is not trusted, with its weights.
+    """Build what the YAML file of a model that is not trusted describes, with its weights.
 
     Arguments
     ---------

@@ -18,6 +18,7 @@ from mossformer_sb.evaluation.results import AUDIO_FOLDER, RESULTS_FILE, ScoreTa
 from mossformer_sb.network.separator import separate
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, RunningClock, TimeBudget
+from mossformer_sb.training.checkpoints import BEST_KEY
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.epoch_stats import Items, StageSums, WindowSums
 from mossformer_sb.training.history import History
@@ -29,7 +30,6 @@ from mossformer_sb.training.schedules import OneCycle, Schedule
 logger = logging.getLogger(__name__)
 
 TENSORBOARD_FOLDER = "tensorboard"
-BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
 SHOWN_IDS = 10  # of items with something non-finite
 _SILENCE = Mixture("", torch.zeros(4096), torch.zeros(4096, 1))
 

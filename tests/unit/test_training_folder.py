@@ -18,8 +18,7 @@ from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli.commands import main
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.record import TrainingRecord, conditions
-from mossformer_sb.training.brain import BEST_KEY
-from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.export import export_training
 

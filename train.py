@@ -41,23 +41,23 @@ def main(argv):
 
 def run(folder, hparams_file, run_opts, overrides, command):
     """Check, prepare, train, evaluate, export."""
-    hparams = distributed.everywhere(load, hparams_file, overrides)
+    hparams = distributed.run_on_all_ranks(load, hparams_file, overrides)
     test_only = run_opts["test_only"] or hparams.get("test_only", False)
     if hparams["report"]:
-        distributed.everywhere(check_report)
-    distributed.everywhere(check_checkpoints, hparams, run_opts, test_only)
-    distributed.everywhere(set_initial_weights, hparams)
+        distributed.run_on_all_ranks(check_report)
+    distributed.run_on_all_ranks(check_checkpoints, hparams, run_opts, test_only)
+    distributed.run_on_all_ranks(set_initial_weights, hparams)
     if not hparams["skip_prep"]:
-        distributed.on_main(hparams["prepare"])
+        distributed.run_on_main(hparams["prepare"])
         if not test_only:
-            distributed.on_main(hparams["prepare_mixing"])
+            distributed.run_on_main(hparams["prepare_mixing"])
     builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
     names = ["test"] if test_only else [*builders]
-    datasets = distributed.everywhere(lambda: {name: builders[name]() for name in names})
+    datasets = distributed.run_on_all_ranks(lambda: {name: builders[name]() for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
-    brain = distributed.everywhere(
+    brain = distributed.run_on_all_ranks(
         SeparationBrain,
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -76,8 +76,8 @@ def run(folder, hparams_file, run_opts, overrides, command):
     )
     brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
 
-    record = distributed.on_main(keep_results, folder, hparams, brain, datasets["test"])
-    distributed.on_main(
+    record = distributed.run_on_main(keep_results, folder, hparams, brain, datasets["test"])
+    distributed.run_on_main(
         export,
         folder=hparams["export_folder"],
         modules=distributed.unwrapped(brain.modules),
@@ -85,7 +85,7 @@ def run(folder, hparams_file, run_opts, overrides, command):
         record=record,
     )
     if hparams["report"]:
-        distributed.on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
+        distributed.run_on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
 
 
 def load(hparams_file, overrides):
@@ -137,6 +137,6 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except InputError as error:
         # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
-        if distributed.shows(error):
+        if distributed.should_report(error):
             logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

@@ -13,7 +13,7 @@ import pandas as pd
 from mossformer_sb.data.dataio import MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.loading import NETWORKS, Tree
-from mossformer_sb.training.history import TABLE_FILE
+from mossformer_sb.training.epoch_stats import TABLE_FILE
 from mossformer_sb.training.losses import si_snr
 
 HPARAMS_FILE = "hyperparams.yaml"

@@ -24,7 +24,7 @@ from mossformer_sb.evaluation.results import AUDIO_FOLDER, AVERAGE, RESULTS_FILE
 from mossformer_sb.inference.output_gain import mixture_gain, peak_gain
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.record import RECORD_FILE, TrainingRecord
-from mossformer_sb.training.history import TABLE_FILE
+from mossformer_sb.training.epoch_stats import TABLE_FILE
 from mossformer_sb.training.losses import best_permutation, pairwise_si_snr, reorder
 from mossformer_sb.utils.files import replacing, write_text
 

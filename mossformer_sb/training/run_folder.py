@@ -82,7 +82,7 @@ class RunFolder:
         self._made, self._buffer, self._before = [], None, None
 
     def __enter__(self):
-        distributed.on_main(self._open)
+        distributed.run_on_main(self._open)
         return self
 
     def __exit__(self, kind, *_):
@@ -93,7 +93,7 @@ class RunFolder:
         """Note that training or evaluation begins: from now on the run counts, and writes what tells of it."""
         if stage == sb.Stage.TRAIN and not self.trained:
             self.trained = True
-            distributed.on_main(self._write_settings)
+            distributed.run_on_main(self._write_settings)
         if stage == sb.Stage.TEST:
             self.evaluated = True
         if distributed.rank() == 0:

@@ -25,7 +25,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.record import RECORD_FILE
-from mossformer_sb.sharing.weights import load_weights
+from mossformer_sb.sharing.weights import EXTENSIONS, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -382,7 +382,7 @@ def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True
     loadables = _loadables(tree)
     hparams = {key: tree.build(key) for key in tree.root if key != "pretrainer"}
     for name, module in loadables.items():
-        load_weights(module, _fetch_weights(name, source, **fetching), name)
+        load_weights(module, fetch_weights(name, source, **fetching), name)
     return hparams
 
 
@@ -428,9 +428,9 @@ def fetch_file(filename, source, savedir=None, local_strategy=LocalStrategy.COPY
     return Path(path)
 
 
-def _fetch_weights(name, source, **fetching):
-    """The path of a module's weights: of safetensors, else of a checkpoint."""
-    for ending in (".safetensors", ".ckpt"):
+def fetch_weights(name, source, **fetching):
+    """The path of a module's weights: of safetensors, else of a checkpoint. As `fetch_file` otherwise."""
+    for ending in EXTENSIONS:
         try:
             return fetch_file(name + ending, source, **fetching)
         except InputError as error:

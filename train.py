@@ -14,7 +14,8 @@ import sys
 
 from hyperpyyaml import load_hyperpyyaml
 
-from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, MixtureDataset
+from mossformer_sb.data.datasets import MixtureDataset
+from mossformer_sb.data.manifests import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.report import TEST_MANIFEST, check_report, comparable_corpus, report_training
 from mossformer_sb.sharing.folder import TrainingRecord, export

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mossformer_sb.data.streams import Recording
+from mossformer_sb.data.audio_io import Recording
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.report import check_report, draw_spectrograms
 from mossformer_sb.inference.separation import MossFormerSeparation

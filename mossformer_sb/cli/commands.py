@@ -128,7 +128,7 @@ def _parser(argv):
 
 
 def _add_separate(parser):
-    from mossformer_sb.data.streams import FORMATS
+    from mossformer_sb.data.audio_io import FORMATS
     from mossformer_sb.inference.chunking import Chunking
     from mossformer_sb.inference.output_gain import LEVELS
 
@@ -185,11 +185,11 @@ def _separate(arguments):
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from mossformer_sb.data.input_files import list_recordings, shard
-    from mossformer_sb.data.streams import make_output_folder
+    from mossformer_sb.cli.input_files import list_recordings, shard
     from mossformer_sb.inference.chunking import Chunking
     from mossformer_sb.inference.separation import MossFormerSeparation, output_paths
     from mossformer_sb.pretrained import default_model
+    from mossformer_sb.utils.files import make_output_folder
 
     chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
     source = default_model() if arguments.model is None else arguments.model
@@ -253,9 +253,9 @@ def _add_scores(parser, output):
 
 def _check_scores(arguments):
     """Find what is wrong with the output before the work."""
-    from mossformer_sb.data.streams import make_output_folder
     from mossformer_sb.evaluation.report import check_report
     from mossformer_sb.evaluation.score_files import check_metrics
+    from mossformer_sb.utils.files import make_output_folder
 
     check_metrics(arguments.metrics)
     make_output_folder(Path(arguments.output).parent)
@@ -330,7 +330,7 @@ def _add_evaluate(parser):
 
 
 def _evaluate(arguments):
-    from mossformer_sb.data.dataio import MixtureDataset
+    from mossformer_sb.data.datasets import MixtureDataset
     from mossformer_sb.evaluation.score_files import evaluate
     from mossformer_sb.inference.separation import MossFormerSeparation
 
@@ -364,9 +364,9 @@ def _add_report(parser):
 
 
 def _report(arguments):
-    from mossformer_sb.data.streams import make_output_folder
     from mossformer_sb.evaluation.report import report_training
     from mossformer_sb.utils.devices import choose_device
+    from mossformer_sb.utils.files import make_output_folder
 
     if arguments.output is not None:
         make_output_folder(Path(arguments.output).parent)

@@ -7,7 +7,7 @@ import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.linalg import solve_toeplitz, toeplitz
 
-from mossformer_sb.training.losses import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
+from mossformer_sb.evaluation.si_snr import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
 
 # As for SI-SNR: a silent or a perfect estimate has no finite ratio.
 _SDR_LIMIT = 120.0

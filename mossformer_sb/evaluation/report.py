@@ -18,14 +18,15 @@ import pandas as pd
 import soundfile
 import torch
 
-from mossformer_sb.data.dataio import read_audio, read_manifest
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.results import AUDIO_FOLDER, AVERAGE, RESULTS_FILE, example_stem
+from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, reorder
 from mossformer_sb.inference.output_gain import mixture_gain, peak_gain
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import RECORD_FILE, TrainingRecord
 from mossformer_sb.training.history import TABLE_FILE
-from mossformer_sb.training.losses import best_permutation, pairwise_si_snr, reorder
 from mossformer_sb.utils.files import replacing, write_text
 
 logger = logging.getLogger(__name__)

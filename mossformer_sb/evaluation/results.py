@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from mossformer_sb.data.dataio import write_audio
+from mossformer_sb.data.audio_io import write_audio
+from mossformer_sb.evaluation.si_snr import reorder
 from mossformer_sb.inference.output_gain import mixture_gain, peak_gain
-from mossformer_sb.training.losses import reorder
 from mossformer_sb.utils.files import replacing
 
 RESULTS_FILE = "test_results.csv"

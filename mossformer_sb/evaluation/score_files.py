@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mossformer_sb.data.dataio import DATA_ROOT, read_audio
-from mossformer_sb.data.input_files import ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
+from mossformer_sb.data.manifests import DATA_ROOT
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.metrics import separation_scores
 from mossformer_sb.evaluation.results import ScoreTable
-from mossformer_sb.training.losses import is_active, reorder
+from mossformer_sb.evaluation.si_snr import is_active, reorder
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def _mixtures(references, folder):
 
 
 def _audio_below(folder):
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
 
 
 def _id(path):
@@ -246,7 +246,7 @@ def evaluate(model, data, metrics=()):
     Arguments
     ---------
     model : mossformer_sb.inference.separation.MossFormerSeparation
-    data : mossformer_sb.data.dataio.MixtureDataset
+    data : mossformer_sb.data.datasets.MixtureDataset
         Of the model's sample rate and number of speakers.
     metrics : collection of str
         As for `score`.

@@ -14,7 +14,7 @@ import torch
 from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import MossFormerSeparator
 from mossformer_sb.cli.commands import main
-from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.evaluation.report import report_training
 from mossformer_sb.evaluation.results import save_example
 from mossformer_sb.inference.separation import MossFormerSeparation

@@ -11,8 +11,9 @@ from speechbrain.utils.train_logger import TensorboardLogger
 
 from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation.examples import AUDIO_FOLDER, save_example
 from mossformer_sb.evaluation.metrics import separation_scores
-from mossformer_sb.evaluation.results import AUDIO_FOLDER, RESULTS_FILE, ScoreTable, save_example
+from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.network.separator import separate
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, RunningClock, TimeBudget

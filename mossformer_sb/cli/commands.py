@@ -154,7 +154,7 @@ def _add_separate(parser):
         default="mixture",
         choices=LEVELS,
         help="mixture: one gain for all speakers fits their sum to the recording; peak: one gain brings the loudest to "
-        "full scale; none: as the network gives them (default: mixture)",
+        "full scale; none: no further gain (default: mixture)",
     )
     parser.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again what is already there")

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.results import AUDIO_FOLDER
+from mossformer_sb.evaluation.examples import AUDIO_FOLDER
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, export
 from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree
 from mossformer_sb.sharing.record import TrainingRecord, conditions_of

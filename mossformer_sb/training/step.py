@@ -29,7 +29,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import if_main_process
 
-from mossformer_sb.data.dataio import Mixture, SeparationBatch
+from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.separator import separate
 from mossformer_sb.training import distributed

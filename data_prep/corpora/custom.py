@@ -19,12 +19,10 @@ from data_prep.choices import SPLITS, check_choice
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MixtureFiles, Problem
 from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
 from data_prep.manifests.manifest import write_manifests
-from mossformer_sb.data.input_files import ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
 
 NAME, PREFIX = "custom data", "custom"
-FIRST = (".wav", ".flac", ".ogg")  # as messages show them
-EXTENSIONS = (*FIRST, *sorted(ENDINGS - set(FIRST)))
 
 
 def prepare_custom(
@@ -90,7 +88,7 @@ def prepare_custom(
 def _from_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):
     folders = {split: {column: f"{split}/{folder}" for column, folder in columns.items()} for split in splits}
     parts = None if mixture_is_sum else dict.fromkeys(splits, ())
-    corpus = CorpusLayout(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=EXTENSIONS)
+    corpus = CorpusLayout(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=AUDIO_ENDINGS)
     return list_mixtures(corpus, data_folder)
 
 

@@ -44,7 +44,7 @@ from data_prep.manifests.corpus_index import CorpusIndex, MixtureFiles
 from data_prep.manifests.manifest import write_manifests
 from data_prep.manifests.source_tables import NOISE_TABLE, SPEECH_TABLE, prepare_mixing
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
-from mossformer_sb.data.stretches import Stretching
+from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 
 NAME = "the corpus of many speakers"
@@ -212,7 +212,7 @@ def _plan(split, condition, data):
     for number in range(len(data)):
         chosen = data.speech.draw(data.rng(number), data.num_spks)
         lengths = [
-            Stretching.between(data.speech.sample_rates[index], SAMPLE_RATE).num_out(data.speech.num_samples[index])
+            SpeedResampler.between(data.speech.sample_rates[index], SAMPLE_RATE).num_out(data.speech.num_samples[index])
             for index in chosen
         ]
         frames = min(*lengths, data.segment or min(lengths))

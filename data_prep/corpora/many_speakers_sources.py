@@ -19,8 +19,8 @@ from data_prep.generate.engine import Item, Output, Plan, run
 from data_prep.generate.recordings import frames_of, name_noise, read_recording
 from data_prep.manifests.source_tables import measure_noise
 from data_prep.messages import first_of
-from mossformer_sb.data.dataio import read_audio
-from mossformer_sb.data.stretches import Stretching
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 
 PREFIX = "many_speakers"
@@ -185,7 +185,7 @@ def copy_noise(folder, data_folder, parameters, workers):
 
 
 def _to_our_rate(sample_rate):
-    return Stretching.between(sample_rate, SAMPLE_RATE)
+    return SpeedResampler.between(sample_rate, SAMPLE_RATE)
 
 
 def _read_noise(item):

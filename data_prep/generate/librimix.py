@@ -38,7 +38,7 @@ from data_prep.generate.recordings import (
 )
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
 from data_prep.parallel import count_workers, process_map, thread_map
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,12 @@ from pathlib import Path
 import soundfile
 from scipy.signal import resample_poly
 
-from data_prep.audio import AUDIO_SUFFIXES, SAMPLE_RATE
+from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import check_choice
 from data_prep.messages import first_of
 from data_prep.parallel import thread_map
-from mossformer_sb.data.noise import extend_noise
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS
+from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -132,10 +133,10 @@ def _audio_files(folder, key):
     files = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != "."
+        if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
     if not files:
-        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_SUFFIXES)}.")
+        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_ENDINGS)}.")
     return files
 
 

@@ -10,7 +10,7 @@ import soundfile
 from data_prep.audio import SAMPLE_RATE, lost_bytes
 from data_prep.messages import NUM_SHOWN
 from data_prep.parallel import thread_map
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 _SPHERE_HEADER = 1024  # bytes

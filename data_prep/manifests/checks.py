@@ -13,7 +13,7 @@ from data_prep.audio import lost_bytes
 from data_prep.manifests.corpus_index import MIXTURE, Problem
 from data_prep.messages import NUM_SHOWN
 from data_prep.parallel import thread_map
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 STEP = 2.0**-15  # of 16-bit audio

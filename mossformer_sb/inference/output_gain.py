@@ -1,50 +1,10 @@
 """The level of estimates. SI-SNR does not see it, so a network's outputs have none of their own."""
 
 import numpy as np
-import torch
 
 from mossformer_sb.errors import InputError
 
 LEVELS = ("mixture", "none", "peak")
-
-
-def mixture_gain(estimates, mixture):
-    """The one gain, common to all estimates, with which their sum comes closest to the mixture (least squares).
-
-    A gain of its own for each estimate would lose how loud the speakers were against each other.
-
-    Arguments
-    ---------
-    estimates : torch.Tensor
-        [..., T, S].
-    mixture : torch.Tensor
-        [..., T].
-
-    Returns
-    -------
-    torch.Tensor
-        [...]; 1 where the estimates' sum is silent.
-
-    Example
-    -------
-    >>> estimates = torch.randn(8000, 2)
-    >>> round(mixture_gain(estimates, 0.5 * estimates.sum(-1)).item(), 4)
-    0.5
-    """
-    total = estimates.sum(-1)
-    energy = total.square().sum(-1)
-    return torch.where(energy > 0, (total * mixture).sum(-1) / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
-
-
-def peak_gain(*signals):
-    """The one gain, at most 1, with which none of the signals exceeds full scale.
-
-    Example
-    -------
-    >>> peak_gain(torch.tensor([0.5, -2.0]), torch.tensor([1.0]))
-    0.5
-    """
-    return 1 / max(1.0, *(signal.abs().max().item() for signal in signals))
 
 
 class LevelMeter:
@@ -65,6 +25,7 @@ class LevelMeter:
         self.peak = 0.0  # of all estimates, before the gain
         self._energy = 0.0  # of the estimates' sum
         self._agreement = 0.0  # of the estimates' sum with the mixture
+        self._total = self._mixture = 0.0  # sums over all samples of both
 
     def add(self, estimates, mixture):
         """Add a block: [t, S] and [t]."""
@@ -72,6 +33,8 @@ class LevelMeter:
         total = estimates.sum(1, dtype=np.float64)
         self._energy += float(total @ total)
         self._agreement += float(total @ mixture)
+        self._total += float(total.sum())
+        self._mixture += float(mixture.sum(dtype=np.float64))
         self.peak = max(self.peak, float(np.abs(estimates).max(initial=0.0)))
 
     def gain(self, level):
@@ -80,8 +43,8 @@ class LevelMeter:
         Arguments
         ---------
         level : str
-            "mixture": with which the estimates' sum comes closest to the mixture, see `mixture_gain`. "peak": with
-            which the loudest sample of all estimates is at full scale. "none": 1, as the network gives them.
+            "mixture": with which the estimates' sum comes closest to the mixture without its mean. "peak": with
+            which the loudest sample of all estimates is at full scale. "none": 1.
 
         Returns
         -------
@@ -95,7 +58,7 @@ class LevelMeter:
         """
         check_level(level)
         if level == "mixture" and self._energy > 0:
-            return self._agreement / self._energy
+            return (self._agreement - self._mixture * self._total / self.num_samples) / self._energy
         if level == "peak" and self.peak > 0:
             return 1 / self.peak
         return 1.0

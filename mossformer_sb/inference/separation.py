@@ -15,23 +15,18 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
+from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings
 from mossformer_sb.data.resampling import resample_blocks
-from mossformer_sb.data.streams import (
-    FORMATS,
-    BlockStore,
-    Recording,
-    check_format,
-    make_output_folder,
-    write_recordings,
-)
 from mossformer_sb.errors import InputError
+from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
+from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.sharing.folder import RECORD_FILE
-from mossformer_sb.sharing.loading import load_hparams
+from mossformer_sb.sharing.loading import check_folder, load_model
 from mossformer_sb.utils.devices import choose_device
+from mossformer_sb.utils.files import make_output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -115,17 +110,7 @@ class MossFormerSeparation(Pretrained):
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
         source = default_model() if source is None else source
-        folder = Path(source)
-        if folder.is_dir() and not (folder / hparams_file).is_file():
-            raise InputError(
-                f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
-                f"export_folder, by default <output_folder>/export."
-            )
-        if (folder / RECORD_FILE).is_file():
-            raise InputError(
-                f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
-                f"{folder / 'export'}; `mossformer-sb export` makes one, too."
-            )
+        check_folder(source, hparams_file)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         fetching = {
             "savedir": savedir,
@@ -136,8 +121,7 @@ class MossFormerSeparation(Pretrained):
         if trust:
             options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
             return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
-        hparams = load_hparams(str(source), hparams_file, **checking, **fetching)
-        cls._check_hparams(hparams, source, hparams_file)
+        hparams = load_model(source, hparams_file, **checking, **fetching)
         ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
         if ignored:
             logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
@@ -145,18 +129,6 @@ class MossFormerSeparation(Pretrained):
         if download_only:
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
-
-    @classmethod
-    def _check_hparams(cls, hparams, source, hparams_file):
-        modules = hparams.get("modules")
-        modules = modules if isinstance(modules, dict) else {}
-        wrong = [key for key in cls.HPARAMS_NEEDED if not isinstance(hparams.get(key), int) or hparams[key] < 1]
-        wrong += [f"modules: {key}" for key in cls.MODULES_NEEDED if not isinstance(modules.get(key), torch.nn.Module)]
-        if wrong:
-            raise InputError(
-                f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
-                f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
-            )
 
     def separate_batch(self, mix, lengths=None):
         """Separate a batch of mixtures at the model's sample rate.
@@ -195,7 +167,8 @@ class MossFormerSeparation(Pretrained):
 
         Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
         aligned with it to the sample. Long recordings are separated in chunks, see
-        `mossformer_sb.inference.chunking.Chunking`.
+        `mossformer_sb.inference.chunking.Chunking`. How loud the recording is makes no difference, nor does a constant
+        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`.
 
         Arguments
         ---------
@@ -208,8 +181,8 @@ class MossFormerSeparation(Pretrained):
             Which channel to separate, from 0. Default: the mean of all.
         level : str
             "mixture": one gain, common to all speakers and constant over the whole recording, fits the estimates' sum
-            to the recording. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": as
-            the network gives them.
+            to the recording. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": no
+            further gain; their level is then arbitrary, but goes up and down with the recording's.
         chunking : Chunking, optional
             How long recordings are cut. Default: ``Chunking()``.
         progress : bool
@@ -315,15 +288,20 @@ class MossFormerSeparation(Pretrained):
         return paths, recording.sample_rate
 
     def _estimates(self, recording, chunking, progress):
-        """Blocks [t, S] of the estimates at the recording's rate, as the network gives them."""
-        rate, model_rate = recording.sample_rate, self.hparams.sample_rate
-        num_read = 0
+        """Blocks [t, S] of the estimates at the recording's rate, before their common gain.
 
-        def counted():
-            nonlocal num_read
+        Each chunk reaches the network at one level, see `normalise`, which is undone after it.
+        """
+        rate, model_rate = recording.sample_rate, self.hparams.sample_rate
+        num_read, offset = 0, None
+
+        def centred():
+            """The recording without its first block's mean: at its ends, resampling takes an offset for a step."""
+            nonlocal num_read, offset
             for block in recording.blocks():
                 num_read += len(block)
-                yield block
+                offset = block.mean(dtype=np.float64).astype(block.dtype) if offset is None else offset
+                yield block - offset
 
         def separate_chunk(samples):
             shortest = self.mods.encoder.conv1d.kernel_size[0]
@@ -332,9 +310,13 @@ class MossFormerSeparation(Pretrained):
                     f"{recording.name}: has {len(samples)} samples at the model's {model_rate} Hz; it takes at least "
                     f"{shortest}."
                 )
-            return self.separate_batch(torch.from_numpy(samples)[None])[0].float().cpu().numpy()
+            normalised, gain = normalise(samples)
+            if not normalised.any():
+                return np.zeros((len(samples), self.hparams.num_spks), dtype=np.float32)
+            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0]
+            return estimates.float().cpu().numpy() / np.float32(gain)
 
-        mixture = resample_blocks(counted(), rate, model_rate)
+        mixture = resample_blocks(centred(), rate, model_rate)
         is_long = recording.num_samples is None or recording.num_samples > chunking.above * rate
         if is_long:
             estimates = separate_in_chunks(separate_chunk, mixture, *chunking.samples(model_rate))

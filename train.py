@@ -14,6 +14,7 @@ import sys
 
 from hyperpyyaml import load_hyperpyyaml
 
+from data_prep.corpora.prepare import prepare_experiment
 from mossformer_sb.cli.training_report import report_training
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.manifests import FINGERPRINT_SHOWN
@@ -27,6 +28,7 @@ from mossformer_sb.training import distributed
 from mossformer_sb.training.brain import SeparationBrain, nothing_to_evaluate
 from mossformer_sb.training.checkpoints import BEST_KEY, check_origin
 from mossformer_sb.training.command_line import check_device, parse_arguments
+from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, loader_options
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 
@@ -52,12 +54,9 @@ def run(folder, hparams_file, run_opts, overrides, command):
     distributed.run_on_all_ranks(check_checkpoints, hparams, run_opts, test_only)
     distributed.run_on_all_ranks(set_initial_weights, hparams)
     if not hparams["skip_prep"]:
-        distributed.run_on_main(hparams["prepare"])
-        if not test_only:
-            distributed.run_on_main(hparams["prepare_mixing"])
-    builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
-    names = ["test"] if test_only else [*builders]
-    datasets = distributed.run_on_all_ranks(lambda: {name: builders[name]() for name in names})
+        distributed.run_on_main(prepare_experiment, hparams, test_only)
+    names = ["test"] if test_only else [*MANIFESTS]
+    datasets = distributed.run_on_all_ranks(lambda: {name: build_dataset(hparams, name) for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
@@ -75,10 +74,10 @@ def run(folder, hparams_file, run_opts, overrides, command):
         hparams["epoch_counter"],
         datasets.get("train"),
         datasets.get("valid"),
-        train_loader_kwargs=hparams["train_loader"],
-        valid_loader_kwargs=hparams["valid_loader"],
+        train_loader_kwargs=loader_options(hparams, "train"),
+        valid_loader_kwargs=loader_options(hparams, "valid"),
     )
-    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
+    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=loader_options(hparams, "test"))
 
     record = distributed.run_on_main(keep_results, folder, hparams, brain, datasets["test"])
     distributed.run_on_main(
@@ -93,9 +92,9 @@ def run(folder, hparams_file, run_opts, overrides, command):
 
 
 def load(hparams_file, overrides):
-    """Build what the YAML file describes."""
+    """Build what the YAML file describes, and what is the same in every experiment."""
     with open(hparams_file, encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+        return complete(load_hyperpyyaml(file, overrides))
 
 
 def check_checkpoints(hparams, run_opts, test_only):

@@ -20,7 +20,7 @@ MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames
 
 
 class BaselineMaskNet(nn.Module):
-    """What the peers share: checks, and what becomes of padding. A subclass sets ``net``, [B, N, L] → [S, B, N, L].
+    """What the baselines share: checks, and what becomes of padding. A subclass sets ``net``, [B, N, L] → [S, B, N, L].
 
     Arguments
     ---------

@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from mossformer_sb.cli.commands import main as command_line
+from mossformer_sb.cli import main as command_line
 from mossformer_sb.sharing.folder import TrainingRecord
 from mossformer_sb.sharing.from_training import export_training
 from tests.integration.corpora import write_easy_wham

@@ -21,13 +21,15 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.weights import differences, read_state_dict
 
 logger = logging.getLogger(__name__)
 
 # SpeechBrain takes a folder for a checkpoint when its name begins with CKPT, so not one of these.
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
-SHOWN_DIFFERENCES = 3
+BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
+AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 _OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
 _THEIRS = "counter"  # what these call the epoch counter
 
@@ -230,9 +232,8 @@ class Checkpointer(stock.Checkpointer):
                 f"The checkpoint {checkpoint.path} holds no {', '.join(missing)}: it was saved with other settings. "
                 "Use those, or another output folder."
             )
-        for name, obj in self.recoverables.items():
-            if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
-                _check_architecture(name, obj, checkpoint)
+        for name, module in self._plain_modules(checkpoint):
+            _check_architecture(name, module, checkpoint)
         super().load_checkpoint(checkpoint)
 
     def check_architecture(self):
@@ -241,10 +242,17 @@ class Checkpointer(stock.Checkpointer):
         A file that can't be read is passed over: loading goes on to the next checkpoint then.
         """
         for checkpoint in sorted(self.list_checkpoints(), key=stock.ckpt_recency)[-1:]:
-            for name, obj in self.recoverables.items():
-                if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
-                    with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-                        _check_architecture(name, obj, checkpoint)
+            for name, module in self._plain_modules(checkpoint):
+                with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+                    _check_architecture(name, module, checkpoint)
+
+    def _plain_modules(self, checkpoint):
+        """Names and modules that SpeechBrain loads from a state dict in the checkpoint."""
+        for name, obj in self.recoverables.items():
+            hook = self.custom_load_hooks.get(name) or stock.get_default_hook(obj, stock.DEFAULT_LOAD_HOOKS)
+            is_plain = isinstance(obj, torch.nn.Module) and hook is stock.torch_recovery
+            if is_plain and name in checkpoint.paramfiles:
+                yield name, obj
 
     # ---- deleting
 
@@ -289,6 +297,21 @@ class Checkpointer(stock.Checkpointer):
 
     def _is_whole(self, checkpoint):
         return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
+
+
+# ---- which weights were scored
+
+
+def scored_weights(checkpoint, name):
+    """State dict of one module as it was validated: the running average of a run that kept one."""
+    state = read_state_dict(checkpoint.paramfiles[name])
+    if AVERAGED_WEIGHTS in checkpoint.paramfiles:
+        saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
+        averages = {
+            key.partition(".")[2]: value for key, value in saved["averages"].items() if key.startswith(f"{name}.")
+        }
+        state.update(averages)
+    return state
 
 
 # ---- SpeechBrain's own recipes
@@ -403,32 +426,13 @@ def _rank(checkpoints, importance_key=None, max_key=None, min_key=None, ckpt_pre
     return sorted(newest_first, key=importance_key or stock.ckpt_recency, reverse=True)
 
 
-def _is_plain_module(obj):
-    """Whether an object is a module that SpeechBrain loads from a state dict."""
-    return (
-        isinstance(obj, torch.nn.Module)
-        and stock.get_default_hook(obj, stock.DEFAULT_LOAD_HOOKS) is stock.torch_recovery
-    )
-
-
 def _check_architecture(name, module, checkpoint):
     path = checkpoint.paramfiles[name]
     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    saved = _shapes(stock.hook_on_loading_state_dict_checkpoint(saved))
-    current = _shapes(module.state_dict())
-    different = [key for key in dict.fromkeys([*current, *saved]) if current.get(key) != saved.get(key)]
-    if not different:
-        return
-    shown = "; ".join(
-        f"{key}: {saved.get(key, 'nothing')} in the checkpoint, {current.get(key, 'nothing')} in the model"
-        for key in different[:SHOWN_DIFFERENCES]
-    )
-    raise InputError(
-        f"The checkpoint {checkpoint.path} is of another architecture: {len(different)} parameters of '{name}' differ "
-        f"({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). "
-        "Use the settings that it was trained with, or another output folder."
-    )
-
-
-def _shapes(state_dict):
-    return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state_dict.items()}
+    saved = stock.hook_on_loading_state_dict_checkpoint(saved)
+    number, shown = differences(saved, module.state_dict(), "in the checkpoint", "in the model")
+    if number:
+        raise InputError(
+            f"The checkpoint {checkpoint.path} is of another architecture: {number} parameters of '{name}' differ "
+            f"({shown}). Use the settings that it was trained with, or another output folder."
+        )

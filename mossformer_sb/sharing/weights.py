@@ -1,0 +1,149 @@
+"""Weights in files that are not trusted: finding them, reading tensors and nothing else, refusing what doesn't fit."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from mossformer_sb.errors import InputError
+
+EXTENSIONS = (".safetensors", ".ckpt")  # the first that is there counts
+SHOWN_DIFFERENCES = 3
+
+
+def find_weights(folder, modules):
+    """Find the weights of modules in a folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+    modules : iterable of str
+        Names, such as "masknet".
+
+    Returns
+    -------
+    dict
+        Name to path, for those that are there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "masknet.ckpt").touch()
+    >>> {name: path.name for name, path in find_weights(folder, ["encoder", "masknet"]).items()}
+    {'masknet': 'masknet.ckpt'}
+    """
+    candidates = {name: [Path(folder) / f"{name}{extension}" for extension in EXTENSIONS] for name in modules}
+    found = {name: next(filter(Path.is_file, paths), None) for name, paths in candidates.items()}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def load_weights(module, path, name):
+    """Load a module's weights from a file that is not trusted.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    path : str or Path
+        ``.safetensors``, or else a file of ``torch.save`` with a state dict.
+    name : str
+        What the module is called, for messages.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything else, or weights of another network.
+    """
+    state = read_state_dict(path)
+    check_state(module, state, path, name, "its YAML file")
+    module.load_state_dict(state)
+
+
+def check_state(module, state, path, name, described_in):
+    """Raise InputError unless a state dict is of a module, in names and shapes.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+    state : mapping
+        Name to tensor.
+    path : str or Path
+        The file that it comes from, for the message.
+    name : str
+        What the module is called.
+    described_in : str
+        Where the module is described.
+    """
+    number, shown = differences(state, module.state_dict(), "in the file", "in the network")
+    if number:
+        raise InputError(
+            f"{path}: holds the weights of another network than the '{name}' of {described_in}: {number} differ "
+            f"({shown}). Use the settings and the weights that were saved together."
+        )
+
+
+def differences(found, needed, where_found, where_needed):
+    """Compare the names and shapes of two state dicts.
+
+    Arguments
+    ---------
+    found, needed : mapping
+        Name to tensor; what is no tensor has no shape.
+    where_found, where_needed : str
+        For the text, such as "in the file".
+
+    Returns
+    -------
+    number : int
+        Of names whose shapes differ, or that one of them lacks.
+    text : str
+        The first of them.
+
+    Example
+    -------
+    >>> differences({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "in the file", "in the network")
+    (1, 'a: [2] in the file, [3] in the network')
+    """
+    found, needed = _shapes(found), _shapes(needed)
+    different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
+    shown = [
+        f"{key}: {found.get(key, 'nothing')} {where_found}, {needed.get(key, 'nothing')} {where_needed}"
+        for key in different[:SHOWN_DIFFERENCES]
+    ]
+    return len(different), "; ".join([*shown, "..."] if len(different) > SHOWN_DIFFERENCES else shown)
+
+
+def _shapes(state):
+    return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state.items()}
+
+
+def read_state_dict(path):
+    """Read a state dict, and nothing else, from a file.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``.safetensors``, or else a file of ``torch.save``.
+
+    Returns
+    -------
+    dict
+        Name to tensor, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything else.
+    """
+    try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
+            f"which could run code and are not loaded. Save it as a state dict or as .safetensors."
+        ) from error
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
+    return state

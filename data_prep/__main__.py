@@ -7,10 +7,10 @@ from data_prep.command import run
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.many_speakers import prepare_many_speakers
+from data_prep.corpora.mini import prepare_mini
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
-from data_prep.demo_corpus.mini import prepare_mini
 
 MODE = {"help": "min (default) or max"}
 TASK = {"help": "separate_noisy (default), separate_clean or enhance_single"}
@@ -110,7 +110,7 @@ def _parser():
     many.add_argument("--num_noises", type=int, help="number of clips of noise for training")
     many.add_argument("--seed", type=int, help="seed of everything random")
     many.add_argument("--list_file", help="another list of clips: clip,speaker,split,source,file")
-    many.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    many.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
     return parser
 
 

@@ -11,21 +11,19 @@ are those of WHAMR!, with the splits tr, cv and tt.
 
 import functools
 import hashlib
-import io
 import json
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
+from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
+from data_prep.choices import check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
-from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, parallel_map, split_noises, split_speakers
+from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, draw_levels, split_noises, split_speakers
 from data_prep.generate.librimix_metadata import Recipe, csv_text, info_text, metadata_text, read_metadata
 from data_prep.generate.recordings import (
     LAYOUTS,
@@ -39,8 +37,7 @@ from data_prep.generate.recordings import (
     warn_of_single_utterances,
 )
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
-from data_prep.generate.wsj0 import NUM_READERS, SAMPLE_RATE, num_resampled
-from data_prep.manifests.manifest import check_choice, check_versions
+from data_prep.parallel import count_workers, process_map, thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
@@ -55,7 +52,7 @@ MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, an
 
 
 @dataclass(frozen=True)
-class Mixture(Item):
+class LibrimixItem(Item):
     """One mixture, at all the sample rates and in all the modes that are asked for.
 
     Attributes
@@ -119,7 +116,7 @@ def generate(
     splits : sequence of str, optional
         Some of those that there are; all if None.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
     dry_run : bool
         Whether only to say how much would be written.
     **drawing
@@ -282,7 +279,7 @@ def draw_metadata(
     record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
     del record["speech_folder"], record["noise_folder"]  # they may be moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
-    with parallel_map(workers) as mapped:
+    with process_map(functools.partial(draw_levels, drawing), workers) as mapped:
         return folder, {
             split: _draw_once(target, drawing, split, parts[split], noise_parts[split], counts[split], record, mapped)
             for split in wanted
@@ -326,8 +323,7 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
 
 def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
     """Checks what excludes each other, and returns the types of mixtures to make."""
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one a processor.")
+    count_workers(workers)  # refuses what is no number of them
     if num_spks < 2:
         raise InputError(f"num_spks is {num_spks}: needed 2 or more.")
     if (metadata_folder is None) == (from_speech is None):
@@ -423,7 +419,7 @@ def _plan_mixture(split, recipe, versions, types, frames):
             Output(f"{top}/{folder}/{name}.wav", length, sample_rate, "int16")
             for folder in _folders(num_spks, types, recipe.room is not None)
         ]
-    return Mixture(recipe.name, tuple(outputs), recipe, tuple(tops))
+    return LibrimixItem(recipe.name, tuple(outputs), recipe, tuple(tops))
 
 
 def _length(lengths, sample_rate, mode):
@@ -453,7 +449,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
 
     Arguments
     ---------
-    mixture : Mixture
+    mixture : LibrimixItem
         What to make.
     speech_folder, noise_folder : str
         What the paths of its recipe are relative to.
@@ -485,7 +481,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
             length = _length(map(len, speech), sample_rate, mode)
             for folder, samples in mix(signals, noise, types, sample_rate, length).items():
                 folder = folder if folder == "noise" else f"{folder}{suffix}"
-                made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16(samples)
+                made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16_libsndfile(samples)
     return made
 
 
@@ -537,21 +533,6 @@ def _parts(mixture, num_spks):
     return {"mix_clean": sources, "mix_both": [*sources, "noise"], "mix_single": ["s1", "noise"]}[mixture]
 
 
-def to_int16(samples):
-    """16-bit samples as libsndfile makes them of floating point: mostly it rounds down.
-
-    Example
-    -------
-    >>> to_int16(np.array([0.9, -0.1, 40000], np.float32) / 2**15)
-    array([    0,    -1, 32767], dtype=int16)
-    """
-    # By itself: it differs between single and double precision by a step, here and there.
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    stream.seek(0)
-    return soundfile.read(stream, dtype="int16")[0]
-
-
 # The published tables of what was made
 
 
@@ -577,8 +558,7 @@ def _write_table(top, names, mixture, suffix, num_spks, renew):
     columns = [part.replace("s", "source_", 1) if part != "noise" else part for part in parts]
     folders = [part if part == "noise" else f"{part}{suffix}" for part in (mixture, *parts)]
     paths = [[str((top / part / f"{name}.wav").resolve()) for part in folders] for name in names]
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        measured = list(tqdm(pool.map(_measure, paths), f"Measuring {key}", len(paths), unit="mixture", disable=None))
+    measured = thread_map(_measure, paths, f"Measuring {key}", "mixture")
     lines = [[name, *row, length] for name, row, (length, _) in zip(names, paths, measured, strict=True)]
     write_text(
         files, csv_text([["mixture_ID", "mixture_path", *(f"{column}_path" for column in columns), "length"], *lines])

@@ -15,23 +15,21 @@ the reverberant sum must not exceed the peak either.
 Shapes: T samples, S sources.
 """
 
-import contextlib
 import functools
 import logging
 import math
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.audio import SAMPLE_RATE
+from data_prep.choices import check_choice
 from data_prep.generate.librimix_metadata import Recipe
 from data_prep.generate.recordings import FADE, read_noise, read_recording
 from data_prep.generate.rooms import draw_room, images_of
-from data_prep.generate.wsj0 import NUM_SHOWN, SAMPLE_RATE
-from data_prep.manifests.manifest import check_choice
+from data_prep.messages import NUM_SHOWN
 from mossformer_sb.data.loudness import loudness
 from mossformer_sb.errors import InputError
 
@@ -164,7 +162,7 @@ class Drawing:
     published: bool = False
     resample: bool = False
 
-    def draw(self, split, utterances, noises=(), count=None, mapped=map):
+    def draw(self, split, utterances, noises=(), count=None, mapped=None):
         """Draws the mixtures of one split.
 
         Arguments
@@ -176,7 +174,8 @@ class Drawing:
         count : int, optional
             Number of mixtures; as many as one pass over the utterances gives if None.
         mapped : Callable
-            What `parallel_map` gives; the result does not depend on it.
+            What `process_map` of `draw_levels` with this drawing gives; the result does not depend on it. Default: the
+            work is done in this process.
 
         Returns
         -------
@@ -192,6 +191,7 @@ class Drawing:
         check_choice("split", split, SPLITS)
         if self.published and count is None and split != TRAIN:
             count = NUM_EVALUATION
+        mapped = mapped or functools.partial(map, functools.partial(draw_levels, self))
         utterances = self._usable(utterances, split)
         noises = self._usable_noises(noises, split)
         recipes, redrawn = self._draw(split, utterances, noises, count, mapped)
@@ -257,7 +257,7 @@ class Drawing:
                 new = new[: None if count is None else count - len(recipes)]
                 jobs = [(pair, [self.seed, SPLITS.index(split), number + index]) for index, pair in enumerate(new)]
                 number, found = number + len(jobs), len(recipes)
-                for ((speech, _), _), result in zip(jobs, mapped(functools.partial(_mix, self), jobs), strict=True):
+                for ((speech, _), _), result in zip(jobs, mapped(jobs), strict=True):
                     bar.update(isinstance(result, Recipe))
                     if isinstance(result, Recipe):
                         recipes.append(result)
@@ -359,8 +359,20 @@ def draw_noises(rng, tuples, noises, extend, drop):
     return pairs
 
 
-def _mix(drawing, job):
-    """Draws the levels of one mixture: a Recipe, or the clip that has no loudness."""
+def draw_levels(drawing, job):
+    """Draws the levels of one mixture.
+
+    Arguments
+    ---------
+    drawing : Drawing
+    job : tuple
+        Clips of speech and one of noise or None, and a seed.
+
+    Returns
+    -------
+    Recipe or Clip
+        The clip that has no loudness, where there is one.
+    """
     (speech, noise), seed = job
     rng = np.random.default_rng(seed)
     num_frames = max(clip.frames for clip in speech)
@@ -436,29 +448,3 @@ def draw_gains(rng, signals, ranges, room=None):
         float(10 ** ((level - first) / 20)) if math.isfinite(level) else math.nan
         for level, first in zip(after, before, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def parallel_map(workers=None):
-    """A function like `map` that works in processes, unless there is one worker.
-
-    Arguments
-    ---------
-    workers : int, optional
-        Number of processes; one a processor if None.
-
-    Example
-    -------
-    >>> with parallel_map(1) as mapped:
-    ...     list(mapped(abs, [-1, 2]))
-    [1, 2]
-    """
-    if workers == 1:
-        yield map
-        return
-    # Spawned, not forked: a fork copies locks that other threads hold.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        yield functools.partial(pool.map, chunksize=4)
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -203,9 +203,11 @@ def test_global_layer_norm_equals_group_norm():
 
 
 def test_sizes_differ_only_where_published():
-    assert {name: (size.group_size, size.query_key_dim) for name, size in SIZES.items() if name != "mini"} == {
-        name: (256, 128) for name in ("S", "M", "L", "small")
+    published = {name: SIZES[name] for name in ("S", "M", "L")}
+    assert {(size.group_size, size.query_key_dim, size.encoder_kernel_size) for size in published.values()} == {
+        (256, 128, 16)
     }
+    assert set(SIZES) == {*published, "small", "mini"}
 
 
 class TestAsAModule:

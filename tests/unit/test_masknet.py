@@ -7,7 +7,7 @@ import torch
 
 from mossformer_sb import SIZES, InputError, MossFormerMaskNet, MossFormerSeparator, build_masknet
 from mossformer_sb.network.block import token_shift
-from mossformer_sb.network.masknet import Angles, GlobalLayerNorm
+from mossformer_sb.network.layers import Angles, GlobalLayerNorm
 
 N, GROUP = 24, 16
 

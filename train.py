@@ -14,9 +14,13 @@ import sys
 
 from hyperpyyaml import load_hyperpyyaml
 
-from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, MixtureDataset
+from mossformer_sb.cli.training_report import report_training
+from mossformer_sb.data.datasets import MixtureDataset
+from mossformer_sb.data.manifests import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.report import TEST_MANIFEST, check_report, comparable_corpus, report_training
+from mossformer_sb.evaluation.published import comparable_corpus
+from mossformer_sb.evaluation.report import check_report
+from mossformer_sb.evaluation.results import TEST_MANIFEST
 from mossformer_sb.sharing.folder import TrainingRecord, export
 from mossformer_sb.training import distributed
 from mossformer_sb.training.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate

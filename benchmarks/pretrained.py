@@ -23,12 +23,13 @@ import torch
 from tqdm import tqdm
 
 from data_prep.corpora.many_speakers import CONDITIONS, PREFIX, SAMPLE_RATE
-from mossformer_sb.data.dataio import MixtureDataset, read_audio
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.metrics import separation_scores
+from mossformer_sb.evaluation.si_snr import pairwise_si_snr, si_snr
 from mossformer_sb.inference.chunking import Chunking, joins
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.training.losses import pairwise_si_snr, si_snr
 
 TIMED_SECONDS = 30.0
 LONG_SECONDS = 180.0

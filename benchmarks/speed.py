@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from benchmarks.separators import NETWORKS, build
 from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation import plots
 from mossformer_sb.network.fast.matmul import linear
 from mossformer_sb.network.separator import num_frames
 from mossformer_sb.network.sizes import SIZES, build_masknet, get_size
-from mossformer_sb.utils.files import replacing, write_text
+from mossformer_sb.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 8000  # Hz
@@ -271,7 +272,7 @@ def table(rows, ceilings):
 def draw(rows, path):
     """Bars of the ratios, a panel a case, as PNG."""
     try:
-        from matplotlib.figure import Figure
+        figure = plots.new_figure(7, 1)
     except ImportError as error:
         raise InputError(
             '--png is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]", or leave --png out.'
@@ -279,7 +280,7 @@ def draw(rows, path):
     cases = {}
     for row in rows:
         cases.setdefault(f"{row['size']}, {row['task']}, {row['seconds']:g} s", []).append(row)
-    figure = Figure(figsize=(7, 1 + sum(0.6 + 0.3 * len(case) for case in cases.values())), layout="constrained")
+    figure.set_figheight(1 + sum(0.6 + 0.3 * len(case) for case in cases.values()))
     panels = figure.subplots(len(cases), squeeze=False, sharex=True)[:, 0]
     for panel, (name, case) in zip(panels, cases.items(), strict=True):
         labels = [f"{row['network']}, {row['precision']}" for row in case]
@@ -287,8 +288,7 @@ def draw(rows, path):
         panel.invert_yaxis()
         panel.set_title(name, loc="left", fontsize="medium")
     panels[-1].set_xlabel(f"times as fast as {rows[0]['network']} in {rows[0]['precision']}")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    plots.save_png(figure, path, dpi=150)
 
 
 def main(argv=None):

@@ -25,10 +25,9 @@ from tqdm import tqdm
 from data_prep.command import run
 from data_prep.corpora.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE, read_list
 from data_prep.generate.librimix_drawing import parallel_map
-from data_prep.generate.recordings import AUDIO_SUFFIXES
 from data_prep.generate.wsj0 import NUM_SHOWN
-from mossformer_sb.data.dataio import read_audio
-from mossformer_sb.data.stretches import Stretching
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
+from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 
 LEVEL = 0.06  # root mean square of a clip
@@ -94,7 +93,7 @@ def _recordings(corpora, stems):
         for root, _, names in os.walk(folder, followlinks=True):
             for name in names:
                 stem, suffix = os.path.splitext(name)
-                if stem in stems and suffix.lower() in AUDIO_SUFFIXES:
+                if stem in stems and suffix.lower() in AUDIO_ENDINGS:
                     found.setdefault(stem, os.path.join(root, name))
     return found
 
@@ -120,7 +119,7 @@ def _cut(job):
 def to_clip_rate(samples, sample_rate):
     """The mean of all channels at 8 kHz: [T] or [T, channels] → [T'], float32."""
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-    change = Stretching.between(sample_rate, SAMPLE_RATE)
+    change = SpeedResampler.between(sample_rate, SAMPLE_RATE)
     return mono if change.up == change.down else change.convert(mono)
 
 

@@ -18,12 +18,10 @@ from pathlib import Path
 from data_prep.manifests.corpus_index import MIXTURE, Listing, Mixture, Problem
 from data_prep.manifests.folders import Corpus, existing_folder, list_mixtures
 from data_prep.manifests.manifest import SPLITS, check_choice, write_manifests
-from mossformer_sb.data.input_files import ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
 
 NAME, PREFIX = "custom data", "custom"
-FIRST = (".wav", ".flac", ".ogg")  # as messages show them
-EXTENSIONS = (*FIRST, *sorted(ENDINGS - set(FIRST)))
 
 
 def prepare_custom(
@@ -89,7 +87,7 @@ def prepare_custom(
 def _from_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):
     folders = {split: {column: f"{split}/{folder}" for column, folder in columns.items()} for split in splits}
     parts = None if mixture_is_sum else dict.fromkeys(splits, ())
-    corpus = Corpus(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=EXTENSIONS)
+    corpus = Corpus(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=AUDIO_ENDINGS)
     return list_mixtures(corpus, data_folder)
 
 

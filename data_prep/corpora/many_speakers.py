@@ -37,9 +37,9 @@ from data_prep.generate.wsj0 import NUM_SHOWN, num_resampled, resample, to_int16
 from data_prep.manifests.corpus_index import Listing, Mixture
 from data_prep.manifests.manifest import SPLITS, check_choice, write_manifests
 from data_prep.manifests.source_tables import NOISE_TABLE, SPEECH_TABLE, measure_noise, prepare_mixing
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
-from mossformer_sb.data.stretches import Stretching
+from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 
 NAME, PREFIX = "the corpus of many speakers", "many_speakers"
@@ -402,7 +402,7 @@ def _copy_noise(folder, data_folder, parameters, workers):
 
 
 def _to_our_rate(sample_rate):
-    return Stretching.between(sample_rate, SAMPLE_RATE)
+    return SpeedResampler.between(sample_rate, SAMPLE_RATE)
 
 
 def _read_noise(item):
@@ -474,7 +474,7 @@ def _plan(split, condition, data):
     for number in range(len(data)):
         chosen = data.speech.draw(data.rng(number), data.num_spks)
         lengths = [
-            Stretching.between(data.speech.sample_rates[index], SAMPLE_RATE).num_out(data.speech.num_samples[index])
+            SpeedResampler.between(data.speech.sample_rates[index], SAMPLE_RATE).num_out(data.speech.num_samples[index])
             for index in chosen
         ]
         frames = min(*lengths, data.segment or min(lengths))

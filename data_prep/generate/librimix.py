@@ -41,7 +41,7 @@ from data_prep.generate.recordings import (
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
 from data_prep.generate.wsj0 import NUM_READERS, SAMPLE_RATE, num_resampled
 from data_prep.manifests.manifest import check_choice, check_versions
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from data_prep.generate.wsj0 import NUM_READERS, NUM_SHOWN, SAMPLE_RATE
 from data_prep.manifests.manifest import check_choice
-from mossformer_sb.data.noise import extend_noise
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS
+from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("librispeech", "speakers")
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".sph", ".wv1")  # .wv1: WSJ0's first microphone
 FADE = SAMPLE_RATE // 2  # samples over which a noise fades into its own beginning
 
 
@@ -133,10 +133,10 @@ def _audio_files(folder, key):
     files = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != "."
+        if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
     if not files:
-        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_SUFFIXES)}.")
+        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_ENDINGS)}.")
     return files
 
 

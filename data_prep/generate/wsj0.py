@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from data_prep.manifests.checks import lost_bytes
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 SAMPLE_RATE = 16000  # of WSJ0, and of the noise of WHAM!

@@ -14,7 +14,7 @@ import soundfile
 from tqdm import tqdm
 
 from data_prep.manifests.corpus_index import MIXTURE, Problem
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run

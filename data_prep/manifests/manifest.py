@@ -18,7 +18,7 @@ from pathlib import Path
 
 from data_prep.manifests.checks import check, shared_speakers, spoiled, summary
 from data_prep.manifests.corpus_index import MIXTURE, Problem
-from mossformer_sb.data.dataio import DATA_ROOT, FINGERPRINT_SHOWN, fingerprint, read_manifest
+from mossformer_sb.data.manifests import DATA_ROOT, FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import write_text
 

@@ -19,8 +19,9 @@ from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
 from data_prep.generate.wsj0 import NUM_SHOWN
 from data_prep.manifests.resumable import resumable
-from mossformer_sb.data.dataio import read_audio, read_manifest
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.loudness import active_speech_level, loudness
+from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.data.source_pools import NOISE_COLUMNS, SPEECH_COLUMNS
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import replacing

@@ -128,7 +128,7 @@ def _parser(argv):
 
 
 def _add_separate(parser):
-    from mossformer_sb.data.streams import FORMATS
+    from mossformer_sb.data.audio_io import FORMATS
     from mossformer_sb.inference.chunking import Chunking
     from mossformer_sb.inference.output_gain import LEVELS
 
@@ -185,11 +185,11 @@ def _separate(arguments):
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from mossformer_sb.data.input_files import list_recordings, shard
-    from mossformer_sb.data.streams import make_output_folder
+    from mossformer_sb.cli.input_files import list_recordings, shard
     from mossformer_sb.inference.chunking import Chunking
     from mossformer_sb.inference.separation import MossFormerSeparation, output_paths
     from mossformer_sb.pretrained import default_model
+    from mossformer_sb.utils.files import make_output_folder
 
     chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
     source = default_model() if arguments.model is None else arguments.model
@@ -237,8 +237,8 @@ def _add_score(parser):
 
 def _add_scores(parser, output):
     """What scoring files and evaluating a model have in common."""
-    from mossformer_sb.evaluation.report import PUBLISHED
-    from mossformer_sb.evaluation.score_files import EXTRA_METRICS
+    from mossformer_sb.evaluation.extra_metrics import EXTRA_METRICS
+    from mossformer_sb.evaluation.published import PUBLISHED
 
     parser.add_argument("--data_root", help="what $data_root in a CSV stands for (default: the folder of the CSV)")
     parser.add_argument(
@@ -253,9 +253,9 @@ def _add_scores(parser, output):
 
 def _check_scores(arguments):
     """Find what is wrong with the output before the work."""
-    from mossformer_sb.data.streams import make_output_folder
+    from mossformer_sb.evaluation.extra_metrics import check_metrics
     from mossformer_sb.evaluation.report import check_report
-    from mossformer_sb.evaluation.score_files import check_metrics
+    from mossformer_sb.utils.files import make_output_folder
 
     check_metrics(arguments.metrics)
     make_output_folder(Path(arguments.output).parent)
@@ -268,7 +268,7 @@ def _write_scores(arguments, results, number):
     """Write the table of scores; returns it."""
     from tqdm import tqdm
 
-    from mossformer_sb.evaluation.score_files import score_table
+    from mossformer_sb.evaluation.results import score_table
 
     table = score_table(tqdm(results, total=number, unit="utterance"), arguments.metrics)
     table.write(arguments.output)
@@ -292,7 +292,8 @@ def _score(arguments):
 
 
 def _report_scores(arguments, scores, utterances):
-    from mossformer_sb.evaluation.report import Example, pick_examples, write_report
+    from mossformer_sb.evaluation.examples import Example, pick_examples
+    from mossformer_sb.evaluation.report import write_report
     from mossformer_sb.evaluation.score_files import read_signals
 
     examples = []
@@ -330,8 +331,8 @@ def _add_evaluate(parser):
 
 
 def _evaluate(arguments):
-    from mossformer_sb.data.dataio import MixtureDataset
-    from mossformer_sb.evaluation.score_files import evaluate
+    from mossformer_sb.data.datasets import MixtureDataset
+    from mossformer_sb.evaluation.results import evaluate
     from mossformer_sb.inference.separation import MossFormerSeparation
 
     _check_scores(arguments)
@@ -344,7 +345,8 @@ def _evaluate(arguments):
 
 
 def _report_evaluation(arguments, scores, model, data):
-    from mossformer_sb.evaluation.report import example_of_row, pick_examples, write_report
+    from mossformer_sb.evaluation.examples import example_of_row, pick_examples
+    from mossformer_sb.evaluation.report import write_report
 
     rows = data.table.set_index("ID", drop=False)
     examples = [
@@ -364,9 +366,9 @@ def _add_report(parser):
 
 
 def _report(arguments):
-    from mossformer_sb.data.streams import make_output_folder
-    from mossformer_sb.evaluation.report import report_training
+    from mossformer_sb.cli.training_report import report_training
     from mossformer_sb.utils.devices import choose_device
+    from mossformer_sb.utils.files import make_output_folder
 
     if arguments.output is not None:
         make_output_folder(Path(arguments.output).parent)

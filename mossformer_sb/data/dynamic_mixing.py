@@ -1,11 +1,12 @@
-"""Training mixtures that are made anew in each epoch.
+"""Training mixtures that are generated on the fly, other ones in each epoch.
 
 An item is a pure function of (seed, epoch, index): whatever worker, rank or resumed run makes it, it is the same. The
 mixture is the sum of its parts as they are handed on: nothing is rescaled afterwards.
 
 1. Draw one utterance for each speaker, all speakers different, each utterance as likely as another.
-2. Draw a speed for each, and a stretch of the item's length, which is that of the shortest utterance or of a segment.
-3. Draw a stretch of noise, repeated with a cross-fade where the recording is too short.
+2. Draw a speed for each, and a segment of the item's length, which is the given one or that of the shortest
+   utterance.
+3. Draw a segment of noise, repeated with a cross-fade where the recording is too short.
 4. Draw levels, as the corpus has them: `mossformer_sb.data.level_distributions`.
 5. Put the speakers in one room, all of them in the same: `mossformer_sb.data.impulse_responses`.
 6. Shift the speakers in time, if asked. Sum up.
@@ -14,38 +15,21 @@ Shapes: S sources, T samples.
 """
 
 import functools
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from mossformer_sb.data.augmentation import Augmentation, shift
-from mossformer_sb.data.dataio import EpochDataset, Mixture, digest, read_manifest
+from mossformer_sb.data.augmentation import Augmentation
+from mossformer_sb.data.datasets import EpochDataset, Mixture, Parts, shifted
 from mossformer_sb.data.impulse_responses import RoomResponses
 from mossformer_sb.data.level_distributions import get_levels
-from mossformer_sb.data.noise import extend_noise
-from mossformer_sb.data.source_pools import NoisePool, SpeechPool
-from mossformer_sb.data.stretches import Stretching
+from mossformer_sb.data.manifests import digest, read_manifest
+from mossformer_sb.data.resampling import SpeedResampler
+from mossformer_sb.data.source_pools import NoisePool, SpeechPool, extend_noise
 from mossformer_sb.errors import InputError
 
 FADE_SECONDS = 0.5  # of a noise that is repeated
 TARGETS = ("anechoic", "reverb")
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a mixture is made of. Where there is no room, targets and images are the same."""
-
-    id: str
-    targets: np.ndarray  # [S, T], float32: what a separator is to give
-    images: np.ndarray  # [S, T], float32: how the speakers sound in the mixture
-    noise: np.ndarray  # [T], float32; zero where there is none
-    speakers: tuple
-
-    @property
-    def mixture(self):
-        """[T]: the sum of the images and the noise."""
-        return self.images.sum(axis=0) + self.noise
 
 
 class DynamicMixtureDataset(EpochDataset):
@@ -142,7 +126,7 @@ class DynamicMixtureDataset(EpochDataset):
 
     @functools.cached_property
     def fingerprint(self):
-        """Of what mixtures are drawn from: speech, noise and rooms, and the kind of target; see `dataio.fingerprint`.
+        """Of what mixtures are drawn from (speech, noise, rooms) and the kind of target, see `manifests.fingerprint`.
 
         The static training set counts only where it is drawn from.
         """
@@ -200,22 +184,22 @@ class DynamicMixtureDataset(EpochDataset):
         return shifted(parts, self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate))
 
     def _speech(self, rng, chosen, speeds, tail):
-        """[S, lead + T]: one stretch of each utterance, and up to ``tail`` samples of what was said before it."""
-        stretchings = [
-            Stretching.between(self.speech.sample_rates[number], self.sample_rate, speed)
+        """[S, lead + T]: a segment of each utterance, and up to ``tail`` samples of what was said before it."""
+        resamplers = [
+            SpeedResampler.between(self.speech.sample_rates[number], self.sample_rate, speed)
             for number, speed in zip(chosen, speeds, strict=True)
         ]
         totals = [self.speech.num_samples[number] for number in chosen]
-        length = min(stretching.num_out(total) for stretching, total in zip(stretchings, totals, strict=True))
+        length = min(resampler.num_out(total) for resampler, total in zip(resamplers, totals, strict=True))
         length = length if self.segment is None else min(length, self.segment)
         signals = np.zeros((len(chosen), tail + length), np.float32)
-        for row, (number, total, stretching) in enumerate(zip(chosen, totals, stretchings, strict=True)):
-            start = int(rng.integers(total - stretching.num_in(length) + 1))
-            # As many whole periods of the resampling before the stretch as the tail needs, and as there are.
-            periods = min(start // stretching.down, -(-tail // stretching.up))
-            lead = periods * stretching.up
-            begin = start - periods * stretching.down
-            signal = stretching.read(self.speech.paths[number], total, begin, lead + length)[-(tail + length) :]
+        for row, (number, total, resampler) in enumerate(zip(chosen, totals, resamplers, strict=True)):
+            start = int(rng.integers(total - resampler.num_in(length) + 1))
+            # As many whole periods of the resampling before the segment as the tail needs, and as there are.
+            periods = min(start // resampler.down, -(-tail // resampler.up))
+            lead = periods * resampler.up
+            begin = start - periods * resampler.down
+            signal = resampler.read(self.speech.paths[number], total, begin, lead + length)[-(tail + length) :]
             signals[row, tail + length - len(signal) :] = signal
         return signals, tail
 
@@ -225,33 +209,13 @@ class DynamicMixtureDataset(EpochDataset):
             return None
         number = self.noise.draw(rng)
         speed = self.augmentation.draw_speeds(rng, 1)[0] if self.augmentation.perturb_noise else 1.0
-        stretching = Stretching.between(self.noise.sample_rates[number], self.sample_rate, speed)
+        resampler = SpeedResampler.between(self.noise.sample_rates[number], self.sample_rate, speed)
         total = self.noise.num_samples[number]
-        available = stretching.num_out(total)
+        available = resampler.num_out(total)
         if available >= length:
-            start = int(rng.integers(total - stretching.num_in(length) + 1))
-            return stretching.read(self.noise.paths[number], total, start, length)
-        clip = stretching.read(self.noise.paths[number], total, 0, available)
+            start = int(rng.integers(total - resampler.num_in(length) + 1))
+            return resampler.read(self.noise.paths[number], total, start, length)
+        clip = resampler.read(self.noise.paths[number], total, 0, available)
         fade = min(round(FADE_SECONDS * self.sample_rate), available // 2)
         start = int(rng.integers(available))
         return extend_noise(clip, start + length, fade)[start:].astype(np.float32)
-
-
-def shifted(parts, shifts):
-    """The parts with each speaker shifted in time, target and image alike.
-
-    Arguments
-    ---------
-    parts : Parts
-    shifts : sequence of int
-        [S], samples.
-
-    Returns
-    -------
-    Parts
-    """
-    if not any(shifts):
-        return parts
-    targets = np.stack([shift(signal, amount) for signal, amount in zip(parts.targets, shifts, strict=True)])
-    images = np.stack([shift(signal, amount) for signal, amount in zip(parts.images, shifts, strict=True)])
-    return replace(parts, targets=targets, images=images)

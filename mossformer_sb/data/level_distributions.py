@@ -2,7 +2,7 @@
 
 Each is a class with one method, `gains`, which draws the factors that dry speech and noise are multiplied by. Levels
 are measured as the corpus defines them: those of speech on the whole utterance, since a crop may hold little of it;
-that of noise on the stretch that is used.
+that of noise on the segment that is used.
 
 Shapes: S sources, T samples.
 """
@@ -154,7 +154,7 @@ class SpeechBrainLevels(Levels):
     """SpeechBrain's dynamic mixing: mean amplitudes from N(-27.43, 2.57) dB, and N(-2.51, 2.66) dB relative to that.
 
     The first is a speaker's, the other is how the others lie to it; none leaves [-45, 0] dB. Amplitudes are measured
-    on the stretch that is used. Noise has the mean amplitude of the speakers: that is what its recipes train on by
+    on the segment that is used. Noise has the mean amplitude of the speakers: that is what its recipes train on by
     default, with speed perturbation, whatever was added before. The peak is 0.9.
     """
 

@@ -26,7 +26,7 @@ _THRESHOLDS = 2.0 ** -np.arange(15, -1, -1)  # rising, full scale 1
 
 
 def active_speech_level(signal, sample_rate):
-    """Active speech level: mean power of the stretches with speech, in dB against full scale.
+    """Active speech level: mean power of the segments with speech, in dB against full scale.
 
     Source: ITU-T recommendation P.56, method B, without the optional band-pass filter. WSJ0-mix gives utterances their
     levels by it.

@@ -1,15 +1,23 @@
-"""Another sample rate, for whole signals and block by block, to the same samples.
+"""Another sample rate or speed: for whole signals, block by block, and for excerpts of files.
 
-Shapes: T samples, t samples of a block; further axes, such as sources, stay as they are.
+Shapes: T samples, t samples of a block; P periods of ``up`` results, each of G groups of N, which look at W samples.
+Further axes of blocks, such as sources, stay as they are.
 """
 
+import functools
 import math
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
-from scipy.signal import resample_poly
+import torch
+from scipy.signal import firwin, resample_poly
 
-# scipy's filter reaches over this many samples of the slower of the two rates, on each side.
-_FILTER_REACH = 10
+from mossformer_sb.data.audio_io import read_audio
+
+_ZERO_CROSSINGS = 10  # of scipy's filter, on each side: so many samples of the slower of the two rates
+SPEED_STEP = 1000  # speeds are multiples of 1/1000, so that resampling is by whole numbers
+_MAX_GROUP = 32  # results of one matrix product
 
 
 def resample(samples, old_rate, new_rate):
@@ -67,7 +75,7 @@ def resample_blocks(blocks, old_rate, new_rate):
         return
     up, down = _ratio(old_rate, new_rate)
     # In whole periods of `down` samples, so that each piece starts on a sample of both rates.
-    reach = math.ceil((_FILTER_REACH * max(up, down) / up + 1) / down) * down
+    reach = math.ceil((_ZERO_CROSSINGS * max(up, down) / up + 1) / down) * down
     buffer, before = None, 0  # `before`: how many samples at the buffer's start are done, and only reach into the next
     for block in blocks:
         buffer = block if buffer is None else np.concatenate((buffer, block))
@@ -84,3 +92,132 @@ def resample_blocks(blocks, old_rate, new_rate):
 def _ratio(old_rate, new_rate):
     divisor = math.gcd(old_rate, new_rate)
     return new_rate // divisor, old_rate // divisor
+
+
+@dataclass(frozen=True)
+class SpeedResampler:
+    """A change of sample rate and speed in one: ``up`` samples come of ``down``.
+
+    A speed of 1.05 makes a recording shorter and its pitch higher, as SoX's effect ``speed`` does, and as
+    "speed perturbation" is understood everywhere.
+
+    Arguments
+    ---------
+    up, down : int
+        Without a common divisor.
+    """
+
+    up: int
+    down: int
+
+    @classmethod
+    def between(cls, source_rate, target_rate, speed=1.0):
+        """From a recording's rate to the wanted one, in Hz, at a speed (rounded to 1/1000).
+
+        Example
+        -------
+        >>> SpeedResampler.between(16000, 8000, speed=1.05)
+        SpeedResampler(up=10, down=21)
+        """
+        ratio = Fraction(target_rate, source_rate) / Fraction(round(speed * SPEED_STEP), SPEED_STEP)
+        return cls(ratio.numerator, ratio.denominator)
+
+    def num_out(self, num_in):
+        """How many samples come of a recording of ``num_in``."""
+        return num_in * self.up // self.down
+
+    def num_in(self, num_out):
+        """How many samples ``num_out`` are made of."""
+        return -(-num_out * self.down // self.up)
+
+    def read(self, path, total, start, num_samples):
+        """Read a segment of a recording; the filter also takes in what lies before and after it.
+
+        Arguments
+        ---------
+        path : str
+            A recording; of several channels, the first is taken.
+        total : int
+            Its length, in its own samples.
+        start : int
+            Where the segment begins, in its own samples.
+        num_samples : int
+            How long it is, in samples of the result, at most ``num_out(total - start)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            [num_samples], float32.
+
+        Raises
+        ------
+        InputError
+            As for `mossformer_sb.data.audio_io.read_audio`.
+        """
+        if self.up == self.down:
+            return _first_channel(read_audio(path, start, num_samples)[0])
+        # A multiple of `down`, so that the segment begins on a sample of the result.
+        margin = -(-self._reach // self.down) * self.down
+        first, last = start - margin, start + self.num_in(num_samples) + margin
+        samples = _first_channel(read_audio(path, max(0, first), min(total, last) - max(0, first))[0])
+        if first < 0 or last > total:
+            samples = np.pad(samples, (max(0, -first), max(0, last - total)))
+        return self._interpolate(samples[margin - self._reach :], num_samples)
+
+    def convert(self, samples):
+        """All of a signal that is in memory: [T] → [T'], float32.
+
+        Example
+        -------
+        >>> SpeedResampler.between(16000, 8000).convert(np.ones(1000, np.float32))[100:103].round(3).tolist()
+        [1.0, 1.0, 1.0]
+        """
+        samples = np.asarray(samples, dtype=np.float32)
+        if self.up == self.down:
+            return samples
+        margin = -(-self._reach // self.down) * self.down
+        padded = np.pad(samples, (margin, margin))
+        return self._interpolate(padded[margin - self._reach :], self.num_out(len(samples)))
+
+    @property
+    def _reach(self):
+        """Samples before and after a point that its interpolation takes in."""
+        return -(-_ZERO_CROSSINGS * max(self.up, self.down) // self.up)
+
+    def _interpolate(self, samples, num_samples):
+        """What resample_poly computes, as matrix products: some neighbours in the result from the samples around them.
+
+        By torch: NumPy's product would start threads of its own in each worker of a data loader.
+        """
+        starts, weights = _interpolation(self.up, self.down, self._reach)  # [G], [G, W, N]; up = G·N
+        periods = -(-num_samples // self.up)  # P
+        around = np.arange(periods)[:, None] * self.down + np.arange(weights.shape[1])  # [P, W]
+        places = starts[:, None, None] + around
+        needed = int(places[-1, -1, -1]) + 1
+        if len(samples) < needed:
+            samples = np.pad(samples, (0, needed - len(samples)))
+        results = torch.from_numpy(samples.take(places)) @ weights  # [G, P, N]
+        return results.transpose(0, 1).flatten().numpy()[:num_samples]
+
+
+@functools.lru_cache(maxsize=512)
+def _interpolation(up, down, reach):
+    """Where each group of a period's results begins to look, [G], and its weights, [G, W, N].
+
+    The filter is the one that scipy's resample_poly has by default. Place 0 is ``reach`` samples before the period.
+    """
+    size = max(n for n in range(1, _MAX_GROUP + 1) if up % n == 0)  # N
+    widest = max(up, down)
+    taps = firwin(2 * _ZERO_CROSSINGS * widest + 1, 1 / widest, window=("kaiser", 5.0)) * up
+    results = np.arange(up).reshape(-1, 1, size)  # [G, 1, N]
+    starts = results[:, 0, 0] * down // up  # [G]
+    width = -(-size * down // up) + 2 * reach + 1
+    places = starts[:, None, None] + np.arange(width)[:, None] - reach  # [G, W, 1]
+    index = len(taps) // 2 + results * down - places * up
+    inside = (index >= 0) & (index < len(taps))
+    weights = np.where(inside, taps[np.clip(index, 0, len(taps) - 1)], 0.0)
+    return starts, torch.from_numpy(weights.astype(np.float32))
+
+
+def _first_channel(samples):
+    return samples if samples.ndim == 1 else samples[:, 0]

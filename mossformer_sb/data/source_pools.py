@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mossformer_sb.data.dataio import recordings_fingerprint
+from mossformer_sb.data.manifests import recordings_fingerprint
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class SpeechPool:
 
     @property
     def fingerprint(self):
-        """Of the utterances and speakers, wherever they lie: `mossformer_sb.data.dataio.recordings_fingerprint`."""
+        """Of the utterances and speakers, wherever they lie: `mossformer_sb.data.manifests.recordings_fingerprint`."""
         names = [f"{speaker}/{name}" for speaker, name in zip(self.speakers, self.names, strict=True)]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
@@ -144,7 +144,7 @@ class NoisePool:
 
     @property
     def fingerprint(self):
-        """Of the recordings, wherever they lie: `mossformer_sb.data.dataio.recordings_fingerprint`."""
+        """Of the recordings, wherever they lie: `mossformer_sb.data.manifests.recordings_fingerprint`."""
         names = [os.path.splitext(os.path.basename(path))[0] for path in self.paths]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
@@ -161,3 +161,33 @@ def _read_table(path, columns):
     if missing:
         raise InputError(f"{path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}.")
     return table
+
+
+def extend_noise(noise, num_frames, fade):
+    """Repeat a noise until it is long enough, each time fading into its beginning.
+
+    Arguments
+    ---------
+    noise : numpy.ndarray
+        [T], longer than the fade.
+    num_frames : int
+        Length that is needed.
+    fade : int
+        Samples over which the end fades into the beginning.
+
+    Returns
+    -------
+    numpy.ndarray
+        [num_frames]; in double precision where something was appended.
+
+    Example
+    -------
+    >>> extend_noise(np.ones(900, np.float32), 2000, fade=100).round(9).tolist() == [1.0] * 2000
+    True
+    """
+    rise = np.hanning(2 * fade + 1)[: fade + 1]
+    extended = noise
+    while len(extended) < num_frames:
+        faded = extended[-len(rise) :] * rise[::-1] + noise[: len(rise)] * rise
+        extended = np.concatenate([extended[: -len(rise)], faded, noise[len(rise) :]])
+    return extended[:num_frames]

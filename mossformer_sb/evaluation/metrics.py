@@ -7,7 +7,8 @@ import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.linalg import solve_toeplitz, toeplitz
 
-from mossformer_sb.training.losses import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
+from mossformer_sb.evaluation.extra_metrics import extra_metric
+from mossformer_sb.evaluation.si_snr import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
 
 # As for SI-SNR: a silent or a perfect estimate has no finite ratio.
 _SDR_LIMIT = 120.0
@@ -66,6 +67,36 @@ def separation_scores(mixture, sources, estimates):
     si_snrs, input_si_snrs = (si_snr(x, sources).mean().item() for x in (estimates, unprocessed))
     sdrs, input_sdrs = (_sdr(x, sources).mean().item() for x in (estimates, unprocessed))
     return Scores(sdrs, sdrs - input_sdrs, si_snrs, si_snrs - input_si_snrs), permutation[0]
+
+
+def score_signals(utterance_id, mixture, sources, estimates, rate, metrics=()):
+    """Score an utterance.
+
+    Arguments
+    ---------
+    utterance_id : str
+        For messages.
+    mixture : torch.Tensor
+        [T].
+    sources, estimates : torch.Tensor
+        [T, S].
+    rate : int
+        Hz.
+    metrics : collection of str
+        Besides SI-SNR and SDR: "stoi", "pesq".
+
+    Returns
+    -------
+    tuple
+        The ID, its `Scores`, and a dict of the other metrics.
+    """
+    scores, permutation = separation_scores(mixture, sources, estimates)
+    others = {}
+    if metrics:
+        active = is_active(sources[None].double())[0]
+        pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
+        others = {name: extra_metric(name, *pairs, rate, utterance_id) for name in metrics}
+    return utterance_id, scores, others
 
 
 def _sdr(estimates, sources):

@@ -1,18 +1,16 @@
-"""The test stage's products: a table of scores, and examples to listen to."""
+"""The scores of a test set: computing them with a model, and their table."""
 
 import itertools
 import math
-from pathlib import Path
 
 import pandas as pd
 
-from mossformer_sb.data.dataio import write_audio
-from mossformer_sb.inference.output_gain import mixture_gain, peak_gain
-from mossformer_sb.training.losses import reorder
+from mossformer_sb.evaluation.extra_metrics import check_metrics
+from mossformer_sb.evaluation.metrics import score_signals
 from mossformer_sb.utils.files import replacing
 
 RESULTS_FILE = "test_results.csv"
-AUDIO_FOLDER = "audio"  # of examples, in the output folder
+TEST_MANIFEST = "test_manifest.csv"  # of the mixtures in the table of scores
 AVERAGE = "avg"  # the snt_id of the last row
 
 
@@ -77,7 +75,7 @@ class ScoreTable:
         return self._frame().mean(numeric_only=True).to_dict()
 
     def to_frame(self):
-        """One row an utterance, and the average as the last."""
+        """One row per utterance, and the average as the last."""
         average = pd.DataFrame([{"snt_id": AVERAGE, **self.average()}])
         return pd.concat([self._frame(), average], ignore_index=True)
 
@@ -103,45 +101,42 @@ class ScoreTable:
         return pd.DataFrame(self._rows, columns=self.columns)
 
 
-def save_example(folder, utterance_id, mixture, sources, estimates, permutation, sample_rate):
-    """Write an utterance's mixture, sources and estimates as WAV files.
+def score_table(results, metrics=()):
+    """Put what `score` gives into a `ScoreTable`."""
+    table = ScoreTable(metrics)
+    for utterance_id, scores, others in results:
+        table.add(utterance_id, scores, **others)
+    return table
 
-    The estimates share one gain, which fits their sum to the mixture, and all files share one that keeps them from
-    clipping, so that relative levels are heard as they are.
+
+def evaluate(model, data, metrics=()):
+    """Separate and score a test set, as training does at its end.
 
     Arguments
     ---------
-    folder : str or Path
-        Made if it is not there. Files are ``<id>_mix.wav``, ``<id>_source1.wav``, ``<id>_estimate1.wav`` and so on.
-    utterance_id : str
-        The mixture's ID; separators of paths in it become underscores.
-    mixture : torch.Tensor
-        [T].
-    sources, estimates : torch.Tensor
-        [T, S].
-    permutation : torch.Tensor
-        [S], which estimate belongs to each source.
-    sample_rate : int
-        Hz.
+    model : mossformer_sb.inference.separation.MossFormerSeparation
+    data : mossformer_sb.data.datasets.MixtureDataset
+        Of the model's sample rate and number of speakers.
+    metrics : collection of str
+        Besides SI-SNR and SDR: "stoi", "pesq".
+
+    Yields
+    ------
+    tuple
+        As `mossformer_sb.evaluation.score_files.score`.
+
+    Raises
+    ------
+    InputError
+        If a metric can't be computed, or a recording can't be read.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    estimates = reorder(estimates[None], permutation[None].to(estimates.device))[0]
-    estimates = estimates * mixture_gain(estimates, mixture)
-    gain = peak_gain(mixture, sources, estimates)
-    stem = example_stem(utterance_id)
-    write_audio(folder / f"{stem}_mix.wav", gain * mixture.cpu(), sample_rate)
-    for name, signals in (("source", sources), ("estimate", estimates)):
-        for number, signal in enumerate(signals.cpu().unbind(-1), start=1):
-            write_audio(folder / f"{stem}_{name}{number}.wav", gain * signal, sample_rate)
+    check_metrics(metrics)
+    for index in range(len(data)):
+        item = data[index]
+        estimates = model.separate_batch(item.mixture[None])[0].float().cpu()
+        yield score_signals(item.id, item.mixture, item.sources, estimates, data.sample_rate, metrics)
 
 
-def example_stem(utterance_id):
-    """What the names of an example's files begin with.
-
-    Example
-    -------
-    >>> example_stem("tt/a")
-    'tt_a'
-    """
-    return str(utterance_id).replace("/", "_").replace("\\", "_")
+def scored(scores):
+    """The rows of `ScoreTable.to_frame` that have scores: neither the average nor silent utterances."""
+    return scores[scores["snt_id"] != AVERAGE].dropna(subset=["si-snr_i"])

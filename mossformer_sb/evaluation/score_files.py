@@ -1,11 +1,8 @@
-"""Scoring estimates against references: of files, wherever they come from, or of a model on a test set."""
+"""Scoring files: which estimates, references and mixtures belong together, and their scores."""
 
 import functools
-import importlib.util
-import logging
 import os
 import re
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +11,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mossformer_sb.data.dataio import DATA_ROOT, read_audio
-from mossformer_sb.data.input_files import ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
+from mossformer_sb.data.manifests import DATA_ROOT
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.metrics import separation_scores
-from mossformer_sb.evaluation.results import ScoreTable
-from mossformer_sb.training.losses import is_active, reorder
+from mossformer_sb.evaluation.extra_metrics import check_metrics
+from mossformer_sb.evaluation.metrics import score_signals
 
-logger = logging.getLogger(__name__)
-
-EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the package that each needs besides torchmetrics
-PESQ_MODES = {8000: "nb", 16000: "wb"}
 SHOWN_PROBLEMS = 10
-_PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
 _NUMBERED = re.compile(r"(.+)_([a-z]+)(\d+)")
 
 
@@ -203,7 +194,7 @@ def _mixtures(references, folder):
 
 
 def _audio_below(folder):
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
 
 
 def _id(path):
@@ -240,72 +231,6 @@ def _score(utterance, metrics):
     return score_signals(utterance.id, *read_signals(utterance), metrics)
 
 
-def evaluate(model, data, metrics=()):
-    """Separate and score a test set, as training does at its end.
-
-    Arguments
-    ---------
-    model : mossformer_sb.inference.separation.MossFormerSeparation
-    data : mossformer_sb.data.dataio.MixtureDataset
-        Of the model's sample rate and number of speakers.
-    metrics : collection of str
-        As for `score`.
-
-    Yields
-    ------
-    tuple
-        As `score`.
-
-    Raises
-    ------
-    InputError
-        If a metric can't be computed, or a recording can't be read.
-    """
-    check_metrics(metrics)
-    for index in range(len(data)):
-        item = data[index]
-        estimates = model.separate_batch(item.mixture[None])[0].float().cpu()
-        yield score_signals(item.id, item.mixture, item.sources, estimates, data.sample_rate, metrics)
-
-
-def score_signals(utterance_id, mixture, sources, estimates, rate, metrics=()):
-    """Score an utterance.
-
-    Arguments
-    ---------
-    utterance_id : str
-        For messages.
-    mixture : torch.Tensor
-        [T].
-    sources, estimates : torch.Tensor
-        [T, S].
-    rate : int
-        Hz.
-    metrics : collection of str
-        As for `score`.
-
-    Returns
-    -------
-    tuple
-        As one item of `score`.
-    """
-    scores, permutation = separation_scores(mixture, sources, estimates)
-    others = {}
-    if metrics:
-        active = is_active(sources[None].double())[0]
-        pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
-        others = {name: _metric(name, *pairs, rate, utterance_id) for name in metrics}
-    return utterance_id, scores, others
-
-
-def score_table(results, metrics=()):
-    """Put what `score` gives into a `ScoreTable`."""
-    table = ScoreTable(metrics)
-    for utterance_id, scores, others in results:
-        table.add(utterance_id, scores, **others)
-    return table
-
-
 def read_signals(utterance):
     """Read an utterance: mixture [T], sources and estimates [T, S], and the sample rate in Hz.
 
@@ -330,44 +255,3 @@ def read_signals(utterance):
         signals.append(torch.from_numpy(samples))
     split = 1 + len(utterance.sources)
     return signals[0], torch.stack(signals[1:split], -1), torch.stack(signals[split:], -1), rate
-
-
-def check_metrics(metrics):
-    """Raise InputError if a metric is not known, or its package is not there.
-
-    Example
-    -------
-    >>> check_metrics(["mos"])
-    Traceback (most recent call last):
-        ...
-    mossformer_sb.errors.InputError: metric 'mos' is not known: choose among stoi, pesq.
-    """
-    for name in metrics:
-        if name not in EXTRA_METRICS:
-            raise InputError(f"metric {name!r} is not known: choose among {', '.join(EXTRA_METRICS)}.")
-        for package in (EXTRA_METRICS[name], "torchmetrics"):
-            if importlib.util.find_spec(package) is None:
-                raise InputError(
-                    f"{name.upper()} needs the package {package}, which is not here: "
-                    f"pip install 'mossformer_sb[score]'."
-                )
-
-
-def _metric(name, estimates, sources, rate, utterance_id):
-    """Mean over the active sources; NaN if there is none, or PESQ finds no speech."""
-    from torchmetrics.functional.audio.pesq import perceptual_evaluation_speech_quality
-    from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
-
-    if not len(sources):
-        return float("nan")
-    if name == "stoi":
-        return short_time_objective_intelligibility(estimates, sources, rate).mean().item()
-    if rate not in PESQ_MODES:
-        raise InputError(f"{utterance_id}: has {rate} Hz; PESQ is defined for 8000 and 16000 Hz. Leave it out.")
-    import pesq
-
-    with _PESQ_ALONE:
-        try:
-            return perceptual_evaluation_speech_quality(estimates, sources, rate, PESQ_MODES[rate]).mean().item()
-        except (pesq.PesqError, ValueError):  # the latter for an estimate of zeros
-            return float("nan")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.training.losses import best_permutation
+from mossformer_sb.evaluation.si_snr import best_permutation
 
 
 @dataclass(frozen=True)

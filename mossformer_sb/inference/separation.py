@@ -15,16 +15,10 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
+from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings
 from mossformer_sb.data.resampling import resample_blocks
-from mossformer_sb.data.streams import (
-    FORMATS,
-    BlockStore,
-    Recording,
-    check_format,
-    make_output_folder,
-    write_recordings,
-)
 from mossformer_sb.errors import InputError
+from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
@@ -32,6 +26,7 @@ from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.folder import RECORD_FILE
 from mossformer_sb.sharing.loading import load_hparams
 from mossformer_sb.utils.devices import choose_device
+from mossformer_sb.utils.files import make_output_folder
 
 logger = logging.getLogger(__name__)
 

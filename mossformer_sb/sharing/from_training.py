@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.results import AUDIO_FOLDER
+from mossformer_sb.evaluation.examples import AUDIO_FOLDER
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, TrainingRecord, conditions_of, export
 from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree, check_state, read_state_dict
 from mossformer_sb.training.brain import BEST_KEY

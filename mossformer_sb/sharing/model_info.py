@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, fingerprint, read_manifest
+from mossformer_sb.data.manifests import FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
 

@@ -9,15 +9,15 @@ import torch
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.train_logger import TensorboardLogger
 
-from mossformer_sb.data.dataio import Mixture, SeparationBatch
-from mossformer_sb.data.loader import RankLoader
-from mossformer_sb.data.sampling import GlobalBatches
+from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation.examples import AUDIO_FOLDER, save_example
 from mossformer_sb.evaluation.metrics import separation_scores
-from mossformer_sb.evaluation.results import AUDIO_FOLDER, RESULTS_FILE, ScoreTable, save_example
+from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.network.separator import separate
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, RunningClock, TimeBudget
+from mossformer_sb.training.data_loading import GlobalBatches, RankLoader
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.epoch_stats import Items, StageSums, WindowSums
 from mossformer_sb.training.history import History
@@ -515,7 +515,7 @@ class SeparationBrain(sb.Brain):
         Arguments
         ---------
         dataset : torch.utils.data.Dataset
-            Of `mossformer_sb.data.dataio.Mixture`.
+            Of `mossformer_sb.data.datasets.Mixture`.
         stage : speechbrain.Stage
             Training has its own rules for the order and the last batch.
         ckpt_prefix : str, optional

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mossformer_sb.evaluation import plots
 from mossformer_sb.utils.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -52,36 +53,11 @@ class History:
         if not self._draws:
             return
         try:
-            from matplotlib.figure import Figure
+            figure = plots.draw_training(pd.read_csv(self.folder / TABLE_FILE))
         except ImportError:
             self._draws = False
             logger.warning(
                 '%s is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]"', CURVES_FILE
             )
             return
-        figure = Figure(figsize=(7, 8), layout="constrained")
-        _draw(pd.read_csv(self.folder / TABLE_FILE), figure)
-        with replacing(self.folder / CURVES_FILE) as temporary:
-            figure.savefig(temporary, format="png", dpi=120)
-
-
-def _draw(table, figure):
-    scores, rates, norms = figure.subplots(3, sharex=True, height_ratios=(2, 1, 1))
-    panels = {
-        scores: ("SI-SNR (dB)", {"train": "train_si-snr", "validation": "valid_si-snr"}),
-        rates: ("learning rate", {"learning rate": "lr"}),
-        norms: ("gradient norm\nbefore clipping", {"mean": "train_grad-norm", "largest": "train_grad-norm-max"}),
-    }
-    for axes, (label, curves) in panels.items():
-        for name, column in curves.items():
-            if column in table:
-                axes.plot(table["epoch"], table[column], marker=".", label=name)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0] and len(curves) > 1:
-            axes.legend()
-    rates.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    if (table.get("train_grad-norm", pd.Series(dtype=float)) > 0).any():
-        norms.set_yscale("log")
-    norms.set_xlabel("epoch")
-    norms.xaxis.get_major_locator().set_params(integer=True)
+        plots.save_png(figure, self.folder / CURVES_FILE, dpi=120)

@@ -1,27 +1,25 @@
-"""SI-SNR, and training with it under permutation invariance.
+"""Training with SI-SNR under permutation invariance.
 
 Shapes: B batch, T samples, S sources (and as many estimates). Signals are [B, T, S], as everywhere in SpeechBrain.
 """
 
-import functools
-import itertools
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
-from mossformer_sb.errors import InputError
-from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask
+from mossformer_sb.evaluation.si_snr import (
+    best_permutation,
+    check_signals,
+    is_active,
+    pairwise_si_snr,
+    reorder,
+    si_snr,
+    zero_mean,
+)
+from mossformer_sb.network.lengths import lengths_are_checked
 
-# Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
-EPS = 1e-12
-# A source whose root mean square lies below the last bit of 24-bit audio is silence: nothing can be said about it.
-SILENCE = 2.0**-23
 # What estimates have at least, in sum over all samples, when another is compared with them.
 _LEAST_ENERGY = 1e-24
-# Up to here all S! permutations are compared at once; beyond, the Hungarian algorithm finds the best.
-_MAX_ENUMERATED = 4
 
 
 class PitLoss(NamedTuple):
@@ -31,132 +29,6 @@ class PitLoss(NamedTuple):
     permutation: torch.Tensor  # [B, S]: which estimate belongs to each source
     num_active: torch.Tensor  # [B]: how many sources are not silent
     si_snr: torch.Tensor  # [B], dB: mean over the active sources; zero if there is none
-
-
-def si_snr(estimates, sources, lengths=None):
-    """Scale-invariant signal-to-noise ratio of each estimate against the source in the same place.
-
-    Both are made zero-mean; with α = ⟨ŝ, s⟩ / ‖s‖², it is 10·log10(‖αs‖² / ‖ŝ − αs‖²). Source: Le Roux et al., "SDR –
-    half-baked or well done?", ICASSP 2019.
-
-    Arguments
-    ---------
-    estimates, sources : torch.Tensor
-        [B, T, S].
-    lengths : torch.Tensor, optional
-        [B], int64, samples of each item; what lies beyond is not looked at. Default: all T.
-
-    Returns
-    -------
-    torch.Tensor
-        [B, S], dB, between -120 and 120. A silent source gives -120 and no gradient: leave it out (see `is_active`).
-
-    Raises
-    ------
-    InputError
-        If shapes differ or a length is wrong.
-
-    Example
-    -------
-    >>> source = torch.tensor([1.0, -1.0, 1.0, -1.0]).reshape(1, 4, 1)
-    >>> noise = torch.tensor([1.0, 1.0, -1.0, -1.0]).reshape(1, 4, 1)
-    >>> round(si_snr(3 * source + 0.3 * noise, source).item(), 3)
-    20.0
-    """
-    estimates, sources = (_unit_norm(x) for x in _zero_mean(estimates, sources, lengths=lengths))
-    correlation = (estimates * sources).sum(1, keepdim=True)  # [B, 1, S]
-    residual = (estimates - correlation * sources).square().sum(1)
-    silent = (estimates == 0).all(1)  # has neither signal nor noise: the worst estimate, not one of 0 dB
-    return _decibels(correlation.square().squeeze(1), residual + silent)
-
-
-def pairwise_si_snr(estimates, sources, lengths=None):
-    """SI-SNR of every estimate against every source.
-
-    Arguments
-    ---------
-    estimates, sources : torch.Tensor
-        [B, T, S].
-    lengths : torch.Tensor, optional
-        [B], as in `si_snr`.
-
-    Returns
-    -------
-    torch.Tensor
-        [B, S, S], dB, estimates by sources; in float32 precise up to about 60 dB. Zero for a silent source, which any
-        estimate fits as well as another.
-
-    Example
-    -------
-    >>> sources = torch.randn(1, 8000, 3)
-    >>> pairwise_si_snr(sources.flip(-1), sources).argmax(-1)
-    tensor([[2, 1, 0]])
-    """
-    estimates, centred_sources = _zero_mean(estimates, sources, lengths=lengths)
-    # No matrix product: under autocast it would be computed in half precision.
-    pairs = _unit_norm(estimates)[..., :, None] * _unit_norm(centred_sources)[..., None, :]  # [B, T, S, S]
-    explained = pairs.sum(1).square()
-    scores = _decibels(explained, (1 - explained).clamp(min=0))
-    return scores * is_active(sources, lengths)[:, None, :]
-
-
-def is_active(sources, lengths=None):
-    """Which sources are not silent, a constant offset aside: [B, T, S] → [B, S], bool.
-
-    Example
-    -------
-    >>> is_active(torch.tensor([[[0.5, 0.0, 0.1], [0.5, 0.0, -0.1]]]))
-    tensor([[False, False,  True]])
-    """
-    (sources,) = _zero_mean(sources, lengths=lengths)
-    num_samples = sources.shape[1] if lengths is None else lengths.to(sources.device, non_blocking=True)[:, None]
-    return (sources.square().sum(1) / num_samples).sqrt() > SILENCE
-
-
-def best_permutation(scores):
-    """Which estimate belongs to each source, so that the sum of the scores is greatest.
-
-    Arguments
-    ---------
-    scores : torch.Tensor
-        [B, S, S], estimates by sources.
-
-    Returns
-    -------
-    torch.Tensor
-        [B, S], int64: entry s is the index of the estimate for source s.
-
-    Example
-    -------
-    >>> best_permutation(torch.tensor([[[1.0, 9.0], [8.0, 1.0]]]))
-    tensor([[1, 0]])
-    """
-    num_spks = scores.shape[-1]
-    if num_spks <= _MAX_ENUMERATED:
-        permutations = _permutations(num_spks, scores.device)  # [S!, S]
-        totals = scores[:, permutations, torch.arange(num_spks, device=scores.device)].sum(-1)  # [B, S!]
-        return permutations[totals.argmax(-1)]
-    finite = torch.nan_to_num(scores.detach()).cpu().numpy()
-    rows = [linear_sum_assignment(item.T, maximize=True)[1] for item in finite]
-    return torch.as_tensor(np.stack(rows), device=scores.device)
-
-
-@functools.cache
-def _permutations(num_spks, device):
-    """[S!, S]. Kept, for copying them to an accelerator each time would wait for it."""
-    with torch.inference_mode(False):
-        return torch.tensor(list(itertools.permutations(range(num_spks))), device=device)
-
-
-def reorder(estimates, permutation):
-    """Put the estimates in the order of the sources: [B, T, S], [B, S] → [B, T, S].
-
-    Example
-    -------
-    >>> reorder(torch.tensor([[[10, 20, 30]]]), torch.tensor([[2, 0, 1]])).tolist()
-    [[[30, 10, 20]]]
-    """
-    return estimates.gather(2, permutation[:, None, :].expand_as(estimates))
 
 
 def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
@@ -193,7 +65,7 @@ def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
     >>> pit_si_snr_loss(sources.flip(-1) + 0.1 * torch.randn(1, 8000, 2), sources).permutation
     tensor([[1, 0]])
     """
-    lengths = _check(estimates, sources, lengths=lengths)
+    lengths = check_signals(estimates, sources, lengths=lengths)
     with lengths_are_checked():
         return _pit_si_snr_loss(estimates, sources, lengths, silence_snr)
 
@@ -235,7 +107,7 @@ def silence_loss(estimates, active, silence_snr, lengths=None):
     silence_snr : float
         dB.
     lengths : torch.Tensor, optional
-        [B], as in `si_snr`.
+        [B], as in `mossformer_sb.evaluation.si_snr.si_snr`.
 
     Returns
     -------
@@ -248,7 +120,7 @@ def silence_loss(estimates, active, silence_snr, lengths=None):
     >>> silence_loss(estimates, torch.tensor([[True, False]]), silence_snr=60)[0, 1].round().item()
     -20.0
     """
-    (estimates,) = _zero_mean(estimates, lengths=lengths)
+    (estimates,) = zero_mean(estimates, lengths=lengths)
     reference = estimates.masked_fill(~active[:, None, :], 0.0).sum(-1).square().sum(1)  # [B]
     energies = estimates.square().sum(1)  # [B, S]
     reference = reference.clamp(min=_LEAST_ENERGY)[:, None]
@@ -260,38 +132,3 @@ def silence_loss(estimates, active, silence_snr, lengths=None):
 def _mean_where(values, chosen):
     """Mean over the chosen sources of each item, zero where none is: [B, S] twice → [B]."""
     return values.masked_fill(~chosen, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
-
-
-def _check(*signals, lengths=None):
-    """Check shapes and lengths; returns the lengths where the signals are."""
-    shape = signals[0].shape
-    if len(shape) != 3 or any(signal.shape != shape for signal in signals):
-        found = " and ".join(str(list(signal.shape)) for signal in signals)
-        raise InputError(f"estimates and sources must both be [batch, samples, sources]; found {found}.")
-    if lengths is None:
-        return None
-    check_lengths(lengths, shape[0], maximum=shape[1])
-    return lengths.to(signals[0].device, non_blocking=True)
-
-
-def _zero_mean(*signals, lengths=None):
-    """Each signal in float32 at least, zero-mean over its true length and zero beyond it."""
-    lengths = _check(*signals, lengths=lengths)
-    signals = [signal.to(torch.promote_types(signal.dtype, torch.float32)) for signal in signals]
-    if lengths is None:
-        return [signal - signal.mean(1, keepdim=True) for signal in signals]
-    padding = padding_mask(lengths, signals[0].shape[1])[..., None]  # [B, T, 1]
-    centred = []
-    for signal in signals:
-        signal = signal.masked_fill(padding, 0.0)
-        mean = signal.sum(1, keepdim=True) / lengths[:, None, None]
-        centred.append((signal - mean).masked_fill(padding, 0.0))
-    return centred
-
-
-def _unit_norm(signal):
-    return signal / torch.linalg.vector_norm(signal, dim=1, keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
-
-
-def _decibels(signal_power, noise_power):
-    return 10 * torch.log10((signal_power + EPS) / (noise_power + EPS))

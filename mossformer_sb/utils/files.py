@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from mossformer_sb.errors import InputError
+
 
 def temporary_name(path):
     """The path in the same folder under which a file, or a folder, is made; see `replacing`.
@@ -63,3 +65,33 @@ def write_text(path, text):
     """
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         file.write(text)
+
+
+def make_output_folder(folder):
+    """Make a folder to write to, if it is not there.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Parents are made too.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there.
+    """
+    folder = Path(folder)
+    probe = folder / f".{os.getpid()}.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: can't write to this folder ({error.strerror}). Choose another output folder."
+        ) from error
+    return folder

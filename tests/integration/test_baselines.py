@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.evaluation.metrics import separation_scores
 from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.programs import train_in_turn

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from mossformer_sb import InputError
-from mossformer_sb.evaluation.report import LONGEST_EXAMPLE, PUBLISHED, Example, pick_examples, write_report
+from mossformer_sb.evaluation.examples import LONGEST_EXAMPLE, Example, pick_examples
+from mossformer_sb.evaluation.published import PUBLISHED
+from mossformer_sb.evaluation.report import write_report
 
 RATE = 8000
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import SMALL, WHAM, train

@@ -6,7 +6,7 @@ import speechbrain as sb
 import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
-from mossformer_sb.data.dataio import Mixture, SeparationBatch
+from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.training.brain import SeparationBrain
 
 

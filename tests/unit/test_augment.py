@@ -10,9 +10,9 @@ import torch
 from scipy.stats import kstest
 
 from mossformer_sb.data.augmentation import Augmentation, shift
-from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.data.datasets import AugmentedMixtureDataset, MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
-from mossformer_sb.data.training_data import AugmentedMixtureDataset, training_data
+from mossformer_sb.data.training_data import training_data
 from mossformer_sb.errors import InputError
 from tests.unit.mixing_pools import RATE, prepare_pools, stationary
 

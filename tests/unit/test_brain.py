@@ -6,7 +6,7 @@ import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.data.dataio import Mixture
+from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.epoch_stats import StageSums
 from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters

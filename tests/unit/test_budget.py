@@ -15,7 +15,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.data.dataio import Mixture
+from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training.budget import RunningClock, TimeBudget
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.schedules import choose_schedule

@@ -14,7 +14,8 @@ from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from data_prep.manifests.checks import STEP
-from mossformer_sb.data.dataio import FINGERPRINT_SHOWN, MixtureDataset
+from mossformer_sb.data.datasets import MixtureDataset
+from mossformer_sb.data.manifests import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from tests.unit.trees import FRAMES, IDS, write_librimix, write_wham, write_whamr, write_wsj0mix
 

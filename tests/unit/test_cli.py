@@ -8,7 +8,7 @@ import torch
 
 from mossformer_sb import MossFormerSeparator
 from mossformer_sb.cli.commands import main
-from mossformer_sb.data.input_files import list_recordings, shard
+from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 

@@ -10,7 +10,7 @@ from data_prep.__main__ import main
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import librispeech_speakers, prepare_librimix
 from data_prep.corpora.whamr import TASKS, prepare_whamr
-from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError
 from tests.unit.trees import (
     FRAMES,

@@ -16,11 +16,11 @@ from data_prep.demo_corpus.voices import list_voices, synthesize
 from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.data.augmentation import Augmentation
-from mossformer_sb.data.dataio import SeparationBatch
+from mossformer_sb.data.datasets import SeparationBatch
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.loudness import loudness, mean_amplitude
 from mossformer_sb.errors import InputError
-from mossformer_sb.training.losses import si_snr
+from mossformer_sb.evaluation.si_snr import si_snr
 from tests.unit.mixing_pools import RATE, prepare_pools, stationary, write_manifest, write_speech
 
 # Every test has a fixed seed, so a p-value below this says that the distribution is wrong, not that luck was bad.

@@ -14,9 +14,9 @@ import torch
 from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import MossFormerSeparator
 from mossformer_sb.cli.commands import main
-from mossformer_sb.data.dataio import MixtureDataset
-from mossformer_sb.evaluation.report import report_training
-from mossformer_sb.evaluation.results import save_example
+from mossformer_sb.cli.training_report import report_training
+from mossformer_sb.data.datasets import MixtureDataset
+from mossformer_sb.evaluation.examples import save_example
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import TrainingRecord, export
 from tests.unit.trees import write_wham
@@ -158,11 +158,11 @@ import sys
 sys.modules["torchmetrics"] = None  # importing it fails
 import mossformer_sb.cli, mossformer_sb.inference, mossformer_sb.training.brain
 import mossformer_sb.evaluation.report, mossformer_sb.sharing.modelscope
-from mossformer_sb.evaluation.score_files import score_signals
+from mossformer_sb.evaluation.metrics import score_signals
 import torch
 sources = torch.randn(8000, 2)
 print(score_signals("a", sources.sum(1), sources, sources.flip(1), 8000)[1].si_snr > 50)
-from mossformer_sb.evaluation.score_files import check_metrics
+from mossformer_sb.evaluation.extra_metrics import check_metrics
 sys.modules["pystoi"] = sys  # as if it were installed
 try:
     check_metrics(["stoi"])

@@ -12,9 +12,10 @@ from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.manifests.source_tables import prepare_mixing
-from mossformer_sb.data import dataio
-from mossformer_sb.data.dataio import SAMPLED_RECORDINGS, MixtureDataset, read_manifest
+from mossformer_sb.data import manifests
+from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.data.manifests import SAMPLED_RECORDINGS, read_manifest
 from mossformer_sb.errors import InputError
 from tests.unit.trees import write_custom, write_wav, write_wham, write_whamr
 
@@ -71,7 +72,7 @@ class TestFingerprint:
 
     def test_order_of_rows_and_extra_columns_are_no_difference(self, wham, tmp_path):
         table = read_manifest(prepare_wham(wham, tmp_path / "m")["tr"], wham)
-        assert dataio.fingerprint(table.iloc[::-1].assign(s1_spk="x")) == dataio.fingerprint(table)
+        assert manifests.fingerprint(table.iloc[::-1].assign(s1_spk="x")) == manifests.fingerprint(table)
 
     def test_time_does_not_grow_with_the_corpus(self, wham, tmp_path, monkeypatch):
         table = read_manifest(prepare_wham(wham, tmp_path / "m")["tr"], wham)
@@ -79,7 +80,7 @@ class TestFingerprint:
         opened = []
         real = soundfile.SoundFile
         monkeypatch.setattr(soundfile, "SoundFile", lambda path: opened.append(path) or real(path))
-        dataio.fingerprint(many)
+        manifests.fingerprint(many)
         assert len(opened) == SAMPLED_RECORDINGS * 4
 
     def test_a_recording_that_is_missing(self, wham, tmp_path):

@@ -18,7 +18,7 @@ from data_prep.generate.__main__ import main
 from data_prep.generate.librimix import generate, to_int16
 from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples, split_speakers
 from data_prep.generate.recordings import FADE, Clip, find_speech, read_recording
-from mossformer_sb.data.noise import extend_noise
+from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
 
@@ -766,7 +766,7 @@ def test_wrong_arguments_of_drawing(speech, tmp_path, options, message):
 
 def test_folder_without_recordings(tmp_path):
     (tmp_path / "speech").mkdir()
-    fails({"from_speech": tmp_path / "speech"}, tmp_path, "holds no recording; needed files that end in .flac, .wav")
+    fails({"from_speech": tmp_path / "speech"}, tmp_path, "holds no recording; needed files that end in .wav, .flac")
 
 
 def test_a_split_may_be_left_out(speech):

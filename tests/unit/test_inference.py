@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.data.streams import BLOCK
+from mossformer_sb.data.audio_io import BLOCK
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import TrainingRecord, export

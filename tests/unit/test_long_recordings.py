@@ -9,8 +9,8 @@ from scipy.signal import istft, stft
 
 from mossformer_sb import InputError
 from mossformer_sb.data.resampling import resample, resample_blocks
+from mossformer_sb.evaluation.si_snr import si_snr
 from mossformer_sb.inference.chunking import Chunking, continuing_order, separate_in_chunks
-from mossformer_sb.training.losses import si_snr
 
 RATE = 8000
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mossformer_sb.training.losses import is_active, pairwise_si_snr, pit_si_snr_loss, reorder, si_snr
+from mossformer_sb.evaluation.si_snr import is_active, pairwise_si_snr, reorder, si_snr
+from mossformer_sb.training.losses import pit_si_snr_loss
 from tests.unit.signals import KINDS, signals
 
 fixed = settings(derandomize=True, deadline=None, max_examples=40, database=None)

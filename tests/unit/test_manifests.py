@@ -12,7 +12,7 @@ from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from data_prep.manifests.folders import wsj0_speakers
-from mossformer_sb.data.dataio import mixtures_are_sums
+from mossformer_sb.data.manifests import mixtures_are_sums
 from mossformer_sb.errors import InputError
 from tests.unit.trees import (
     FRAMES,

@@ -12,9 +12,9 @@ from data_prep.__main__ import main
 from data_prep.corpora.many_speakers import CONDITIONS, prepare_many_speakers, read_list
 from data_prep.manifests.manifest import SPLITS
 from mossformer_sb import InputError
-from mossformer_sb.data.dataio import MixtureDataset
+from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
-from mossformer_sb.training.losses import si_snr
+from mossformer_sb.evaluation.si_snr import si_snr
 from tests.unit.small_corpus import NUMBERS, SPEAKERS, write_source
 
 

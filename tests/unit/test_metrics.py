@@ -8,8 +8,9 @@ import soundfile
 import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
 
+from mossformer_sb.evaluation.examples import save_example
 from mossformer_sb.evaluation.metrics import Scores, separation_scores
-from mossformer_sb.evaluation.results import ScoreTable, save_example
+from mossformer_sb.evaluation.results import ScoreTable
 from tests.unit.fresh import in_fresh_process
 
 

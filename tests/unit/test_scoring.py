@@ -11,7 +11,8 @@ import torch
 from torchmetrics.functional.audio import signal_distortion_ratio
 
 from mossformer_sb import InputError
-from mossformer_sb.evaluation.score_files import find_utterances, read_utterances, score, score_table
+from mossformer_sb.evaluation.results import score_table
+from mossformer_sb.evaluation.score_files import find_utterances, read_utterances, score
 from tests.unit.fresh import in_fresh_process
 
 RATE = 8000

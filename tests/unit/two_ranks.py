@@ -14,7 +14,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.data.dataio import Mixture
+from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training import distributed
 from mossformer_sb.training.checkpoints import Checkpointer
 from tests.unit.brains import Recorder, make_brain

@@ -4,7 +4,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from mossformer_sb import InputError
-from mossformer_sb.data.sampling import GlobalBatches
+from mossformer_sb.training.data_loading import GlobalBatches
 
 
 def deal(num_items, batch_size, world_size, epoch=1, **options):

@@ -6,12 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
-
-# libsndfile names formats, not endings; raw samples don't tell their sample rate.
-ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"} | {".aif", ".oga", ".opus"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def _audio(paths, output_folder):
     return [
         path.resolve()
         for path in paths
-        if path.suffix.lower() in ENDINGS
+        if path.suffix.lower() in AUDIO_ENDINGS
         and not path.name.startswith(".")
         and path.is_file()
         and not path.resolve().is_relative_to(output_folder)

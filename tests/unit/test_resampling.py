@@ -1,11 +1,11 @@
-"""Reading stretches at another rate and speed, against resampling everything at once."""
+"""Reading segments at another rate and speed, against resampling everything at once."""
 
 import numpy as np
 import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from mossformer_sb.data.stretches import Stretching
+from mossformer_sb.data.resampling import SpeedResampler
 
 
 @pytest.fixture
@@ -16,32 +16,32 @@ def recording(tmp_path):
 
 
 @pytest.mark.parametrize("rate, speed", [(16000, 1.0), (8000, 1.0), (8000, 1.05), (16000, 0.95), (8000, 0.973)])
-def test_a_stretch_is_a_part_of_the_whole(recording, rate, speed):
+def test_a_segment_is_a_part_of_the_whole(recording, rate, speed):
     path, signal = recording
-    stretching = Stretching.between(16000, rate, speed)
-    whole = resample_poly(signal, stretching.up, stretching.down)
-    available = stretching.num_out(len(signal))
-    starts = (0, stretching.down, 7 * stretching.down, len(signal) // stretching.down * stretching.down)
+    resampler = SpeedResampler.between(16000, rate, speed)
+    whole = resample_poly(signal, resampler.up, resampler.down)
+    available = resampler.num_out(len(signal))
+    starts = (0, resampler.down, 7 * resampler.down, len(signal) // resampler.down * resampler.down)
     for start in starts:
-        first = start * stretching.up // stretching.down
+        first = start * resampler.up // resampler.down
         for length in (1, 500, available - first):
             if length < 1 or first + length > available:
                 continue
-            found = stretching.read(path, len(signal), start, length)
+            found = resampler.read(path, len(signal), start, length)
             np.testing.assert_allclose(found, whole[first : first + length], rtol=0, atol=1e-6)
 
 
 def test_the_whole_recording_has_the_stated_length(recording):
     path, signal = recording
-    stretching = Stretching.between(16000, 8000, 0.95)
-    length = stretching.num_out(len(signal))
-    assert len(stretching.read(path, len(signal), 0, length)) == length == int(20000 / 2 / 0.95)
-    assert stretching.num_in(length) <= len(signal)
+    resampler = SpeedResampler.between(16000, 8000, 0.95)
+    length = resampler.num_out(len(signal))
+    assert len(resampler.read(path, len(signal), 0, length)) == length == int(20000 / 2 / 0.95)
+    assert resampler.num_in(length) <= len(signal)
 
 
 @pytest.mark.parametrize("speed", [0.95, 1.0, 1.05, 1.3])
 def test_pitch_and_tempo_follow_the_speed(tmp_path, speed):
     tone = np.sin(2 * np.pi * 1000 * np.arange(32000) / 8000)
     soundfile.write(tmp_path / "a.wav", tone, 8000, subtype="FLOAT")
-    signal = Stretching.between(8000, 8000, speed).read(str(tmp_path / "a.wav"), 32000, 4000, 8000)
+    signal = SpeedResampler.between(8000, 8000, speed).read(str(tmp_path / "a.wav"), 32000, 4000, 8000)
     assert np.abs(np.fft.rfft(signal * np.hanning(8000))).argmax() == pytest.approx(1000 * speed, abs=1)

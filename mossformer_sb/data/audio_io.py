@@ -1,4 +1,4 @@
-"""Recordings of any kind, read and written block by block, so that memory does not grow with their length.
+"""Audio files: read whole, in parts or block by block, and written so that a file of its name is always complete.
 
 Shapes: T samples, t samples of a block, S speakers.
 """
@@ -6,21 +6,24 @@ Shapes: T samples, t samples of a block, S speakers.
 import contextlib
 import io
 import os
-import tempfile
-from pathlib import Path
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-import torch
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import temporary_name
+from mossformer_sb.utils.files import replacing, temporary_name
 
 BLOCK = 2**17  # samples of a block
 # The length that libsndfile gives for a stream whose header has none.
 _UNKNOWN_LENGTH = 2**63 - 1
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
+# How the names of audio files end, the usual ones first. libsndfile names formats, not endings: the others
+# are given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
+_USUAL_ENDINGS, _MORE_ENDINGS = (".wav", ".flac", ".ogg", ".mp3"), {".aif", ".oga", ".opus", ".sph", ".wv1"}
+_LIBSNDFILE_ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
+AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
 class Format(NamedTuple):
@@ -37,6 +40,67 @@ FORMATS = {
     "ogg": Format("OGG", "VORBIS", clips=True),
     "mp3": Format("MP3", "MPEG_LAYER_III", clips=True),
 }
+
+
+def read_audio(path, start=0, num_frames=-1):
+    """Read an audio file, or a part of it.
+
+    Arguments
+    ---------
+    path : str or Path
+        Any format that libsndfile reads.
+    start : int
+        First frame.
+    num_frames : int
+        How many; -1 for all that follow.
+
+    Returns
+    -------
+    samples : numpy.ndarray
+        [T] for one channel, [T, channels] for several; float32, full scale 1.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, can't be read as audio, or ends too early.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_audio(folder / "ramp.wav", np.arange(4) / 8, 8000)
+    >>> read_audio(folder / "ramp.wav", start=1, num_frames=2)
+    (array([0.125, 0.25 ], dtype=float32), 8000)
+    """
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such audio file.")
+    try:
+        samples, sample_rate = soundfile.read(path, frames=num_frames, start=start, dtype="float32")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
+    if num_frames >= 0 and len(samples) < num_frames:
+        raise InputError(
+            f"{path}: has {start + len(samples)} frames where {start + num_frames} were expected. "
+            f"Was it changed after the manifest was made? Prepare the data again."
+        )
+    return samples, sample_rate
+
+
+def write_audio(path, samples, sample_rate):
+    """Write a float32 WAV: under a temporary name first, so that a file of this name is always whole.
+
+    Arguments
+    ---------
+    path : str or Path
+        Its folder must exist.
+    samples : numpy.ndarray or torch.Tensor
+        [T] or [T, channels], full scale 1. Float files hold what exceeds it, so nothing is clipped.
+    sample_rate : int
+        Hz.
+    """
+    with replacing(path) as temporary:
+        soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
 
 
 class Recording:
@@ -67,7 +131,7 @@ class Recording:
     def __init__(self, source, sample_rate=None, channel=None):
         self.channel = channel
         self.samples = self._file = None
-        if isinstance(source, (np.ndarray, torch.Tensor)):
+        if isinstance(source, np.ndarray) or _is_tensor(source):
             self.name = "the given samples"
             self.samples = _as_samples(source)
             self.num_samples, num_channels = self.samples.shape
@@ -152,11 +216,16 @@ class Recording:
             ) from error
 
 
+def _is_tensor(source):
+    """Whether it is a torch.Tensor. Where there is one, torch has been imported; reading files needs none of it."""
+    return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
+
+
 def _as_samples(source):
     """[T, channels], as float32."""
-    if isinstance(source, torch.Tensor):
+    if _is_tensor(source):
         source = source.detach().cpu()
-        samples = (source.float() if source.dtype == torch.bfloat16 else source).numpy()  # NumPy has no bfloat16
+        samples = (source.float() if str(source.dtype) == "torch.bfloat16" else source).numpy()  # NumPy has no bfloat16
     else:
         samples = source
     if samples.ndim not in (1, 2):
@@ -263,7 +332,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
     large = format == "wav" and 4 * (num_samples or 0) > _LARGEST_WAV
     written = 0
     try:
-        with contextlib.ExitStack() as stack, _writing(paths[0]):
+        with contextlib.ExitStack() as stack, writing(paths[0]):
             files = [
                 stack.enter_context(
                     soundfile.SoundFile(
@@ -277,7 +346,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
                 for file, samples in zip(files, block.T, strict=True):
                     file.write(np.ascontiguousarray(samples))
                 written += len(block)
-        with _writing(paths[0]):
+        with writing(paths[0]):
             # What an encoder still held when its file was closed may have found the disk full without a word.
             for path in temporary:
                 if soundfile.info(path).frames != written:
@@ -290,7 +359,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
 
 
 @contextlib.contextmanager
-def _writing(path):
+def writing(path):
     """Turn the ways in which writing fails into one."""
     try:
         yield
@@ -300,78 +369,3 @@ def _writing(path):
             f"{path}: can't be written ({reason}). Is the disk full, or the folder not yours to write in? Nothing was "
             f"left half-written."
         ) from error
-
-
-def make_output_folder(folder):
-    """Make a folder to write to, if it is not there.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Parents are made too.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    InputError
-        If nothing can be written there.
-    """
-    folder = Path(folder)
-    probe = folder / f".{os.getpid()}.probe"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: can't write to this folder ({error.strerror}). Choose another output folder."
-        ) from error
-    return folder
-
-
-class BlockStore:
-    """Blocks of estimates kept in a temporary file without a name, which goes with the process whatever ends it.
-
-    Arguments
-    ---------
-    num_columns : int
-        S.
-    folder : Path
-        On whose disk there is room.
-
-    Example
-    -------
-    >>> with BlockStore(2, getfixture("tmp_path")) as store:
-    ...     store.append(np.ones((300, 2), dtype=np.float32))
-    ...     [block.shape for block in store.blocks(200)]
-    [(200, 2), (100, 2)]
-    """
-
-    def __init__(self, num_columns, folder):
-        self._num_columns = num_columns
-        self._folder = folder
-        with _writing(folder):
-            self._file = tempfile.TemporaryFile(dir=folder)
-
-    def append(self, block):
-        """Add [t, S], float32."""
-        with _writing(self._folder):
-            self._file.write(np.ascontiguousarray(block, dtype=np.float32).data)
-
-    def blocks(self, size=BLOCK):
-        """Read from the start: iterator of [t, S], the last one shorter."""
-        with _writing(self._folder):
-            self._file.flush()
-        self._file.seek(0)
-        while content := self._file.read(4 * size * self._num_columns):
-            yield np.frombuffer(content, dtype=np.float32).reshape(-1, self._num_columns)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        with contextlib.suppress(OSError):  # unwritten rests of a full disk, already reported
-            self._file.close()

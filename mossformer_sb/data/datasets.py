@@ -1,0 +1,307 @@
+"""Mixtures of a manifest as items and batches: crops, padding, and augmented mixtures.
+
+Shapes: B batch, T samples, S sources.
+"""
+
+import functools
+import shutil
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.augmentation import shift
+from mossformer_sb.data.manifests import fingerprint, mixtures_are_sums, read_manifest
+from mossformer_sb.data.resampling import SpeedResampler
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import replacing
+
+
+@dataclass
+class Mixture:
+    """One item of a dataset."""
+
+    id: str
+    mixture: torch.Tensor  # [T]
+    sources: torch.Tensor  # [T, S]
+
+
+@dataclass
+class SeparationBatch:
+    """A padded batch."""
+
+    ids: list
+    mixture: torch.Tensor  # [B, T]
+    sources: torch.Tensor  # [B, T, S]
+    lengths: torch.Tensor  # [B], int64, samples; stays on the CPU
+    is_padded: bool
+
+    @classmethod
+    def collate(cls, items):
+        """Pad a list of `Mixture` with zeros to the longest.
+
+        Example
+        -------
+        >>> items = [Mixture(str(n), torch.ones(n), torch.ones(n, 2)) for n in (3, 5)]
+        >>> SeparationBatch.collate(items).lengths
+        tensor([3, 5])
+        """
+        lengths = torch.tensor([len(item.mixture) for item in items])
+        return cls(
+            ids=[item.id for item in items],
+            mixture=pad_sequence([item.mixture for item in items], batch_first=True),
+            sources=pad_sequence([item.sources for item in items], batch_first=True),
+            lengths=lengths,
+            is_padded=bool((lengths != lengths[0]).any()),
+        )
+
+    @property
+    def padded_lengths(self):
+        """``lengths`` where some item is padded, None where none is: the network is faster without."""
+        return self.lengths if self.is_padded else None
+
+    def __len__(self):
+        return len(self.ids)
+
+    def select(self, chosen):
+        """The items for which a mask [B] of booleans is true, as a batch of their own, padded as before."""
+        chosen = chosen.cpu()
+        device_mask = chosen.to(self.mixture.device)
+        return SeparationBatch(
+            ids=[item_id for item_id, is_chosen in zip(self.ids, chosen.tolist(), strict=True) if is_chosen],
+            mixture=self.mixture[device_mask],
+            sources=self.sources[device_mask],
+            lengths=self.lengths[chosen],
+            is_padded=self.is_padded,
+        )
+
+    def to(self, device):
+        """Move the signals, in place as SpeechBrain's batches do."""
+        self.mixture = self.mixture.to(device, non_blocking=True)
+        self.sources = self.sources.to(device, non_blocking=True)
+        return self
+
+    def pin_memory(self):
+        """Pin the signals, in place."""
+        self.mixture = self.mixture.pin_memory()
+        self.sources = self.sources.pin_memory()
+        return self
+
+
+class EpochDataset(Dataset):
+    """A dataset whose items are pure functions of (seed, epoch, index).
+
+    They are the same in whatever worker, rank or resumed run they are made.
+
+    Arguments
+    ---------
+    seed : int
+        Of everything random.
+
+    Example
+    -------
+    >>> data = EpochDataset(seed=1)
+    >>> first = data.rng(7).random()
+    >>> data.set_epoch(2)
+    >>> first == EpochDataset(seed=1).rng(7).random(), first == data.rng(7).random()
+    (True, False)
+    """
+
+    def __init__(self, seed=0):
+        self.seed = seed
+        # In shared memory, so that workers which outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch):
+        """Choose the epoch whose items come next."""
+        self._epoch.fill_(epoch)
+
+    def rng(self, index):
+        """Where everything random in an item comes from: a numpy.random.Generator."""
+        return np.random.default_rng((self.seed, int(self._epoch), index))
+
+
+class MixtureDataset(EpochDataset):
+    """The mixtures of a manifest, whole or as random crops.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        See `read_manifest`.
+    data_root : str or Path
+        What ``$data_root`` stands for.
+    num_spks : int
+        S.
+    sample_rate : int
+        Hz that the recordings must have.
+    segment : float, optional
+        Length of the crops in seconds; shorter recordings are taken whole. Default: everything whole.
+    seed : int
+        Seed of the crops.
+
+    Raises
+    ------
+    InputError
+        If the manifest does not fit the other arguments.
+    """
+
+    def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0):
+        super().__init__(seed)
+        self.table = read_manifest(manifest, data_root, num_spks)
+        self.manifest, self.data_root = manifest, data_root
+        rates = sorted(set(self.table["sample_rate"]))
+        if rates != [sample_rate]:
+            raise InputError(f"{manifest}: recordings have {rates} Hz, but sample_rate is {sample_rate}.")
+        if segment is not None and round(segment * sample_rate) < 1:
+            raise InputError(
+                f"segment must be a length in seconds greater than zero, or null for none; found {segment}."
+            )
+        self.num_spks = num_spks
+        self.sample_rate = sample_rate
+        self.segment = None if segment is None else round(segment * sample_rate)
+
+    @functools.cached_property
+    def fingerprint(self):
+        """Of the manifest and its recordings, see `fingerprint`."""
+        return fingerprint(self.table)
+
+    def write_manifest(self, path):
+        """Write a copy of the manifest, such as beside the scores of its mixtures."""
+        with replacing(path) as temporary:
+            shutil.copyfile(self.manifest, temporary)
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, index):
+        row = self.table.iloc[index]
+        start, num_samples = self._crop(index, int(row["num_samples"]))
+        paths = [row["mix_wav"]] + [row[f"s{i + 1}_wav"] for i in range(self.num_spks)]
+        mixture, *sources = (torch.from_numpy(read_audio(path, start, num_samples)[0]) for path in paths)
+        return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
+
+    def _crop(self, index, total):
+        """First sample and number of samples."""
+        if self.segment is None or total <= self.segment:
+            return 0, total
+        return int(self.rng(index).integers(total - self.segment + 1)), self.segment
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a mixture is made of. Where there is no room, targets and images are the same."""
+
+    id: str
+    targets: np.ndarray  # [S, T], float32: what a separator is to give
+    images: np.ndarray  # [S, T], float32: how the speakers sound in the mixture
+    noise: np.ndarray  # [T], float32; zero where there is none
+    speakers: tuple
+
+    @property
+    def mixture(self):
+        """[T]: the sum of the images and the noise."""
+        return self.images.sum(axis=0) + self.noise
+
+
+def shifted(parts, shifts):
+    """The parts with each speaker shifted in time, target and image alike.
+
+    Arguments
+    ---------
+    parts : Parts
+    shifts : sequence of int
+        [S], samples.
+
+    Returns
+    -------
+    Parts
+    """
+    if not any(shifts):
+        return parts
+    targets = np.stack([shift(signal, amount) for signal, amount in zip(parts.targets, shifts, strict=True)])
+    images = np.stack([shift(signal, amount) for signal, amount in zip(parts.images, shifts, strict=True)])
+    return replace(parts, targets=targets, images=images)
+
+
+class AugmentedMixtureDataset(MixtureDataset):
+    """The mixtures of a manifest, with another speed, time or level for each speaker in each epoch.
+
+    Where a mixture is the sum of its sources and noise, each source is changed by itself, and they are summed up
+    again. Where it is not, as in WHAMR!, whose mixtures are reverberant and whose sources are not, the mixture and all
+    its sources get one and the same speed and shift. The preparation notes beside the manifest which is the case.
+
+    Arguments
+    ---------
+    manifest, data_root, **options
+        As for `MixtureDataset`.
+    augmentation : Augmentation
+        What is changed.
+
+    Raises
+    ------
+    InputError
+        If levels shall change in mixtures that are no sum, and as for `MixtureDataset`.
+    """
+
+    def __init__(self, manifest, data_root, augmentation, **options):
+        super().__init__(manifest, data_root, **options)
+        self.mixture_is_sum = mixtures_are_sums(manifest)
+        if not self.mixture_is_sum and (augmentation.level_imbalance or augmentation.single_speaker_rate):
+            raise InputError(
+                f"{manifest}: its mixtures are not the sum of its sources, so level_imbalance and single_speaker_rate "
+                "can't change them: set both to 0, or use dynamic_mixing."
+            )
+        self.augmentation = augmentation
+
+    def __getitem__(self, index):
+        row = self.table.iloc[index]
+        if self.mixture_is_sum:
+            parts = self.draw(index)
+            return Mixture(parts.id, torch.from_numpy(parts.mixture), torch.from_numpy(parts.targets.T))
+        rng = self.rng(index)
+        speeds = np.full(self.num_spks + 1, self.augmentation.draw_speeds(rng, 1)[0])
+        signals = self._read(rng, row, ["mix_wav", *self._source_columns], speeds)
+        mixture, *sources = torch.from_numpy(shift(signals, self.augmentation.draw_shifts(rng, 1, self.sample_rate)[0]))
+        return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
+
+    def draw(self, index):
+        """Draw the `mossformer_sb.data.datasets.Parts` of an item, where mixtures are sums."""
+        row, rng = self.table.iloc[index], self.rng(index)
+        augmentation, num_spks = self.augmentation, self.num_spks
+        speeds = augmentation.draw_speeds(rng, num_spks + 1)
+        if not augmentation.perturb_noise:
+            speeds[-1] = 1.0
+        gains = 10 ** (augmentation.draw_offsets(rng, num_spks) / 20)
+        has_noise = "noise_wav" in row
+        columns = [*self._source_columns, *(["noise_wav"] if has_noise else [])]
+        signals = self._read(rng, row, columns, speeds)
+        sources = (gains[:, None] * signals[:num_spks]).astype(np.float32)
+        parts = Parts(
+            id=row["ID"],
+            targets=sources,
+            images=sources,
+            noise=signals[-1] if has_noise else np.zeros_like(sources[0]),
+            speakers=tuple(row.get(f"s{number + 1}_spk") for number in range(num_spks)),
+        )
+        return shifted(parts, augmentation.draw_shifts(rng, num_spks, self.sample_rate))
+
+    @property
+    def _source_columns(self):
+        return [f"s{number + 1}_wav" for number in range(self.num_spks)]
+
+    def _read(self, rng, row, columns, speeds):
+        """[columns, T]: a segment of each file, which all begin at the same time."""
+        total = int(row["num_samples"])
+        resamplers = [SpeedResampler.between(1, 1, speed) for speed in speeds[: len(columns)]]
+        length = min(resampler.num_out(total) for resampler in resamplers)
+        length = length if self.segment is None else min(length, self.segment)
+        start = int(rng.integers(total - max(resampler.num_in(length) for resampler in resamplers) + 1))
+        return np.stack(
+            [
+                resampler.read(row[column], total, start, length)
+                for column, resampler in zip(columns, resamplers, strict=True)
+            ]
+        )

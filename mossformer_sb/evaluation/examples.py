@@ -1,0 +1,197 @@
+"""Examples to listen to and to look at: a mixture, its sources, and the estimates in their order and at their level.
+
+Shapes: T samples, S speakers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mossformer_sb.data.audio_io import read_audio, write_audio
+from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation.results import scored
+from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, reorder
+
+AUDIO_FOLDER = "audio"  # of examples, in the output folder
+LONGEST_EXAMPLE = 10.0  # seconds of an example that are kept
+
+
+def mixture_gain(estimates, mixture):
+    """The one gain, common to all estimates, with which their sum comes closest to the mixture (least squares).
+
+    A gain of its own for each estimate would lose how loud the speakers were against each other.
+
+    Arguments
+    ---------
+    estimates : torch.Tensor
+        [..., T, S].
+    mixture : torch.Tensor
+        [..., T].
+
+    Returns
+    -------
+    torch.Tensor
+        [...]; 1 where the estimates' sum is silent.
+
+    Example
+    -------
+    >>> estimates = torch.randn(8000, 2)
+    >>> round(mixture_gain(estimates, 0.5 * estimates.sum(-1)).item(), 4)
+    0.5
+    """
+    total = estimates.sum(-1)
+    energy = total.square().sum(-1)
+    return torch.where(energy > 0, (total * mixture).sum(-1) / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
+
+
+def peak_gain(*signals):
+    """The one gain, at most 1, with which none of the signals exceeds full scale.
+
+    Example
+    -------
+    >>> peak_gain(torch.tensor([0.5, -2.0]), torch.tensor([1.0]))
+    0.5
+    """
+    return 1 / max(1.0, *(signal.abs().max().item() for signal in signals))
+
+
+@dataclass
+class Example:
+    """An utterance for the page; each estimate stands in the place of its source."""
+
+    title: str
+    mixture: np.ndarray  # [T]
+    sources: np.ndarray  # [T, S]
+    estimates: np.ndarray  # [T, S]
+    sample_rate: int
+
+    @classmethod
+    def of(cls, title, mixture, sources, estimates, sample_rate):
+        """From tensors, estimates in any order and at any level; only the first seconds are kept.
+
+        Example
+        -------
+        >>> sources = torch.randn(8000, 2)
+        >>> example = Example.of("best", sources.sum(1), sources, 3 * sources.flip(1), 8000)
+        >>> bool(np.allclose(example.estimates, example.sources, atol=1e-4))
+        True
+        """
+        permutation = best_permutation(pairwise_si_snr(estimates[None], sources[None]))
+        estimates = reorder(estimates[None], permutation)[0]
+        estimates = estimates * mixture_gain(estimates, mixture)
+        gain = peak_gain(mixture, sources, estimates)
+        kept = slice(round(LONGEST_EXAMPLE * sample_rate))
+        return cls(title, *((gain * x[kept]).numpy() for x in (mixture, sources, estimates)), sample_rate)
+
+
+def pick_examples(scores):
+    """The IDs of the best, the median and the worst utterance by SI-SNRi.
+
+    Arguments
+    ---------
+    scores : pandas.DataFrame
+        From `ScoreTable.to_frame`.
+
+    Returns
+    -------
+    dict
+        "best", "median" and "worst" to an ID; fewer if there are fewer utterances.
+
+    Example
+    -------
+    >>> import pandas as pd
+    >>> scores = pd.DataFrame({"snt_id": ["a", "b", "c", "avg"], "si-snr_i": [3.0, 9.0, 5.0, 5.7]})
+    >>> pick_examples(scores)
+    {'best': 'b', 'median': 'c', 'worst': 'a'}
+    """
+    ranked = scored(scores).sort_values("si-snr_i", ascending=False)["snt_id"].tolist()
+    if not ranked:
+        return {}
+    picked = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+    return dict(list(picked.items())[: len(ranked)])
+
+
+def example_of_row(title, row, num_spks, separate):
+    """Make an `Example` of a row of a manifest.
+
+    Arguments
+    ---------
+    title : str
+    row : mapping
+        ``ID``, ``mix_wav``, ``s1_wav`` and so on, complete paths.
+    num_spks : int
+        S.
+    separate : callable
+        [1, T] → [1, T, S].
+
+    Returns
+    -------
+    Example
+    """
+    paths = [row["mix_wav"], *(row[f"s{number + 1}_wav"] for number in range(num_spks))]
+    signals = [read_audio(path) for path in paths]
+    mixture, *sources = (torch.from_numpy(samples) for samples, _ in signals)
+    estimates = separate(mixture[None])[0].float().cpu()
+    return Example.of(f"{title}: {row['ID']}", mixture, torch.stack(sources, -1), estimates, signals[0][1])
+
+
+def save_example(folder, utterance_id, mixture, sources, estimates, permutation, sample_rate):
+    """Write an utterance's mixture, sources and estimates as WAV files.
+
+    The estimates share one gain, which fits their sum to the mixture, and all files share one that keeps them from
+    clipping, so that relative levels are heard as they are.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Made if it is not there. Files are ``<id>_mix.wav``, ``<id>_source1.wav``, ``<id>_estimate1.wav`` and so on.
+    utterance_id : str
+        The mixture's ID; separators of paths in it become underscores.
+    mixture : torch.Tensor
+        [T].
+    sources, estimates : torch.Tensor
+        [T, S].
+    permutation : torch.Tensor
+        [S], which estimate belongs to each source.
+    sample_rate : int
+        Hz.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    estimates = reorder(estimates[None], permutation[None].to(estimates.device))[0]
+    estimates = estimates * mixture_gain(estimates, mixture)
+    gain = peak_gain(mixture, sources, estimates)
+    stem = example_stem(utterance_id)
+    write_audio(folder / f"{stem}_mix.wav", gain * mixture.cpu(), sample_rate)
+    for name, signals in (("source", sources), ("estimate", estimates)):
+        for number, signal in enumerate(signals.cpu().unbind(-1), start=1):
+            write_audio(folder / f"{stem}_{name}{number}.wav", gain * signal, sample_rate)
+
+
+def saved_example(title, folder, utterance_id):
+    """The `Example` of an utterance that `save_example` has written to a folder."""
+    stem = example_stem(utterance_id)
+    mixture, rate = read_audio(folder / f"{stem}_mix.wav")
+    signals = []
+    for kind in ("source", "estimate"):
+        number, found = 1, []
+        while (path := folder / f"{stem}_{kind}{number}.wav").is_file():
+            found.append(torch.from_numpy(read_audio(path)[0]))
+            number += 1
+        if not found:
+            raise InputError(f"{folder}: holds {stem}_mix.wav, but no {stem}_{kind}1.wav. Was it copied as a whole?")
+        signals.append(torch.stack(found, -1))
+    return Example.of(f"{title}: {utterance_id}", torch.from_numpy(mixture), *signals, rate)
+
+
+def example_stem(utterance_id):
+    """What the names of an example's files begin with.
+
+    Example
+    -------
+    >>> example_stem("tt/a")
+    'tt_a'
+    """
+    return str(utterance_id).replace("/", "_").replace("\\", "_")

@@ -1,0 +1,73 @@
+"""STOI and PESQ, which need more packages: the extra ``score``."""
+
+import importlib.util
+import threading
+
+from mossformer_sb.errors import InputError
+
+EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the package that each needs besides torchmetrics
+PESQ_MODES = {8000: "nb", 16000: "wb"}
+_PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
+
+
+def check_metrics(metrics):
+    """Raise InputError if a metric is not known, or its package is not there.
+
+    Example
+    -------
+    >>> check_metrics(["mos"])
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: metric 'mos' is not known: choose among stoi, pesq.
+    """
+    for name in metrics:
+        if name not in EXTRA_METRICS:
+            raise InputError(f"metric {name!r} is not known: choose among {', '.join(EXTRA_METRICS)}.")
+        for package in (EXTRA_METRICS[name], "torchmetrics"):
+            if importlib.util.find_spec(package) is None:
+                raise InputError(
+                    f"{name.upper()} needs the package {package}, which is not here: "
+                    f"pip install 'mossformer_sb[score]'."
+                )
+
+
+def extra_metric(name, estimates, sources, rate, utterance_id):
+    """STOI or PESQ of an utterance, its mean over the active sources.
+
+    Arguments
+    ---------
+    name : str
+        One of `EXTRA_METRICS`.
+    estimates, sources : torch.Tensor
+        [S, T], of the active sources alone.
+    rate : int
+        Hz.
+    utterance_id : str
+        For messages.
+
+    Returns
+    -------
+    float
+        NaN if no source is active, or PESQ finds no speech.
+
+    Raises
+    ------
+    InputError
+        If the metric isn't defined for this sample rate.
+    """
+    from torchmetrics.functional.audio.pesq import perceptual_evaluation_speech_quality
+    from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility
+
+    if not len(sources):
+        return float("nan")
+    if name == "stoi":
+        return short_time_objective_intelligibility(estimates, sources, rate).mean().item()
+    if rate not in PESQ_MODES:
+        raise InputError(f"{utterance_id}: has {rate} Hz; PESQ is defined for 8000 and 16000 Hz. Leave it out.")
+    import pesq
+
+    with _PESQ_ALONE:
+        try:
+            return perceptual_evaluation_speech_quality(estimates, sources, rate, PESQ_MODES[rate]).mean().item()
+        except (pesq.PesqError, ValueError):  # the latter for an estimate of zeros
+            return float("nan")

@@ -1,0 +1,43 @@
+"""Published results, and which experiments can be compared with them."""
+
+# SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023 (DM: with dynamic mixing).
+PUBLISHED = {
+    "WSJ0-2mix": {
+        "Conv-TasNet": 15.3,
+        "DPRNN": 18.8,
+        "MossFormer(S)": 20.9,
+        "Wavesplit + DM": 22.2,
+        "SepFormer + DM": 22.3,
+        "MossFormer(M) + DM": 22.5,
+        "MossFormer(L) + DM": 22.8,
+    },
+    "WSJ0-3mix": {
+        "Conv-TasNet": 12.7,
+        "Wavesplit + DM": 17.8,
+        "SepFormer + DM": 19.5,
+        "MossFormer(L) + DM": 21.2,
+    },
+    "WHAM!": {"Wavesplit + DM": 16.0, "SepFormer + DM": 16.4, "MossFormer(L) + DM": 17.3},
+    "WHAMR!": {"Wavesplit + DM": 13.2, "SepFormer + DM": 14.0, "MossFormer(L) + DM": 16.3},
+}
+_PUBLISHED_FOR = {  # what else a test has to be to be compared with these
+    "WSJ0-2mix": {"task": "separate_clean"},
+    "WSJ0-3mix": {"task": "separate_clean"},
+    "WHAM!": {"task": "separate_noisy"},
+    "WHAMR!": {"task": "separate_noisy_reverb", "target": "anechoic"},
+}
+
+
+def comparable_corpus(hparams):
+    """The corpus of an experiment, if its test is the published one in task, rate and mode; else nothing.
+
+    Example
+    -------
+    >>> hparams = {"corpus": "WHAM!", "task": "separate_noisy", "sample_rate": 8000, "mode": "min"}
+    >>> comparable_corpus(hparams), comparable_corpus({**hparams, "task": "separate_clean"})
+    ('WHAM!', '')
+    """
+    corpus = hparams["corpus"]
+    needed = {"sample_rate": 8000, "mode": "min", **_PUBLISHED_FOR.get(corpus, {})}
+    same = all(hparams.get(key) == value for key, value in needed.items())
+    return corpus if corpus in PUBLISHED and same else ""

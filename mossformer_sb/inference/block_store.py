@@ -1,0 +1,53 @@
+"""Estimates of a long recording, kept on the disk until their common gain is known."""
+
+import contextlib
+import tempfile
+
+import numpy as np
+
+from mossformer_sb.data.audio_io import BLOCK, writing
+
+
+class BlockStore:
+    """Blocks of estimates kept in a temporary file without a name, which goes with the process whatever ends it.
+
+    Arguments
+    ---------
+    num_columns : int
+        S.
+    folder : Path
+        On whose disk there is room.
+
+    Example
+    -------
+    >>> with BlockStore(2, getfixture("tmp_path")) as store:
+    ...     store.append(np.ones((300, 2), dtype=np.float32))
+    ...     [block.shape for block in store.blocks(200)]
+    [(200, 2), (100, 2)]
+    """
+
+    def __init__(self, num_columns, folder):
+        self._num_columns = num_columns
+        self._folder = folder
+        with writing(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)
+
+    def append(self, block):
+        """Add [t, S], float32."""
+        with writing(self._folder):
+            self._file.write(np.ascontiguousarray(block, dtype=np.float32).data)
+
+    def blocks(self, size=BLOCK):
+        """Read from the start: iterator of [t, S], the last one shorter."""
+        with writing(self._folder):
+            self._file.flush()
+        self._file.seek(0)
+        while content := self._file.read(4 * size * self._num_columns):
+            yield np.frombuffer(content, dtype=np.float32).reshape(-1, self._num_columns)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):  # unwritten rests of a full disk, already reported
+            self._file.close()

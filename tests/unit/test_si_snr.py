@@ -1,0 +1,91 @@
+"""SI-SNR: its definition, its extremes, lengths, and the best permutation."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, si_snr
+
+
+def mixture_of(num_spks, batch_size=2, num_samples=4000):
+    return torch.randn(batch_size, num_samples, num_spks, dtype=torch.float64)
+
+
+class TestSiSnr:
+    def test_equals_torchmetrics(self):
+        sources = mixture_of(3)
+        estimates = sources + 0.3 * torch.randn_like(sources) + 0.7
+        expected = scale_invariant_signal_noise_ratio(estimates.transpose(1, 2), sources.transpose(1, 2))
+        torch.testing.assert_close(si_snr(estimates, sources), expected, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("decibels", [-60, -10, 0, 10, 30, 60])
+    def test_known_value(self, decibels):
+        """Noise orthogonal to the source, at a known level."""
+        time = torch.arange(8000, dtype=torch.float64)[None, :, None] / 8000
+        source, noise = (2 * math.pi * 100 * time).sin(), (2 * math.pi * 250 * time).sin()
+        estimate = source + 10 ** (-decibels / 20) * noise
+        assert si_snr(estimate, source).item() == pytest.approx(decibels, abs=1e-5)
+
+    @pytest.mark.parametrize("gain", [1e-6, -3.0, 1e4])
+    def test_scale_and_offset_do_not_matter(self, gain):
+        sources = mixture_of(2)
+        estimates = sources + 0.5 * torch.randn_like(sources)
+        torch.testing.assert_close(si_snr(gain * estimates + 0.1 * gain, sources), si_snr(estimates, sources))
+
+    def test_extremes_are_finite_with_finite_gradients(self):
+        source = mixture_of(1, batch_size=1)
+        for estimate, expected in ((source.clone(), 120), (torch.zeros_like(source), -120)):
+            estimate.requires_grad_()
+            value = si_snr(estimate, source)
+            assert value.item() == pytest.approx(expected, abs=1e-3)
+            value.sum().backward()
+            assert estimate.grad.isfinite().all()
+
+    def test_padding_is_not_looked_at(self):
+        """Not even where the estimate is far from zero there."""
+        lengths = torch.tensor([4000, 1500])
+        sources = mixture_of(2)
+        estimates = sources + 0.5 * torch.randn_like(sources)
+        alone = si_snr(estimates[1:, :1500], sources[1:, :1500])
+        estimates[1, 1500:] = 100.0
+        sources[1, 1500:] = float("nan")
+        torch.testing.assert_close(si_snr(estimates, sources, lengths)[1:], alone)
+
+    def test_half_precision_is_computed_in_float32(self):
+        sources = mixture_of(1).bfloat16()
+        assert si_snr(sources, sources).dtype == torch.float32
+
+    def test_shapes_must_agree(self):
+        with pytest.raises(InputError, match=r"found \[2, 4000, 2\] and \[2, 4000, 3\]"):
+            si_snr(mixture_of(2), mixture_of(3))
+
+    def test_lengths_must_be_samples(self):
+        with pytest.raises(InputError, match="int64 tensor of samples, not torch.float32"):
+            si_snr(mixture_of(2), mixture_of(2), torch.tensor([1.0, 0.5]))
+
+
+def test_permutation_is_the_best_of_all_and_not_greedy():
+    scores = torch.tensor([[[10.0, 9.0], [9.5, 0.0]]])  # the greatest single score is not in the best permutation
+    assert best_permutation(scores).tolist() == [[1, 0]]
+
+
+def test_many_speakers_agree_with_enumeration():
+    scores = torch.randn(4, 5, 5)
+    totals = {
+        permutation: scores[:, list(permutation), range(5)].sum(1) for permutation in itertools.permutations(range(5))
+    }
+    best = torch.stack(list(totals.values())).amax(0)
+    found = best_permutation(scores)
+    torch.testing.assert_close(scores.gather(1, found[:, None]).sum((1, 2)), best)
+
+
+def test_pairwise_agrees_with_si_snr():
+    estimates, sources = mixture_of(3), mixture_of(3)
+    scores = pairwise_si_snr(estimates, sources)
+    for estimate, source in itertools.product(range(3), range(3)):
+        expected = si_snr(estimates[..., estimate : estimate + 1], sources[..., source : source + 1])[:, 0]
+        torch.testing.assert_close(scores[:, estimate, source], expected)

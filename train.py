@@ -21,10 +21,11 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.published import comparable_corpus
 from mossformer_sb.evaluation.report import check_report
 from mossformer_sb.evaluation.results import TEST_MANIFEST
-from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
-from mossformer_sb.training.brain import BEST_KEY, SeparationBrain, nothing_to_evaluate
-from mossformer_sb.training.checkpoints import check_origin
+from mossformer_sb.training.brain import SeparationBrain, nothing_to_evaluate
+from mossformer_sb.training.checkpoints import BEST_KEY, check_origin
 from mossformer_sb.training.command_line import check_device, parse_arguments
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
@@ -44,23 +45,23 @@ def main(argv):
 
 def run(folder, hparams_file, run_opts, overrides, command):
     """Check, prepare, train, evaluate, export."""
-    hparams = distributed.everywhere(load, hparams_file, overrides)
+    hparams = distributed.run_on_all_ranks(load, hparams_file, overrides)
     test_only = run_opts["test_only"] or hparams.get("test_only", False)
     if hparams["report"]:
-        distributed.everywhere(check_report)
-    distributed.everywhere(check_checkpoints, hparams, run_opts, test_only)
-    distributed.everywhere(set_initial_weights, hparams)
+        distributed.run_on_all_ranks(check_report)
+    distributed.run_on_all_ranks(check_checkpoints, hparams, run_opts, test_only)
+    distributed.run_on_all_ranks(set_initial_weights, hparams)
     if not hparams["skip_prep"]:
-        distributed.on_main(hparams["prepare"])
+        distributed.run_on_main(hparams["prepare"])
         if not test_only:
-            distributed.on_main(hparams["prepare_mixing"])
+            distributed.run_on_main(hparams["prepare_mixing"])
     builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
     names = ["test"] if test_only else [*builders]
-    datasets = distributed.everywhere(lambda: {name: builders[name]() for name in names})
+    datasets = distributed.run_on_all_ranks(lambda: {name: builders[name]() for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
 
-    brain = distributed.everywhere(
+    brain = distributed.run_on_all_ranks(
         SeparationBrain,
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -79,8 +80,8 @@ def run(folder, hparams_file, run_opts, overrides, command):
     )
     brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
 
-    record = distributed.on_main(keep_results, folder, hparams, brain, datasets["test"])
-    distributed.on_main(
+    record = distributed.run_on_main(keep_results, folder, hparams, brain, datasets["test"])
+    distributed.run_on_main(
         export,
         folder=hparams["export_folder"],
         modules=distributed.unwrapped(brain.modules),
@@ -88,7 +89,7 @@ def run(folder, hparams_file, run_opts, overrides, command):
         record=record,
     )
     if hparams["report"]:
-        distributed.on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
+        distributed.run_on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
 
 
 def load(hparams_file, overrides):
@@ -140,6 +141,6 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except InputError as error:
         # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
-        if distributed.shows(error):
+        if distributed.should_report(error):
             logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

@@ -20,7 +20,7 @@ import torch
 
 from data_prep.corpora.many_speakers import SAMPLE_RATE, read_list
 from data_prep.generate.wsj0 import resample
-from mossformer_sb.data.dataio import read_audio
+from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.metrics import separation_scores
 

@@ -26,7 +26,7 @@ import soundfile
 
 from data_prep.corpora.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE
 from data_prep.generate.wsj0 import resample
-from mossformer_sb.data.dataio import read_audio, write_audio
+from mossformer_sb.data.audio_io import read_audio, write_audio
 from mossformer_sb.errors import InputError
 
 # Source → files that are taken: many speakers rather than long ones.

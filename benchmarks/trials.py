@@ -14,7 +14,7 @@ from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.si_snr import si_snr
 from mossformer_sb.sharing.loading import NETWORKS, Tree
-from mossformer_sb.training.history import TABLE_FILE
+from mossformer_sb.training.epoch_stats import TABLE_FILE
 
 HPARAMS_FILE = "hyperparams.yaml"
 PLAIN = (str, int, float, bool, list, type(None))

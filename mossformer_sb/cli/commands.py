@@ -403,8 +403,8 @@ def _add_export(parser):
 def _export(arguments):
     from mossformer_sb.inference.separation import MossFormerSeparation
     from mossformer_sb.sharing.folder import WEIGHT_FORMATS
-    from mossformer_sb.sharing.from_training import export_training
     from mossformer_sb.sharing.onnx import ONNX_FILE, check_onnx, export_onnx
+    from mossformer_sb.training.export import export_training
 
     if arguments.onnx:
         check_onnx()

@@ -11,8 +11,8 @@ from mossformer_sb.evaluation.examples import AUDIO_FOLDER, example_of_row, exam
 from mossformer_sb.evaluation.report import REPORT_FILE, check_report, write_report
 from mossformer_sb.evaluation.results import AVERAGE, RESULTS_FILE, TEST_MANIFEST
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import RECORD_FILE, TrainingRecord
-from mossformer_sb.training.history import TABLE_FILE
+from mossformer_sb.sharing.record import RECORD_FILE, TrainingRecord
+from mossformer_sb.training.epoch_stats import TABLE_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,7 @@ from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.sharing.folder import RECORD_FILE
-from mossformer_sb.sharing.loading import load_hparams
+from mossformer_sb.sharing.loading import check_folder, load_model
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import make_output_folder
 
@@ -110,17 +109,7 @@ class MossFormerSeparation(Pretrained):
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
         source = default_model() if source is None else source
-        folder = Path(source)
-        if folder.is_dir() and not (folder / hparams_file).is_file():
-            raise InputError(
-                f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
-                f"export_folder, by default <output_folder>/export."
-            )
-        if (folder / RECORD_FILE).is_file():
-            raise InputError(
-                f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
-                f"{folder / 'export'}; `mossformer-sb export` makes one, too."
-            )
+        check_folder(source, hparams_file)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         fetching = {
             "savedir": savedir,
@@ -131,8 +120,7 @@ class MossFormerSeparation(Pretrained):
         if trust:
             options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
             return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
-        hparams = load_hparams(str(source), hparams_file, **checking, **fetching)
-        cls._check_hparams(hparams, source, hparams_file)
+        hparams = load_model(source, hparams_file, **checking, **fetching)
         ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
         if ignored:
             logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
@@ -140,18 +128,6 @@ class MossFormerSeparation(Pretrained):
         if download_only:
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
-
-    @classmethod
-    def _check_hparams(cls, hparams, source, hparams_file):
-        modules = hparams.get("modules")
-        modules = modules if isinstance(modules, dict) else {}
-        wrong = [key for key in cls.HPARAMS_NEEDED if not isinstance(hparams.get(key), int) or hparams[key] < 1]
-        wrong += [f"modules: {key}" for key in cls.MODULES_NEEDED if not isinstance(modules.get(key), torch.nn.Module)]
-        if wrong:
-            raise InputError(
-                f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
-                f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
-            )
 
     def separate_batch(self, mix, lengths=None):
         """Separate a batch of mixtures at the model's sample rate.

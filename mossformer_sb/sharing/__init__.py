@@ -1,5 +1,6 @@
-"""From an experiment to a folder that others load, and back."""
+"""Model folders: writing, reading and converting them."""
 
-from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.record import TrainingRecord
 
 __all__ = ["TrainingRecord", "export"]

@@ -20,10 +20,12 @@ import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
-from safetensors.torch import load_file
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
+from mossformer_sb.sharing.record import RECORD_FILE
+from mossformer_sb.sharing.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ NETWORKS = frozenset(
 BUILDERS = frozenset(
     {"mossformer_sb.build_decoder", "mossformer_sb.build_encoder", "mossformer_sb.build_masknet"}
 )  # what the experiments call
-SHOWN_DIFFERENCES = 3
 DEEPEST = 100  # of what refers to, or holds, something else; an exported model has 3
 
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "null", "seq", "str")}
@@ -278,8 +279,74 @@ def _merge(old, new):
             old[key] = value
 
 
+def check_folder(source, hparams_file=HPARAMS_FILE):
+    """Raise InputError if a local folder is no model folder; a model hub's id is not looked up.
+
+    Arguments
+    ---------
+    source : str or Path
+        A local folder or a model hub's id.
+    hparams_file : str
+        Name of the YAML file in it.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not (folder / hparams_file).is_file():
+        raise InputError(
+            f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
+            f"export_folder, by default <output_folder>/export."
+        )
+    if (folder / RECORD_FILE).is_file():
+        raise InputError(
+            f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
+            f"{folder / 'export'}; `mossformer-sb export` makes one, too."
+        )
+
+
+def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must_match=True, **fetching):
+    """Load a separator that is not trusted, with its weights, from a model folder or a model hub.
+
+    Arguments
+    ---------
+    source, hparams_file, overrides, overrides_must_match, **fetching
+        As for `load_hparams`.
+
+    Returns
+    -------
+    dict
+        At least ``sample_rate``, Hz; ``num_spks``; and ``modules``: ``encoder``, ``masknet`` and ``decoder``.
+
+    Raises
+    ------
+    InputError
+        If there is no such model, or something in it is refused, missing, or doesn't fit.
+
+    Example
+    -------
+    >>> from mossformer_sb import MossFormerSeparator
+    >>> from mossformer_sb.sharing.folder import export
+    >>> separator = MossFormerSeparator.from_size("mini")
+    >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
+    >>> model = load_model(folder)
+    >>> model["sample_rate"], sorted(model["modules"])
+    (8000, ['decoder', 'encoder', 'masknet'])
+    """
+    check_folder(source, hparams_file)
+    hparams = load_hparams(str(source), hparams_file, overrides, overrides_must_match, **fetching)
+    modules = hparams.get("modules")
+    modules = modules if isinstance(modules, dict) else {}
+    numbers = ("sample_rate", "num_spks")
+    wrong = [key for key in numbers if not isinstance(hparams.get(key), int) or hparams[key] < 1]
+    wrong += [f"modules: {key}" for key in MODULES if not isinstance(modules.get(key), torch.nn.Module)]
+    if wrong:
+        raise InputError(
+            f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
+            f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
+        )
+    return hparams
+
+
 def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True, **fetching):
-    """Load a model that is not trusted, with its weights.
+    """Build what the YAML file of a model that is not trusted describes, with its weights.
 
     Arguments
     ---------
@@ -372,88 +439,3 @@ def _fetch_weights(name, source, **fetching):
         f"{source}: holds no weights for '{name}', neither {name}.safetensors nor {name}.ckpt. Was the folder copied "
         f"as a whole, and files in large file storage fetched? Or export the model again."
     ) from missing
-
-
-def load_weights(module, path, name):
-    """Load a module's weights from a file that is not trusted.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-    path : str or Path
-        ``.safetensors``, or else a file of ``torch.save`` with a state dict.
-    name : str
-        What the module is called, for messages.
-
-    Raises
-    ------
-    InputError
-        If the file holds anything else, or weights of another network.
-    """
-    state = read_state_dict(path)
-    check_state(module, state, path, name, "its YAML file")
-    module.load_state_dict(state)
-
-
-def check_state(module, state, path, name, described_in):
-    """Raise InputError unless a state dict is of a module, in names and shapes.
-
-    Arguments
-    ---------
-    module : torch.nn.Module
-    state : mapping
-        Name to tensor.
-    path : str or Path
-        The file that it comes from, for the message.
-    name : str
-        What the module is called.
-    described_in : str
-        Where the module is described.
-    """
-    found, needed = (
-        {key: list(value.shape) for key, value in states.items()} for states in (state, module.state_dict())
-    )
-    different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
-    if different:
-        shown = "; ".join(
-            f"{key}: {found.get(key, 'nothing')} in the file, {needed.get(key, 'nothing')} in the network"
-            for key in different[:SHOWN_DIFFERENCES]
-        )
-        raise InputError(
-            f"{path}: holds the weights of another network than the '{name}' of {described_in}: {len(different)} "
-            f"differ ({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). Use the settings and the "
-            f"weights that were saved together."
-        )
-
-
-def read_state_dict(path):
-    """Read a state dict, and nothing else, from a file.
-
-    Arguments
-    ---------
-    path : str or Path
-        ``.safetensors``, or else a file of ``torch.save``.
-
-    Returns
-    -------
-    dict
-        Name to tensor, on the CPU.
-
-    Raises
-    ------
-    InputError
-        If the file holds anything else.
-    """
-    try:
-        if str(path).endswith(".safetensors"):
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
-            f"which could run code and are not loaded. Save it as a state dict or as .safetensors."
-        ) from error
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
-    return state

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mossformer_sb.data.manifests import FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.loading import load_model
 
 
 def describe(path):
@@ -45,14 +45,14 @@ def describe(path):
 
 
 def _describe_model(path):
-    model = MossFormerSeparation.from_hparams(path, device="cpu")
-    masknet = model.mods["masknet"]
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    model = load_model(path)
+    masknet = model["modules"]["masknet"]
+    num_parameters = sum(value.numel() for module in model["modules"].values() for value in module.parameters())
     facts = {
         "model": str(path),
         "network": type(masknet).__name__,
-        "speakers": model.hparams.num_spks,
-        "sample rate": f"{model.hparams.sample_rate} Hz",
+        "speakers": model["num_spks"],
+        "sample rate": f"{model['sample_rate']} Hz",
         "parameters": f"{num_parameters / 1e6:.2f} M",
     }
     facts |= getattr(masknet, "config", {})

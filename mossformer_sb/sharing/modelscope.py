@@ -9,11 +9,12 @@ import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.network.masknet import ROTATED_CHANNELS, MossFormerMaskNet
 from mossformer_sb.network.separator import MossFormerSeparator
-from mossformer_sb.sharing.folder import MODULES, TrainingRecord, export
-from mossformer_sb.sharing.loading import read_state_dict
+from mossformer_sb.sharing.folder import MODULES, export
+from mossformer_sb.sharing.loading import load_model
+from mossformer_sb.sharing.record import TrainingRecord
+from mossformer_sb.sharing.weights import read_state_dict
 from mossformer_sb.utils.files import temporary_name
 
 # The authors' names in `modelscope` (and their released masknet.bin), and ours, but for what lies inside of the blocks.
@@ -210,7 +211,7 @@ def to_modelscope(source, output_folder):
     InputError
         If the model is no MossFormer, or the folder exists.
     """
-    modules = MossFormerSeparation.from_hparams(source, device="cpu").mods
+    modules = load_model(source)["modules"]
     if not isinstance(modules["masknet"], MossFormerMaskNet):
         raise InputError(
             f"{source}: is a {type(modules['masknet']).__name__}, and the authors' format is MossFormer's."

@@ -21,6 +21,7 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.weights import read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
 SHOWN_DIFFERENCES = 3
+BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
+AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 _OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
 _THEIRS = "counter"  # what these call the epoch counter
 
@@ -289,6 +292,21 @@ class Checkpointer(stock.Checkpointer):
 
     def _is_whole(self, checkpoint):
         return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
+
+
+# ---- which weights were scored
+
+
+def scored_weights(checkpoint, name):
+    """State dict of one module as it was validated: the running average of a run that kept one."""
+    state = read_state_dict(checkpoint.paramfiles[name])
+    if AVERAGED_WEIGHTS in checkpoint.paramfiles:
+        saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
+        averages = {
+            key.partition(".")[2]: value for key, value in saved["averages"].items() if key.startswith(f"{name}.")
+        }
+        state.update(averages)
+    return state
 
 
 # ---- SpeechBrain's own recipes

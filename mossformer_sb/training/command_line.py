@@ -83,7 +83,7 @@ def parse_arguments(argv=None):
     if not argv or argv[0].startswith("-"):
         raise InputError(f"The first argument has to be the experiment's YAML file. Usage: {USAGE}")
     hparams_file, *words = argv
-    tree = _read_yaml(hparams_file)
+    tree = read_yaml(hparams_file)
 
     overrides, for_speechbrain, in_both = {}, [], []
     for name, values in _group(words).items():
@@ -244,7 +244,7 @@ def _show_help(argv):
     parser.description = "Run an experiment. Every top-level key of its YAML file is an option too."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     if not argv[0].startswith("-"):
-        keys = (f"  --{key}{_shown(value)}" for key, value in _read_yaml(argv[0]).items())
+        keys = (f"  --{key}{_shown(value)}" for key, value in read_yaml(argv[0]).items())
         parser.epilog = "\n".join([f"keys of {argv[0]}:", *keys])
     parser.parse_args(["--help"])
 
@@ -258,7 +258,7 @@ def _shown(value):
 # ---- the YAML file
 
 
-def _read_yaml(path):
+def read_yaml(path):
     """Load the tree of a YAML file, its tags kept, nothing built."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -333,7 +333,7 @@ def _accepts(node, key, hparams_file):
     """Whether the class, the function or the file that a node names has a place for this key."""
     kind, _, name = _tag(node).partition(":")
     if kind == "!include":
-        return key in _read_yaml(os.path.join(os.path.dirname(os.path.realpath(hparams_file)), name))
+        return key in read_yaml(os.path.join(os.path.dirname(os.path.realpath(hparams_file)), name))
     if kind not in ("!new", "!name", "!apply", "!applyref"):
         return False
     try:

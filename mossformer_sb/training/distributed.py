@@ -68,7 +68,7 @@ def world_size():
     return torch.distributed.get_world_size() if is_distributed_initialized() else 1
 
 
-def shows(error):
+def should_report(error):
     """Whether this process is the one to show an `InputError`.
 
     What is found before the processes have joined is found by all of them.
@@ -92,12 +92,12 @@ def gather(value):
     return values
 
 
-def total(values, device="cpu"):
+def sum_over_ranks(values, device="cpu"):
     """Add up numbers over the ranks, a list or a tensor of them: a list of floats, the same on all.
 
     Example
     -------
-    >>> total([1, 2.5])
+    >>> sum_over_ranks([1, 2.5])
     [1.0, 2.5]
     """
     sums = torch.as_tensor(values, dtype=torch.float64)
@@ -107,12 +107,12 @@ def total(values, device="cpu"):
     return sums.tolist()
 
 
-def on_main(function, *args, **kwargs):
+def run_on_main(function, *args, **kwargs):
     """Run a function in the main process alone; all get its result, or its `InputError`.
 
     Example
     -------
-    >>> on_main(max, 1, 2)
+    >>> run_on_main(max, 1, 2)
     2
     """
     if not is_distributed_initialized():
@@ -130,12 +130,12 @@ def on_main(function, *args, **kwargs):
     return result
 
 
-def everywhere(function, *args, **kwargs):
+def run_on_all_ranks(function, *args, **kwargs):
     """Run a function in every process; an `InputError` of any of them is raised by all.
 
     Example
     -------
-    >>> everywhere(max, 1, 2)
+    >>> run_on_all_ranks(max, 1, 2)
     2
     """
     if not is_distributed_initialized():
@@ -151,7 +151,7 @@ def everywhere(function, *args, **kwargs):
     return result
 
 
-def seed_apart(seed):
+def seed_each_rank(seed):
     """Give each rank random numbers of its own, for dropout. A single process keeps those that it has."""
     if not is_distributed_initialized():
         return

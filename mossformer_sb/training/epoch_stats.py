@@ -1,60 +1,71 @@
-"""What a stage adds up: scores and counts of items, and how the steps of the optimiser went."""
+"""Figures of an epoch: statistics of examples and steps over all ranks, peak memory, and the table of all epochs."""
 
-from dataclasses import asdict, dataclass, fields
+import logging
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 
 from mossformer_sb.training import distributed
+from mossformer_sb.training.history import CURVES_FILE, draw_curves
+from mossformer_sb.utils.files import replacing
 
-_TALLY = ("si_snr", "count", "dropped", "nonfinite")  # of the items of a batch, see `Items.tally`
-# What each rank has a share of; the rest is the same on all.
-_SHARED_OUT = (*_TALLY, "samples", "failed", "seconds")
-_FRACTIONS = ("si_snr", "seconds")
+logger = logging.getLogger(__name__)
+
+TABLE_FILE = "epochs.csv"
+
+_TOTALS = ("si_snr", "count", "dropped", "nonfinite")  # of the examples of a batch, see `BatchResult.totals`
+# Each rank has its share of these; the other statistics are the same on all ranks.
+_PER_RANK = (*_TOTALS, "samples", "failed", "seconds")
+_FLOATS = ("si_snr", "seconds")
+_SAVED_AS = {"consecutive_nonfinite": "streak"}  # the name in checkpoints
 
 
-class Items(NamedTuple):
-    """What the items of a batch come to, on the device where that was computed."""
+# ---- statistics of examples and steps
+
+
+class BatchResult(NamedTuple):
+    """Losses and scores of the examples of a batch, on the device where they were computed."""
 
     losses: torch.Tensor  # [B], dB
     si_snr: torch.Tensor  # [B], dB
-    counted: torch.Tensor  # [B], bool: which of them count
-    finite: torch.Tensor  # [B], bool: which of them are finite
-    samples: int  # of audio, padding left out
+    valid: torch.Tensor  # [B], bool: which examples the loss is taken over
+    finite: torch.Tensor  # [B], bool: which examples are finite
+    samples: int  # of audio, without padding
 
     @property
     def loss(self):
-        """Sum over the items that count: []. What is not finite and does not count gives a gradient of NaN."""
-        return torch.where(self.counted, self.losses, 0.0).sum()
+        """Sum over the valid examples: []. One that is not finite is not valid, but gives a gradient of NaN."""
+        return torch.where(self.valid, self.losses, 0.0).sum()
 
     @property
-    def tally(self):
-        """The sum of the scores of the items that count, and the numbers that count, are dropped, are not finite: [4].
-
-        In double precision.
-        """
-        si_snr = torch.where(self.counted, self.si_snr, 0.0).double().sum()
-        numbers = torch.stack((self.counted, self.finite & ~self.counted, ~self.finite)).sum(1)
+    def totals(self):
+        """Sum of the valid examples' SI-SNR; numbers of valid, skipped and non-finite examples: [4], float64."""
+        si_snr = torch.where(self.valid, self.si_snr, 0.0).double().sum()
+        numbers = torch.stack((self.valid, self.finite & ~self.valid, ~self.finite)).sum(1)
         return torch.cat((si_snr[None], numbers.double()))
 
     def only(self, chosen, samples):
-        """The items for which a mask [B] is true, which have so many samples."""
-        return Items(*(values[chosen] for values in self[:4]), samples)
+        """The examples for which a mask [B] is true, which have so many samples."""
+        return BatchResult(*(values[chosen] for values in self[:4]), samples)
 
 
-class WindowSums:
-    """What one rank adds up between two steps of the optimiser. Nothing is read from the device before `over_ranks`.
+class WindowStats:
+    """Running statistics of one rank between two steps of the optimizer.
 
-    Reading waits until the device has done all that it was given, which is time in which it then gets nothing to do.
+    Nothing is read from the device before `over_ranks`: a read waits for all queued work, and leaves the device idle.
 
     Example
     -------
     >>> losses = torch.tensor([-1.0, -3.0])
-    >>> window = WindowSums()
-    >>> window.add(Items(losses, -losses, losses < -2, losses.isfinite(), samples=100))
-    >>> sums = window.over_ranks("cpu")
-    >>> sums.mean, sums.count, sums.dropped, sums.samples
+    >>> window = WindowStats()
+    >>> window.add(BatchResult(losses, -losses, losses < -2, losses.isfinite(), samples=100))
+    >>> stats = window.over_ranks("cpu")
+    >>> stats.mean, stats.count, stats.dropped, stats.samples
     (3.0, 1, 1, 100)
     """
 
@@ -62,82 +73,82 @@ class WindowSums:
         self.reset()
 
     def reset(self):
-        """Begin anew."""
-        self._tallies, self.samples, self.failed, self.seconds = [], 0, 0, 0.0
+        """Start from zero."""
+        self._totals, self.samples, self.failed, self.seconds = [], 0, 0, 0.0
 
-    def add(self, items):
-        """Add a batch of `Items`."""
-        self._tallies.append(items.tally)
-        self.samples += items.samples
+    def add(self, result):
+        """Add a `BatchResult`."""
+        self._totals.append(result.totals)
+        self.samples += result.samples
 
     def over_ranks(self, device):
-        """`StageSums` of what all the ranks have added."""
+        """`StageStats` of all the ranks' windows together."""
         here = torch.tensor([self.samples, self.failed, self.seconds], dtype=torch.float64)
-        tally = torch.stack(self._tallies).sum(0) if self._tallies else torch.zeros(len(_TALLY), dtype=torch.float64)
-        return StageSums.of(distributed.total(torch.cat((tally, here.to(tally.device))), device))
+        totals = torch.stack(self._totals).sum(0) if self._totals else torch.zeros(len(_TOTALS), dtype=torch.float64)
+        return StageStats.of(distributed.sum_over_ranks(torch.cat((totals, here.to(totals.device))), device))
 
 
 @register_checkpoint_hooks
 @dataclass
-class StageSums:
-    """Sums over the items and steps of a stage, kept in checkpoints so that a resumed epoch ends with the same ones.
+class StageStats:
+    """Running statistics of a stage, kept in checkpoints, so that a resumed epoch ends with the same ones.
 
     Example
     -------
-    >>> sums = StageSums(si_snr=1.0, count=1)
-    >>> sums.merge(StageSums(si_snr=3.0, count=1, dropped=1))
-    >>> sums.mean, sums.count, sums.items
+    >>> stats = StageStats(si_snr=1.0, count=1)
+    >>> stats.merge(StageStats(si_snr=3.0, count=1, dropped=1))
+    >>> stats.mean, stats.count, stats.items
     (2.0, 2, 3)
     """
 
-    si_snr: float = 0.0  # dB, over the items that count
-    count: int = 0  # items that count
-    dropped: int = 0  # items that are good enough, or have no active source
-    nonfinite: int = 0  # items without a finite loss
-    samples: int = 0  # of audio, padding left out
+    si_snr: float = 0.0  # dB, sum over the valid examples
+    count: int = 0  # valid examples
+    dropped: int = 0  # skipped examples: below the loss threshold, or without an active source
+    nonfinite: int = 0  # examples without a finite loss
+    samples: int = 0  # of audio, without padding
     failed: int = 0  # ranks whose data could not be read
-    steps: int = 0  # of the optimiser
-    skipped: int = 0  # steps that were left out, since the gradient was not finite
-    streak: int = 0  # steps in a row, up to now, with something that was not finite
-    norm: float = 0.0  # of the gradients before clipping, over the steps
+    steps: int = 0  # of the optimizer
+    skipped: int = 0  # steps skipped because the gradient was not finite
+    consecutive_nonfinite: int = 0  # steps in a row, up to now, with something that was not finite
+    norm: float = 0.0  # of the gradients before clipping, sum over the steps
     norm_max: float = 0.0
     seconds: float = 0.0  # of training steps, by the main process's clock
 
     def reset(self):
-        """Begin anew. The streak goes on: it may cross from one epoch to the next."""
+        """Start from zero, except for consecutive failures, which may cross from one epoch to the next."""
         for field in fields(self):
-            if field.name != "streak":
+            if field.name != "consecutive_nonfinite":
                 setattr(self, field.name, field.default)
 
     def add_step(self, norm):
-        """Add a step of the optimiser, with the norm of its gradient."""
+        """Add a step of the optimizer, with the norm of its gradient."""
         self.steps += 1
         self.norm += norm
         self.norm_max = max(self.norm_max, norm)
 
     @classmethod
     def of(cls, values):
-        """New sums of what ranks share, in the order of ``_SHARED_OUT``."""
-        named = zip(_SHARED_OUT, values, strict=True)
-        return cls(**{name: value if name in _FRACTIONS else int(value) for name, value in named})
+        """New statistics from what each rank has a share of, in the order of ``_PER_RANK``."""
+        named = zip(_PER_RANK, values, strict=True)
+        return cls(**{name: value if name in _FLOATS else int(value) for name, value in named})
 
     def merge(self, other):
-        """Add what another has counted of items."""
-        for name in _SHARED_OUT:
+        """Add the examples of other statistics."""
+        for name in _PER_RANK:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def over_ranks(self, device):
-        """New sums of what all the ranks have counted of items."""
-        return StageSums.of(distributed.total([getattr(self, name) for name in _SHARED_OUT], device))
+        """New statistics of the examples of all ranks."""
+        return StageStats.of(distributed.sum_over_ranks([getattr(self, name) for name in _PER_RANK], device))
 
     @property
     def mean(self):
-        """Mean SI-SNR in dB; NaN before the first item."""
+        """Mean SI-SNR in dB; NaN before the first valid example."""
         return self.si_snr / self.count if self.count else float("nan")
 
     @property
     def items(self):
-        """Number of items, whether they count or not."""
+        """Number of examples, valid or not."""
         return self.count + self.dropped + self.nonfinite
 
     @property
@@ -148,12 +159,91 @@ class StageSums:
     @mark_as_saver
     def save(self, path):
         """Save them."""
-        torch.save(asdict(self), path)
+        torch.save({_SAVED_AS.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}, path)
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
-        """Load them. What an older version did not count stays as it is."""
+        """Load them. What an older version did not save gets its default."""
         del end_of_epoch  # The next stage's start resets what a finished epoch left.
         saved = torch.load(path, weights_only=True)
         for field in fields(self):
-            setattr(self, field.name, saved.get(field.name, field.default))
+            setattr(self, field.name, saved.get(_SAVED_AS.get(field.name, field.name), field.default))
+
+
+# ---- peak memory
+
+
+def reset_peak_memory(device):
+    """Start a new measurement on a GPU. On a CPU the peak is that of the whole process, and can't be reset."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device):
+    """Peak in bytes: what torch allocated on a GPU, or the resident set of this process on a CPU.
+
+    NaN where the operating system doesn't report it.
+
+    Example
+    -------
+    >>> peak_memory("cpu") > 1e6
+    True
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+# ---- the table of all epochs
+
+
+class History:
+    """The figures of all epochs: ``epochs.csv``, one row per epoch, and its curves, ``training_curves.png``.
+
+    Both are written atomically.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for epoch, score in ((1, 2.0), (2, 5.5), (2, 5.25)):  # the second was trained twice
+    ...     History(folder).add({"epoch": epoch, "valid_si-snr": score})
+    >>> (folder / TABLE_FILE).read_text().splitlines()
+    ['epoch,valid_si-snr', '1,2', '2,5.25']
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self._draws = True
+
+    def add(self, row):
+        """Add an epoch; it replaces an earlier row of the same ``epoch``."""
+        path = self.folder / TABLE_FILE
+        table = pd.DataFrame([row])
+        if path.is_file():
+            before = pd.read_csv(path)
+            table = pd.concat([before[before["epoch"] != row["epoch"]], table], ignore_index=True)
+        table = table.sort_values("epoch")
+        with replacing(path) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+
+    def draw(self):
+        """Draw the curves; without matplotlib, say once what brings it."""
+        if not self._draws:
+            return
+        try:
+            draw_curves(pd.read_csv(self.folder / TABLE_FILE), self.folder / CURVES_FILE)
+        except ImportError:
+            self._draws = False
+            logger.warning(
+                '%s is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]"', CURVES_FILE
+            )

@@ -16,11 +16,10 @@ from speechbrain.utils.fetching import fetch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
-from mossformer_sb.sharing.from_training import locate, scored_weights
-from mossformer_sb.sharing.loading import read_state_dict
-from mossformer_sb.training.brain import BEST_KEY
-from mossformer_sb.training.checkpoints import Checkpointer, is_of_a_recipe
-from mossformer_sb.training.command_line import _read_yaml
+from mossformer_sb.sharing.weights import read_state_dict
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
+from mossformer_sb.training.command_line import read_yaml
+from mossformer_sb.training.run_folder import locate
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +148,7 @@ def _exported(place, files):
 
 def _folders_of_a_training(folder):
     """Where its export and its checkpoints are: both are keys of its YAML."""
-    settings = _read_yaml(folder / HPARAMS_FILE) if (folder / HPARAMS_FILE).is_file() else {}
+    settings = read_yaml(folder / HPARAMS_FILE) if (folder / HPARAMS_FILE).is_file() else {}
     named = {"export_folder": "export", "save_folder": "save"}
     # A value with a tag, such as an unresolved !ref, is no str.
     named.update({key: settings[key] for key in named if isinstance(settings.get(key), str)})
@@ -208,7 +207,7 @@ def _fetch_file(hub_id, filename):
 
 
 def _read_sample_rate(hparams_file):
-    value = _read_yaml(hparams_file).get("sample_rate")
+    value = read_yaml(hparams_file).get("sample_rate")
     if not isinstance(value, int):
         found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its tag
         raise InputError(f"{hparams_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")

@@ -24,7 +24,8 @@ from ruamel.yaml import YAML
 from speechbrain.core import _logging_excepthook
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.folder import HPARAMS_FILE, TrainingRecord
+from mossformer_sb.sharing.folder import HPARAMS_FILE
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import replacing, write_text
 
@@ -81,7 +82,7 @@ class RunFolder:
         self._made, self._buffer, self._before = [], None, None
 
     def __enter__(self):
-        distributed.on_main(self._open)
+        distributed.run_on_main(self._open)
         return self
 
     def __exit__(self, kind, *_):
@@ -92,7 +93,7 @@ class RunFolder:
         """Note that training or evaluation begins: from now on the run counts, and writes what tells of it."""
         if stage == sb.Stage.TRAIN and not self.trained:
             self.trained = True
-            distributed.on_main(self._write_settings)
+            distributed.run_on_main(self._write_settings)
         if stage == sb.Stage.TEST:
             self.evaluated = True
         if distributed.rank() == 0:
@@ -225,3 +226,31 @@ class RunFolder:
         logging.getLogger().removeHandler(self._buffer)
         self._buffer.close()
         self._buffer = None
+
+
+def locate(training_folder, path, output_folder=None):
+    """Find a folder that the YAML of a training names, though the output folder may have moved since.
+
+    Arguments
+    ---------
+    training_folder : Path
+        The output folder, where it is now.
+    path : str
+        The value of a key such as ``save_folder``.
+    output_folder : str, optional
+        The value of ``output_folder``.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
+    'moved/save/best'
+    """
+    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
+        return training_folder / Path(path).relative_to(output_folder)
+    inside = training_folder / Path(path).name
+    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside

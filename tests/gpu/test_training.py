@@ -50,8 +50,8 @@ def test_steps_are_the_cpus(tmp_path, device, padded):
         loss, moved = fit(brain, one)
         assert moved and loss.item() == pytest.approx(fit(other, same)[0].item(), abs=1e-3)
     torch.testing.assert_close(parameters(brain).cpu(), parameters(other), rtol=0, atol=1e-4)
-    assert brain.sums.count == other.sums.count == 6 and brain.sums.dropped == 3
-    assert brain.sums.si_snr == pytest.approx(other.sums.si_snr, abs=1e-2)
+    assert brain.stats.count == other.stats.count == 6 and brain.stats.dropped == 3
+    assert brain.stats.si_snr == pytest.approx(other.stats.si_snr, abs=1e-2)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -65,7 +65,7 @@ def test_nothing_is_read_between_two_steps(tmp_path, device, padded, precision):
         quiet = no_reading(device, batch) if brain.step in (3, 5) else contextlib.nullcontext()
         with quiet:
             brain.fit_batch(pinned)
-    assert brain.sums.steps == 3 and parameters(brain).isfinite().all()
+    assert brain.stats.steps == 3 and parameters(brain).isfinite().all()
 
 
 def test_few_readings_when_a_step_is_due(tmp_path, device):
@@ -95,7 +95,7 @@ def test_what_is_not_finite_is_left_out(tmp_path, device):
     for one, items in ((brain, window), (other, clean)):
         for one.step, batch in enumerate(items, start=1):
             assert one.fit_batch(batch).isfinite()
-    assert brain.sums.nonfinite == 1 and brain.sums.count == other.sums.count == 3
+    assert brain.stats.nonfinite == 1 and brain.stats.count == other.stats.count == 3
     torch.testing.assert_close(parameters(brain), parameters(other), rtol=0, atol=1e-5)
 
 
@@ -106,7 +106,7 @@ def test_fp16_finds_its_scale_and_trains(tmp_path, device):
     start = parameters(brain)
     for batch in batches(12):
         fit(brain, batch)
-    assert brain.scaler.is_enabled() and brain.sums.steps > 0 and brain.sums.skipped == 0
+    assert brain.scaler.is_enabled() and brain.stats.steps > 0 and brain.stats.skipped == 0
     assert parameters(brain).isfinite().all() and not torch.equal(parameters(brain), start)
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from mossformer_sb.cli.commands import main as command_line
-from mossformer_sb.sharing.folder import TrainingRecord
-from mossformer_sb.sharing.from_training import export_training
+from mossformer_sb.sharing.record import TrainingRecord
+from mossformer_sb.training.export import export_training
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import WHAM, contents, refused_in_turn, train
 

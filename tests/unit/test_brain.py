@@ -8,7 +8,7 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training.checkpoints import Checkpointer
-from mossformer_sb.training.epoch_stats import StageSums
+from mossformer_sb.training.epoch_stats import StageStats
 from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters
 
 
@@ -35,7 +35,7 @@ def test_half_precision_on_a_cpu_is_refused_with_a_message(tmp_path):
 def test_items_that_are_good_enough_are_dropped_and_counted(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)  # every loss is below
     fit(brain, batch_of())
-    assert (brain.sums.count, brain.sums.dropped) == (0, 2)
+    assert (brain.stats.count, brain.stats.dropped) == (0, 2)
 
 
 def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
@@ -44,23 +44,23 @@ def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
     brain.hparams.threshold = 1000.0
     loss, moved = fit(brain, batch_of())
     assert not moved and loss == 0
-    assert brain.sums.count == 2  # those of the first batch; no loss of zero in the mean
-    assert brain.update_average(loss, 0.0) == -brain.sums.mean
+    assert brain.stats.count == 2  # those of the first batch; no loss of zero in the mean
+    assert brain.update_average(loss, 0.0) == -brain.stats.mean
 
 
 def test_silent_items_are_dropped(tmp_path):
     brain = make_brain(tmp_path, threshold=None)
     loss, moved = fit(brain, batch_of(num_items=3, silent=(1,)))
     assert moved and loss.isfinite()
-    assert (brain.sums.count, brain.sums.dropped) == (2, 1)
-    assert -loss.item() == pytest.approx(brain.sums.mean, rel=1e-6)
+    assert (brain.stats.count, brain.stats.dropped) == (2, 1)
+    assert -loss.item() == pytest.approx(brain.stats.mean, rel=1e-6)
 
 
 def test_validation_drops_nothing_for_being_good(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     brain.evaluate_batch(batch_of(), sb.Stage.VALID)
-    assert brain.sums.count == 2
+    assert brain.stats.count == 2
 
 
 def test_mean_is_over_items_whatever_the_batches(tmp_path):
@@ -68,7 +68,7 @@ def test_mean_is_over_items_whatever_the_batches(tmp_path):
     batches = [batch_of(3), batch_of(1)]
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     losses = [brain.evaluate_batch(batch, sb.Stage.VALID).item() for batch in batches]
-    assert -brain.sums.mean == pytest.approx(sum(losses) / 4, rel=1e-5)
+    assert -brain.stats.mean == pytest.approx(sum(losses) / 4, rel=1e-5)
 
 
 def test_networks_are_called_through_modules(tmp_path):
@@ -116,7 +116,7 @@ def test_best_checkpoints_are_kept_beside_the_newest(tmp_path, num_to_keep, epoc
     brain = make_brain(tmp_path, checkpointer, num_to_keep=num_to_keep)
     for epoch, loss in enumerate((-1.0, -5.0, -2.0, -3.0), start=1):
         brain.train_stats = {}
-        brain._end_epoch(epoch, StageSums(si_snr=-loss, count=1))
+        brain._end_epoch(epoch, StageStats(si_snr=-loss, count=1))
     kept = {checkpoint.meta["epoch"]: checkpoint.meta["si-snr"] for checkpoint in checkpointer.list_checkpoints()}
     assert set(kept) == epochs and kept[2] == 5.0
     assert checkpointer.find_checkpoint(max_key="si-snr").meta["epoch"] == 2
@@ -164,8 +164,8 @@ def test_gradients_are_clipped_unless_the_norm_is_negative(tmp_path, max_norm, c
     seen = note_gradients(brain)
     fit(brain, batch_of())
     norm = torch.nn.utils.get_total_norm(seen).item()
-    assert norm == pytest.approx(1e-3 if clipped else brain.sums.norm, rel=1e-3)
-    assert brain.sums.norm_max == brain.sums.norm > 1e-2  # what the log shows is the norm before clipping
+    assert norm == pytest.approx(1e-3 if clipped else brain.stats.norm, rel=1e-3)
+    assert brain.stats.norm_max == brain.stats.norm > 1e-2  # what the log shows is the norm before clipping
 
 
 def test_an_item_that_is_not_finite_is_skipped_and_counted(tmp_path):
@@ -178,7 +178,7 @@ def test_an_item_that_is_not_finite_is_skipped_and_counted(tmp_path):
     batch.mixture[1, 5] = float("nan")
     loss, moved = fit(brain, batch)
     assert moved and loss.isfinite() and torch.isfinite(parameters(brain)).all()
-    assert (brain.sums.count, brain.sums.nonfinite, brain.sums.dropped) == (2, 1, 0)
+    assert (brain.stats.count, brain.stats.nonfinite, brain.stats.dropped) == (2, 1, 0)
     for gradient, other in zip(seen, wanted, strict=True):
         torch.testing.assert_close(gradient, other)
 
@@ -191,14 +191,14 @@ def test_a_batch_of_nothing_finite_leaves_the_weights(tmp_path, where):
     getattr(batch, where)[:, 3] = float("inf")
     loss, moved = fit(brain, batch)
     assert not moved and loss == 0
-    assert (brain.sums.count, brain.sums.nonfinite) == (2, 2)
+    assert (brain.stats.count, brain.stats.nonfinite) == (2, 2)
 
 
 def test_patience_with_items_ends_the_run_and_names_them(tmp_path):
     brain = make_brain(tmp_path, nonfinite_patience=2)
     bad = batch_of()
     bad.mixture[1] = float("nan")
-    for batch in (bad, batch_of(), bad, bad):  # a good step in between ends the streak
+    for batch in (bad, batch_of(), bad, bad):  # a good step in between starts the count again
         fit(brain, batch)
     with pytest.raises(
         InputError, match=r"3 steps in a row .*nonfinite_patience: 2.*1 items without a finite loss \(1\)"
@@ -213,7 +213,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(tmp_path):
     gains = brain.modules["masknet"].gains
     gains.register_hook(lambda gradient: gradient * float("inf"))
     _, moved = fit(brain, batch_of())
-    assert not moved and (brain.sums.steps, brain.sums.skipped) == (1, 1)
+    assert not moved and (brain.stats.steps, brain.stats.skipped) == (1, 1)
     with pytest.raises(InputError, match=r"2 steps in a row .*a gradient of norm (inf|nan) \(0, 1\)"):
         fit(brain, batch_of())
     assert torch.isfinite(parameters(brain)).all()
@@ -224,11 +224,11 @@ def test_the_scalers_own_search_is_no_failure(tmp_path):
     brain = make_brain(tmp_path, nonfinite_patience=0)
     brain.scaler = torch.GradScaler("cpu", init_scale=1e38)
     _, moved = fit(brain, batch_of())
-    assert not moved and brain.sums.skipped == 0 and brain.scaler.get_scale() < 1e38
+    assert not moved and brain.stats.skipped == 0 and brain.scaler.get_scale() < 1e38
     brain.scaler = torch.GradScaler("cpu", init_scale=2.0**10)
-    before = brain.sums.norm
+    before = brain.stats.norm
     _, moved = fit(brain, batch_of())
-    assert moved and 0 < brain.sums.norm - before < 1e3
+    assert moved and 0 < brain.stats.norm - before < 1e3
 
 
 def test_validation_counts_what_is_not_finite_and_leaves_it_out(tmp_path):
@@ -237,11 +237,11 @@ def test_validation_counts_what_is_not_finite_and_leaves_it_out(tmp_path):
     batch = batch_of(3)
     batch.mixture[0] = float("nan")
     brain.evaluate_batch(batch, sb.Stage.VALID)
-    assert (brain.sums.count, brain.sums.nonfinite) == (2, 1)
+    assert (brain.stats.count, brain.stats.nonfinite) == (2, 1)
     brain.train_stats = {}
     brain.on_stage_end(sb.Stage.VALID, 0.0, epoch=1)
     (entry,) = brain.hparams.train_logger.entries
-    assert entry["valid_stats"] == {"si-snr": brain.sums.mean, "nonfinite": 1}
+    assert entry["valid_stats"] == {"si-snr": brain.stats.mean, "nonfinite": 1}
 
 
 def test_averaged_weights_validate_and_raw_ones_train(tmp_path):
@@ -268,13 +268,13 @@ def test_averaged_weights_validate_and_raw_ones_train(tmp_path):
 
 def test_sums_go_on_in_mid_epoch_and_begin_anew_otherwise(tmp_path):
     brain = make_brain(tmp_path)
-    brain.sums.merge(StageSums(si_snr=1.0, count=1))
+    brain.stats.merge(StageStats(si_snr=1.0, count=1))
     brain.step = 3  # as after recovery from an intra-epoch checkpoint
     brain.on_stage_start(sb.Stage.TRAIN, epoch=1)
-    assert brain.sums.count == 1
+    assert brain.stats.count == 1
     brain.step = 0
     brain.on_stage_start(sb.Stage.TRAIN, epoch=2)
-    assert brain.sums.count == 0
+    assert brain.stats.count == 0
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path, caplog):
         longer = train(tmp_path, train_minutes=2.0)
     assert longer.optimizer_step == 20 and len(longer.rates) == 8
     assert longer.rates[0] == longer.hparams.lr_scheduler.rate_at(12 / 20) == 0.01
-    moved = "train_minutes was 1.2: with 2 now, the learning rate goes on with 0.01 instead of 4e-08"
+    moved = "train_minutes was 1.2: with 2 now, the learning rate continues with 0.01 instead of 4e-08"
     assert moved in [record.getMessage() for record in caplog.records]
 
 

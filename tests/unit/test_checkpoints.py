@@ -15,7 +15,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from mossformer_sb.errors import InputError
 from mossformer_sb.training import checkpoints
 from mossformer_sb.training.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, check_origin
-from mossformer_sb.training.epoch_stats import StageSums
+from mossformer_sb.training.epoch_stats import StageStats
 from mossformer_sb.training.random_state import RandomState
 
 
@@ -501,6 +501,6 @@ class TestOrigin:
     def test_of_a_training_here_is_not(self, tmp_path, kind):
         """Whichever Checkpointer its YAML names."""
         check_origin(Checkpointer(tmp_path / "save"))
-        kind(tmp_path / "save", {"masknet": Model(), "stage_loss": StageSums()}).save_checkpoint()
+        kind(tmp_path / "save", {"masknet": Model(), "stage_loss": StageStats()}).save_checkpoint()
         check_origin(Checkpointer(tmp_path / "save"))
         check_origin(stock.Checkpointer(tmp_path / "save"))

@@ -18,7 +18,8 @@ from mossformer_sb.cli.training_report import report_training
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.evaluation.examples import save_example
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.record import TrainingRecord
 from tests.unit.trees import write_wham
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,8 @@ from speechbrain.inference.separation import SepformerSeparation
 
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.record import TrainingRecord
 
 RATE = 8000
 ON_CPU = {"run_opts": {"device": "cpu"}}
@@ -145,7 +146,7 @@ def test_replaces_an_earlier_export_and_nothing_else(separator, tmp_path):
 
 
 def test_a_failed_export_leaves_nothing(separator, tmp_path, monkeypatch):
-    monkeypatch.setattr("mossformer_sb.sharing.folder._model_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("mossformer_sb.sharing.folder.model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(tmp_path / "model", dict(separator.named_children()), RATE)
     assert list(tmp_path.iterdir()) == []

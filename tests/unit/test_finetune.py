@@ -14,8 +14,7 @@ from speechbrain.utils import checkpoints as stock
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.network.separator import separate
 from mossformer_sb.sharing.folder import MODULES, export
-from mossformer_sb.training.brain import BEST_KEY
-from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.finetuning import _merge_numbers, freeze, start_from
 from mossformer_sb.training.losses import pit_si_snr_loss

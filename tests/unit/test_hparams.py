@@ -15,7 +15,10 @@ FILES = sorted((ROOT / "hparams").rglob("*.yaml"))
 # What train.py and the Brain read by name; everything else must be referred to within the file.
 PROGRAM = "".join(
     (ROOT / name).read_text()
-    for name in ("train.py", "mossformer_sb/training/brain.py", "mossformer_sb/sharing/folder.py")
+    for name in (
+        "train.py",
+        *(f"mossformer_sb/{part}.py" for part in ("training/brain", "training/step", "sharing/record")),
+    )
 )
 
 

@@ -13,7 +13,8 @@ from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.data.audio_io import BLOCK
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import TrainingRecord, export
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.devices import choose_device
 
 RATE = 8000

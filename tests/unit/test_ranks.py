@@ -151,8 +151,8 @@ def test_gpus_that_are_not_there(monkeypatch):
 def test_alone_every_function_is_what_it_calls():
     assert distributed.rank() == 0 and distributed.world_size() == 1
     with pytest.raises(InputError, match="bad") as caught:
-        distributed.everywhere(raise_bad)
-    assert distributed.shows(caught.value)
+        distributed.run_on_all_ranks(raise_bad)
+    assert distributed.should_report(caught.value)
 
 
 def raise_bad():

@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training.checkpoints import Checkpointer
-from mossformer_sb.training.history import CURVES_FILE, TABLE_FILE, History
+from mossformer_sb.training.epoch_stats import TABLE_FILE, History
+from mossformer_sb.training.history import CURVES_FILE
 from tests.unit.brains import Recorder, make_brain, parameters
 from tests.unit.test_schedules import EVERY
 
@@ -64,7 +65,7 @@ def train(folder, num_workers=0, killed_at=None, epochs=2, draws=False, batch_si
     brain = make_brain(folder, masknet=masknet, **{**options, **hparams})
     brain.checkpointer = checkpointer
     checkpointer.add_recoverables(dict(brain.modules))
-    checkpointer.add_recoverables({"brain": brain, "stage_loss": brain.sums, "random_state": brain.random_state})
+    checkpointer.add_recoverables({"brain": brain, "stage_loss": brain.stats, "random_state": brain.random_state})
     checkpointer.add_recoverables({"averaged_weights": brain.averaged} if brain.averaged else {})
     if not draws:  # it takes its time
         brain.history.draw = lambda: None
@@ -150,7 +151,7 @@ def test_other_batches_in_mid_epoch_take_every_item_once(tmp_path, changes, batc
     assert before + resumed.data.seen == order[:taken]
     assert len(resumed.train_batches) == batches and resumed.optimizer_step == 4 + steps
     (entry,) = figures(resumed)
-    assert entry["epoch"] == 2 and resumed.sums.count == 3  # of validation
+    assert entry["epoch"] == 2 and resumed.stats.count == 3  # of validation
     assert entry["train_stats"]["dropped"] + entry["train_stats"]["nonfinite"] == 0
 
 
@@ -205,7 +206,7 @@ def test_the_course_is_written_down(tmp_path):
 def test_a_limit_on_the_batches_of_an_epoch(tmp_path):
     brain = train(tmp_path, epochs=1, batches_per_epoch=3)
     assert brain.optimizer_step == 2
-    assert brain.sums.count == 3 and len(brain.train_batches) == 3  # three of validation, all of them
+    assert brain.stats.count == 3 and len(brain.train_batches) == 3  # three of validation, all of them
     assert pd.read_csv(tmp_path / TABLE_FILE)["train_dropped"].tolist() == [0]
 
 

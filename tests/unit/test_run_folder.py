@@ -6,7 +6,7 @@ import pytest
 import speechbrain as sb
 
 from mossformer_sb import InputError
-from mossformer_sb.sharing.folder import TrainingRecord
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training.run_folder import BACKUP, RunFolder
 from tests.integration.programs import contents
 

@@ -99,7 +99,7 @@ def test_none_before_a_step_is_due(tmp_path, padded, precision, silent):
 
 
 def test_few_when_it_is_due(tmp_path):
-    """The sums of the window, and the norm of its gradient: as many with 8 batches as with 1."""
+    """The statistics of the window, and the norm of its gradient: as many with 8 batches as with 1."""
     brain = window_brain(tmp_path)
     found = []
     for brain.step in range(1, 9):
@@ -110,7 +110,7 @@ def test_few_when_it_is_due(tmp_path):
     assert found[:7] == [[]] * 7
     on_the_optimisers_own = [name for name in found[7] if name in ("tolist", "item")]
     assert on_the_optimisers_own[:2] == ["tolist", "item"]
-    assert brain.sums.count == 16 and brain.sums.steps == 1
+    assert brain.stats.count == 16 and brain.stats.steps == 1
 
 
 def test_what_is_not_finite_is_found_at_the_step_and_undone(tmp_path):
@@ -127,10 +127,10 @@ def test_what_is_not_finite_is_found_at_the_step_and_undone(tmp_path):
             assert brain.fit_batch(batch).isfinite()
     assert not torch.equal(parameters(brains[0]), start)
     torch.testing.assert_close(parameters(brains[0]), parameters(brains[1]), rtol=0, atol=1e-7)
-    sums = brains[0].sums
-    assert (sums.count, sums.nonfinite, sums.dropped, sums.streak) == (5, 1, 0, 1)
-    assert sums.samples == brains[1].sums.samples + 800
-    assert sums.si_snr == pytest.approx(brains[1].sums.si_snr, rel=1e-6)
+    stats = brains[0].stats
+    assert (stats.count, stats.nonfinite, stats.dropped, stats.consecutive_nonfinite) == (5, 1, 0, 1)
+    assert stats.samples == brains[1].stats.samples + 800
+    assert stats.si_snr == pytest.approx(brains[1].stats.si_snr, rel=1e-6)
 
 
 class Elsewhere:

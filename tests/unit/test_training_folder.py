@@ -17,11 +17,10 @@ from data_prep.corpora.whamr import TASKS as WHAMR_TASKS
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli.commands import main
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import TrainingRecord, conditions
-from mossformer_sb.sharing.from_training import export_training
-from mossformer_sb.training.brain import BEST_KEY
-from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.sharing.record import TrainingRecord, conditions
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
 from mossformer_sb.training.ema import AveragedWeights
+from mossformer_sb.training.export import export_training
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = """\

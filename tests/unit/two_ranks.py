@@ -89,7 +89,7 @@ def kill(folder):
 
 
 def _keep(brain, folder):
-    brain.checkpointer = Checkpointer(folder / "save", {"brain": brain, "stage_loss": brain.sums, **brain.modules})
+    brain.checkpointer = Checkpointer(folder / "save", {"brain": brain, "stage_loss": brain.stats, **brain.modules})
 
 
 def _resume(folder, batch_size):
@@ -98,7 +98,7 @@ def _resume(folder, batch_size):
     _keep(brain, folder)
     brain.fit(EpochCounter(1), data, train_loader_kwargs={**loader, "batch_size": batch_size})
     weights = {name.replace(".module.", "."): p.detach().clone() for name, p in brain.raw_modules.named_parameters()}
-    return {"seen": data.seen, "steps": brain.optimizer_step, "weights": weights, "items": brain.sums.items}
+    return {"seen": data.seen, "steps": brain.optimizer_step, "weights": weights, "items": brain.stats.items}
 
 
 def results(folder):

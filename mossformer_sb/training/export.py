@@ -7,12 +7,12 @@ import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.examples import AUDIO_FOLDER
-from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, TrainingRecord, conditions_of, export
-from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree, check_state, read_state_dict
-from mossformer_sb.training.brain import BEST_KEY
-from mossformer_sb.training.checkpoints import Checkpointer
-
-AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, export
+from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree
+from mossformer_sb.sharing.record import TrainingRecord, conditions_of
+from mossformer_sb.sharing.weights import check_state
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
+from mossformer_sb.training.run_folder import locate
 
 
 def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):
@@ -97,46 +97,6 @@ def _choose(save_folder, modules, name, average):
             f"Train at least one epoch, or average fewer."
         )
     return found
-
-
-def locate(training_folder, path, output_folder=None):
-    """Find a folder that the YAML of a training names, though the output folder may have moved since.
-
-    Arguments
-    ---------
-    training_folder : Path
-        The output folder, where it is now.
-    path : str
-        The value of a key such as ``save_folder``.
-    output_folder : str, optional
-        The value of ``output_folder``.
-
-    Returns
-    -------
-    Path
-        It need not exist.
-
-    Example
-    -------
-    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
-    'moved/save/best'
-    """
-    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
-        return training_folder / Path(path).relative_to(output_folder)
-    inside = training_folder / Path(path).name
-    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside
-
-
-def scored_weights(checkpoint, name):
-    """State dict of one module as it was validated: the running average of a run that kept one."""
-    state = read_state_dict(checkpoint.paramfiles[name])
-    if AVERAGED_WEIGHTS in checkpoint.paramfiles:
-        saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
-        averages = {
-            key.partition(".")[2]: value for key, value in saved["averages"].items() if key.startswith(f"{name}.")
-        }
-        state.update(averages)
-    return state
 
 
 def _average(states):

@@ -1,0 +1,89 @@
+"""The model card of an exported folder: what a model is, how it came about, its scores, how to use it."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+
+from mossformer_sb.sharing.record import conditions
+from mossformer_sb.version import __version__
+
+EXAMPLES_FOLDER = "examples"
+
+
+def model_card(modules, sample_rate, record, examples=(), half=False, notes=""):
+    masknet = modules["masknet"]
+    num_spks = masknet.num_spks
+    num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
+    facts = {
+        "Task": record.task,
+        "Corpus": record.corpus,
+        "Data fingerprint": record.data,
+        "Conditions": record.conditions or conditions(record.task, target=""),
+        "Speakers": num_spks,
+        "Sample rate": f"{sample_rate} Hz",
+        "Parameters": f"{num_parameters / 1e6:.2f} M",
+        "Weights": "half precision; they are computed with in single precision" if half else "",
+        "Experiment": record.experiment,
+        "Command": f"`{record.command}`" if record.command else "",
+        "Evaluated by": f"`{record.test_command}`" if record.scores and record.test_command else "",
+        "Epoch": record.best_epoch,
+        "Checkpoint": record.checkpoint,
+        "Licence": record.licence or "not stated",
+        "Versions": f"mossformer_sb {__version__}, speechbrain {sb.__version__}, torch {torch.__version__}, "
+        f"Python {sys.version.split()[0]}",
+    }
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items() if value not in ("", None))
+    return f"""\
+---
+tags:
+- speech-separation
+- {masknet.network.lower()}
+- speechbrain
+library_name: speechbrain
+license: {record.licence or "unknown"}
+---
+# {masknet.network}: {num_spks} speakers, {sample_rate} Hz
+
+| | |
+|---|---|
+{rows}
+{_score_section(record)}{_notes_section(notes)}{_example_section(examples)}
+## Use
+
+```python
+from mossformer_sb.inference.separation import MossFormerSeparation
+
+model = MossFormerSeparation.from_hparams(source="path/to/this/folder")
+estimates = model.separate_file("mixture.wav", output_folder="separated")
+```
+
+SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed.
+
+{_wrapped(f"The network follows {masknet.paper}.")}
+"""
+
+
+def _wrapped(text):
+    return textwrap.fill(text, width=120, break_on_hyphens=False)
+
+
+def _notes_section(notes):
+    return f"\n{notes.strip()}\n" if notes.strip() else ""
+
+
+def _example_section(examples):
+    if not examples:
+        return ""
+    rows = "\n".join(f"- [{path.name}]({EXAMPLES_FOLDER}/{path.name})" for path in map(Path, examples))
+    return f"\n## Examples\n\nTest mixtures, their sources, and what the model made of them.\n\n{rows}\n"
+
+
+def _score_section(record):
+    if not record.scores:
+        return ""
+    names = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi", "si-snr": "SI-SNR", "sdr": "SDR"}
+    rows = "\n".join(f"| {label} | {record.scores[key]:.2f} dB |" for key, label in names.items())
+    return f"\n## Scores\n\nMean over {record.num_test} test mixtures.\n\n| | |\n|---|---|\n{rows}\n"

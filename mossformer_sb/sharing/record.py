@@ -1,0 +1,194 @@
+"""What a model card tells of how a model came about, and the file that keeps it in a training's output folder."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import write_text
+
+RECORD_FILE = "training_record.json"
+
+
+@dataclass
+class TrainingRecord:
+    """What a model card tells of how a model came about; empty fields are left out."""
+
+    task: str = ""
+    corpus: str = ""
+    conditions: str = ""  # see `conditions`
+    data: str = ""  # fingerprints of the training, validation and test sets: "train ..., valid ..., test ..."
+    experiment: str = ""
+    command: str = ""  # of the training
+    best_epoch: int | None = None
+    num_test: int | None = None
+    scores: dict = field(default_factory=dict)  # column of the results table to its mean in dB
+    test_command: str = ""  # of the evaluation, where that isn't the training's
+    test_set: dict = field(default_factory=dict)  # data_root, and the corpus whose published scores are comparable
+    checkpoint: str = ""  # where it isn't the best one
+    licence: str = ""  # as model hubs call it, such as cc-by-4.0
+
+    def write(self, folder):
+        """Keep it in a training's output folder, for exports that come later."""
+        write_text(Path(folder) / RECORD_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder):
+        """Read it from a training's output folder; an empty one if there is none.
+
+        Fields that are not known, as of a later version, are passed over.
+
+        Example
+        -------
+        >>> folder = getfixture("tmp_path")
+        >>> TrainingRecord(task="separate_clean").write(folder)
+        >>> TrainingRecord.read(folder).task
+        'separate_clean'
+        """
+        path = Path(folder) / RECORD_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            known = {item.name for item in dataclasses.fields(cls)}
+            return cls(**{key: value for key, value in facts.items() if key in known})
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}: can't be read ({error}). Put back a copy, or remove it: only the model card needs it."
+            ) from error
+
+    @classmethod
+    def of_experiment(cls, hparams, experiment, command, data=""):
+        """Gather what is known before training: what is trained, on what, with which command.
+
+        Arguments
+        ---------
+        hparams : mapping
+            Of the experiment: ``task``, ``corpus``, and, where they are there, the other arguments of `conditions`.
+        experiment : str or Path
+            The YAML file.
+        command : str
+            The command line.
+        data : str
+            Fingerprints of the datasets.
+
+        Returns
+        -------
+        TrainingRecord
+        """
+        return cls(
+            task=hparams["task"],
+            corpus=hparams["corpus"],
+            conditions=conditions_of(hparams),
+            data=data,
+            experiment=Path(experiment).name,
+            command=command,
+        )
+
+    def of_training(self, new):
+        """This record, when training goes on as a new one says: the scores stay until the next evaluation."""
+        names = ("task", "corpus", "conditions", "experiment", "command")
+        data = new.data if not self.scores else _with_test(new.data, self.data)
+        return dataclasses.replace(self, data=data, **{name: getattr(new, name) for name in names})
+
+    def of_evaluation(self, brain, new, test_set):
+        """This record with the results of a `SeparationBrain` that has just evaluated its best checkpoint.
+
+        Arguments
+        ---------
+        brain : SeparationBrain
+        new : TrainingRecord
+            Of the run that evaluated. What it says of the training counts only if nothing is known of that.
+        test_set : dict
+            See the field.
+
+        Returns
+        -------
+        TrainingRecord
+        """
+        record = self if self.command else dataclasses.replace(new, data="")
+        return dataclasses.replace(
+            record,
+            data=_with_test(record.data, new.data),
+            best_epoch=brain.hparams.epoch_counter.current,  # as the best checkpoint has it
+            num_test=len(brain.scores),
+            scores=brain.scores.average(),
+            test_command="" if new.command == record.command else new.command,
+            test_set=test_set,
+        )
+
+
+def conditions_of(hparams):
+    """The `conditions` of an experiment: ``task`` and, where they are there, the other arguments."""
+    options = {key: hparams[key] for key in ("target", "noise", "mixture_is_sum") if key in hparams}
+    return conditions(hparams["task"], **options)
+
+
+def conditions(task, target=None, noise=None, mixture_is_sum=None):
+    """Say which recordings a model is for, and what its estimates are to be free of.
+
+    Arguments
+    ---------
+    task : str
+        As the experiments have it.
+    target : str, optional
+        Of tasks with reverberation: "anechoic", or "reverb" for targets that keep it. Default: as the experiments,
+        "anechoic". Not known: "".
+    noise : bool, optional
+        For the task "separate" of one's own data: whether there are noise files.
+    mixture_is_sum : bool, optional
+        For the same: whether mixtures are the sum of sources and noise.
+
+    Returns
+    -------
+    str
+        Empty for a task that is not known.
+
+    Example
+    -------
+    >>> conditions("separate_noisy_reverb", "anechoic")
+    'speech in rooms, in noise; the estimates are to be free of both'
+    >>> conditions("separate_clean_reverb", "reverb")
+    'speech in rooms, without noise; the estimates keep the reverberation'
+    """
+    if task == "separate_mixed":
+        return "speech alone, in noise, or in rooms and in noise; the estimates are to be free of both"
+    if task == "separate":
+        return _own_conditions(noise, mixture_is_sum)
+    kind, _, room = task.rpartition("_") if task.endswith(("_anechoic", "_reverb")) else (task, "", "")
+    if kind not in ("separate_clean", "separate_noisy", "enhance_single"):
+        return ""
+    speech = "one speaker" if kind == "enhance_single" else "speech"
+    estimates = "the estimate is" if kind == "enhance_single" else "the estimates are"
+    noisy = kind != "separate_clean"
+    if room != "reverb":
+        if not noisy:
+            return f"{speech} alone, without noise or reverberation"
+        return f"{speech} in noise; {estimates} to be free of it"
+    where = f"{speech} in rooms, {'in' if noisy else 'without'} noise"
+    if target == "":
+        return where
+    if target == "reverb":
+        keep = "keeps the reverberation" if kind == "enhance_single" else "keep the reverberation"
+        if not noisy:
+            return f"{where}; the estimates {keep}"
+        return f"{where}; {estimates} to be free of noise and {keep}"
+    return f"{where}; {estimates} to be free of {'both' if noisy else 'reverberation'}"
+
+
+def _own_conditions(noise, mixture_is_sum):
+    """Of one's own data, of which only is known what the experiment says."""
+    if noise is None:
+        return ""
+    heard = "speech in noise; the estimates are to be free of it" if noise else "speech without noise"
+    if mixture_is_sum is False:
+        parts = "sources and noise" if noise else "sources"
+        return f"{heard}; the mixtures are not the sum of {parts}, as where only the mixtures are reverberant"
+    return heard
+
+
+def _with_test(data, other):
+    """Fingerprints, with that of the test set from others."""
+    parts = [part for part in data.split(", ") if part and not part.startswith("test ")]
+    return ", ".join(parts + [part for part in other.split(", ") if part.startswith("test ")])

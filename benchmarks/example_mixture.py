@@ -18,8 +18,9 @@ import numpy as np
 import soundfile
 import torch
 
-from data_prep.corpora.many_speakers import SAMPLE_RATE, read_list
-from data_prep.generate.wsj0 import resample
+from data_prep.audio import resample
+from data_prep.corpora.many_speakers_list import read_list
+from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.metrics import separation_scores

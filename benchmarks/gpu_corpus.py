@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from data_prep.corpora.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE
-from data_prep.generate.wsj0 import resample
+from data_prep.audio import resample
+from data_prep.corpora.many_speakers_list import LIBRISPEECH, LIST_FILE
+from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
 from mossformer_sb.data.audio_io import read_audio, write_audio
 from mossformer_sb.errors import InputError
 

@@ -7,10 +7,10 @@ from data_prep.command import run
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.many_speakers import prepare_many_speakers
+from data_prep.corpora.mini import prepare_mini
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
-from data_prep.demo_corpus.mini import prepare_mini
 
 MODE = {"help": "min (default) or max"}
 TASK = {"help": "separate_noisy (default), separate_clean or enhance_single"}

@@ -23,9 +23,10 @@ import soundfile
 from tqdm import tqdm
 
 from data_prep.command import run
-from data_prep.corpora.many_speakers import LIBRISPEECH, LIST_FILE, SAMPLE_RATE, read_list
-from data_prep.generate.librimix_drawing import parallel_map
-from data_prep.generate.wsj0 import NUM_SHOWN
+from data_prep.corpora.many_speakers_list import LIBRISPEECH, LIST_FILE, read_list
+from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
+from data_prep.messages import NUM_SHOWN, first_of
+from data_prep.parallel import parallel_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
@@ -50,7 +51,7 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     output : str or Path
         Folder for the clips, created if absent.
     list_file : str or Path
-        As for `data_prep.corpora.many_speakers.read_list`.
+        As for `data_prep.corpora.many_speakers_list.read_list`.
     workers : int, optional
         Number of processes; one a processor if None.
 
@@ -75,10 +76,9 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     if problems:
         raise InputError(f"{len(problems)} recordings can't be used: {'; '.join(problems[:NUM_SHOWN])}")
     if missing:
-        shown = ", ".join(clip.file for clip in missing[:NUM_SHOWN])
         raise InputError(
             f"corpora: {len(missing)} of {len(clips)} recordings were not found in {', '.join(map(str, corpora))}: "
-            f"{shown}{' …' if len(missing) > NUM_SHOWN else ''}. Give the folders of these corpora, too; a part of "
+            f"{first_of([clip.file for clip in missing], ' …')}. Give the folders of these corpora, too; a part of "
             "the clips needs a list_file of its own."
         )
 

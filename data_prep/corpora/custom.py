@@ -15,9 +15,10 @@ import csv
 import os
 from pathlib import Path
 
-from data_prep.manifests.corpus_index import MIXTURE, Listing, Mixture, Problem
-from data_prep.manifests.folders import Corpus, existing_folder, list_mixtures
-from data_prep.manifests.manifest import SPLITS, check_choice, write_manifests
+from data_prep.choices import SPLITS, check_choice
+from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MixtureFiles, Problem
+from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
+from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
 
@@ -87,14 +88,14 @@ def prepare_custom(
 def _from_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):
     folders = {split: {column: f"{split}/{folder}" for column, folder in columns.items()} for split in splits}
     parts = None if mixture_is_sum else dict.fromkeys(splits, ())
-    corpus = Corpus(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=AUDIO_ENDINGS)
+    corpus = CorpusLayout(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=AUDIO_ENDINGS)
     return list_mixtures(corpus, data_folder)
 
 
 def _from_csv(csv_file, data_folder, columns, sample_rate, mixture_is_sum, splits):
     """Lists the mixtures of a CSV, as `data_prep.manifests.folders.list_mixtures` does those of folders."""
     root = existing_folder(data_folder)
-    listing = Listing(NAME, PREFIX, sample_rate, root, splits={split: {} for split in splits})
+    listing = CorpusIndex(NAME, PREFIX, sample_rate, root, splits={split: {} for split in splits})
     for line, row in enumerate(_read_csv(csv_file, columns), 2):
         where = f"line {line} of {csv_file}"
         empty = [column for column in ("ID", "split", *columns) if not row[column]]
@@ -110,7 +111,7 @@ def _from_csv(csv_file, data_folder, columns, sample_rate, mixture_is_sum, split
             listing.problems.append(Problem("IDs given twice", row["split"], row["ID"], files[MIXTURE], text))
             continue
         parts = [file for column, file in files.items() if column != MIXTURE] if mixture_is_sum else []
-        mixtures[row["ID"]] = Mixture(files, tuple(parts), _speakers(row, columns))
+        mixtures[row["ID"]] = MixtureFiles(files, tuple(parts), _speakers(row, columns))
     for split, mixtures in listing.splits.items():
         listing.splits[split] = dict(sorted(mixtures.items()))
         if not mixtures:

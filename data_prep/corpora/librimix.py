@@ -8,8 +8,9 @@ The corpora as their scripts write them, Libri2Mix and Libri3Mix:
 
 import re
 
-from data_prep.manifests.folders import Corpus, list_mixtures
-from data_prep.manifests.manifest import check_choice, check_versions, write_manifests
+from data_prep.choices import check_choice, check_versions
+from data_prep.manifests.folders import CorpusLayout, list_mixtures
+from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.errors import InputError
 
 TRAIN_SPLITS = ("train-100", "train-360")
@@ -74,7 +75,7 @@ def prepare_librimix(
     columns = {"mix_wav": mixture} | {f"s{i}_wav": f"s{i}" for i in range(1, (num_sources or num_spks) + 1)}
     columns |= {"noise_wav": "noise"} if noisy else {}
     top = f"Libri{num_spks}Mix/wav{sample_rate // 1000}k/{mode}"
-    corpus = Corpus(
+    corpus = CorpusLayout(
         name=f"Libri{num_spks}Mix",
         prefix=f"libri{num_spks}mix",
         sample_rate=sample_rate,

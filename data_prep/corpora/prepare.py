@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.choices import SPLITS, check_choice
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.many_speakers import prepare_many_speakers
+from data_prep.corpora.mini import prepare_mini
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
-from data_prep.demo_corpus.mini import prepare_mini
-from data_prep.manifests.manifest import SPLITS, check_choice
 from mossformer_sb.errors import InputError
 
 NAMES = ("train", "valid", "test")

@@ -5,8 +5,9 @@ The corpus as its scripts write it:
     DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav
 """
 
-from data_prep.manifests.folders import Corpus, list_mixtures, wsj0_speakers
-from data_prep.manifests.manifest import SPLITS, check_choice, check_versions, write_manifests
+from data_prep.choices import SPLITS, check_choice, check_versions
+from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
+from data_prep.manifests.manifest import write_manifests
 
 # The mixture and the signals that it is made of.
 TASKS = {
@@ -60,5 +61,5 @@ def prepare_wham(
     check_choice("task", task, TASKS)
     top = f"wav{sample_rate // 1000}k/{mode}"
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in TASKS[task].items()} for split in splits}
-    corpus = Corpus("WHAM!", "wham", sample_rate, folders, wsj0_speakers)
+    corpus = CorpusLayout("WHAM!", "wham", sample_rate, folders, wsj0_speakers)
     return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)

@@ -8,9 +8,10 @@ where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alo
 corpus of one's own that is laid out alike may have more speakers.
 """
 
+from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.corpora.librimix import librispeech_speakers
-from data_prep.manifests.folders import Corpus, list_mixtures, wsj0_speakers
-from data_prep.manifests.manifest import SPLITS, check_choice, check_versions, write_manifests
+from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
+from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.errors import InputError
 
 ROOMS = ("anechoic", "reverb")
@@ -91,7 +92,7 @@ def prepare_whamr(
         # Images that are no targets are needed for checking the sum only.
         needed = deep or room == target
         parts[split] = [*(f"{top}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
-    corpus = Corpus("WHAMR!", "whamr", sample_rate, folders, _speakers, parts)
+    corpus = CorpusLayout("WHAMR!", "whamr", sample_rate, folders, _speakers, parts)
     return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
 
 

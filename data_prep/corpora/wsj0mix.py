@@ -5,8 +5,9 @@ The corpora as their scripts write them:
     DATA_FOLDER/{2,3}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,s2[,s3]}/ID.wav
 """
 
-from data_prep.manifests.folders import Corpus, list_mixtures, wsj0_speakers
-from data_prep.manifests.manifest import SPLITS, check_choice, check_versions, write_manifests
+from data_prep.choices import SPLITS, check_choice, check_versions
+from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
+from data_prep.manifests.manifest import write_manifests
 
 
 def prepare_wsj0mix(
@@ -53,5 +54,5 @@ def prepare_wsj0mix(
     top = f"{num_spks}speakers/wav{sample_rate // 1000}k/{mode}"
     columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits}
-    corpus = Corpus(f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix", sample_rate, folders, wsj0_speakers)
+    corpus = CorpusLayout(f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix", sample_rate, folders, wsj0_speakers)
     return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.corpora.wham import prepare_wham
+from data_prep.choices import SAMPLE_RATES, SPLITS, check_choice
 from data_prep.demo_corpus.mixture_tree import DESCRIPTION, check_free, trim_silence, write_wham_tree
 from data_prep.demo_corpus.synthetic_noise import make_noise
 from data_prep.demo_corpus.voices import list_voices, synthesize
-from data_prep.manifests.manifest import SAMPLE_RATES, SPLITS, check_choice
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -27,47 +26,6 @@ MAX_UTTERANCES = 100  # for each voice
 NUM_CLIPS = {"tr": 24, "cv": 8, "tt": 8}
 CLIP_SECONDS = 10
 HELD_OUT = 8  # of every 8 voices, one is for validation and one for test
-
-
-def prepare_mini(
-    data_folder,
-    output_folder,
-    num_train=1000,
-    num_valid=100,
-    num_test=100,
-    seed=1234,
-    sample_rate=8000,
-    task="separate_noisy",
-):
-    """Makes the small corpus if it is absent, and writes its manifests, `wham_{split}.csv`.
-
-    Arguments
-    ---------
-    data_folder : str
-        Folder of the corpus.
-    output_folder : str
-        Folder for the manifests, created if absent.
-    num_train, num_valid, num_test : int
-        Numbers of mixtures.
-    seed : int
-        Seed of everything random in the corpus.
-    sample_rate : int
-        8000 or 16000.
-    task : str
-        As for `data_prep.corpora.wham.prepare_wham`.
-
-    Returns
-    -------
-    manifests : dict
-        For each split, the path of its manifest.
-
-    Raises
-    ------
-    InputError
-        If an argument can't be used, or the folder holds something else.
-    """
-    make_mini_corpus(data_folder, num_train, num_valid, num_test, seed, sample_rate)
-    return prepare_wham(data_folder, output_folder, sample_rate, task=task)
 
 
 def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, seed=1234, sample_rate=8000):

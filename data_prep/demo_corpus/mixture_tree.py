@@ -9,7 +9,7 @@ import numpy as np
 from scipy.io import wavfile
 from tqdm import tqdm
 
-from data_prep.manifests.manifest import SAMPLE_RATES, SPLITS, check_choice
+from data_prep.choices import SAMPLE_RATES, SPLITS, check_choice
 from mossformer_sb.errors import InputError
 
 DESCRIPTION = "corpus.json"

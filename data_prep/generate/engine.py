@@ -4,13 +4,13 @@ A corpus module plans `Item`s, which know the files that they make down to the n
 that makes the samples of one item:
 
     @dataclass(frozen=True)
-    class Mixture(Item):
+    class MixtureItem(Item):
         gain: float
 
     def make(mixture):  # at the top of a module: worker processes import it; functools.partial gives it more to know
         return {output.path: np.full(output.frames, mixture.gain, np.float32) for output in mixture.outputs}
 
-    items = [Mixture("a", (Output("tr/mix/a.wav", 8000, 8000, "float32"),), gain=0.5), …]
+    items = [MixtureItem("a", (Output("tr/mix/a.wav", 8000, 8000, "float32"),), gain=0.5), …]
     run(Plan("wham", items, make, {"mix_param_meta_tr.csv": checksum(path)}), output_folder, workers=2)
 
 A file gets its name when it is whole, and the planned number of samples says its size. So a file of the right size is

@@ -11,7 +11,6 @@ are those of WHAMR!, with the splits tr, cv and tt.
 
 import functools
 import hashlib
-import io
 import json
 import logging
 import os
@@ -20,12 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
+from data_prep.choices import check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
-from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, parallel_map, split_noises, split_speakers
+from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, split_noises, split_speakers
 from data_prep.generate.librimix_metadata import Recipe, csv_text, info_text, metadata_text, read_metadata
 from data_prep.generate.recordings import (
     LAYOUTS,
@@ -39,8 +39,7 @@ from data_prep.generate.recordings import (
     warn_of_single_utterances,
 )
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
-from data_prep.generate.wsj0 import NUM_READERS, SAMPLE_RATE, num_resampled
-from data_prep.manifests.manifest import check_choice, check_versions
+from data_prep.parallel import NUM_READERS, parallel_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
@@ -55,7 +54,7 @@ MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, an
 
 
 @dataclass(frozen=True)
-class Mixture(Item):
+class LibrimixItem(Item):
     """One mixture, at all the sample rates and in all the modes that are asked for.
 
     Attributes
@@ -423,7 +422,7 @@ def _plan_mixture(split, recipe, versions, types, frames):
             Output(f"{top}/{folder}/{name}.wav", length, sample_rate, "int16")
             for folder in _folders(num_spks, types, recipe.room is not None)
         ]
-    return Mixture(recipe.name, tuple(outputs), recipe, tuple(tops))
+    return LibrimixItem(recipe.name, tuple(outputs), recipe, tuple(tops))
 
 
 def _length(lengths, sample_rate, mode):
@@ -453,7 +452,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
 
     Arguments
     ---------
-    mixture : Mixture
+    mixture : LibrimixItem
         What to make.
     speech_folder, noise_folder : str
         What the paths of its recipe are relative to.
@@ -485,7 +484,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
             length = _length(map(len, speech), sample_rate, mode)
             for folder, samples in mix(signals, noise, types, sample_rate, length).items():
                 folder = folder if folder == "noise" else f"{folder}{suffix}"
-                made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16(samples)
+                made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16_libsndfile(samples)
     return made
 
 
@@ -535,21 +534,6 @@ def _parts(mixture, num_spks):
     """The signals that a mixture is the sum of."""
     sources = [f"s{number}" for number in range(1, num_spks + 1)]
     return {"mix_clean": sources, "mix_both": [*sources, "noise"], "mix_single": ["s1", "noise"]}[mixture]
-
-
-def to_int16(samples):
-    """16-bit samples as libsndfile makes them of floating point: mostly it rounds down.
-
-    Example
-    -------
-    >>> to_int16(np.array([0.9, -0.1, 40000], np.float32) / 2**15)
-    array([    0,    -1, 32767], dtype=int16)
-    """
-    # By itself: it differs between single and double precision by a step, here and there.
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    stream.seek(0)
-    return soundfile.read(stream, dtype="int16")[0]
 
 
 # The published tables of what was made

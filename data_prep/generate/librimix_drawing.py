@@ -15,23 +15,21 @@ the reverberant sum must not exceed the peak either.
 Shapes: T samples, S sources.
 """
 
-import contextlib
 import functools
 import logging
 import math
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.audio import SAMPLE_RATE
+from data_prep.choices import check_choice
 from data_prep.generate.librimix_metadata import Recipe
 from data_prep.generate.recordings import FADE, read_noise, read_recording
 from data_prep.generate.rooms import draw_room, images_of
-from data_prep.generate.wsj0 import NUM_SHOWN, SAMPLE_RATE
-from data_prep.manifests.manifest import check_choice
+from data_prep.messages import NUM_SHOWN
 from mossformer_sb.data.loudness import loudness
 from mossformer_sb.errors import InputError
 
@@ -436,29 +434,3 @@ def draw_gains(rng, signals, ranges, room=None):
         float(10 ** ((level - first) / 20)) if math.isfinite(level) else math.nan
         for level, first in zip(after, before, strict=True)
     ]
-
-
-@contextlib.contextmanager
-def parallel_map(workers=None):
-    """A function like `map` that works in processes, unless there is one worker.
-
-    Arguments
-    ---------
-    workers : int, optional
-        Number of processes; one a processor if None.
-
-    Example
-    -------
-    >>> with parallel_map(1) as mapped:
-    ...     list(mapped(abs, [-1, 2]))
-    [1, 2]
-    """
-    if workers == 1:
-        yield map
-        return
-    # Spawned, not forked: a fork copies locks that other threads hold.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        yield functools.partial(pool.map, chunksize=4)
-    finally:
-        pool.shutdown(cancel_futures=True)

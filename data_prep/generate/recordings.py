@@ -17,8 +17,10 @@ import soundfile
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from data_prep.generate.wsj0 import NUM_READERS, NUM_SHOWN, SAMPLE_RATE
-from data_prep.manifests.manifest import check_choice
+from data_prep.audio import SAMPLE_RATE
+from data_prep.choices import check_choice
+from data_prep.messages import first_of
+from data_prep.parallel import NUM_READERS
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
@@ -211,8 +213,7 @@ def warn_of_single_utterances(utterances):
         counts[clip.speaker] = counts.get(clip.speaker, 0) + 1
     single = sorted(speaker for speaker, count in counts.items() if count == 1)
     if single:
-        named = ", ".join(single[:NUM_SHOWN]) + ("…" if len(single) > NUM_SHOWN else "")
-        logger.warning("%d of %d speakers have a single utterance: %s", len(single), len(counts), named)
+        logger.warning("%d of %d speakers have a single utterance: %s", len(single), len(counts), first_of(single))
     return single
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from data_prep.generate.librimix_drawing import parallel_map
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
+from data_prep.parallel import parallel_map
 from mossformer_sb.data.impulse_responses import DESCRIPTION, response_name
 from mossformer_sb.utils.files import replacing
 

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 from scipy.signal import fftconvolve
 
-from data_prep.manifests.manifest import check_choice
+from data_prep.choices import check_choice
 from mossformer_sb.errors import InputError
 
 SAMPLE_RATE = 16000  # of all responses, in Hz

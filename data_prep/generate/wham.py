@@ -15,21 +15,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.audio import SAMPLE_RATE, num_resampled, resample, to_int16_wrapping
+from data_prep.choices import SPLITS, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
 from data_prep.generate.wsj0 import (
-    SAMPLE_RATE,
-    Recording,
+    RawRecording,
     check_recordings,
     find_metadata,
     find_wsj0,
-    num_resampled,
     read_fields,
     read_recording,
-    resample,
-    to_int16,
 )
 from data_prep.generate.wsj0mix import add_version_arguments
-from data_prep.manifests.manifest import SPLITS, check_versions
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples
@@ -73,16 +70,16 @@ class Parameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mixture(Item):
+class WhamItem(Item):
     """One mixture, at all the sample rates and in all the modes that are asked for.
 
     Attributes
     ----------
     versions : tuple
         (sample rate, mode, folder that has `mix_both/`, `s1/`, …, Scaling) of each version.
-    speech : tuple of Recording
+    speech : tuple of RawRecording
         The two utterances.
-    noise : Recording
+    noise : RawRecording
         The noise.
     start : int
         Sample of the noise where the speech begins, at 16 kHz.
@@ -90,7 +87,7 @@ class Mixture(Item):
 
     versions: tuple
     speech: tuple
-    noise: Recording
+    noise: RawRecording
     start: int
 
 
@@ -315,7 +312,7 @@ def find_noise(noise_folder, mixtures):
     Returns
     -------
     recordings : dict
-        (split, ID) → Recording.
+        (split, ID) → RawRecording.
 
     Raises
     ------
@@ -335,7 +332,7 @@ def check_noise(mixture_id, noise, start, speech_frames):
     ---------
     mixture_id : str
         For messages.
-    noise : Recording
+    noise : RawRecording
         The noise.
     start : int
         Sample where the speech begins.
@@ -360,7 +357,7 @@ def _plan_mixture(split, mixture_id, row, speech, noise):
         frames = num_resampled(frames if mode == "min" else clip.frames, sample_rate)
         versions.append((sample_rate, mode, top, scaling))
         outputs += [Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "float32") for signal in SIGNALS]
-    return Mixture(mixture_id, tuple(outputs), tuple(versions), recordings, clip, row.start)
+    return WhamItem(mixture_id, tuple(outputs), tuple(versions), recordings, clip, row.start)
 
 
 # Samples
@@ -371,7 +368,7 @@ def make(mixture):
 
     Arguments
     ---------
-    mixture : Mixture
+    mixture : WhamItem
         What to make.
 
     Returns
@@ -410,7 +407,7 @@ def scale_speech(samples, wsj0mix_gain, gain, sample_rate):
     source : numpy.ndarray
         float64, the whole utterance.
     """
-    return to_int16(resample(samples, sample_rate) * wsj0mix_gain).astype(np.float64) / 2**15 * gain
+    return to_int16_wrapping(resample(samples, sample_rate) * wsj0mix_gain).astype(np.float64) / 2**15 * gain
 
 
 def mix(s1, s2, noise, start, mode):

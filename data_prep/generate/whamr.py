@@ -13,22 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.audio import SAMPLE_RATE, num_resampled, resample, to_int16_wrapping
+from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.generate import wham
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
 from data_prep.generate.rooms import Room, matching_factors, read_rooms, reverberate
 from data_prep.generate.wsj0 import (
-    SAMPLE_RATE,
-    Recording,
+    RawRecording,
     check_recordings,
     find_metadata,
     find_wsj0,
-    num_resampled,
     read_recording,
-    resample,
-    to_int16,
 )
 from data_prep.generate.wsj0mix import add_version_arguments
-from data_prep.manifests.manifest import SPLITS, check_choice, check_versions
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples
@@ -38,16 +35,16 @@ SIGNALS = (*(f"{name}_{kind}" for kind in KINDS for name in wham.SIGNALS if name
 
 
 @dataclass(frozen=True)
-class Mixture(Item):
+class WhamrItem(Item):
     """One mixture, at all the sample rates and in all the modes that are asked for.
 
     Attributes
     ----------
     versions : tuple
         (sample rate, mode, folder that has `mix_both_reverb/`, …, Scaling) of each version.
-    speech : tuple of Recording
+    speech : tuple of RawRecording
         The two utterances.
-    noise : Recording
+    noise : RawRecording
         The noise.
     start : int
         Sample of the noise where the speech begins, at 16 kHz.
@@ -59,7 +56,7 @@ class Mixture(Item):
 
     versions: tuple
     speech: tuple
-    noise: Recording
+    noise: RawRecording
     start: int
     room: Room
     channels: tuple
@@ -192,7 +189,7 @@ def _plan_mixture(split, mixture_id, row, speech, noise, room, channels):
             Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "float32", len(channels))
             for signal in SIGNALS
         ]
-    return Mixture(mixture_id, tuple(outputs), tuple(versions), recordings, clip, row.start, room, channels)
+    return WhamrItem(mixture_id, tuple(outputs), tuple(versions), recordings, clip, row.start, room, channels)
 
 
 # Samples
@@ -203,7 +200,7 @@ def make(mixture):
 
     Arguments
     ---------
-    mixture : Mixture
+    mixture : WhamrItem
         What to make.
 
     Returns
@@ -233,7 +230,7 @@ def make(mixture):
 
 def _dry(speech, length):
     """The utterances as 16-bit values [sources, time], with zeros up to the length of the noise for the tails."""
-    return np.stack([np.pad(to_int16(samples) / 2**15, (0, length - len(samples))) for samples in speech])
+    return np.stack([np.pad(to_int16_wrapping(samples) / 2**15, (0, length - len(samples))) for samples in speech])
 
 
 def _resample_images(images, sample_rate):

@@ -6,22 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from data_prep.manifests.checks import lost_bytes
+from data_prep.audio import SAMPLE_RATE, lost_bytes
+from data_prep.messages import NUM_SHOWN
+from data_prep.parallel import NUM_READERS
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
-SAMPLE_RATE = 16000  # of WSJ0, and of the noise of WHAM!
-NUM_READERS = 16  # headers are small: on a network disk the waiting dominates, and threads overlap it
-NUM_SHOWN = 10  # problems shown in full
 _SPHERE_HEADER = 1024  # bytes
 
 
-class Recording(NamedTuple):
+class RawRecording(NamedTuple):
     """A file that can be used, and its length.
 
     Attributes
@@ -52,7 +49,7 @@ def find_wsj0(wsj0_folder, names):
     Returns
     -------
     recordings : dict
-        name → Recording.
+        name → RawRecording.
 
     Raises
     ------
@@ -78,7 +75,7 @@ def check_recordings(files, corpus, explain=None):
     Returns
     -------
     recordings : dict
-        name → Recording.
+        name → RawRecording.
 
     Raises
     ------
@@ -104,7 +101,7 @@ def read_recording(recording, channel=0):
 
     Arguments
     ---------
-    recording : Recording
+    recording : RawRecording
         Which.
     channel : int
         Number of the channel, from 0, of a recording with several.
@@ -126,41 +123,6 @@ def read_recording(recording, channel=0):
             "the file is truncated or has changed. Copy it again, then start again."
         )
     return samples if samples.ndim == 1 else samples[:, channel]
-
-
-def resample(samples, sample_rate):
-    """Brings a signal from 16 kHz to 8 or 16 kHz, in the precision that it has.
-
-    Example
-    -------
-    >>> resample(np.ones(1601, np.float32), 8000).dtype, len(resample(np.ones(1601), 8000))
-    (dtype('float32'), 801)
-    """
-    return resample_poly(samples, sample_rate, SAMPLE_RATE)
-
-
-def num_resampled(frames, sample_rate):
-    """Length of what `resample` gives.
-
-    Example
-    -------
-    >>> num_resampled(1601, 8000), num_resampled(1601, 16000)
-    (801, 1601)
-    """
-    return -(-frames * sample_rate // SAMPLE_RATE)
-
-
-def to_int16(samples):
-    """Rounds to 16 bit as the published scripts do: to the nearest, ties to even.
-
-    What lies beyond full scale wraps around, as theirs does.
-
-    Example
-    -------
-    >>> to_int16(np.array([0.5, 1.5, 2.5, -0.6, 32768]) / 2**15)
-    array([     0,      2,      2,     -1, -32768], dtype=int16)
-    """
-    return np.rint(2**15 * samples).astype(np.int64).astype(np.int16)
 
 
 def find_metadata(folders, name):
@@ -290,7 +252,7 @@ def _locate(roots, name):
 
 
 def _check_header(path, explain):
-    """Returns a Recording, or what is wrong."""
+    """Returns a RawRecording, or what is wrong."""
     header = error = None
     if path.is_file():
         try:
@@ -311,7 +273,7 @@ def _check_header(path, explain):
         return f"is truncated: its last {lost} bytes of audio are missing; needed the whole file '{path}'"
     if header.frames == 0:
         return f"has no samples; needed at least one: '{path}'"
-    return Recording(str(path), header.frames)
+    return RawRecording(str(path), header.frames)
 
 
 def _lost_sphere_bytes(path):

@@ -11,18 +11,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data_prep.audio import num_resampled, resample, to_int16_wrapping
+from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
 from data_prep.generate.wsj0 import (
     find_metadata,
     find_wsj0,
-    num_resampled,
     read_fields,
     read_number,
     read_recording,
-    resample,
-    to_int16,
 )
-from data_prep.manifests.manifest import SPLITS, check_choice, check_versions
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples
@@ -31,7 +29,7 @@ LEVELS = {"tr": ("si_tr_s",), "cv": ("si_tr_s",), "tt": ("si_dt_05", "si_et_05")
 
 
 @dataclass(frozen=True)
-class Mixture(Item):
+class Wsj0mixItem(Item):
     """One mixture, at all the sample rates and in all the modes that are asked for.
 
     Attributes
@@ -214,7 +212,7 @@ def _plan_mixture(split, mixture_id, names, gains, versions, recordings, levels)
             Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "int16") for signal in _signals(len(names))
         ]
     scales = tuple(levels[utterance] for utterance in utterances)
-    return Mixture(mixture_id, tuple(outputs), tuple(tops), found, gains, scales)
+    return Wsj0mixItem(mixture_id, tuple(outputs), tuple(tops), found, gains, scales)
 
 
 def _signals(num_spks):
@@ -229,7 +227,7 @@ def make(mixture):
 
     Arguments
     ---------
-    mixture : Mixture
+    mixture : Wsj0mixItem
         What to make.
 
     Returns
@@ -242,7 +240,7 @@ def make(mixture):
     for sample_rate, mode, top in mixture.tops:
         signals = mix([resample(s, sample_rate) for s in speech], mixture.gains, mixture.levels, mode)
         for signal, samples in zip(_signals(len(speech)), signals, strict=True):
-            made[f"{top}/{signal}/{mixture.name}.wav"] = to_int16(samples)
+            made[f"{top}/{signal}/{mixture.name}.wav"] = to_int16_wrapping(samples)
     return made
 
 

@@ -4,8 +4,6 @@ A check never stops at the first problem. It lists them all, each with the mixtu
 """
 
 import collections
-import os
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,13 +11,14 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from data_prep.audio import lost_bytes
 from data_prep.manifests.corpus_index import MIXTURE, Problem
+from data_prep.messages import NUM_SHOWN
+from data_prep.parallel import NUM_READERS
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
-NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run
 MOST_AT_ONCE = 100  # items that a thread takes at once
-NUM_SHOWN = 10  # problems shown in full
 STEP = 2.0**-15  # of 16-bit audio
 CLIPPED_RUN = 3  # samples on end at full scale: fewer may be a peak that just reaches it
 
@@ -48,7 +47,7 @@ def check(listing, deep=False):
 
     Arguments
     ---------
-    listing : Listing
+    listing : CorpusIndex
         What to check.
     deep : bool
         Whether to read samples too.
@@ -82,7 +81,7 @@ def summary(listing, problems):
 
     Arguments
     ---------
-    listing : Listing
+    listing : CorpusIndex
         What was checked.
     problems : list of Problem
         What was found.
@@ -107,7 +106,7 @@ def shared_speakers(listing):
 
     Arguments
     ---------
-    listing : Listing
+    listing : CorpusIndex
         What to look at. Mixtures that don't tell their speakers are passed over.
 
     Returns
@@ -118,9 +117,9 @@ def shared_speakers(listing):
     Example
     -------
     >>> from pathlib import Path
-    >>> from data_prep.manifests.corpus_index import Listing, Mixture
-    >>> splits = {"tr": {"a": Mixture({}, speakers="AB")}, "tt": {"b": Mixture({}, speakers="BC")}}
-    >>> shared_speakers(Listing("a corpus", "a", 8000, Path("."), splits=splits))
+    >>> from data_prep.manifests.corpus_index import CorpusIndex, MixtureFiles
+    >>> splits = {"tr": {"a": MixtureFiles({}, speakers="AB")}, "tt": {"b": MixtureFiles({}, speakers="BC")}}
+    >>> shared_speakers(CorpusIndex("a corpus", "a", 8000, Path("."), splits=splits))
     ['B']
     """
     heard, unheard = set(), set()
@@ -168,25 +167,6 @@ def _read_header(path):
     if info.frames == 0:
         return Fault("files without samples", "has no samples; needed at least one")
     return Header(info.frames, info.samplerate, info.channels)
-
-
-def lost_bytes(path):
-    """Number of bytes that a RIFF header promises and the file lacks.
-
-    libsndfile shortens such a file without a word, and an interrupted copy would pass for a short recording. Programs
-    that write to a stream can't know the size and leave 0xFFFFFFFF, which says nothing.
-    """
-    with open(path, "rb") as stream:
-        riff = stream.read(12)
-        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
-            return 0
-        while len(chunk := stream.read(8)) == 8:
-            name, size = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                present = os.fstat(stream.fileno()).st_size - stream.tell()
-                return 0 if size == 0xFFFFFFFF else max(0, size - present)
-            stream.seek(size + size % 2, os.SEEK_CUR)  # chunks are padded to even sizes
-    return 0
 
 
 def _header_faults(mixture, headers, sample_rate):

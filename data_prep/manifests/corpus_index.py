@@ -19,7 +19,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixtureFiles:
     """The files of one mixture, relative to the corpus.
 
     Attributes
@@ -43,7 +43,7 @@ class Mixture:
 
 
 @dataclass
-class Listing:
+class CorpusIndex:
     """The mixtures of a corpus.
 
     Attributes
@@ -61,7 +61,7 @@ class Listing:
     test : str
         The split whose speakers it must not have heard.
     splits : dict
-        split → ID → Mixture, sorted by ID.
+        split → ID → MixtureFiles, sorted by ID.
     problems : list of Problem
         What was wrong with the listing itself, such as missing files.
     """
@@ -77,5 +77,5 @@ class Listing:
 
     @property
     def rows(self):
-        """All mixtures as (split, ID, Mixture)."""
+        """All mixtures as (split, ID, MixtureFiles)."""
         return [(split, key, mixture) for split, mixtures in self.splits.items() for key, mixture in mixtures.items()]

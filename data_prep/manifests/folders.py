@@ -1,6 +1,6 @@
 """Corpora that lie in folders: one folder for each kind of signal, and in each the same file names.
 
-A corpus is described by a `Corpus`: which folder fills which column of which split.
+A corpus is described by a `CorpusLayout`: which folder fills which column of which split.
 """
 
 import os
@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.manifests.corpus_index import MIXTURE, Listing, Mixture, Problem
+from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MixtureFiles, Problem
+from data_prep.messages import first_of
 from mossformer_sb.errors import InputError
-
-NUM_NAMES = 10  # folders named in a message
 
 # What gives each known corpus away, and where the person who has it should go. LibriMix has mix_clean, mix_both and
 # mix_single; where they end in "reverb" or "anechoic", speech was mixed as in WHAMR!
@@ -36,7 +35,7 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusLayout:
     """How the files of a corpus lie in its folder.
 
     In each split, the files of one mixture have the same name in every folder.
@@ -91,14 +90,14 @@ def list_mixtures(corpus, data_folder):
 
     Arguments
     ---------
-    corpus : Corpus
+    corpus : CorpusLayout
         Description of the folders.
     data_folder : str
         Folder that the corpus lies in.
 
     Returns
     -------
-    listing : Listing
+    listing : CorpusIndex
         Its problems are files without their mixture, mixtures without a file, and splits without any mixture.
 
     Raises
@@ -108,7 +107,7 @@ def list_mixtures(corpus, data_folder):
     """
     root = existing_folder(data_folder)
     _check_layout(corpus, root)
-    listing = Listing(corpus.name, corpus.prefix, corpus.sample_rate, root, corpus.train, corpus.test)
+    listing = CorpusIndex(corpus.name, corpus.prefix, corpus.sample_rate, root, corpus.train, corpus.test)
     for split in corpus.folders:
         _list_split(corpus, split, listing)
     return listing
@@ -191,7 +190,7 @@ def _what_is_there(root, folder):
     while not parent.is_dir():
         wanted, parent = parent.name, parent.parent
     names = sorted(child.name for child in parent.iterdir() if child.is_dir())
-    found = ", ".join(names[:NUM_NAMES]) + ("…" if len(names) > NUM_NAMES else "") if names else "no folder at all"
+    found = first_of(names) or "no folder at all"
     return f"'{parent}' should have a folder '{wanted}', and has: {found}."
 
 
@@ -227,14 +226,14 @@ def _name_faults(folder, column, mix_folder, found):
 
 
 def _mixture(corpus, split, mixture_id, found):
-    """A Mixture of the files that are there."""
+    """The files of one mixture that are there."""
 
     def files(folders):
         return {key: f"{f}/{found[f][mixture_id][0]}" for key, f in folders.items() if mixture_id in found[f]}
 
     speakers = corpus.speakers(mixture_id) if corpus.speakers else None
     parts = files({folder: folder for folder in corpus.parts_of(split)})
-    return Mixture(files(corpus.folders[split]), tuple(parts.values()), speakers)
+    return MixtureFiles(files(corpus.folders[split]), tuple(parts.values()), speakers)
 
 
 def _audio_files(folder, extensions):

@@ -16,17 +16,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from data_prep.choices import check_choice
 from data_prep.manifests.checks import check, shared_speakers, spoiled, summary
 from data_prep.manifests.corpus_index import MIXTURE, Problem
+from data_prep.messages import first_of
 from mossformer_sb.data.manifests import DATA_ROOT, FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
-SAMPLE_RATES = (8000, 16000)
-MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
-SPLITS = ("tr", "cv", "tt")
 ON_BAD = ("fail", "skip")
 
 
@@ -38,7 +37,7 @@ def write_manifests(listing, output_folder, deep=False, on_bad="fail"):
 
     Arguments
     ---------
-    listing : Listing
+    listing : CorpusIndex
         The mixtures.
     output_folder : str
         Folder for the manifests, created if absent.
@@ -76,40 +75,6 @@ def write_manifests(listing, output_folder, deep=False, on_bad="fail"):
     return {split: _write_manifest(listing, split, headers, output_folder) for split in listing.splits}
 
 
-def check_choice(key, value, allowed):
-    """Raises an InputError unless `value` is one of `allowed`.
-
-    Example
-    -------
-    >>> check_choice("mode", "min", ("min", "max"))
-    >>> check_choice("mode", "mid", ("min", "max"))
-    Traceback (most recent call last):
-        ...
-    mossformer_sb.errors.InputError: mode 'mid' is not known: choose one of 'min', 'max'.
-    """
-    if value not in allowed:
-        raise InputError(f"{key} {value!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
-
-
-def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
-    """Raises an InputError unless all sample rates, modes and splits are known.
-
-    Example
-    -------
-    >>> check_versions([8000], ["min"], ["tr", "dev"])
-    Traceback (most recent call last):
-        ...
-    mossformer_sb.errors.InputError: split 'dev' is not known: choose one of 'tr', 'cv', 'tt'.
-    """
-    for key, values, allowed in (
-        ("sample_rate", sample_rates, SAMPLE_RATES),
-        ("mode", modes, MODES),
-        ("split", splits, known_splits),
-    ):
-        for value in values:
-            check_choice(key, value, allowed)
-
-
 def _make_folder(output_folder):
     """Before the checks, which may take minutes."""
     try:
@@ -141,13 +106,12 @@ def _without(listing, bad):
 def _warn_of_shared_speakers(listing):
     shared = shared_speakers(listing)
     if shared:
-        named = ", ".join(shared[:10]) + ("…" if len(shared) > 10 else "")
         logger.warning(
             "%s: %d speakers are both in training and in split '%s' (%s): scores on it will be too good.",
             listing.name,
             len(shared),
             listing.test,
-            named,
+            first_of(shared),
         )
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 import soundfile
 
-from data_prep.generate.librimix_drawing import parallel_map
 from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
-from data_prep.generate.wsj0 import NUM_SHOWN
 from data_prep.manifests.resumable import resumable
+from data_prep.messages import first_of
+from data_prep.parallel import parallel_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
@@ -133,7 +133,7 @@ def _warn_of_test_speakers(speech_folder, speakers, test_manifest, data_root):
             "speech_folder %s has recordings of %d speakers of the test set (%s): scores on it will be too good.",
             speech_folder,
             len(shared),
-            ", ".join(shared[:NUM_SHOWN]) + ("…" if len(shared) > NUM_SHOWN else ""),
+            first_of(shared),
         )
 
 

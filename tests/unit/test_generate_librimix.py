@@ -11,11 +11,12 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
+from data_prep.audio import to_int16_libsndfile
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate import librimix_drawing
 from data_prep.generate.__main__ import main
-from data_prep.generate.librimix import generate, to_int16
+from data_prep.generate.librimix import generate
 from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples, split_speakers
 from data_prep.generate.recordings import FADE, Clip, find_speech, read_recording
 from mossformer_sb.data.source_pools import extend_noise
@@ -221,7 +222,9 @@ def test_sixteen_bit_as_soundfile_writes_them(tmp_path):
     for dtype in (np.float32, np.float64):
         samples = np.linspace(-1.2, 1.2, 5001).astype(dtype)
         soundfile.write(tmp_path / "a.wav", samples, 16000)
-        np.testing.assert_array_equal(to_int16(samples), soundfile.read(tmp_path / "a.wav", dtype="int16")[0])
+        np.testing.assert_array_equal(
+            to_int16_libsndfile(samples), soundfile.read(tmp_path / "a.wav", dtype="int16")[0]
+        )
 
 
 @pytest.mark.parametrize("length", [100, 9000, 20000, 47001])

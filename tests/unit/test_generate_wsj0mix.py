@@ -11,9 +11,10 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
+from data_prep.audio import num_resampled, resample
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from data_prep.generate.__main__ import main
-from data_prep.generate.wsj0 import Recording, num_resampled, read_recording, resample
+from data_prep.generate.wsj0 import RawRecording, read_recording
 from data_prep.generate.wsj0mix import generate
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
@@ -251,7 +252,7 @@ def test_truncated_recording(raw, tmp_path, container):
 
 def test_recording_that_changes_during_the_work(raw, tmp_path):
     path = raw[0] / UTTERANCE
-    recording = Recording(str(path), 2002)
+    recording = RawRecording(str(path), 2002)
     with pytest.raises(InputError, match="has 2001 frames where its header promised 2002"):
         read_recording(recording)
 

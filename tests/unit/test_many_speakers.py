@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from data_prep.__main__ import main
-from data_prep.corpora.many_speakers import CONDITIONS, prepare_many_speakers, read_list
-from data_prep.manifests.manifest import SPLITS
+from data_prep.choices import SPLITS
+from data_prep.corpora.many_speakers import CONDITIONS, prepare_many_speakers
+from data_prep.corpora.many_speakers_list import read_list
 from mossformer_sb import InputError
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset

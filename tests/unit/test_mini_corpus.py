@@ -11,8 +11,9 @@ import pytest
 import soundfile
 
 from data_prep.__main__ import main
+from data_prep.corpora.mini import prepare_mini
 from data_prep.demo_corpus import mini, mixture_tree
-from data_prep.demo_corpus.mini import make_mini_corpus, make_sentence, prepare_mini, split_voices
+from data_prep.demo_corpus.mini import make_mini_corpus, make_sentence, split_voices
 from data_prep.demo_corpus.mixture_tree import mix, rms, trim_silence, write_wham_tree
 from data_prep.demo_corpus.voices import HIGH_VOICES, list_voices, synthesize
 from mossformer_sb.errors import InputError

@@ -76,7 +76,7 @@ def test_mini(tmp_path, monkeypatch):
         asked["numbers"] = numbers
         write_wham(data_folder)
 
-    monkeypatch.setattr("data_prep.demo_corpus.mini.make_mini_corpus", make)
+    monkeypatch.setattr("data_prep.corpora.mini.make_mini_corpus", make)
     manifests = prepare("mini", tmp_path / "data", tmp_path, "separate_noisy", num_train=7)
     assert asked["numbers"][0] == 7 and list(manifests) == ["train", "valid", "test"]
 

@@ -1,0 +1,84 @@
+"""Audio files and samples, as the published corpora treat them: resampling, rounding to 16 bit, truncated files.
+
+Shapes: T samples.
+"""
+
+import io
+import os
+import struct
+
+import numpy as np
+import soundfile
+from scipy.signal import resample_poly
+
+SAMPLE_RATE = 16000  # Hz, of WSJ0, of LibriSpeech, and of the noise of WHAM!
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".sph", ".wv1")  # .wv1: WSJ0's first microphone
+
+
+def resample(samples, sample_rate):
+    """Brings a signal from 16 kHz to 8 or 16 kHz, in the precision that it has.
+
+    Example
+    -------
+    >>> resample(np.ones(1601, np.float32), 8000).dtype, len(resample(np.ones(1601), 8000))
+    (dtype('float32'), 801)
+    """
+    return resample_poly(samples, sample_rate, SAMPLE_RATE)
+
+
+def num_resampled(frames, sample_rate):
+    """Length of what `resample` gives.
+
+    Example
+    -------
+    >>> num_resampled(1601, 8000), num_resampled(1601, 16000)
+    (801, 1601)
+    """
+    return -(-frames * sample_rate // SAMPLE_RATE)
+
+
+def to_int16_wrapping(samples):
+    """Rounds to 16 bit as the published scripts do: to the nearest, ties to even.
+
+    What lies beyond full scale wraps around, as theirs does.
+
+    Example
+    -------
+    >>> to_int16_wrapping(np.array([0.5, 1.5, 2.5, -0.6, 32768]) / 2**15)
+    array([     0,      2,      2,     -1, -32768], dtype=int16)
+    """
+    return np.rint(2**15 * samples).astype(np.int64).astype(np.int16)
+
+
+def to_int16_libsndfile(samples):
+    """16-bit samples as libsndfile makes them of floating point: mostly it rounds down.
+
+    Example
+    -------
+    >>> to_int16_libsndfile(np.array([0.9, -0.1, 40000], np.float32) / 2**15)
+    array([    0,    -1, 32767], dtype=int16)
+    """
+    # By itself: it differs between single and double precision by a step, here and there.
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    stream.seek(0)
+    return soundfile.read(stream, dtype="int16")[0]
+
+
+def lost_bytes(path):
+    """Number of bytes that a RIFF header promises and the file lacks.
+
+    libsndfile shortens such a file without a word, and an interrupted copy would pass for a short recording. Programs
+    that write to a stream can't know the size and leave 0xFFFFFFFF, which says nothing.
+    """
+    with open(path, "rb") as stream:
+        riff = stream.read(12)
+        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
+            return 0
+        while len(chunk := stream.read(8)) == 8:
+            name, size = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                present = os.fstat(stream.fileno()).st_size - stream.tell()
+                return 0 if size == 0xFFFFFFFF else max(0, size - present)
+            stream.seek(size + size % 2, os.SEEK_CUR)  # chunks are padded to even sizes
+    return 0

@@ -1,0 +1,41 @@
+"""Choices that several corpora have, and the check that a value is one of them."""
+
+from mossformer_sb.errors import InputError
+
+SAMPLE_RATES = (8000, 16000)
+MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
+SPLITS = ("tr", "cv", "tt")
+
+
+def check_choice(key, value, allowed):
+    """Raises an InputError unless `value` is one of `allowed`.
+
+    Example
+    -------
+    >>> check_choice("mode", "min", ("min", "max"))
+    >>> check_choice("mode", "mid", ("min", "max"))
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: mode 'mid' is not known: choose one of 'min', 'max'.
+    """
+    if value not in allowed:
+        raise InputError(f"{key} {value!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
+
+
+def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
+    """Raises an InputError unless all sample rates, modes and splits are known.
+
+    Example
+    -------
+    >>> check_versions([8000], ["min"], ["tr", "dev"])
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: split 'dev' is not known: choose one of 'tr', 'cv', 'tt'.
+    """
+    for key, values, allowed in (
+        ("sample_rate", sample_rates, SAMPLE_RATES),
+        ("mode", modes, MODES),
+        ("split", splits, known_splits),
+    ):
+        for value in values:
+            check_choice(key, value, allowed)

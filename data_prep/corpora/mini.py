@@ -1,0 +1,45 @@
+"""Manifests of the small corpus of synthetic voices, which is made where it is absent."""
+
+from data_prep.corpora.wham import prepare_wham
+from data_prep.demo_corpus.mini import make_mini_corpus
+
+
+def prepare_mini(
+    data_folder,
+    output_folder,
+    num_train=1000,
+    num_valid=100,
+    num_test=100,
+    seed=1234,
+    sample_rate=8000,
+    task="separate_noisy",
+):
+    """Makes the small corpus if it is absent, and writes its manifests, `wham_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        Folder of the corpus.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    num_train, num_valid, num_test : int
+        Numbers of mixtures.
+    seed : int
+        Seed of everything random in the corpus.
+    sample_rate : int
+        8000 or 16000.
+    task : str
+        As for `data_prep.corpora.wham.prepare_wham`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument can't be used, or the folder holds something else.
+    """
+    make_mini_corpus(data_folder, num_train, num_valid, num_test, seed, sample_rate)
+    return prepare_wham(data_folder, output_folder, sample_rate, task=task)

@@ -1,0 +1,27 @@
+"""What messages have in common."""
+
+NUM_SHOWN = 10  # names or problems that a message shows; it counts the rest
+
+
+def first_of(names, ellipsis="…"):
+    """The first names of a sequence, as a message shows them.
+
+    Arguments
+    ---------
+    names : sequence of str
+        All of them.
+    ellipsis : str
+        What stands for the others.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> first_of(["a", "b"])
+    'a, b'
+    >>> first_of([str(number) for number in range(12)], " …")
+    '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 …'
+    """
+    return ", ".join(names[:NUM_SHOWN]) + (ellipsis if len(names) > NUM_SHOWN else "")

@@ -18,8 +18,8 @@ import torch
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.masknet import SIZES, get_size
 from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.network.sizes import SIZES, get_size
 from mossformer_sb.training.epoch_stats import peak_memory
 from mossformer_sb.training.losses import pit_si_snr_loss
 from mossformer_sb.utils.files import write_text

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data_prep.corpora.many_speakers import CONDITIONS, PREFIX, SAMPLE_RATE
+from data_prep.corpora.many_speakers import CONDITIONS
+from data_prep.corpora.many_speakers_sources import PREFIX, SAMPLE_RATE
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError

@@ -4,8 +4,8 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.baselines import ConvTasNetMaskNet, SepFormerMaskNet
-from mossformer_sb.network.masknet import get_size
 from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.network.sizes import get_size
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 
 BASELINES = {"sepformer": SepFormerMaskNet, "convtasnet": ConvTasNetMaskNet}  # their published sizes are the defaults

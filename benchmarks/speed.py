@@ -23,8 +23,8 @@ from benchmarks.separators import NETWORKS, build
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import plots
 from mossformer_sb.network.fast.matmul import linear
-from mossformer_sb.network.masknet import SIZES, build_masknet, get_size
 from mossformer_sb.network.separator import num_frames
+from mossformer_sb.network.sizes import SIZES, build_masknet, get_size
 from mossformer_sb.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]

@@ -30,6 +30,7 @@ from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_write
 
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
@@ -110,9 +111,8 @@ def _cut(job):
         return f"{source}: is silent"
     clip = np.clip(np.rint(clip * (LEVEL / np.sqrt(np.mean(np.square(clip)))) * 2**15), -(2**15), 2**15 - 1)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-    soundfile.write(unfinished, clip.astype(np.int16), SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    os.replace(unfinished, target)
+    with atomic_write(target) as temporary:
+        soundfile.write(temporary, clip.astype(np.int16), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     return None
 
 

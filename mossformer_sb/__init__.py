@@ -9,13 +9,13 @@ from mossformer_sb.version import __version__
 _MODULES = {
     "ConvTasNetMaskNet": "network.baselines",
     "DPRNNMaskNet": "network.baselines",
-    "SIZES": "network.masknet",
+    "SIZES": "network.sizes",
     "MossFormerMaskNet": "network.masknet",
     "MossFormerSeparator": "network.separator",
     "SepFormerMaskNet": "network.baselines",
-    "build_decoder": "network.separator",
-    "build_encoder": "network.separator",
-    "build_masknet": "network.masknet",
+    "build_decoder": "network.sizes",
+    "build_encoder": "network.sizes",
+    "build_masknet": "network.sizes",
 }
 
 __all__ = [

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ def write_wav(path, samples, sample_rate):
 
 def _write(path, write):
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             write(temporary)
     except OSError as error:
         raise InputError(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
 from data_prep.parallel import process_map
 from mossformer_sb.data.impulse_responses import DESCRIPTION, response_name
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +96,10 @@ def _compute(folder, sample_rate, job):
         # Convolution at the lower rate needs as much more of each sample as there are fewer of them.
         responses = resample_poly(responses, sample_rate, SAMPLE_RATE, axis=-1) * (SAMPLE_RATE / sample_rate)
     path = folder / response_name(number)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, responses.astype(np.float32))
 
 
 def _write(path, content):
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)

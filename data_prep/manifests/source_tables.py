@@ -24,7 +24,7 @@ from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def _write_table(path, recordings, measure, columns, workers):
     with process_map(measure, 1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
         rows = resumable(path.with_suffix(".partial"), key.hexdigest(), list(recordings.items()), mapped, path.stem)
     table = pd.DataFrame(rows, columns=columns)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False)
         made_of.unlink(missing_ok=True)
     made_of.write_text(key.hexdigest())

@@ -11,42 +11,7 @@ from torch import nn
 from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.network.depthwise import DepthwiseConv
 from mossformer_sb.network.fast import backward, choice
-
-
-@choice.known
-class ScaleNorm(nn.Module):
-    """``g · x / max(‖x‖₂ / √D, eps)`` over channels, with one learned scalar g.
-
-    Computed in float32 at least. Source: Nguyen and Salazar, "Transformers without Tears", 2019, with the √D of FLASH.
-
-    Arguments
-    ---------
-    channels : int
-        D.
-    eps : float
-        Lower bound of the root mean square.
-
-    Example
-    -------
-    >>> ScaleNorm(2)(torch.tensor([[[3.0, 4.0]]])).norm() ** 2
-    tensor(2.0000, grad_fn=<PowBackward0>)
-    """
-
-    def __init__(self, channels, eps=1e-5):
-        super().__init__()
-        self.scale = channels**-0.5
-        self.eps = eps
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def reset_parameters(self):
-        """Set the gain to one."""
-        nn.init.ones_(self.gain)
-
-    def forward(self, x):
-        """[B, L, D] → [B, L, D]."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        root_mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) * self.scale
-        return (wide * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
+from mossformer_sb.network.layers import ScaleNorm
 
 
 @choice.known

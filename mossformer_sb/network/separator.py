@@ -5,12 +5,11 @@ Shapes: B batch, T samples, N encoder channels, L frames, S speakers.
 
 import torch
 import torch.nn.functional as F
-from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from torch import nn
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask
-from mossformer_sb.network.masknet import build_masknet, get_size
+from mossformer_sb.network.sizes import build_decoder, build_encoder, build_masknet
 
 
 def separate(encoder, masknet, decoder, mixture, lengths=None):
@@ -145,21 +144,3 @@ class MossFormerSeparator(nn.Module):
     def forward(self, mixture, lengths=None):
         """[B, T] → [B, T, S]; see `separate`."""
         return separate(self.encoder, self.masknet, self.decoder, mixture, lengths)
-
-
-def build_encoder(size):
-    """SpeechBrain's encoder for a published size: Conv1d of kernel 16, stride 8, and ReLU."""
-    size = get_size(size)
-    return Encoder(kernel_size=size.encoder_kernel_size, out_channels=size.channels)
-
-
-def build_decoder(size):
-    """SpeechBrain's decoder for a published size: ConvTranspose1d of kernel 16, stride 8."""
-    size = get_size(size)
-    return Decoder(
-        in_channels=size.channels,
-        out_channels=1,
-        kernel_size=size.encoder_kernel_size,
-        stride=size.encoder_kernel_size // 2,
-        bias=False,
-    )

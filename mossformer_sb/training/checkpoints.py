@@ -314,7 +314,7 @@ def scored_weights(checkpoint, name):
     return state
 
 
-# ---- SpeechBrain's own recipes
+# ---- what a run begins with
 
 
 def is_of_a_recipe(checkpoint):
@@ -325,6 +325,53 @@ def is_of_a_recipe(checkpoint):
     if _OURS in checkpoint.paramfiles:
         return False
     return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
+
+
+def check_checkpoints(checkpointer, test_only=False, debug=False):
+    """Find what is wrong with the checkpoints that a run begins with, or with their absence.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        Of the run.
+    test_only : bool
+        Whether the run only evaluates.
+    debug : bool
+        Whether the run goes through a few batches, and saves nothing.
+
+    Raises
+    ------
+    InputError
+        If they are of another program or another architecture, or there is none to evaluate, or the results of a few
+        batches would replace theirs.
+
+    Example
+    -------
+    >>> check_checkpoints(Checkpointer(getfixture("tmp_path") / "save"), test_only=True)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: .../save: holds no checkpoint to evaluate. Train first (without --test_only), or
+    give the --output_folder of a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL
+    --manifest CSV
+    """
+    check_origin(checkpointer)
+    there = checkpointer.list_checkpoints()
+    if debug and there:
+        raise InputError(
+            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would put the results "
+            f"of its few batches in the place of that training's: give another --output_folder."
+        )
+    if test_only and not debug and not there:
+        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
+    checkpointer.check_architecture()
+
+
+def nothing_to_evaluate(folder):
+    """The message for a folder of checkpoints that has none."""
+    return (
+        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
+        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
+    )
 
 
 def check_origin(checkpointer):

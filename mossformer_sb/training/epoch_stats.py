@@ -12,7 +12,7 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 
 from mossformer_sb.evaluation import plots
 from mossformer_sb.training import distributed
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class History:
             before = pd.read_csv(path)
             table = pd.concat([before[before["epoch"] != row["epoch"]], table], ignore_index=True)
         table = table.sort_values("epoch")
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
 
     def draw(self):

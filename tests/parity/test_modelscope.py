@@ -5,7 +5,7 @@ import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.network.masknet import SIZES
+from mossformer_sb.network.sizes import SIZES
 from mossformer_sb.sharing.modelscope import from_modelscope, masknet_from_modelscope, to_modelscope
 from tests.parity.reference import (
     flat,

@@ -8,10 +8,11 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
+from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.utils import checkpoints as stock
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.network.separator import Decoder, Encoder, separate
+from mossformer_sb.network.separator import separate
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
 from mossformer_sb.training.ema import AveragedWeights

@@ -7,7 +7,7 @@ import torch
 
 from mossformer_sb import SIZES, InputError, MossFormerMaskNet, MossFormerSeparator, build_masknet
 from mossformer_sb.network.block import token_shift
-from mossformer_sb.network.masknet import Angles, GlobalLayerNorm
+from mossformer_sb.network.layers import Angles, GlobalLayerNorm
 
 N, GROUP = 24, 16
 
@@ -203,8 +203,10 @@ def test_global_layer_norm_equals_group_norm():
 
 
 def test_sizes_differ_only_where_published():
-    assert {name: (size.group_size, size.query_key_dim) for name, size in SIZES.items() if name != "mini"} == {
-        name: (256, 128) for name in ("S", "M", "L", "small")
+    assert {name: (size.group_size, size.query_key_dim) for name, size in SIZES.items()} == {
+        **{name: (256, 128) for name in ("S", "M", "L")},
+        "small": (128, 64),
+        "mini": (64, 128),
     }
 
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
-from mossformer_sb.network.masknet import DUAL_PATH_ARGUMENTS
+from mossformer_sb.network.checks import DUAL_PATH_ARGUMENTS
 from mossformer_sb.network.separator import separate
 
 N, D, GROUP = 24, 32, 16

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from mossformer_sb import MossFormerMaskNet
 from mossformer_sb.network import fast
 from mossformer_sb.network.attention import QueriesKeys, global_context, joint_attention
-from mossformer_sb.network.block import ConvModule, ScaleNorm
+from mossformer_sb.network.block import ConvModule
 from mossformer_sb.network.fast.tiled import _normed, _statistics
-from mossformer_sb.network.masknet import GlobalLayerNorm
+from mossformer_sb.network.layers import GlobalLayerNorm, ScaleNorm
 
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 WAYS = pytest.mark.parametrize("way", ["fast", "plain"])

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# What to do with a GPU for ten minutes: the GPU tests, the table of speed, then training with all the rest.
+#
+#   bash benchmarks/gpu.sh OUT CORPUS [SECONDS]
+#
+# OUT gets the logs and, every minute, the newest weights; CORPUS is a folder that `benchmarks.gpu_corpus pack` wrote.
+# Each part has a limit of its own, so that none can cost the next. DEVICE=cpu rehearses it all with tiny numbers.
+set -uo pipefail
+out=${1:?usage: gpu.sh OUT CORPUS [SECONDS]}
+corpus=${2:?usage: gpu.sh OUT CORPUS [SECONDS]}
+total=${3:-560}
+device=${DEVICE:-cuda}
+python=${PYTHON:-python3}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p "$out"
+work=$(mktemp -d)
+begin=$SECONDS
+left() { echo $((total - (SECONDS - begin))); }
+part() { # part NAME LIMIT COMMAND...: run it, its output to a log, within a limit
+  local name=$1 limit=$2
+  shift 2
+  local start=$SECONDS
+  timeout -k 5 "$limit" "$@" > "$out/$name.log" 2>&1
+  echo "$name: exit status $? after $((SECONDS - start)) s" | tee -a "$out/summary.txt"
+  tail -n 3 "$out/$name.log"
+}
+
+if [ "$device" = cuda ]; then
+  size=S; tests=60; speed=90; step="--batch_size 32 --segment 4.0 --num_workers 12 --precision bf16"
+  sizes=(--sizes S L --seconds 4 --tasks inference training --precisions fp32 bf16 --rounds 5)
+else
+  size=mini; tests=60; speed=60; step="--batch_size 2 --segment 1.0 --num_workers 0 --precision fp32"
+  sizes=(--sizes mini --seconds 1 --tasks inference training --rounds 1)
+fi
+"$python" -m benchmarks.gpu_corpus unpack "$corpus" "$work" > "$out/unpack.log" 2>&1 &
+unpacking=$!
+part tests "$tests" "$python" -m pytest -q tests/gpu
+part speed "$speed" "$python" -m benchmarks.speed --device "$device" "${sizes[@]}"
+wait "$unpacking" || { cat "$out/unpack.log"; exit 1; }
+
+# Training ends by its budget in time; what validation, test and export take is left aside.
+minutes=$("$python" -c "print(max(0.2, ($(left) - 75) / 60))")
+copy() { # the newest weights and the log, by way of a temporary name
+  for file in train_log.txt epochs.csv log.txt test_results.csv; do
+    [ -f "$work/run/$file" ] && cp "$work/run/$file" "$out/$file"
+  done
+  "$python" -m benchmarks.portable_state pack "$work/run" "$out/state.zip" > /dev/null 2>&1
+  if [ -d "$work/run/export" ]; then tar -C "$work/run" -cf "$out/export.tar.part" export && mv "$out/export.tar.part" "$out/export.tar"; fi
+}
+while sleep 60; do copy; done &
+copying=$!
+# shellcheck disable=SC2086
+part training "$(left)" "$python" train.py hparams/mossformer_many_speakers.yaml --device "$device" --noprogressbar \
+  --clips_folder "$work/clips" --recorded_noise_folder "$work/noise" --list_file "$work/list.csv" \
+  --data_folder "$work/corpus" --output_folder "$work/run" --model_size "$size" --train_minutes "$minutes" \
+  --epoch_minutes "${EPOCH_MINUTES:-1}" --ckpt_interval_minutes 1 --num_train 3 --num_valid 30 --num_test "${NUM_TEST:-90}" --num_rooms "${NUM_ROOMS:-200}" \
+  --num_noises 40 --n_audio_to_save 0 $step
+kill "$copying" 2> /dev/null
+copy
+rm -rf "$work"
+cat "$out/summary.txt"

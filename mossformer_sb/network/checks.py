@@ -1,0 +1,60 @@
+"""What a mask net can be built with, and the messages for everything else."""
+
+from torch import nn
+
+from mossformer_sb.errors import InputError
+
+# What SpeechBrain's Dual_Path_Model takes and MossFormer has no use for: the two networks that it runs within and
+# across chunks, how it puts them together, and its absolute positions, which end at max_length.
+DUAL_PATH_ARGUMENTS = (
+    "intra_model",
+    "inter_model",
+    "num_layers",
+    "K",
+    "skip_around_intra",
+    "linear_layer_after_inter_intra",
+    "use_global_pos_enc",
+    "max_length",
+)
+
+
+def refuse(others, known):
+    """Raise InputError for arguments that a mask net does not have."""
+    stock = [key for key in others if key in DUAL_PATH_ARGUMENTS]
+    if stock:
+        raise InputError(
+            f"MossFormerMaskNet does not take {', '.join(stock)}, which Dual_Path_Model takes: delete this from the "
+            f"node, and the nodes of intra_model and inter_model. Here the depth is num_blocks, and a local attention "
+            f"group has group_size frames."
+        )
+    if others:
+        raise InputError(f"MossFormerMaskNet does not take {', '.join(others)}: it takes {', '.join(known)}.")
+
+
+def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expansion_factor, **counts):
+    """Raise InputError for a value that no mask net can have."""
+    counts.update(out_channels=out_channels, query_key_dim=query_key_dim)
+    for key, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            # A network would print all its layers. It gets here as Dual_Path_Model's third positional argument.
+            found = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
+            raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
+    for key in ("out_channels", "query_key_dim"):
+        if counts[key] % 2:
+            raise InputError(
+                f"{key} must be even, since positions are coded in pairs of channels; found {counts[key]}."
+            )
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise InputError(
+            f"kernel_size must be an odd whole number, so that the filter has a middle; found {kernel_size!r}."
+        )
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
+    hidden = out_channels * expansion_factor / 2
+    if hidden < 1 or hidden != int(hidden):
+        raise InputError(
+            f"expansion_factor * out_channels / 2, the width of v and of u, must be a whole number of at least 1; "
+            f"found {expansion_factor} * {out_channels} / 2 = {hidden}."
+        )
+    if norm != "ln":
+        raise InputError(f"norm {norm!r} is not known: the published networks have 'ln', the only one offered.")

@@ -1,0 +1,121 @@
+"""The sizes in which MossFormer was published, and two smaller ones: encoder, mask net and decoder of each."""
+
+from dataclasses import dataclass
+
+from speechbrain.lobes.models.dual_path import Decoder, Encoder
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network.masknet import MossFormerMaskNet
+
+
+@dataclass(frozen=True)
+class Size:
+    """What tells one MossFormer from another.
+
+    ``channels`` is the width N of the encoder and D of the mask net, which are equal in every published model.
+    """
+
+    channels: int
+    num_blocks: int
+    group_size: int = 256
+    query_key_dim: int = 128
+    encoder_kernel_size: int = 16
+
+
+SIZES = {
+    "S": Size(channels=256, num_blocks=23),  # 10.8 M parameters
+    "M": Size(channels=384, num_blocks=25),  # 25.2 M
+    "L": Size(channels=512, num_blocks=24),  # 42.1 M
+    # Not published: the one that comes with the package, for separating on a CPU; and one that learns something there
+    # within minutes.
+    "small": Size(channels=192, num_blocks=8, group_size=128, query_key_dim=64, encoder_kernel_size=64),  # 2.3 M
+    "mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32),  # 0.6 M
+}
+
+
+def get_size(name):
+    """Look a size up by name.
+
+    Arguments
+    ---------
+    name : str
+        One of `SIZES`.
+
+    Returns
+    -------
+    Size
+
+    Raises
+    ------
+    InputError
+        If there is none of this name.
+
+    Example
+    -------
+    >>> get_size("XL")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: model_size 'XL' is not known: choose one of S, M, L, small, mini.
+    """
+    if name not in SIZES:
+        raise InputError(f"model_size {name!r} is not known: choose one of {', '.join(SIZES)}.")
+    return SIZES[name]
+
+
+def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
+    """Build a mask net of a published size.
+
+    Arguments
+    ---------
+    size : str
+        One of `SIZES`.
+    num_spks : int
+        S.
+    dropout : float
+        Probability.
+    checkpoint_blocks : bool
+        As in `MossFormerMaskNet`.
+
+    Returns
+    -------
+    MossFormerMaskNet
+
+    Raises
+    ------
+    InputError
+        If the size is not known.
+
+    Example
+    -------
+    >>> sum(p.numel() for p in build_masknet("S").parameters()) / 1e6
+    10.799943
+    """
+    size = get_size(size)
+    return MossFormerMaskNet(
+        in_channels=size.channels,
+        out_channels=size.channels,
+        num_blocks=size.num_blocks,
+        num_spks=num_spks,
+        group_size=size.group_size,
+        query_key_dim=size.query_key_dim,
+        dropout=dropout,
+        checkpoint_blocks=checkpoint_blocks,
+    )
+
+
+def build_encoder(size):
+    """SpeechBrain's encoder for a published size: Conv1d of kernel 16, stride 8, and ReLU."""
+    size = get_size(size)
+    return Encoder(kernel_size=size.encoder_kernel_size, out_channels=size.channels)
+
+
+def build_decoder(size):
+    """SpeechBrain's decoder for a published size: ConvTranspose1d of kernel 16, stride 8."""
+    size = get_size(size)
+    return Decoder(
+        in_channels=size.channels,
+        out_channels=1,
+        kernel_size=size.encoder_kernel_size,
+        stride=size.encoder_kernel_size // 2,
+        bias=False,
+    )

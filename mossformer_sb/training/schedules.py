@@ -384,7 +384,7 @@ def supported():
 
 
 def _data(scheduler):
-    """A scheduler's attributes, its functions left out."""
+    """A scheduler's attributes, without its functions."""
     return {name: value for name, value in getattr(scheduler, "__dict__", {}).items() if not callable(value)}
 
 

@@ -1,11 +1,11 @@
-"""Loading a model folder without running code that somebody wrote into it.
+"""Loading a model folder without running code that is written in it.
 
 SpeechBrain's way to load a model, HyperPyYAML, calls whatever a YAML file names, and a pickle can do the same. Here a
 YAML file is read into a tree in which nothing has been built, everything in it that is not known is refused by name,
 and what is left is built by this module: a few classes, named exactly, whose constructors do nothing but make layers.
 Weights are read from safetensors, or from checkpoints with PyTorch's ``weights_only``.
 
-It keeps code from running. It doesn't keep a file from asking for a network larger than the memory.
+It keeps code from running. It doesn't keep a file from describing a network larger than the memory.
 """
 
 import logging
@@ -58,7 +58,7 @@ _NAME = re.compile(r"\w+")
 
 @dataclass(eq=False)
 class Tagged:
-    """A node of the tree that asks for something to be made: its tag, such as ``!new:a.B``, and its content."""
+    """A node of the tree that has something built: its tag, such as ``!new:a.B``, and its content."""
 
     tag: str
     content: Any
@@ -66,7 +66,7 @@ class Tagged:
 
 
 class Tree:
-    """A YAML file as plain values and `Tagged` nodes; nothing is built until it is asked for.
+    """A YAML file as plain values and `Tagged` nodes; nothing is built before `build`.
 
     Arguments
     ---------

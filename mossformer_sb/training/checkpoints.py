@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there.
+"""Atomic checkpoints, and what a run needs to know of those that it begins with.
 
 A checkpoint is written under a temporary name, flushed to the disk, listed file by file with sizes and checksums, and
-then renamed; deletion goes the same way backwards. Whatever kills a run, a folder with a checkpoint's name was whole
-when it got that name, and the list shows whether it still is.
+then renamed; deletion renames first. However a run is interrupted, a folder with a checkpoint's name was complete when
+it got that name, and the list shows whether it still is.
 """
 
 import contextlib
@@ -35,10 +35,10 @@ _THEIRS = "counter"  # what these call the epoch counter
 
 
 class Checkpointer(stock.Checkpointer):
-    """SpeechBrain's Checkpointer, safe against killed runs, damaged files and other architectures.
+    """SpeechBrain's Checkpointer, safe against interrupted runs, damaged files and other architectures.
 
-    - Saving and deleting leave a whole checkpoint or none. What a killed run left behind goes at the next save.
-    - Checkpoints with missing, shortened or altered files are passed over, with a warning, for the next in rank. When
+    - Saving and deleting are atomic. What an interrupted run left behind is deleted at the next save.
+    - Checkpoints with missing, shortened or altered files are skipped, with a warning, for the next in rank. When
       only such ones are left, that is an error, for training would otherwise start again from the beginning.
     - Loading first compares names and shapes of all modules, and changes none if one differs.
     - Deleting old checkpoints keeps a whole one, even if the ones that should be kept are damaged.
@@ -210,7 +210,7 @@ class Checkpointer(stock.Checkpointer):
         return {f"{name}{stock.PARAMFILE_EXT}": None for name in self._required()}
 
     def _required(self):
-        """Name the recoverables that can't be left out; SpeechBrain warns when a data loader is."""
+        """Name the recoverables that must have a file; SpeechBrain warns when a data loader has none."""
         if self.allow_partial_load:
             return []
         return [n for n in self.recoverables if not self.optional_recoverables.get(n) and "dataloader" not in n]
@@ -239,7 +239,7 @@ class Checkpointer(stock.Checkpointer):
     def check_architecture(self):
         """Raise InputError if the newest checkpoint is of other modules; nothing is loaded.
 
-        A file that can't be read is passed over: loading goes on to the next checkpoint then.
+        A file that can't be read is skipped: loading takes the next checkpoint then.
         """
         for checkpoint in sorted(self.list_checkpoints(), key=stock.ckpt_recency)[-1:]:
             for name, module in self._plain_modules(checkpoint):
@@ -375,7 +375,7 @@ def nothing_to_evaluate(folder):
 
 
 def check_origin(checkpointer):
-    """Raise if a training would go on where one of SpeechBrain's own recipes stood: its state is of another program.
+    """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
 
     Arguments
     ---------
@@ -406,7 +406,7 @@ def _temporary(folder):
 
 
 def _set_aside(folder):
-    """Take a checkpoint its name, before it is deleted: killed half way, that leaves nothing to be taken for whole."""
+    """Rename a checkpoint before it is deleted: an interrupted deletion leaves nothing that looks complete."""
     aside = folder.with_name(f"{TEMPORARY_PREFIX}deleted-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)

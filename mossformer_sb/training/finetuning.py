@@ -253,7 +253,7 @@ def _not_loaded(module, comparison):
 def freeze(modules, patterns):
     """Keep parameters from training, by name.
 
-    They get no gradient, so the optimiser passes them over, with whatever weight decay and momentum it has. Dropout
+    They get no gradient, so the optimizer skips them, with whatever weight decay and momentum it has. Dropout
     within frozen parts stays active.
 
     Arguments

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.network import fast
 from mossformer_sb.network.block import MossFormerBlock
-from mossformer_sb.network.fast import backward, choice, tiled
+from mossformer_sb.network.fast import backward, choice, tiled, unpadded
 
 N, GROUP = 8, 8
 
@@ -41,14 +41,15 @@ def taken(monkeypatch):
     """Names of the fast implementations that were taken, in order."""
     names = []
 
-    def watch(owner, name):
+    def watch(owner, name, called=None):
         function = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given: names.append(name) or function(*given))
+        monkeypatch.setattr(owner, name, lambda *given: names.append(called or name) or function(*given))
 
     watch(tiled, "masks_of_item")
     watch(backward, "conv_module")
     for name in ("queries_keys", "joint_attention", "gate"):
         watch(backward, name)
+    watch(unpadded, "joint_attention", "unpadded attention")
     return names
 
 
@@ -83,6 +84,13 @@ def test_an_unchanged_network_is_fast(masknet, encoded, taken):
     taken.clear()
     assert_as_plain(infer, masknet, encoded)
     assert taken == ["masks_of_item"] * len(encoded)
+
+
+def test_attention_alone_is_unpadded_where_neither_tiles_nor_a_gradient_are_possible(masknet, encoded, taken):
+    masknet.blocks[0].offset_scale.register_forward_hook(lambda *given: None)
+    assert_as_plain(infer, masknet, encoded)
+    assert taken == ["unpadded attention"]
+    assert choice.takes_unpadded(torch.rand(1, device="meta")), "on any device"
 
 
 @RUNS

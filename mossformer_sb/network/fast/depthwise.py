@@ -137,6 +137,7 @@ def convolve_tiles(tiles, weight):
 
 def convolve_valid(x, weight):
     """[l, C] → [l - K + 1, C]: the convolution where every kernel weight has a frame, without gradient."""
-    image = x.t()[None, :, None]  # [1, C, 1, l]
+    # In this order of views the strides are those of channels last for PyTorch; in others it would copy the image.
+    image = x.unsqueeze(0).transpose(1, 2).unsqueeze(2)  # [1, C, 1, l]
     image = conv2d(image, weight[:, None, None, :], padding=(0, 0), groups=len(weight))
-    return image[0, :, 0].t()
+    return image.squeeze(2).transpose(1, 2).squeeze(0)

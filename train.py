@@ -3,8 +3,8 @@
     python train.py hparams/mossformer_wham.yaml --data_folder /path/to/wham [--key value ...]
     torchrun --nproc_per_node=4 train.py hparams/mossformer_wham.yaml --data_folder ...     # on four GPUs
 
-Any top-level key of the YAML file can be given another value as ``--key value``. A run that was interrupted goes on
-when the same command is given again. To read the code, begin with `main`.
+Any top-level key of the YAML file can be given another value as ``--key value``. An interrupted run resumes when the
+same command is given again. To read the code, begin with `main`.
 """
 
 import logging
@@ -23,10 +23,10 @@ from mossformer_sb.evaluation.report import check_report
 from mossformer_sb.evaluation.results import TEST_MANIFEST
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
-from mossformer_sb.training import distributed
-from mossformer_sb.training.brain import SeparationBrain, nothing_to_evaluate
-from mossformer_sb.training.checkpoints import BEST_KEY, check_origin
+from mossformer_sb.training.brain import SeparationBrain
+from mossformer_sb.training.checkpoints import BEST_KEY, check_checkpoints
 from mossformer_sb.training.command_line import check_device, parse_arguments
+from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, should_report, start, stop, unwrapped
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 
@@ -37,59 +37,22 @@ def main(argv):
     """Run the experiment that the command line describes."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
     check_device(run_opts)
-    distributed.start(run_opts)
-    with RunFolder(hparams_file, overrides, __file__, run_opts["log_config"]) as folder:
-        run(folder, hparams_file, run_opts, overrides, command=shlex.join(["python", "train.py", *argv]))
-    distributed.stop()
+    start(run_opts)
+    with RunFolder(hparams_file, overrides, __file__, run_opts["log_config"]) as run_folder:
+        hparams = run_on_all_ranks(load, hparams_file, overrides)
+        test_only = run_opts["test_only"] or hparams.get("test_only", False)
+        run_on_all_ranks(check, hparams, run_opts, test_only)
 
+        datasets, fingerprints = prepare(hparams, test_only)
+        brain = run_on_all_ranks(build, hparams, run_opts)
+        command = shlex.join(["python", "train.py", *argv])
+        run_folder.record = TrainingRecord.of_experiment(hparams, hparams_file, command, fingerprints)
+        brain.on_stage = run_folder.stage_begins
 
-def run(folder, hparams_file, run_opts, overrides, command):
-    """Check, prepare, train, evaluate, export."""
-    hparams = distributed.run_on_all_ranks(load, hparams_file, overrides)
-    test_only = run_opts["test_only"] or hparams.get("test_only", False)
-    if hparams["report"]:
-        distributed.run_on_all_ranks(check_report)
-    distributed.run_on_all_ranks(check_checkpoints, hparams, run_opts, test_only)
-    distributed.run_on_all_ranks(set_initial_weights, hparams)
-    if not hparams["skip_prep"]:
-        distributed.run_on_main(hparams["prepare"])
-        if not test_only:
-            distributed.run_on_main(hparams["prepare_mixing"])
-    builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
-    names = ["test"] if test_only else [*builders]
-    datasets = distributed.run_on_all_ranks(lambda: {name: builders[name]() for name in names})
-    fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
-    logger.info("Data fingerprints: %s", fingerprints)
-
-    brain = distributed.run_on_all_ranks(
-        SeparationBrain,
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    folder.record = TrainingRecord.of_experiment(hparams, hparams_file, command, fingerprints)
-    brain.on_stage = folder.stage_begins
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets.get("train"),
-        datasets.get("valid"),
-        train_loader_kwargs=hparams["train_loader"],
-        valid_loader_kwargs=hparams["valid_loader"],
-    )
-    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
-
-    record = distributed.run_on_main(keep_results, folder, hparams, brain, datasets["test"])
-    distributed.run_on_main(
-        export,
-        folder=hparams["export_folder"],
-        modules=distributed.unwrapped(brain.modules),
-        sample_rate=hparams["sample_rate"],
-        record=record,
-    )
-    if hparams["report"]:
-        distributed.run_on_main(report_training, folder.folder, hparams["export_folder"], brain.device)
+        fit(brain, hparams, datasets)
+        evaluate(brain, hparams, datasets)
+        share(brain, hparams, datasets, run_folder)
+    stop()
 
 
 def load(hparams_file, overrides):
@@ -98,35 +61,12 @@ def load(hparams_file, overrides):
         return load_hyperpyyaml(file, overrides)
 
 
-def check_checkpoints(hparams, run_opts, test_only):
-    """Find what is wrong with the checkpoints in the output folder, or their absence, before data is prepared."""
-    checkpointer = hparams["checkpointer"]
-    check_origin(checkpointer)
-    if run_opts["debug"] and not run_opts["debug_persistently"]:
-        if checkpointer.list_checkpoints():
-            raise InputError(
-                f"--debug would put the results of its few batches in the place of those of the training in "
-                f"{hparams['output_folder']}: give another --output_folder."
-            )
-    elif test_only and not checkpointer.list_checkpoints():
-        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
-    else:
-        checkpointer.check_architecture()
-
-
-def keep_results(folder, hparams, brain, test_data):
-    """Keep what was tested, and the scores in the training's record, which is returned."""
-    test_set = {"published_for": comparable_corpus(hparams)}
-    if isinstance(test_data, MixtureDataset):
-        test_data.write_manifest(folder.folder / TEST_MANIFEST)
-        test_set["data_root"] = os.path.abspath(test_data.data_root)
-    record = TrainingRecord.read(folder.folder).of_evaluation(brain, folder.record, test_set)
-    record.write(folder.folder)
-    return record
-
-
-def set_initial_weights(hparams):
-    """Start from another model and freeze parameters, where that is asked for."""
+def check(hparams, run_opts, test_only):
+    """Find what would end the run later, before data is prepared; set the weights to start from."""
+    if hparams["report"]:
+        check_report()
+    debug = run_opts["debug"] and not run_opts["debug_persistently"]
+    check_checkpoints(hparams["checkpointer"], test_only, debug)
     if hparams["init_from"] is not None:
         if hparams["checkpointer"].list_checkpoints():
             logger.info("Going on with the run in %s; init_from was for its beginning", hparams["save_folder"])
@@ -136,11 +76,72 @@ def set_initial_weights(hparams):
         freeze(hparams["modules"], hparams["freeze"])
 
 
+def prepare(hparams, test_only):
+    """Write the manifests, in the main process; open the datasets. Return these by name, and their fingerprints."""
+    if not hparams["skip_prep"]:
+        run_on_main(hparams["prepare"])
+        if not test_only:
+            run_on_main(hparams["prepare_mixing"])
+    builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
+    names = ["test"] if test_only else [*builders]
+    datasets = run_on_all_ranks(lambda: {name: builders[name]() for name in names})
+    fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
+    logger.info("Data fingerprints: %s", fingerprints)
+    return datasets, fingerprints
+
+
+def build(hparams, run_opts):
+    """The Brain around the networks."""
+    return SeparationBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+
+
+def fit(brain, hparams, datasets):
+    """Train, or resume; with ``test_only`` nothing happens, as SpeechBrain's Brain has it."""
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets.get("train"),
+        datasets.get("valid"),
+        train_loader_kwargs=hparams["train_loader"],
+        valid_loader_kwargs=hparams["valid_loader"],
+    )
+
+
+def evaluate(brain, hparams, datasets):
+    """Score the best checkpoint, whose weights stay in the networks."""
+    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
+
+
+def share(brain, hparams, datasets, run_folder):
+    """Export the model with its scores, and write the report, in the main process."""
+    record = run_on_main(keep_results, brain, hparams, datasets["test"], run_folder)
+    modules = unwrapped(brain.modules)
+    run_on_main(export, hparams["export_folder"], modules, hparams["sample_rate"], record)
+    if hparams["report"]:
+        run_on_main(report_training, run_folder.folder, hparams["export_folder"], brain.device)
+
+
+def keep_results(brain, hparams, test_data, run_folder):
+    """Keep what was tested, and the scores in the training's record, which is returned."""
+    test_set = {"published_for": comparable_corpus(hparams)}
+    if isinstance(test_data, MixtureDataset):
+        test_data.write_manifest(run_folder.folder / TEST_MANIFEST)
+        test_set["data_root"] = os.path.abspath(test_data.data_root)
+    record = TrainingRecord.read(run_folder.folder).of_evaluation(brain, run_folder.record, test_set)
+    record.write(run_folder.folder)
+    return record
+
+
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
         # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
-        if distributed.should_report(error):
+        if should_report(error):
             logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

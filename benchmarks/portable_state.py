@@ -9,7 +9,6 @@ goes on from it is close to the uninterrupted run, not equal to it.
 
 import argparse
 import io
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
+from mossformer_sb.utils.files import atomic_folder, atomic_write
 
 SAVE_FOLDER = "save"  # of an output folder of train.py
 LARGE = 1024  # numbers; smaller tensors stay as they are
@@ -50,17 +50,15 @@ def pack(folder, target):
     if checkpoint is None:
         raise InputError(f"{save}: holds no checkpoint; needed the output_folder of a training that has saved one.")
     target = Path(target)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-            for path in sorted(checkpoint.path.iterdir()):
-                if path.name != FILE_LIST:  # its checksums are those of the larger files
-                    archive.writestr(
-                        f"{checkpoint.path.name}/{path.name}", _converted(path.read_bytes(), path.name, _small)
-                    )
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        atomic_write(target) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+    ):
+        for path in sorted(checkpoint.path.iterdir()):
+            if path.name != FILE_LIST:  # its checksums are those of the larger files
+                archive.writestr(
+                    f"{checkpoint.path.name}/{path.name}", _converted(path.read_bytes(), path.name, _small)
+                )
     return checkpoint.path.name
 
 
@@ -97,13 +95,10 @@ def unpack(source, folder):
         if len(folders) != 1 or any(len(name.parts) != 2 for name in names):
             raise InputError(f"{source}: holds no checkpoint; needed a file that `pack` wrote.")
         (name,) = folders
-        target = save / name
-        unfinished = save / f"incomplete-{name}"  # a name that no checkpoint has
-        unfinished.mkdir(parents=True, exist_ok=True)
-        for path in names:
-            content = _converted(archive.read(path.as_posix()), path.name, _full)
-            (unfinished / path.name).write_bytes(content)
-        unfinished.rename(target)
+        with atomic_folder(save / name) as temporary:
+            for path in names:
+                content = _converted(archive.read(path.as_posix()), path.name, _full)
+                (temporary / path.name).write_bytes(content)
     return name
 
 

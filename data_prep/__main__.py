@@ -110,7 +110,7 @@ def _parser():
     many.add_argument("--num_noises", type=int, help="number of clips of noise for training")
     many.add_argument("--seed", type=int, help="seed of everything random")
     many.add_argument("--list_file", help="another list of clips: clip,speaker,split,source,file")
-    many.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    many.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
     return parser
 
 

@@ -12,7 +12,6 @@ import soundfile
 from scipy.signal import resample_poly
 
 SAMPLE_RATE = 16000  # Hz, of WSJ0, of LibriSpeech, and of the noise of WHAM!
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3", ".aiff", ".aif", ".sph", ".wv1")  # .wv1: WSJ0's first microphone
 
 
 def resample(samples, sample_rate):

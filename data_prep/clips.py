@@ -26,10 +26,11 @@ from data_prep.command import run
 from data_prep.corpora.many_speakers_list import LIBRISPEECH, LIST_FILE, read_list
 from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
 from data_prep.messages import NUM_SHOWN, first_of
-from data_prep.parallel import parallel_map
+from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_write
 
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
@@ -53,7 +54,7 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     list_file : str or Path
         As for `data_prep.corpora.many_speakers_list.read_list`.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
 
     Raises
     ------
@@ -70,8 +71,8 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
         for clip, target in wanted.items()
         if Path(clip.file).stem in found and not target.is_file()
     ]
-    with parallel_map(1 if len(jobs) < WORTH_WORKERS else workers) as mapped:
-        done = mapped(_cut, jobs)
+    with process_map(_cut, 1 if len(jobs) < WORTH_WORKERS else workers) as mapped:
+        done = mapped(jobs)
         problems = [problem for problem in tqdm(done, "Cutting clips", len(jobs), unit="clip", disable=None) if problem]
     if problems:
         raise InputError(f"{len(problems)} recordings can't be used: {'; '.join(problems[:NUM_SHOWN])}")
@@ -110,9 +111,8 @@ def _cut(job):
         return f"{source}: is silent"
     clip = np.clip(np.rint(clip * (LEVEL / np.sqrt(np.mean(np.square(clip)))) * 2**15), -(2**15), 2**15 - 1)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-    soundfile.write(unfinished, clip.astype(np.int16), SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    os.replace(unfinished, target)
+    with atomic_write(target) as temporary:
+        soundfile.write(temporary, clip.astype(np.int16), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     return None
 
 
@@ -172,7 +172,7 @@ def main(arguments=None):
     parser.add_argument("--corpora", nargs="+", required=True, help="folders of the published corpora")
     parser.add_argument("--output", required=True, help="folder for the clips")
     parser.add_argument("--list_file", help="another list of clips than many_speakers.csv.gz")
-    parser.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
     parser.set_defaults(function=functools.partial(cut_clips))
     return run(parser, arguments)
 

@@ -1,34 +1,162 @@
-"""Work on many items in several processes or threads."""
+"""Work on many items: in several processes where it is computing, in threads where it is waiting for a disk."""
 
 import contextlib
 import functools
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import joblib
+from joblib.externals.loky import get_reusable_executor
+from tqdm import tqdm
+
+from mossformer_sb.errors import InputError
 
 NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run
+MOST_AT_ONCE = 100  # items that a thread takes at once
+PARENT_CHECK_SECONDS = 0.05  # how long a worker may live on after its parent
 
 
 @contextlib.contextmanager
-def parallel_map(workers=None):
-    """A function like `map` that works in processes, unless there is one worker.
+def process_map(function, workers=None, ordered=True):
+    """Context: a function from items to the results for them, which works in several processes.
+
+    The results don't depend on the number of processes. The processes end with the context, and when the program is
+    killed.
 
     Arguments
     ---------
+    function : Callable
+        Of one item. It must be picklable, and so must items and results; each process gets it once.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None. With 1, the work is done in this process.
+    ordered : bool
+        Whether results come in the order of the items, or as they are done.
+
+    Raises
+    ------
+    InputError
+        If the number can't be used, or a process was killed; and whatever the function raises.
 
     Example
     -------
-    >>> with parallel_map(1) as mapped:
-    ...     list(mapped(abs, [-1, 2]))
+    >>> with process_map(abs, workers=1) as mapped:
+    ...     list(mapped([-1, 2]))
     [1, 2]
     """
+    workers = count_workers(workers)
     if workers == 1:
-        yield map
+        yield functools.partial(map, function)
         return
-    # Spawned, not forked: a fork copies locks that other threads hold.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = joblib.Parallel(
+        n_jobs=workers,
+        backend="loky",
+        return_as="generator" if ordered else "generator_unordered",
+        max_nbytes=None,  # items are small: no files in shared memory
+        initializer=_start_worker,
+        initargs=(function, os.getpid()),
+    )
+    started = []
+
+    def mapped(items):
+        started.append(_results(pool, items, workers))
+        return started[-1]
+
     try:
-        yield functools.partial(pool.map, chunksize=4)
+        yield mapped
     finally:
-        pool.shutdown(cancel_futures=True)
+        for results in started:
+            results.close()  # gives up what is still to be done after an error
+        get_reusable_executor(reuse=True).shutdown(wait=True)
+
+
+def count_workers(workers=None):
+    """Number of processes: as given, or one for each CPU that this program may use.
+
+    Raises
+    ------
+    InputError
+        If it is less than 1.
+
+    Example
+    -------
+    >>> count_workers(2)
+    2
+    """
+    if workers is None:
+        return joblib.cpu_count()
+    if workers < 1:
+        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one for each CPU.")
+    return workers
+
+
+def thread_map(function, items, description, unit):
+    """The results for items, in their order, computed in threads, with rate and remaining time shown.
+
+    Arguments
+    ---------
+    function : Callable
+        Of one item.
+    items : sequence
+        What it is called with.
+    description, unit : str
+        For the progress bar.
+
+    Returns
+    -------
+    results : list
+
+    Example
+    -------
+    >>> thread_map(len, ["a", "bb"], "Measuring", "word")
+    [1, 2]
+    """
+    # Handing an item to a thread takes longer than to read a header, so each is handed some at once.
+    size = max(1, min(MOST_AT_ONCE, len(items) // (4 * NUM_READERS)))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    results = []
+    with (
+        ThreadPoolExecutor(NUM_READERS) as pool,
+        tqdm(desc=description, total=len(items), unit=unit, disable=None) as progress,
+    ):
+        for found in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
+            results += found
+            progress.update(len(found))
+    return results
+
+
+def _results(pool, items, workers):
+    try:
+        yield from pool(joblib.delayed(_call)(item) for item in items)
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A worker process was killed, probably out of memory. Finished files are kept: "
+            f"start again with fewer than {workers} workers to continue."
+        ) from error
+
+
+# In a worker process
+
+
+_function = None  # what this process is there for
+
+
+def _start_worker(function, parent):
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us, and says so once
+    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+
+
+def _die_with_parent(parent):
+    # A killed parent can't stop its workers, and they would write on next to those of the run that continues.
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def _call(item):
+    return _function(item)

@@ -124,7 +124,7 @@ def prepare_many_speakers(
     deep, on_bad
         As for `data_prep.manifests.manifest.write_manifests`.
     workers : int, optional
-        Number of processes; one a processor if None. The files don't depend on it.
+        Number of processes; one for each CPU if None. The files don't depend on it.
 
     Returns
     -------

@@ -22,6 +22,7 @@ from data_prep.messages import first_of
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_write
 
 PREFIX = "many_speakers"
 SAMPLE_RATE = 8000  # Hz, of all that is made
@@ -120,9 +121,8 @@ def write_list(data_folder, split, clips, paths):
     content = text.getvalue().encode()
     if target.is_file() and target.read_bytes() == content:
         return
-    unfinished = target.with_suffix(".tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(target)
+    with atomic_write(target) as temporary:
+        temporary.write_bytes(content)
 
 
 def copy_librispeech(splits, librispeech_folder, data_folder, parameters, workers):

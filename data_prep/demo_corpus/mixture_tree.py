@@ -1,8 +1,6 @@
 """Writes a corpus of noisy two-speaker mixtures, laid out as WHAM!, from any utterances and any noise."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from tqdm import tqdm
 
 from data_prep.choices import SAMPLE_RATES, SPLITS, check_choice
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_folder
 
 DESCRIPTION = "corpus.json"
 MAX_PEAK = 0.95  # WHAM!'s
@@ -66,9 +65,7 @@ def write_wham_tree(
     for split in num_mixtures:
         check_choice("split", split, SPLITS)
         _check_signals(split, speech[split], noise[split])
-    data_folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{data_folder.name}.unfinished.", dir=data_folder.parent) as scratch:
-        corpus = Path(scratch, "corpus")
+    with atomic_folder(data_folder) as corpus:
         for split, count in num_mixtures.items():
             folder = corpus / f"wav{sample_rate // 1000}k" / "min" / split
             for index in tqdm(range(count), f"Mixing {split}", unit="mixture", disable=None):
@@ -76,9 +73,6 @@ def write_wham_tree(
                 mixture_id, signals = mix(speech[split], noise[split], rng, loop_noise)
                 _write_signals(folder, mixture_id, signals, sample_rate)
         (corpus / DESCRIPTION).write_text(json.dumps(description or {}, indent=2) + "\n")
-        if data_folder.is_dir():
-            data_folder.rmdir()
-        os.replace(corpus, data_folder)
 
 
 def mix(speech, noise, rng, loop_noise=True):

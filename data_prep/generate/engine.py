@@ -7,7 +7,7 @@ that makes the samples of one item:
     class MixtureItem(Item):
         gain: float
 
-    def make(mixture):  # at the top of a module: worker processes import it; functools.partial gives it more to know
+    def make(mixture):  # picklable; functools.partial gives it more arguments
         return {output.path: np.full(output.frames, mixture.gain, np.float32) for output in mixture.outputs}
 
     items = [MixtureItem("a", (Output("tr/mix/a.wav", 8000, 8000, "float32"),), gain=0.5), …]
@@ -18,19 +18,15 @@ done, whatever happened before, and an item that lacks one is made again.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
-import multiprocessing
 import os
 import re
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,14 +35,14 @@ import numpy as np
 from scipy.io import wavfile
 from tqdm import tqdm
 
+from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = {"int16": 44, "float32": 58}  # of scipy's WAV files
 BLOCK_BYTES = 4096  # a file takes up to this much more of the disk than its size
-IN_FLIGHT = 4  # items handed out for each worker: enough to keep it busy, few to take back
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
 
 
@@ -157,8 +153,7 @@ def run(plan, output_folder, workers=None, dry_run=False):
     output_folder : str or Path
         Folder of the corpus, created if absent.
     workers : int, optional
-        Number of processes; as many as there are processors if None. The files don't depend on it. A program that
-        asks for more than one protects itself with `if __name__ == "__main__":`, as multiprocessing demands.
+        Number of processes; one for each CPU if None. The files don't depend on it.
     dry_run : bool
         Whether only to say how much there is to write.
 
@@ -183,7 +178,7 @@ def run(plan, output_folder, workers=None, dry_run=False):
     (16044, 0)
     """
     output_folder = Path(output_folder).expanduser()
-    workers = _num_workers(workers)
+    workers = count_workers(workers)
     _check_paths(plan)
     recorded = _check_record(plan, output_folder)
     folders = sorted({os.path.dirname(output.path) for output in _outputs(plan.items)})
@@ -207,7 +202,7 @@ def run(plan, output_folder, workers=None, dry_run=False):
 def add_arguments(parser):
     """Declares the options that every corpus has: they are passed to `generate`, and from there to `run`."""
     parser.add_argument("--output_folder", required=True, help="folder for the corpus")
-    parser.add_argument("--workers", type=int, help="number of processes (default: one a processor)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
     parser.add_argument("--dry_run", action="store_true", help="only say how much would be written")
 
 
@@ -248,7 +243,7 @@ def write_wav(path, samples, sample_rate):
 
 def _write(path, write):
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             write(temporary)
     except OSError as error:
         raise InputError(
@@ -258,14 +253,6 @@ def _write(path, write):
 
 
 # Checks before the work
-
-
-def _num_workers(workers):
-    if workers is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers < 1:
-        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one a processor.")
-    return workers
 
 
 def _outputs(items):
@@ -373,62 +360,13 @@ def _remove_temporaries(output_folder, folders):
 
 
 def _make_all(plan, items, output_folder, workers):
-    workers = min(workers, len(items))
-    with tqdm(total=len(items), desc=f"Making {plan.name}", unit="item", disable=None) as progress:
-        if workers > 1:
-            _make_in_parallel(plan.make, items, output_folder, workers, progress)
-        else:
-            for item in items:
-                _make_item(plan.make, item, output_folder)
-                progress.update()
+    make = functools.partial(_make_item, plan.make, output_folder)
+    with process_map(make, max(1, min(workers, len(items))), ordered=False) as mapped:
+        for _ in tqdm(mapped(items), f"Making {plan.name}", len(items), unit="item", disable=None):
+            pass
 
 
-def _make_in_parallel(make, items, output_folder, workers, progress):
-    # Spawned, not forked: a fork copies locks that other threads hold.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (make, output_folder))
-    waiting, running = iter(items), set()
-    try:
-        while True:
-            while len(running) < IN_FLIGHT * workers and (item := next(waiting, None)) is not None:
-                running.add(pool.submit(_make_in_worker, item))
-            if not running:
-                break
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()  # raises what the worker raised
-                progress.update()
-    except BrokenProcessPool as error:
-        raise InputError(
-            "A worker process was killed, probably out of memory. Finished files are kept: "
-            f"start again with fewer than {workers} workers to continue."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_worker = None  # in a worker process: the function and the folder of its run
-
-
-def _start_worker(make, output_folder):
-    global _worker
-    _worker = make, output_folder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us, and says so once
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent():
-    # A killed parent can't stop its workers, and they would write on next to those of the run that continues.
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _make_in_worker(item):
-    make, output_folder = _worker
-    _make_item(make, item, output_folder)
-
-
-def _make_item(make, item, output_folder):
+def _make_item(make, output_folder, item):
     signals = make(item)
     if signals.keys() != {output.path for output in item.outputs}:
         raise RuntimeError(f"{item.name}: made {sorted(signals)}, planned {[output.path for output in item.outputs]}")

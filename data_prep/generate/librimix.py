@@ -14,18 +14,16 @@ import hashlib
 import json
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
 from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
 from data_prep.choices import check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
-from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, split_noises, split_speakers
+from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, draw_levels, split_noises, split_speakers
 from data_prep.generate.librimix_metadata import Recipe, csv_text, info_text, metadata_text, read_metadata
 from data_prep.generate.recordings import (
     LAYOUTS,
@@ -39,7 +37,7 @@ from data_prep.generate.recordings import (
     warn_of_single_utterances,
 )
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
-from data_prep.parallel import NUM_READERS, parallel_map
+from data_prep.parallel import count_workers, process_map, thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
@@ -118,7 +116,7 @@ def generate(
     splits : sequence of str, optional
         Some of those that there are; all if None.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
     dry_run : bool
         Whether only to say how much would be written.
     **drawing
@@ -281,7 +279,7 @@ def draw_metadata(
     record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
     del record["speech_folder"], record["noise_folder"]  # they may be moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
-    with parallel_map(workers) as mapped:
+    with process_map(functools.partial(draw_levels, drawing), workers) as mapped:
         return folder, {
             split: _draw_once(target, drawing, split, parts[split], noise_parts[split], counts[split], record, mapped)
             for split in wanted
@@ -325,8 +323,7 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
 
 def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
     """Checks what excludes each other, and returns the types of mixtures to make."""
-    if workers is not None and workers < 1:
-        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one a processor.")
+    count_workers(workers)  # refuses what is no number of them
     if num_spks < 2:
         raise InputError(f"num_spks is {num_spks}: needed 2 or more.")
     if (metadata_folder is None) == (from_speech is None):
@@ -561,8 +558,7 @@ def _write_table(top, names, mixture, suffix, num_spks, renew):
     columns = [part.replace("s", "source_", 1) if part != "noise" else part for part in parts]
     folders = [part if part == "noise" else f"{part}{suffix}" for part in (mixture, *parts)]
     paths = [[str((top / part / f"{name}.wav").resolve()) for part in folders] for name in names]
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        measured = list(tqdm(pool.map(_measure, paths), f"Measuring {key}", len(paths), unit="mixture", disable=None))
+    measured = thread_map(_measure, paths, f"Measuring {key}", "mixture")
     lines = [[name, *row, length] for name, row, (length, _) in zip(names, paths, measured, strict=True)]
     write_text(
         files, csv_text([["mixture_ID", "mixture_path", *(f"{column}_path" for column in columns), "length"], *lines])

@@ -162,7 +162,7 @@ class Drawing:
     published: bool = False
     resample: bool = False
 
-    def draw(self, split, utterances, noises=(), count=None, mapped=map):
+    def draw(self, split, utterances, noises=(), count=None, mapped=None):
         """Draws the mixtures of one split.
 
         Arguments
@@ -174,7 +174,8 @@ class Drawing:
         count : int, optional
             Number of mixtures; as many as one pass over the utterances gives if None.
         mapped : Callable
-            What `parallel_map` gives; the result does not depend on it.
+            What `process_map` of `draw_levels` with this drawing gives; the result does not depend on it. Default: the
+            work is done in this process.
 
         Returns
         -------
@@ -190,6 +191,7 @@ class Drawing:
         check_choice("split", split, SPLITS)
         if self.published and count is None and split != TRAIN:
             count = NUM_EVALUATION
+        mapped = mapped or functools.partial(map, functools.partial(draw_levels, self))
         utterances = self._usable(utterances, split)
         noises = self._usable_noises(noises, split)
         recipes, redrawn = self._draw(split, utterances, noises, count, mapped)
@@ -255,7 +257,7 @@ class Drawing:
                 new = new[: None if count is None else count - len(recipes)]
                 jobs = [(pair, [self.seed, SPLITS.index(split), number + index]) for index, pair in enumerate(new)]
                 number, found = number + len(jobs), len(recipes)
-                for ((speech, _), _), result in zip(jobs, mapped(functools.partial(_mix, self), jobs), strict=True):
+                for ((speech, _), _), result in zip(jobs, mapped(jobs), strict=True):
                     bar.update(isinstance(result, Recipe))
                     if isinstance(result, Recipe):
                         recipes.append(result)
@@ -357,8 +359,20 @@ def draw_noises(rng, tuples, noises, extend, drop):
     return pairs
 
 
-def _mix(drawing, job):
-    """Draws the levels of one mixture: a Recipe, or the clip that has no loudness."""
+def draw_levels(drawing, job):
+    """Draws the levels of one mixture.
+
+    Arguments
+    ---------
+    drawing : Drawing
+    job : tuple
+        Clips of speech and one of noise or None, and a seed.
+
+    Returns
+    -------
+    Recipe or Clip
+        The clip that has no loudness, where there is one.
+    """
     (speech, noise), seed = job
     rng = np.random.default_rng(seed)
     num_frames = max(clip.frames for clip in speech)

@@ -9,18 +9,16 @@ import logging
 import math
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
 from scipy.signal import resample_poly
-from tqdm import tqdm
 
 from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import check_choice
 from data_prep.messages import first_of
-from data_prep.parallel import NUM_READERS
+from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
@@ -194,10 +192,10 @@ def frames_of(folder, paths, resample=False):
         path → number of samples.
     """
     paths = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        counts = pool.map(lambda path: count_frames(os.path.join(folder, path), resample), paths)
-        progress = tqdm(counts, "Reading headers", len(paths), unit="file", disable=None)
-        return dict(zip(paths, progress, strict=True))
+    counts = thread_map(
+        lambda path: count_frames(os.path.join(folder, path), resample), paths, "Reading headers", "file"
+    )
+    return dict(zip(paths, counts, strict=True))
 
 
 def warn_of_single_utterances(utterances):

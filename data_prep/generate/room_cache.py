@@ -16,9 +16,9 @@ from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
-from data_prep.parallel import parallel_map
+from data_prep.parallel import process_map
 from mossformer_sb.data.impulse_responses import DESCRIPTION, response_name
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
     seed : int
         Of the rooms.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
 
     Raises
     ------
@@ -65,9 +65,11 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
     missing = [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
     if missing:
         jobs = [(number, rooms[number]) for number in missing]
-        with parallel_map(1 if len(missing) < WORTH_WORKERS else workers) as mapped:
-            done = mapped(functools.partial(_compute, folder, sample_rate), jobs)
-            for _ in tqdm(done, "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None):
+        compute = functools.partial(_compute, folder, sample_rate)
+        with process_map(compute, 1 if len(missing) < WORTH_WORKERS else workers) as mapped:
+            for _ in tqdm(
+                mapped(jobs), "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None
+            ):
                 pass
     _write(folder / DESCRIPTION, json.dumps(facts, indent=2).encode())
     logger.info("%s: %d rooms, mean T60 %.2f s", folder, len(rooms), np.mean([room.t60 for room in rooms]))
@@ -94,10 +96,10 @@ def _compute(folder, sample_rate, job):
         # Convolution at the lower rate needs as much more of each sample as there are fewer of them.
         responses = resample_poly(responses, sample_rate, SAMPLE_RATE, axis=-1) * (SAMPLE_RATE / sample_rate)
     path = folder / response_name(number)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, responses.astype(np.float32))
 
 
 def _write(path, content):
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)

@@ -123,7 +123,7 @@ def generate(
     splits : sequence of str
         Some of "tr", "cv" and "tt".
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
     dry_run : bool
         Whether only to say how much would be written.
 

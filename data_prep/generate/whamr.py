@@ -97,7 +97,7 @@ def generate(
     channels : str
         "left": mono, the left microphone and the left channel of the noise; "both": two channels.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
     dry_run : bool
         Whether only to say how much would be written.
 

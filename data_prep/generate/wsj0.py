@@ -2,16 +2,14 @@
 
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import soundfile
-from tqdm import tqdm
 
 from data_prep.audio import SAMPLE_RATE, lost_bytes
 from data_prep.messages import NUM_SHOWN
-from data_prep.parallel import NUM_READERS
+from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
@@ -82,9 +80,7 @@ def check_recordings(files, corpus, explain=None):
     InputError
         If a file is absent, can't be read, or does not have 16 kHz; it counts and names all that can't be used.
     """
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        results = pool.map(lambda path: _check_header(path, explain), files.values())
-        results = list(tqdm(results, f"Checking {corpus}", len(files), unit="file", disable=None))
+    results = thread_map(lambda path: _check_header(path, explain), list(files.values()), f"Checking {corpus}", "file")
     problems = [f"  {name} {result}" for name, result in zip(files, results, strict=True) if isinstance(result, str)]
     if problems:
         lines = [f"{corpus}: {len(problems)} of {len(files)} recordings that the metadata names can't be used:"]

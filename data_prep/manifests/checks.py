@@ -4,21 +4,18 @@ A check never stops at the first problem. It lists them all, each with the mixtu
 """
 
 import collections
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
 from data_prep.audio import lost_bytes
 from data_prep.manifests.corpus_index import MIXTURE, Problem
 from data_prep.messages import NUM_SHOWN
-from data_prep.parallel import NUM_READERS
+from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
-MOST_AT_ONCE = 100  # items that a thread takes at once
 STEP = 2.0**-15  # of 16-bit audio
 CLIPPED_RUN = 3  # samples on end at full scale: fewer may be a peak that just reaches it
 
@@ -60,7 +57,7 @@ def check(listing, deep=False):
         Those of the listing, then the others.
     """
     files = list(dict.fromkeys(file for _, _, mixture in listing.rows for file in mixture.all_files))
-    found = _in_parallel(lambda file: _read_header(listing.root / file), files, "Reading headers", "file")
+    found = thread_map(lambda file: _read_header(listing.root / file), files, "Reading headers", "file")
     headers = dict(zip(files, found, strict=True))
     problems = list(listing.problems)
     for split, mixture_id, mixture in listing.rows:
@@ -131,22 +128,6 @@ def shared_speakers(listing):
     return sorted(heard & unheard)
 
 
-def _in_parallel(function, items, description, unit):
-    """The results in the order of the items, with rate and remaining time shown."""
-    # Handing an item to a thread takes longer than to read a header, so each is handed some at once.
-    size = max(1, min(MOST_AT_ONCE, len(items) // (4 * NUM_READERS)))
-    stretches = [items[start : start + size] for start in range(0, len(items), size)]
-    results = []
-    with (
-        ThreadPoolExecutor(NUM_READERS) as pool,
-        tqdm(desc=description, total=len(items), unit=unit, disable=None) as progress,
-    ):
-        for found in pool.map(lambda stretch: [function(item) for item in stretch], stretches):
-            results += found
-            progress.update(len(found))
-    return results
-
-
 # Headers
 
 
@@ -193,7 +174,7 @@ def _header_faults(mixture, headers, sample_rate):
 
 def _check_samples(listing, headers, passed_over):
     rows = [row for row in listing.rows if row[:2] not in passed_over]
-    faults = _in_parallel(
+    faults = thread_map(
         lambda row: list(_sample_faults(listing.root, row[2], headers)), rows, "Reading samples", "mixture"
     )
     return [

@@ -1,4 +1,4 @@
-"""Long work on many items, with progress, that goes on where a killed run stopped."""
+"""Long work on many items, with progress, that an interrupted run resumes."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 
-def resumable(path, key, items, function, mapped=map, name=""):
+def resumable(path, key, items, mapped, name=""):
     """The results of a function for many items; each is written down as soon as it is there.
 
     Arguments
@@ -18,10 +18,9 @@ def resumable(path, key, items, function, mapped=map, name=""):
         Tells this work from another: results under another key are thrown away.
     items : sequence
         What the function is called with.
-    function : Callable
-        Its results go through JSON: lists, numbers, text.
     mapped : Callable
-        `map`, or one that works in several processes and keeps the order.
+        From some of the items to the results for them in their order, as `data_prep.parallel.process_map` gives it.
+        Results go through JSON: lists, numbers, text.
     name : str
         For the progress bar.
 
@@ -31,10 +30,10 @@ def resumable(path, key, items, function, mapped=map, name=""):
 
     Example
     -------
-    >>> path = getfixture("tmp_path") / "lengths.partial"
-    >>> resumable(path, "words", ["a", "bb"], len)
+    >>> path, lengths = getfixture("tmp_path") / "lengths.partial", lambda words: map(len, words)
+    >>> resumable(path, "words", ["a", "bb"], lengths)
     [1, 2]
-    >>> resumable(path, "words", ["a", "bb", "ccc"], len), len(path.read_text().splitlines())
+    >>> resumable(path, "words", ["a", "bb", "ccc"], lengths), len(path.read_text().splitlines())
     ([1, 2, 3], 4)
     """
     results = _read(Path(path), key)[: len(items)]
@@ -42,7 +41,7 @@ def resumable(path, key, items, function, mapped=map, name=""):
     with open(path, mode, encoding="utf-8") as file:
         if not results:
             file.write(json.dumps(key) + "\n")
-        rest = mapped(function, items[len(results) :])
+        rest = mapped(items[len(results) :])
         for result in tqdm(rest, name, len(items), initial=len(results), unit="file", disable=None):
             results.append(result)
             file.write(json.dumps(result) + "\n")

@@ -18,13 +18,13 @@ from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.resumable import resumable
 from data_prep.messages import first_of
-from data_prep.parallel import parallel_map
+from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.data.source_pools import NOISE_COLUMNS, SPEECH_COLUMNS
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def prepare_mixing(
     seed : int
         Of the rooms.
     workers : int, optional
-        Number of processes; one a processor if None.
+        Number of processes; one for each CPU if None.
 
     Raises
     ------
@@ -173,12 +173,10 @@ def _write_table(path, recordings, measure, columns, workers):
     made_of = path.with_suffix(".sha256")
     if path.is_file() and made_of.is_file() and made_of.read_text() == key.hexdigest():
         return
-    with parallel_map(1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
-        rows = resumable(
-            path.with_suffix(".partial"), key.hexdigest(), list(recordings.items()), measure, mapped, path.stem
-        )
+    with process_map(measure, 1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
+        rows = resumable(path.with_suffix(".partial"), key.hexdigest(), list(recordings.items()), mapped, path.stem)
     table = pd.DataFrame(rows, columns=columns)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_csv(temporary, index=False)
         made_of.unlink(missing_ok=True)
     made_of.write_text(key.hexdigest())

@@ -1,5 +1,79 @@
-"""The command line, `mossformer-sb`."""
+"""The command line: ``mossformer-sb COMMAND``, or ``python -m mossformer_sb.cli COMMAND``.
 
-from mossformer_sb.cli.commands import main
+Each command has a module of its own, with its ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments)``. Only
+``run`` imports PyTorch, which takes seconds: ``--help`` and a mistyped command need not wait for it.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.version import __version__
 
 __all__ = ["main"]
+
+WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes
+
+COMMANDS = {  # the name of its module, and what it does
+    "separate": "separate recordings",
+    "evaluate": "evaluate a model on a test set",
+    "score": "score estimates against references",
+    "report": "write the report of a training",
+    "export": "make a model folder from a training",
+    "convert": "convert the authors' checkpoint, or into it",
+    "info": "say what a model folder or a manifest is",
+}
+
+
+def main(argv=None):
+    """Run a command.
+
+    Arguments
+    ---------
+    argv : list of str, optional
+        The words after the program's name. Default: those of this program.
+
+    Returns
+    -------
+    int
+        Exit code: 0; 1 when some of many files failed; 2 for wrong input; 130 when interrupted from the keyboard.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(argv).parse_args(argv)
+    # Our messages, and of others only what is amiss.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mossformer_sb").setLevel(logging.INFO)
+    try:
+        return arguments.run(arguments) or 0
+    except InputError as error:
+        print(f"mossformer-sb {arguments.command}: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser(argv):
+    """The parser, with the arguments of the command that ``argv`` chooses."""
+    parser = argparse.ArgumentParser(
+        prog="mossformer-sb",
+        description="Separate recordings, evaluate models, score separations, and share models.",
+        epilog="'mossformer-sb COMMAND --help' explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"mossformer_sb {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        chosen = name in argv[:1]
+        module = importlib.import_module(f"{__name__}.{name}") if chosen else None
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.DESCRIPTION if chosen else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if chosen:
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser

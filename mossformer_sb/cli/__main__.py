@@ -1,7 +1,7 @@
-"""`python -m mossformer_sb.cli`, the same as `mossformer-sb`."""
+"""``python -m mossformer_sb.cli``, the same as ``mossformer-sb``."""
 
 import sys
 
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import main
 
 sys.exit(main())

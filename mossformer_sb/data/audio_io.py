@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing, temporary_name
+from mossformer_sb.utils.files import atomic_write, atomic_write_all
 
 BLOCK = 2**17  # samples of a block
 # The length that libsndfile gives for a stream whose header has none.
@@ -99,7 +99,7 @@ def write_audio(path, samples, sample_rate):
     sample_rate : int
         Hz.
     """
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
 
 
@@ -327,35 +327,28 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
     >>> soundfile.info(folder / "b.wav").frames
     500
     """
-    temporary = [temporary_name(path) for path in paths]
     kind = FORMATS[format]
     large = format == "wav" and 4 * (num_samples or 0) > _LARGEST_WAV
     written = 0
-    try:
-        with contextlib.ExitStack() as stack, writing(paths[0]):
+    with writing(paths[0]), atomic_write_all(paths) as temporaries:
+        with contextlib.ExitStack() as stack:
             files = [
                 stack.enter_context(
                     soundfile.SoundFile(
                         path, "w", sample_rate, 1, subtype=kind.subtype, format="RF64" if large else kind.name
                     )
                 )
-                for path in temporary
+                for path in temporaries
             ]
             for block in blocks:
                 block = np.asarray(block, dtype=np.float32)
                 for file, samples in zip(files, block.T, strict=True):
                     file.write(np.ascontiguousarray(samples))
                 written += len(block)
-        with writing(paths[0]):
-            # What an encoder still held when its file was closed may have found the disk full without a word.
-            for path in temporary:
-                if soundfile.info(path).frames != written:
-                    raise OSError("the file is shorter than what was written to it")
-            for path, target in zip(temporary, paths, strict=True):
-                os.replace(path, target)
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
+        # What an encoder still held when its file was closed may have found the disk full without a word.
+        for path in temporaries:
+            if soundfile.info(path).frames != written:
+                raise OSError("the file is shorter than what was written to it")
 
 
 @contextlib.contextmanager

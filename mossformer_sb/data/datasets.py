@@ -17,7 +17,7 @@ from mossformer_sb.data.augmentation import shift
 from mossformer_sb.data.manifests import fingerprint, mixtures_are_sums, read_manifest
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 
 @dataclass
@@ -170,7 +170,7 @@ class MixtureDataset(EpochDataset):
 
     def write_manifest(self, path):
         """Write a copy of the manifest, such as beside the scores of its mixtures."""
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             shutil.copyfile(self.manifest, temporary)
 
     def __len__(self):

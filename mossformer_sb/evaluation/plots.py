@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 _BLUE, _BLACK = "#4477aa", "#222222"
 
@@ -46,7 +46,7 @@ def png(figure, dpi=90):
 
 def save_png(figure, path, dpi=90):
     """Write the figure as a PNG file, complete or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mossformer_sb.evaluation.extra_metrics import check_metrics
 from mossformer_sb.evaluation.metrics import score_signals
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 RESULTS_FILE = "test_results.csv"
 TEST_MANIFEST = "test_manifest.csv"  # of the mixtures in the table of scores
@@ -81,7 +81,7 @@ class ScoreTable:
 
     def write(self, path):
         """Write the table as a CSV, under a temporary name first."""
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             self.to_frame().to_csv(temporary, index=False, float_format="%.6f")
 
     def summary(self):

@@ -9,10 +9,8 @@ Shapes: T samples, t samples of a block, S speakers.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.si_snr import best_permutation
 
 
 @dataclass(frozen=True)
@@ -153,6 +151,11 @@ def continuing_order(before, after):
     >>> continuing_order(before, before[:, [1, 2, 0]]).tolist()
     [2, 0, 1]
     """
+    # Imported here, so that `Chunking` alone, whose values the command line's --help shows, needs no PyTorch.
+    import torch
+
+    from mossformer_sb.evaluation.si_snr import best_permutation
+
     correlations = torch.from_numpy(after.T.astype(np.float64) @ before.astype(np.float64))  # [S, S]
     return best_permutation(correlations[None])[0].numpy()
 

@@ -25,6 +25,7 @@ class LevelMeter:
         self.peak = 0.0  # of all estimates, before the gain
         self._energy = 0.0  # of the estimates' sum
         self._agreement = 0.0  # of the estimates' sum with the mixture
+        self._total = self._mixture = 0.0  # sums over all samples of both
 
     def add(self, estimates, mixture):
         """Add a block: [t, S] and [t]."""
@@ -32,6 +33,8 @@ class LevelMeter:
         total = estimates.sum(1, dtype=np.float64)
         self._energy += float(total @ total)
         self._agreement += float(total @ mixture)
+        self._total += float(total.sum())
+        self._mixture += float(mixture.sum(dtype=np.float64))
         self.peak = max(self.peak, float(np.abs(estimates).max(initial=0.0)))
 
     def gain(self, level):
@@ -40,8 +43,8 @@ class LevelMeter:
         Arguments
         ---------
         level : str
-            "mixture": with which the estimates' sum comes closest to the mixture. "peak": with
-            which the loudest sample of all estimates is at full scale. "none": 1, as the network gives them.
+            "mixture": with which the estimates' sum comes closest to the mixture without its mean. "peak": with
+            which the loudest sample of all estimates is at full scale. "none": 1.
 
         Returns
         -------
@@ -55,7 +58,7 @@ class LevelMeter:
         """
         check_level(level)
         if level == "mixture" and self._energy > 0:
-            return self._agreement / self._energy
+            return (self._agreement - self._mixture * self._total / self.num_samples) / self._energy
         if level == "peak" and self.peak > 0:
             return 1 / self.peak
         return 1.0

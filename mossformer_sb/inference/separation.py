@@ -20,6 +20,7 @@ from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
+from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
@@ -166,7 +167,8 @@ class MossFormerSeparation(Pretrained):
 
         Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
         aligned with it to the sample. Long recordings are separated in chunks, see
-        `mossformer_sb.inference.chunking.Chunking`.
+        `mossformer_sb.inference.chunking.Chunking`. How loud the recording is makes no difference, nor does a constant
+        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`.
 
         Arguments
         ---------
@@ -179,8 +181,8 @@ class MossFormerSeparation(Pretrained):
             Which channel to separate, from 0. Default: the mean of all.
         level : str
             "mixture": one gain, common to all speakers and constant over the whole recording, fits the estimates' sum
-            to the recording. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": as
-            the network gives them.
+            to the recording. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": no
+            further gain; their level is then arbitrary, but goes up and down with the recording's.
         chunking : Chunking, optional
             How long recordings are cut. Default: ``Chunking()``.
         progress : bool
@@ -286,15 +288,20 @@ class MossFormerSeparation(Pretrained):
         return paths, recording.sample_rate
 
     def _estimates(self, recording, chunking, progress):
-        """Blocks [t, S] of the estimates at the recording's rate, as the network gives them."""
-        rate, model_rate = recording.sample_rate, self.hparams.sample_rate
-        num_read = 0
+        """Blocks [t, S] of the estimates at the recording's rate, before their common gain.
 
-        def counted():
-            nonlocal num_read
+        Each chunk reaches the network at one level, see `normalise`, which is undone after it.
+        """
+        rate, model_rate = recording.sample_rate, self.hparams.sample_rate
+        num_read, offset = 0, None
+
+        def centred():
+            """The recording without its first block's mean: at its ends, resampling takes an offset for a step."""
+            nonlocal num_read, offset
             for block in recording.blocks():
                 num_read += len(block)
-                yield block
+                offset = block.mean(dtype=np.float64).astype(block.dtype) if offset is None else offset
+                yield block - offset
 
         def separate_chunk(samples):
             shortest = self.mods.encoder.conv1d.kernel_size[0]
@@ -303,9 +310,13 @@ class MossFormerSeparation(Pretrained):
                     f"{recording.name}: has {len(samples)} samples at the model's {model_rate} Hz; it takes at least "
                     f"{shortest}."
                 )
-            return self.separate_batch(torch.from_numpy(samples)[None])[0].float().cpu().numpy()
+            normalised, gain = normalise(samples)
+            if not normalised.any():
+                return np.zeros((len(samples), self.hparams.num_spks), dtype=np.float32)
+            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0]
+            return estimates.float().cpu().numpy() / np.float32(gain)
 
-        mixture = resample_blocks(counted(), rate, model_rate)
+        mixture = resample_blocks(centred(), rate, model_rate)
         is_long = recording.num_samples is None or recording.num_samples > chunking.above * rate
         if is_long:
             estimates = separate_in_chunks(separate_chunk, mixture, *chunking.samples(model_rate))

@@ -1,7 +1,6 @@
 """A trained separator as a folder that others load."""
 
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import mossformer_sb
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER, model_card
 from mossformer_sb.sharing.record import TrainingRecord
-from mossformer_sb.utils.files import temporary_name
+from mossformer_sb.utils.files import atomic_folder
 from mossformer_sb.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -76,9 +75,7 @@ def export(folder, modules, sample_rate, record=None, examples=(), half=False, f
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
     states = {name: _state(module, name, half) for name, module in modules.items()}
     record = record or TrainingRecord()
-    temporary = temporary_name(folder)
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(folder) as temporary:
         for name, state in states.items():
             if "ckpt" in formats:
                 torch.save(state, temporary / f"{name}.ckpt")
@@ -90,9 +87,6 @@ def export(folder, modules, sample_rate, record=None, examples=(), half=False, f
         (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate), encoding="utf-8")
         card = model_card(modules, sample_rate, record, examples, half, notes)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        _replace_folder(folder, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     logger.info("Exported the model to %s", folder)
     return folder
 
@@ -109,21 +103,6 @@ def _state(module, name, half):
                 "half, or another checkpoint."
             )
     return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-
-
-def _replace_folder(folder, new):
-    """Put a folder in the place of another, which is deleted last and put back if that fails."""
-    if not folder.exists():
-        os.replace(new, folder)
-        return
-    aside = new.with_suffix(".old")
-    os.replace(folder, aside)
-    try:
-        os.replace(new, folder)
-    except OSError:
-        os.replace(aside, folder)
-        raise
-    shutil.rmtree(aside)
 
 
 def _hyperparams(modules, sample_rate):

@@ -1,11 +1,11 @@
-"""Loading a model folder without running code that somebody wrote into it.
+"""Loading a model folder without running code that is written in it.
 
 SpeechBrain's way to load a model, HyperPyYAML, calls whatever a YAML file names, and a pickle can do the same. Here a
 YAML file is read into a tree in which nothing has been built, everything in it that is not known is refused by name,
 and what is left is built by this module: a few classes, named exactly, whose constructors do nothing but make layers.
 Weights are read from safetensors, or from checkpoints with PyTorch's ``weights_only``.
 
-It keeps code from running. It doesn't keep a file from asking for a network larger than the memory.
+It keeps code from running. It doesn't keep a file from describing a network larger than the memory.
 """
 
 import logging
@@ -25,7 +25,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.record import RECORD_FILE
-from mossformer_sb.sharing.weights import load_weights
+from mossformer_sb.sharing.weights import EXTENSIONS, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ _NAME = re.compile(r"\w+")
 
 @dataclass(eq=False)
 class Tagged:
-    """A node of the tree that asks for something to be made: its tag, such as ``!new:a.B``, and its content."""
+    """A node of the tree that has something built: its tag, such as ``!new:a.B``, and its content."""
 
     tag: str
     content: Any
@@ -66,7 +66,7 @@ class Tagged:
 
 
 class Tree:
-    """A YAML file as plain values and `Tagged` nodes; nothing is built until it is asked for.
+    """A YAML file as plain values and `Tagged` nodes; nothing is built before `build`.
 
     Arguments
     ---------
@@ -382,7 +382,7 @@ def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True
     loadables = _loadables(tree)
     hparams = {key: tree.build(key) for key in tree.root if key != "pretrainer"}
     for name, module in loadables.items():
-        load_weights(module, _fetch_weights(name, source, **fetching), name)
+        load_weights(module, fetch_weights(name, source, **fetching), name)
     return hparams
 
 
@@ -428,9 +428,9 @@ def fetch_file(filename, source, savedir=None, local_strategy=LocalStrategy.COPY
     return Path(path)
 
 
-def _fetch_weights(name, source, **fetching):
-    """The path of a module's weights: of safetensors, else of a checkpoint."""
-    for ending in (".safetensors", ".ckpt"):
+def fetch_weights(name, source, **fetching):
+    """The path of a module's weights: of safetensors, else of a checkpoint. As `fetch_file` otherwise."""
+    for ending in EXTENSIONS:
         try:
             return fetch_file(name + ending, source, **fetching)
         except InputError as error:

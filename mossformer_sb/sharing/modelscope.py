@@ -1,8 +1,6 @@
 """Other people's checkpoints into ours, and back."""
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,7 +13,7 @@ from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.sharing.loading import load_model
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.sharing.weights import read_state_dict
-from mossformer_sb.utils.files import temporary_name
+from mossformer_sb.utils.files import atomic_folder
 
 # The authors' names in `modelscope` (and their released masknet.bin), and ours, but for what lies inside of the blocks.
 _MASKNET_NAMES = {
@@ -219,14 +217,9 @@ def to_modelscope(source, output_folder):
     output_folder = Path(output_folder)
     if output_folder.exists():
         raise InputError(f"{output_folder}: exists already. Choose another output folder.")
-    temporary = temporary_name(output_folder)
-    try:
-        temporary.mkdir(parents=True)
+    with atomic_folder(output_folder) as temporary:
         for name in MODULES:
             torch.save(_theirs(name, modules[name].state_dict()), temporary / f"{name}.bin")
-        os.replace(temporary, output_folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return output_folder
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.separator import MossFormerSeparator
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 PACKAGES = ("onnx", "onnxscript")
 ONNX_FILE = "separator.onnx"
@@ -56,7 +56,7 @@ def export_onnx(path, encoder, masknet, decoder):
             dynamic_shapes={"mixture": free},
             verbose=False,
         )
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             program.save(temporary, external_data=False)
     return path
 

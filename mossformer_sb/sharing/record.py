@@ -13,7 +13,7 @@ RECORD_FILE = "training_record.json"
 
 @dataclass
 class TrainingRecord:
-    """What a model card tells of how a model came about; empty fields are left out."""
+    """What a model card tells of how a model came about; empty fields are not shown."""
 
     task: str = ""
     corpus: str = ""
@@ -87,7 +87,7 @@ class TrainingRecord:
         )
 
     def of_training(self, new):
-        """This record, when training goes on as a new one says: the scores stay until the next evaluation."""
+        """This record, when training resumes as a new one says: the scores stay until the next evaluation."""
         names = ("task", "corpus", "conditions", "experiment", "command")
         data = new.data if not self.scores else _with_test(new.data, self.data)
         return dataclasses.replace(self, data=data, **{name: getattr(new, name) for name in names})

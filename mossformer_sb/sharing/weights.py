@@ -1,11 +1,40 @@
-"""Reading the weights of a module from a file that is not trusted: tensors alone, which fit or are refused."""
+"""Weights in files that are not trusted: finding them, reading tensors and nothing else, refusing what doesn't fit."""
+
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from mossformer_sb.errors import InputError
 
+EXTENSIONS = (".safetensors", ".ckpt")  # the first that is there counts
 SHOWN_DIFFERENCES = 3
+
+
+def find_weights(folder, modules):
+    """Find the weights of modules in a folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+    modules : iterable of str
+        Names, such as "masknet".
+
+    Returns
+    -------
+    dict
+        Name to path, for those that are there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "masknet.ckpt").touch()
+    >>> {name: path.name for name, path in find_weights(folder, ["encoder", "masknet"]).items()}
+    {'masknet': 'masknet.ckpt'}
+    """
+    candidates = {name: [Path(folder) / f"{name}{extension}" for extension in EXTENSIONS] for name in modules}
+    found = {name: next(filter(Path.is_file, paths), None) for name, paths in candidates.items()}
+    return {name: path for name, path in found.items() if path is not None}
 
 
 def load_weights(module, path, name):
@@ -44,20 +73,47 @@ def check_state(module, state, path, name, described_in):
     described_in : str
         Where the module is described.
     """
-    found, needed = (
-        {key: list(value.shape) for key, value in states.items()} for states in (state, module.state_dict())
-    )
-    different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
-    if different:
-        shown = "; ".join(
-            f"{key}: {found.get(key, 'nothing')} in the file, {needed.get(key, 'nothing')} in the network"
-            for key in different[:SHOWN_DIFFERENCES]
-        )
+    number, shown = differences(state, module.state_dict(), "in the file", "in the network")
+    if number:
         raise InputError(
-            f"{path}: holds the weights of another network than the '{name}' of {described_in}: {len(different)} "
-            f"differ ({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). Use the settings and the "
-            f"weights that were saved together."
+            f"{path}: holds the weights of another network than the '{name}' of {described_in}: {number} differ "
+            f"({shown}). Use the settings and the weights that were saved together."
         )
+
+
+def differences(found, needed, where_found, where_needed):
+    """Compare the names and shapes of two state dicts.
+
+    Arguments
+    ---------
+    found, needed : mapping
+        Name to tensor; what is no tensor has no shape.
+    where_found, where_needed : str
+        For the text, such as "in the file".
+
+    Returns
+    -------
+    number : int
+        Of names whose shapes differ, or that one of them lacks.
+    text : str
+        The first of them.
+
+    Example
+    -------
+    >>> differences({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "in the file", "in the network")
+    (1, 'a: [2] in the file, [3] in the network')
+    """
+    found, needed = _shapes(found), _shapes(needed)
+    different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
+    shown = [
+        f"{key}: {found.get(key, 'nothing')} {where_found}, {needed.get(key, 'nothing')} {where_needed}"
+        for key in different[:SHOWN_DIFFERENCES]
+    ]
+    return len(different), "; ".join([*shown, "..."] if len(different) > SHOWN_DIFFERENCES else shown)
+
+
+def _shapes(state):
+    return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state.items()}
 
 
 def read_state_dict(path):

@@ -18,14 +18,9 @@ from mossformer_sb.evaluation.metrics import separation_scores
 from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, TimeBudget
-from mossformer_sb.training.checkpoints import BEST_KEY
+from mossformer_sb.training.checkpoints import BEST_KEY, nothing_to_evaluate
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader
-from mossformer_sb.training.epoch_stats import (
-    History,
-    StageStats,
-    peak_memory,
-    reset_peak_memory,
-)
+from mossformer_sb.training.epoch_stats import History, StageStats, peak_memory, reset_peak_memory
 from mossformer_sb.training.schedules import OneCycle
 from mossformer_sb.training.step import StepBrain
 
@@ -330,14 +325,6 @@ class SeparationBrain(StepBrain):
         distributed.run_on_all_ranks(super().on_evaluate_start, max_key, min_key)
         if self.checkpointer is not None and not self.checkpointer.list_checkpoints():
             raise distributed.SharedError(nothing_to_evaluate(self.checkpointer.checkpoints_dir))
-
-
-def nothing_to_evaluate(folder):
-    """The message for a folder of checkpoints that has none."""
-    return (
-        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
-        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
-    )
 
 
 def _tensorboard_logger(folder):

@@ -19,13 +19,13 @@ LOG_SECONDS = 60  # between two lines of progress, where there is no terminal to
 class RunningClock:
     """Seconds for which this process has been running: time in which it is stopped does not count.
 
-    A thread looks at the system's clock several times a second. Where it finds a gap that is longer than a busy
+    A thread reads the system's clock several times a second. Where it finds a gap that is longer than a busy
     machine explains, the process was stopped (SIGSTOP, a suspended machine), and the gap counts as one tick.
 
     Arguments
     ---------
     tick : float
-        Seconds between two looks.
+        Seconds between two readings.
     longest : float
         Seconds; a longer gap is a stop.
 

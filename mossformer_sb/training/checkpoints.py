@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there.
+"""Atomic checkpoints, and what a run needs to know of those that it begins with.
 
 A checkpoint is written under a temporary name, flushed to the disk, listed file by file with sizes and checksums, and
-then renamed; deletion goes the same way backwards. Whatever kills a run, a folder with a checkpoint's name was whole
-when it got that name, and the list shows whether it still is.
+then renamed; deletion renames first. However a run is interrupted, a folder with a checkpoint's name was complete when
+it got that name, and the list shows whether it still is.
 """
 
 import contextlib
@@ -21,14 +21,13 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.weights import read_state_dict
+from mossformer_sb.sharing.weights import differences, read_state_dict
 
 logger = logging.getLogger(__name__)
 
 # SpeechBrain takes a folder for a checkpoint when its name begins with CKPT, so not one of these.
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
-SHOWN_DIFFERENCES = 3
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
 AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 _OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
@@ -36,10 +35,10 @@ _THEIRS = "counter"  # what these call the epoch counter
 
 
 class Checkpointer(stock.Checkpointer):
-    """SpeechBrain's Checkpointer, safe against killed runs, damaged files and other architectures.
+    """SpeechBrain's Checkpointer, safe against interrupted runs, damaged files and other architectures.
 
-    - Saving and deleting leave a whole checkpoint or none. What a killed run left behind goes at the next save.
-    - Checkpoints with missing, shortened or altered files are passed over, with a warning, for the next in rank. When
+    - Saving and deleting are atomic. What an interrupted run left behind is deleted at the next save.
+    - Checkpoints with missing, shortened or altered files are skipped, with a warning, for the next in rank. When
       only such ones are left, that is an error, for training would otherwise start again from the beginning.
     - Loading first compares names and shapes of all modules, and changes none if one differs.
     - Deleting old checkpoints keeps a whole one, even if the ones that should be kept are damaged.
@@ -211,7 +210,7 @@ class Checkpointer(stock.Checkpointer):
         return {f"{name}{stock.PARAMFILE_EXT}": None for name in self._required()}
 
     def _required(self):
-        """Name the recoverables that can't be left out; SpeechBrain warns when a data loader is."""
+        """Name the recoverables that must have a file; SpeechBrain warns when a data loader has none."""
         if self.allow_partial_load:
             return []
         return [n for n in self.recoverables if not self.optional_recoverables.get(n) and "dataloader" not in n]
@@ -233,21 +232,27 @@ class Checkpointer(stock.Checkpointer):
                 f"The checkpoint {checkpoint.path} holds no {', '.join(missing)}: it was saved with other settings. "
                 "Use those, or another output folder."
             )
-        for name, obj in self.recoverables.items():
-            if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
-                _check_architecture(name, obj, checkpoint)
+        for name, module in self._plain_modules(checkpoint):
+            _check_architecture(name, module, checkpoint)
         super().load_checkpoint(checkpoint)
 
     def check_architecture(self):
         """Raise InputError if the newest checkpoint is of other modules; nothing is loaded.
 
-        A file that can't be read is passed over: loading goes on to the next checkpoint then.
+        A file that can't be read is skipped: loading takes the next checkpoint then.
         """
         for checkpoint in sorted(self.list_checkpoints(), key=stock.ckpt_recency)[-1:]:
-            for name, obj in self.recoverables.items():
-                if name in checkpoint.paramfiles and name not in self.custom_load_hooks and _is_plain_module(obj):
-                    with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-                        _check_architecture(name, obj, checkpoint)
+            for name, module in self._plain_modules(checkpoint):
+                with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+                    _check_architecture(name, module, checkpoint)
+
+    def _plain_modules(self, checkpoint):
+        """Names and modules that SpeechBrain loads from a state dict in the checkpoint."""
+        for name, obj in self.recoverables.items():
+            hook = self.custom_load_hooks.get(name) or stock.get_default_hook(obj, stock.DEFAULT_LOAD_HOOKS)
+            is_plain = isinstance(obj, torch.nn.Module) and hook is stock.torch_recovery
+            if is_plain and name in checkpoint.paramfiles:
+                yield name, obj
 
     # ---- deleting
 
@@ -309,7 +314,7 @@ def scored_weights(checkpoint, name):
     return state
 
 
-# ---- SpeechBrain's own recipes
+# ---- what a run begins with
 
 
 def is_of_a_recipe(checkpoint):
@@ -322,8 +327,55 @@ def is_of_a_recipe(checkpoint):
     return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
 
 
+def check_checkpoints(checkpointer, test_only=False, debug=False):
+    """Find what is wrong with the checkpoints that a run begins with, or with their absence.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        Of the run.
+    test_only : bool
+        Whether the run only evaluates.
+    debug : bool
+        Whether the run goes through a few batches, and saves nothing.
+
+    Raises
+    ------
+    InputError
+        If they are of another program or another architecture, or there is none to evaluate, or the results of a few
+        batches would replace theirs.
+
+    Example
+    -------
+    >>> check_checkpoints(Checkpointer(getfixture("tmp_path") / "save"), test_only=True)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: .../save: holds no checkpoint to evaluate. Train first (without --test_only), or
+    give the --output_folder of a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL
+    --manifest CSV
+    """
+    check_origin(checkpointer)
+    there = checkpointer.list_checkpoints()
+    if debug and there:
+        raise InputError(
+            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would put the results "
+            f"of its few batches in the place of that training's: give another --output_folder."
+        )
+    if test_only and not debug and not there:
+        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
+    checkpointer.check_architecture()
+
+
+def nothing_to_evaluate(folder):
+    """The message for a folder of checkpoints that has none."""
+    return (
+        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
+        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
+    )
+
+
 def check_origin(checkpointer):
-    """Raise if a training would go on where one of SpeechBrain's own recipes stood: its state is of another program.
+    """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
 
     Arguments
     ---------
@@ -354,7 +406,7 @@ def _temporary(folder):
 
 
 def _set_aside(folder):
-    """Take a checkpoint its name, before it is deleted: killed half way, that leaves nothing to be taken for whole."""
+    """Rename a checkpoint before it is deleted: an interrupted deletion leaves nothing that looks complete."""
     aside = folder.with_name(f"{TEMPORARY_PREFIX}deleted-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
@@ -421,32 +473,13 @@ def _rank(checkpoints, importance_key=None, max_key=None, min_key=None, ckpt_pre
     return sorted(newest_first, key=importance_key or stock.ckpt_recency, reverse=True)
 
 
-def _is_plain_module(obj):
-    """Whether an object is a module that SpeechBrain loads from a state dict."""
-    return (
-        isinstance(obj, torch.nn.Module)
-        and stock.get_default_hook(obj, stock.DEFAULT_LOAD_HOOKS) is stock.torch_recovery
-    )
-
-
 def _check_architecture(name, module, checkpoint):
     path = checkpoint.paramfiles[name]
     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    saved = _shapes(stock.hook_on_loading_state_dict_checkpoint(saved))
-    current = _shapes(module.state_dict())
-    different = [key for key in dict.fromkeys([*current, *saved]) if current.get(key) != saved.get(key)]
-    if not different:
-        return
-    shown = "; ".join(
-        f"{key}: {saved.get(key, 'nothing')} in the checkpoint, {current.get(key, 'nothing')} in the model"
-        for key in different[:SHOWN_DIFFERENCES]
-    )
-    raise InputError(
-        f"The checkpoint {checkpoint.path} is of another architecture: {len(different)} parameters of '{name}' differ "
-        f"({shown}{'; ...' if len(different) > SHOWN_DIFFERENCES else ''}). "
-        "Use the settings that it was trained with, or another output folder."
-    )
-
-
-def _shapes(state_dict):
-    return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state_dict.items()}
+    saved = stock.hook_on_loading_state_dict_checkpoint(saved)
+    number, shown = differences(saved, module.state_dict(), "in the checkpoint", "in the model")
+    if number:
+        raise InputError(
+            f"The checkpoint {checkpoint.path} is of another architecture: {number} parameters of '{name}' differ "
+            f"({shown}). Use the settings that it was trained with, or another output folder."
+        )

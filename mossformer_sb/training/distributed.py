@@ -1,4 +1,4 @@
-"""Several processes that train one network: who does what, and how an error in one of them ends all.
+"""Several processes that train one network: what each does, and how an error in one of them ends all.
 
 A rank is the number of a process, from 0. ``torchrun`` starts them, with the rank in their environment. Every function
 here works in a single process too, where it costs nothing.
@@ -47,13 +47,13 @@ def start(run_opts):
         raise InputError(
             f"distributed_backend '{run_opts['distributed_backend']}' can't be used by this process: "
             f"{' '.join(str(error).split())} This machine has {torch.cuda.device_count()} GPUs, and torchrun's "
-            f"--nproc_per_node must not be greater. To train on processors, give train.py the options "
+            f"--nproc_per_node must not be greater. To train on CPUs, give train.py the options "
             f"--distributed_backend gloo --device cpu."
         ) from error
 
 
 def stop():
-    """Part from the other processes. Only after what all of them have come to, success or a `SharedError`."""
+    """Leave the other processes. Only after what all of them have come to, success or a `SharedError`."""
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
 
@@ -69,7 +69,7 @@ def world_size():
 
 
 def should_report(error):
-    """Whether this process is the one to show an `InputError`.
+    """Whether this process is the one to report an `InputError`.
 
     What is found before the processes have joined is found by all of them.
     """
@@ -165,7 +165,7 @@ def unwrapped(modules):
     """The networks without DDP or `torch.compile` around them: dict, name to module.
 
     DDP's forward exchanges buffers with the other ranks, so where these don't call it as often, it would wait for ever.
-    A compiled network's parameters have other names, which nobody who loads a model expects.
+    A compiled network's parameters have other names, with which a model could not be loaded.
 
     Example
     -------

@@ -13,17 +13,17 @@ _RAMP = 9
 class AveragedWeights:
     """Exponential moving average of the parameters of some modules, as a recoverable.
 
-    After step n + 1 of the optimiser, a ← d a + (1 - d) p, with d the smaller of ``decay`` and n / (n + 9); so the
+    After step n + 1 of the optimizer, a ← d a + (1 - d) p, with d the smaller of ``decay`` and n / (n + 9); so the
     first update takes the weights as they are. Before it there is no average, and `use` leaves the weights alone.
 
-    Training goes on with the raw weights: whoever asks for the average with `use` gives them back with `restore`.
+    Training continues with the raw weights: `use` puts the average in their place, `restore` puts them back.
     Buffers are not averaged.
 
     Arguments
     ---------
     modules : dict
         Name to module, before they are wrapped for several GPUs. The values of their parameters are exchanged in
-        place, so that whoever holds a parameter sees the average.
+        place, so that every reference to a parameter sees the average.
     decay : float
         How much of the average an update keeps, between 0 and 1.
 
@@ -64,7 +64,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self):
-        """Take in the weights after a step of the optimiser."""
+        """Take in the weights after a step of the optimizer."""
         weights = [parameter.detach() for parameter in self._parameters.values()]
         if not self._averages:
             self._averages = {name: weight.clone() for name, weight in zip(self._parameters, weights, strict=True)}

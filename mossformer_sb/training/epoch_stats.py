@@ -10,13 +10,14 @@ import pandas as pd
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 
+from mossformer_sb.evaluation import plots
 from mossformer_sb.training import distributed
-from mossformer_sb.training.history import CURVES_FILE, draw_curves
-from mossformer_sb.utils.files import replacing
+from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 TABLE_FILE = "epochs.csv"
+CURVES_FILE = "training_curves.png"
 
 _TOTALS = ("si_snr", "count", "dropped", "nonfinite")  # of the examples of a batch, see `BatchResult.totals`
 # Each rank has its share of these; the other statistics are the same on all ranks.
@@ -233,7 +234,7 @@ class History:
             before = pd.read_csv(path)
             table = pd.concat([before[before["epoch"] != row["epoch"]], table], ignore_index=True)
         table = table.sort_values("epoch")
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
 
     def draw(self):
@@ -241,9 +242,11 @@ class History:
         if not self._draws:
             return
         try:
-            draw_curves(pd.read_csv(self.folder / TABLE_FILE), self.folder / CURVES_FILE)
+            figure = plots.draw_training(pd.read_csv(self.folder / TABLE_FILE))
         except ImportError:
             self._draws = False
             logger.warning(
                 '%s is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]"', CURVES_FILE
             )
+            return
+        plots.save_png(figure, self.folder / CURVES_FILE, dpi=120)

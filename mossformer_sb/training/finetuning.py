@@ -3,7 +3,6 @@
 Weights are read as plain tensors and a model's ``hyperparams.yaml`` as plain text: nothing of a stranger's model runs.
 """
 
-import difflib
 import functools
 import logging
 import re
@@ -12,18 +11,18 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from speechbrain.utils.fetching import fetch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
-from mossformer_sb.sharing.weights import read_state_dict
+from mossformer_sb.sharing.loading import fetch_file, fetch_weights
+from mossformer_sb.sharing.weights import find_weights, read_state_dict
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
 from mossformer_sb.training.command_line import read_yaml
+from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.training.run_folder import locate
 
 logger = logging.getLogger(__name__)
 
-EXTENSIONS = (".safetensors", ".ckpt")  # the first that is there counts
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Single scales, and what depends on the query/key width alone, fit any mask net. That is no start: from one published
 # size to another it is at most 1 % of the values, and 2 % to the mini size.
@@ -117,7 +116,7 @@ def _find_model(source):
     if folder.is_dir():
         return _find_in_folder(folder)
     if HUB_ID.fullmatch(str(source)):
-        return _fetch(str(source))
+        return _find_on_hub(str(source))
     raise InputError(
         f"init_from '{source}': there is no such folder. Give an exported model, the output folder of a training, or "
         f"the id of a model on the Hugging Face hub, as owner/name."
@@ -125,15 +124,13 @@ def _find_model(source):
 
 
 def _find_in_folder(folder):
-    files = _weights_in(folder)
-    if files:
-        return _exported(folder, files)
+    if _has_weights(folder):
+        return _exported(folder)
     export_folder, save_folder = _folders_of_a_training(folder)
-    files = _weights_in(export_folder)
-    if files:
-        return _exported(export_folder, files)
+    if _has_weights(export_folder):
+        return _exported(export_folder)
     checkpoint = _best_checkpoint(folder, save_folder) if save_folder.is_dir() else None
-    if checkpoint and _weights_in(checkpoint.path):
+    if checkpoint and _has_weights(checkpoint.path):
         return folder / HPARAMS_FILE, checkpoint.path, functools.partial(scored_weights, checkpoint)
     raise InputError(
         f"init_from '{folder}': holds no model, neither {', '.join(MODULES)} as .safetensors or .ckpt, nor the like in "
@@ -142,8 +139,31 @@ def _find_in_folder(folder):
     )
 
 
-def _exported(place, files):
-    return place / HPARAMS_FILE, place, lambda name: read_state_dict(files[name])
+def _find_on_hub(hub_id):
+    try:
+        hparams_file = fetch_file(HPARAMS_FILE, hub_id)
+        files = {name: fetch_weights(name, hub_id) for name in MODULES}
+    except InputError as error:
+        raise InputError(
+            f"init_from '{hub_id}': no such folder or model. {error} Check the name and the connection."
+        ) from error
+    return hparams_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
+
+
+def _exported(folder):
+    files = find_weights(folder, MODULES)
+    return folder / HPARAMS_FILE, folder, lambda name: read_state_dict(files[name])
+
+
+def _has_weights(folder):
+    """Whether a folder holds the weights of all modules; those of some alone are an error."""
+    missing = [name for name in MODULES if name not in find_weights(folder, MODULES)]
+    if missing and len(missing) < len(MODULES):
+        raise InputError(
+            f"init_from: {folder} holds no weights of {' and '.join(missing)}, only of the others. Needed are "
+            f"{', '.join(MODULES)}, each as .safetensors or .ckpt."
+        )
+    return not missing
 
 
 def _folders_of_a_training(folder):
@@ -166,44 +186,6 @@ def _best_checkpoint(folder, save_folder):
         )
     best = {"min_key": BEST_KEY} if True in of_recipes else {"max_key": BEST_KEY}  # those keep a loss
     return checkpointer.find_checkpoint(**best) or checkpointer.find_checkpoint()
-
-
-def _weights_in(folder):
-    """Find the weights of all modules in a folder; nothing where there is none of them."""
-    candidates = {name: [folder / f"{name}{extension}" for extension in EXTENSIONS] for name in MODULES}
-    files = {name: next(filter(Path.is_file, paths), None) for name, paths in candidates.items()}
-    missing = [name for name, file in files.items() if file is None]
-    if len(missing) == len(MODULES):
-        return {}
-    if missing:
-        raise InputError(
-            f"init_from: {folder} holds no weights of {' and '.join(missing)}, only of the others. Needed are "
-            f"{', '.join(MODULES)}, each as .safetensors or .ckpt."
-        )
-    return files
-
-
-def _fetch(hub_id):
-    hparams_file = _fetch_file(hub_id, HPARAMS_FILE)
-    files = {}
-    for name in MODULES:
-        safe, pickled = (f"{name}{extension}" for extension in EXTENSIONS)
-        try:
-            files[name] = _fetch_file(hub_id, safe)
-        except InputError:
-            files[name] = _fetch_file(hub_id, pickled)
-    return hparams_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
-
-
-def _fetch_file(hub_id, filename):
-    try:
-        return Path(fetch(filename, hub_id))
-    except (OSError, ValueError) as error:  # what the hub's errors have in common: not there, no connection, no id
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"init_from '{hub_id}': there is no such folder, and {filename} of a model of this name on the Hugging "
-            f"Face hub could not be downloaded ({reason}). Check the name and the connection."
-        ) from error
 
 
 def _read_sample_rate(hparams_file):
@@ -253,52 +235,16 @@ def _report(comparisons):
 
 def _not_loaded(module, comparison):
     common = [*comparison.loaded, *comparison.reshaped, *comparison.renewed]
-    missing = _branches(comparison.missing, [*common, *comparison.missing])
-    unexpected = _branches(comparison.unexpected, [*common, *comparison.unexpected])
-    yield from (f"missing: {module}.{group}, new" for group in _merge_numbers(missing))
-    yield from (f"unexpected: {module}.{group}, left out" for group in _merge_numbers(unexpected))
-    yield from (f"renewed: {module}.{group}, of another sample rate" for group in _merge_numbers(comparison.renewed))
+    missing = branches(comparison.missing, [*common, *comparison.missing])
+    unexpected = branches(comparison.unexpected, [*common, *comparison.unexpected])
+    yield from (f"missing: {module}.{group}, new" for group in merge_numbers(missing))
+    yield from (f"unexpected: {module}.{group}, skipped" for group in merge_numbers(unexpected))
+    yield from (f"renewed: {module}.{group}, of another sample rate" for group in merge_numbers(comparison.renewed))
     same_shapes = {}
     for name, (there, here) in comparison.reshaped.items():
         same_shapes.setdefault(f"{there} there, {here} here", []).append(name)
     for shapes, names in same_shapes.items():
-        yield from (f"reshaped: {module}.{group}, {shapes}, new" for group in _merge_numbers(names))
-
-
-def _branches(names, among):
-    """Name the highest branch, as ``blocks.2.*``, in place of the names where everything below it is among them."""
-    chosen = set(names)
-    return [_highest_branch(name, chosen, among) or name for name in names]
-
-
-def _highest_branch(name, chosen, among):
-    parts = name.split(".")
-    for depth in range(len(parts)):
-        branch = "".join(f"{part}." for part in parts[:depth])
-        below = [other for other in among if other.startswith(branch)]
-        if len(below) > 1 and chosen.issuperset(below):
-            return f"{branch}*"
-    return None
-
-
-def _merge_numbers(names):
-    """Make one of names that differ only in their first number: ``blocks.{0…3}.norm.gain (4)``."""
-    groups = {}
-    for name in names:
-        before, number, after = re.fullmatch(r"(.*?)(?:(?<=\.)(\d+)(?=\.)(.*))?", name).groups(default="")
-        groups.setdefault((before, after), []).append(number)
-    for (before, after), numbers in groups.items():
-        count = f" ({len(numbers)})" if len(numbers) > 1 else ""
-        yield f"{before}{_listed([*dict.fromkeys(numbers)])}{after}{count}"
-
-
-def _listed(numbers):
-    if len(numbers) == 1:
-        return numbers[0]
-    first, last = int(numbers[0]), int(numbers[-1])
-    if numbers == [str(number) for number in range(first, last + 1)]:
-        return f"{{{first}…{last}}}"
-    return f"{{{','.join(numbers)}}}"
+        yield from (f"reshaped: {module}.{group}, {shapes}, new" for group in merge_numbers(names))
 
 
 # ---- keep parameters as they are
@@ -307,7 +253,7 @@ def _listed(numbers):
 def freeze(modules, patterns):
     """Keep parameters from training, by name.
 
-    They get no gradient, so the optimiser passes them over, with whatever weight decay and momentum it has. Dropout
+    They get no gradient, so the optimizer skips them, with whatever weight decay and momentum it has. Dropout
     within frozen parts stays active.
 
     Arguments
@@ -360,8 +306,6 @@ def freeze(modules, patterns):
 
 
 def _matches_nothing(pattern, names):
-    parts = [name.split(".") for name in names]
-    branches = dict.fromkeys(f"{'.'.join(p[:depth])}.*" for p in parts for depth in range(1, len(p)))
-    close = difflib.get_close_matches(str(pattern), [*branches, *names], n=3)
+    close = closest(str(pattern), names)
     hint = f"did you mean {' or '.join(close)}?" if close else f"names are such as {', '.join([*names][:3])}."
     return f"freeze: {pattern!r} matches no parameter; {hint} Give names as module.parameter, * for anything."

@@ -80,7 +80,7 @@ def _fast_paths():
     """Whether networks compute in their own ways, or as they are written."""
     try:
         from mossformer_sb.network import fast
-    except ImportError:  # there is no switch to ask
+    except ImportError:  # there is no switch
         return "on"
     return "on" if fast.is_enabled() else "off"
 

@@ -40,7 +40,7 @@ class RandomState:
 
     @mark_as_saver
     def save(self, path):
-        """Save the states of all the ranks. While loaded ones are pending it is those, for the run goes on there."""
+        """Save the states of all the ranks; while loaded ones are pending, those: the run resumes there."""
         states = self._pending or [_random_state()]
         if self._pending is None and not ddp_prevent_block():
             states *= torch.distributed.get_world_size()

@@ -27,7 +27,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
-from mossformer_sb.utils.files import replacing, write_text
+from mossformer_sb.utils.files import atomic_write, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class RunFolder:
             return
         self._manifests.mkdir(parents=True, exist_ok=True)
         for path in self._backup.iterdir():
-            with replacing(self._manifests / path.name) as temporary:
+            with atomic_write(self._manifests / path.name) as temporary:
                 shutil.copy2(path, temporary)
         self._remove_backup()
 
@@ -191,7 +191,7 @@ class RunFolder:
     def _write_settings(self):
         header = f"# Generated {date.today()} from:\n# {os.path.abspath(self._hparams_file)}\n# yamllint disable\n"
         write_text(self.folder / HPARAMS_FILE, header + self._settings)
-        with replacing(self.folder / Path(self._script).name) as temporary:
+        with atomic_write(self.folder / Path(self._script).name) as temporary:
             shutil.copy(self._script, temporary)
         write_text(self.folder / ENVIRONMENT_FILE, sb.utils.logger.get_environment_description())
         TrainingRecord.read(self.folder).of_training(self.record).write(self.folder)

@@ -1,7 +1,7 @@
 """Learning-rate schedules: which there are, and when each is stepped.
 
-SpeechBrain's schedulers take an optimiser, an epoch or a loss, each in its own way, and want to be called after a step
-or after an epoch. Here is the one place that knows.
+`Schedule` is what the training loop calls; `OneCycle` and `choose_schedule` are what the experiments offer by name; how
+each kind of scheduler is called stands below them.
 """
 
 import copy
@@ -36,14 +36,14 @@ _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
 class Schedule:
     """A learning-rate scheduler, of SpeechBrain's or torch's, stepped at the right time and kept in checkpoints.
 
-    A schedule by steps sets the rate before each step of the optimiser, so that the first step has the schedule's
-    first rate; one by epochs sets it after validation. A step that is left out does not count.
+    A schedule by steps sets the rate before each step of the optimizer, so that the first step has the schedule's
+    first rate; one by epochs sets it after validation. A skipped step does not count.
 
     Arguments
     ---------
     scheduler : object or callable or None
         A scheduler of ``speechbrain.nnet.schedulers``; or a class of ``torch.optim.lr_scheduler`` with all arguments
-        but the optimiser, as ``!name:`` in a YAML gives it. None leaves the rate as it is.
+        but the optimizer, as ``!name:`` in a YAML gives it. None leaves the rate as it is.
     optimizer : torch.optim.Optimizer
         Whose rate it sets.
 
@@ -67,30 +67,17 @@ class Schedule:
 
     def __init__(self, scheduler, optimizer):
         self.optimizer = optimizer
-        self.scheduler = _build(scheduler, optimizer) if callable(scheduler) and _is_torchs(scheduler) else scheduler
-        self._arguments, self._initial = None, {}
-        if isinstance(scheduler, OneCycle):
-            self.by_step = True
-            self._set_rate(scheduler.rate_at(0.0))
-            return
-        if scheduler is None or self._is_torchs:
-            self.by_step = type(self.scheduler).__name__ in _TORCH_BY_STEP
-            return
-        names = call_arguments(type(scheduler))
-        self.by_step = hasattr(scheduler, "on_batch_end") or names in _BEFORE_STEP
-        self._arguments = _BEFORE_STEP.get(names) or _AFTER_EPOCH.get(names)
-        if not works(type(scheduler)):
-            name = getattr(scheduler, "__name__", type(scheduler).__name__)
-            raise InputError(
-                f"lr_scheduler: unsupported scheduler {name}. Choose one of speechbrain.nnet.schedulers "
-                f"({', '.join(supported())}), as !new:…; a class of torch.optim.lr_scheduler, as !name:…, with all its "
-                f"arguments but the optimizer; or null for a constant learning rate."
-            )
-        self._initial = copy.deepcopy(_data(scheduler))
+        self._caller = _caller(scheduler, optimizer)
 
     @property
-    def _is_torchs(self):
-        return isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler)
+    def scheduler(self):
+        """The scheduler itself; None where the rate is constant."""
+        return self._caller.scheduler
+
+    @property
+    def by_step(self):
+        """Whether it sets the rate before each step of the optimizer; otherwise after each epoch."""
+        return self._caller.by_step
 
     @property
     def rate(self):
@@ -98,68 +85,35 @@ class Schedule:
         return self.optimizer.param_groups[0]["lr"]
 
     def before_step(self, step, share=None):
-        """Set the rate for a step of the optimiser; the first is number 1.
+        """Set the rate for a step of the optimizer; the first is number 1.
 
         ``share`` is how much of a budget in time is used, for `OneCycle` without a number of steps.
         """
-        if not self.by_step:
-            return
-        if isinstance(self.scheduler, OneCycle):
-            self._set_rate(self.scheduler.rate(step, share))
-        elif self._is_torchs:
-            if step > 1:  # torch's own sets the first rate when it is made
-                self.scheduler.step()
-        elif hasattr(self.scheduler, "on_batch_end"):
-            self.scheduler.on_batch_end(self.optimizer)
-        else:
-            self.scheduler(*self._arguments(self.optimizer, step))
+        if self.by_step:
+            self._caller.before_step(step, share)
 
     def after_epoch(self, epoch, loss):
         """Set the rate for the next epoch, after validation with this loss in dB."""
-        if self.scheduler is None or self.by_step:
-            return
-        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(loss)
-        elif self._is_torchs:
-            self.scheduler.step()
-        else:
-            _, rate = self.scheduler(*self._arguments(self.optimizer, epoch, loss))
-            stock.update_learning_rate(self.optimizer, rate)
-
-    def _set_rate(self, rate):
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_factor", 1.0)
+        if not self.by_step:
+            self._caller.after_epoch(epoch, loss)
 
     @mark_as_saver
     def save(self, path):
-        """Save what calls have changed: SpeechBrain's own savers leave out some of it, and one has no loader."""
-        torch.save(self._state(), path)
+        """Save what calls have changed; the configuration is not saved."""
+        torch.save(self._caller.state(), path)
 
     @mark_as_loader
     def load(self, path, end_of_epoch):
         """Load what calls had changed; the rest is as it is configured now."""
         del end_of_epoch
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(self.scheduler, OneCycle):
-            return  # the step, or the time that is used, says all
-        if self._is_torchs:
-            self.scheduler.load_state_dict(saved)
-        elif self.scheduler is not None:
-            vars(self.scheduler).update(saved)
-
-    def _state(self):
-        if isinstance(self.scheduler, OneCycle):
-            return {}
-        if self._is_torchs:
-            return self.scheduler.state_dict()
-        return {name: value for name, value in _data(self.scheduler).items() if value != self._initial.get(name)}
+        self._caller.load(torch.load(path, map_location="cpu", weights_only=True))
 
 
 class OneCycle:
-    """Up to the highest rate, on with it, and down to nearly zero, both along a cosine, within a budget.
+    """Rise to the highest rate, hold it, and decay to nearly zero, both along a cosine, within a budget.
 
     The rate is a pure function of how much of the budget is used: of the steps, or of the time. So a run that is
-    resumed with a larger budget goes on where that budget has it; where both have the highest rate, nothing changes.
+    resumed with a larger budget continues where that budget has it; where both have the highest rate, nothing changes.
     Source: Smith and Topin, "Super-Convergence", 2017, with the ends of torch's ``OneCycleLR``.
 
     Arguments
@@ -202,7 +156,7 @@ class OneCycle:
         self.warmup_share, self.decay_share = warmup_share, decay
 
     def rate(self, step, share=None):
-        """The rate of a step of the optimiser, from 1, or at a share of the time where no steps are given."""
+        """The rate of a step of the optimizer, from 1, or at a share of the time where no steps are given."""
         if self.total_steps is not None:
             share = step / self.total_steps
         elif share is None:
@@ -244,7 +198,7 @@ def choose_schedule(
     number_of_epochs : int
         Epochs of the training, for "linear" and "one_cycle".
     steps_per_epoch : int, optional
-        Steps of the optimiser in an epoch, for "one_cycle" without ``train_minutes``.
+        Steps of the optimizer in an epoch, for "one_cycle" without ``train_minutes``.
     warmup_share, decay_share : float
         As in `OneCycle`.
     train_minutes : float, optional
@@ -286,6 +240,117 @@ def choose_schedule(
     return OneCycle(lr, number_of_epochs * steps_per_epoch, warmup_share, decay_share)
 
 
+# ---- how each kind is called
+
+
+def _caller(scheduler, optimizer):
+    """What calls a scheduler, of any kind: it has ``scheduler``, ``by_step`` and the methods of `_Constant`."""
+    if scheduler is None:
+        return _Constant()
+    if isinstance(scheduler, OneCycle):
+        return _OneCycleCaller(scheduler, optimizer)
+    if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
+        return _TorchCaller(scheduler)
+    if callable(scheduler) and _is_torchs(scheduler):
+        return _TorchCaller(_build(scheduler, optimizer))
+    return _SpeechBrainCaller(scheduler, optimizer)
+
+
+class _Constant:
+    """No scheduler."""
+
+    scheduler, by_step = None, False
+
+    def before_step(self, step, share):
+        """Set the rate for a step, if ``by_step``."""
+
+    def after_epoch(self, epoch, loss):
+        """Set the rate for the next epoch, unless ``by_step``."""
+
+    def state(self):
+        """What calls have changed: dict."""
+        return {}
+
+    def load(self, state):
+        """Restore a state."""
+
+
+class _OneCycleCaller(_Constant):
+    """Its rate is a pure function of the step or the time, so it has no state."""
+
+    by_step = True
+
+    def __init__(self, scheduler, optimizer):
+        self.scheduler, self.optimizer = scheduler, optimizer
+        self._set_rate(scheduler.rate_at(0.0))
+
+    def before_step(self, step, share):
+        self._set_rate(self.scheduler.rate(step, share))
+
+    def _set_rate(self, rate):
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_factor", 1.0)
+
+
+class _TorchCaller(_Constant):
+    """Torch's schedulers know their optimizer, and set the first rate when they are made."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.by_step = type(scheduler).__name__ in _TORCH_BY_STEP
+
+    def before_step(self, step, share):
+        if step > 1:
+            self.scheduler.step()
+
+    def after_epoch(self, epoch, loss):
+        needs_loss = isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        self.scheduler.step(*([loss] if needs_loss else []))
+
+    def state(self):
+        return self.scheduler.state_dict()
+
+    def load(self, state):
+        self.scheduler.load_state_dict(state)
+
+
+class _SpeechBrainCaller(_Constant):
+    """SpeechBrain's schedulers take an optimizer, an epoch or a loss, each in its own way.
+
+    Its own savers leave out some of what calls change, and one scheduler has no loader.
+    """
+
+    def __init__(self, scheduler, optimizer):
+        if not works(type(scheduler)):
+            name = getattr(scheduler, "__name__", type(scheduler).__name__)
+            raise InputError(
+                f"lr_scheduler: unsupported scheduler {name}. Choose one of speechbrain.nnet.schedulers "
+                f"({', '.join(supported())}), as !new:…; a class of torch.optim.lr_scheduler, as !name:…, with all its "
+                f"arguments but the optimizer; or null for a constant learning rate."
+            )
+        self.scheduler, self.optimizer = scheduler, optimizer
+        names = call_arguments(type(scheduler))
+        self.by_step = hasattr(scheduler, "on_batch_end") or names in _BEFORE_STEP
+        self._arguments = _BEFORE_STEP.get(names) or _AFTER_EPOCH.get(names)
+        self._initial = copy.deepcopy(_data(scheduler))
+
+    def before_step(self, step, share):
+        if hasattr(self.scheduler, "on_batch_end"):
+            self.scheduler.on_batch_end(self.optimizer)
+        else:
+            self.scheduler(*self._arguments(self.optimizer, step))
+
+    def after_epoch(self, epoch, loss):
+        _, rate = self.scheduler(*self._arguments(self.optimizer, epoch, loss))
+        stock.update_learning_rate(self.optimizer, rate)
+
+    def state(self):
+        return {name: value for name, value in _data(self.scheduler).items() if value != self._initial.get(name)}
+
+    def load(self, state):
+        vars(self.scheduler).update(state)
+
+
 def call_arguments(scheduler_class):
     """Names of the arguments that a scheduler of SpeechBrain's is called with.
 
@@ -300,7 +365,7 @@ def call_arguments(scheduler_class):
 
 
 def works(scheduler_class):
-    """Whether a class of SpeechBrain's is a schedule of the learning rate that `Schedule` knows how to call."""
+    """Whether a class of SpeechBrain's is a schedule of the learning rate that `Schedule` can call."""
     names = call_arguments(scheduler_class)
     return hasattr(scheduler_class, "on_batch_end") or names in _BEFORE_STEP or names in _AFTER_EPOCH
 
@@ -319,7 +384,7 @@ def supported():
 
 
 def _data(scheduler):
-    """A scheduler's attributes, its functions left out."""
+    """A scheduler's attributes, without its functions."""
     return {name: value for name, value in getattr(scheduler, "__dict__", {}).items() if not callable(value)}
 
 

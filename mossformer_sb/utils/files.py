@@ -1,14 +1,17 @@
-"""Writing files so that a file of a given name is always complete."""
+"""Writing files and folders so that one of a given name is always complete: the one place for write-then-rename."""
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 from mossformer_sb.errors import InputError
 
 
 def temporary_name(path):
-    """The path in the same folder under which a file, or a folder, is made; see `replacing`.
+    """The path in the same folder under which a file, or a folder, is made; see `atomic_write`.
+
+    It has the number of the process in it, so that several processes don't write into one file.
 
     Example
     -------
@@ -20,11 +23,10 @@ def temporary_name(path):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def atomic_write(path):
     """Context: a temporary path in the same folder, whose file gets the name of ``path`` if all went well.
 
-    Whatever ends the program half way, ``path`` is what it was before, or complete. The temporary name has the number
-    of the process in it, so that several processes don't write into one file.
+    Whatever ends the program half way, ``path`` is what it was before, or complete.
 
     Arguments
     ---------
@@ -39,18 +41,91 @@ def replacing(path):
     Example
     -------
     >>> path = getfixture("tmp_path") / "table.csv"
-    >>> with replacing(path) as temporary:
+    >>> with atomic_write(path) as temporary:
     ...     _ = temporary.write_text("a,b")
     >>> path.read_text(), [file.name for file in path.parent.iterdir()]
     ('a,b', ['table.csv'])
     """
-    temporary = temporary_name(path)
-    try:
+    with atomic_write_all([path]) as (temporary,):
         yield temporary
-        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def atomic_write_all(paths):
+    """As `atomic_write` for several files: they get their names when all of them are written, or none does.
+
+    Arguments
+    ---------
+    paths : iterable of str or Path
+        Their folders must exist.
+
+    Yields
+    ------
+    list of Path
+        Where to write, in the same order.
+
+    Example
+    -------
+    >>> paths = [getfixture("tmp_path") / name for name in ("a.txt", "b.txt")]
+    >>> with atomic_write_all(paths) as temporaries:
+    ...     sizes = [temporary.write_text("text") for temporary in temporaries]
+    >>> [path.read_text() for path in paths]
+    ['text', 'text']
+    """
+    paths = list(paths)
+    temporaries = [temporary_name(path) for path in paths]
+    try:
+        yield temporaries
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """As `atomic_write` for a folder: context, a new empty folder beside it, which takes its place if all went well.
+
+    A folder that is there is deleted last, and put back where the new one can't take its place.
+
+    Arguments
+    ---------
+    path : str or Path
+        The folders above it are made.
+
+    Yields
+    ------
+    Path
+        The folder to write into.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "model"
+    >>> with atomic_folder(path) as temporary:
+    ...     _ = (temporary / "card.md").write_text("text")
+    >>> [file.name for file in path.iterdir()], [file.name for file in path.parent.iterdir()]
+    (['card.md'], ['model'])
+    """
+    path = Path(path)
+    temporary = temporary_name(path)
+    aside = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            os.replace(path, aside)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if aside.exists():
+                os.replace(aside, path)
+            raise
+        if aside.exists():
+            shutil.rmtree(aside)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path, text):
@@ -63,7 +138,7 @@ def write_text(path, text):
     text : str
         Its content, with the line ends that are to be written.
     """
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         file.write(text)
 
 

@@ -7,7 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from mossformer_sb.cli.commands import main as command_line
+from mossformer_sb.cli import main as command_line
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training.export import export_training
 from tests.integration.corpora import write_easy_wham

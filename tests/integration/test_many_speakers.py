@@ -7,7 +7,7 @@ import pytest
 import torch
 from speechbrain.inference.separation import SepformerSeparation
 
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.programs import train_in_turn
 from tests.unit.small_corpus import write_source

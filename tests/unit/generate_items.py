@@ -73,6 +73,12 @@ def kill_parent(item):
     return make(item)
 
 
+def make_slowly(item):
+    """Leaves time to interrupt the run."""
+    time.sleep(0.1)
+    return make(item)
+
+
 def plan(make=make, count=24, parameters=None, items=None):
     """A plan of tones."""
     return Plan("tones", tones(count) if items is None else items, make, parameters or {"seed": 1})
@@ -102,4 +108,4 @@ def kill_in_write(number):
 
 
 if __name__ == "__main__":
-    run(plan(kill_parent), sys.argv[1], workers=2)
+    run(plan({"killed": kill_parent, "slow": make_slowly}[sys.argv[2]]), sys.argv[1], workers=2)

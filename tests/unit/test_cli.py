@@ -1,5 +1,9 @@
 """The command line: which files it takes, where the output goes, what happens to bad ones, and its exit codes."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +11,13 @@ import soundfile
 import torch
 
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import COMMANDS, main
+from mossformer_sb.cli.export import WEIGHTS
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.folder import WEIGHT_FORMATS, export
 
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 8000
 
 
@@ -148,7 +154,33 @@ class TestSeparate:
         assert names(tmp_path / "out") == ["b_spk1.wav", "b_spk2.wav"]
 
 
-@pytest.mark.parametrize("command", ["separate", "score"])
+LIGHT = """
+import sys
+from mossformer_sb.cli import COMMANDS, main
+from mossformer_sb.cli.export import WEIGHTS
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print([name for name in ("torch", "speechbrain", "matplotlib") if name in sys.modules])
+"""
+
+
+HELPS = [[command, "--help"] for command in COMMANDS]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["seperate", "x.wav"], [], *HELPS])
+def test_a_look_at_the_command_line_imports_nothing_large(words):
+    done = subprocess.run([sys.executable, "-c", LIGHT, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+
+
+def test_the_formats_of_weights_are_those_that_export_has():
+    """They are named twice, so that --help imports no PyTorch."""
+    assert WEIGHTS == ("both", *WEIGHT_FORMATS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_of_each_command(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])

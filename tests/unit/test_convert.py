@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.sharing.modelscope import from_modelscope, to_modelscope

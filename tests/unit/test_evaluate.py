@@ -13,7 +13,7 @@ import torch
 
 from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import MossFormerSeparator
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import main
 from mossformer_sb.cli.training_report import report_training
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.evaluation.examples import save_example
@@ -135,23 +135,6 @@ class TestReportOfATraining:
     def test_no_evaluation(self, tmp_path, capsys):
         assert main(["report", str(tmp_path)]) == 2
         assert "holds no test_results.csv, so there is no evaluation to report" in capsys.readouterr().err
-
-
-LIGHT = """
-import sys
-from mossformer_sb.cli.commands import main
-try:
-    main(sys.argv[1:])
-except SystemExit:
-    pass
-print([name for name in ("torch", "speechbrain", "matplotlib") if name in sys.modules])
-"""
-
-
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["seperate", "x.wav"], []])
-def test_a_look_at_the_command_line_imports_nothing_large(words):
-    done = subprocess.run([sys.executable, "-c", LIGHT, *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
 WITHOUT_TORCHMETRICS = """

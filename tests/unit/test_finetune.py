@@ -16,8 +16,9 @@ from mossformer_sb.network.separator import separate
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
 from mossformer_sb.training.ema import AveragedWeights
-from mossformer_sb.training.finetuning import _merge_numbers, freeze, start_from
+from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.losses import pit_si_snr_loss
+from mossformer_sb.training.parameter_names import merge_numbers
 
 RATE = 8000
 
@@ -150,7 +151,7 @@ class TestReport:
             f"missing: masknet.blocks.{{2…4}}.* ({3 * in_block}), new"
         ]
         assert self.lines(caplog, networks(num_blocks=1), folder)[5:] == [
-            f"unexpected: masknet.blocks.1.* ({in_block}), left out"
+            f"unexpected: masknet.blocks.1.* ({in_block}), skipped"
         ]
 
     def test_same_change_in_every_block_is_one_line(self, caplog, folder):
@@ -171,7 +172,7 @@ class TestReport:
 
     def test_numbers_with_gaps_are_listed(self):
         names = ["a.0.b.1.c", "a.2.b.1.c", "a.5.b.1.c", "a.2.d", "e"]
-        assert list(_merge_numbers(names)) == ["a.{0,2,5}.b.1.c (3)", "a.2.d", "e"]
+        assert list(merge_numbers(names)) == ["a.{0,2,5}.b.1.c (3)", "a.2.d", "e"]
 
 
 class TestSources:
@@ -300,9 +301,9 @@ class TestSources:
         with pytest.raises(InputError) as error:
             start_from(networks(), "somebody/else", RATE)
         assert str(error.value) == (
-            "init_from 'somebody/else': there is no such folder, and hyperparams.yaml of a model of this name on the "
-            "Hugging Face hub could not be downloaded (404: somebody/else/hyperparams.yaml). Check the name and the "
-            "connection."
+            "init_from 'somebody/else': no such folder or model. somebody/else: is no folder here, or holds no "
+            "hyperparams.yaml; and it can't be fetched from a model hub (404: somebody/else/hyperparams.yaml). Check "
+            "the name and the connection."
         )
 
     def test_nothing_of_the_yaml_is_built(self, trained, folder):

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -78,7 +80,7 @@ def test_dry_run_says_how_much_and_writes_nothing(tmp_path, caplog):
 
 
 def test_killed_with_workers_and_started_again(tmp_path, whole):
-    command = [sys.executable, "-m", "tests.unit.generate_items", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "tests.unit.generate_items", str(tmp_path / "out"), "killed"]
     killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     killed.communicate(timeout=120)  # until its workers, who hold the other end, are dead too
     assert killed.returncode == -9
@@ -86,6 +88,22 @@ def test_killed_with_workers_and_started_again(tmp_path, whole):
     assert "tr/mix/tone000.wav" in interrupted and len(interrupted.keys() & whole.keys()) < len(whole)
     for name in interrupted.keys() & whole.keys():
         assert interrupted[name] == whole[name]  # what has its name is whole
+    run(plan(), tmp_path / "out", workers=2)
+    assert tree(tmp_path / "out") == whole
+
+
+def test_interrupted_and_started_again(tmp_path, whole):
+    """Ctrl-C goes to all processes of the terminal; only the parent tells of it."""
+    command = [sys.executable, "-m", "tests.unit.generate_items", str(tmp_path / "out"), "slow"]
+    run_slowly = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while run_slowly.poll() is None and not [*(tmp_path / "out").rglob("tone*.wav")]:
+        time.sleep(0.01)
+    os.killpg(run_slowly.pid, signal.SIGINT)
+    _, printed = run_slowly.communicate(timeout=120)
+    assert run_slowly.returncode == -signal.SIGINT
+    assert printed.count("Traceback") == 1 and printed.rstrip().endswith("KeyboardInterrupt"), printed
+    interrupted = tree(tmp_path / "out")
+    assert len(interrupted.keys() & whole.keys()) < len(whole)
     run(plan(), tmp_path / "out", workers=2)
     assert tree(tmp_path / "out") == whole
 

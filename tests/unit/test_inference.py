@@ -12,6 +12,7 @@ import torch
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.data.audio_io import BLOCK
 from mossformer_sb.inference.chunking import Chunking
+from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
@@ -128,19 +129,24 @@ class TestKindsOfInput:
 
 
 class TestLevel:
+    def at_one_level(self, model, samples):
+        """What the network gives at the level at which it gets recordings, and the gain to that level."""
+        normalised, gain = normalise(samples - samples.mean(dtype=np.float64).astype(np.float32))
+        return model.separate_batch(torch.from_numpy(normalised)[None])[0], gain
+
     def test_mixture_is_one_gain_by_least_squares(self, model):
         samples = noise(RATE)
         estimates = model.separate(samples)
-        ratio = estimates / model.separate_batch(torch.from_numpy(samples)[None])[0]
+        ratio = estimates / self.at_one_level(model, samples)[0]
         torch.testing.assert_close(ratio, torch.full_like(ratio, ratio.median().item()), rtol=1e-3, atol=1e-3)
         total = estimates.sum(1)
-        assert total @ torch.from_numpy(samples) == pytest.approx((total @ total).item(), rel=1e-4)
+        assert total @ torch.from_numpy(samples - samples.mean()) == pytest.approx((total @ total).item(), rel=1e-4)
 
     def test_none_is_what_the_network_gives(self, model):
+        """At the level that it gets recordings at, taken back."""
         samples = noise(RATE)
-        assert torch.equal(
-            model.separate(samples, level="none"), model.separate_batch(torch.from_numpy(samples)[None])[0]
-        )
+        estimates, gain = self.at_one_level(model, samples)
+        assert torch.equal(model.separate(samples, level="none"), estimates / np.float32(gain))
 
     def test_peak_is_full_scale_over_all_estimates(self, model):
         samples = noise(RATE)
@@ -183,7 +189,7 @@ class TestFiles:
         samples = noise(2 * BLOCK + 1000)
         paths = model.separate_to_files(write(tmp_path / "talk.wav", samples, subtype="FLOAT"), tmp_path / "out")
         for path in paths:
-            np.testing.assert_allclose(soundfile.read(path)[0], samples / 3, atol=1e-6)
+            np.testing.assert_allclose(soundfile.read(path)[0], (samples - samples.mean()) / 3, atol=1e-6)
 
     def test_names(self, model, tmp_path):
         content = write(tmp_path / "talk.wav", noise(4000)).read_bytes()

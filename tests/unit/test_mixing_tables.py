@@ -157,8 +157,8 @@ class TestAgain:
         assert not (tmp_path / "mixing_speech.partial").exists()
 
     def test_results_under_another_key_are_thrown_away(self, tmp_path):
-        resumable(tmp_path / "x", "one", [1, 2, 3], str)
-        assert resumable(tmp_path / "x", "two", [4], abs) == [4]
+        resumable(tmp_path / "x", "one", [1, 2, 3], lambda items: map(str, items))
+        assert resumable(tmp_path / "x", "two", [4], lambda items: map(abs, items)) == [4]
 
 
 class TestRooms:

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator, pretrained
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.pretrained import DEFAULT, default_model
 from mossformer_sb.sharing.folder import export

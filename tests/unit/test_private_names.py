@@ -6,6 +6,7 @@ place. A test that fails names what to look at before the bound is raised.
 
 import configparser
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -181,12 +182,26 @@ def test_pyloudnorm_filters():
     assert len(filters) == 2 and all(hasattr(one, name) for one in filters for name in ("a", "b", "passband_gain"))
 
 
+def test_joblibs_processes_end_when_told():
+    """`data_prep.parallel` ends them with the work; by themselves they would wait for more for some minutes."""
+    joblib = pytest.importorskip("joblib")
+    from joblib.externals.loky import get_reusable_executor
+
+    (worker,) = joblib.Parallel(2, initializer=abs, initargs=(1,))([joblib.delayed(os.getpid)()])
+    os.kill(worker, 0)  # it is there
+    get_reusable_executor(reuse=True).shutdown(wait=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+
+
 def test_ctypes_unloads_a_library():
     """`data_prep.demo_corpus.voices` lets go of a library that keeps a state."""
     ctypes = pytest.importorskip("_ctypes")
     assert hasattr(ctypes, "dlclose") or hasattr(ctypes, "FreeLibrary")
 
 
-@pytest.mark.parametrize(("package", "bound"), [("speechbrain", "<1.2"), ("torch", "<2.12"), ("pyloudnorm", "<0.3")])
+@pytest.mark.parametrize(
+    ("package", "bound"), [("speechbrain", "<1.2"), ("torch", "<2.12"), ("pyloudnorm", "<0.3"), ("joblib", "<2")]
+)
 def test_versions_are_bounded(package, bound):
     assert bound in required(package)

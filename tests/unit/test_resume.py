@@ -13,8 +13,7 @@ from torch.utils.data import Dataset
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training.checkpoints import Checkpointer
-from mossformer_sb.training.epoch_stats import TABLE_FILE, History
-from mossformer_sb.training.history import CURVES_FILE
+from mossformer_sb.training.epoch_stats import CURVES_FILE, TABLE_FILE, History
 from tests.unit.brains import Recorder, make_brain, parameters
 from tests.unit.test_schedules import EVERY
 

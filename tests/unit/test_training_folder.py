@@ -15,7 +15,7 @@ from data_prep.corpora.prepare import CORPORA
 from data_prep.corpora.wham import TASKS as WHAM_TASKS
 from data_prep.corpora.whamr import TASKS as WHAMR_TASKS
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.cli.commands import main
+from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.record import TrainingRecord, conditions
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer

@@ -1,0 +1,53 @@
+"""``mossformer-sb evaluate``: a model on a test set."""
+
+from pathlib import Path
+
+from mossformer_sb.cli.score_output import add_output_arguments, check_output, write_scores
+
+DESCRIPTION = """\
+Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, as train.py does at its end.
+
+  mossformer-sb evaluate results/demo/export --manifest manifests/wham_tt.csv --data_root /path/to/wham
+  mossformer-sb evaluate somebody/mossformer-wham --manifest wham_tt.csv --data_root corpus --report page.html
+
+The manifest comes from a training's output folder (manifests/), or from python -m data_prep wham --data_folder ..."""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    parser.add_argument("model", metavar="MODEL", help="folder of an exported model, or a model hub's id")
+    parser.add_argument("--manifest", required=True, help="CSV of the test set")
+    add_output_arguments(parser, "test_results.csv")
+    parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--trust", action="store_true", help="run what the model's YAML file asks for: its maker's code"
+    )
+
+
+def run(arguments):
+    """Run the command."""
+    from mossformer_sb.data.datasets import MixtureDataset
+    from mossformer_sb.evaluation.results import evaluate
+    from mossformer_sb.inference.separation import MossFormerSeparation
+
+    check_output(arguments)
+    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
+    data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
+    data = MixtureDataset(arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate)
+    scores = write_scores(arguments, evaluate(model, data, arguments.metrics), len(data))
+    if arguments.report is not None:
+        _write_report(arguments, scores, model, data)
+
+
+def _write_report(arguments, scores, model, data):
+    from mossformer_sb.evaluation.examples import example_of_row, pick_examples
+    from mossformer_sb.evaluation.report import write_report
+
+    rows = data.table.set_index("ID", drop=False)
+    examples = [
+        example_of_row(title, rows.loc[utterance_id], data.num_spks, model.separate_batch)
+        for title, utterance_id in pick_examples(scores).items()
+    ]
+    facts = {"Model": arguments.model, "Manifest": arguments.manifest, "Data": f"test {data.fingerprint[:12]}"}
+    path = write_report(arguments.report, scores, examples, "Evaluation of a model", arguments.corpus, facts)
+    print(f"The report is {path}")

@@ -1,0 +1,22 @@
+"""``mossformer-sb info``: what a model folder or a manifest is."""
+
+DESCRIPTION = """\
+Say what a model folder or a manifest is.
+
+  mossformer-sb info mossformer-wham
+  mossformer-sb info manifests/wham_tt.csv"""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    parser.add_argument("path", metavar="PATH", help="model folder, model hub's id, or manifest (.csv)")
+
+
+def run(arguments):
+    """Run the command."""
+    from mossformer_sb.sharing.model_info import describe
+
+    facts = describe(arguments.path)
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")

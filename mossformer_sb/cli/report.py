@@ -1,0 +1,31 @@
+"""``mossformer-sb report``: the report of a training."""
+
+from pathlib import Path
+
+from mossformer_sb.utils.files import make_output_folder
+
+DESCRIPTION = """\
+Write the report of a training from what it left in its output folder, without testing again: scores, curves, and
+examples with sound.
+
+  mossformer-sb report results/mossformer_wham_L/1234"""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    parser.add_argument("training_folder", metavar="TRAINING", help="output_folder of train.py")
+    parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in that folder)")
+    parser.add_argument("--model", help="the exported model, for the examples (default: export in that folder)")
+    parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
+
+
+def run(arguments):
+    """Run the command."""
+    from mossformer_sb.cli.training_report import report_training
+    from mossformer_sb.utils.devices import choose_device
+
+    if arguments.output is not None:
+        make_output_folder(Path(arguments.output).parent)
+    device = choose_device(arguments.device)
+    path = report_training(arguments.training_folder, arguments.model, device, arguments.output)
+    print(f"The report is {path}")

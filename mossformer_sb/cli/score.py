@@ -1,0 +1,68 @@
+"""``mossformer-sb score``: estimates against references."""
+
+import os
+
+from mossformer_sb.cli.score_output import add_output_arguments, check_output, write_scores
+from mossformer_sb.errors import InputError
+
+DESCRIPTION = """\
+Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under its best permutation.
+
+  mossformer-sb score --estimates separated --references corpus/tt --mixtures corpus/tt/mix_both
+  mossformer-sb score --estimates separated --references manifests/wham_tt.csv --data_root corpus
+  mossformer-sb score --table files.csv --metrics stoi pesq --output scores.csv
+
+A folder holds ID_spk1.wav, ID_spk2.wav and so on (or _s1, _source1, _estimate1), or subfolders s1, s2 and so on with
+ID.wav in each. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..."""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    parser.add_argument("--estimates", help="folder of what a model gave")
+    parser.add_argument("--references", help="folder of the true sources, or a manifest")
+    parser.add_argument("--mixtures", help="folder of the mixtures, where they aren't found by themselves")
+    parser.add_argument("--table", help="CSV of all files, instead of the three above")
+    parser.add_argument("--subset", action="store_true", help="leave out references without estimates")
+    add_output_arguments(parser, "scores.csv")
+
+
+def run(arguments):
+    """Run the command."""
+    import torch
+
+    from mossformer_sb.evaluation.score_files import score
+
+    check_output(arguments)
+    utterances = _utterances(arguments)
+    # Utterances side by side use two cores better than the threads within one do.
+    torch.set_num_threads(1)
+    results = score(utterances, arguments.metrics, num_threads=os.cpu_count() or 1)
+    scores = write_scores(arguments, results, len(utterances))
+    if arguments.report is not None:
+        _write_report(arguments, scores, {utterance.id: utterance for utterance in utterances})
+
+
+def _write_report(arguments, scores, utterances):
+    from mossformer_sb.evaluation.examples import Example, pick_examples
+    from mossformer_sb.evaluation.report import write_report
+    from mossformer_sb.evaluation.score_files import read_signals
+
+    examples = []
+    for title, utterance_id in pick_examples(scores).items():
+        examples.append(Example.of(f"{title}: {utterance_id}", *read_signals(utterances[utterance_id])))
+    facts = {"Estimates": arguments.estimates, "References": arguments.references, "Table": arguments.table}
+    path = write_report(arguments.report, scores, examples, "Scores of a separation", arguments.corpus, facts)
+    print(f"The report is {path}")
+
+
+def _utterances(arguments):
+    from mossformer_sb.evaluation.score_files import find_utterances, read_utterances
+
+    folders = (arguments.estimates, arguments.references)
+    if arguments.table is not None:
+        if any((*folders, arguments.mixtures)):
+            raise InputError("--table lists all files: give it alone, without --estimates, --references or --mixtures.")
+        return read_utterances(arguments.table, arguments.data_root)
+    if None in folders:
+        raise InputError("give --estimates and --references, or a --table of all files.")
+    return find_utterances(*folders, arguments.mixtures, arguments.data_root, arguments.subset)

@@ -1,0 +1,43 @@
+"""What scoring files and evaluating a model have in common: the options of their output, and writing it."""
+
+from pathlib import Path
+
+from mossformer_sb.evaluation.extra_metrics import EXTRA_METRICS, check_metrics
+from mossformer_sb.evaluation.published import PUBLISHED
+from mossformer_sb.utils.files import make_output_folder
+
+
+def add_output_arguments(parser, output):
+    """Add the options; ``output`` is where the scores go by default."""
+    parser.add_argument("--data_root", help="what $data_root in a CSV stands for (default: the folder of the CSV)")
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="METRIC", help=f"more metrics: {', '.join(EXTRA_METRICS)}"
+    )
+    parser.add_argument("--output", default=output, help=f"the scores of each ID (default: {output})")
+    parser.add_argument("--report", metavar="FILE", help="also write a page with pictures and sound, FILE.html")
+    parser.add_argument(
+        "--corpus", default="", choices=["", *PUBLISHED], help="what is published on this corpus goes into the report"
+    )
+
+
+def check_output(arguments):
+    """Find what is wrong with the output before the work."""
+    from mossformer_sb.evaluation.report import check_report
+
+    check_metrics(arguments.metrics)
+    make_output_folder(Path(arguments.output).parent)
+    if arguments.report is not None:
+        check_report()
+        make_output_folder(Path(arguments.report).parent)
+
+
+def write_scores(arguments, results, number):
+    """Write the table of scores; returns it."""
+    from tqdm import tqdm
+
+    from mossformer_sb.evaluation.results import score_table
+
+    table = score_table(tqdm(results, total=number, unit="utterance"), arguments.metrics)
+    table.write(arguments.output)
+    print(f"{table.summary()}\nAll scores are in {arguments.output}")
+    return table.to_frame()

@@ -1,0 +1,77 @@
+"""Few words for many parameters: branches of names, numbers in ranges, and what a mistyped name may have meant."""
+
+import difflib
+import re
+
+
+def branches(names, among):
+    """Replace names by their highest branch of which all names are there.
+
+    Arguments
+    ---------
+    names : sequence of str
+        Such as "blocks.2.norm.gain".
+    among : sequence of str
+        All names that there are.
+
+    Returns
+    -------
+    list of str
+        Names and branches, with repetitions.
+
+    Example
+    -------
+    >>> branches(["a.0.x", "a.0.y", "a.1.x"], among=["a.0.x", "a.0.y", "a.1.x", "a.1.y"])
+    ['a.0.*', 'a.0.*', 'a.1.x']
+    """
+    chosen = set(names)
+    return [_highest_branch(name, chosen, among) or name for name in names]
+
+
+def _highest_branch(name, chosen, among):
+    parts = name.split(".")
+    for depth in range(len(parts)):
+        branch = "".join(f"{part}." for part in parts[:depth])
+        below = [other for other in among if other.startswith(branch)]
+        if len(below) > 1 and chosen.issuperset(below):
+            return f"{branch}*"
+    return None
+
+
+def merge_numbers(names):
+    """Join names that differ only in their first number.
+
+    Example
+    -------
+    >>> list(merge_numbers(["a.0.x", "a.1.x", "a.2.x", "b"]))
+    ['a.{0…2}.x (3)', 'b']
+    """
+    groups = {}
+    for name in names:
+        before, number, after = re.fullmatch(r"(.*?)(?:(?<=\.)(\d+)(?=\.)(.*))?", name).groups(default="")
+        groups.setdefault((before, after), []).append(number)
+    for (before, after), numbers in groups.items():
+        count = f" ({len(numbers)})" if len(numbers) > 1 else ""
+        yield f"{before}{_listed([*dict.fromkeys(numbers)])}{after}{count}"
+
+
+def _listed(numbers):
+    if len(numbers) == 1:
+        return numbers[0]
+    first, last = int(numbers[0]), int(numbers[-1])
+    if numbers == [str(number) for number in range(first, last + 1)]:
+        return f"{{{first}…{last}}}"
+    return f"{{{','.join(numbers)}}}"
+
+
+def closest(pattern, names):
+    """Up to three names or branches that a mistyped pattern may have meant, the likeliest first.
+
+    Example
+    -------
+    >>> closest("masknet.block.*", ["masknet.blocks.0.gain", "encoder.weight"])[0]
+    'masknet.blocks.*'
+    """
+    parts = [name.split(".") for name in names]
+    stems = dict.fromkeys(f"{'.'.join(p[:depth])}.*" for p in parts for depth in range(1, len(p)))
+    return difflib.get_close_matches(pattern, [*stems, *names], n=3)

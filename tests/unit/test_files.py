@@ -1,0 +1,112 @@
+"""Writing under a temporary name first: whatever goes wrong, what was there stays, and nothing is left over."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from mossformer_sb.utils.files import atomic_folder, atomic_write, atomic_write_all, write_text
+
+ROOT = Path(__file__).parents[2]
+# What else renames, and why.
+RENAMING = {
+    "mossformer_sb/utils/files.py",  # the one place for write-then-rename
+    "mossformer_sb/training/checkpoints.py",  # SpeechBrain writes a checkpoint, into a folder that gets its name later
+    "mossformer_sb/training/run_folder.py",  # a backup under a fixed name, so that the next start finds what is left
+    "data_prep/corpora/prepare.py",  # complete manifests get other names
+}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestFile:
+    def test_an_earlier_file_is_there_until_the_new_one_is_complete(self, tmp_path):
+        path = tmp_path / "a.txt"
+        write_text(path, "before")
+        with atomic_write(path) as temporary:
+            temporary.write_text("after")
+            assert path.read_text() == "before" and temporary.parent == tmp_path
+        assert path.read_text() == "after" and names(tmp_path) == ["a.txt"]
+
+    def test_an_error_changes_nothing(self, tmp_path):
+        path = tmp_path / "a.txt"
+        write_text(path, "before")
+        with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+        assert path.read_text() == "before" and names(tmp_path) == ["a.txt"]
+
+
+class TestFiles:
+    def test_all_or_none(self, tmp_path):
+        paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+        with pytest.raises(ValueError, match="stop"), atomic_write_all(paths) as (first, second):
+            first.write_text("1")
+            second.write_text("2")
+            raise ValueError("stop")
+        assert names(tmp_path) == []
+        with atomic_write_all(paths) as (first, second):
+            first.write_text("1")
+            second.write_text("2")
+            assert not any(path.exists() for path in paths)
+        assert [path.read_text() for path in paths] == ["1", "2"] and names(tmp_path) == ["a.txt", "b.txt"]
+
+
+class TestFolder:
+    def fill(self, path, content):
+        with atomic_folder(path) as temporary:
+            (temporary / content).touch()
+
+    def test_takes_the_place_of_an_earlier_one_as_a_whole(self, tmp_path):
+        path = tmp_path / "new" / "model"
+        self.fill(path, "before")
+        self.fill(path, "after")
+        assert names(path) == ["after"] and names(path.parent) == ["model"]
+
+    def test_an_error_changes_nothing(self, tmp_path):
+        path = tmp_path / "model"
+        self.fill(path, "before")
+        with pytest.raises(ValueError, match="stop"), atomic_folder(path) as temporary:
+            (temporary / "half").touch()
+            raise ValueError("stop")
+        assert names(path) == ["before"] and names(tmp_path) == ["model"]
+
+    def test_the_earlier_one_is_put_back(self, tmp_path, monkeypatch):
+        path = tmp_path / "model"
+        self.fill(path, "before")
+        replace = os.replace
+
+        def failing(source, target):
+            if str(source).endswith(".tmp"):
+                raise OSError("no room")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="no room"):
+            self.fill(path, "after")
+        assert names(path) == ["before"] and names(tmp_path) == ["model"]
+
+
+def renames(tree):
+    """Whether a module renames files: ``os.replace``, ``os.rename``, ``shutil.move``, and methods of paths."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of, name = getattr(node.func.value, "id", None), node.func.attr
+            if (of, name) in {("os", "replace"), ("os", "rename"), ("os", "renames"), ("shutil", "move")}:
+                return True
+            # Text and tables have a `replace` of more arguments, and a `rename` with keywords.
+            if name in ("replace", "rename") and len(node.args) == 1 and not node.keywords:
+                return True
+    return False
+
+
+def test_files_get_their_names_in_one_place():
+    folders = ("mossformer_sb", "data_prep", "benchmarks", "examples")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")] + [ROOT / "train.py"]
+    found = {
+        path.relative_to(ROOT).as_posix() for path in paths if renames(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert found == RENAMING

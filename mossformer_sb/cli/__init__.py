@@ -51,7 +51,7 @@ def main(argv=None):
         print(f"mossformer-sb {arguments.command}: {error}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("Interrupted. What was finished is kept; the same command resumes from there.", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -20,7 +20,7 @@ def add_arguments(parser):
     add_output_arguments(parser, "test_results.csv")
     parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--trust", action="store_true", help="run what the model's YAML file asks for: its maker's code"
+        "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
     )
 
 

@@ -16,7 +16,7 @@ Export a trained model from a training's output folder to one that others load, 
 
 It holds hyperparams.yaml, the weights as .safetensors and as .ckpt, and a model card, README.md. Of these two, ours
 loads either, without running code, and SpeechBrain's classes load the .ckpt. --half rounds the weights to half
-precision; whoever loads them computes in single precision. --onnx adds separator.onnx: mixture [batch, samples] to
+precision; loaded, they are computed with in single precision. --onnx adds separator.onnx: mixture [batch, samples] to
 estimates [batch, samples, speakers], of any batch and length.
 --examples copies recordings of the corpus: see that its licence allows that."""
 

@@ -22,7 +22,7 @@ Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the r
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
 
 The output folder gets the folders of the input. What is already there is left alone, so the same command resumes
-after an interruption. A file that can't be separated is reported, the rest goes on, and the exit code is 1."""
+after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1."""
 
 
 def add_arguments(parser):
@@ -54,7 +54,7 @@ def add_arguments(parser):
     parser.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again what is already there")
     parser.add_argument(
-        "--trust", action="store_true", help="run what the model's YAML file asks for: its maker's code"
+        "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
     )
     chunks = parser.add_argument_group("long recordings, in seconds", "Cut into chunks, and joined again.")
     defaults = Chunking()

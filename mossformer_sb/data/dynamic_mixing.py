@@ -8,7 +8,7 @@ mixture is the sum of its parts as they are handed on: nothing is rescaled after
    utterance.
 3. Draw a segment of noise, repeated with a cross-fade where the recording is too short.
 4. Draw levels, as the corpus has them: `mossformer_sb.data.level_distributions`.
-5. Put the speakers in one room, all of them in the same: `mossformer_sb.data.impulse_responses`.
+5. Convolve the speakers with impulse responses of one room, the same for all: `mossformer_sb.data.impulse_responses`.
 6. Shift the speakers in time, if asked. Sum up.
 
 Shapes: S sources, T samples.
@@ -21,7 +21,7 @@ import torch
 
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import EpochDataset, Mixture, Parts, shifted
-from mossformer_sb.data.impulse_responses import RoomResponses
+from mossformer_sb.data.impulse_responses import ImpulseResponses
 from mossformer_sb.data.level_distributions import get_levels
 from mossformer_sb.data.manifests import digest, read_manifest
 from mossformer_sb.data.resampling import SpeedResampler
@@ -33,7 +33,7 @@ TARGETS = ("anechoic", "reverb")
 
 
 class DynamicMixtureDataset(EpochDataset):
-    """Mixtures drawn from single-speaker recordings, noise and rooms.
+    """Mixtures drawn from single-speaker recordings, noise and room impulse responses.
 
     Arguments
     ---------
@@ -45,7 +45,7 @@ class DynamicMixtureDataset(EpochDataset):
         Recordings to draw from, as `data_prep.manifests.source_tables` lists them. Without a noise table, or with an
         empty one, mixtures are clean.
     rooms_folder : str or Path, optional
-        Impulse responses, as `data_prep.generate.room_cache` computes them. Default: no rooms.
+        Room impulse responses, as `data_prep.generate.room_cache` computes them. Default: none, dry speech.
     target : str, optional
         In rooms: "anechoic", the direct paths, or "reverb", everything that the mixture has of a speaker. Default: the
         first.
@@ -122,7 +122,7 @@ class DynamicMixtureDataset(EpochDataset):
                 f"levels {levels!r} does not say how loud noise is, but {noise_table} lists some: choose wham, "
                 "librimix or speechbrain, or a task without noise."
             )
-        self.rooms = None if rooms_folder is None else RoomResponses(rooms_folder, num_spks, sample_rate)
+        self.rooms = None if rooms_folder is None else ImpulseResponses(rooms_folder, num_spks, sample_rate)
 
     @functools.cached_property
     def fingerprint(self):

@@ -1,4 +1,4 @@
-"""Impulse responses of rooms, from a folder that the preparation filled.
+"""Room impulse responses (RIR), from a folder that the preparation filled.
 
 The folder holds ``rooms.json`` and, for each room, ``000000.npy``, ``000001.npy`` and so on: float32 of the shape
 [S, 2, R], for each source the response of the direct path alone and that of everything. Both are aligned: the direct
@@ -18,8 +18,8 @@ from mossformer_sb.errors import InputError
 DESCRIPTION = "rooms.json"
 
 
-class RoomResponses:
-    """Rooms to draw from.
+class ImpulseResponses:
+    """The impulse responses of rooms, to draw from.
 
     Arguments
     ---------
@@ -64,7 +64,7 @@ class RoomResponses:
 
     @staticmethod
     def images(responses, dry, lead):
-        """Let speakers sound in a room.
+        """Convolve speakers with the impulse responses of a room.
 
         Both images get one factor that gives the direct path the energy of the dry signal, as in WHAMR!.
 
@@ -75,7 +75,7 @@ class RoomResponses:
         dry : numpy.ndarray
             [S, lead + T].
         lead : int
-            Samples at the beginning that are there only for what still sounds of them afterwards.
+            Samples at the beginning that are there only for their reverberation in what follows.
 
         Returns
         -------
@@ -86,7 +86,7 @@ class RoomResponses:
         -------
         >>> responses = np.zeros((1, 2, 3))
         >>> responses[0, :, 1], responses[0, 1, 2] = 0.5, 0.25  # an echo of half the strength
-        >>> direct, reverberant = RoomResponses.images(responses, np.array([[4.0, 1.0, 0.0, 0.0]]), lead=0)
+        >>> direct, reverberant = ImpulseResponses.images(responses, np.array([[4.0, 1.0, 0.0, 0.0]]), lead=0)
         >>> (direct.round(6) + 0.0).tolist(), (reverberant.round(6) + 0.0).tolist()
         ([[0.0, 4.0, 1.0, 0.0]], [[0.0, 4.0, 3.0, 0.5]])
         """
@@ -94,14 +94,15 @@ class RoomResponses:
         size = next_fast_len(length + responses.shape[2] - 1, real=True)
         spectra = rfft(dry.astype(np.float64), size)[:, None] * rfft(responses.astype(np.float64), size)
         images = irfft(spectra, size)[..., lead:length]  # [S, 2, T]
-        wanted = np.square(dry[:, lead:], dtype=np.float64).sum(axis=-1)
-        found = np.square(images[:, 0]).sum(axis=-1)
-        factors = np.sqrt(np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0))
+        dry_energy = np.square(dry[:, lead:], dtype=np.float64).sum(axis=-1)
+        direct_energy = np.square(images[:, 0]).sum(axis=-1)
+        ratios = np.divide(dry_energy, direct_energy, out=np.zeros_like(dry_energy), where=direct_energy > 0)
+        factors = np.sqrt(ratios)
         return factors[:, None] * images[:, 0], factors[:, None] * images[:, 1]
 
 
 def response_name(number):
-    """Name of the file of a room.
+    """Name of the file with a room's impulse responses.
 
     Example
     -------

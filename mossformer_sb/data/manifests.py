@@ -32,7 +32,7 @@ def read_manifest(path, data_root, num_spks=None):
     Returns
     -------
     pandas.DataFrame
-        One row a mixture, paths complete, and a column ``num_samples``.
+        One row per mixture, paths complete, and a column ``num_samples``.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Recordings to draw from: tables of speech and noise, made by the preparation and read by dynamic mixing.
+"""Source pools, speech and noise to draw from: tables that the preparation writes and dynamic mixing reads.
 
-A table is a CSV with one row a recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for speech
-also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
+A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
+speech also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
 `mossformer_sb.data.loudness`). Paths are absolute, since a table belongs to one machine.
 """
 
@@ -54,11 +54,11 @@ class SpeechPool:
         path : str or Path
             The table.
         measures : sequence of str
-            Levels that are needed; an utterance without them, which is silent, is left out.
+            Levels that are needed; an utterance without them, which is silent, is skipped.
         num_spks : int
             At least so many speakers must be there.
         min_seconds : float
-            Shorter utterances are left out.
+            Shorter utterances are skipped.
 
         Returns
         -------

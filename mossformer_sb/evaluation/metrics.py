@@ -28,7 +28,7 @@ def separation_scores(mixture, sources, estimates):
     """Score the estimates for one utterance, in double precision.
 
     The permutation is the one best in SI-SNR. The improvements are over the mixture, taken as an estimate of each
-    source. Silent sources are left out.
+    source. Silent sources are excluded.
 
     Arguments
     ---------

@@ -47,7 +47,7 @@ def find_utterances(estimates, references, mixtures=None, data_root=None, subset
     data_root : str or Path, optional
         What ``$data_root`` stands for in a manifest. Default: the manifest's folder.
     subset : bool
-        Whether references without estimates are left out; otherwise they are an error.
+        Whether references without estimates are skipped; otherwise they are an error.
 
     Returns
     -------

@@ -38,7 +38,7 @@ class LevelMeter:
         self.peak = max(self.peak, float(np.abs(estimates).max(initial=0.0)))
 
     def gain(self, level):
-        """The gain that a level policy asks for.
+        """The gain of a level policy.
 
         Arguments
         ---------

@@ -83,7 +83,7 @@ class MossFormerSeparation(Pretrained):
             "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
             "auto".
         trust : bool
-            True: whatever the YAML file and its checkpoints want to run is run, as in SpeechBrain. False: see
+            True: code that the YAML file and its checkpoints name is run, as in SpeechBrain. False: see
             `mossformer_sb.sharing.loading`.
         overrides : mapping, optional
             Other values for the YAML's keys.
@@ -207,7 +207,7 @@ class MossFormerSeparation(Pretrained):
         return torch.from_numpy(estimates * np.float32(meter.gain(level)))
 
     def separate_file(self, path, output_folder=None, format="wav", **options):
-        """Separate a recording, write one file a speaker, and return the estimates.
+        """Separate a recording, write one file per speaker, and return the estimates.
 
         Arguments
         ---------

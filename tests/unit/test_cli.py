@@ -129,7 +129,7 @@ class TestSeparate:
 
         monkeypatch.setattr(MossFormerSeparation, "separate_batch", interrupt)
         assert self.run(model, tmp_path) == 130
-        assert "the same command goes on" in capsys.readouterr().err and names(tmp_path / "out") == []
+        assert "the same command resumes" in capsys.readouterr().err and names(tmp_path / "out") == []
 
     def test_options_arrive(self, model, tmp_path):
         path = write(tmp_path / "in/a.wav", 3 * RATE)

@@ -1,11 +1,13 @@
-"""Reading segments at another rate and speed, against resampling everything at once."""
+"""Resampling in blocks, and reading segments at another rate and speed, against resampling everything at once."""
+
+import itertools
 
 import numpy as np
 import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from mossformer_sb.data.resampling import SpeedResampler
+from mossformer_sb.data.resampling import SpeedResampler, resample, resample_blocks
 
 
 @pytest.fixture
@@ -45,3 +47,20 @@ def test_pitch_and_tempo_follow_the_speed(tmp_path, speed):
     soundfile.write(tmp_path / "a.wav", tone, 8000, subtype="FLOAT")
     signal = SpeedResampler.between(8000, 8000, speed).read(str(tmp_path / "a.wav"), 32000, 4000, 8000)
     assert np.abs(np.fft.rfft(signal * np.hanning(8000))).argmax() == pytest.approx(1000 * speed, abs=1)
+
+
+def in_blocks(signal, sizes):
+    sizes, start = itertools.cycle(sizes), 0
+    while start < len(signal):
+        size = next(sizes)
+        yield signal[start : start + size]
+        start += size
+
+
+@pytest.mark.parametrize("rates", [(8000, 16000), (44100, 8000), (8000, 44100), (16000, 7350), (7350, 16000)])
+@pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.parametrize("num_samples", [1, 300, 30000])
+def test_resampling_by_blocks_is_resampling(rates, shape, num_samples):
+    signal = np.random.randn(num_samples, *shape).astype(np.float32)
+    joined = np.concatenate(list(resample_blocks(in_blocks(signal, (1000, 7, 3000, 1)), *rates)))
+    np.testing.assert_allclose(joined, resample(signal, *rates), atol=1e-6)

@@ -8,7 +8,6 @@ import torch
 from scipy.signal import istft, stft
 
 from mossformer_sb import InputError
-from mossformer_sb.data.resampling import resample, resample_blocks
 from mossformer_sb.evaluation.si_snr import si_snr
 from mossformer_sb.inference.chunking import Chunking, continuing_order, separate_in_chunks
 
@@ -103,15 +102,6 @@ def test_a_speaker_silent_in_the_overlap_decides_nothing():
     before = np.stack((voice, 1e-3 * trace), 1)
     after = np.stack((1e-3 * voice, voice + 1e-3 * trace), 1)
     assert continuing_order(before, after).tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("rates", [(8000, 16000), (44100, 8000), (8000, 44100), (16000, 7350), (7350, 16000)])
-@pytest.mark.parametrize("shape", [(), (2,)])
-@pytest.mark.parametrize("num_samples", [1, 300, 30000])
-def test_resampling_by_blocks_is_resampling(rates, shape, num_samples):
-    signal = np.random.randn(num_samples, *shape).astype(np.float32)
-    joined = np.concatenate(list(resample_blocks(in_blocks(signal, (1000, 7, 3000, 1)), *rates)))
-    np.testing.assert_allclose(joined, resample(signal, *rates), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""The mask nets that MossFormer is compared with: Conv-TasNet, DPRNN and SepFormer, made of SpeechBrain's modules.
+"""The baselines: mask nets of Conv-TasNet, DPRNN and SepFormer, made of SpeechBrain's modules.
 
 They keep the contract of `MossFormerMaskNet`, so that training, evaluation and export take them as they are. One thing
-differs: they don't know of padding. In a padded batch they see zeros past an item's length, and their norms,
-recurrences and attention take these for signal, so that an item's masks are near those that it gets alone, and not
-equal to them. Evaluate with a batch size of 1 for exact numbers.
+differs: they do not mask padding inside. In a padded batch the zeros past an item's length go through their norms,
+recurrences and attention like signal, so that an item's masks are near those that it gets alone, and not equal to them.
+Evaluate with a batch size of 1 for exact numbers.
 
 Shapes: B batch, N encoder channels, L frames, S speakers.
 """
@@ -13,14 +13,15 @@ from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.lengths import check_lengths, padding_mask
+from mossformer_sb.network.checks import check_input
+from mossformer_sb.network.lengths import padding_mask, zero_padding
 
 MAX_POSITIONS = 2500  # of SpeechBrain's position embedding: frames of a chunk, and chunks
 MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames, less than a ninth block takes
 
 
 class BaselineMaskNet(nn.Module):
-    """What the baselines share: checks, and what becomes of padding. A subclass sets ``net``, [B, N, L] → [S, B, N, L].
+    """What the baselines share: checks, and zeros in the padding. A subclass sets ``net``, [B, N, L] → [S, B, N, L].
 
     Arguments
     ---------
@@ -50,7 +51,7 @@ class BaselineMaskNet(nn.Module):
         x : torch.Tensor
             [B, N, L], the encoded mixture, L ≥ 1.
         lengths : torch.Tensor, optional
-            [B], int64, frames of each item of a padded batch. The network sees zeros past them, and so the masks are
+            [B], int64, frames of each item of a padded batch. Zeros go through the network past them, so the masks are
             only near those that an item gets alone; past its length they are zero. Default: all items have L frames.
 
         Returns
@@ -63,17 +64,11 @@ class BaselineMaskNet(nn.Module):
         InputError
             If a shape or a length is wrong.
         """
-        in_channels = self.config["in_channels"]
-        if x.dim() != 3 or x.shape[1] != in_channels or x.shape[2] < 1:
-            raise InputError(
-                f"the mask net takes [batch, {in_channels}, frames] with at least one frame; found {list(x.shape)}."
-            )
+        check_input(x, self.config["in_channels"], lengths)
         if lengths is None:
             return self.net(x)
-        batch_size, _, num_frames = x.shape
-        check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
-        padding = padding_mask(lengths.to(x.device), num_frames)[:, None]  # [B, 1, L]
-        return self.net(x.masked_fill(padding, 0.0)).masked_fill(padding, 0.0)
+        padding = padding_mask(lengths.to(x.device), x.shape[2])[:, None]  # [B, 1, L]
+        return zero_padding(self.net(zero_padding(x, padding)), padding)
 
 
 class ConvTasNetMaskNet(BaselineMaskNet):
@@ -95,7 +90,7 @@ class ConvTasNetMaskNet(BaselineMaskNet):
     skip_channels : int
         Sc, channels of the skip path; 0: there is none, as in SpeechBrain.
     kernel_size : int
-        P, taps of the dilated convolutions, odd.
+        P, kernel size of the dilated convolutions, odd.
     num_blocks : int
         X, blocks in each repeat, with dilations 1, 2, 4, …; at most 8.
     num_repeats : int
@@ -375,7 +370,8 @@ def _dual_path_model(intra, inter, config, linear_layer_after_inter_intra):
         skip_around_intra=True,
         linear_layer_after_inter_intra=linear_layer_after_inter_intra,
     )
-    # SpeechBrain copies one block, weights and all, and its recipes then draw them anew. Here each block is drawn.
+    # SpeechBrain copies one block with its weights, and its recipes then initialise them again. Here each block has its
+    # own random weights.
     for index in range(1, config["num_layers"]):
         net.dual_mdl[index] = dual_path.Dual_Computation_Block(
             intra(),
@@ -397,7 +393,7 @@ def _check_config(dropout=0.0, skip_channels=0, **counts):
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
     if counts.get("kernel_size", 1) % 2 == 0:
-        raise InputError(f"kernel_size must be odd, so that the filter has a middle; found {counts['kernel_size']}.")
+        raise InputError(f"kernel_size must be odd, so that the kernel has a middle; found {counts['kernel_size']}.")
     if counts.get("num_blocks", 1) > MAX_DILATED_BLOCKS:
         raise InputError(
             f"num_blocks must be at most {MAX_DILATED_BLOCKS}, since dilations double from block to block; found "

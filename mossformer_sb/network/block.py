@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
-from mossformer_sb.network.depthwise import DepthwiseConv
-from mossformer_sb.network.fast import backward, choice
-from mossformer_sb.network.layers import ScaleNorm
+from mossformer_sb.network.dispatch import replaceable
+from mossformer_sb.network.layers import DepthwiseConv, ScaleNorm
+from mossformer_sb.network.lengths import zero_padding
 
 
-@choice.known
 class ConvModule(nn.Module):
     """ScaleNorm → Linear → SiLU → depthwise convolution with skip → Dropout.
 
@@ -23,7 +22,7 @@ class ConvModule(nn.Module):
     in_channels, out_channels : int
         Widths before and after.
     kernel_size : int
-        Taps of the depthwise convolution, odd.
+        Kernel weights of the depthwise convolution, odd.
     dropout : float
         Probability.
 
@@ -40,20 +39,17 @@ class ConvModule(nn.Module):
         self.depthwise = DepthwiseConv(out_channels, kernel_size)
         self.dropout = nn.Dropout(dropout)
 
+    @replaceable
     def forward(self, x, padding=None):
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
-        if choice.takes_conv_module_step(self, x):
-            return backward.conv_module_step(self, x, padding)
         hidden = F.silu(self.linear(self.norm(x)))
-        if padding is not None:
-            # The filter looks eight frames ahead: bias and SiLU must not have put anything there.
-            hidden = hidden.masked_fill(padding, 0.0)
+        # The convolution looks eight frames ahead: bias and SiLU must not have put anything there.
+        hidden = zero_padding(hidden, padding)
         return self.dropout(self.depthwise(hidden))
 
 
-@choice.known
 class OffsetScale(nn.Module):
-    """Four affine copies of z, each with its own gamma and beta.
+    """Four affine heads of z, ``gamma · z + beta``, each with its own gamma and beta.
 
     Arguments
     ---------
@@ -82,7 +78,6 @@ class OffsetScale(nn.Module):
         return z * self.gamma[:, None, None, :] + self.beta[:, None, None, :]
 
 
-@choice.known
 class MossFormerBlock(nn.Module):
     """Gated single-head transformer block with residual connection.
 
@@ -97,7 +92,7 @@ class MossFormerBlock(nn.Module):
     expansion_factor : float
         Width of v and u together, in multiples of D.
     kernel_size : int
-        Taps of the depthwise convolutions.
+        Kernel weights of the depthwise convolutions, odd.
     dropout : float
         Probability, in the projections and on local attention weights.
 
@@ -139,27 +134,23 @@ class MossFormerBlock(nn.Module):
             [B, L, D]. Frames past an item's length hold no meaning.
         """
         shifted = token_shift(x)
-        values = self.to_values(shifted, padding)  # [B, L, 2H], v and u side by side
-        if padding is not None:
-            values = values.masked_fill(padding, 0.0)
-        queries_keys = self._queries_keys(self.to_query_key(shifted, padding), rotation, values.dtype)
-        attended = joint_attention(
-            queries_keys, values, self.group_size, lengths, self.attention_dropout if self.training else 0.0
-        )
+        values = zero_padding(self.to_values(shifted, padding), padding)  # [B, L, 2H], v and u side by side
+        z = self.to_query_key(shifted, padding)  # [B, L, K]
+        queries_keys = self.queries_keys(z, rotation, values.dtype)
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = joint_attention(queries_keys, values, self.group_size, lengths, dropout)  # [B, L, 2H]
         return x + self.to_output(gate(attended, values), padding)
 
-    def _queries_keys(self, z, rotation, dtype):
-        """Four affine, rotated copies: [B, L, K] → four times [B, L, K] of a dtype."""
-        if choice.takes_rotated_copies(self, z):
-            gamma, beta = self.offset_scale.gamma, self.offset_scale.beta
-            return QueriesKeys(*backward.RotatedCopies.apply(z, gamma, beta, *rotation, dtype))
-        return QueriesKeys(*rotate(self.offset_scale(z), *rotation).to(dtype))
+    @replaceable
+    def queries_keys(self, z, rotation, dtype):
+        """Four affine, rotated heads: [B, L, K] → four times [B, L, K] of a dtype, that of the values."""
+        heads = rotate(self.offset_scale(z), *rotation)  # [4, B, L, K], within autocast in float32
+        return QueriesKeys(*heads.to(dtype))
 
 
+@replaceable
 def gate(attended, values):
     """(au ⊙ v) ⊙ sigmoid(av ⊙ u): [B, L, 2H] and [B, L, 2H], in each v before u, → [B, L, H]."""
-    if choice.takes_backward_by_hand(attended, values):
-        return backward.Gate.apply(attended, values)
     v, u = values.chunk(2, dim=-1)
     attended_v, attended_u = attended.chunk(2, dim=-1)
     return (attended_u * v) * torch.sigmoid(attended_v * u)

@@ -1,8 +1,9 @@
-"""What a mask net can be built with, and the messages for everything else."""
+"""What a mask net can be built with and called with, and the messages for everything else."""
 
 from torch import nn
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.lengths import check_lengths
 
 # What SpeechBrain's Dual_Path_Model takes and MossFormer has no use for: the two networks that it runs within and
 # across chunks, how it puts them together, and its absolute positions, which end at max_length.
@@ -46,7 +47,7 @@ def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expans
             )
     if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(
-            f"kernel_size must be an odd whole number, so that the filter has a middle; found {kernel_size!r}."
+            f"kernel_size must be an odd whole number, so that the kernel has a middle; found {kernel_size!r}."
         )
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
@@ -58,3 +59,36 @@ def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expans
         )
     if norm != "ln":
         raise InputError(f"norm {norm!r} is not known: the published networks have 'ln', the only one offered.")
+
+
+def check_input(x, in_channels, lengths=None):
+    """Raise InputError if an encoded mixture, or the lengths of its items, can't be what a mask net takes.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [B, N, L], L ≥ 1.
+    in_channels : int
+        N.
+    lengths : torch.Tensor, optional
+        [B], int64, frames of each item.
+
+    Raises
+    ------
+    InputError
+        If a shape, or the type or value of a length, is wrong.
+
+    Example
+    -------
+    >>> import torch
+    >>> check_input(torch.rand(2, 64, 0), in_channels=64)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: the mask net takes [batch, 64, frames] with at least one frame; found [2, 64, 0].
+    """
+    if x.dim() != 3 or x.shape[1] != in_channels or x.shape[2] < 1:
+        raise InputError(
+            f"the mask net takes [batch, {in_channels}, frames] with at least one frame; found {list(x.shape)}."
+        )
+    if lengths is not None:
+        check_lengths(lengths, x.shape[0], maximum=x.shape[2], unit="frames")

@@ -1,15 +1,32 @@
-"""The small layers that a MossFormer is made of: norms, and the codes of position.
+"""The small layers that a MossFormer is made of.
 
-Shapes: B batch, L frames, N or D channels.
+Shapes: B batch, L frames, C, D, I, N, O channels, K kernel weights of a channel.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from mossformer_sb.network.fast import choice
+from mossformer_sb.network.dispatch import replaceable
+from mossformer_sb.network.lengths import zero_padding
+from mossformer_sb.network.precision import at_least_float32
+from mossformer_sb.network.workarounds import conv2d
 
 
-@choice.known
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, replaceable."""
+
+    @replaceable
+    def forward(self, x):
+        """[..., I] → [..., O]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+# ---- norms
+
+
 class ScaleNorm(nn.Module):
     """``g · x / max(‖x‖₂ / √D, eps)`` over channels, with one learned scalar g.
 
@@ -40,12 +57,11 @@ class ScaleNorm(nn.Module):
 
     def forward(self, x):
         """[B, L, D] → [B, L, D]."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        root_mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True) * self.scale
-        return (wide * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
+        x32 = at_least_float32(x)
+        root_mean_square = torch.linalg.vector_norm(x32, dim=-1, keepdim=True) * self.scale
+        return (x32 * (self.gain / root_mean_square.clamp(min=self.eps))).to(x.dtype)
 
 
-@choice.known
 class GlobalLayerNorm(nn.Module):
     """Normalise each item over channels and time together; scale and shift each channel.
 
@@ -77,22 +93,20 @@ class GlobalLayerNorm(nn.Module):
 
     def forward(self, x, lengths=None, padding=None):
         """[B, L, N] → [B, L, N]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        x32 = at_least_float32(x)
         # The same sums with lengths and without, so that a length that is the whole gives the same bits: half precision
         # would make much of a difference in the last one.
         count = x.shape[1] * x.shape[2] if lengths is None else (lengths * x.shape[2])[:, None, None]
-        mean = _without(padding, wide).sum((1, 2), keepdim=True) / count
-        centred = wide - mean
-        variance = _without(padding, centred).square().sum((1, 2), keepdim=True) / count
+        mean = zero_padding(x32, padding).sum((1, 2), keepdim=True) / count
+        centred = x32 - mean
+        variance = zero_padding(centred, padding).square().sum((1, 2), keepdim=True) / count
         normed = centred * torch.rsqrt(variance + self.eps)
         return (normed * self.weight + self.bias).to(x.dtype)
 
 
-def _without(padding, x):
-    return x if padding is None else x.masked_fill(padding, 0.0)
+# ---- positions
 
 
-@choice.known
 class Angles(nn.Module):
     """Position times frequency, for sinusoids of ``channels`` channels: [L, channels/2] radians.
 
@@ -139,7 +153,6 @@ class Angles(nn.Module):
         return positions[:, None] * frequencies.to(device, dtype)
 
 
-@choice.known
 class PositionEmbedding(nn.Module):
     """Absolute sinusoidal position embedding times one learned scalar: all sines first, then all cosines.
 
@@ -168,3 +181,69 @@ class PositionEmbedding(nn.Module):
         """L → [L, D], of positions from ``start`` on."""
         angles = self.angles(num_frames, start, like=self.scale)
         return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale
+
+
+# ---- depthwise convolution
+
+
+@replaceable
+def depthwise_conv(x, weight):
+    """Convolve each channel over time with its own kernel, zero-padded so that the length stays.
+
+    This is cross-correlation, as in ``torch.nn.Conv1d`` with as many groups as channels.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [B, L, C].
+    weight : torch.Tensor
+        [C, K], K odd.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, L, C].
+
+    Example
+    -------
+    >>> x = torch.tensor([[[1.0], [2.0], [3.0]]])
+    >>> depthwise_conv(x, torch.tensor([[10.0, 1.0, 0.0]])).flatten().tolist()
+    [1.0, 12.0, 23.0]
+    """
+    channels, kernel_size = weight.shape
+    # An image of height one, channels last: it is read where it lies, without a transposed copy as for a Conv1d.
+    image = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, L]
+    image = conv2d(image, weight[:, None, None, :], padding=(0, kernel_size // 2), groups=channels)
+    return image.squeeze(2).transpose(1, 2)
+
+
+class DepthwiseConv(nn.Module):
+    """``h + conv(h)``: the depthwise convolution of a MossFormer block, with the skip around it.
+
+    Arguments
+    ---------
+    channels : int
+        Number of channels C.
+    kernel_size : int
+        K, odd. The parameter ``weight`` is [C, K], initialised as in ``torch.nn.Conv1d``.
+
+    Example
+    -------
+    >>> conv = DepthwiseConv(channels=8, kernel_size=17)
+    >>> conv(torch.randn(2, 100, 8)).shape
+    torch.Size([2, 100, 8])
+    """
+
+    def __init__(self, channels, kernel_size=17):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, kernel_size))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the kernel weights from U(-1/√K, 1/√K)."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, h):
+        """[B, L, C] → [B, L, C]."""
+        return h + depthwise_conv(h, self.weight)

@@ -10,6 +10,7 @@ import threading
 import torch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.precision import at_least_float32
 
 _local = threading.local()
 
@@ -103,6 +104,29 @@ def padding_mask(lengths, size):
     return torch.arange(size, device=lengths.device) >= lengths[:, None]
 
 
+def zero_padding(x, padding=None):
+    """Zeros in the place of padding.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Any shape.
+    padding : torch.Tensor, optional
+        bool, True where there is padding, of a shape that broadcasts to that of x. Default: there is none.
+
+    Returns
+    -------
+    torch.Tensor
+        Same shape and dtype as x.
+
+    Example
+    -------
+    >>> zero_padding(torch.ones(2, 3), padding_mask(torch.tensor([1, 3]), 3)).tolist()
+    [[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]]
+    """
+    return x if padding is None else x.masked_fill(padding, 0.0)
+
+
 def over_length(x, num_frames, lengths=None):
     """Each item divided by its number of frames, which is exact whatever the dtype: bfloat16 has no 2055, but 2048.
 
@@ -125,6 +149,6 @@ def over_length(x, num_frames, lengths=None):
     >>> over_length(torch.full((2, 4, 1), 6.0), 4, torch.tensor([4, 3])).flatten(1).tolist()
     [[1.5, 1.5, 1.5, 1.5], [2.0, 2.0, 2.0, 2.0]]
     """
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    count = num_frames if lengths is None else lengths.to(wide.dtype)[:, None, None]
-    return (wide / count).to(x.dtype)
+    x32 = at_least_float32(x)
+    count = num_frames if lengths is None else lengths.to(x32.dtype)[:, None, None]
+    return (x32 / count).to(x.dtype)

@@ -11,24 +11,15 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.network import fast
 from mossformer_sb.network.block import MossFormerBlock
-from mossformer_sb.network.checks import check_config, refuse
-from mossformer_sb.network.fast import choice, tiled
-from mossformer_sb.network.fast.matmul import Linear
-from mossformer_sb.network.layers import Angles, GlobalLayerNorm, PositionEmbedding
-from mossformer_sb.network.lengths import check_lengths, padding_mask
-
-# When two threads make the first call of MKL's sine or cosine in a process at once, one of them may get values that are
-# off by 1e-4: the position embedding would be wrong once, and no run could be repeated. So the thread that imports this
-# makes the first. It is no part of the network: its place is with what is fast, `mossformer_sb.network.fast`.
-torch.zeros(1).sin()
-torch.zeros(1).cos()
+from mossformer_sb.network.checks import check_config, check_input, refuse
+from mossformer_sb.network.dispatch import replaceable
+from mossformer_sb.network.layers import Angles, GlobalLayerNorm, Linear, PositionEmbedding
+from mossformer_sb.network.lengths import padding_mask, zero_padding
 
 ROTATED_CHANNELS = 32  # of the query/key width; the others carry no position
 
 
-@choice.known
 class MossFormerMaskNet(nn.Module):
     """Estimate one mask per speaker from an encoded mixture.
 
@@ -53,7 +44,7 @@ class MossFormerMaskNet(nn.Module):
     expansion_factor : float
         Width of v and u together, in multiples of D.
     kernel_size : int
-        Taps of the depthwise convolutions, odd.
+        Kernel weights of the depthwise convolutions, odd.
     dropout : float
         Probability.
     norm : str
@@ -135,6 +126,7 @@ class MossFormerMaskNet(nn.Module):
         self.gate_projection = Linear(out_channels, out_channels)
         self.mask_projection = Linear(out_channels, in_channels, bias=False)
 
+    @replaceable
     def forward(self, x, lengths=None):
         """Estimate masks.
 
@@ -156,53 +148,36 @@ class MossFormerMaskNet(nn.Module):
         InputError
             If a shape or a length is wrong.
         """
-        in_channels = self.config["in_channels"]
-        if x.dim() != 3 or x.shape[1] != in_channels or x.shape[2] < 1:
-            raise InputError(
-                f"the mask net takes [batch, {in_channels}, frames] with at least one frame; found {list(x.shape)}."
-            )
-        batch_size, _, num_frames = x.shape
-        padding = None
-        if lengths is not None:
-            check_lengths(lengths, batch_size, maximum=num_frames, unit="frames")
-        if choice.takes_pieces(self, x):
-            return self._masks_by_pieces(x, lengths)
+        check_input(x, self.config["in_channels"], lengths)
+        num_frames, padding = x.shape[2], None
         x = x.transpose(1, 2).contiguous()  # [B, L, N], in memory too: sums follow it, with lengths and without
         if lengths is not None:
             lengths = lengths.to(x.device)
             padding = padding_mask(lengths, num_frames)[..., None]  # [B, L, 1]
-            x = x.masked_fill(padding, 0.0)
+            x = zero_padding(x, padding)
 
         x = self.input_projection(self.norm(x, lengths, padding))  # [B, L, D]
         embedded = x + self.position(num_frames)
-        x = self._run_blocks(embedded, lengths, padding)
+        x, rotation = embedded, self.rotation(num_frames, like=embedded)
+        for block in self.blocks:
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                x = run_checkpointed(block, x, rotation, lengths, padding)
+            else:
+                x = block(x, rotation, lengths, padding)
         x = self.output_norm(self.frame_norm(x), lengths, padding) + embedded
-        x = self.prelu(x)
-        x = self.speaker_projection(x).unflatten(-1, (self.num_spks, -1))  # [B, L, S, D]
+
+        x = self.speaker_projection(self.prelu(x)).unflatten(-1, (self.num_spks, -1))  # [B, L, S, D]
         x = torch.tanh(self.tanh_projection(x)) * torch.sigmoid(self.gate_projection(x))
         masks = F.relu(self.mask_projection(x)).permute(2, 0, 3, 1)  # [S, B, N, L]
-        return masks if padding is None else masks.masked_fill(padding.transpose(1, 2), 0.0)
-
-    def _masks_by_pieces(self, x, lengths):
-        batch_size, _, num_frames = x.shape
-        true_lengths = [num_frames] * batch_size if lengths is None else lengths.tolist()
-        masks = []  # B times [S, N, L]
-        for one, length in zip(x, true_lengths, strict=True):
-            found = tiled.masks_by_pieces(self, one[:, :length])
-            masks.append(F.pad(found, (0, num_frames - length)) if length < num_frames else found)
-        return masks[0].unsqueeze(1) if len(masks) == 1 else torch.stack(masks, dim=1)
+        return masks if padding is None else zero_padding(masks, padding.transpose(1, 2))
 
     def rotation(self, num_frames, like):
         """Cosines and sines of the rotary embedding, each [L, R/2], of the dtype and on the device of a tensor."""
         angles = self.rotary(num_frames, like=like)
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
-    def _run_blocks(self, x, lengths, padding):
-        rotation = self.rotation(x.shape[1], like=x)
-        for block in self.blocks:
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                again = block if torch.compiler.is_compiling() else fast.as_now(block)
-                x = checkpoint(again, x, rotation, lengths, padding, use_reentrant=False)
-            else:
-                x = block(x, rotation, lengths, padding)
-        return x
+
+@replaceable
+def run_checkpointed(block, *inputs):
+    """A block's output, of which nothing is kept for the gradient but the inputs: the rest is computed again."""
+    return checkpoint(block, *inputs, use_reentrant=False)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask
+from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask, zero_padding
 from mossformer_sb.network.sizes import build_decoder, build_encoder, build_masknet
 
 
@@ -61,8 +61,8 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     if lengths is not None:
         check_lengths(lengths, batch_size, maximum=num_samples, minimum=kernel_size)
         lengths = lengths.to(mixture.device, non_blocking=True)
-        # Whatever stands in the padding, NaN too, must not get through.
-        mixture = mixture.masked_fill(padding_mask(lengths, num_samples), 0.0)
+        # Nothing that stands in the padding, not even NaN, may reach the estimates.
+        mixture = zero_padding(mixture, padding_mask(lengths, num_samples))
         frames = {"lengths": num_frames(lengths, kernel_size, stride)}
 
     encoded = encoder(mixture)  # [B, N, L]
@@ -72,7 +72,7 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     masked = encoded * masks
     # Speaker by speaker, as SpeechBrain's own interface does, so that both give the same bits.
     estimates = torch.stack([decoder(one_speaker) for one_speaker in masked], dim=-1)  # [B, T', S]
-    # A negative padding cuts. Without telling cases apart, so that exporters find one program for all lengths.
+    # A negative padding cuts. Without a branch, so that exporters find one program for all lengths.
     return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
 
 

@@ -10,7 +10,7 @@ from mossformer_sb.network.masknet import MossFormerMaskNet
 
 @dataclass(frozen=True)
 class Size:
-    """What tells one MossFormer from another.
+    """The numbers in which the published MossFormers differ.
 
     ``channels`` is the width N of the encoder and D of the mask net, which are equal in every published model.
     """
@@ -104,13 +104,57 @@ def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
 
 
 def build_encoder(size):
-    """SpeechBrain's encoder for a published size: Conv1d of kernel 16, stride 8, and ReLU."""
+    """Build SpeechBrain's encoder for a published size.
+
+    Arguments
+    ---------
+    size : str
+        One of `SIZES`.
+
+    Returns
+    -------
+    speechbrain.lobes.models.dual_path.Encoder
+        Conv1d and ReLU: a kernel of 16 samples and a stride of 8 for the published sizes.
+
+    Raises
+    ------
+    InputError
+        If the size is not known.
+
+    Example
+    -------
+    >>> import torch
+    >>> build_encoder("S")(torch.randn(2, 8000)).shape
+    torch.Size([2, 256, 999])
+    """
     size = get_size(size)
     return Encoder(kernel_size=size.encoder_kernel_size, out_channels=size.channels)
 
 
 def build_decoder(size):
-    """SpeechBrain's decoder for a published size: ConvTranspose1d of kernel 16, stride 8."""
+    """Build SpeechBrain's decoder for a published size.
+
+    Arguments
+    ---------
+    size : str
+        One of `SIZES`.
+
+    Returns
+    -------
+    speechbrain.lobes.models.dual_path.Decoder
+        ConvTranspose1d: a kernel of 16 samples and a stride of 8 for the published sizes.
+
+    Raises
+    ------
+    InputError
+        If the size is not known.
+
+    Example
+    -------
+    >>> import torch
+    >>> build_decoder("S")(torch.randn(2, 256, 999)).shape
+    torch.Size([2, 8000])
+    """
     size = get_size(size)
     return Decoder(
         in_channels=size.channels,

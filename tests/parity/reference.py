@@ -1,7 +1,12 @@
 """The authors' mask net from the `modelscope` package, with random weights, next to ours with the same ones."""
 
+import contextlib
+
+import pytest
 import torch
 
+from mossformer_sb.network import fast
+from mossformer_sb.network.fast import tiled
 from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 
@@ -32,8 +37,59 @@ def output_and_gradients(network, x, weights):
     x = x.clone().requires_grad_()
     output = network(x)
     (output * weights).sum().backward()
-    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    gradients = {
+        name.removeprefix("_orig_mod."): p.grad for name, p in network.named_parameters() if p.grad is not None
+    }
     return output.detach(), gradients, x.grad
+
+
+@contextlib.contextmanager
+def computed(network, path):
+    """Our network with its output and gradients computed by one of the paths, which is checked to have been taken."""
+    if path == "plain":
+        with fast.disabled():
+            network.register_forward_hook(lambda *given: _assert_custom_backward(given[-1], False))
+            yield network
+    elif path == "fast":
+        network.register_forward_hook(lambda *given: _assert_custom_backward(given[-1], True))
+        yield network
+    elif path == "compiled":
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+        torch._dynamo.reset()
+        yield torch.compile(network, backend=backend, dynamic=False, fullgraph=True)
+        torch._dynamo.reset()
+        assert len(graphs) == 1
+    else:
+        raise ValueError(path)
+
+
+def _assert_custom_backward(output, expected):
+    """That custom backward functions are in the graph, or that they aren't."""
+    found, queue = set(), [output.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            queue += [following for following, _ in node.next_functions]
+    names = {type(node).__name__ for node in found}
+    custom = {f"{name}FunctionBackward" for name in ("ConvModule", "RotatedHeads", "JointAttention", "Gate")}
+    assert names & custom == (custom if expected else set())
+
+
+def tiled_output(network, x, tile_frames):
+    """Our network's output in inference, in tiles of so many frames."""
+    items, masks_of_item = [], tiled.masks_of_item
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(tiled, "TILE_FRAMES", tile_frames)
+        patch.setattr(tiled, "masks_of_item", lambda *given: items.append(1) or masks_of_item(*given))
+        output = network(x)
+    assert len(items) == len(x)
+    return output
 
 
 def loss_weights(output):

@@ -8,12 +8,14 @@ from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.network.sizes import SIZES
 from mossformer_sb.sharing.modelscope import from_modelscope, masknet_from_modelscope, to_modelscope
 from tests.parity.reference import (
+    computed,
     flat,
     loss_weights,
     output_and_gradients,
     random_reference,
     relative_error,
     same_in_ours,
+    tiled_output,
 )
 
 pytestmark = pytest.mark.parity
@@ -23,47 +25,72 @@ GROUP = 32
 LESS_THAN_A_GROUP, ONE_GROUP, ONE_FRAME_MORE, SEVERAL = 20, GROUP, GROUP + 1, 5 * GROUP - 10
 
 
-def compare(config, batch_size, num_frames, dtype):
+def compare(config, batch_size, num_frames, dtype, path="fast"):
     reference = random_reference(**config)
     ours = same_in_ours(reference, **config).to(dtype)
     reference = reference.to(dtype)
     x = torch.rand(batch_size, config["channels"], num_frames, dtype=dtype)
     with torch.no_grad():
         weights = loss_weights(reference(x))
-    output, gradients, input_gradient = output_and_gradients(ours, x, weights)
+    with computed(ours, path) as network:
+        output, gradients, input_gradient = output_and_gradients(network, x, weights)
     expected, their_gradients, expected_input_gradient = output_and_gradients(reference, x, weights)
     expected_gradients = masknet_from_modelscope(their_gradients)
     assert gradients.keys() == expected_gradients.keys()
     return output, expected, gradients, expected_gradients, input_gradient, expected_input_gradient
 
 
+def assert_same_in_float64(output, expected, gradients, expected_gradients, dx, expected_dx):
+    assert relative_error(output, expected) <= 1e-10
+    assert relative_error(dx, expected_dx) <= 1e-10
+    for name in gradients:
+        assert relative_error(gradients[name], expected_gradients[name]) <= 1e-10, name
+
+
+def two_blocks(num_spks):
+    return {"channels": 64, "num_blocks": 2, "num_spks": num_spks, "group_size": GROUP, "query_key_dim": 48}
+
+
 @pytest.mark.parametrize("num_frames", [LESS_THAN_A_GROUP, ONE_GROUP, ONE_FRAME_MORE, SEVERAL])
 @pytest.mark.parametrize("num_spks", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 3])
 class TestTwoBlocks:
-    def config(self, num_spks):
-        return {"channels": 64, "num_blocks": 2, "num_spks": num_spks, "group_size": GROUP, "query_key_dim": 48}
+    @pytest.mark.parametrize("path", ["plain", "fast"])
+    def test_float64(self, batch_size, num_spks, num_frames, path):
+        assert_same_in_float64(*compare(two_blocks(num_spks), batch_size, num_frames, torch.float64, path))
 
-    def test_float64(self, batch_size, num_spks, num_frames):
+    @pytest.mark.parametrize("path", ["plain", "fast"])
+    def test_float32(self, batch_size, num_spks, num_frames, path):
         output, expected, gradients, expected_gradients, dx, expected_dx = compare(
-            self.config(num_spks), batch_size, num_frames, torch.float64
-        )
-        assert relative_error(output, expected) <= 1e-10
-        assert relative_error(dx, expected_dx) <= 1e-10
-        for name in gradients:
-            assert relative_error(gradients[name], expected_gradients[name]) <= 1e-10, name
-
-    def test_float32(self, batch_size, num_spks, num_frames):
-        output, expected, gradients, expected_gradients, dx, expected_dx = compare(
-            self.config(num_spks), batch_size, num_frames, torch.float32
+            two_blocks(num_spks), batch_size, num_frames, torch.float32, path
         )
         assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
         assert relative_error(dx, expected_dx) <= 1e-5
         assert relative_error(flat(gradients, gradients), flat(expected_gradients, gradients)) <= 1e-5
 
+    @pytest.mark.parametrize("tile_frames", [GROUP, 2 * GROUP])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+    def test_tiled(self, batch_size, num_spks, num_frames, dtype, tolerance, tile_frames):
+        config = two_blocks(num_spks)
+        reference = random_reference(**config)
+        ours = same_in_ours(reference, **config).to(dtype)
+        x = torch.rand(batch_size, config["channels"], num_frames, dtype=dtype)
+        with torch.no_grad():
+            expected = reference.to(dtype)(x)
+        output = tiled_output(ours, x, tile_frames)
+        assert (output - expected).abs().max() <= tolerance * expected.abs().max()
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_frames", [LESS_THAN_A_GROUP, ONE_GROUP, SEVERAL])
+def test_compiled(num_frames):
+    """`aot_eager` writes the backward program too; what inductor adds to that is kernels."""
+    assert_same_in_float64(*compare(two_blocks(2), 3, num_frames, torch.float64, "compiled"))
+
+
+@pytest.mark.parametrize("path", ["plain", "fast", "tiled"])
 @pytest.mark.parametrize("size", ["S"])
-def test_a_published_size_in_float64(size):
+def test_a_published_size_in_float64(size, path):
     """Full depth and width, more than one group; M and L differ in numbers only."""
     size = SIZES[size]
     config = {
@@ -73,13 +100,15 @@ def test_a_published_size_in_float64(size):
         "group_size": size.group_size,
         "query_key_dim": size.query_key_dim,
     }
-    output, expected, gradients, expected_gradients, dx, expected_dx = compare(
-        config, batch_size=1, num_frames=300, dtype=torch.float64
-    )
-    assert relative_error(output, expected) <= 1e-10
-    assert relative_error(dx, expected_dx) <= 1e-10
-    for name in gradients:
-        assert relative_error(gradients[name], expected_gradients[name]) <= 1e-10, name
+    if path != "tiled":
+        assert_same_in_float64(*compare(config, batch_size=1, num_frames=300, dtype=torch.float64, path=path))
+        return
+    reference = random_reference(**config)
+    ours, reference = same_in_ours(reference, **config).double(), reference.double()
+    x = torch.rand(1, config["channels"], 300, dtype=torch.float64)
+    with torch.no_grad():
+        expected = reference(x)
+    assert relative_error(tiled_output(ours, x, size.group_size), expected) <= 1e-10
 
 
 def test_query_key_dim_below_the_rotated_channels():

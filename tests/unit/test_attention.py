@@ -1,10 +1,12 @@
 """Joint attention against a literal computation, frame by frame."""
 
+import contextlib
 import math
 
 import pytest
 import torch
 
+from mossformer_sb.network import fast
 from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
 
 
@@ -21,11 +23,16 @@ def literal_attention(queries_keys, values, group_size):
     return output
 
 
+PATHS = {"plain": fast.disabled, "unpadded": torch.no_grad, "custom backward": contextlib.nullcontext}
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("num_frames", [1, 5, 8, 9, 16, 21])
-def test_equals_the_definition(num_frames):
+def test_equals_the_definition(num_frames, path):
     queries_keys = QueriesKeys(*(4 * torch.randn(4, 2, num_frames, 6, dtype=torch.float64)))
     values = torch.randn(2, num_frames, 10, dtype=torch.float64)
-    found = joint_attention(queries_keys, values, group_size=8)
+    with PATHS[path]():
+        found = joint_attention(queries_keys, values, group_size=8)
     for item in range(2):
         one = QueriesKeys(*(x[item] for x in queries_keys))
         torch.testing.assert_close(found[item], literal_attention(one, values[item], group_size=8))

@@ -10,7 +10,7 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb import MossFormerMaskNet
-from mossformer_sb.network.depthwise import DepthwiseConv
+from mossformer_sb.network.layers import DepthwiseConv
 from mossformer_sb.training.brain import SeparationBrain
 from mossformer_sb.training.command_line import parse_arguments
 from tests.unit.brains import Recorder, batch_of
@@ -89,7 +89,7 @@ def test_gradients_that_the_compiler_derived(checkpoint_blocks):
     assert furthest(found, expected) < 1e-10
 
 
-def test_the_filter_has_the_gradients_of_the_eager_one():
+def test_the_convolution_has_the_gradients_of_the_eager_one():
     conv = DepthwiseConv(20, kernel_size=17).double()
     x = torch.randn(2, 30, 20, dtype=torch.float64)
     _, expected = gradients(lambda x: conv(2 * x), conv, x)

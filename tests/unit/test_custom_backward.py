@@ -1,4 +1,4 @@
-"""Gradients written by hand against those that PyTorch finds of the plain form."""
+"""Custom backward passes against the gradients that PyTorch finds of the plain form."""
 
 import contextlib
 
@@ -9,14 +9,20 @@ from mossformer_sb.network import fast
 from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.network.block import ConvModule, MossFormerBlock, OffsetScale, gate
 from mossformer_sb.network.fast import backward
-from mossformer_sb.network.fast.backward import ConvModuleStep, Gate, JointAttention, RotatedCopies, keep_mask
+from mossformer_sb.network.fast.backward import (
+    ConvModuleFunction,
+    GateFunction,
+    JointAttentionFunction,
+    RotatedHeadsFunction,
+    keep_mask,
+)
 
 
 def both(function, *inputs):
-    """Output and gradients of the step by hand, and those of the plain form."""
+    """Output and gradients of the custom backward, and those of the plain form."""
     results = []
-    for by_hand in (True, False):
-        with contextlib.nullcontext() if by_hand else fast.disabled():
+    for custom in (True, False):
+        with contextlib.nullcontext() if custom else fast.disabled():
             output = function(*inputs)
             weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
             gradients = torch.autograd.grad((output * weights).sum(), [x for x in inputs if x.requires_grad])
@@ -65,18 +71,18 @@ def test_joint_attention(num_frames, with_lengths):
 
 
 @pytest.mark.parametrize("rotated", [2, 6])
-def test_rotated_copies(rotated):
+def test_rotated_heads(rotated):
     z, offset_scale = random(2, 5, 6), OffsetScale(6).double()
     angles = torch.rand(5, rotated // 2, dtype=torch.float64)
     gamma, beta = offset_scale.gamma, offset_scale.beta
     torch.nn.init.normal_(beta)
     results = []
-    for copies in (
-        torch.stack(RotatedCopies.apply(z, gamma, beta, angles.cos(), angles.sin(), torch.float64)),
+    for heads in (
+        torch.stack(RotatedHeadsFunction.apply(z, gamma, beta, angles.cos(), angles.sin(), torch.float64)),
         rotate(offset_scale(z), angles.cos(), angles.sin()),
     ):
-        weights = torch.linspace(-1, 1, copies.numel(), dtype=torch.float64).view(copies.shape)
-        results.append([copies.detach(), *torch.autograd.grad((copies * weights).sum(), [z, gamma, beta])])
+        weights = torch.linspace(-1, 1, heads.numel(), dtype=torch.float64).view(heads.shape)
+        results.append([heads.detach(), *torch.autograd.grad((heads * weights).sum(), [z, gamma, beta])])
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
@@ -129,9 +135,9 @@ def test_gradient_of_dropped_attention():
 
     def run(*given):
         torch.manual_seed(5)
-        return JointAttention.apply(*given, None, 4, 0.5)
+        return JointAttentionFunction.apply(*given, None, 4, 0.5)
 
-    assert not torch.equal(run(*inputs), JointAttention.apply(*inputs, None, 4, 0.0))
+    assert not torch.equal(run(*inputs), JointAttentionFunction.apply(*inputs, None, 4, 0.0))
     assert torch.autograd.gradcheck(run, inputs)
 
 
@@ -154,8 +160,8 @@ def test_autocast_has_the_plain_forms_precision():
         for found in ways:
             assert [tensor.dtype for tensor in found] == [torch.float32] * len(found)
         errors.append([[(a - b).norm() / b.norm() for a, b in zip(way, exact, strict=True)] for way in ways])
-    by_hand, plain = torch.tensor(errors).square().mean(0).sqrt()
-    assert (by_hand < 1.25 * plain + 2e-3).all()
+    custom, plain = torch.tensor(errors).square().mean(0).sqrt()
+    assert (custom < 1.25 * plain + 2e-3).all()
 
 
 def channels_first(x):
@@ -163,89 +169,89 @@ def channels_first(x):
     return x.mT.contiguous().mT
 
 
-def test_rotated_copies_of_what_lies_with_channels_first():
+def test_rotated_heads_of_what_lies_with_channels_first():
     z, offset_scale = random(2, 5, 6), OffsetScale(6).double()
     angles = torch.rand(5, 3, dtype=torch.float64)
     results = []
     for layout in (torch.Tensor.contiguous, channels_first):
-        copies = RotatedCopies.apply(
+        heads = RotatedHeadsFunction.apply(
             layout(z), offset_scale.gamma, offset_scale.beta, angles.cos(), angles.sin(), torch.float64
         )
-        grads = [layout(torch.linspace(-1, 1, copy.numel(), dtype=torch.float64).view(copy.shape)) for copy in copies]
+        grads = [layout(torch.linspace(-1, 1, head.numel(), dtype=torch.float64).view(head.shape)) for head in heads]
         assert grads[0].is_contiguous() == (layout is torch.Tensor.contiguous)
         inputs = [z, offset_scale.gamma, offset_scale.beta]
-        results.append([*copies, *torch.autograd.grad(copies, inputs, grads)])
+        results.append([*heads, *torch.autograd.grad(heads, inputs, grads)])
     assert all(torch.equal(found, expected) for found, expected in zip(*results, strict=True))
 
 
-def test_a_block_whose_filters_answer_with_channels_first(monkeypatch):
+def test_a_block_whose_convolutions_answer_with_channels_first(monkeypatch):
     """As convolutions do on other devices and in other versions."""
     block = MossFormerBlock(channels=8, group_size=6, query_key_dim=4, dropout=0.0).double()
     rotation = torch.ones(15, 1, dtype=torch.float64), torch.zeros(15, 1, dtype=torch.float64)
     inputs = random(2, 15, 8), *block.parameters()
     expected, _ = both(lambda x, *_: block(x, rotation), *inputs)
-    correlate = backward.correlate
-    monkeypatch.setattr(backward, "correlate", lambda *given: channels_first(correlate(*given)))
+    convolve = backward.depthwise_conv
+    monkeypatch.setattr(backward, "depthwise_conv", lambda *given: channels_first(convolve(*given)))
     found, _ = both(lambda x, *_: block(x, rotation), *inputs)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-# ---- only what is asked for
+# ---- only what is needed
 
 
 class Counted(torch.utils._python_dispatch.TorchDispatchMode):
-    """Counts what takes time: products of matrices and filters, and the sums of products that a filter's taps get."""
+    """Counts what takes time: matrix multiplications, convolutions, and the sums of products of a kernel's gradient."""
 
     def __init__(self):
         super().__init__()
-        self.products = 0
+        self.operations = 0
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         names = ("mm", "addmm", "bmm", "convolution", "_linear_pointwise", "addcmul_")
-        self.products += function.overloadpacket.__name__ in names
+        self.operations += function.overloadpacket.__name__ in names
         return function(*arguments, **(keywords or {}))
 
 
 def backward_of(function, inputs, wanted):
-    """Gradients of the wanted inputs, by number, and the products that they took."""
+    """Gradients of the wanted inputs, by number, and the operations that they took."""
     inputs = [x.detach().requires_grad_(index in wanted) for index, x in enumerate(inputs)]
     output = function(*inputs)
     with Counted() as counted:
         output.square().sum().backward()
     assert all((x.grad is None) == (index not in wanted) for index, x in enumerate(inputs))
-    return [inputs[index].grad for index in wanted], counted.products
+    return [inputs[index].grad for index in wanted], counted.operations
 
 
-def conv_module_of(x, gain, weight, bias, taps):
-    return ConvModuleStep.apply(x, gain, weight, bias, taps, 0.4, 1e-5, 0.0, None, x.dtype)
+def conv_module_of(x, gain, weight, bias, kernel):
+    return ConvModuleFunction.apply(x, gain, weight, bias, kernel, 0.4, 1e-5, 0.0, None, x.dtype)
 
 
 def attention_of(*tensors):
-    return JointAttention.apply(*tensors, None, 4, 0.0)
+    return JointAttentionFunction.apply(*tensors, None, 4, 0.0)
 
 
 def rotated_of(z, gamma, beta):
     angles = torch.linspace(0, 3, 15, dtype=torch.float64).view(5, 3)
-    return torch.stack(RotatedCopies.apply(z, gamma, beta, angles.cos(), angles.sin(), z.dtype))
+    return torch.stack(RotatedHeadsFunction.apply(z, gamma, beta, angles.cos(), angles.sin(), z.dtype))
 
 
 CONV_MODULE = [(2, 9, 6), (1,), (10, 6), (10,), (10, 5)]
 
 
-# How many products the gradient of each set of inputs takes, by their numbers.
+# How many operations the gradient of each set of inputs takes, by their numbers.
 @pytest.mark.parametrize(
-    ("function", "shapes", "products"),
+    ("function", "shapes", "operations"),
     [
         (conv_module_of, CONV_MODULE, {(0,): 2, (2,): 2, (3,): 1, (4,): 1, (0, 2, 4): 4}),
         (attention_of, [(1, 4, 6)] * 4 + [(1, 4, 8)], {(0,): 2, (1,): 1, (2,): 2, (3,): 2, (4,): 3, (0, 2): 3}),
         (rotated_of, [(2, 5, 6), (4, 6), (4, 6)], {(0,): 4, (1,): 0, (2,): 0}),
-        (Gate.apply, [(2, 5, 8), (2, 5, 8)], {(0,): 1, (1,): 1}),
+        (GateFunction.apply, [(2, 5, 8), (2, 5, 8)], {(0,): 1, (1,): 1}),
     ],
 )
-def test_only_what_needs_a_gradient_is_computed(function, shapes, products):
+def test_only_what_needs_a_gradient_is_computed(function, shapes, operations):
     inputs = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     everything, most = backward_of(function, inputs, range(len(inputs)))
-    for wanted, expected in products.items():
+    for wanted, expected in operations.items():
         gradients, found = backward_of(function, inputs, wanted)
         assert found == expected <= most, wanted
         torch.testing.assert_close(gradients, [everything[index] for index in wanted], rtol=0, atol=0)
@@ -262,5 +268,5 @@ def test_a_frozen_block_takes_no_gradient_of_its_weights():
         with Counted() as counted:
             output.sum().backward()
         assert x.grad is not None
-        counts.append(counted.products)
-    assert counts[1] <= counts[0] - 6  # weights and taps of three layers
+        counts.append(counted.operations)
+    assert counts[1] <= counts[0] - 6  # weights and kernels of three layers

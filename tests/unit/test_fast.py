@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.network import fast
 from mossformer_sb.network.block import MossFormerBlock
-from mossformer_sb.network.fast import backward, choice, tiled
+from mossformer_sb.network.fast import backward, choice, tiled, unpadded
 
 N, GROUP = 8, 8
 
@@ -41,17 +41,15 @@ def taken(monkeypatch):
     """Names of the fast implementations that were taken, in order."""
     names = []
 
-    def watch(owner, name):
+    def watch(owner, name, called=None):
         function = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given: names.append(name) or function(*given))
+        monkeypatch.setattr(owner, name, lambda *given: names.append(called or name) or function(*given))
 
-    watch(tiled, "masks_by_pieces")
-    watch(backward, "conv_module_step")
-    for step in (backward.RotatedCopies, backward.JointAttention, backward.Gate):
-        function = step.apply
-        monkeypatch.setattr(
-            step, "apply", lambda *given, f=function, name=step.__name__: names.append(name) or f(*given)
-        )
+    watch(tiled, "masks_of_item")
+    watch(backward, "conv_module")
+    for name in ("queries_keys", "joint_attention", "gate"):
+        watch(backward, name)
+    watch(unpadded, "joint_attention", "unpadded attention")
     return names
 
 
@@ -82,10 +80,17 @@ def assert_as_plain(run, network, *inputs):
 
 def test_an_unchanged_network_is_fast(masknet, encoded, taken):
     assert_as_plain(train, masknet, encoded)
-    assert taken == ["conv_module_step"] * 2 + ["RotatedCopies", "JointAttention", "Gate", "conv_module_step"]
+    assert taken == ["conv_module"] * 2 + ["queries_keys", "joint_attention", "gate", "conv_module"]
     taken.clear()
     assert_as_plain(infer, masknet, encoded)
-    assert taken == ["masks_by_pieces"] * len(encoded)
+    assert taken == ["masks_of_item"] * len(encoded)
+
+
+def test_attention_alone_is_unpadded_where_neither_tiles_nor_a_gradient_are_possible(masknet, encoded, taken):
+    masknet.blocks[0].offset_scale.register_forward_hook(lambda *given: None)
+    assert_as_plain(infer, masknet, encoded)
+    assert taken == ["unpadded attention"]
+    assert choice.takes_unpadded(torch.rand(1, device="meta")), "on any device"
 
 
 @RUNS
@@ -151,11 +156,11 @@ def test_checkpointed_blocks_are_computed_again_as_before(encoded, first):
 
 
 def test_only_a_processors_own_tensors():
-    assert choice.takes_backward_by_hand(torch.rand(1))
-    assert not choice.takes_backward_by_hand(torch.rand(1, device="meta"))  # not "cpu", as a GPU isn't
-    assert not choice.takes_backward_by_hand(torch.rand(1), torch.rand(1).as_subclass(type("Own", (torch.Tensor,), {})))
+    assert choice.takes_custom_backward(torch.rand(1))
+    assert not choice.takes_custom_backward(torch.rand(1, device="meta"))  # not "cpu", as a GPU isn't
+    assert not choice.takes_custom_backward(torch.rand(1), torch.rand(1).as_subclass(type("Own", (torch.Tensor,), {})))
     with torch.no_grad():
-        assert not choice.takes_backward_by_hand(torch.rand(1))
+        assert not choice.takes_custom_backward(torch.rand(1))
 
 
 # ---- hooks

@@ -1,11 +1,13 @@
-"""Products by oneDNN against PyTorch's own, on a processor where they are chosen and on one where they aren't."""
+"""Multiplications by oneDNN against PyTorch's own, on a CPU where they are chosen and on one where they aren't."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mossformer_sb.network.fast import choice, matmul
-from mossformer_sb.network.fast.matmul import Linear, add_product, linear, packed, product
+from mossformer_sb.network.fast.matmul import add_matmul, linear, packed
+from mossformer_sb.network.fast.matmul import matmul as multiply
+from mossformer_sb.network.layers import Linear
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "stock"], autouse=True)
@@ -37,18 +39,18 @@ def test_linear(shape, silu):
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
 @pytest.mark.parametrize("transposed", [True, False])
-def test_product(batch, transposed):
+def test_matmul(batch, transposed):
     a, b = torch.randn(*batch, 5, 6), torch.randn(*batch, 6, 7)
     if transposed:
         a, b = (x.mT.contiguous().mT for x in (a, b))
-    found = values_and_gradients(product, a, b)
+    found = values_and_gradients(multiply, a, b)
     torch.testing.assert_close(found, values_and_gradients(torch.matmul, a, b))
-    torch.testing.assert_close(product(a, b), found[0])
+    torch.testing.assert_close(multiply(a, b), found[0])
 
 
-def test_add_product():
+def test_add_matmul():
     total, a, b = torch.randn(5, 7), torch.randn(5, 6), torch.randn(6, 7)
-    torch.testing.assert_close(add_product(total.clone(), a, b), total + a @ b)
+    torch.testing.assert_close(add_matmul(total.clone(), a, b), total + a @ b)
 
 
 def test_only_what_needs_a_gradient_gets_one():
@@ -61,12 +63,12 @@ def test_only_what_needs_a_gradient_gets_one():
 
 def test_other_precisions_and_devices_are_pytorchs():
     assert linear(torch.rand(5, 6, dtype=torch.float64), torch.rand(7, 6, dtype=torch.float64)).dtype == torch.float64
-    assert product(torch.rand(5, 6, device="meta"), torch.rand(6, 7, device="meta")).is_meta
+    assert multiply(torch.rand(5, 6, device="meta"), torch.rand(6, 7, device="meta")).is_meta
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert linear(torch.rand(5, 6), torch.rand(7, 6)).dtype == torch.bfloat16
 
 
-def test_the_processor_decides(by_onednn, monkeypatch):
+def test_the_cpu_decides(by_onednn, monkeypatch):
     called = []
     if choice.ONEDNN_LINEAR is not None:
         onednn = choice.ONEDNN_LINEAR

@@ -364,8 +364,8 @@ def test_speechbrains_profiler_sees_it(tmp_path):
         own_brain(options, output_folder=str(tmp_path)).fit(range(1), low_and_high(num_batches=5))
     (trace,) = (tmp_path / "profiler_logs").iterdir()
     text = trace.read_text()
-    assert "ConvModuleStep" in text
-    assert "aten::addmm" in text or "mkldnn::_linear_pointwise" in text  # who computes products: see products.py
+    assert "ConvModuleFunction" in text
+    assert "aten::addmm" in text or "mkldnn::_linear_pointwise" in text  # who multiplies: see fast/matmul.py
 
 
 def test_speechbrain_counts_its_parameters(caplog):

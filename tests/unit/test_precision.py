@@ -10,7 +10,7 @@ from mossformer_sb import MossFormerMaskNet
 from mossformer_sb.network import fast
 from mossformer_sb.network.attention import QueriesKeys, global_context, joint_attention
 from mossformer_sb.network.block import ConvModule
-from mossformer_sb.network.fast.tiled import _normed, _statistics
+from mossformer_sb.network.fast.tiled import _global_norm, _statistics
 from mossformer_sb.network.layers import GlobalLayerNorm, ScaleNorm
 
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -138,11 +138,11 @@ def test_the_norm_of_a_conv_module(dtype, way, cast):
 
 
 @HALF
-def test_the_global_norm_by_pieces(dtype):
+def test_the_tiled_global_norm(dtype):
     norm = GlobalLayerNorm(24)
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
         norm.bias.normal_()
     norm, x = norm.to(dtype), torch.randn(1, 300, 24).to(dtype)
-    found = _normed(norm, x[0], _statistics(x[0].split(100)))
+    found = _global_norm(norm, x[0], _statistics(x[0].split(100)))
     assert distance(found, norm(x)[0]) < SLACK

@@ -156,7 +156,7 @@ class TestSpeechBrainsRunOptions:
 
 class TestTorch:
     def test_modules_have_their_hooks_where_they_are_looked_for(self):
-        """`mossformer_sb.network.fast.matmul.has_hooks`, or what has taken its place, looks there."""
+        """`mossformer_sb.network.fast.choice` looks there."""
         module = torch.nn.Linear(1, 1)
         module.register_forward_hook(lambda *_: None)
         module.register_forward_pre_hook(lambda *_: None)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from mossformer_sb.network.fast import backward, choice, matmul
-from mossformer_sb.network.fast.matmul import linear, packed, product
+from mossformer_sb.network.fast.matmul import linear, packed
+from mossformer_sb.network.fast.matmul import matmul as multiply
 
 has_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
@@ -43,12 +44,12 @@ def test_silu_backward():
     assert backward._SILU_BACKWARD is not None
 
 
-def test_processors_are_told_apart():
+def test_cpus_are_told_apart():
     assert isinstance(torch.backends.cpu.get_cpu_capability(), str)
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_LINEAR", "ONEDNN_LINEAR_BINARY", "ONEDNN_REORDER"])
-def test_without_an_operator_products_are_pytorchs(name, monkeypatch):
+def test_without_an_operator_multiplications_are_pytorchs(name, monkeypatch):
     for module in (matmul, choice):
         monkeypatch.setattr(module, name, None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
@@ -57,7 +58,7 @@ def test_without_an_operator_products_are_pytorchs(name, monkeypatch):
         assert not choice.is_wide_amd()
         x, weight = torch.randn(5, 6), torch.randn(7, 6)
         assert torch.equal(linear(x, weight), F.linear(x, weight))
-        assert torch.equal(product(x, weight.t()), x @ weight.t())
+        assert torch.equal(multiply(x, weight.t()), x @ weight.t())
         assert packed(weight) is weight
     finally:
         choice.is_wide_amd.cache_clear()

@@ -1,4 +1,4 @@
-"""The mask net of any shape: plain, fast, by pieces and compiled are one network, and a batch is its items.
+"""The mask net of any shape: plain, fast, tiled and compiled are one network, and a batch is its items.
 
 Hypothesis draws the shapes, the same ones each time.
 """
@@ -102,7 +102,7 @@ def assert_trained_alike(found, expected, dtype):
 
 @given(cases())
 @drawn(60)
-def test_training_by_hand_is_plain_training(case):
+def test_custom_backward_is_plain_training(case):
     network, inputs = case.network().train(), case.inputs()
     found = trained(network, network, inputs)
     with fast.disabled():
@@ -112,10 +112,10 @@ def test_training_by_hand_is_plain_training(case):
 
 @given(cases(), st.integers(1, 4))
 @drawn(60)
-def test_inference_by_pieces_is_plain_inference(case, groups):
+def test_tiled_inference_is_plain_inference(case, groups):
     network, inputs = case.network().eval(), case.inputs()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(tiled, "PIECE", groups * case.arguments["group_size"])
+        patch.setattr(tiled, "TILE_FRAMES", groups * case.arguments["group_size"])
         found = network(*inputs)
         with fast.disabled():
             expected = network(*inputs)

@@ -1,4 +1,4 @@
-"""Inference by pieces of time against the plain way, which a gradient takes."""
+"""Tiled inference against the plain network with a gradient."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ N, GROUP = 24, 8
 
 @pytest.fixture
 def masknet(monkeypatch):
-    monkeypatch.setattr(tiled, "PIECE", 2 * GROUP)
+    monkeypatch.setattr(tiled, "TILE_FRAMES", 2 * GROUP)
     network = MossFormerMaskNet(N, 32, num_blocks=2, group_size=GROUP, query_key_dim=40, num_spks=3).eval()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -20,18 +20,18 @@ def masknet(monkeypatch):
 
 
 def both(network, *inputs):
-    """By pieces, and plainly."""
+    """Tiled, and not."""
     with torch.no_grad():
-        by_pieces = network(*inputs)
+        tiled_masks = network(*inputs)
     plain = network(*inputs)
-    assert plain.requires_grad and not by_pieces.requires_grad
-    return by_pieces, plain.detach()
+    assert plain.requires_grad and not tiled_masks.requires_grad
+    return tiled_masks, plain.detach()
 
 
-# Around the reach of the filter, a group, a piece, and several pieces with a short group at the end.
+# Around the reach of the convolution, a group, a tile, and several tiles with a short group at the end.
 @pytest.mark.parametrize("num_frames", [1, 7, 8, 9, 16, 17, 24, 31, 32, 33, 53, 64])
 @pytest.mark.parametrize("batch_size", [1, 2])
-def test_equals_the_plain_way(masknet, num_frames, batch_size):
+def test_equals_the_plain_network(masknet, num_frames, batch_size):
     x = torch.rand(batch_size, N, num_frames, dtype=torch.float64)
     found, expected = both(masknet.double(), x)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
@@ -54,8 +54,8 @@ def test_padded_batch(masknet):
 
 
 @pytest.mark.parametrize(("kernel_size", "expansion_factor"), [(1, 4.0), (17, 3.0), (41, 4.0)])
-def test_other_filters_and_widths(kernel_size, expansion_factor, monkeypatch):
-    monkeypatch.setattr(tiled, "PIECE", GROUP)
+def test_other_kernels_and_widths(kernel_size, expansion_factor, monkeypatch):
+    monkeypatch.setattr(tiled, "TILE_FRAMES", GROUP)
     network = MossFormerMaskNet(N, 30, 2, 2, GROUP, 16, expansion_factor, kernel_size).double().eval()
     found, expected = both(network, torch.rand(1, N, 45, dtype=torch.float64))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
@@ -89,7 +89,7 @@ def test_dropout_is_not_lost_without_gradient():
 
 
 def test_no_tensor_of_the_whole_length_but_few(masknet):
-    """The sequence of one block's values comes in pieces; what is of length L has D, N or R/2 channels, not 2H."""
+    """The sequence of one block's values comes in tiles; what is of length L has D, N or R/2 channels, not 2H."""
     longest = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -105,13 +105,13 @@ def test_no_tensor_of_the_whole_length_but_few(masknet):
     assert max(longest) == 3 * N * num_frames  # the masks
 
 
-def test_a_frozen_network_goes_by_pieces_whoever_records_gradients(masknet):
+def test_a_frozen_network_is_tiled_also_where_gradients_are_recorded(masknet):
     x = torch.rand(1, N, 53)
     with torch.no_grad():
         expected = masknet(x)
-    assert choice.takes_pieces(masknet.requires_grad_(False), x)
+    assert choice.takes_tiled(masknet.requires_grad_(False), x)
     assert torch.equal(masknet(x), expected)
-    assert not choice.takes_pieces(masknet, x.requires_grad_()), "the input's gradient is wanted"
+    assert not choice.takes_tiled(masknet, x.requires_grad_()), "the input's gradient is wanted"
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,8 +1,8 @@
 """What makes the network fast on a CPU, and the switch that turns it off.
 
-The network is written plainly, and correct alone. For speed, some calls take another implementation with the same
-numbers: a backward pass written by hand, inference by pieces of time, float32 products by oneDNN. They step aside for
-whatever a user changed; `mossformer_sb.network.fast.choice` holds every rule. To do without all of them::
+The network is written plainly, and is complete without this folder. For speed, some calls have another implementation
+with the same numbers: custom backward passes, tiled inference, matrix multiplications in float32 by oneDNN. None is
+used for a module that was changed; `mossformer_sb.network.fast.choice` holds every rule. To do without all of them::
 
     with mossformer_sb.network.fast.disabled():
         masks = masknet(encoded)
@@ -24,7 +24,7 @@ _setting = ContextVar("mossformer_sb_fast", default=None)
 
 
 def is_enabled():
-    """Whether fast implementations may be taken.
+    """Whether fast implementations may be used.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def is_enabled():
 
 @contextlib.contextmanager
 def disabled():
-    """Take the plain implementations: as a context, or as a decorator of a function.
+    """Use the plain implementations: as a context, or as a decorator of a function.
 
     It holds for the thread (and the task of asyncio) that enters it. Plain calls can be differentiated twice and
     forward, and ``torch.func`` can transform them. A backward pass belongs to its forward pass: what counts is the

@@ -1,14 +1,16 @@
-"""Training steps of a block whose gradients are written by hand: fewer passes over memory, and less kept.
+"""Custom backward passes of the parts of a block: fewer passes over memory, and less kept for the gradient.
 
-Each has a plain form beside it, in `block.py` and `attention.py`, which tests hold it against;
-`mossformer_sb.network.fast.choice` says where which is taken. What is kept for the gradient is the input and one tensor
-before the nonlinearity; what is cheap is computed again, and no gradient is computed that nobody asked for.
+Each computes what its plain form in `block.py` or `attention.py` does, which tests verify, and stands in for it where
+`mossformer_sb.network.fast.choice` says so. What is kept for the gradient is the input and one tensor before the
+nonlinearity; what is cheap is computed again, and no gradient is computed that is not needed.
 
-A step has the precision of its plain form: products, filters and what they give in that of autocast or of the module,
-norms and sums in float32 at least.
+The precision is that of the plain form: matrix multiplications, convolutions and their results in that of autocast or
+of the module, norms and sums in float32 at least.
+
+In the derivations G is ∂loss/∂y, the gradient of the output y, ⊙ the product of elements.
 
 Shapes: B batch, L frames, I, O input and output channels, K query/key width, E value width, R rotated channels,
-P frames of a group, G groups.
+P frames of a group, G groups, H = E/2 width of v and of u.
 """
 
 import functools
@@ -16,24 +18,66 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from mossformer_sb.network.depthwise import correlate, tap_gradient
+from mossformer_sb.network.attention import QueriesKeys
 from mossformer_sb.network.fast.choice import private_operator
-from mossformer_sb.network.fast.matmul import linear, product
+from mossformer_sb.network.fast.depthwise import kernel_gradient, kernel_with_skip
+from mossformer_sb.network.fast.matmul import linear, matmul
 from mossformer_sb.network.fast.once import differentiable_once
-from mossformer_sb.network.lengths import over_length
+from mossformer_sb.network.layers import depthwise_conv
+from mossformer_sb.network.lengths import over_length, zero_padding
+from mossformer_sb.network.precision import at_least_float32
 
 _SILU_BACKWARD = private_operator("aten", "silu_backward", "default")
 _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
 
 
+# ---- what a block calls
+
+
+def conv_module(module, x, padding=None):
+    """As `ConvModule.forward`."""
+    norm, linear_layer, dropout = module.norm, module.linear, module.dropout
+    return ConvModuleFunction.apply(
+        x,
+        norm.gain,
+        linear_layer.weight,
+        linear_layer.bias,
+        kernel_with_skip(module.depthwise),
+        norm.scale,
+        norm.eps,
+        dropout.p if dropout.training else 0.0,
+        padding,
+        working_dtype(x),
+    )
+
+
+def queries_keys(block, z, rotation, dtype):
+    """As `MossFormerBlock.queries_keys`."""
+    offset_scale = block.offset_scale
+    return QueriesKeys(*RotatedHeadsFunction.apply(z, offset_scale.gamma, offset_scale.beta, *rotation, dtype))
+
+
+def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0):
+    """As `mossformer_sb.network.attention.joint_attention`."""
+    return JointAttentionFunction.apply(*queries_keys, values, lengths, group_size, dropout)
+
+
+def gate(attended, values):
+    """As `mossformer_sb.network.block.gate`."""
+    return GateFunction.apply(attended, values)
+
+
+# ---- precision and dropout
+
+
 def working_dtype(x):
-    """The dtype that products of x have: autocast's, where that is on."""
+    """The dtype that matrix multiplications of x have: autocast's, where that is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _chooses_dtypes(method):
-    """For the forward or backward of a step that chooses its dtypes itself: autocast is off inside."""
+    """For a forward or backward that chooses its dtypes itself: autocast is off inside."""
 
     @functools.wraps(method)
     def inside(ctx, first, *others):
@@ -72,44 +116,47 @@ def keep_mask(like, dropout):
     return mask, _LEVELS / (_LEVELS - dropped)
 
 
-def conv_module_step(module, x, padding=None):
-    """What `ConvModule.forward` computes, as one step."""
-    norm, linear_layer, dropout = module.norm, module.linear, module.dropout
-    return ConvModuleStep.apply(
-        x,
-        norm.gain,
-        linear_layer.weight,
-        linear_layer.bias,
-        module.depthwise.taps(),
-        norm.scale,
-        norm.eps,
-        dropout.p if dropout.training else 0.0,
-        padding,
-        working_dtype(x),
-    )
+# ---- the functions
 
 
-class ConvModuleStep(torch.autograd.Function):
-    """ScaleNorm → linear → SiLU → depthwise filter → dropout, as `ConvModule` has it.
+class ConvModuleFunction(torch.autograd.Function):
+    """ScaleNorm → linear → SiLU → depthwise convolution with skip → dropout, as `ConvModule` has it.
 
-    ``apply(x, gain, weight, bias, taps, scale, eps, dropout, padding, dtype)``, x [B, L, I] → [B, L, O] of a dtype;
-    ``scale`` and ``eps`` are those of `ScaleNorm`.
+    ``apply(x, gain, weight, bias, kernel, scale, eps, dropout, padding, dtype)``, x [B, L, I] → [B, L, O] of a dtype;
+    ``kernel`` [O, K] has the skip in it (see `depthwise`), ``scale`` (1/√I) and ``eps`` are those of `ScaleNorm`.
+
+    ::
+
+        r = max(rms(x), eps)     n = g x / r     h = W n + b     a = SiLU(h) = h σ(h)     y = f m ⊙ conv(a)
+
+    with the mask m and the factor f of dropout. The gradients of the convolution are in `depthwise`; it gets f m ⊙ G.
+    Then::
+
+        ∂loss/∂h = ∂loss/∂a ⊙ σ(h) (1 + h (1 - σ(h)))
+        ∂loss/∂W = Σ ∂loss/∂h nᵀ        ∂loss/∂b = Σ ∂loss/∂h        N = ∂loss/∂n = Wᵀ ∂loss/∂h
+        ∂loss/∂g = Σ (N·x) / r
+        ∂loss/∂x = (g / r) N - (g (N·x) / (I r³)) x
+
+    since ∂r/∂x = x / (I r). The last term takes out the part of the gradient along x, because n doesn't change with the
+    length of x. Where r is clamped to eps it does, and the term is zero.
     """
 
     @staticmethod
     @_chooses_dtypes
-    def forward(ctx, x, gain, weight, bias, taps, scale, eps, dropout, padding, dtype):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        root_mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide) * scale
-        inverse = root_mean_square.clamp(min=eps).reciprocal()  # [B, L, 1]
-        normed = (x * (gain * inverse)).to(dtype)
+    def forward(ctx, x, gain, weight, bias, kernel, scale, eps, dropout, padding, dtype):
+        norm_dtype = torch.promote_types(x.dtype, torch.float32)
+        rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=norm_dtype) * scale
+        inverse_rms = rms.clamp(min=eps).reciprocal()  # [B, L, 1]
+        rms_clamped = rms < eps
+        normed = (x * (gain * inverse_rms)).to(dtype)
         hidden = linear(normed, weight.to(dtype), None if bias is None else bias.to(dtype))  # [B, L, O]
-        active = _without(padding, F.silu(hidden))
+        active = zero_padding(F.silu(hidden), padding)
         mask, factor = keep_mask(hidden, dropout) if dropout > 0 else (None, 1.0)
-        output = correlate(active, (taps * factor).to(dtype))  # the factor of dropout rides on the taps
+        # The factor of dropout is multiplied into the kernel, which is smaller than the output.
+        output = depthwise_conv(active, (kernel * factor).to(dtype))
         if mask is not None:
             output.mul_(mask)
-        ctx.save_for_backward(x, gain, weight, taps, inverse, root_mean_square < eps, hidden, mask, padding)
+        ctx.save_for_backward(x, gain, weight, kernel, inverse_rms, rms_clamped, hidden, mask, padding)
         ctx.factor, ctx.scale = factor, scale
         return output
 
@@ -117,34 +164,34 @@ class ConvModuleStep(torch.autograd.Function):
     @differentiable_once
     @_chooses_dtypes
     def backward(ctx, grad):
-        x, gain, weight, taps, inverse, bounded, hidden, mask, padding = ctx.saved_tensors
-        needs_x, needs_gain, needs_weight, needs_bias, needs_taps = ctx.needs_input_grad[:5]
-        grad_x = grad_gain = grad_weight = grad_bias = grad_taps = None
+        x, gain, weight, kernel, inverse_rms, rms_clamped, hidden, mask, padding = ctx.saved_tensors
+        needs_x, needs_gain, needs_weight, needs_bias, needs_kernel = ctx.needs_input_grad[:5]
+        grad_x = grad_gain = grad_weight = grad_bias = grad_kernel = None
         dtype = hidden.dtype
         if mask is not None:
             grad = grad * mask
-        if needs_taps:
-            active = _without(padding, F.silu(hidden))
-            grad_taps = tap_gradient(grad, active, taps.shape[1]).mul_(ctx.factor).to(taps.dtype)
+        if needs_kernel:
+            active = zero_padding(F.silu(hidden), padding)
+            grad_kernel = kernel_gradient(grad, active, kernel.shape[1]).mul_(ctx.factor).to(kernel.dtype)
         if needs_x or needs_gain or needs_weight or needs_bias:
-            grad_active = _without(padding, correlate(grad, (taps.flip(1) * ctx.factor).to(dtype)))
+            grad_active = zero_padding(depthwise_conv(grad, (kernel.flip(1) * ctx.factor).to(dtype)), padding)
             grad_hidden = _silu_backward(grad_active, hidden)
-            rows = grad_hidden.flatten(0, -2)  # [B·L, O]
+            grad_rows = grad_hidden.flatten(0, -2)  # [B·L, O]
         if needs_weight:
-            normed = (x * (gain * inverse)).to(dtype)
-            grad_weight = product(normed.flatten(0, -2).t(), rows).t()  # [O, I]
+            normed = (x * (gain * inverse_rms)).to(dtype)
+            grad_weight = matmul(normed.flatten(0, -2).t(), grad_rows).t()  # [O, I]
         if needs_bias:
-            grad_bias = rows.sum(0)
+            grad_bias = grad_rows.sum(0)
         if needs_x or needs_gain:
-            grad_normed = linear(grad_hidden, weight.t().to(dtype)).to(inverse.dtype)  # [B, L, I]
-            # x / r with r² the mean of x²: the part of the gradient along x goes, unless r was bounded by eps.
-            along = (grad_normed * x).sum(-1, keepdim=True)  # [B, L, 1]
+            grad_normed = linear(grad_hidden, weight.t().to(dtype)).to(inverse_rms.dtype)  # [B, L, I]
+            projection_on_x = (grad_normed * x).sum(-1, keepdim=True)  # [B, L, 1]
         if needs_gain:
-            grad_gain = (along * inverse).sum().view(1).to(gain.dtype)
+            grad_gain = (projection_on_x * inverse_rms).sum().view(1).to(gain.dtype)
         if needs_x:
-            bent = (along * inverse.pow(3) * ctx.scale**2).masked_fill(bounded, 0.0) * gain
-            grad_x = torch.addcmul(grad_normed.mul_(gain * inverse), _wide(x), bent, value=-1).to(x.dtype)
-        return grad_x, grad_gain, grad_weight, grad_bias, grad_taps, None, None, None, None, None
+            radial_term = (projection_on_x * inverse_rms.pow(3) * ctx.scale**2).masked_fill(rms_clamped, 0.0) * gain
+            grad_x = grad_normed.mul_(gain * inverse_rms)
+            grad_x = torch.addcmul(grad_x, at_least_float32(x), radial_term, value=-1).to(x.dtype)
+        return grad_x, grad_gain, grad_weight, grad_bias, grad_kernel, None, None, None, None, None
 
 
 def _silu_backward(grad, x):
@@ -155,24 +202,27 @@ def _silu_backward(grad, x):
     return grad * gate * (1 + x * (1 - gate))
 
 
-def _without(padding, x):
-    return x if padding is None else x.masked_fill(padding, 0.0)
-
-
-class RotatedCopies(torch.autograd.Function):
-    """Four affine copies of z and their rotary position embedding, as `OffsetScale` and `rotate` have them.
+class RotatedHeadsFunction(torch.autograd.Function):
+    """Four affine heads of z with their rotary position embedding, as `OffsetScale` and `rotate` have them.
 
     ``apply(z, gamma, beta, cos, sin, dtype)``, z [B, L, K] → four times [B, L, K] of a dtype. A pair of channels is a
-    complex number here, and its rotation a product.
+    complex number here, and its rotation R by an angle θ the product with exp(iθ). The transpose of a rotation by θ is
+    that by -θ, so::
+
+        yᵢ = R(θ) (γᵢ ⊙ z + βᵢ)     Uᵢ = R(-θ) Gᵢ
+        ∂loss/∂z = Σᵢ γᵢ ⊙ Uᵢ       ∂loss/∂γᵢ = Σ_frames z ⊙ Uᵢ       ∂loss/∂βᵢ = Σ_frames Uᵢ
     """
 
     @staticmethod
     @_chooses_dtypes
     def forward(ctx, z, gamma, beta, cos, sin, dtype):
         ctx.save_for_backward(z, gamma, cos, sin)
-        turn, z = _complex(cos, sin), _wide(z)
-        copies = (torch.addcmul(_wide(shift), z, _wide(scale)) for scale, shift in zip(gamma, beta, strict=True))
-        return tuple(_turned(copy, turn).to(dtype) for copy in copies)
+        rotation, z = _complex(cos, sin), at_least_float32(z)
+        heads = (
+            torch.addcmul(at_least_float32(shift), z, at_least_float32(scale))
+            for scale, shift in zip(gamma, beta, strict=True)
+        )
+        return tuple(_rotate(head, rotation).to(dtype) for head in heads)
 
     @staticmethod
     @differentiable_once
@@ -180,16 +230,17 @@ class RotatedCopies(torch.autograd.Function):
     def backward(ctx, *grads):
         z, gamma, cos, sin = ctx.saved_tensors
         needs_z, needs_gamma, needs_beta = ctx.needs_input_grad[:3]
-        back, wide_z = _complex(cos, -sin), _wide(z)
-        grad_z, grad_gamma, grad_beta = torch.zeros_like(wide_z) if needs_z else None, [], []
-        for grad, factor in zip(grads, gamma, strict=True):
-            grad = _turned(_wide(grad).clone(memory_format=torch.contiguous_format), back)
+        inverse_rotation, z32 = _complex(cos, -sin), at_least_float32(z)
+        grad_z, grad_gamma, grad_beta = torch.zeros_like(z32) if needs_z else None, [], []
+        for grad, scale in zip(grads, gamma, strict=True):
+            unrotated = at_least_float32(grad).clone(memory_format=torch.contiguous_format)
+            unrotated = _rotate(unrotated, inverse_rotation)
             if needs_gamma:
-                grad_gamma.append((grad * wide_z).sum((0, 1)))
+                grad_gamma.append((unrotated * z32).sum((0, 1)))
             if needs_beta:
-                grad_beta.append(grad.sum((0, 1)))
+                grad_beta.append(unrotated.sum((0, 1)))
             if needs_z:
-                grad_z.addcmul_(grad, _wide(factor))
+                grad_z.addcmul_(unrotated, at_least_float32(scale))
         return (
             grad_z.to(z.dtype) if needs_z else None,
             torch.stack(grad_gamma).to(gamma.dtype) if needs_gamma else None,
@@ -200,47 +251,54 @@ class RotatedCopies(torch.autograd.Function):
         )
 
 
-def _wide(x):
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _complex(cos, sin):
     """[L, R/2], complex."""
-    return torch.complex(_wide(cos), _wide(sin))
+    return torch.complex(at_least_float32(cos), at_least_float32(sin))
 
 
-def _turned(x, turn):
-    """The first R channels of x [B, L, K] turned: in place, unless x lies in memory with channels before time."""
+def _rotate(x, rotation):
+    """Rotate the first R channels of x [B, L, K]: in place, unless x lies in memory with channels before time."""
     x = x.contiguous()  # a complex number's two parts must be neighbours
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B, L, K/2]
-    pairs[..., : turn.shape[-1]].mul_(turn)
+    pairs[..., : rotation.shape[-1]].mul_(rotation)
     return x
 
 
-class JointAttention(torch.autograd.Function):
+class JointAttentionFunction(torch.autograd.Function):
     """Local plus global attention, as `joint_attention` has them.
 
     ``apply(local_query, global_query, local_key, global_key, values, lengths, group_size, dropout)``, queries and keys
     [B, L, K], values [B, L, E] → [B, L, E]. Of the weights of the local attention it keeps what dropout left of
     ReLU(scores).
+
+    ::
+
+        A = m ⊙ ReLU(Q Kᵀ / P)     y = f A² V + Q_g C     C = K_gᵀ V / L
+
+    in each group, with the mask m and the factor f of dropout, A² the square of each element, and Q_g, K_g the queries
+    and keys of the global attention. With ∂loss/∂C = Q_gᵀ G over all groups, and D = (2 f / P) A ⊙ (G Vᵀ)::
+
+        ∂loss/∂Q = D K         ∂loss/∂Q_g = G Cᵀ
+        ∂loss/∂K = Dᵀ Q        ∂loss/∂K_g = V (∂loss/∂C)ᵀ / L
+        ∂loss/∂V = f (A²)ᵀ G + K_g ∂loss/∂C / L
     """
 
     @staticmethod
     @_chooses_dtypes
     def forward(ctx, local_query, global_query, local_key, global_key, values, lengths, group_size, dropout):
-        context = product(over_length(global_key, values.shape[1], lengths).mT, values)  # [B, K, E]
-        output, positives = torch.empty_like(values), []
+        context = matmul(over_length(global_key, values.shape[1], lengths).mT, values)  # [B, K, E]
+        output, kept_scores = torch.empty_like(values), []
         ctx.factor = 1.0
-        for span, groups in _spans(values, group_size):
+        for span, groups in _groups(values, group_size):
             query, key, value = (x[:, span].unflatten(1, groups) for x in (local_query, local_key, values))
-            positive = product(query / group_size, key.mT).relu_()  # [B, G, P, P]
+            relu_scores = matmul(query / group_size, key.mT).relu_()  # [B, G, P, P]
             if dropout > 0:
-                mask, ctx.factor = keep_mask(positive, dropout)
-                positive.mul_(mask)
-            positives.append(positive)
-            local = product(positive.square().mul_(ctx.factor), value).flatten(1, 2)
-            torch.add(local, product(global_query[:, span], context), out=output[:, span])
-        ctx.save_for_backward(local_query, global_query, local_key, global_key, values, lengths, context, *positives)
+                mask, ctx.factor = keep_mask(relu_scores, dropout)
+                relu_scores.mul_(mask)
+            kept_scores.append(relu_scores)
+            local = matmul(relu_scores.square().mul_(ctx.factor), value).flatten(1, 2)
+            torch.add(local, matmul(global_query[:, span], context), out=output[:, span])
+        ctx.save_for_backward(local_query, global_query, local_key, global_key, values, lengths, context, *kept_scores)
         ctx.group_size = group_size
         return output
 
@@ -248,38 +306,38 @@ class JointAttention(torch.autograd.Function):
     @differentiable_once
     @_chooses_dtypes
     def backward(ctx, grad):
-        local_query, global_query, local_key, global_key, values, lengths, context, *positives = ctx.saved_tensors
+        local_query, global_query, local_key, global_key, values, lengths, context, *kept_scores = ctx.saved_tensors
         needs_local_query, needs_global_query, needs_local_key, needs_global_key, needs_values = ctx.needs_input_grad[
             :5
         ]
         num_frames = values.shape[1]
-        grad_global_query = product(grad, context.mT) if needs_global_query else None
+        grad_global_query = matmul(grad, context.mT) if needs_global_query else None
         grad_global_key = grad_values = None
         if needs_global_key or needs_values:
-            grad_context = product(global_query.mT, grad)  # [B, K, E]
+            grad_context = matmul(global_query.mT, grad)  # [B, K, E]
         if needs_global_key:
-            grad_global_key = over_length(product(values, grad_context.mT), num_frames, lengths)
+            grad_global_key = over_length(matmul(values, grad_context.mT), num_frames, lengths)
         if needs_values:
-            grad_values = product(over_length(global_key, num_frames, lengths), grad_context)
+            grad_values = matmul(over_length(global_key, num_frames, lengths), grad_context)
         grad_local_query = torch.empty_like(local_query) if needs_local_query else None
         grad_local_key = torch.empty_like(local_key) if needs_local_key else None
-        for (span, groups), positive in zip(_spans(values, ctx.group_size), positives, strict=True):
-            query, key, value, to_group = (
+        for (span, groups), relu_scores in zip(_groups(values, ctx.group_size), kept_scores, strict=True):
+            query, key, value, grad_group = (
                 x[:, span].unflatten(1, groups) for x in (local_query, local_key, values, grad)
             )  # [B, G, P, ·]
             if needs_values:
-                weights = positive.square().mul_(ctx.factor)
-                grad_values[:, span] += product(weights.mT, to_group).flatten(1, 2)
+                weights = relu_scores.square().mul_(ctx.factor)
+                grad_values[:, span] += matmul(weights.mT, grad_group).flatten(1, 2)
             if needs_local_query or needs_local_key:
-                grad_scores = product(to_group, value.mT).mul_(positive).mul_(2 * ctx.factor / ctx.group_size)
+                grad_scores = matmul(grad_group, value.mT).mul_(relu_scores).mul_(2 * ctx.factor / ctx.group_size)
             if needs_local_query:
-                grad_local_query[:, span] = product(grad_scores, key).flatten(1, 2)
+                grad_local_query[:, span] = matmul(grad_scores, key).flatten(1, 2)
             if needs_local_key:
-                grad_local_key[:, span] = product(grad_scores.mT, query).flatten(1, 2)
+                grad_local_key[:, span] = matmul(grad_scores.mT, query).flatten(1, 2)
         return grad_local_query, grad_global_query, grad_local_key, grad_global_key, grad_values, None, None, None
 
 
-def _spans(x, group_size):
+def _groups(x, group_size):
     """Groups, the last of which may be shorter: (frames of x [B, L, ·], their shape [1, frames of the group]).
 
     One after the other, since a group stays in the caches.
@@ -289,11 +347,15 @@ def _spans(x, group_size):
     return [(slice(start, stop), (1, stop - start)) for start, stop in zip(starts, stops, strict=True)]
 
 
-class Gate(torch.autograd.Function):
+class GateFunction(torch.autograd.Function):
     """(au ⊙ v) ⊙ sigmoid(av ⊙ u): ``apply(attended, values)``, each [B, L, 2H] with v before u, → [B, L, H].
 
     Four products from one, and one tensor for each gradient, where slices of a tensor would each bring a tensor of
-    zeros to be added up.
+    zeros to be added up. With s = σ(av ⊙ u), whose derivative is s ⊙ (1 - s), and T = G ⊙ au ⊙ v ⊙ s ⊙ (1 - s)::
+
+        y = au ⊙ v ⊙ s
+        ∂loss/∂au = G ⊙ v ⊙ s      ∂loss/∂av = T ⊙ u
+        ∂loss/∂v = G ⊙ au ⊙ s      ∂loss/∂u = T ⊙ av
     """
 
     @staticmethod
@@ -312,16 +374,15 @@ class Gate(torch.autograd.Function):
         needs_attended, needs_values = ctx.needs_input_grad
         grad_attended = torch.empty_like(attended) if needs_attended else None
         grad_values = torch.empty_like(values) if needs_values else None
-        gate = (attended_v * u).sigmoid_()
-        gated = grad * gate
-        # Through the sigmoid: grad · au · v · gate · (1 - gate).
-        to_v = grad_values.chunk(2, dim=-1)[0] if needs_values else torch.empty_like(gated)
-        inner = torch.mul(gated, attended_u, out=to_v) * v
-        inner.addcmul_(inner, gate, value=-1)
+        sigmoid = (attended_v * u).sigmoid_()
+        grad_gated = grad * sigmoid  # G ⊙ s
+        grad_v = grad_values.chunk(2, dim=-1)[0] if needs_values else torch.empty_like(grad_gated)
+        grad_sigmoid = torch.mul(grad_gated, attended_u, out=grad_v) * v
+        grad_sigmoid.addcmul_(grad_sigmoid, sigmoid, value=-1)  # T
         if needs_attended:
-            to_attended_v, to_attended_u = grad_attended.chunk(2, dim=-1)
-            torch.mul(gated, v, out=to_attended_u)
-            torch.mul(inner, u, out=to_attended_v)
+            grad_attended_v, grad_attended_u = grad_attended.chunk(2, dim=-1)
+            torch.mul(grad_gated, v, out=grad_attended_u)
+            torch.mul(grad_sigmoid, u, out=grad_attended_v)
         if needs_values:
-            torch.mul(inner, attended_v, out=grad_values.chunk(2, dim=-1)[1])
+            torch.mul(grad_sigmoid, attended_v, out=grad_values.chunk(2, dim=-1)[1])
         return grad_attended, grad_values

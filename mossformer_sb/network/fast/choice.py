@@ -1,62 +1,71 @@
 """Which implementation a call takes: every rule, in one place.
 
-| asked by | question | fast way | plain way |
-|---|---|---|---|
-| `ConvModule.forward` | `takes_conv_module_step` | `training.ConvModuleStep` | its layers, one after the other |
-| `MossFormerBlock.forward` | `takes_rotated_copies` | `training.RotatedCopies` | `OffsetScale`, `rotate` |
-| `joint_attention`, `gate` | `takes_backward_by_hand` | `training.JointAttention`, `.Gate` | PyTorch's operations |
-| `depthwise_filter` | `takes_backward_by_hand` | its gradient by blocks of time | that of ``conv2d`` |
-| `MossFormerMaskNet.forward` | `takes_pieces` | `pieces.masks_by_pieces` | blocks, one after the other |
-| `linear`, `product`, … | `takes_onednn` | oneDNN | PyTorch's own product |
+| plain call | rule | fast implementation |
+|---|---|---|
+| `MossFormerMaskNet.forward` | `takes_tiled` | `tiled.masks` |
+| `ConvModule.forward` | `takes_conv_module` | `backward.conv_module` |
+| `MossFormerBlock.queries_keys` | `takes_rotated_heads` | `backward.queries_keys` |
+| `joint_attention` | `takes_custom_backward` | `backward.joint_attention` |
+| `joint_attention` otherwise | `takes_unpadded` | `unpadded.joint_attention` |
+| `gate` | `takes_custom_backward` | `backward.gate` |
+| `depthwise_conv` | `takes_custom_backward`, `needs_gradient` | `depthwise.convolve` |
+| `Linear.forward` | `takes_onednn` | `matmul.linear_layer` |
 
-A fast way is taken only where nobody could tell it from the plain one but by the clock:
+`mossformer_sb.network.fast.register` ties the three columns together. What is fast uses `matmul.linear` and
+`matmul.matmul`, which take oneDNN by `takes_onednn`.
+
+A fast implementation is taken only where nothing but its speed tells it from the plain one:
 
 - The switch `mossformer_sb.network.fast.disabled` is off.
-- Tensors are PyTorch's own, on a CPU: on other devices nothing was measured that would speak for it.
-- No compiler, exporter or tracer looks on: they make their own of the plain operations.
-- No transform of ``torch.func`` and no forward-mode differentiation is at work: these know plain operations alone.
-- Every module that would be passed by is as it was built: its exact class with that class's own methods, its parts
+- Tensors are PyTorch's own, on a CPU: on other devices no gain was measured. (Attention without
+  padding, `takes_unpadded`, is made of stock operations, and is for every device.)
+- No compiler, exporter or tracer records the call: they optimise the plain operations themselves.
+- No transform of ``torch.func`` and no forward-mode differentiation is active: these know plain operations only.
+- Every module that would not be called is as it was built: its exact class with that class's own methods, its parts
   likewise, no hook of any kind on it or on all modules, its parameters neither parametrised nor of another class.
 """
 
 import functools
 import platform
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.modules import module as nn_module
 
-from mossformer_sb.network import fast
+from mossformer_sb.network.block import ConvModule, MossFormerBlock, OffsetScale
+from mossformer_sb.network.fast import is_enabled
+from mossformer_sb.network.layers import Angles, DepthwiseConv, GlobalLayerNorm, Linear, PositionEmbedding, ScaleNorm
+from mossformer_sb.network.masknet import MossFormerMaskNet
 
-# Which parts a module has, by name, and which classes they are: those that its fast way takes the place of.
+_ANY_LINEAR = (nn.Linear, Linear)
+# The parts of a module that its fast implementation doesn't call, by name, and the classes that they may be of.
 _PARTS = {
-    "MossFormerMaskNet": {
-        "norm": ("GlobalLayerNorm",),
-        "input_projection": ("Linear", "torch.nn.Linear"),
-        "position": ("PositionEmbedding",),
-        "rotary": ("Angles",),
-        "frame_norm": ("torch.nn.LayerNorm",),
-        "output_norm": ("GlobalLayerNorm",),
-        "prelu": ("torch.nn.PReLU",),
-        "speaker_projection": ("Linear", "torch.nn.Linear"),
-        "tanh_projection": ("Linear", "torch.nn.Linear"),
-        "gate_projection": ("Linear", "torch.nn.Linear"),
-        "mask_projection": ("Linear", "torch.nn.Linear"),
+    MossFormerMaskNet: {
+        "norm": (GlobalLayerNorm,),
+        "input_projection": _ANY_LINEAR,
+        "position": (PositionEmbedding,),
+        "rotary": (Angles,),
+        "frame_norm": (nn.LayerNorm,),
+        "output_norm": (GlobalLayerNorm,),
+        "prelu": (nn.PReLU,),
+        "speaker_projection": _ANY_LINEAR,
+        "tanh_projection": _ANY_LINEAR,
+        "gate_projection": _ANY_LINEAR,
+        "mask_projection": _ANY_LINEAR,
     },
-    "PositionEmbedding": {"angles": ("Angles",)},
-    "MossFormerBlock": {
-        "to_values": ("ConvModule",),
-        "to_query_key": ("ConvModule",),
-        "offset_scale": ("OffsetScale",),
-        "to_output": ("ConvModule",),
+    PositionEmbedding: {"angles": (Angles,)},
+    MossFormerBlock: {
+        "to_values": (ConvModule,),
+        "to_query_key": (ConvModule,),
+        "offset_scale": (OffsetScale,),
+        "to_output": (ConvModule,),
     },
-    "ConvModule": {
-        "norm": ("ScaleNorm",),
-        "linear": ("torch.nn.Linear", "Linear"),
-        "depthwise": ("DepthwiseConv",),
-        "dropout": ("torch.nn.Dropout",),
+    ConvModule: {
+        "norm": (ScaleNorm,),
+        "linear": _ANY_LINEAR,
+        "depthwise": (DepthwiseConv,),
+        "dropout": (nn.Dropout,),
     },
 }
 _PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
@@ -65,72 +74,64 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
 
-class _Known(NamedTuple):
-    """A class, and the methods that it was defined with."""
-
-    type: type
-    methods: dict
-
-
-_known = {}
-
-
-def known(cls, name=None):
-    """Class decorator: keep what a class is like, so that a change of it is noticed."""
-    _known[name or cls.__name__] = _Known(cls, {key: value for key, value in vars(cls).items() if _is_method(value)})
-    return cls
-
-
 def _is_method(value):
     return callable(value) or isinstance(value, (property, staticmethod, classmethod))
 
 
-for _class in (nn.Linear, nn.LayerNorm, nn.PReLU, nn.Dropout):
-    known(_class, f"torch.nn.{_class.__name__}")
+# The methods that each class was defined with, so that a change of one is noticed.
+_METHODS = {
+    cls: {name: value for name, value in vars(cls).items() if _is_method(value)}
+    for cls in {*_PARTS, *(kind for parts in _PARTS.values() for kinds in parts.values() for kind in kinds)}
+}
 
 
-# ---- the questions
+# ---- rules
 
 
-def takes_backward_by_hand(*tensors):
-    """Whether an operation is to be one whose backward pass is written by hand: where gradients are recorded."""
+def takes_custom_backward(*tensors):
+    """Whether an operation is to be one with a custom backward: where gradients are recorded."""
     return _may_be_fast(*tensors) and torch.is_grad_enabled()
 
 
-def takes_conv_module_step(module, x):
-    """Whether a `ConvModule` is to be one step, without calling its layers."""
-    return takes_backward_by_hand(x) and _is_as_built(module, ("ConvModule",), watched=True)
+def takes_conv_module(module, x):
+    """Whether a `ConvModule` is to be one operation with a custom backward, without calling its layers."""
+    return takes_custom_backward(x) and _is_as_built(module, (ConvModule,), is_called=True)
 
 
-def takes_rotated_copies(block, z):
-    """Whether a `MossFormerBlock` is to make its queries and keys without calling its `OffsetScale`."""
+def takes_rotated_heads(block, z):
+    """Whether a `MossFormerBlock` is to compute its queries and keys without calling its `OffsetScale`."""
     return (
-        takes_backward_by_hand(z)
-        and _is_original(block, ("MossFormerBlock",))
+        takes_custom_backward(z)
+        and _is_original(block, (MossFormerBlock,))
         and not _has_global_hooks()
-        and _is_as_built(block.offset_scale, ("OffsetScale",))
+        and _is_as_built(block.offset_scale, (OffsetScale,))
     )
 
 
-def takes_pieces(masknet, x):
-    """Whether a `MossFormerMaskNet` is to go by pieces of time: no dropout, no gradient.
+def takes_unpadded(*tensors):
+    """Whether local attention may have a last, shorter group instead of a padded one: eagerly, on any device."""
+    return _may_be_fast(*tensors, devices=None)
 
-    No gradient is wanted where none is recorded, and none of a frozen network, which is what SpeechBrain's own
-    interfaces run, whoever records.
+
+def takes_tiled(masknet, x):
+    """Whether a `MossFormerMaskNet` is to be computed in tiles of time: no dropout, no gradient.
+
+    No gradient is wanted where none is recorded, and none of a frozen network without one of its input, which is what
+    SpeechBrain's own interfaces run, also where gradients are recorded.
     """
     return (
         _may_be_fast(x)
         and not any(module.training for module in masknet.modules())  # one layer's dropout may be on by itself
         and not needs_gradient(x, *masknet.parameters())
-        and _is_as_built(masknet, ("MossFormerMaskNet",), watched=True)
+        and _is_as_built(masknet, (MossFormerMaskNet,), is_called=True)
         and type(masknet.blocks) is nn.ModuleList
-        and all(_is_as_built(block, ("MossFormerBlock",)) for block in masknet.blocks)
+        and all(_is_as_built(block, (MossFormerBlock,)) for block in masknet.blocks)
         and masknet.mask_projection.bias is None
     )
 
 
 def takes_onednn(a, b):
-    """Whether a product is one that oneDNN has to be asked for."""
+    """Whether oneDNN is to multiply two matrices, where PyTorch would have MKL do it."""
     return (
         _may_be_fast(a, b)
         and a.dtype == b.dtype == torch.float32
@@ -170,7 +171,7 @@ ONEDNN_REORDER = private_operator("mkldnn", "_reorder_linear_weight")
 
 @functools.cache
 def is_wide_amd():
-    """Whether this is an AMD processor with AVX-512, and PyTorch has oneDNN with the operators that are asked for."""
+    """Whether this is an AMD CPU with AVX-512, and PyTorch has oneDNN with the operators that are needed."""
     if None in (ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER):
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -179,19 +180,27 @@ def is_wide_amd():
     return "AuthenticAMD" in (about.read_text(errors="replace") if about.exists() else platform.processor())
 
 
-def _may_be_fast(*tensors):
-    """The rules that are about tensors and about what goes on around the call. The first must be about compilers."""
+def _may_be_fast(*tensors, devices=("cpu",)):
+    """The rules about tensors and about what records the call. The first must be about compilers.
+
+    Arguments
+    ---------
+    *tensors : torch.Tensor
+    devices : tuple of str, optional
+        Types of devices that the tensors may be on. None: any.
+    """
     return (
         not torch.compiler.is_compiling()
-        and all(type(tensor) in _PLAIN_TENSORS and tensor.device.type == "cpu" for tensor in tensors)
-        and fast.is_enabled()
+        and all(type(tensor) in _PLAIN_TENSORS for tensor in tensors)
+        and (devices is None or all(tensor.device.type in devices for tensor in tensors))
+        and is_enabled()
         and not torch.jit.is_tracing()
-        and not _transforms_at_work()
+        and not _transforms_are_active()
     )
 
 
-def _transforms_at_work():
-    """Whether ``torch.func`` or forward-mode differentiation looks at each operation."""
+def _transforms_are_active():
+    """Whether ``torch.func`` or forward-mode differentiation intercepts the operations."""
     functorch = getattr(torch._C, "_are_functorch_transforms_active", None)
     level = getattr(torch.autograd.forward_ad, "_current_level", -1)
     return level >= 0 or (functorch is not None and functorch())
@@ -201,35 +210,34 @@ def _has_global_hooks():
     return any(getattr(nn_module, name, True) for name in _GLOBAL_HOOKS)
 
 
-def _is_as_built(module, kinds, watched=False):
-    """Whether a module and all of its parts are what the constructor made; hooks on the module itself may be let be.
+def _is_as_built(module, kinds, is_called=False):
+    """Whether a module and all of its parts are what the constructor made.
 
     Arguments
     ---------
     module : torch.nn.Module
-    kinds : tuple of str
-        Names of the classes that it may be of.
-    watched : bool
-        The module itself is being called, so its own hooks see it. They must not be on its parts.
+    kinds : tuple of type
+        Classes that it may be of.
+    is_called : bool
+        The module itself is being called, so its own hooks run. There must be none on its parts.
     """
-    if watched:
+    if is_called:
         if _has_global_hooks():
             return False
     elif any(getattr(module, name, True) for name in _HOOKS) or module.__dict__.get("_compiled_call_impl") is not None:
         return False
     if not _is_original(module, kinds):
         return False
-    parts = _PARTS.get(type(module).__name__, {})
+    parts = _PARTS.get(type(module), {})
     return all(_is_as_built(getattr(module, name, None), kinds) for name, kinds in parts.items())
 
 
 def _is_original(module, kinds):
     """Whether a module is of exactly one of these classes, whose methods are its own, with plain parameters."""
-    for kind in kinds:
-        cls, methods = _known[kind]
-        if type(module) is cls:
-            own, of_class = module.__dict__, vars(cls)
-            return all(of_class.get(name) is method and name not in own for name, method in methods.items()) and all(
-                parameter is None or type(parameter) in _PLAIN_TENSORS for parameter in module._parameters.values()
-            )
-    return False
+    cls = type(module)
+    if cls not in kinds:
+        return False
+    own, of_class = module.__dict__, vars(cls)
+    return all(of_class.get(name) is method and name not in own for name, method in _METHODS[cls].items()) and all(
+        parameter is None or type(parameter) in _PLAIN_TENSORS for parameter in module._parameters.values()
+    )

@@ -1,15 +1,19 @@
-"""Matrix products in float32 that use the whole width of an AMD processor.
+"""Matrix multiplications in float32 by oneDNN, on AMD CPUs with AVX-512.
 
-PyTorch hands products of float32 to MKL, which keeps to half-width instructions on processors of other makers. oneDNN,
-which PyTorch ships for convolutions and half precision, takes the full width anywhere: on such a processor products
-take half the time. Elsewhere these functions are PyTorch's own.
+PyTorch hands matrix multiplications in float32 to MKL, which keeps to half-width instructions on CPUs of other makers
+than Intel. oneDNN, which PyTorch ships for convolutions and half precision, uses the full width anywhere: on such a
+CPU multiplications take half the time. Elsewhere these functions are PyTorch's own.
+
+Their gradients are multiplications too. With G = ∂loss/∂y::
+
+    y = x Wᵀ + b      ∂loss/∂x = G W      ∂loss/∂W = Gᵀ x      ∂loss/∂b = Σ_rows G
+    y = a b           ∂loss/∂a = G bᵀ     ∂loss/∂b = aᵀ G
 
 Shapes: M, K, N rows, inner width and columns of a product; I, O input and output channels.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.flop_counter import register_flop_formula
 
 from mossformer_sb.network.fast import choice
@@ -46,14 +50,14 @@ def linear(x, weight, bias=None, silu=False):
     elif not needs_gradient(x, weight, bias):
         return ONEDNN_LINEAR(x, weight, bias, "swish" if silu else "none", [], "")
     else:
-        result = _Linear.apply(x, weight, bias)
+        result = _LinearFunction.apply(x, weight, bias)
     if not silu:
         return result
-    # What no gradient goes through is ours alone, and can be written over.
+    # A result without gradient is kept by nothing else, and can be written over.
     return F.silu(result, inplace=not result.requires_grad)
 
 
-def product(a, b):
+def matmul(a, b):
     """``a @ b`` for every item of a batch, as in ``torch.matmul``; differentiable once.
 
     Arguments
@@ -70,15 +74,15 @@ def product(a, b):
 
     Example
     -------
-    >>> product(torch.ones(2, 5, 3), torch.ones(2, 3, 4)).shape
+    >>> matmul(torch.ones(2, 5, 3), torch.ones(2, 3, 4)).shape
     torch.Size([2, 5, 4])
     """
     if not choice.takes_onednn(a, b):
         return torch.matmul(a, b)
-    return _Product.apply(a, b) if needs_gradient(a, b) else _multiply(a, b)
+    return _MatmulFunction.apply(a, b) if needs_gradient(a, b) else _onednn_matmul(a, b)
 
 
-def add_product(total, a, b):
+def add_matmul(total, a, b):
     """``total + a @ b`` for matrices, where no gradient is needed; ``total`` may be written over.
 
     Arguments
@@ -97,7 +101,7 @@ def add_product(total, a, b):
 
     Example
     -------
-    >>> add_product(torch.ones(1, 1), torch.ones(1, 3), torch.ones(3, 1))
+    >>> add_matmul(torch.ones(1, 1), torch.ones(1, 3), torch.ones(3, 1))
     tensor([[4.]])
     """
     if choice.takes_onednn(a, b) and total.dtype == a.dtype:
@@ -106,34 +110,30 @@ def add_product(total, a, b):
 
 
 def packed(weight):
-    """A weight [O, I] for many calls of `linear` without gradient: where oneDNN is asked, in the layout it works in."""
+    """A weight [O, I] for many calls of `linear` without gradient: in oneDNN's own layout if oneDNN computes it."""
     if not choice.takes_onednn(weight, weight):
         return weight
     return ONEDNN_REORDER(weight)
 
 
-@choice.known
-class Linear(nn.Linear):
-    """``torch.nn.Linear`` by `linear`."""
-
-    def forward(self, x):
-        """[..., I] → [..., O]."""
-        return linear(x, self.weight, self.bias)
+def linear_layer(layer, x):
+    """`linear` with the weight and bias of a ``torch.nn.Linear``."""
+    return linear(x, layer.weight, layer.bias)
 
 
-def _multiply(a, b):
-    """[..., M, K] and [..., K, N] → [..., M, N]: one call an item, since oneDNN's linear layer has one weight."""
+def _onednn_matmul(a, b):
+    """[..., M, K] and [..., K, N] → [..., M, N]: one call per item, since oneDNN's linear layer has one weight."""
     if a.dim() == 2:
         return ONEDNN_LINEAR(a, b.t(), None, "none", [], "")
     batch = a.shape[:-2]
     if batch.numel() == 1:
-        return _multiply(a.reshape(a.shape[-2:]), b.reshape(b.shape[-2:])).view(*batch, a.shape[-2], b.shape[-1])
+        return _onednn_matmul(a.reshape(a.shape[-2:]), b.reshape(b.shape[-2:])).view(*batch, a.shape[-2], b.shape[-1])
     items = zip(a.flatten(0, -3), b.flatten(0, -3), strict=True)
-    return torch.stack([_multiply(*item) for item in items]).unflatten(0, batch)
+    return torch.stack([_onednn_matmul(*item) for item in items]).unflatten(0, batch)
 
 
-class _Linear(torch.autograd.Function):
-    """`linear` by oneDNN, whose gradients are two more products."""
+class _LinearFunction(torch.autograd.Function):
+    """`linear` by oneDNN, whose gradients are two more multiplications."""
 
     @staticmethod
     def forward(ctx, x, weight, bias):
@@ -147,25 +147,25 @@ class _Linear(torch.autograd.Function):
         rows = grad.flatten(0, -2)  # [M, O]
         grad_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
         # Transposed, since it goes faster when the longer side is the columns'.
-        grad_weight = product(x.flatten(0, -2).t(), rows).t() if ctx.needs_input_grad[1] else None  # [O, I]
+        grad_weight = matmul(x.flatten(0, -2).t(), rows).t() if ctx.needs_input_grad[1] else None  # [O, I]
         grad_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias
 
 
-class _Product(torch.autograd.Function):
-    """`product` by oneDNN, whose gradients are two more products."""
+class _MatmulFunction(torch.autograd.Function):
+    """`matmul` by oneDNN, whose gradients are two more multiplications."""
 
     @staticmethod
     def forward(ctx, a, b):
         ctx.save_for_backward(a, b)
-        return _multiply(a, b)
+        return _onednn_matmul(a, b)
 
     @staticmethod
     @differentiable_once
     def backward(ctx, grad):
         a, b = ctx.saved_tensors
-        grad_a = _multiply(grad, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None
-        grad_b = _multiply(a.transpose(-1, -2), grad) if ctx.needs_input_grad[1] else None
+        grad_a = _onednn_matmul(grad, b.transpose(-1, -2)) if ctx.needs_input_grad[0] else None
+        grad_b = _onednn_matmul(a.transpose(-1, -2), grad) if ctx.needs_input_grad[1] else None
         return grad_a, grad_b
 
 

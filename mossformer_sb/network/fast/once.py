@@ -1,4 +1,4 @@
-"""For backward passes that are written by hand: they are differentiable once, and say so where more is asked."""
+"""For custom backward passes: they are differentiable once, and raise an error that says so for a second derivative."""
 
 import functools
 
@@ -20,7 +20,7 @@ def differentiable_once(backward):
             found = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return found
-        # Somebody keeps the graph of this gradient (create_graph=True), maybe to differentiate it.
+        # The graph of this gradient is kept (create_graph=True), maybe to differentiate it.
         found = found if isinstance(found, tuple) else (found,)
         marked = iter(_Refusal.apply(*(grad.detach().requires_grad_() for grad in found if grad is not None)))
         return tuple(None if grad is None else next(marked) for grad in found)
@@ -29,7 +29,7 @@ def differentiable_once(backward):
 
 
 class _Refusal(torch.autograd.Function):
-    """Gradients, and an error for who differentiates them."""
+    """Gradients, and an error if they are differentiated."""
 
     @staticmethod
     def forward(ctx, *grads):
@@ -38,7 +38,7 @@ class _Refusal(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise InputError(
-            "The network's backward pass is written by hand and can be differentiated once; found a derivative of its "
-            "gradient (create_graph=True). Run the forward pass within mossformer_sb.network.fast.disabled(), or set "
+            "The network's custom backward pass can be differentiated once; found a derivative of its gradient "
+            "(create_graph=True). Run the forward pass within mossformer_sb.network.fast.disabled(), or set "
             "MOSSFORMER_SB_FAST=0 in the environment."
         )

@@ -1,0 +1,78 @@
+"""Registering another implementation of a plain call.
+
+The network is written plainly, and is complete without any registration. Calls that are marked `replaceable` may be
+computed by something else with the same result: `mossformer_sb.network.fast.register` registers what makes them fast.
+"""
+
+import functools
+
+_rules = {}  # by the name of the plain call; None: nothing was registered
+
+
+def replaceable(plain):
+    """Decorator: mark a function or method whose calls another implementation may compute.
+
+    Arguments
+    ---------
+    plain : callable
+
+    Returns
+    -------
+    callable
+        With the same arguments and result.
+    """
+    name = _name_of(plain)
+    _rules[name] = None
+
+    @functools.wraps(plain)
+    def call(*args, **kwargs):
+        rule = _rules[name]
+        implementation = None if rule is None else rule(*args, **kwargs)
+        return plain(*args, **kwargs) if implementation is None else implementation(*args, **kwargs)
+
+    return call
+
+
+def register(call):
+    """Decorator: register the rule that chooses who computes a replaceable call.
+
+    Arguments
+    ---------
+    call : callable
+        Marked `replaceable`.
+
+    Returns
+    -------
+    callable
+        A decorator of the rule, a function that takes the call's arguments and returns what computes it, a callable
+        that takes the same ones, or None for the plain code.
+
+    Raises
+    ------
+    ValueError
+        If the call isn't replaceable.
+
+    Example
+    -------
+    >>> @replaceable
+    ... def double(x):
+    ...     return 2 * x
+    >>> @register(double)
+    ... def rule(x):
+    ...     return (lambda text: text + text) if isinstance(x, str) else None
+    >>> double(3), double("ha")
+    (6, 'haha')
+    """
+    name = _name_of(call)
+    if name not in _rules:
+        raise ValueError(f"{name} is not marked as replaceable.")
+
+    def remember(rule):
+        _rules[name] = rule
+        return rule
+
+    return remember
+
+
+def _name_of(call):
+    return f"{call.__module__}.{call.__qualname__}"

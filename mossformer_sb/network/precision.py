@@ -1,0 +1,14 @@
+"""The precision in which norms, sums and angles are computed, whatever that of the network is."""
+
+import torch
+
+
+def at_least_float32(x):
+    """A tensor in float32 if it is in half precision, unchanged otherwise.
+
+    Example
+    -------
+    >>> at_least_float32(torch.zeros(1, dtype=torch.bfloat16)).dtype, at_least_float32(torch.zeros(1).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))

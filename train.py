@@ -14,6 +14,7 @@ import sys
 
 from hyperpyyaml import load_hyperpyyaml
 
+from data_prep.corpora.prepare import prepare_experiment
 from mossformer_sb.cli.training_report import report_training
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.manifests import FINGERPRINT_SHOWN
@@ -27,6 +28,7 @@ from mossformer_sb.training.brain import SeparationBrain
 from mossformer_sb.training.checkpoints import BEST_KEY, check_checkpoints
 from mossformer_sb.training.command_line import check_device, parse_arguments
 from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, should_report, start, stop, unwrapped
+from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, loader_options
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 
@@ -56,9 +58,9 @@ def main(argv):
 
 
 def load(hparams_file, overrides):
-    """Build what the YAML file describes."""
+    """Build what the YAML file describes, and what is the same in every experiment."""
     with open(hparams_file, encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+        return complete(load_hyperpyyaml(file, overrides))
 
 
 def check(hparams, run_opts, test_only):
@@ -79,12 +81,9 @@ def check(hparams, run_opts, test_only):
 def prepare(hparams, test_only):
     """Write the manifests, in the main process; open the datasets. Return these by name, and their fingerprints."""
     if not hparams["skip_prep"]:
-        run_on_main(hparams["prepare"])
-        if not test_only:
-            run_on_main(hparams["prepare_mixing"])
-    builders = {"train": hparams["train_data"], "valid": hparams["valid_data"], "test": hparams["test_data"]}
-    names = ["test"] if test_only else [*builders]
-    datasets = run_on_all_ranks(lambda: {name: builders[name]() for name in names})
+        run_on_main(prepare_experiment, hparams, test_only)
+    names = ["test"] if test_only else [*MANIFESTS]
+    datasets = run_on_all_ranks(lambda: {name: build_dataset(hparams, name) for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
     return datasets, fingerprints
@@ -107,14 +106,14 @@ def fit(brain, hparams, datasets):
         hparams["epoch_counter"],
         datasets.get("train"),
         datasets.get("valid"),
-        train_loader_kwargs=hparams["train_loader"],
-        valid_loader_kwargs=hparams["valid_loader"],
+        train_loader_kwargs=loader_options(hparams, "train"),
+        valid_loader_kwargs=loader_options(hparams, "valid"),
     )
 
 
 def evaluate(brain, hparams, datasets):
     """Score the best checkpoint, whose weights stay in the networks."""
-    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=hparams["test_loader"])
+    brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=loader_options(hparams, "test"))
 
 
 def share(brain, hparams, datasets, run_folder):

@@ -11,7 +11,7 @@ from torchmetrics.functional.audio import (
     signal_distortion_ratio,
 )
 
-from benchmarks.turns import in_turns
+from benchmarks.alternating import time_alternating
 from mossformer_sb.evaluation.metrics import Scores, separation_scores
 
 SAMPLE_RATE = 8000
@@ -37,7 +37,7 @@ def by_torchmetrics(mixture, sources, estimates):
 
 
 def compare(seconds=5.0, items=10, rounds=5):
-    """Time both in turns.
+    """Time both in alternation.
 
     Arguments
     ---------
@@ -46,7 +46,7 @@ def compare(seconds=5.0, items=10, rounds=5):
     items : int
         Mixtures of one turn.
     rounds : int
-        How many turns each has.
+        How many rounds of it.
 
     Returns
     -------
@@ -56,4 +56,4 @@ def compare(seconds=5.0, items=10, rounds=5):
     signals = draw(seconds)
     ways = {"torchmetrics": by_torchmetrics, "ours": separation_scores}
     ways = {name: lambda _, score=score: score(*signals) for name, score in ways.items()}
-    return in_turns(ways, items, rounds, "Evaluation")
+    return time_alternating(ways, items, rounds, "Evaluation")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from benchmarks.turns import in_turns
+from benchmarks.alternating import time_alternating
 from data_prep.corpora.wham import prepare_wham
 
 SAMPLE_RATE = 8000
@@ -36,14 +36,14 @@ def write_corpus(folder, num_mixtures):
 
 
 def compare(folder, rounds=5):
-    """Time both in turns.
+    """Time both in alternation.
 
     Arguments
     ---------
     folder : Path
         As `write_corpus` lays it out.
     rounds : int
-        How many turns each has.
+        How many rounds of it.
 
     Returns
     -------
@@ -59,5 +59,5 @@ def compare(folder, rounds=5):
         return prepare_wham(folder, folder / "manifests")
 
     ways = {"soundfile.info of each file, in a row": one_after_another, "ours, with all checks": ours}
-    rows = in_turns(ways, 1, rounds, "Manifests")
+    rows = time_alternating(ways, 1, rounds, "Manifests")
     return [{**row, "items_per_second": row["items_per_second"] * len(files)} for row in rows]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from benchmarks.alternating import time_alternating
 from benchmarks.speechbrain_mixing import SpeechBrainMixing
-from benchmarks.turns import in_turns
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
@@ -46,7 +46,7 @@ def ours(folder, tables, segment, levels, speed_perturb):
         data_root=None,
         speech_table=tables / "mixing_speech.csv",
         noise_table=tables / "mixing_noise.csv",
-        levels=levels,
+        level_distribution=levels,
         segment=segment,
         mixtures_per_epoch=10**6,
         augmentation=Augmentation(speed_perturb),
@@ -54,7 +54,7 @@ def ours(folder, tables, segment, levels, speed_perturb):
 
 
 def compare(folder, tables, segment=4.0, items=40, rounds=9):
-    """Time both in turns.
+    """Time both in alternation.
 
     Arguments
     ---------
@@ -67,7 +67,7 @@ def compare(folder, tables, segment=4.0, items=40, rounds=9):
     items : int
         Items of one turn.
     rounds : int
-        How many turns each has.
+        How many rounds of it.
 
     Returns
     -------
@@ -80,4 +80,4 @@ def compare(folder, tables, segment=4.0, items=40, rounds=9):
         for speed in ("discrete", "continuous")
     }
     reference = SpeechBrainMixing(folder / "speech", folder / "noise", SAMPLE_RATE, segment)
-    return in_turns({"SpeechBrain's, literally": reference.__getitem__, **pipelines}, items, rounds, "Mixing")
+    return time_alternating({"SpeechBrain's, literally": reference.__getitem__, **pipelines}, items, rounds, "Mixing")

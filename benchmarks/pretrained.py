@@ -4,7 +4,7 @@
 
 It scores the test mixtures, clean, noisy and reverberant; separates single speakers; times half a minute; and looks for
 swaps of the speakers and for clicks in mixtures of three minutes. Speakers are those of the test, whom no training has
-heard. Any exported model of two speakers at 8 kHz will do, those of the peers too.
+heard. Any exported model of two speakers at 8 kHz will do, those of the baselines too.
 
 Shapes: T samples, S speakers.
 """

@@ -8,8 +8,8 @@ from mossformer_sb.network.separator import MossFormerSeparator
 from mossformer_sb.network.sizes import get_size
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 
-PEERS = {"sepformer": SepFormerMaskNet, "convtasnet": ConvTasNetMaskNet}  # their published sizes are the defaults
-NETWORKS = ("ours", "reference", *PEERS)
+BASELINES = {"sepformer": SepFormerMaskNet, "convtasnet": ConvTasNetMaskNet}  # their published sizes are the defaults
+NETWORKS = ("ours", "reference", *BASELINES)
 
 
 def build(names, size):
@@ -48,7 +48,7 @@ def build(names, size):
         elif name == "reference":
             built[name] = MossFormerSeparator(ours.encoder, _reference_like(ours.masknet, size), ours.decoder)
         else:
-            built[name] = _peer(PEERS[name]())
+            built[name] = _baseline(BASELINES[name]())
     return {name: separator.eval() for name, separator in built.items()}
 
 
@@ -70,7 +70,7 @@ def _reference_like(masknet, size):
     return reference
 
 
-def _peer(masknet):
+def _baseline(masknet):
     """A mask net between an encoder and a decoder of its width, kernel 16 and stride 8, as published."""
     channels = masknet.config["in_channels"]
     encoder = Encoder(kernel_size=16, out_channels=channels)

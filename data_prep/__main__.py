@@ -40,8 +40,8 @@ def _parser():
     common.add_argument("--output_folder", required=True, help="folder for the manifests")
     common.add_argument("--sample_rate", type=int, help="in Hz, 8000 by default; published corpora have 16000 too")
     checks = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    checks.add_argument("--deep", action="store_true", help="read every sample, too, not only headers")
-    checks.add_argument("--on_bad", help="fail (default), or skip: leave out mixtures that have problems")
+    checks.add_argument("--check_samples", action="store_true", help="read every sample, too, not only headers")
+    checks.add_argument("--on_invalid", help="error (default), or skip: exclude mixtures that have problems")
 
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Write the manifests of a corpus.")
     commands = parser.add_subparsers(metavar="CORPUS", required=True)
@@ -84,7 +84,7 @@ def _parser():
         "--mixture_is_not_sum",
         dest="mixture_is_sum",
         action="store_false",
-        help="the mixtures are not the sum of sources and noise, so that --deep doesn't compare them",
+        help="the mixtures are not the sum of sources and noise, so that --check_samples doesn't compare them",
     )
     custom.add_argument("--splits", **SPLITS)
 

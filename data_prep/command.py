@@ -5,6 +5,9 @@ import sys
 
 from mossformer_sb.errors import InputError
 
+# Options that had other names in earlier versions.
+RENAMED = {"--deep": "--check_samples", "--on_bad": "--on_invalid"}
+
 
 def run(parser, arguments=None):
     """Parses arguments and calls the function that they chose.
@@ -22,11 +25,20 @@ def run(parser, arguments=None):
         0, or 2 after an error in what the user gave.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = vars(parser.parse_args(arguments))
-    function = options.pop("function")
     try:
+        _check_names(sys.argv[1:] if arguments is None else arguments)
+        options = vars(parser.parse_args(arguments))
+        function = options.pop("function")
         function(**options)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def _check_names(words):
+    """Refuses options under the names that they had in earlier versions."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name in RENAMED:
+            raise InputError(f"{name} is now called {RENAMED[name]}: give it under this name.")

@@ -34,8 +34,8 @@ def prepare_custom(
     noise=False,
     mixture_is_sum=True,
     splits=SPLITS,
-    deep=False,
-    on_bad="fail",
+    check_samples=False,
+    on_invalid="error",
 ):
     """Checks one's own data and writes its manifests, `custom_{split}.csv`.
 
@@ -54,11 +54,11 @@ def prepare_custom(
     noise : bool
         Whether there are noise files.
     mixture_is_sum : bool
-        Whether the mixtures are the sum of sources and noise, which `deep` checks. False where they are not, such as
-        reverberant mixtures with dry sources.
+        Whether the mixtures are the sum of sources and noise, which `check_samples` checks. False where they are
+        not, such as reverberant mixtures with dry sources.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    deep, on_bad
+    check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -82,7 +82,7 @@ def prepare_custom(
         listing = _from_folders(data_folder, columns, sample_rate, mixture_is_sum, splits)
     else:
         listing = _from_csv(csv_file, data_folder, columns, sample_rate, mixture_is_sum, splits)
-    return write_manifests(listing, output_folder, deep, on_bad)
+    return write_manifests(listing, output_folder, check_samples, on_invalid)
 
 
 def _from_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):

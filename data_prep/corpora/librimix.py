@@ -32,8 +32,8 @@ def prepare_librimix(
     mode="min",
     task="separate_clean",
     splits=("train-100", "dev", "test"),
-    deep=False,
-    on_bad="fail",
+    check_samples=False,
+    on_invalid="error",
 ):
     """Checks Libri2Mix or Libri3Mix and writes its manifests, `libri{num_spks}mix_{split}.csv`.
 
@@ -54,7 +54,7 @@ def prepare_librimix(
         "enhance_single": the first speaker and noise, `mix_single`.
     splits : sequence of str
         Which of "train-100", "train-360", "dev" and "test".
-    deep, on_bad
+    check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -84,7 +84,7 @@ def prepare_librimix(
         train=TRAIN_SPLITS,
         test="test",
     )
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)
 
 
 def librispeech_speakers(mixture_id):

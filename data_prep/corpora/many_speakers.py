@@ -42,9 +42,10 @@ from data_prep.generate.engine import Item, Output, Plan, checksum
 from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.corpus_index import CorpusIndex, MixtureFiles
 from data_prep.manifests.manifest import write_manifests
-from data_prep.manifests.source_tables import NOISE_TABLE, SPEECH_TABLE, prepare_mixing
+from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.resampling import SpeedResampler
+from mossformer_sb.data.source_pools import NOISE_TABLE, SPEECH_TABLE
 from mossformer_sb.errors import InputError
 
 NAME = "the corpus of many speakers"
@@ -87,8 +88,8 @@ def prepare_many_speakers(
     num_noises=100,
     seed=1234,
     list_file=None,
-    deep=False,
-    on_bad="fail",
+    check_samples=False,
+    on_invalid="error",
     workers=None,
 ):
     """Makes the corpus, as far as it is absent, and writes its manifests, `many_speakers_{tr,cv,tt}.csv` and others.
@@ -121,7 +122,7 @@ def prepare_many_speakers(
     list_file : str, optional
         CSV with the columns `clip,speaker,split,source,file`, compressed by gzip or not. Default: the one that lies
         beside this module.
-    deep, on_bad
+    check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
     workers : int, optional
         Number of processes; one for each CPU if None. The files don't depend on it.
@@ -168,7 +169,7 @@ def prepare_many_speakers(
         items += [item for condition, data in datasets[split].items() for item in _plan(split, condition, data)]
     parameters |= {"num_rooms": num_rooms}
     run_plan(Plan(PREFIX, items, functools.partial(_mix, datasets), parameters), data_folder, workers)
-    return write_manifests(_listing(items, data_folder), output_folder, deep, on_bad)
+    return write_manifests(_listing(items, data_folder), output_folder, check_samples, on_invalid)
 
 
 # Mixtures
@@ -196,8 +197,8 @@ def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
             data_root=None,
             speech_table=tables / SPEECH_TABLE,
             noise_table=tables / NOISE_TABLE if CONDITIONS[condition][1] else None,
-            rooms_folder=rooms if CONDITIONS[condition][0] else None,
-            levels="librimix",
+            rir_folder=rooms if CONDITIONS[condition][0] else None,
+            level_distribution="librimix",
             sample_rate=SAMPLE_RATE,
             segment=TRAIN_SECONDS if split == "tr" else None,
             mixtures_per_epoch=count,

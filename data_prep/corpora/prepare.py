@@ -1,4 +1,4 @@
-"""One way to prepare any corpus, for experiments that serve all of them.
+"""The one way in which experiments prepare any corpus.
 
 The corpus's name chooses what prepares it, and the manifests get names that don't depend on it: `train.csv`,
 `valid.csv` and `test.csv`.
@@ -18,9 +18,45 @@ from data_prep.corpora.mini import prepare_mini
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
+from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.errors import InputError
+from mossformer_sb.training.experiment import MANIFESTS, manifest_path
 
-NAMES = ("train", "valid", "test")
+# Keys of an experiment that corpora have options for, under the same name.
+OPTIONS = (
+    "mode",
+    "target",
+    "train_split",
+    "csv_file",
+    "noise",
+    "mixture_is_sum",
+    "clips_folder",
+    "recorded_noise_folder",
+    "librispeech_folder",
+    "list_file",
+    "num_train",
+    "num_valid",
+    "num_test",
+    "num_noises",
+    "check_samples",
+    "on_invalid",
+)
+# And keys under which a corpus's own randomness is kept apart from that of the training.
+CORPUS_KEYS = {"corpus_seed": "seed", "corpus_rooms": "num_rooms"}
+# Keys of dynamic mixing.
+MIXING_OPTIONS = (
+    "dynamic_mixing",
+    "task",
+    "num_spks",
+    "sample_rate",
+    "speech_folder",
+    "speech_layout",
+    "noise_folder",
+    "rir_folder",
+    "num_rooms",
+    "rooms_csv",
+    "seed",
+)
 
 
 class Preparation(NamedTuple):
@@ -39,6 +75,42 @@ CORPORA = {
     "mini": Preparation(prepare_mini),
     "many_speakers": Preparation(prepare_many_speakers, only_task="separate_mixed"),
 }
+
+
+def prepare_experiment(hparams, test_only=False):
+    """Checks the corpus of an experiment, writes its manifests, and what dynamic mixing draws from.
+
+    Arguments
+    ---------
+    hparams : Mapping
+        Keys of the experiment.
+    test_only : bool
+        Whether there will be no training: nothing is prepared for dynamic mixing then.
+
+    Raises
+    ------
+    InputError
+        As `prepare_corpus` and `data_prep.manifests.source_tables.prepare_mixing`.
+    """
+    own = {argument: hparams[key] for key, argument in CORPUS_KEYS.items() if key in hparams}
+    prepare_corpus(
+        corpus=hparams["corpus"],
+        data_folder=hparams["data_folder"],
+        output_folder=hparams["manifest_folder"],
+        num_spks=hparams["num_spks"],
+        sample_rate=hparams["sample_rate"],
+        task=hparams["task"],
+        **{key: hparams[key] for key in OPTIONS if key in hparams},
+        **own,
+    )
+    if not test_only:
+        prepare_mixing(
+            manifest=manifest_path(hparams, "train"),
+            data_root=hparams["data_folder"],
+            output_folder=hparams["manifest_folder"],
+            test_manifest=manifest_path(hparams, "test"),
+            **{key: hparams[key] for key in MIXING_OPTIONS if key in hparams} | own,
+        )
 
 
 def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, task, train_split=None, **options):
@@ -98,13 +170,13 @@ def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, ta
     if "num_spks" in accepted:
         given["num_spks"] = num_spks
     manifests = prepare(data_folder, output_folder, sample_rate=sample_rate, **given)
-    return {name: _rename(manifests[split], name) for name, split in zip(NAMES, splits, strict=True)}
+    return {name: _rename(manifests[split], name) for name, split in zip(MANIFESTS, splits, strict=True)}
 
 
 def _rename(manifest, name):
     """Gives a manifest, and what lies beside it, another name in the same folder."""
     manifest = Path(manifest)
-    renamed = manifest.with_name(f"{name}.csv")
+    renamed = manifest.with_name(MANIFESTS[name])
     os.replace(manifest.with_suffix(".json"), renamed.with_suffix(".json"))
     os.replace(manifest, renamed)
     return str(renamed)

@@ -24,8 +24,8 @@ def prepare_wham(
     mode="min",
     task="separate_noisy",
     splits=SPLITS,
-    deep=False,
-    on_bad="fail",
+    check_samples=False,
+    on_invalid="error",
 ):
     """Checks WHAM! and writes its manifests, `wham_{split}.csv`.
 
@@ -44,7 +44,7 @@ def prepare_wham(
         "enhance_single": one speaker and noise, `mix_single`.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    deep, on_bad
+    check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -62,4 +62,4 @@ def prepare_wham(
     top = f"wav{sample_rate // 1000}k/{mode}"
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in TASKS[task].items()} for split in splits}
     corpus = CorpusLayout("WHAM!", "wham", sample_rate, folders, wsj0_speakers)
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)

@@ -34,8 +34,8 @@ def prepare_whamr(
     task="separate_noisy_reverb",
     target="anechoic",
     splits=SPLITS,
-    deep=False,
-    on_bad="fail",
+    check_samples=False,
+    on_invalid="error",
 ):
     """Checks WHAMR! and writes its manifests, `whamr_{split}.csv`.
 
@@ -60,7 +60,7 @@ def prepare_whamr(
         sources are as they are in the mixture, so that reverberation stays.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    deep, on_bad
+    check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -90,10 +90,10 @@ def prepare_whamr(
         targets = {f"s{i}_wav": f"{top}/s{i}_{target}" for i in sources}
         folders[split] = {"mix_wav": f"{top}/mix_{mixture}_{room}"} | targets | noise
         # Images that are no targets are needed for checking the sum only.
-        needed = deep or room == target
+        needed = check_samples or room == target
         parts[split] = [*(f"{top}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
     corpus = CorpusLayout("WHAMR!", "whamr", sample_rate, folders, _speakers, parts)
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)
 
 
 def _speakers(mixture_id):

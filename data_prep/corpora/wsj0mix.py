@@ -17,8 +17,8 @@ def prepare_wsj0mix(
     sample_rate=8000,
     mode="min",
     splits=SPLITS,
-    deep=False,
-    on_bad="fail",
+    check_samples=False,
+    on_invalid="error",
 ):
     """Checks WSJ0-2mix or WSJ0-3mix and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
 
@@ -36,7 +36,7 @@ def prepare_wsj0mix(
         "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    deep, on_bad
+    check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -55,4 +55,4 @@ def prepare_wsj0mix(
     columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits}
     corpus = CorpusLayout(f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix", sample_rate, folders, wsj0_speakers)
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, deep, on_bad)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)

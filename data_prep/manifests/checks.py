@@ -35,18 +35,18 @@ class Fault(NamedTuple):
     text: str
 
 
-def check(listing, deep=False):
+def check(listing, check_samples=False):
     """Checks every file of a corpus.
 
     Headers tell whether a file exists, can be read and is whole, its sample rate, whether it is mono, and whether all
-    files of a mixture have the same length. The samples of mixtures that pass are read if `deep`: there must be no NaN,
-    no silence and no clipping, and the mixture must be the sum of its parts.
+    files of a mixture have the same length. The samples of mixtures that pass are read if `check_samples` is set: there
+    must be no NaN, no silence and no clipping, and the mixture must be the sum of its parts.
 
     Arguments
     ---------
     listing : CorpusIndex
         What to check.
-    deep : bool
+    check_samples : bool
         Whether to read samples too.
 
     Returns
@@ -63,7 +63,7 @@ def check(listing, deep=False):
     for split, mixture_id, mixture in listing.rows:
         for file, fault in _header_faults(mixture, headers, listing.sample_rate):
             problems.append(Problem(fault.kind, split, mixture_id, file, fault.text))
-    if deep:
+    if check_samples:
         problems += _check_samples(listing, headers, spoiled(problems))
     return headers, problems
 

@@ -26,10 +26,10 @@ from mossformer_sb.utils.files import write_text
 
 logger = logging.getLogger(__name__)
 
-ON_BAD = ("fail", "skip")
+ON_INVALID = ("error", "skip")
 
 
-def write_manifests(listing, output_folder, deep=False, on_bad="fail"):
+def write_manifests(listing, output_folder, check_samples=False, on_invalid="error"):
     """Checks every file of a corpus and writes one manifest per split.
 
     All problems are collected before any is reported: in full in `{prefix}_problems.csv`, in short in the error or on
@@ -41,10 +41,10 @@ def write_manifests(listing, output_folder, deep=False, on_bad="fail"):
         The mixtures.
     output_folder : str
         Folder for the manifests, created if absent.
-    deep : bool
+    check_samples : bool
         Whether to check samples too; otherwise only headers are read.
-    on_bad : str
-        "fail": problems are an error, and no manifest is written; "skip": mixtures with problems are left out.
+    on_invalid : str
+        "error": problems are an error, and no manifest is written; "skip": mixtures with problems are excluded.
 
     Returns
     -------
@@ -56,18 +56,18 @@ def write_manifests(listing, output_folder, deep=False, on_bad="fail"):
     InputError
         If a file is missing or can't be used, or all of a split are left out.
     """
-    check_choice("on_bad", on_bad, ON_BAD)
+    check_choice("on_invalid", on_invalid, ON_INVALID)
     output_folder = _make_folder(output_folder)
-    headers, problems = check(listing, deep)
+    headers, problems = check(listing, check_samples)
     report = output_folder / f"{listing.prefix}_problems.csv"
     report.unlink(missing_ok=True)  # that of an earlier run
     if problems:
         _write_csv(report, [problem._asdict() for problem in problems], Problem._fields)
         text = f"{summary(listing, problems)}\nAll of them are in {report}."
-        if on_bad == "fail":
+        if on_invalid == "error":
             raise InputError(
                 f"{text} No manifest was written. Repair these files, or copy or generate them again, then start "
-                "again; or leave these mixtures out with --on_bad skip."
+                "again; or exclude these mixtures with --on_invalid skip."
             )
         logger.warning("%s", text)
         listing = _without(listing, spoiled(problems))

@@ -22,14 +22,12 @@ from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
-from mossformer_sb.data.source_pools import NOISE_COLUMNS, SPEECH_COLUMNS
+from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-SPEECH_TABLE = "mixing_speech.csv"
-NOISE_TABLE = "mixing_noise.csv"
 WORTH_WORKERS = 100  # recordings; fewer are measured before the processes have started
 
 
@@ -45,7 +43,7 @@ def prepare_mixing(
     speech_folder=None,
     speech_layout="speakers",
     noise_folder=None,
-    rooms_folder=None,
+    rir_folder=None,
     num_rooms=2000,
     rooms_csv=None,
     seed=0,
@@ -80,7 +78,7 @@ def prepare_mixing(
         `{speaker}-{chapter}-{utterance}`.
     noise_folder : str, optional
         Recordings of noise, however deep; the noise that the manifest lists, which may be none, if None.
-    rooms_folder : str, optional
+    rir_folder : str, optional
         Folder for impulse responses; no rooms if None.
     num_rooms : int
         How many rooms are drawn, as those of WHAMR! were.
@@ -98,8 +96,8 @@ def prepare_mixing(
     """
     if not dynamic_mixing:
         return
-    if rooms_folder is not None and task.endswith("anechoic"):
-        raise InputError(f"task {task!r} has no reverberation, but rooms_folder is {rooms_folder}: set it to null.")
+    if rir_folder is not None and task.endswith("anechoic"):
+        raise InputError(f"task {task!r} has no reverberation, but rir_folder is {rir_folder}: set it to null.")
     output_folder = Path(output_folder)
     output_folder.mkdir(parents=True, exist_ok=True)
     speech = (
@@ -112,8 +110,8 @@ def prepare_mixing(
         _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
     _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), measure_noise, NOISE_COLUMNS, workers)
-    if rooms_folder is not None:
-        compute_rooms(rooms_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
+    if rir_folder is not None:
+        compute_rooms(rir_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
 
 
 # ---- which recordings

@@ -44,12 +44,12 @@ class DynamicMixtureDataset(EpochDataset):
     speech_table, noise_table : str or Path
         Recordings to draw from, as `data_prep.manifests.source_tables` lists them. Without a noise table, or with an
         empty one, mixtures are clean.
-    rooms_folder : str or Path, optional
+    rir_folder : str or Path, optional
         Room impulse responses, as `data_prep.generate.room_cache` computes them. Default: none, dry speech.
     target : str, optional
         In rooms: "anechoic", the direct paths, or "reverb", everything that the mixture has of a speaker. Default: the
         first.
-    levels : str
+    level_distribution : str
         One of `mossformer_sb.data.level_distributions.LEVELS`.
     num_spks : int
         S.
@@ -80,9 +80,9 @@ class DynamicMixtureDataset(EpochDataset):
         data_root,
         speech_table,
         noise_table=None,
-        rooms_folder=None,
+        rir_folder=None,
         target=None,
-        levels="wham",
+        level_distribution="wham",
         num_spks=2,
         sample_rate=8000,
         segment=4.0,
@@ -94,7 +94,7 @@ class DynamicMixtureDataset(EpochDataset):
         seed=0,
     ):
         super().__init__(seed)
-        self.levels = get_levels(levels)
+        self.levels = get_levels(level_distribution)
         if segment is not None and not segment * sample_rate >= 1:
             raise InputError(f"segment {segment!r}: give seconds, or null for as long as the shortest utterance.")
         target = target or TARGETS[0]
@@ -119,10 +119,10 @@ class DynamicMixtureDataset(EpochDataset):
         self.noise = None if noise_table is None else NoisePool.read(noise_table)
         if self.noise is not None and not self.levels.has_noise:
             raise InputError(
-                f"levels {levels!r} does not say how loud noise is, but {noise_table} lists some: choose wham, "
-                "librimix or speechbrain, or a task without noise."
+                f"level_distribution {level_distribution!r} does not say how loud noise is, but {noise_table} lists "
+                "some: choose wham, librimix or speechbrain, or a task without noise."
             )
-        self.rooms = None if rooms_folder is None else ImpulseResponses(rooms_folder, num_spks, sample_rate)
+        self.rooms = None if rir_folder is None else ImpulseResponses(rir_folder, num_spks, sample_rate)
 
     @functools.cached_property
     def fingerprint(self):

@@ -49,7 +49,7 @@ class ImpulseResponses:
         if found != needed:
             raise InputError(
                 f"{self.folder}: has rooms for {found[0]} speakers at {found[1]} Hz; needed {needed[0]} at {needed[1]} "
-                "Hz. Give another rooms_folder, or start without --skip_prep."
+                "Hz. Give another rir_folder, or start without --skip_prep."
             )
         self.num_rooms = facts["num_rooms"]
         self.identity = facts.get("rooms", f"{self.num_rooms} rooms")  # a hash of what they were computed from

@@ -211,10 +211,10 @@ def get_levels(name):
     >>> get_levels("loud")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: levels 'loud' is not known: choose one of wsj0mix, wham, librimix, speechbrain.
+    mossformer_sb.errors.InputError: level_distribution 'loud' is not known: choose one of wsj0mix, wham, librimix, ...
     """
     if name not in LEVELS:
-        raise InputError(f"levels {name!r} is not known: choose one of {', '.join(LEVELS)}.")
+        raise InputError(f"level_distribution {name!r} is not known: choose one of {', '.join(LEVELS)}.")
     return LEVELS[name]()
 
 

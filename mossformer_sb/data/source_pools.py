@@ -17,6 +17,7 @@ from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+SPEECH_TABLE, NOISE_TABLE = "mixing_speech.csv", "mixing_noise.csv"  # their names in the folder of the manifests
 NOISE_COLUMNS = ("path", "num_samples", "sample_rate")
 SPEECH_COLUMNS = (*NOISE_COLUMNS, "spk", "active_level", "loudness")
 

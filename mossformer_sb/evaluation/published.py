@@ -1,5 +1,7 @@
 """Published results, and which experiments can be compared with them."""
 
+from mossformer_sb.data.corpora import corpus_name
+
 # SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023 (DM: with dynamic mixing).
 PUBLISHED = {
     "WSJ0-2mix": {
@@ -26,6 +28,7 @@ _PUBLISHED_FOR = {  # what else a test has to be to be compared with these
     "WHAM!": {"task": "separate_noisy"},
     "WHAMR!": {"task": "separate_noisy_reverb", "target": "anechoic"},
 }
+_DEFAULTS = {"mode": "min", "target": "anechoic"}  # what null stands for
 
 
 def comparable_corpus(hparams):
@@ -33,11 +36,12 @@ def comparable_corpus(hparams):
 
     Example
     -------
-    >>> hparams = {"corpus": "WHAM!", "task": "separate_noisy", "sample_rate": 8000, "mode": "min"}
+    >>> hparams = {"corpus": "wham", "task": "separate_noisy", "sample_rate": 8000, "mode": "min"}
     >>> comparable_corpus(hparams), comparable_corpus({**hparams, "task": "separate_clean"})
     ('WHAM!', '')
     """
-    corpus = hparams["corpus"]
+    corpus = corpus_name(hparams)
     needed = {"sample_rate": 8000, "mode": "min", **_PUBLISHED_FOR.get(corpus, {})}
-    same = all(hparams.get(key) == value for key, value in needed.items())
+    found = {**_DEFAULTS, **{key: value for key, value in hparams.items() if value is not None}}
+    same = all(found.get(key) == value for key, value in needed.items())
     return corpus if corpus in PUBLISHED and same else ""

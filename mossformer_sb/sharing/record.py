@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mossformer_sb.data.corpora import corpus_name
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import write_text
 
@@ -79,7 +80,7 @@ class TrainingRecord:
         """
         return cls(
             task=hparams["task"],
-            corpus=hparams["corpus"],
+            corpus=corpus_name(hparams),
             conditions=conditions_of(hparams),
             data=data,
             experiment=Path(experiment).name,

@@ -31,6 +31,30 @@ USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--
 REFERENCE = re.compile(r"<[^>]*>")
 TUPLE = re.compile(r"\(.*\)")
 
+# Keys that had other names in earlier versions.
+RENAMED = {
+    "deep": "check_samples",
+    "on_bad": "on_invalid",
+    "levels": "level_distribution",
+    "rooms_folder": "rir_folder",
+    "silence_snr": "inactive_threshold",
+}
+# Keys of earlier versions whose objects train.py makes now, most of them with `mossformer_sb.training.experiment`.
+BUILT_IN_CODE = (
+    "prepare",
+    "prepare_mixing",
+    "augmentation",
+    "train_data",
+    "valid_data",
+    "test_data",
+    "train_loader",
+    "valid_loader",
+    "test_loader",
+    "epoch_counter",
+    "train_logger",
+    "checkpointer",
+)
+
 
 def parse_arguments(argv=None):
     """Read the command line of an experiment.
@@ -84,6 +108,7 @@ def parse_arguments(argv=None):
         raise InputError(f"The first argument has to be the experiment's YAML file. Usage: {USAGE}")
     hparams_file, *words = argv
     tree = read_yaml(hparams_file)
+    _check_keys(tree, hparams_file)
 
     overrides, for_speechbrain, in_both = {}, [], []
     for name, values in _group(words).items():
@@ -223,6 +248,8 @@ def _speechbrain_run_opts(argv):
 
 
 def _unknown_name(name, hparams_file, tree, options):
+    if name in RENAMED:
+        return f"--{name} is now called --{RENAMED[name]}: give it under this name."
     message = f"--{name} is neither a key of {hparams_file} nor an option of SpeechBrain."
     begun = sorted(option for option in options if option.startswith(name))
     if begun:
@@ -270,6 +297,19 @@ def read_yaml(path):
     if not isinstance(tree, Mapping):
         raise InputError(f"{path} has to hold keys and values, as `seed: 1234`; found {type(tree).__name__}.")
     return tree
+
+
+def _check_keys(tree, hparams_file):
+    """Refuse keys of earlier versions, which would have no effect."""
+    renamed = [f"{key} is now called {RENAMED[key]}" for key in tree if key in RENAMED]
+    built = [key for key in tree if key in BUILT_IN_CODE]
+    if renamed:
+        raise InputError(f"{hparams_file}: {', '.join(renamed)}. Rename what has another name in the file.")
+    if built:
+        raise InputError(
+            f"{hparams_file}: {', '.join(built)} would have no effect: train.py makes what such keys described. "
+            "Remove them; the files in hparams/ show which keys there are."
+        )
 
 
 def _problem(error):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from mossformer_sb.data.corpora import corpus_name
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.examples import AUDIO_FOLDER
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, export
@@ -125,9 +126,10 @@ def _record(training_folder, tree, chosen, name, licence):
 
 def _facts(tree):
     """What the settings say for the model card."""
-    keys = ("task", "corpus", "target", "noise", "mixture_is_sum")
+    keys = ("task", "corpus", "corpus_name", "num_spks", "target", "noise", "mixture_is_sum")
     found = {key: tree.build(key) for key in keys if key in tree.root}
-    facts = {key: found[key] for key in ("task", "corpus") if key in found}
+    facts = {"task": found["task"]} if "task" in found else {}
+    facts |= {"corpus": corpus_name(found)} if "corpus" in found else {}
     return facts | ({"conditions": conditions_of(found)} if "task" in found else {})
 
 

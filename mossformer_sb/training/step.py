@@ -52,8 +52,8 @@ class StepBrain(sb.Brain):
     An example is valid if its loss is finite and above ``threshold``, and it has an active source.
 
     Read from ``hparams``: ``threshold``, the loss in dB below which an example is skipped (null: none is);
-    ``silence_snr``, see `pit_si_snr_loss`; ``lr_scheduler``, see `Schedule`; and, if they are there, ``ema_decay``, see
-    `AveragedWeights`; ``train_minutes`` and ``epoch_minutes``, see `TimeBudget`.
+    ``inactive_threshold``, see `pit_si_snr_loss`; ``lr_scheduler``, see `Schedule`; and, if they are there,
+    ``ema_decay``, see `AveragedWeights`; ``train_minutes`` and ``epoch_minutes``, see `TimeBudget`.
 
     Arguments
     ---------
@@ -122,8 +122,8 @@ class StepBrain(sb.Brain):
 
     def _batch_result(self, estimates, batch, stage):
         """`BatchResult` of estimates [B, T, S]."""
-        silence_snr = getattr(self.hparams, "silence_snr", None)
-        result = pit_si_snr_loss(estimates, batch.sources, batch.padded_lengths, silence_snr)
+        inactive_threshold = getattr(self.hparams, "inactive_threshold", None)
+        result = pit_si_snr_loss(estimates, batch.sources, batch.padded_lengths, inactive_threshold)
         # A source that is NaN would pass for silent, and leave no trace in the loss.
         finite = result.losses.isfinite() & _all_finite(estimates) & _all_finite(batch.sources)
         valid = finite & (result.num_active > 0)
@@ -298,8 +298,8 @@ class StepBrain(sb.Brain):
             raise distributed.SharedError(
                 f"Training stopped: {self.stats.consecutive_nonfinite} steps in a row had something that was not "
                 f"finite, more than nonfinite_patience: {self.nonfinite_patience} allows; the last {found}. Resume "
-                f"from the last checkpoint with a lower lr or with precision: fp32; check the data with --deep True; "
-                f"if it began with the first steps, look at the weights that training starts from."
+                f"from the last checkpoint with a lower lr or with precision: fp32; check the data with "
+                "--check_samples True; if it began with the first steps, look at the weights that training starts from."
             )
         if if_main_process():
             logger.warning("Epoch step %d had %s: skipped.", self.step, found)

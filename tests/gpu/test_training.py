@@ -58,7 +58,7 @@ def test_steps_are_the_cpus(tmp_path, device, padded):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_is_read_between_two_steps(tmp_path, device, padded, precision):
     """The first window fills what is kept, such as the permutations."""
-    options = {"grad_accumulation_factor": 2, "silence_snr": 30, "precision": precision}
+    options = {"grad_accumulation_factor": 2, "inactive_threshold": 30, "precision": precision}
     brain = brain_on(device, tmp_path, dropout=0.1, **options)
     for brain.step, batch in enumerate(batches(6, padded), start=1):
         pinned = batch.pin_memory() if device == "cuda" else batch
@@ -72,7 +72,7 @@ def test_few_readings_when_a_step_is_due(tmp_path, device):
     """Sums and norm: not more with more batches."""
     if device == "cpu":
         pytest.skip("tests/unit/test_step_syncs.py counts them on a CPU")
-    brain = brain_on(device, tmp_path, grad_accumulation_factor=4, silence_snr=30)
+    brain = brain_on(device, tmp_path, grad_accumulation_factor=4, inactive_threshold=30)
     counts = []
     for brain.step, batch in enumerate(batches(8), start=1):
         batch = batch.pin_memory()

@@ -1,4 +1,4 @@
-"""The peers, each trained, evaluated and exported by train.py on another corpus, at a small size."""
+"""The baselines, each trained, evaluated and exported by train.py on another corpus, at a small size."""
 
 from pathlib import Path
 

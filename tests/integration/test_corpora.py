@@ -12,7 +12,7 @@ import pytest
 from tests.unit.trees import write_custom, write_librimix, write_whamr, write_wsj0mix
 
 ROOT = Path(__file__).parents[2]
-SMALL = ["--model_size", "mini", "--segment", "0.5", "--number_of_epochs", "1", "--num_workers", "0", "--deep"]
+SMALL = ["--model_size", "mini", "--segment", "0.5", "--number_of_epochs", "1", "--num_workers", "0", "--check_samples"]
 SMALL += ["--device", "cpu", "--noprogressbar", "--output_folder", "out"]
 
 
@@ -43,7 +43,7 @@ SMALL += ["--device", "cpu", "--noprogressbar", "--output_folder", "out"]
         (
             "custom",
             lambda root: write_custom(root, 4, noise=True, extension="flac", subtype="PCM_16", frames=6000),
-            ["--num_spks", "4", "--noise", "--corpus", "my data"],
+            ["--num_spks", "4", "--noise", "--corpus_name", "my data"],
             "my data",
             4,
         ),

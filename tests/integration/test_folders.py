@@ -49,6 +49,8 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
     one, two = corpora
     damaged = shutil.copytree(two, tmp_path / "damaged")
     next((damaged / "wav8k/min/cv/s1").iterdir()).unlink()
+    other = shutil.copytree(folder / "out" / "manifests", tmp_path / "manifests")
+    pd.read_csv(other / "test.csv").drop(columns=["s2_wav"]).to_csv(other / "test.csv", index=False)
     cases = {
         "does not exist": words(data_folder="nowhere"),
         "is of another architecture": words(data_folder=two, model_size="small"),
@@ -57,9 +59,9 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
         "lr takes a number": words(data_folder=one, lr="fast"),
         "SpeechBrain can't run with these options": words(data_folder=two, precision="fp16"),
         "device 'cuda:9' is not available": words(data_folder=one, device="cuda:9"),
-        "Does num_spks: 3 fit": words(data_folder=two, test_data="{num_spks: 3}"),
+        "Does num_spks: 2 fit": words("--skip_prep", data_folder=two, manifest_folder=other),
         "1 missing files": words(data_folder=damaged),
-        "recordings have [8000] Hz": words(data_folder=two, test_data="{sample_rate: 16000}"),
+        "recordings have [8000] Hz": words("--skip_prep", data_folder=one, sample_rate=16000),
         "opt_class can't be built": words(data_folder=two, lr=-1, number_of_epochs=3),
         "holds no averaged_weights": words(data_folder=two, ema_decay=0.9, number_of_epochs=3),
         "--debug would put": words("--debug", data_folder=one),
@@ -160,7 +162,7 @@ def test_a_training_that_goes_on_with_other_settings_tells_of_these(folder, corp
     record = TrainingRecord.read(folder / "out")
     assert "dropout: 0.3" in (folder / "out" / "hyperparams.yaml").read_text()
     assert "--dropout 0.3" in record.command and record.test_command == "" and record.num_test == 5
-    assert len(pd.read_csv(folder / "out" / "manifests" / "wham_tt.csv")) == 5
+    assert len(pd.read_csv(folder / "out" / "manifests" / "test.csv")) == 5
     assert not [path for path in (folder / "out").iterdir() if path.name.startswith(".")]
 
 

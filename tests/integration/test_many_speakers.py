@@ -14,8 +14,10 @@ from tests.unit.small_corpus import write_source
 
 YAML = Path(__file__).parents[2] / "hparams" / "mossformer_many_speakers.yaml"
 SMALL = "--model_size mini --segment 0.5 --number_of_epochs 2 --steps_per_epoch 2 --batch_size 2 --num_workers 0"
-SMALL += " --num_train 3 --num_valid 3 --num_test 3 --num_rooms 2 --num_noises 4 --precision fp32 --n_audio_to_save 1"
-SMALL += " --output_folder out --device cpu --noprogressbar --deep"
+SMALL += (
+    " --num_train 3 --num_valid 3 --num_test 3 --corpus_rooms 2 --num_noises 4 --precision fp32 --n_audio_to_save 1"
+)
+SMALL += " --output_folder out --device cpu --noprogressbar --check_samples"
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.training.command_line import check_device, parse_arguments
+from mossformer_sb.training.command_line import BUILT_IN_CODE, RENAMED, check_device, parse_arguments
 
 YAML = """
 data_folder: !PLACEHOLDER
@@ -100,6 +100,29 @@ def test_device_that_is_not_available(parse, monkeypatch, device, message):
         check_device(run_opts)
     check_device(parse("--device", "cpu")[0])
     check_device(parse()[0])
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_keys_of_earlier_versions_are_refused_with_their_new_names(parse, yaml_file, old, new):
+    with pytest.raises(InputError, match=f"^--{old} is now called --{new}: give it under this name"):
+        parse(f"--{old}", "1")
+    yaml_file.write_text(f"{YAML}{old}: 1\n")
+    with pytest.raises(InputError, match=f"x.yaml: {old} is now called {new}. Rename what"):
+        parse()
+
+
+@pytest.mark.parametrize("key", BUILT_IN_CODE)
+def test_keys_of_what_is_built_in_code_are_refused(parse, yaml_file, key):
+    with pytest.raises(InputError, match=f"^--{key} is neither a key of"):
+        parse(f"--{key}", "1")
+    yaml_file.write_text(f"{YAML}{key}: 1\n")
+    with pytest.raises(InputError, match=f"x.yaml: {key} would have no effect: train.py makes what such keys"):
+        parse()
+
+
+def test_a_key_keeps_its_name_where_another_is_called_as_it_was():
+    """No new name is an old one, so that a chain of renamings can't lead astray."""
+    assert not {*RENAMED.values()} & {*RENAMED, *BUILT_IN_CODE}
 
 
 AWKWARD = ["/d/b=c", "C:\\x", "/a b/c", "/a #b", "#", "a: b", "- a", "---", "*x", "!x", "%x", "<x", "2024-01-01"]

@@ -78,7 +78,7 @@ class TestWhichDataset:
 
     def test_dynamic(self, tmp_path):
         pools = prepare_pools(tmp_path)
-        data = training_data(**pools, segment=1.0, dynamic_mixing=True, levels="wham")
+        data = training_data(**pools, segment=1.0, dynamic_mixing=True, level_distribution="wham")
         assert isinstance(data, DynamicMixtureDataset) and len(data) == 50
 
 
@@ -116,7 +116,9 @@ class TestSpeed:
             signal = 0.1 * np.sin(2 * np.pi * tone * np.arange(3 * RATE) / RATE)
             soundfile.write(tmp_path / "speech" / str(speaker) / f"{tone}.wav", signal, RATE, subtype="FLOAT")
         pools = prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "speech")
-        data = DynamicMixtureDataset(**pools, segment=1.0, augmentation=Augmentation("discrete"), levels="wsj0mix")
+        data = DynamicMixtureDataset(
+            **pools, segment=1.0, augmentation=Augmentation("discrete"), level_distribution="wsj0mix"
+        )
         found = set()
         for parts in map(data.draw, range(50)):
             for name, source in zip(parts.id.split("_"), parts.targets, strict=True):

@@ -1,4 +1,4 @@
-"""The peers: their published sizes, SpeechBrain's own numbers, padding, and the messages."""
+"""The baselines: their published sizes, SpeechBrain's own numbers, padding, and the messages."""
 
 import pytest
 import torch

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from data_prep.__main__ import main
+from data_prep.command import RENAMED
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
@@ -21,7 +22,7 @@ from tests.unit.trees import FRAMES, IDS, write_librimix, write_wham, write_wham
 
 A, B = IDS
 TRAIN = "wav8k/min/tr"
-DEEP = {"deep": True}
+DEEP = {"check_samples": True}
 
 
 @pytest.fixture
@@ -63,20 +64,20 @@ def put(value, *indices):
 
 @pytest.mark.parametrize("task", ["separate_noisy", "separate_clean", "enhance_single"])
 def test_sound_wham(wham, tmp_path, task):
-    assert len(prepare_wham(wham, tmp_path / "out", task=task, deep=True)) == 3
+    assert len(prepare_wham(wham, tmp_path / "out", task=task, check_samples=True)) == 3
 
 
 @pytest.mark.parametrize("task", ["separate_noisy", "separate_clean", "enhance_single"])
 @pytest.mark.parametrize("num_spks", [2, 3])
 def test_sound_librimix_in_16_bit(tmp_path, task, num_spks):
     root = write_librimix(tmp_path / "libri", num_spks)
-    assert len(prepare_librimix(root, tmp_path / "out", num_spks, task=task, deep=True)) == 3
+    assert len(prepare_librimix(root, tmp_path / "out", num_spks, task=task, check_samples=True)) == 3
 
 
 @pytest.mark.parametrize("target", ["anechoic", "reverb"])
 def test_sound_whamr_has_reverberant_parts(tmp_path, target):
     root = write_whamr(tmp_path / "whamr")
-    assert len(prepare_whamr(root, tmp_path / "out", target=target, deep=True)) == 3
+    assert len(prepare_whamr(root, tmp_path / "out", target=target, check_samples=True)) == 3
 
 
 # What samples can have
@@ -108,7 +109,7 @@ def test_only_deep_checks_read_samples(wham, tmp_path, function):
 def test_peaks_at_full_scale_are_no_clipping(wham, indices):
     change(wham / TRAIN / "s2" / f"{A}.wav", put(1.0, *indices))
     with pytest.raises(InputError) as caught:  # the sum is wrong, of course
-        prepare_wham(wham, wham.parent / "out", deep=True)
+        prepare_wham(wham, wham.parent / "out", check_samples=True)
     assert "clipped" not in str(caught.value)
 
 
@@ -117,7 +118,7 @@ def test_peaks_above_full_scale_of_float_files_are_no_clipping(tmp_path):
     for folder in ("mix_both", "s1", "s2", "noise"):
         for path in (root / TRAIN / folder).iterdir():
             change(path, lambda samples: 30 * samples)
-    assert len(prepare_wham(root, tmp_path / "out", deep=True)) == 3
+    assert len(prepare_wham(root, tmp_path / "out", check_samples=True)) == 3
 
 
 def test_full_scale_of_16_bit_is_clipping(tmp_path):
@@ -136,13 +137,13 @@ def test_the_sum_may_be_off_by_one_step_a_part_plus_one(wham, tmp_path, excess, 
         text = f"is not the sum of {parts}: off by 0.00013 at sample 7; needed at most 0.00012"
         fails(prepare_wham, wham, "1 mixtures unlike the sum of their parts", text, **DEEP)
     else:
-        prepare_wham(wham, tmp_path / "out", deep=True)
+        prepare_wham(wham, tmp_path / "out", check_samples=True)
 
 
 def test_the_sum_of_whamr_needs_the_reverberant_images(tmp_path):
     root = write_whamr(tmp_path / "whamr")
     change(root / TRAIN / "s1_anechoic" / f"{A}.wav", lambda samples: 2 * samples)  # a target, no part
-    prepare_whamr(root, tmp_path / "out", deep=True)
+    prepare_whamr(root, tmp_path / "out", check_samples=True)
     change(root / TRAIN / "s1_reverb" / f"{A}.wav", lambda samples: 2 * samples)
     (tmp_path / "second").mkdir()
     fails(
@@ -181,7 +182,7 @@ def spoil(wham):
 def test_report_has_all_problems(wham, tmp_path):
     spoil(wham)
     report = tmp_path / "out" / "wham_problems.csv"
-    fails(prepare_wham, wham, f"All of them are in {report}. No manifest was written", "--on_bad skip")
+    fails(prepare_wham, wham, f"All of them are in {report}. No manifest was written", "--on_invalid skip")
     rows = read(report)
     assert list(rows[0]) == ["kind", "split", "mixture_id", "file", "text"]
     assert {(row["kind"], row["split"], row["mixture_id"], row["file"]) for row in rows} == {
@@ -203,7 +204,7 @@ def test_many_problems_are_all_in_the_report(tmp_path):
 def test_skip_leaves_bad_mixtures_out_and_says_how_many(wham, tmp_path, caplog):
     spoil(wham)
     with caplog.at_level(logging.WARNING):
-        manifests = prepare_wham(wham, tmp_path / "out", on_bad="skip")
+        manifests = prepare_wham(wham, tmp_path / "out", on_invalid="skip")
     assert {split: [row["ID"] for row in read(path)] for split, path in manifests.items()} == {
         "tr": [B],
         "cv": [A],
@@ -217,19 +218,19 @@ def test_skip_leaves_bad_mixtures_out_and_says_how_many(wham, tmp_path, caplog):
 
 def test_skip_leaves_out_what_only_deep_checks_find(wham, tmp_path):
     change(wham / TRAIN / "s2" / f"{A}.wav", np.zeros_like)
-    manifests = prepare_wham(wham, tmp_path / "out", on_bad="skip", deep=True)
+    manifests = prepare_wham(wham, tmp_path / "out", on_invalid="skip", check_samples=True)
     assert [row["ID"] for row in read(manifests["tr"])] == [B]
 
 
 def test_skip_leaves_no_empty_split(wham):
     for mixture_id in IDS:
         (wham / TRAIN / "s1" / f"{mixture_id}.wav").unlink()
-    fails(prepare_wham, wham, "no mixture of split 'tr' can be used", on_bad="skip")
+    fails(prepare_wham, wham, "no mixture of split 'tr' can be used", on_invalid="skip")
 
 
 def test_old_report_is_removed(wham, tmp_path):
     spoil(wham)
-    prepare_wham(wham, tmp_path / "out", on_bad="skip")
+    prepare_wham(wham, tmp_path / "out", on_invalid="skip")
     write_wham(wham)
     (wham / "wav8k/min/cv/s1/other.wav").unlink()
     prepare_wham(wham, tmp_path / "out")
@@ -237,7 +238,7 @@ def test_old_report_is_removed(wham, tmp_path):
 
 
 def test_unknown_on_bad(wham):
-    fails(prepare_wham, wham, "on_bad 'ignore' is not known: choose one of 'fail', 'skip'", on_bad="ignore")
+    fails(prepare_wham, wham, "on_invalid 'ignore' is not known: choose one of 'error', 'skip'", on_invalid="ignore")
 
 
 def test_output_folder_that_cannot_be_made(wham, tmp_path):
@@ -249,9 +250,9 @@ def test_output_folder_that_cannot_be_made(wham, tmp_path):
 def test_command_passes_the_checks_on(wham, tmp_path, capsys):
     change(wham / TRAIN / "s2" / f"{A}.wav", np.zeros_like)
     arguments = ["wham", "--data_folder", str(wham), "--output_folder", str(tmp_path / "out")]
-    assert main([*arguments, "--deep"]) == 2
+    assert main([*arguments, "--check_samples"]) == 2
     assert "1 silent files" in capsys.readouterr().err
-    assert main([*arguments, "--deep", "--on_bad", "skip"]) == 0
+    assert main([*arguments, "--check_samples", "--on_invalid", "skip"]) == 0
     assert [row["ID"] for row in read(tmp_path / "out" / "wham_tr.csv")] == [B]
 
 
@@ -298,3 +299,12 @@ def test_fingerprint_depends_on_recordings_and_not_on_where_they_lie(wham, tmp_p
     (tmp_path / "rate").mkdir()
     write_wham(tmp_path / "rate", sample_rate=16000).joinpath("wav8k").rename(tmp_path / "rate" / "wav16k")
     assert fingerprint("5", tmp_path / "rate", sample_rate=16000) != first
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_options_of_earlier_versions_are_refused_with_their_new_names(wham, tmp_path, capsys, old, new):
+    arguments = ["wham", "--data_folder", str(wham), "--output_folder", str(tmp_path / "out")]
+    for words in ([old], [f"{old}=skip"]):
+        assert main([*arguments, *words]) == 2
+        assert f"{old} is now called {new}: give it under this name." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -66,7 +66,7 @@ class TestWhamr:
     def test_tasks(self, root, tmp_path, task):
         kind, room = task.rsplit("_", 1)
         mixture = {"separate_noisy": "both", "separate_clean": "clean", "enhance_single": "single"}[kind]
-        row = read(prepare_whamr(root, tmp_path / "out", task=task, deep=True)["cv"])[0]
+        row = read(prepare_whamr(root, tmp_path / "out", task=task, check_samples=True)["cv"])[0]
         assert f"/mix_{mixture}_{room}/" in row["mix_wav"] and "/s1_anechoic/" in row["s1_wav"]
         assert ("s2_wav" in row) == (mixture != "single") and ("noise_wav" in row) == (mixture != "clean")
 
@@ -75,7 +75,7 @@ class TestWhamr:
         write_sums(tmp_path / "own/wav8k/min", sums, LIBRI_IDS[3], ["tt"])
         for index in (2, 3):
             write_tree(tmp_path / "own/wav8k/min", [f"s{index}_anechoic"], LIBRI_IDS[3], ["tt"])
-        options = {"num_spks": 3, "task": "separate_clean_reverb", "splits": ["tt"], "deep": True}
+        options = {"num_spks": 3, "task": "separate_clean_reverb", "splits": ["tt"], "check_samples": True}
         row = read(prepare_whamr(tmp_path / "own", tmp_path / "out", **options)["tt"])[0]
         assert "/s3_anechoic/" in row["s3_wav"] and row["s3_spk"] == "7"
 
@@ -84,7 +84,7 @@ class TestWhamr:
         for path in root.glob("wav8k/min/*/s?_reverb"):
             path.rename(path.with_name(f"{path.name}_elsewhere"))
         assert len(prepare_whamr(root, tmp_path / "out")) == 3
-        fails(prepare_whamr, root, "it lacks wav8k/min/tr/s1_reverb, wav8k/min/tr/s2_reverb", deep=True)
+        fails(prepare_whamr, root, "it lacks wav8k/min/tr/s1_reverb, wav8k/min/tr/s2_reverb", check_samples=True)
 
     @pytest.mark.parametrize(
         "options, parts",
@@ -110,7 +110,7 @@ class TestWhamr:
 
     def test_command(self, root, tmp_path):
         arguments = ["whamr", "--data_folder", str(root), "--output_folder", str(tmp_path / "out"), "--splits", "tt"]
-        assert main([*arguments, "--task", "separate_clean_reverb", "--target", "reverb", "--deep"]) == 0
+        assert main([*arguments, "--task", "separate_clean_reverb", "--target", "reverb", "--check_samples"]) == 0
         assert "/s1_reverb/" in read(tmp_path / "out" / "whamr_tt.csv")[0]["s1_wav"]
 
 
@@ -173,7 +173,7 @@ class TestLibrimix:
     def test_command(self, tmp_path):
         root = write_librimix(tmp_path / "libri", 3)
         arguments = ["--data_folder", str(root), "--output_folder", str(tmp_path / "out"), "--splits", "dev"]
-        assert main(["librimix", *arguments, "--num_spks", "3", "--task", "separate_noisy", "--deep"]) == 0
+        assert main(["librimix", *arguments, "--num_spks", "3", "--task", "separate_noisy", "--check_samples"]) == 0
         assert len(read(tmp_path / "out" / "libri3mix_dev.csv")) == 2
 
 
@@ -181,7 +181,7 @@ class TestCustomFolders:
     @pytest.mark.parametrize("num_spks, noise", [(1, True), (2, False), (4, True)])
     def test_any_number_of_speakers(self, tmp_path, num_spks, noise):
         root = write_custom(tmp_path / "own", num_spks, noise)
-        options = {"num_spks": num_spks, "noise": noise, "deep": True}
+        options = {"num_spks": num_spks, "noise": noise, "check_samples": True}
         row, second = read(prepare_custom(root, tmp_path / "out", **options)["cv"])
         assert (row["ID"], second["ID"]) == ("a", "b b")
         sources = [f"s{i}" for i in range(1, num_spks + 1)] + (["noise"] if noise else [])
@@ -191,7 +191,7 @@ class TestCustomFolders:
     @pytest.mark.parametrize("extension, subtype", [("flac", "PCM_16"), ("FLAC", "PCM_24"), ("aiff", "PCM_16")])
     def test_other_formats(self, tmp_path, extension, subtype):
         root = write_custom(tmp_path / "own", extension=extension, subtype=subtype)
-        row = read(prepare_custom(root, tmp_path / "out", deep=True)["tr"])[0]
+        row = read(prepare_custom(root, tmp_path / "out", check_samples=True)["tr"])[0]
         assert row["mix_wav"] == f"$data_root/tr/mix/a.{extension}"
 
     def test_formats_of_one_mixture_may_differ_and_losses_be_allowed(self, tmp_path):
@@ -199,9 +199,9 @@ class TestCustomFolders:
         for path in root.glob("*/s1/*.wav"):
             soundfile.write(path.with_suffix(".ogg"), *soundfile.read(path), format="OGG", subtype="VORBIS")
             path.unlink()
-        row = read(prepare_custom(root, tmp_path / "out", mixture_is_sum=False, deep=True)["tr"])[0]
+        row = read(prepare_custom(root, tmp_path / "out", mixture_is_sum=False, check_samples=True)["tr"])[0]
         assert row["s1_wav"].endswith("a.ogg") and row["s2_wav"].endswith("a.wav")
-        fails(prepare_custom, root, "6 mixtures unlike the sum of their parts", deep=True)
+        fails(prepare_custom, root, "6 mixtures unlike the sum of their parts", check_samples=True)
 
     @pytest.mark.parametrize(
         "extension, subtype, text",
@@ -214,17 +214,17 @@ class TestCustomFolders:
         if extension.upper() not in soundfile.available_formats():
             pytest.skip(f"this libsndfile does not know {extension}")
         root = write_custom(tmp_path / "own", extension=extension, subtype=subtype, frames=8000)
-        assert len(prepare_custom(root, tmp_path / "whole", mixture_is_sum=False, deep=True)) == 3
+        assert len(prepare_custom(root, tmp_path / "whole", mixture_is_sum=False, check_samples=True)) == 3
         path = root / "tr" / "s1" / f"a.{extension}"
         path.write_bytes(path.read_bytes()[:-700])
         assert len(prepare_custom(root, tmp_path / "header")) == 3
-        fails(prepare_custom, root, text, "needed the whole file", mixture_is_sum=False, deep=True)
+        fails(prepare_custom, root, text, "needed the whole file", mixture_is_sum=False, check_samples=True)
 
     def test_two_files_of_one_name(self, tmp_path):
         root = write_custom(tmp_path / "own")
         write_wav(root / "tr" / "s1" / "a.flac", subtype="PCM_16")
         fails(prepare_custom, root, "1 files of one name", "tr/s1/a.flac has the name of a.wav beside it")
-        assert [row["ID"] for row in read(prepare_custom(root, tmp_path / "skip", on_bad="skip")["tr"])] == ["b b"]
+        assert [row["ID"] for row in read(prepare_custom(root, tmp_path / "skip", on_invalid="skip")["tr"])] == ["b b"]
 
     def test_folder_missing(self, tmp_path):
         root = write_custom(tmp_path / "own", 2)
@@ -262,7 +262,7 @@ class TestCustomFolders:
             "--output_folder",
             str(tmp_path / "out"),
             "--noise",
-            "--deep",
+            "--check_samples",
         ]
         assert main([*arguments, "--num_spks", "3", "--sample_rate", "44100", "--mixture_is_not_sum"]) == 0
         assert read(tmp_path / "out" / "custom_tt.csv")[0]["sample_rate"] == "44100"
@@ -285,7 +285,7 @@ class TestCustomCsv:
 
     def test_rows(self, root, tmp_path):
         rows = [self.row("tr", "2"), self.row("tr", "10", "b b", "bob,cho,"), self.row("cv"), self.row("tt")]
-        manifests = prepare_custom(root, tmp_path / "out", **self.write(root, *rows), deep=True)
+        manifests = prepare_custom(root, tmp_path / "out", **self.write(root, *rows), check_samples=True)
         first, second = read(manifests["tr"])
         assert (first["ID"], second["ID"]) == ("10", "2")
         assert first["mix_wav"] == "$data_root/tr/mix/b b.wav" and first["s1_spk"] == "bob"

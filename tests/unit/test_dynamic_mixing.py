@@ -61,7 +61,12 @@ def follows(values, distribution, *parameters):
 class TestItems:
     def test_a_mixture_is_the_sum_of_its_parts(self, pools, rooms):
         everything = Augmentation("continuous", (0.9, 1.1), True, 0.2, 6.0, 0.3)
-        for options in ({"levels": "wham"}, {"levels": "librimix"}, {"levels": "speechbrain"}, {"rooms_folder": rooms}):
+        for options in (
+            {"level_distribution": "wham"},
+            {"level_distribution": "librimix"},
+            {"level_distribution": "speechbrain"},
+            {"rir_folder": rooms},
+        ):
             for augmentation in (None, everything):
                 data = dataset(pools, augmentation=augmentation, **options)
                 for index in range(40):
@@ -72,13 +77,13 @@ class TestItems:
                     assert item.mixture.dtype == torch.float32 and np.isfinite(total).all()
 
     def test_speakers_always_differ(self, clean_pools):
-        data = dataset(clean_pools, levels="wsj0mix")
+        data = dataset(clean_pools, level_distribution="wsj0mix")
         for parts in drawn(data, 300):
             assert len(set(parts.speakers)) == 3
             assert all(f"u{speaker[3:]}" in parts.id for speaker in parts.speakers)
 
     def test_every_utterance_is_as_likely(self, clean_pools):
-        data = dataset(clean_pools, levels="wsj0mix")
+        data = dataset(clean_pools, level_distribution="wsj0mix")
         names, counts = np.unique([name for parts in drawn(data) for name in parts.id.split("_")], return_counts=True)
         assert len(names) == 15 and counts.min() > 85 and counts.max() < 155  # 120 expected
 
@@ -95,7 +100,7 @@ class TestItems:
 
     @pytest.mark.parametrize("workers, context", [(1, "fork"), (4, "fork"), (1, "spawn"), (4, "spawn")])
     def test_workers_make_the_same_items(self, pools, rooms, workers, context):
-        data = dataset(pools, mixtures_per_epoch=8, rooms_folder=rooms, augmentation=Augmentation("continuous"))
+        data = dataset(pools, mixtures_per_epoch=8, rir_folder=rooms, augmentation=Augmentation("continuous"))
         loader = DataLoader(
             data, 2, collate_fn=SeparationBatch.collate, num_workers=workers, multiprocessing_context=context
         )
@@ -106,7 +111,7 @@ class TestItems:
 
     def test_crops_have_the_segments_length_or_the_shortest_utterances(self, pools, clean_pools):
         assert {parts.mixture.shape for parts in drawn(dataset(pools), 20)} == {(RATE,)}
-        data = dataset(clean_pools, segment=None, levels="wsj0mix")
+        data = dataset(clean_pools, segment=None, level_distribution="wsj0mix")
         lengths = dict(zip(data.speech.names, data.speech.num_samples, strict=True))
         for parts in drawn(data, 50):
             assert len(parts.mixture) == min(lengths[name] for name in parts.id.split("_"))
@@ -118,7 +123,7 @@ class TestItems:
             ramp = np.arange(1, RATE + 1) / 2**15 * (-1) ** np.arange(RATE)
             soundfile.write(tmp_path / "speech" / str(speaker) / f"{speaker}.wav", ramp, RATE, subtype="FLOAT")
         pools = prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "speech")
-        data = dataset(pools, levels="wsj0mix", segment=(RATE - 4) / RATE)
+        data = dataset(pools, level_distribution="wsj0mix", segment=(RATE - 4) / RATE)
         # The first sample as a part of the last one tells where the crop begins.
         firsts = {round(abs(p.targets[0, 0] / p.targets[0, -1]) * RATE) for p in drawn(data, 200)}
         assert firsts == {1, 2, 3, 4, 5}
@@ -129,7 +134,9 @@ class TestItems:
         for speaker in range(2):
             (tmp_path / "speech" / str(speaker)).mkdir(parents=True)
             soundfile.write(tmp_path / "speech" / str(speaker) / "a.wav", 0.1 * np.sin(2e3 * np.pi * time), 16000)
-        data = dataset(prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "speech"), levels="wsj0mix")
+        data = dataset(
+            prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "speech"), level_distribution="wsj0mix"
+        )
         spectrum = np.abs(np.fft.rfft(data.draw(0).targets[0] * np.hanning(RATE)))
         assert spectrum.argmax() == 1000
 
@@ -143,7 +150,7 @@ class TestItems:
         assert lengths == {2 * RATE} and min(smallest) > 0.4  # no gap anywhere
 
     def test_rates_of_rooms_and_noise(self, pools, rooms):
-        data = dataset(pools, rooms_folder=rooms, room_rate=0.5, noise_rate=0.25)
+        data = dataset(pools, rir_folder=rooms, room_rate=0.5, noise_rate=0.25)
         items = drawn(data, 200)
         noisy = sum(bool(parts.noise.any()) for parts in items)
         roomy = sum(not np.array_equal(parts.targets, parts.images) for parts in items)
@@ -152,7 +159,7 @@ class TestItems:
 
 class TestLevels:
     def test_wsj0mix(self, clean_pools):
-        items = drawn(dataset(clean_pools, levels="wsj0mix"))
+        items = drawn(dataset(clean_pools, level_distribution="wsj0mix"))
         levels = 20 * np.log10([parts.targets.std(axis=1) for parts in items])
         follows(levels[:, 0] - levels[:, 1], "uniform", 0, 5)
         np.testing.assert_allclose(levels[:, 2], levels[:, :2].mean(axis=1), atol=0.4)
@@ -160,7 +167,7 @@ class TestLevels:
         np.testing.assert_allclose(peaks, 0.9, rtol=1e-5)
 
     def test_wham(self, pools):
-        items = drawn(dataset(pools, levels="wham"))
+        items = drawn(dataset(pools, level_distribution="wham"))
         speech = np.array([[loudness(source, RATE) for source in parts.targets] for parts in items])
         noise = np.array([loudness(parts.noise, RATE) for parts in items])
         follows(speech[:, 0] - speech[:, 1], "uniform", 0, 5)
@@ -169,22 +176,22 @@ class TestLevels:
         assert len({round(level) for level in noise}) > 3  # as recorded
 
     def test_librimix(self, pools):
-        items = drawn(dataset(pools, levels="librimix"))
+        items = drawn(dataset(pools, level_distribution="librimix"))
         for speaker in range(2):
             follows([loudness(parts.targets[speaker], RATE) for parts in items], "uniform", -33, 8)
         follows([loudness(parts.noise, RATE) for parts in items], "uniform", -38, 8)
 
     def test_speechbrain(self, pools):
-        items = drawn(dataset(pools, levels="speechbrain"))
+        items = drawn(dataset(pools, level_distribution="speechbrain"))
         levels = np.array([[mean_amplitude(source) for source in parts.targets] for parts in items])
         follows(levels[:, 1] - levels[:, 0], "norm", -2.51, 2.66)
         for parts in items[:50]:
             assert np.abs(parts.noise).mean() == pytest.approx(np.abs(parts.targets).mean(), rel=1e-5)
 
     def test_imbalance(self, pools):
-        items = drawn(dataset(pools, levels="speechbrain", augmentation=Augmentation(level_imbalance=12.0)))
+        items = drawn(dataset(pools, level_distribution="speechbrain", augmentation=Augmentation(level_imbalance=12.0)))
         levels = np.array([[mean_amplitude(source) for source in parts.targets] for parts in items])
-        plain = drawn(dataset(pools, levels="speechbrain"))
+        plain = drawn(dataset(pools, level_distribution="speechbrain"))
         expected = np.array([[mean_amplitude(source) for source in parts.targets] for parts in plain])
         spread = (levels[:, 1] - levels[:, 0]).var() - (expected[:, 1] - expected[:, 0]).var()
         assert spread == pytest.approx(12**2 / 3, rel=0.15)  # of U(0, 12) with a random sign
@@ -202,7 +209,7 @@ class TestLevels:
 class TestRooms:
     def test_both_speakers_are_in_one_room_and_targets_are_its_direct_paths(self, pools, rooms):
         """Taken apart again: the images are those of one of the rooms, applied to the dry speech."""
-        wet = dataset(pools, rooms_folder=rooms, noise_table=None, segment=None)
+        wet = dataset(pools, rir_folder=rooms, noise_table=None, segment=None)
         responses = [np.load(path) for path in sorted(rooms.glob("*.npy"))]
         for index in range(8):
             parts = wet.draw(index)
@@ -228,12 +235,12 @@ class TestRooms:
 
     def test_images_hold_what_was_said_before_the_crop(self, pools, rooms):
         """The tail of the room at the first sample of a crop is as loud as later on."""
-        items = [dataset(pools, rooms_folder=rooms, noise_table=None).draw(index) for index in range(60)]
+        items = [dataset(pools, rir_folder=rooms, noise_table=None).draw(index) for index in range(60)]
         tails = np.stack([(parts.images - parts.targets) ** 2 for parts in items]).mean(axis=(0, 1))
         assert tails[:200].mean() > 0.3 * tails[4000:].mean()
 
     def test_direct_paths_are_aligned_and_have_the_energy_of_the_dry_speech(self, pools, rooms):
-        wet = dataset(pools, rooms_folder=rooms)
+        wet = dataset(pools, rir_folder=rooms)
         for parts in drawn(wet, 20):
             for target, image in zip(parts.targets, parts.images, strict=True):
                 lags = fftconvolve(image, target[::-1])
@@ -242,7 +249,7 @@ class TestRooms:
         follows(levels, "uniform", 0, 5)
 
     def test_reverberant_targets(self, pools, rooms):
-        parts = dataset(pools, rooms_folder=rooms, target="reverb").draw(0)
+        parts = dataset(pools, rir_folder=rooms, target="reverb").draw(0)
         np.testing.assert_array_equal(parts.targets, parts.images)
 
 
@@ -268,7 +275,7 @@ def test_input_of_whamr(tmp_path):
         True, manifest, tmp_path, tmp_path, speech_folder=tmp_path / "speech", noise_folder=tmp_path / "city"
     )
     tables = {"speech_table": tmp_path / "mixing_speech.csv", "noise_table": tmp_path / "mixing_noise.csv"}
-    data = DynamicMixtureDataset(manifest, tmp_path, **tables, rooms_folder=tmp_path / "rooms", segment=None)
+    data = DynamicMixtureDataset(manifest, tmp_path, **tables, rir_folder=tmp_path / "rooms", segment=None)
     data.num_mixtures = 200
     scores = []
     for item in map(data.__getitem__, range(200)):
@@ -294,13 +301,16 @@ class TestWrongInput:
     @pytest.mark.parametrize(
         "options, message",
         [
-            ({"levels": "loud"}, "levels 'loud' is not known: choose one of wsj0mix"),
-            ({"levels": "wsj0mix"}, "levels 'wsj0mix' does not say how loud noise is, but .*mixing_noise.csv"),
+            ({"level_distribution": "loud"}, "level_distribution 'loud' is not known: choose one of wsj0mix"),
+            (
+                {"level_distribution": "wsj0mix"},
+                "level_distribution 'wsj0mix' does not say how loud noise is, but .*mixing_noise.csv",
+            ),
             ({"segment": 0}, "segment 0: give seconds"),
             ({"target": "dry"}, "target 'dry' is not known: choose one of anechoic, reverb"),
             ({"mixtures_per_epoch": 0}, "mixtures_per_epoch 0: give one or more"),
             ({"speech_table": "none.csv"}, "none.csv: there is no such table of recordings. Prepare the data first"),
-            ({"rooms_folder": "none"}, "rooms.json: can't be read .* start without --skip_prep"),
+            ({"rir_folder": "none"}, "rooms.json: can't be read .* start without --skip_prep"),
         ],
     )
     def test_arguments(self, pools, options, message):
@@ -315,13 +325,13 @@ class TestWrongInput:
 
     def test_rooms_of_another_kind(self, pools, rooms, clean_pools):
         with pytest.raises(InputError, match="has rooms for 2 speakers at 8000 Hz; needed 3 at 8000"):
-            dataset(clean_pools, levels="wsj0mix", rooms_folder=rooms)
+            dataset(clean_pools, level_distribution="wsj0mix", rir_folder=rooms)
 
     def test_a_damaged_room_is_named(self, pools, tmp_path):
         compute_rooms(tmp_path, num_rooms=1, workers=1)
         os.truncate(tmp_path / "000000.npy", 200)
         with pytest.raises(InputError, match=r"000000.npy: can't be read .* Delete it"):
-            dataset(pools, rooms_folder=tmp_path)[0]
+            dataset(pools, rir_folder=tmp_path)[0]
 
     def test_there_is_no_item_beyond_the_last(self, pools):
         with pytest.raises(IndexError, match="item 600 of 600"):

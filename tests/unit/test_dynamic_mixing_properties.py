@@ -42,7 +42,7 @@ def options(draw, noise=True):
     levels = draw(st.sampled_from([name for name in LEVELS if noise != (name == "wsj0mix")]))
     segment = draw(st.one_of(st.none(), st.floats(0.1, 2.5)))
     return {
-        "levels": levels,
+        "level_distribution": levels,
         "segment": segment,
         "augmentation": draw(augmentations()),
         "noise_rate": draw(st.sampled_from([0.0, 0.5, 1.0])),
@@ -111,7 +111,7 @@ def test_levels_of_items_are_within_those_of_the_corpus_and_the_imbalance(clean_
     """The utterances' own levels differ by up to 20 dB; they are stationary, so that a crop has that of the whole."""
     augmentation = Augmentation(level_imbalance=imbalance)
     options = {
-        "levels": "wsj0mix",
+        "level_distribution": "wsj0mix",
         "segment": 1.5,
         "mixtures_per_epoch": 50,
         "seed": seed,

@@ -206,7 +206,7 @@ def test_tables_of_what_was_made(raw, tmp_path):
 
 def test_manifests_accept_it(raw, tmp_path):
     make(raw, tmp_path / "out", splits=["train-100"])
-    splits = {"splits": ["train-100"], "deep": True}
+    splits = {"splits": ["train-100"], "check_samples": True}
     for task in ("separate_clean", "separate_noisy", "enhance_single"):
         manifests = prepare_librimix(tmp_path / "out", tmp_path / "manifests", task=task, **splits)
         assert read_csv(manifests["train-100"])[0]["s1_spk"] == "19"
@@ -429,7 +429,7 @@ def test_each_utterance_once_and_no_speaker_in_two_splits(speech, noise, tmp_pat
     assert not of_split["train-100"] & of_split["dev"] and not of_split["train-100"] & of_split["test"]
     assert not of_split["dev"] & of_split["test"]
     manifests = prepare_librimix(
-        tmp_path / "out", tmp_path / "manifests", num_spks=num_spks, task="separate_noisy", deep=True
+        tmp_path / "out", tmp_path / "manifests", num_spks=num_spks, task="separate_noisy", check_samples=True
     )
     assert len(manifests) == 3
 
@@ -667,7 +667,7 @@ def test_rooms(speech, noise, tmp_path, with_noise):
     assert np.abs(mixture).max() <= 0.9
     task = "separate_noisy_reverb" if with_noise else "separate_clean_reverb"
     manifests = prepare_whamr(
-        tmp_path / "out/Libri2Mix", tmp_path / "manifests", sample_rate=16000, mode="max", task=task, deep=True
+        tmp_path / "out/Libri2Mix", tmp_path / "manifests", sample_rate=16000, mode="max", task=task, check_samples=True
     )
     assert len(read_csv(manifests["tr"])) == 3
     again = {"librispeech_folder": speech["from_speech"], "metadata_folder": tmp_path / "out/metadata", "rooms": True}

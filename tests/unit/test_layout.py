@@ -9,6 +9,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "mossformer_sb"
 # From the top to the bottom: a package may import from those of a higher number.
 LEVELS = {"cli": 0, "inference": 1, "training": 1, "evaluation": 2, "sharing": 3, "network": 4, "data": 4, "utils": 5}
+# The same of data_prep, whose modules beside the packages are helpers for all; and of those that run it.
+DATA_PREP = {"corpora": 0, "demo_corpus": 1, "manifests": 1, "generate": 2}
+PROGRAMS = {"__main__", "clips"}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
 
@@ -65,3 +68,16 @@ def test_the_package_needs_nothing_that_is_not_installed_with_it():
         names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         names |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
         assert not {name.split(".")[0] for name in names} & {"data_prep", "benchmarks", "recipes", "tests"}, path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data_prep").rglob("*.py")), ids=module_name)
+def test_arrows_of_data_prep_go_down(path):
+    """From corpora to manifests and demo_corpus, from these to generate, from all to the helpers."""
+    part, *_ = [*module_name(path).split(".")[1:], ""]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    named = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    for other in (name.split(".")[1] for name in named if name.startswith("data_prep.")):
+        if part in PROGRAMS or other == part:
+            continue
+        levels = DATA_PREP.get(part, max(DATA_PREP.values()) + 1), DATA_PREP.get(other, max(DATA_PREP.values()) + 1)
+        assert levels[0] < levels[1] or other not in DATA_PREP, f"{module_name(path)} imports data_prep.{other}"

@@ -343,7 +343,7 @@ def test_command_shows_only_the_message(tmp_path, capsys):
         (lambda root, out: prepare_custom(write_custom(root), out), True),
         (lambda root, out: prepare_custom(write_custom(root), out, mixture_is_sum=False), False),
         (lambda root, out: prepare_whamr(write_whamr(root), out), False),
-        (lambda root, out: prepare_whamr(write_whamr(root), out, deep=True), False),
+        (lambda root, out: prepare_whamr(write_whamr(root), out, check_samples=True), False),
         (lambda root, out: prepare_whamr(write_whamr(root), out, target="reverb"), True),
         (lambda root, out: prepare_whamr(write_whamr(root), out, task="separate_clean_anechoic"), True),
     ],

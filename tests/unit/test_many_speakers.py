@@ -28,7 +28,9 @@ def source(tmp_path_factory):
 def made(source, tmp_path_factory):
     """The data folder and the manifests."""
     root = tmp_path_factory.mktemp("made")
-    return root / "data", prepare_many_speakers(root / "data", root / "manifests", **source, **NUMBERS, deep=True)
+    return root / "data", prepare_many_speakers(
+        root / "data", root / "manifests", **source, **NUMBERS, check_samples=True
+    )
 
 
 def read(folder, path):
@@ -152,7 +154,7 @@ def test_dynamic_mixing_draws_from_it(made, source):
         folder / "tables/tr/mixing_speech.csv",
         folder / "tables/tr/mixing_noise.csv",
         folder / "rooms/tr",
-        levels="librimix",
+        level_distribution="librimix",
         segment=1.0,
         mixtures_per_epoch=4,
     )

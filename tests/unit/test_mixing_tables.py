@@ -62,12 +62,12 @@ class TestTables:
             prepare_mixing(True, write_manifest(tmp_path / "tr.csv"), tmp_path, tmp_path)
 
     def test_nothing_is_done_without_dynamic_mixing(self, tmp_path):
-        prepare_mixing(False, tmp_path / "none.csv", tmp_path, tmp_path / "out", rooms_folder=tmp_path / "rooms")
+        prepare_mixing(False, tmp_path / "none.csv", tmp_path, tmp_path / "out", rir_folder=tmp_path / "rooms")
         assert list(tmp_path.iterdir()) == []
 
     def test_rooms_need_a_task_with_reverberation(self, tmp_path):
-        with pytest.raises(InputError, match="task 'separate_noisy_anechoic' has no reverberation, but rooms_folder"):
-            prepare_mixing(True, "tr.csv", ".", tmp_path, task="separate_noisy_anechoic", rooms_folder="rooms")
+        with pytest.raises(InputError, match="task 'separate_noisy_anechoic' has no reverberation, but rir_folder"):
+            prepare_mixing(True, "tr.csv", ".", tmp_path, task="separate_noisy_anechoic", rir_folder="rooms")
 
     def test_speakers_of_the_test_set_are_reported(self, tmp_path, caplog):
         header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"

@@ -14,7 +14,7 @@ from tests.unit.trees import write_custom, write_librimix, write_wham, write_wha
 # Arguments as an experiment file gives them: null for what the user leaves out.
 OPTIONS = ("mode", "target", "csv_file", "noise", "mixture_is_sum", "num_train", "num_valid", "num_test")
 OPTIONS += ("clips_folder", "recorded_noise_folder", "librispeech_folder")
-UNSET = dict.fromkeys((*OPTIONS, "train_split", "deep", "on_bad"))
+UNSET = dict.fromkeys((*OPTIONS, "train_split", "check_samples", "on_invalid"))
 
 
 def prepare(corpus, root, tmp_path, task, num_spks=2, **options):
@@ -31,7 +31,7 @@ def prepare(corpus, root, tmp_path, task, num_spks=2, **options):
         (
             "whamr",
             write_whamr,
-            {"task": "separate_clean_reverb", "target": "reverb", "deep": True},
+            {"task": "separate_clean_reverb", "target": "reverb", "check_samples": True},
             ["mix_clean_reverb", "s1_reverb", "s2_reverb"],
         ),
         (
@@ -44,7 +44,7 @@ def prepare(corpus, root, tmp_path, task, num_spks=2, **options):
         (
             "custom",
             partial(write_custom, noise=True),
-            {"task": "separate", "noise": True, "on_bad": "skip"},
+            {"task": "separate", "noise": True, "on_invalid": "skip"},
             ["mix", "s1", "s2", "noise"],
         ),
     ],
@@ -115,7 +115,7 @@ class TestMessages:
             ("wham", "separate_noisy", "target", "reverb"),
             ("wham", "separate_noisy", "train_split", "train-360"),
             ("custom", "separate", "mode", "max"),
-            ("mini", "separate_noisy", "deep", True),
+            ("mini", "separate_noisy", "check_samples", True),
             ("librimix", "separate_clean", "noise", False),
         ],
     )
@@ -125,7 +125,7 @@ class TestMessages:
             prepare(corpus, tmp_path, tmp_path, task, **{option: value})
 
     def test_names_the_options_that_it_has(self, tmp_path):
-        with pytest.raises(InputError, match="The corpus has deep, mode, on_bad, train_split."):
+        with pytest.raises(InputError, match="The corpus has check_samples, mode, on_invalid, train_split."):
             prepare("librimix", tmp_path, tmp_path, "separate_clean", target="reverb")
 
     @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_patience_ends_all_ranks_with_the_same_message(runs):
     for message in (single["patience"], both[0]["patience"]):
         assert message.startswith("Training stopped: 1 steps in a row")
         assert "nonfinite_patience: 0" in message and "2 items without a finite loss (4, 5)" in message
-        assert "a lower lr" in message and "--deep True" in message
+        assert "a lower lr" in message and "--check_samples True" in message
 
 
 @pytest.mark.parametrize(("where", "name"), [("unreadable", "1.wav"), ("unreadable in validation", "3.wav")])

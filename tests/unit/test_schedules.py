@@ -218,7 +218,7 @@ def test_torch_schedule_that_lacks_an_argument():
 
 
 class TestByName:
-    """`choose_schedule`, for the experiments with peers."""
+    """`choose_schedule`, for the experiments with baselines."""
 
     def rates(self, schedule, steps):
         found = []

@@ -77,7 +77,7 @@ def test_reads_are_found():
 
 def window_brain(tmp_path, **hparams):
     masknet = MossFormerMaskNet(8, 16, num_blocks=1, group_size=32, query_key_dim=16, dropout=0.1)
-    return make_brain(tmp_path, masknet=masknet, grad_accumulation_factor=8, silence_snr=30, **hparams)
+    return make_brain(tmp_path, masknet=masknet, grad_accumulation_factor=8, inactive_threshold=30, **hparams)
 
 
 @pytest.mark.parametrize("silent", [(), (1,)])

@@ -1,4 +1,4 @@
-"""Several ways of doing the same, timed in turns, since a machine's speed drifts."""
+"""Several implementations of the same, timed in alternation, since a machine's speed drifts."""
 
 import statistics
 import time
@@ -6,40 +6,41 @@ import time
 from tqdm import tqdm
 
 
-def in_turns(ways, items, rounds, description):
+def time_alternating(functions, items, rounds, description):
     """Time functions of an item's index.
 
     Arguments
     ---------
-    ways : dict
+    functions : dict
         Name to function of an index; the first is what the others are compared with.
     items : int
-        Items of one turn.
+        Items that each does in one round.
     rounds : int
-        How many turns each has, after one item that warms up and isn't timed.
+        How many rounds, after one item of each that warms up and isn't timed.
     description : str
         For the progress bar.
 
     Returns
     -------
     list of dict
-        For each, its ``name``; ``items_per_second``, the median over its turns; and ``ratio``, the median over the
+        For each, its ``name``; ``items_per_second``, the median over the rounds; and ``ratio``, the median over the
         rounds of its speed to that of the first.
 
     Example
     -------
-    >>> rows = in_turns({"a": lambda index: None, "b": lambda index: None}, items=2, rounds=3, description="Nothing")
+    >>> functions = {"a": lambda index: None, "b": lambda index: None}
+    >>> rows = time_alternating(functions, items=2, rounds=3, description="Nothing")
     >>> [row["name"] for row in rows], rows[0]["ratio"]
     (['a', 'b'], 1.0)
     """
-    for way in ways.values():
-        way(0)
-    seconds = {name: [] for name in ways}
-    for turn in tqdm(range(rounds), description, unit="round", disable=None):
-        for name, way in ways.items():
+    for function in functions.values():
+        function(0)
+    seconds = {name: [] for name in functions}
+    for number in tqdm(range(rounds), description, unit="round", disable=None):
+        for name, function in functions.items():
             start = time.perf_counter()
-            for index in range(turn * items, (turn + 1) * items):
-                way(index)
+            for index in range(number * items, (number + 1) * items):
+                function(index)
             seconds[name].append((time.perf_counter() - start) / items)
     base = next(iter(seconds.values()))
     return [

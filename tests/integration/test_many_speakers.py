@@ -17,6 +17,7 @@ SMALL = "--model_size mini --segment 0.5 --number_of_epochs 2 --steps_per_epoch 
 SMALL += (
     " --num_train 3 --num_valid 3 --num_test 3 --corpus_rooms 2 --num_noises 4 --precision fp32 --n_audio_to_save 1"
 )
+SMALL += " --train_minutes null --epoch_minutes null --optimizer adam"
 SMALL += " --output_folder out --device cpu --noprogressbar --check_samples"
 
 

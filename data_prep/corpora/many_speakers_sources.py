@@ -127,7 +127,7 @@ def write_list(data_folder, split, clips, paths):
 
 
 def copy_librispeech(splits, librispeech_folder, data_folder, parameters, workers):
-    """Writes the utterances that are taken as published at our rate; their folder is needed only while some are absent."""
+    """Writes the utterances that are taken as published, at our rate; needs their folder while some are absent."""
     clips = [clip for clips in splits.values() for clip in clips if clip.source == LIBRISPEECH]
     if librispeech_folder is None:
         missing = [path for path in (_copy_of(clip, data_folder) for clip in clips) if not path.is_file()]

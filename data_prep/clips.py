@@ -4,7 +4,7 @@
 
 `many_speakers.csv.gz` names the recording of each clip. They are looked for by their names alone, however the corpora
 lie in the folders. Each becomes `OUTPUT/SPEAKER/CLIP.wav`: one channel of 8 kHz and 16 bit, silence at the ends and in
-pauses cut, at one level for all. What is there stays, so a killed run goes on where it was.
+pauses cut, at one level for all. What is there stays, so an interrupted run resumes.
 
 The clips that the package's model was trained on came from lossy copies, with ends that differ by some hundredths of a
 second: the same speech, not the same samples.

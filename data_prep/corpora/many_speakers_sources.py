@@ -81,6 +81,7 @@ class SynthesisedNoiseItem(Item):
 
 
 def run_plan(plan, data_folder, workers):
+    """Makes what a plan lists, in this process where starting others would take longer than the work."""
     run(plan, data_folder, 1 if len(plan.items) < WORTH_WORKERS else workers)
 
 
@@ -111,7 +112,7 @@ def _copy_of(clip, data_folder):
 
 
 def write_list(data_folder, split, clips, paths):
-    """The clips of a split, as dynamic mixing takes them."""
+    """Writes the clips of a split as a CSV `path,spk`, as dynamic mixing reads them."""
     target = data_folder / "lists" / f"{split}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
@@ -126,7 +127,7 @@ def write_list(data_folder, split, clips, paths):
 
 
 def copy_librispeech(splits, librispeech_folder, data_folder, parameters, workers):
-    """Writes the utterances that are taken as published at our rate; nothing is asked where all of them are there."""
+    """Writes the utterances that are taken as published, at our rate; needs their folder while some are absent."""
     clips = [clip for clips in splits.values() for clip in clips if clip.source == LIBRISPEECH]
     if librispeech_folder is None:
         missing = [path for path in (_copy_of(clip, data_folder) for clip in clips) if not path.is_file()]
@@ -166,6 +167,7 @@ def _rounded(samples):
 
 
 def check_noise(folder):
+    """Raises an InputError unless the folder of recorded noise, if it is given, holds recordings."""
     if folder is not None:
         name_noise(folder, "recorded_noise_folder")
 
@@ -195,6 +197,7 @@ def _read_noise(item):
 
 
 def synthesise_noise(splits, paths, data_folder, seed, num_noises, parameters, workers):
+    """Writes the clips of synthesised noise of each split, and of babble of its speech."""
     items = []
     for split in SPLITS:
         for number in range(share_of(num_noises, split)):
@@ -207,6 +210,7 @@ def synthesise_noise(splits, paths, data_folder, seed, num_noises, parameters, w
 
 
 def share_of(number, split):
+    """How many rooms or noises a split has, where training has `number` of them."""
     return number if split == "tr" else max(1, number // HELD_OUT_SHARE)
 
 

@@ -1,4 +1,4 @@
-"""From a plan of mixtures to their files: in several processes, and to the same files however often it is killed.
+"""From a plan of mixtures to their files: in several processes, and to the same files however often it is interrupted.
 
 A corpus module plans `Item`s, which know the files that they make down to the number of samples, and gives a function
 that makes the samples of one item:
@@ -349,7 +349,7 @@ def _make_folders(output_folder, folders):
 
 
 def _remove_temporaries(output_folder, folders):
-    """Removes what a killed run left. Not while another run writes to this folder."""
+    """Removes what an interrupted run left. Not while another run writes to this folder."""
     for folder in ("", *folders):
         for entry in os.scandir(output_folder / folder):
             if _TEMPORARY.fullmatch(entry.name):

@@ -2,7 +2,8 @@
 
 `mossformer_sb.data.impulse_responses` reads them.
 
-Each room is a file of its own, written under a temporary name first: a killed run goes on with those that are missing.
+Each room is a file of its own, written under a temporary name first: an interrupted run resumes with those that are
+missing.
 """
 
 import functools

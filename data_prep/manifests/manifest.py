@@ -1,6 +1,6 @@
 """From the mixtures of a corpus to its manifests, the same for every corpus.
 
-A manifest is a CSV with one row a mixture, sorted by ID:
+A manifest is a CSV with one row per mixture, sorted by ID:
 
     ID,duration,sample_rate,mix_wav,s1_wav,…,sN_wav[,noise_wav][,s1_spk,…,sN_spk]
 
@@ -54,7 +54,7 @@ def write_manifests(listing, output_folder, check_samples=False, on_invalid="err
     Raises
     ------
     InputError
-        If a file is missing or can't be used, or all of a split are left out.
+        If a file is missing or can't be used, or all of a split are excluded.
     """
     check_choice("on_invalid", on_invalid, ON_INVALID)
     output_folder = _make_folder(output_folder)

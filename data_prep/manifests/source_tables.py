@@ -51,7 +51,7 @@ def prepare_mixing(
 ):
     """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty where there is no noise, and computes rooms.
 
-    What is there from an earlier run of the same recordings stays; a killed one goes on.
+    What is there from an earlier run of the same recordings stays; an interrupted run resumes.
 
     Arguments
     ---------

@@ -53,7 +53,7 @@ copying=$!
 part training "$(left)" "$python" train.py hparams/mossformer_many_speakers.yaml --device "$device" --noprogressbar \
   --clips_folder "$work/clips" --recorded_noise_folder "$work/noise" --list_file "$work/list.csv" \
   --data_folder "$work/corpus" --output_folder "$work/run" --model_size "$size" --train_minutes "$minutes" \
-  --epoch_minutes "${EPOCH_MINUTES:-1}" --ckpt_interval_minutes 1 --num_train 3 --num_valid 30 --num_test "${NUM_TEST:-90}" --num_rooms "${NUM_ROOMS:-200}" \
+  --epoch_minutes "${EPOCH_MINUTES:-1}" --ckpt_interval_minutes 1 --num_train 3 --num_valid 30 --num_test "${NUM_TEST:-90}" --corpus_rooms "${NUM_ROOMS:-200}" \
   --num_noises 40 --n_audio_to_save 0 $step
 kill "$copying" 2> /dev/null
 copy

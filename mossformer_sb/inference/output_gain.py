@@ -15,6 +15,7 @@ class LevelMeter:
     >>> meter = LevelMeter()
     >>> for _ in range(3):
     ...     estimates = np.random.randn(100, 2)
+    ...     estimates -= estimates.mean(0)
     ...     meter.add(estimates, mixture=0.5 * estimates.sum(1))
     >>> round(meter.gain("mixture"), 4), meter.gain("none")
     (0.5, 1.0)

@@ -108,4 +108,6 @@ def kill_in_write(number):
 
 
 if __name__ == "__main__":
+    # As in a terminal: whoever is started in the background of a script inherits that SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run(plan({"killed": kill_parent, "slow": make_slowly}[sys.argv[2]]), sys.argv[1], workers=2)

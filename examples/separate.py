@@ -10,7 +10,7 @@ import sys
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.inference import MossFormerSeparation
 
 
 def main(model_folder, output_folder, *recordings):

@@ -15,7 +15,7 @@ from mossformer_sb.data.audio_io import Recording
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.plots import draw_spectrograms
 from mossformer_sb.evaluation.report import check_report
-from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.inference import MossFormerSeparation
 from mossformer_sb.pretrained import default_model
 
 

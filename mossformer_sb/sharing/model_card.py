@@ -54,7 +54,7 @@ license: {record.licence or "unknown"}
 ## Use
 
 ```python
-from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.inference import MossFormerSeparation
 
 model = MossFormerSeparation.from_hparams(source="path/to/this/folder")
 estimates = model.separate_file("mixture.wav", output_folder="separated")

@@ -289,7 +289,7 @@ class _OneCycleCaller(_Constant):
 
     def _set_rate(self, rate):
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_factor", 1.0)
+            group["lr"] = rate
 
 
 class _TorchCaller(_Constant):

@@ -321,8 +321,8 @@ class StepBrain(sb.Brain):
         return self._last_seconds - before
 
     def _epoch_is_over(self):
-        """Whether the time of an epoch is used up: between two windows, and alike on all ranks."""
-        return self._window_is_full() and self.budget.ends_epoch(self.stats.seconds)
+        """Whether the time of an epoch is used up. Both times change where a window ends alone, alike on all ranks."""
+        return self.budget.ends_epoch(self.stats.seconds)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         """Only between two windows: a checkpoint holds no half-accumulated gradients."""

@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,8 @@ COPIED = (
     "pyproject.toml",
     "setup.cfg",
 )
-LONGEST = 240  # seconds that the tests of one mutant may take; longer counts as killed, as a test that hangs would
+LONGEST = 240  # seconds of CPU that the tests of one mutant may take; longer counts as killed, as an endless loop would
+WAITING = 1200  # seconds of wall time, for a test that hangs; far more than LONGEST, since the machine may be busy
 UNITS = "tests/unit/"
 # Module → tests, the quickest first.
 TARGETS = {
@@ -166,11 +168,17 @@ def run_tests(folder, module):
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=LONGEST)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, timeout=WAITING, preexec_fn=_limit_processor_time
+        )
         passed = done.returncode == 0
     except subprocess.TimeoutExpired:
         passed = False
     return passed, time.monotonic() - start
+
+
+def _limit_processor_time():
+    resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
 
 
 def run(count, seed, output):

@@ -1,10 +1,12 @@
 """What a model of two speakers can do on the corpus of many speakers: `python -m benchmarks.pretrained`.
 
-    python -m benchmarks.pretrained MODEL --data_folder results/…/corpus --manifest_folder results/…/manifests
+    python -m benchmarks.pretrained MODEL --data_folder results/…/corpus --manifest_folder results/…/manifests \\
+        --noise_folder /path/to/recorded/noise
 
-It scores the test mixtures, clean, noisy and reverberant; separates single speakers; times half a minute; and looks for
-swaps of the speakers and for clicks in mixtures of three minutes. Speakers are those of the test, whom no training has
-heard. Any exported model of two speakers at 8 kHz will do, those of the baselines too.
+It scores the test mixtures, clean, noisy, reverberant, in recorded noise, and of other corpora; separates single
+speakers, and one recording at several levels; times half a minute; and looks for swaps of the speakers and for clicks
+in conversations of three minutes. No training has heard these speakers. Any exported model of two speakers at 8 kHz
+will do, those of the baselines too.
 
 Shapes: T samples, S speakers.
 """
@@ -16,43 +18,58 @@ import math
 import statistics
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from benchmarks.conversations import conversation, separate_conversations
 from data_prep.corpora.many_speakers import CONDITIONS
+from data_prep.corpora.many_speakers_list import CLEAN_SPLITS
 from data_prep.corpora.many_speakers_sources import PREFIX, SAMPLE_RATE
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.metrics import separation_scores
-from mossformer_sb.evaluation.si_snr import pairwise_si_snr, si_snr
-from mossformer_sb.inference.chunking import Chunking, joins
+from mossformer_sb.evaluation.si_snr import si_snr
 from mossformer_sb.inference.separation import MossFormerSeparation
 
 TIMED_SECONDS = 30.0
-LONG_SECONDS = 180.0
-LONG_LEVEL = 0.05  # root mean square of each speaker
+CONVERSATION_SECONDS = 180.0
 ROUNDS = 3  # of the timing
-LEVEL_LIMIT = 120.0  # dB: how far below a silent channel counts as
-WINDOW_SECONDS = 2.0  # in which it is decided who is where
-MARGIN = 3.0  # dB between the two orders in a window; less decides nothing
-CLICK_REACH = 0.25  # seconds around a join that it is compared with
-CLICK_SAMPLES = 2  # on either side of an edge that belong to it
+LEVEL_LIMIT = 120.0  # dB: how far below a silent output counts as
+GAINS = (1.0, 0.1, 0.003)  # at which a recording is separated
+RECORDED = "recorded noise"
 
-# What the package's model is to reach: name of the figure, what is needed, in words.
+# What the package's model is to reach: figure → (whether it does, in words).
 TARGETS = {
-    "clean SI-SNRi": (lambda found: found["scores"]["clean"]["si_snr_i"] >= 7, "at least 7 dB, 10 dB aimed for"),
-    "a single speaker": (lambda found: found["single"]["below"] >= 20, "the other channel at least 20 dB below"),
-    "30 s of audio": (lambda found: found["seconds"] < TIMED_SECONDS, "less than 30 s"),
-    "swaps in three minutes": (lambda found: found["long"]["swaps"] == 0, "none"),
-    "clicks at joins": (lambda found: found["long"]["clicks"] == 0, "none"),
+    "SI-SNRi, clean": (lambda found: found["scores"]["clean"]["si_snr_i"] >= 8, "8 dB or more, 11 dB aimed for"),
+    "SI-SNRi, synthetic noise": (lambda found: found["scores"]["noisy"]["si_snr_i"] >= 5, "5 dB, 8 dB"),
+    "SI-SNRi, recorded noise": (lambda found: found["scores"][RECORDED]["si_snr_i"] >= 5, "5 dB, 8 dB"),
+    "SI-SNRi, rooms and noise": (lambda found: found["scores"]["reverb"]["si_snr_i"] >= 4, "4 dB, 6 dB"),
+    "SI-SNRi, Common Voice": (lambda found: found["scores"]["commonvoice"]["si_snr_i"] >= 7, "7 dB, 10 dB"),
+    "SI-SNRi, speechocean762": (lambda found: found["scores"]["so762"]["si_snr_i"] >= 7, "7 dB, 10 dB"),
+    "a single speaker": (lambda found: found["single"]["below"] >= 15, "the other output 15 dB below, 25 dB"),
+    "any level": (lambda found: found["levels"] >= 50, "equal to 50 dB"),
+    "30 s of audio": (lambda found: found["seconds"] <= 10, "10 s or less, 5 s"),
+    "swaps": (lambda found: max(found["conversations"]["swaps"]) <= 1, "1 or less in each conversation, 0"),
+    "clicks": (lambda found: found["conversations"]["clicks"] == 0, "0"),
 }
 
 
-def check_model(model_folder, data_folder, manifest_folder, limit=None, pairs=3, threads=2, device="cpu"):
+def check_model(
+    model_folder,
+    data_folder,
+    manifest_folder,
+    noise_folder=None,
+    limit=None,
+    conversations=10,
+    threads=2,
+    device="cpu",
+):
     """Take all measurements.
 
     Arguments
@@ -63,10 +80,12 @@ def check_model(model_folder, data_folder, manifest_folder, limit=None, pairs=3,
         The corpus of many speakers.
     manifest_folder : str or Path
         Its manifests.
+    noise_folder : str or Path, optional
+        Recordings of noise, of any rate, that no training has heard. Default: there is no such condition.
     limit : int, optional
         Take so many test mixtures of each condition and so many single speakers at most. Default: all.
-    pairs : int
-        How many mixtures of three minutes.
+    conversations : int
+        How many, of three minutes each.
     threads : int
         Of the processor.
     device : str
@@ -75,12 +94,13 @@ def check_model(model_folder, data_folder, manifest_folder, limit=None, pairs=3,
     Returns
     -------
     dict
-        ``scores``, ``single``, ``seconds`` and ``long``, as the functions below give them; and ``parameters``.
+        ``scores``, ``single``, ``levels``, ``seconds`` and ``conversations``, as the functions give them; and
+        ``parameters``.
 
     Raises
     ------
     InputError
-        If the model has another number of speakers or another rate, or the corpus is absent.
+        If the model has another number of speakers or another rate, or the corpus or the noise is absent.
     """
     torch.set_num_threads(threads)
     model = MossFormerSeparation.from_hparams(model_folder, device=device)
@@ -91,19 +111,73 @@ def check_model(model_folder, data_folder, manifest_folder, limit=None, pairs=3,
             "corpus has them. Give another model."
         )
     speakers = read_speakers(data_folder)
-    scores = {}
-    for condition in CONDITIONS:
-        manifest = Path(manifest_folder) / f"{PREFIX}_tt_{condition}.csv"
-        data = MixtureDataset(manifest, data_folder, num_spks=2, sample_rate=SAMPLE_RATE)
-        scores[condition] = score(model, data, len(data) if limit is None else min(limit, len(data)), condition)
     utterances = [utterance for utterances in speakers.values() for utterance in utterances]
+    sample = conversation(*list(speakers.values())[:2], TIMED_SECONDS, seed=0).sum(1)
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "scores": scores,
+        "scores": {
+            name: score(model, data, len(data) if limit is None else min(limit, len(data)), name)
+            for name, data in conditions(data_folder, manifest_folder, noise_folder).items()
+        },
         "single": separate_singles(model, utterances[:: max(1, len(utterances) // (limit or len(utterances)))][:limit]),
-        "seconds": time_separation(model, long_sources(*list(speakers.values())[:2], TIMED_SECONDS).sum(1)),
-        "long": separate_long(model, speakers, pairs, LONG_SECONDS),
+        "levels": compare_levels(model, sample),
+        "seconds": time_separation(model, sample),
+        "conversations": asdict(separate_conversations(model, speakers, conversations, CONVERSATION_SECONDS)),
     }
+
+
+def conditions(data_folder, manifest_folder, noise_folder=None):
+    """The test mixtures: name of the condition → indexable of mixture [T] and sources [T, 2].
+
+    `clean`, `noisy` and `reverb`; with a folder of noise `recorded noise`; and the held-out speakers of other corpora.
+    """
+
+    def read(name):
+        manifest = Path(manifest_folder) / f"{PREFIX}_{name}.csv"
+        return MixtureDataset(manifest, data_folder, num_spks=2, sample_rate=SAMPLE_RATE)
+
+    found = {condition: read(f"tt_{condition}") for condition in CONDITIONS}
+    if noise_folder is not None:
+        found[RECORDED] = RecordedNoise(found["noisy"], Path(data_folder) / "tt" / "noisy" / "noise", noise_folder)
+    return found | {split.removeprefix("tt_"): read(split) for split in CLEAN_SPLITS}
+
+
+class RecordedNoise:
+    """The noisy mixtures, with recorded noise in place of the synthetic one, equally loud.
+
+    Arguments
+    ---------
+    mixtures : MixtureDataset
+        The noisy ones.
+    synthetic_folder : Path
+        Their noise, ID.wav.
+    noise_folder : str or Path
+        Recordings, found in folders of folders, too. Each mixture gets one, in the order of their paths; short ones are
+        repeated. Several channels are averaged.
+
+    Raises
+    ------
+    InputError
+        If there is no recording.
+    """
+
+    def __init__(self, mixtures, synthetic_folder, noise_folder):
+        self.mixtures, self.synthetic_folder = mixtures, synthetic_folder
+        self.paths = sorted(path for path in Path(noise_folder).expanduser().rglob("*.wav") if path.is_file())
+        if not self.paths:
+            raise InputError(f"{noise_folder}: holds no WAV file; needed recordings of noise as noise_folder.")
+
+    def __len__(self):
+        return len(self.mixtures)
+
+    def __getitem__(self, index):
+        item = self.mixtures[index]
+        synthetic = read_audio(self.synthetic_folder / f"{item.id}.wav")[0]
+        samples, rate = read_audio(self.paths[index % len(self.paths)])
+        samples = resample_poly(samples.reshape(len(samples), -1).mean(axis=1), SAMPLE_RATE, rate)
+        noise = np.resize(samples, len(item.mixture))
+        noise *= np.sqrt(np.mean(np.square(synthetic)) / max(1e-12, np.mean(np.square(noise))))
+        return replace(item, mixture=item.sources.sum(1) + torch.from_numpy(noise).float())
 
 
 def read_speakers(data_folder):
@@ -127,15 +201,23 @@ def read_speakers(data_folder):
 
 
 def score(model, data, number, name):
-    """Mean scores of the first mixtures: ``input_si_snr``, ``si_snr_i`` and ``sdr_i`` in dB, and their ``number``."""
+    """Mean scores of the first mixtures.
+
+    Returns
+    -------
+    dict
+        ``input_si_snr``, ``si_snr_i`` with its ``standard_error``, and ``sdr_i`` in dB; and the ``number`` of mixtures.
+    """
     rows = []
     for index in tqdm(range(number), f"Scoring {name}", unit="mixture", disable=None):
         item = data[index]
         estimates = model.separate_batch(item.mixture[None])[0]
         rows.append(separation_scores(item.mixture, item.sources, estimates)[0])
+    gains = [row.si_snr_i for row in rows]
     return {
         "input_si_snr": statistics.mean(row.si_snr - row.si_snr_i for row in rows),
-        "si_snr_i": statistics.mean(row.si_snr_i for row in rows),
+        "si_snr_i": statistics.mean(gains),
+        "standard_error": statistics.stdev(gains) / math.sqrt(number) if number > 1 else math.nan,
         "sdr_i": statistics.mean(row.sdr_i for row in rows),
         "number": number,
     }
@@ -153,8 +235,8 @@ def separate_singles(model, utterances):
     Returns
     -------
     dict
-        ``below``, by how many dB the softer channel lies below the louder one, the median; ``share``, of how many
-        that is 20 dB or more; ``si_snr`` of the louder channel against the recording, the median; and ``number``.
+        ``below``, by how many dB the softer output lies below the louder one, the median; ``share``, of how many
+        that is 15 dB or more; ``si_snr`` of the louder output against the recording, the median; and ``number``.
     """
     levels, ratios = [], []
     for utterance in tqdm(utterances, "Single speakers", unit="recording", disable=None):
@@ -164,7 +246,7 @@ def separate_singles(model, utterances):
         ratios.append(si_snr(louder[None, :, None], torch.from_numpy(utterance)[None, :, None]).item())
     return {
         "below": statistics.median(levels),
-        "share": statistics.mean(level >= 20 for level in levels),
+        "share": statistics.mean(level >= 15 for level in levels),
         "si_snr": statistics.median(ratios),
         "number": len(levels),
     }
@@ -184,6 +266,17 @@ def level_between(estimates):
     return min(LEVEL_LIMIT, 10 * math.log10(energies.max() / energies.min()))
 
 
+def compare_levels(model, recording):
+    """How well the outputs of a recording, [T], at other levels equal those at its own: the worst SNR, dB."""
+    expected = model.separate(recording).double()
+    worst = LEVEL_LIMIT
+    for gain in GAINS:
+        difference = model.separate((gain * recording).astype(np.float32)).double() / gain - expected
+        ratio = difference.square().sum() / expected.square().sum()
+        worst = min(worst, -10 * math.log10(max(ratio.item(), 10 ** (-LEVEL_LIMIT / 10))))
+    return worst
+
+
 def time_separation(model, mixture):
     """Seconds that it takes to separate a recording, [T], in one piece: the median of some rounds."""
     times = []
@@ -192,126 +285,6 @@ def time_separation(model, mixture):
         model.separate(mixture)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-# ---- long mixtures
-
-
-def separate_long(model, speakers, pairs, seconds, chunking=None):
-    """Separate mixtures of minutes, in chunks, and see whether one hears where they are joined.
-
-    Arguments
-    ---------
-    model : MossFormerSeparation
-    speakers : mapping
-        speaker → utterances, [T] each.
-    pairs : int
-        How many mixtures, of two speakers each.
-    seconds : float
-        Length of a mixture.
-    chunking : Chunking, optional
-        Default: ``Chunking()``.
-
-    Returns
-    -------
-    dict
-        ``swaps`` and ``windows``, ``clicks`` and ``edges``, sums over the mixtures.
-    """
-    chunking = chunking or Chunking()
-    names = list(speakers)
-    total = dict.fromkeys(("swaps", "windows", "clicks", "edges"), 0)
-    for pair in tqdm(range(pairs), "Long mixtures", unit="mixture", disable=None):
-        first, second = (names[(2 * pair + offset) % len(names)] for offset in (0, 1))
-        sources = long_sources(speakers[first], speakers[second], seconds)
-        estimates = model.separate(sources.sum(1), chunking=chunking).numpy()
-        swaps, windows = count_swaps(estimates, sources)
-        clicks, edges = count_clicks(estimates, joins(len(sources), *chunking.samples(SAMPLE_RATE)))
-        for key, count in zip(total, (swaps, windows, clicks, edges), strict=True):
-            total[key] += count
-    return total
-
-
-def long_sources(first, second, seconds):
-    """One utterance after the other of each of two speakers, again from the first where they end: [T, 2].
-
-    Example
-    -------
-    >>> long_sources([np.ones(8000)], [np.ones(3000), np.zeros(9000)], seconds=3).shape
-    (24000, 2)
-    """
-    length = round(seconds * SAMPLE_RATE)
-    signals = [np.resize(np.concatenate(utterances), length) for utterances in (first, second)]
-    scaled = [LONG_LEVEL * signal / max(1e-9, np.sqrt(np.mean(np.square(signal)))) for signal in signals]
-    return np.stack(scaled, axis=1).astype(np.float32)
-
-
-def count_swaps(estimates, sources):
-    """How often the speakers change places.
-
-    Windows in which both orders fit about equally well, as where somebody pauses, decide nothing.
-
-    Arguments
-    ---------
-    estimates, sources : numpy.ndarray
-        [T, 2].
-
-    Returns
-    -------
-    swaps : int
-        From one window that decides to the next one.
-    windows : int
-        That decide.
-
-    Example
-    -------
-    >>> sources = np.random.randn(80000, 2)
-    >>> swapped = np.concatenate([sources[:40000], sources[40000:, ::-1]])
-    >>> count_swaps(sources, sources), count_swaps(swapped, sources)
-    ((0, 5), (1, 4))
-    """
-    size = round(WINDOW_SECONDS * SAMPLE_RATE)
-    orders = []
-    for start in range(0, len(sources) - size + 1, size):
-        pair = (torch.from_numpy(np.ascontiguousarray(x[None, start : start + size])) for x in (estimates, sources))
-        ratios = pairwise_si_snr(*pair)[0]
-        straight, crossed = ratios.diagonal().sum().item(), ratios.flip(0).diagonal().sum().item()
-        if abs(straight - crossed) >= MARGIN:
-            orders.append(straight > crossed)
-    return sum(before != after for before, after in zip(orders, orders[1:], strict=False)), len(orders)
-
-
-def count_clicks(estimates, fades):
-    """At how many edges of fades an estimate bends more sharply than anywhere around.
-
-    Arguments
-    ---------
-    estimates : numpy.ndarray
-        [T, S].
-    fades : sequence of tuple of int
-        As from `mossformer_sb.inference.chunking.joins`.
-
-    Returns
-    -------
-    clicks, edges : int
-        How many edges have a click, of how many.
-
-    Example
-    -------
-    >>> signal = np.sin(np.arange(8000) / 5)[:, None]
-    >>> broken = np.concatenate([signal[:4000], signal[4020:]])
-    >>> count_clicks(signal, [(3000, 4000)]), count_clicks(broken, [(3000, 4000)])
-    ((0, 2), (1, 2))
-    """
-    bends = np.abs(np.diff(estimates, n=2, axis=0))
-    reach = round(CLICK_REACH * SAMPLE_RATE)
-    clicks = edges = 0
-    for edge in (edge for fade in fades for edge in fade):
-        low, high = edge - 2 - CLICK_SAMPLES, edge + 1 + CLICK_SAMPLES  # a bend spans three samples
-        for signal in bends.T:
-            around = np.concatenate([signal[max(0, low - reach) : low], signal[high : high + reach]])
-            clicks += bool(signal[low:high].max() > around.max())
-            edges += 1
-    return clicks, edges
 
 
 # ---- the command
@@ -330,28 +303,42 @@ def report(found):
     str
     """
     lines = [
-        "| test-other, two speakers | mixtures | input SI-SNR | SI-SNRi | SDRi |",
+        "| two speakers | mixtures | input SI-SNR | SI-SNRi | SDRi |",
         "|---|---|---|---|---|",
         *(
-            f"| {condition} | {row['number']} | {row['input_si_snr']:.2f} dB | {row['si_snr_i']:.2f} dB | "
-            f"{row['sdr_i']:.2f} dB |"
+            f"| {condition} | {row['number']} | {row['input_si_snr']:.2f} dB | {row['si_snr_i']:.2f} ± "
+            f"{row['standard_error']:.2f} dB | {row['sdr_i']:.2f} dB |"
             for condition, row in found["scores"].items()
         ),
         "",
     ]
-    single, long = found["single"], found["long"]
-    figures = {
-        "clean SI-SNRi": f"{found['scores']['clean']['si_snr_i']:.2f} dB",
-        "a single speaker": f"the other channel {single['below']:.1f} dB below in the median, 20 dB or more in "
-        f"{single['share']:.0%} of {single['number']} recordings; SI-SNR of the louder one {single['si_snr']:.1f} dB",
-        "30 s of audio": f"{found['seconds']:.1f} s on {found['machine']}",
-        "swaps in three minutes": f"{long['swaps']} between {long['windows']} windows of {WINDOW_SECONDS:g} s",
-        "clicks at joins": f"{long['clicks']} at {long['edges']} edges of chunks",
-    }
-    lines += ["| | found | wanted | |", "|---|---|---|---|"]
+    lines += ["| | found | at least, aim | |", "|---|---|---|---|"]
+    figures = _figures(found)
     for name, (is_met, wanted) in TARGETS.items():
-        lines.append(f"| {name} | {figures[name]} | {wanted} | {'reached' if is_met(found) else 'missed'} |")
+        if name in figures:
+            lines.append(f"| {name} | {figures[name]} | {wanted} | {'reached' if is_met(found) else 'missed'} |")
     return "\n".join(lines)
+
+
+def _figures(found):
+    """Name of a target → what was found; targets whose data were not given are absent."""
+    single, talks = found["single"], found["conversations"]
+    gains = dict(zip(("clean", "noisy", RECORDED, "reverb", "commonvoice", "so762"), list(TARGETS)[:6], strict=True))
+    return {
+        **{gains[name]: f"{row['si_snr_i']:.2f} dB" for name, row in found["scores"].items() if name in gains},
+        "a single speaker": f"{single['below']:.1f} dB below in the median, 15 dB or more in {single['share']:.0%} of "
+        f"{single['number']} recordings; SI-SNR of the louder output {single['si_snr']:.1f} dB",
+        "any level": f"{found['levels']:.0f} dB at gains of {', '.join(f'{gain:g}' for gain in GAINS)}",
+        "30 s of audio": f"{found['seconds']:.1f} s on {found['machine']}",
+        "swaps": f"{' '.join(map(str, talks['swaps']))} in {len(talks['swaps'])} conversations of "
+        f"{CONVERSATION_SECONDS:g} s, {talks['windows']} windows in which both speak",
+        "clicks": f"{talks['clicks']} at {talks['edges']} borders of chunks",
+    }
+
+
+def missed(found):
+    """Names of the targets that were measured and not reached."""
+    return [name for name in _figures(found) if not TARGETS[name][0](found)]
 
 
 def main(arguments=None):
@@ -369,8 +356,9 @@ def main(arguments=None):
             options.model,
             options.data_folder,
             options.manifest_folder,
+            options.noise_folder,
             options.limit,
-            options.pairs,
+            options.conversations,
             options.threads,
             options.device,
         )
@@ -385,7 +373,7 @@ def main(arguments=None):
         Path(options.markdown).write_text(f"{text}\n", encoding="utf-8")
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(is_met(found) for is_met, _ in TARGETS.values()) else 1
+    return 1 if missed(found) else 0
 
 
 def _parser():
@@ -393,8 +381,9 @@ def _parser():
     parser.add_argument("model", help="folder of an exported model of two speakers at 8 kHz")
     parser.add_argument("--data_folder", required=True, help="folder of the corpus of many speakers")
     parser.add_argument("--manifest_folder", required=True, help="folder of its manifests")
+    parser.add_argument("--noise_folder", help="recordings of noise, WAV of any rate, for one condition more")
     parser.add_argument("--limit", type=int, help="at most so many mixtures of each condition, for a quick look")
-    parser.add_argument("--pairs", type=int, default=3, help="mixtures of three minutes (default: 3)")
+    parser.add_argument("--conversations", type=int, default=10, help="of three minutes each (default: 10)")
     parser.add_argument("--threads", type=int, default=2, help="of the processor (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--markdown", help="file for the tables")

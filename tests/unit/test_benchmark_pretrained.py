@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from benchmarks import pretrained, trials
-from benchmarks.pretrained import count_clicks, count_swaps, level_between, main, read_speakers, separate_long
+from benchmarks.conversations import conversation, count_clicks, count_swaps, separate_conversations
+from benchmarks.pretrained import RECORDED, compare_levels, conditions, level_between, main, read_speakers
 from data_prep.corpora.many_speakers import prepare_many_speakers
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.inference.chunking import Chunking, joins, separate_in_chunks
@@ -45,19 +47,28 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_command(model, corpus, tmp_path, capsys, monkeypatch, threads):
+@pytest.fixture
+def noise(tmp_path):
+    """Recorded noise at a rate of its own, with two channels."""
+    folder = tmp_path / "nonspeech" / "rain"
+    folder.mkdir(parents=True)
+    soundfile.write(folder / "n1.wav", np.random.default_rng(3).standard_normal((4000, 2)) * 0.01, 20000)
+    return str(folder.parent)
+
+
+def test_command(model, corpus, noise, tmp_path, capsys, monkeypatch, threads):
     monkeypatch.setattr(pretrained, "TIMED_SECONDS", 1.0)
-    monkeypatch.setattr(pretrained, "LONG_SECONDS", 3.0)
+    monkeypatch.setattr(pretrained, "CONVERSATION_SECONDS", 3.0)
     files = ["--markdown", str(tmp_path / "scores.md"), "--json", str(tmp_path / "scores.json")]
-    assert (
-        main([str(model), *corpus, "--limit", "1", "--pairs", "1", "--threads", "1", *files]) == 1
-    )  # an untrained network misses much
+    options = ["--limit", "1", "--conversations", "1", "--threads", "1", "--noise_folder", noise, *files]
+    assert main([str(model), *corpus, *options]) == 1  # an untrained network misses much
     printed = capsys.readouterr().out
-    assert "0.63 M parameters" in printed and "| missed |" in printed
+    assert "0.63 M parameters" in printed and "| SI-SNRi, recorded noise | " in printed and "| missed |" in printed
     assert (tmp_path / "scores.md").read_text() in printed
     found = json.loads((tmp_path / "scores.json").read_text())
-    assert set(found["scores"]) == {"clean", "noisy", "reverb"} and found["scores"]["noisy"]["number"] == 1
-    assert found["single"]["number"] == 1 and found["seconds"] > 0
+    assert list(found["scores"]) == ["clean", "noisy", "reverb", RECORDED, "commonvoice", "so762"]
+    assert found["scores"]["noisy"]["number"] == 1 and found["single"]["number"] == 1 and found["seconds"] > 0
+    assert found["levels"] > 50 and len(found["conversations"]["swaps"]) == 1
 
 
 def test_scores_are_those_of_the_condition(model, corpus, monkeypatch, threads):
@@ -65,27 +76,94 @@ def test_scores_are_those_of_the_condition(model, corpus, monkeypatch, threads):
     monkeypatch.setattr(
         MossFormerSeparation, "separate_batch", lambda self, mix, lengths=None: mix[..., None].expand(-1, -1, 2)
     )
-    found = pretrained.check_model(model, *corpus[1::2], pairs=0, threads=1)["scores"]
-    assert all(abs(row["si_snr_i"]) < 1e-6 and row["number"] == 2 for row in found.values())
+    found = pretrained.check_model(model, *corpus[1::2], conversations=0, threads=1)["scores"]
+    assert all(abs(row["si_snr_i"]) < 1e-6 and abs(row["standard_error"]) < 1e-6 for row in found.values())
     assert found["clean"]["input_si_snr"] > found["noisy"]["input_si_snr"] > found["reverb"]["input_si_snr"]
 
 
-def test_all_that_is_wanted_can_be_reached(model, corpus, capsys, monkeypatch):
-    good = {
-        "parameters": 1,
-        "scores": {"clean": {"input_si_snr": 0.0, "si_snr_i": 7.0, "sdr_i": 7.0, "number": 2}},
-        "single": {"below": 20.0, "share": 1.0, "si_snr": 30.0, "number": 2},
-        "seconds": 29.0,
-        "long": {"swaps": 0, "windows": 9, "clicks": 0, "edges": 12},
-    }
-    monkeypatch.setattr(pretrained, "check_model", lambda *_: good)
-    assert main([str(model), *corpus]) == 0 and "missed" not in capsys.readouterr().out
-    for key, value in (("seconds", 31.0), ("single", {**good["single"], "below": 19.0})):
-        monkeypatch.setattr(pretrained, "check_model", lambda *_, key=key, value=value: {**good, key: value})
-        assert main([str(model), *corpus]) == 1 and capsys.readouterr().out.count("| missed |") == 1
+def test_recorded_noise_is_as_loud_as_the_synthetic_one(corpus, noise):
+    found = conditions(corpus[1], corpus[3], noise)
+    synthetic, recorded = found["noisy"][0], found[RECORDED][0]
+    assert torch.equal(synthetic.sources, recorded.sources)
+    parts = [item.mixture - item.sources.sum(1) for item in (synthetic, recorded)]
+    assert parts[0].square().mean().item() == pytest.approx(parts[1].square().mean().item(), rel=1e-3)
+    correlation = torch.corrcoef(torch.stack(parts))[0, 1]
+    assert abs(correlation) < 0.1 and len(found[RECORDED]) == len(found["noisy"])
+    with pytest.raises(InputError, match="holds no WAV file; needed recordings of noise"):
+        conditions(corpus[1], corpus[3], corpus[3])
 
 
-class TestLongMixtures:
+GOOD = {
+    "parameters": 1,
+    "scores": {
+        name: {"input_si_snr": 0.0, "si_snr_i": bar, "standard_error": 0.1, "sdr_i": bar, "number": 2}
+        for name, bar in zip(
+            ("clean", "noisy", RECORDED, "reverb", "commonvoice", "so762"), (8.0, 5.0, 5.0, 4.0, 7.0, 7.0), strict=True
+        )
+    },
+    "single": {"below": 15.0, "share": 1.0, "si_snr": 30.0, "number": 2},
+    "levels": 50.0,
+    "seconds": 10.0,
+    "conversations": {"swaps": [0, 1], "windows": 9, "clicks": 0, "edges": 12},
+}
+WORSE = {
+    **{f"scores/{name}": {**row, "si_snr_i": row["si_snr_i"] - 0.01} for name, row in GOOD["scores"].items()},
+    "single": {**GOOD["single"], "below": 14.9},
+    "levels": 49.9,
+    "seconds": 10.1,
+    "conversations": {**GOOD["conversations"], "swaps": [0, 2]},
+}
+
+
+def test_all_that_is_wanted_can_be_reached(corpus, capsys, monkeypatch):
+    monkeypatch.setattr(pretrained, "check_model", lambda *_: {**GOOD})
+    assert main(["model", *corpus]) == 0 and "missed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", WORSE)
+def test_whatever_is_missed_is_said(key, corpus, capsys, monkeypatch):
+    found = {**GOOD, "scores": {**GOOD["scores"]}}
+    place, _, name = key.partition("/")
+    if name:
+        found[place][name] = WORSE[key]
+    else:
+        found[place] = WORSE[key]
+    monkeypatch.setattr(pretrained, "check_model", lambda *_: found)
+    assert main(["model", *corpus]) == 1 and capsys.readouterr().out.count("| missed |") == 1
+
+
+def test_what_was_not_measured_is_not_missed(corpus, capsys, monkeypatch):
+    scores = {name: row for name, row in GOOD["scores"].items() if name != RECORDED}
+    monkeypatch.setattr(pretrained, "check_model", lambda *_: {**GOOD, "scores": scores})
+    assert main(["model", *corpus]) == 0 and RECORDED not in capsys.readouterr().out
+
+
+def test_levels(model):
+    """An output that depends on the level is found out."""
+    recording = np.random.default_rng(0).standard_normal(4000).astype(np.float32) * 0.05
+
+    class Clipping:
+        def separate(self, samples):
+            return torch.from_numpy(samples).clamp(-0.1, 0.1)[:, None]
+
+    assert compare_levels(MossFormerSeparation.from_hparams(model, device="cpu"), recording) > 50
+    assert compare_levels(Clipping(), recording) < 40
+
+
+class TestConversations:
+    def test_turns(self):
+        """Both speak for 30 % of the time, each turn takes 3 to 8 s, and no sample of a turn is lost."""
+        first, second = np.arange(1, 30 * RATE), np.arange(1, 40 * RATE)
+        sources = conversation([first], [second], seconds=180, seed=3)
+        active = sources != 0
+        assert sources.shape == (180 * RATE, 2) and active.any(axis=1).all()
+        assert active.all(axis=1).mean() == pytest.approx(0.3, abs=0.02)
+        for speaker in (0, 1):
+            edges = np.flatnonzero(np.diff(active[:, speaker].astype(int)))
+            lengths = np.diff(edges)[0 if not active[0, speaker] else 1 :: 2] / RATE
+            assert len(lengths) > 10 and lengths.min() >= 3 and lengths.max() <= 8
+        assert not np.array_equal(sources, conversation([first], [second], seconds=180, seed=4))
+
     def test_speakers_that_change_places(self):
         sources = torch.randn(12 * RATE, 2).numpy()
         estimates = sources.copy()
@@ -95,7 +173,7 @@ class TestLongMixtures:
 
     def test_pauses_decide_nothing(self):
         sources = torch.randn(8 * RATE, 2).numpy()
-        sources[2 * RATE : 6 * RATE] = 0
+        sources[2 * RATE : 6 * RATE, 1] = 0
         assert count_swaps(sources, sources) == (0, 2)
 
     def test_a_hard_join_is_a_click_and_a_fade_is_none(self):
@@ -124,12 +202,11 @@ class TestLongMixtures:
         inside = [place for start, end in joins(10_500, 3000, 500) for place in range(start - 1, end)]
         assert set(steps) == set(inside)
 
-    def test_counts_are_of_all_mixtures(self, model, corpus):
+    def test_counts_are_of_all_conversations(self, model, corpus):
         separator = MossFormerSeparation.from_hparams(model, device="cpu")
-        found = separate_long(
-            separator, read_speakers(corpus[1]), pairs=2, seconds=3.0, chunking=Chunking(1.0, 0.4, 1.0)
-        )
-        assert found["edges"] == 2 * 2 * 2 * len(joins(3 * RATE, RATE, 3200)) and found["clicks"] == 0
+        found = separate_conversations(separator, read_speakers(corpus[1]), 2, 3.0, Chunking(1.0, 0.4, 1.0))
+        assert found.edges == 2 * 2 * 2 * len(joins(3 * RATE, RATE, 3200)) and found.clicks == 0
+        assert len(found.swaps) == 2
 
 
 def test_level_of_a_silent_channel():

@@ -1,0 +1,61 @@
+"""The comparison at equal CPU time: its data, its choice of a rate, and its table."""
+
+import pandas as pd
+import pytest
+
+from benchmarks import comparison
+from data_prep.corpora.custom import prepare_custom
+from data_prep.corpora.many_speakers import prepare_many_speakers
+from tests.unit.small_corpus import NUMBERS, write_source
+
+SCORES = {3e-4: 1.0, 1e-3: 2.5, 3e-3: 2.0}
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """Trainings that take no time: their folders hold what a training leaves."""
+    trained = []
+
+    def train(arguments):
+        options = {word: arguments[place + 1] for place, word in enumerate(arguments[:-1]) if word.startswith("--")}
+        folder = tmp_path / options["--output_folder"]
+        folder.mkdir()
+        score = SCORES[float(options["--lr"])]
+        (folder / "epochs.csv").write_text(f"epoch,valid_si-snr\n1,{score}\n2,{score - 0.5}\n")
+        rows = ["snt_id,sdr,sdr_i,si-snr,si-snr_i", "a,1,2,3,4", "b,1,4,3,6", "avg,9,9,9,9"]
+        (folder / "test_results.csv").write_text("\n".join(rows) + "\n")
+        trained.append((arguments[0], options))
+
+    monkeypatch.setattr(comparison.train, "main", train)
+    monkeypatch.setattr(comparison, "write_mixtures", lambda *_: None)
+    return trained
+
+
+def test_the_best_rate_trains_longest(tmp_path, finished):
+    rows = comparison.compare(tmp_path / "results", "corpus", 60, 10, ["SepFormer"])
+    assert [options["--train_minutes"] for _, options in finished] == ["10", "10", "10", "60"]
+    assert finished[-1][1]["--lr"] == "0.001" and finished[-1][0].endswith("baselines/sepformer.yaml")
+    assert rows == [
+        {
+            "network": "SepFormer",
+            "trials": SCORES,
+            "lr": 1e-3,
+            "si_snr_i": 5.0,
+            "standard_error": pytest.approx(1.0),
+            "sdr_i": 3.0,
+            "number": 2,
+        }
+    ]
+    assert "| SepFormer | 0.0003: 1.00, 0.001: 2.50, 0.003: 2.00 dB | 0.001 | 5.00 ± 1.00 dB | 3.00 dB |" in (
+        comparison.table(rows)
+    )
+    comparison.compare(tmp_path / "results", "corpus", 60, 10, ["SepFormer"])
+    assert len(finished) == 4  # what is there is not trained again
+
+
+def test_its_mixtures_are_the_clean_ones(tmp_path):
+    prepare_many_speakers(tmp_path / "data", tmp_path / "manifests", **write_source(tmp_path), **NUMBERS)
+    comparison.write_mixtures(tmp_path / "data", tmp_path / "clean.csv")
+    manifests = prepare_custom(str(tmp_path / "data"), str(tmp_path / "custom"), csv_file=str(tmp_path / "clean.csv"))
+    assert {split: len(pd.read_csv(path)) for split, path in manifests.items()} == {"tr": 1, "cv": 1, "tt": 2}
+    assert all("/clean/" in path for path in pd.read_csv(manifests["tt"])["mix_wav"])

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -62,14 +62,13 @@ def list_recordings(inputs, output_folder):
     for given in inputs:
         recordings, others, anchor = _find(given, output_folder)
         if not recordings:
-            raise InputError(
-                f"{given}: matches no audio file. Give audio files, folders of them, or a pattern. {_convert(others)}"
-            )
+            advice = f"Give audio files, folders of them, or a pattern. {tell_passed_over(others)}".rstrip()
+            raise InputError(f"{given}: matches no audio file. {advice}")
         found.update(recordings)
         passed_over += others
         anchors.append(anchor)
     if passed_over:
-        logger.warning("%s", _convert(passed_over))
+        logger.warning("%s", tell_passed_over(passed_over))
     found = _each_once(found)
     root = Path(os.path.commonpath(anchors))
     outputs = {path: output_folder / path.relative_to(root).parent for path in sorted(found)}
@@ -173,17 +172,6 @@ def _names(outputs):
         if not shared:
             return names
         names.update((path, path.name) for path in shared)
-
-
-def _convert(others):
-    """The sentence on files that can't be read here; "" if there are none."""
-    if not others:
-        return ""
-    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-    return (
-        f"Passed over {sum(others.values())} files of formats that can't be read here ({kinds}): convert them, as with "
-        f"`ffmpeg -i IN OUT.wav`."
-    )
 
 
 def _until_magic(parts):

@@ -1,5 +1,6 @@
 """Which recordings a command line means, and where what comes of each goes."""
 
+import fnmatch
 import glob
 import logging
 import os
@@ -95,9 +96,27 @@ def _find(given, output_folder):
         raise InputError(f"{given}: there is no such file or folder.")
     before = Path(*_until_magic(path.parts))
     fixed = before.resolve()
-    matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given, recursive=True)]
-    files = ((match, None) for match in matches if not os.path.isdir(match))
+    pattern = path.parts[len(before.parts) :]
+    if "**" in pattern:  # glob would follow links in circles
+        found = [(file.relative_to(fixed).parts, file, problem) for file, problem in _walk(fixed)]
+        files = [(file, problem) for parts, file, problem in found if problem or _matches(parts, pattern)]
+    else:
+        matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given)]
+        files = [(match, None) for match in matches if not os.path.isdir(match)]
     return *_sort_out(files, output_folder), fixed
+
+
+def _matches(parts, pattern):
+    """Whether a path fits a pattern, both as parts: ``**`` stands for any number of folders, hidden ones excepted."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**" and _matches(parts, pattern[1:]):
+        return True
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    if pattern[0] == "**":
+        return _matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _sort_out(files, output_folder):

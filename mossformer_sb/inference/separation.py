@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S speakers.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -24,7 +25,9 @@ from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.sharing.loading import check_folder, load_model
+from mossformer_sb.sharing.fetching import NoSuchFile
+from mossformer_sb.sharing.folder import MODULES
+from mossformer_sb.sharing.loading import find_model, load_model
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import make_output_folder
 
@@ -76,10 +79,11 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         source : str or Path, optional
-            A local folder, or a model hub's id. Default: the model that comes with the package.
+            A local folder, that of an exported model or of a training, whose export is taken; or a model hub's id.
+            Default: the model that comes with the package.
         hparams_file : str
             Name of the YAML file in it.
-        device : str, optional
+        device : str or torch.device, optional
             "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
             "auto".
         trust : bool
@@ -90,7 +94,8 @@ class MossFormerSeparation(Pretrained):
         overrides_must_match : bool
             Whether each of these has to be a key of the YAML.
         savedir : str or Path, optional
-            Where to keep what is fetched. Default: the hub's cache; local folders are read where they are.
+            Where to keep a copy of what is fetched. What lies there of another model is never loaded in its place.
+            Default: the hub's cache; local folders are read where they are.
         download_only : bool
             Fetch, and return None.
         local_strategy : speechbrain.utils.fetching.LocalStrategy
@@ -98,7 +103,8 @@ class MossFormerSeparation(Pretrained):
         fetch_config : speechbrain.utils.fetching.FetchConfig, optional
             A revision, a token and so on, for a model hub.
         **kwargs
-            ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``.
+            ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``; and ``use_auth_token``, ``revision`` and
+            ``huggingface_cache_dir``, which went into ``fetch_config`` in SpeechBrain 1.0.
 
         Returns
         -------
@@ -110,21 +116,19 @@ class MossFormerSeparation(Pretrained):
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
         source = default_model() if source is None else source
-        check_folder(source, hparams_file)
+        fetch_config = _fetch_config(fetch_config or FetchConfig(), kwargs)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
-        fetching = {
-            "savedir": savedir,
-            "local_strategy": local_strategy,
-            "fetch_config": fetch_config or FetchConfig(),
-        }
+        source = find_model(
+            source, hparams_file, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config
+        )
         checking = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
         if trust:
-            options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
-            return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
-        hparams = load_model(source, hparams_file, **checking, **fetching)
+            options = {**checking, **_prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
+            return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
+        hparams = load_model(source, hparams_file, **checking)
         ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
         if ignored:
-            logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
+            logger.warning("%s: its %s can't set %s for this program.", source.name, hparams_file, ", ".join(ignored))
             hparams = {key: value for key, value in hparams.items() if key not in ignored}
         if download_only:
             return None
@@ -337,13 +341,35 @@ class MossFormerSeparation(Pretrained):
 
 
 def _with_device(run_opts, device):
-    """SpeechBrain's run options, a dict or its own class, with a device that is there."""
-    if isinstance(run_opts, RunOptions):
-        return run_opts if device is None else dataclasses.replace(run_opts, device=choose_device(device))
-    run_opts = dict(run_opts or {})
-    if device is not None or run_opts.get("device") is None:
-        run_opts["device"] = choose_device(device or "auto")
-    return run_opts
+    """SpeechBrain's run options, a dict or its own class, with a device that is there, as SpeechBrain reads it."""
+    is_class = isinstance(run_opts, RunOptions)
+    options = {} if is_class else dict(run_opts or {})
+    if device is None:
+        device = run_opts.device if is_class else options.get("device")
+    device = choose_device("auto" if device is None else device)
+    if device == "cuda":  # SpeechBrain takes the number from the name, and else warns that there is none
+        device = f"cuda:{torch.cuda.current_device()}"
+    if is_class:
+        return dataclasses.replace(run_opts, device=device, overridden_args={*run_opts.overridden_args, "device"})
+    return {**options, "device": device}
+
+
+def _fetch_config(config, kwargs):
+    """Take arguments out of ``kwargs`` that SpeechBrain had before it had ``FetchConfig``, and put them into one."""
+    if kwargs.pop("pymodule_file", None) is not None:
+        raise InputError("pymodule_file is not supported: no code of a model folder is loaded. Leave it out.")
+    earlier = {"use_auth_token": "token", "revision": "revision", "huggingface_cache_dir": "huggingface_cache_dir"}
+    given = {new: kwargs.pop(old, None) for old, new in earlier.items()}
+    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def _prepared_for_speechbrain(source, hparams_file):
+    """Arguments for SpeechBrain's loading, after what is in ``savedir`` has been found to be this model's."""
+    source.file(hparams_file)
+    for name in MODULES:
+        with contextlib.suppress(NoSuchFile):  # a trusted YAML file may have other modules, and other names for them
+            source.file(f"{name}.ckpt")
+    return source.for_speechbrain()
 
 
 def stem(recording):

@@ -16,7 +16,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings
+from mossformer_sb.data.audio_io import FORMATS, Recording, as_float32, check_format, is_array, write_recordings
 from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
@@ -139,8 +139,8 @@ class MossFormerSeparation(Pretrained):
 
         Arguments
         ---------
-        mix : torch.Tensor
-            [B, T].
+        mix : torch.Tensor or numpy.ndarray
+            [B, T]. Other types than the network's are converted, see `mossformer_sb.data.audio_io.as_float32`.
         lengths : torch.Tensor, optional
             [B], int64, samples of each item of a padded batch. Default: all T.
 
@@ -152,19 +152,21 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a shape, a length or the type is wrong.
+            If a shape or a length is wrong, or something is no sample or no number.
         """
         needed = self.mods.encoder.conv1d.weight.dtype
-        if not torch.is_tensor(mix) or mix.dtype != needed:
-            found = mix.dtype if torch.is_tensor(mix) else type(mix).__name__
-            raise InputError(
-                f"mix must be a tensor [batch, samples] of {needed}; found {found}. `separate` takes one recording of "
-                f"any kind."
-            )
+        if not (torch.is_tensor(mix) and mix.is_floating_point()):
+            if not is_array(mix):
+                raise InputError(
+                    f"mix must be an array or a tensor, [batch, samples]; found {type(mix).__name__}. `separate` takes "
+                    f"one recording of any kind."
+                )
+            mix = torch.from_numpy(np.ascontiguousarray(as_float32(mix)))
         with torch.no_grad(), self.inference_ctx:
-            return separate(
-                self.mods.encoder, self.mods.masknet, self.mods.decoder, mix.to(self.device), lengths=lengths
-            )
+            mix = mix.to(self.device, needed)
+            estimates = separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, lengths=lengths)
+        _check_finite(mix, estimates, lengths)
+        return estimates
 
     def separate(self, recording, sample_rate=None, channel=None, level="mixture", chunking=None, progress=False):
         """Separate a recording of any kind.
@@ -176,9 +178,10 @@ class MossFormerSeparation(Pretrained):
 
         Arguments
         ---------
-        recording : str, Path, bytes, file object, numpy.ndarray or torch.Tensor
-            An audio file in any format that libsndfile reads, by its path, content or open file; or samples, [T] or
-            [T, channels].
+        recording : str, Path, bytes, file object, numpy.ndarray, torch.Tensor or list
+            An audio file in any format that libsndfile reads, by its path, content or open file; or samples, [T],
+            [T, channels] or, as from torchaudio, [channels, T], of any type: see
+            `mossformer_sb.data.audio_io.as_float32`.
         sample_rate : int, optional
             Hz, for samples alone; files have their own. Default: the model's.
         channel : int, optional
@@ -203,14 +206,14 @@ class MossFormerSeparation(Pretrained):
             If the recording can't be read, has a sample that is no number, or is too short.
         """
         check_level(level)
-        if sample_rate is None and isinstance(recording, (np.ndarray, torch.Tensor)):
+        if sample_rate is None and is_array(recording):
             sample_rate = self.hparams.sample_rate
         recording = Recording(recording, sample_rate, channel)
         estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress)))
         meter = _measure([estimates], recording)
         return torch.from_numpy(estimates * np.float32(meter.gain(level)))
 
-    def separate_file(self, path, output_folder=None, format="wav", **options):
+    def separate_file(self, path, output_folder=None, format="wav", savedir=None, **options):
         """Separate a recording, write one file per speaker, and return the estimates.
 
         Arguments
@@ -221,6 +224,8 @@ class MossFormerSeparation(Pretrained):
             Where to write ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
         format : str
             Of the written files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3".
+        savedir : None
+            Of SpeechBrain's ``SepformerSeparation``, which keeps there what it downloads. Here paths are local.
         **options
             ``channel``, ``level``, ``chunking``, ``progress``, as for `separate`.
 
@@ -234,6 +239,11 @@ class MossFormerSeparation(Pretrained):
         InputError
             If the file can't be separated, or nothing can be written.
         """
+        if savedir is not None:
+            raise InputError(
+                f"savedir {savedir}: has no place here, for only local files are separated. Leave it out, and to "
+                f"write the estimates, give output_folder."
+            )
         if output_folder is None:
             return self.separate(path, **options)
         paths, sample_rate = self._prepare_output(Recording(path), stem(path), output_folder, format)
@@ -338,6 +348,18 @@ class MossFormerSeparation(Pretrained):
     def forward(self, mix, lengths=None):
         """As `separate_batch`."""
         return self.separate_batch(mix, lengths)
+
+
+def _check_finite(mix, estimates, lengths):
+    """Raise if an item of a batch holds NaN or infinity, which its estimates then hold too."""
+    if bool(estimates.isfinite().all()):
+        return
+    finite = mix.isfinite()
+    if lengths is not None:
+        finite |= torch.arange(mix.shape[1], device=mix.device) >= lengths.to(mix.device)[:, None]
+    items = (~finite.all(1)).nonzero().flatten().tolist()
+    if items:
+        raise InputError(f"mix: items {', '.join(map(str, items))} of the batch hold NaN or infinity: repair them.")
 
 
 def _with_device(run_opts, device):

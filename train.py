@@ -28,7 +28,7 @@ from mossformer_sb.training.brain import SeparationBrain
 from mossformer_sb.training.checkpoints import BEST_KEY, check_checkpoints
 from mossformer_sb.training.command_line import check_device, parse_arguments
 from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, should_report, start, stop, unwrapped
-from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, loader_options
+from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, hint_at_settings, loader_options
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 
@@ -67,6 +67,9 @@ def check(hparams, run_opts, test_only):
     """Find what would end the run later, before data is prepared; set the weights to start from."""
     if hparams["report"]:
         check_report()
+    for name in MANIFESTS:
+        loader_options(hparams, name)
+    hint_at_settings(hparams)
     debug = run_opts["debug"] and not run_opts["debug_persistently"]
     check_checkpoints(hparams["checkpointer"], test_only, debug)
     if hparams["init_from"] is not None:

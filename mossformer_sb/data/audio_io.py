@@ -8,6 +8,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 from typing import NamedTuple
 
@@ -142,9 +143,10 @@ class Recording:
 
     Arguments
     ---------
-    source : str, Path, bytes, file object, numpy.ndarray or torch.Tensor
-        A file in any format that libsndfile reads, by its path, content or open (binary) file; or samples, [T] or
-        [T, channels], full scale 1 for floating point and the type's range for integers.
+    source : str, Path, bytes, file object, numpy.ndarray, torch.Tensor or list
+        A file in any format that libsndfile reads, by its path, content or open (binary) file; or samples, [T],
+        [T, channels] or, as torchaudio has them, [channels, T]. Full scale is 1 for floating point and the type's range
+        for integers; of unsigned ones the middle is zero.
     sample_rate : int, optional
         Hz; needed for samples, and not to be given for files, which have their own.
     channel : int, optional
@@ -166,7 +168,7 @@ class Recording:
         self.channel = channel
         self._cancels = False
         self.samples = self._file = None
-        if isinstance(source, np.ndarray) or _is_tensor(source):
+        if is_array(source):
             self.name = "the given samples"
             self.samples = _as_samples(source)
             self.num_samples, num_channels = self.samples.shape
@@ -241,37 +243,88 @@ class Recording:
         return AudioReader(self._file, self.name, self._start, notify)
 
 
+def is_array(source):
+    """Whether it holds samples, and is no file: an array, a tensor, or what NumPy makes one of, a list for example."""
+    return isinstance(source, (list, tuple, np.generic)) or hasattr(source, "__array__") or _is_tensor(source)
+
+
 def _is_tensor(source):
     """Whether it is a torch.Tensor. Where there is one, torch has been imported; reading files needs none of it."""
     return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
 
 
+def as_float32(source):
+    """Samples of any kind as float32.
+
+    Arguments
+    ---------
+    source : numpy.ndarray, torch.Tensor, list or what NumPy makes an array of
+        Floating point, whose full scale is 1; or integers, whose full scale is the type's range: int16 is divided by
+        32768, and of uint8 the middle, 128, is zero, as in WAV files. A list has to be of floating point.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the same shape.
+
+    Raises
+    ------
+    InputError
+        If these are no samples.
+
+    Example
+    -------
+    >>> as_float32(np.array([-32768, 16384], dtype=np.int16)), as_float32(np.array([0, 192], dtype=np.uint8))
+    (array([-1. ,  0.5], dtype=float32), array([-1. ,  0.5], dtype=float32))
+    """
+    samples = _as_numpy(source)
+    kind = samples.dtype.kind
+    if kind == "i" and isinstance(source, (list, tuple)):
+        raise InputError(
+            "a list of whole numbers has no full scale: give an array of the type that it is of, such as int16, or "
+            "numbers with a point, full scale 1."
+        )
+    if kind == "i":
+        return (samples / np.float32(-float(np.iinfo(samples.dtype).min))).astype(np.float32, copy=False)
+    if kind == "u":
+        middle = (float(np.iinfo(samples.dtype).max) + 1) / 2
+        return ((samples - middle) / middle).astype(np.float32)
+    if kind != "f":
+        raise InputError(f"samples must be floating point or integers; found {samples.dtype}.")
+    with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite, which is reported where it is used
+        return samples.astype(np.float32, copy=False)
+
+
+def _as_numpy(source):
+    try:
+        if _is_tensor(source):
+            source = source.detach().cpu()
+            return (source.float() if source.is_floating_point() and source.itemsize < 4 else source).numpy()
+        return np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of lists of other lengths; sparse tensors
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the given {type(source).__name__} is no array of samples ({reason}).") from error
+
+
 def _as_samples(source):
     """[T, channels], as float32."""
-    if _is_tensor(source):
-        source = source.detach().cpu()
-        samples = (source.float() if str(source.dtype) == "torch.bfloat16" else source).numpy()  # NumPy has no bfloat16
-    else:
-        samples = source
+    samples = as_float32(source)
     if samples.ndim not in (1, 2):
         raise InputError(f"samples must be [samples] or [samples, channels]; found shape {list(samples.shape)}.")
     if not samples.size:
         raise InputError(f"the given samples have the shape {list(samples.shape)}: there is nothing to separate.")
-    samples = samples.reshape(len(samples), -1)
-    if samples.shape[1] > samples.shape[0] > 0:
-        raise InputError(
-            f"samples must be [samples, channels]; found shape {list(samples.shape)}, with more channels than samples. "
-            f"Transpose them."
-        )
-    if np.issubdtype(samples.dtype, np.signedinteger):
-        return samples / np.float32(-float(np.iinfo(samples.dtype).min))
-    if not np.issubdtype(samples.dtype, np.floating):
-        raise InputError(f"samples must be floating point or signed integers; found {samples.dtype}.")
-    return samples.astype(np.float32, copy=False)
+    if samples.ndim == 1:
+        return samples[:, None]
+    # No recording has more channels than samples: torchaudio has the channels first.
+    return samples.T if samples.shape[1] > samples.shape[0] else samples
 
 
 def _checked_rate(sample_rate):
-    if not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1:
+    try:
+        whole = int(sample_rate) == sample_rate and not isinstance(sample_rate, bool)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or sample_rate < 1:
         raise InputError(f"sample_rate must be a whole number of Hz, for samples; found {sample_rate!r}.")
     return int(sample_rate)
 
@@ -281,7 +334,10 @@ def _as_file(source):
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"the given {len(source)} bytes", io.BytesIO(source), 0
     if isinstance(source, (str, os.PathLike)):
-        return str(source), source, 0
+        path = source if os.path.lexists(source) else os.path.expanduser(source)
+        if not os.path.lexists(path):
+            raise InputError(f"{source}: there is no such audio file.{_hint_at_fetching(source)}")
+        return str(path), path, 0
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "the given file object"))
         if getattr(source, "seekable", lambda: False)():
@@ -290,6 +346,19 @@ def _as_file(source):
     raise InputError(
         f"a recording is a path, bytes, a file object, a NumPy array or a tensor; found {type(source).__name__}."
     )
+
+
+def _hint_at_fetching(path):
+    """How to fetch what SpeechBrain's classes would: an address, or a file on the Hugging Face hub."""
+    if re.match(r"https?://", str(path)):
+        return " Download it, and give the path or the content of the file."
+    match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)/(.+)", str(path))
+    if match and isinstance(path, str) and not os.path.isdir(os.path.dirname(path)):
+        return (
+            f" If it is on the Hugging Face hub, fetch it first: "
+            f"huggingface_hub.hf_hub_download({match[1]!r}, {match[2]!r}) gives its path here."
+        )
+    return ""
 
 
 def check_format(format, sample_rate=None):

@@ -55,9 +55,11 @@ class Augmentation:
         if self.speed_perturb not in SPEED_PERTURBATIONS:
             known = ", ".join(SPEED_PERTURBATIONS)
             raise InputError(f"speed_perturb {self.speed_perturb!r} is not known: choose one of {known}.")
-        if len(self.speed_range) != 2 or not 0.5 <= self.speed_range[0] <= self.speed_range[1] <= 2:
+        pair = isinstance(self.speed_range, (list, tuple)) and len(self.speed_range) == 2
+        numbers = pair and all(isinstance(speed, (int, float)) for speed in self.speed_range)
+        if not numbers or not 0.5 <= self.speed_range[0] <= self.speed_range[1] <= 2:
             raise InputError(
-                f"speed_range {list(self.speed_range)}: give the lowest and the highest speed, between 0.5 and 2, such "
+                f"speed_range {self.speed_range}: give the lowest and the highest speed, between 0.5 and 2, such "
                 "as [0.95, 1.05]."
             )
         for key in ("random_shift", "level_imbalance"):

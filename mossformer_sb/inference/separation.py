@@ -16,7 +16,15 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings, writing
+from mossformer_sb.data.audio_io import (
+    FORMATS,
+    Recording,
+    as_float32,
+    check_format,
+    is_array,
+    write_recordings,
+    writing,
+)
 from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
@@ -25,7 +33,9 @@ from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.output_gain import LevelMeter, check_level
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.sharing.loading import check_folder, load_model
+from mossformer_sb.sharing.fetching import NoSuchFile
+from mossformer_sb.sharing.folder import MODULES
+from mossformer_sb.sharing.loading import find_model, load_model
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import make_output_folder
 
@@ -77,10 +87,11 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         source : str or Path, optional
-            A local folder, or a model hub's id. Default: the model that comes with the package.
+            A local folder, that of an exported model or of a training, whose export is taken; or a model hub's id.
+            Default: the model that comes with the package.
         hparams_file : str
             Name of the YAML file in it.
-        device : str, optional
+        device : str or torch.device, optional
             "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
             "auto".
         trust : bool
@@ -91,7 +102,8 @@ class MossFormerSeparation(Pretrained):
         overrides_must_match : bool
             Whether each of these has to be a key of the YAML.
         savedir : str or Path, optional
-            Where to keep what is fetched. Default: the hub's cache; local folders are read where they are.
+            Where to keep a copy of what is fetched. What lies there of another model is never loaded in its place.
+            Default: the hub's cache; local folders are read where they are.
         download_only : bool
             Fetch, and return None.
         local_strategy : speechbrain.utils.fetching.LocalStrategy
@@ -99,7 +111,8 @@ class MossFormerSeparation(Pretrained):
         fetch_config : speechbrain.utils.fetching.FetchConfig, optional
             A revision, a token and so on, for a model hub.
         **kwargs
-            ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``.
+            ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``; and ``use_auth_token``, ``revision`` and
+            ``huggingface_cache_dir``, which went into ``fetch_config`` in SpeechBrain 1.0.
 
         Returns
         -------
@@ -111,21 +124,19 @@ class MossFormerSeparation(Pretrained):
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
         source = default_model() if source is None else source
-        check_folder(source, hparams_file)
+        fetch_config = _fetch_config(fetch_config or FetchConfig(), kwargs)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
-        fetching = {
-            "savedir": savedir,
-            "local_strategy": local_strategy,
-            "fetch_config": fetch_config or FetchConfig(),
-        }
+        source = find_model(
+            source, hparams_file, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config
+        )
         checking = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
         if trust:
-            options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
-            return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
-        hparams = load_model(source, hparams_file, **checking, **fetching)
+            options = {**checking, **_prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
+            return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
+        hparams = load_model(source, hparams_file, **checking)
         ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
         if ignored:
-            logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
+            logger.warning("%s: its %s can't set %s for this program.", source.name, hparams_file, ", ".join(ignored))
             hparams = {key: value for key, value in hparams.items() if key not in ignored}
         if download_only:
             return None
@@ -136,8 +147,8 @@ class MossFormerSeparation(Pretrained):
 
         Arguments
         ---------
-        mix : torch.Tensor
-            [B, T].
+        mix : torch.Tensor or numpy.ndarray
+            [B, T]. Other types than the network's are converted, see `mossformer_sb.data.audio_io.as_float32`.
         lengths : torch.Tensor, optional
             [B], int64, samples of each item of a padded batch. Default: all T.
 
@@ -149,19 +160,21 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a shape, a length or the type is wrong.
+            If a shape or a length is wrong, or something is no sample or no number.
         """
         needed = self.mods.encoder.conv1d.weight.dtype
-        if not torch.is_tensor(mix) or mix.dtype != needed:
-            found = mix.dtype if torch.is_tensor(mix) else type(mix).__name__
-            raise InputError(
-                f"mix must be a tensor [batch, samples] of {needed}; found {found}. `separate` takes one recording of "
-                f"any kind."
-            )
+        if not (torch.is_tensor(mix) and mix.is_floating_point()):
+            if not is_array(mix):
+                raise InputError(
+                    f"mix must be an array or a tensor, [batch, samples]; found {type(mix).__name__}. `separate` takes "
+                    f"one recording of any kind."
+                )
+            mix = torch.from_numpy(np.ascontiguousarray(as_float32(mix)))
         with torch.no_grad(), self.inference_ctx:
-            return separate(
-                self.mods.encoder, self.mods.masknet, self.mods.decoder, mix.to(self.device), lengths=lengths
-            )
+            mix = mix.to(self.device, needed)
+            estimates = separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, lengths=lengths)
+        _check_finite(mix, estimates, lengths)
+        return estimates
 
     def separate(self, recording, sample_rate=None, channel=None, level="mixture", chunking=None, progress=False):
         """Separate a recording of any kind.
@@ -173,9 +186,10 @@ class MossFormerSeparation(Pretrained):
 
         Arguments
         ---------
-        recording : str, Path, bytes, file object, numpy.ndarray or torch.Tensor
-            An audio file in any format that libsndfile reads, by its path, content or open file; or samples, [T] or
-            [T, channels].
+        recording : str, Path, bytes, file object, numpy.ndarray, torch.Tensor or list
+            An audio file in any format that libsndfile reads, by its path, content or open file; or samples, [T],
+            [T, channels] or, as from torchaudio, [channels, T], of any type: see
+            `mossformer_sb.data.audio_io.as_float32`.
         sample_rate : int, optional
             Hz, for samples alone; files have their own. Default: the model's.
         channel : int, optional
@@ -200,14 +214,14 @@ class MossFormerSeparation(Pretrained):
             If the recording can't be read, has a sample that is no number, or is too short.
         """
         check_level(level)
-        if sample_rate is None and isinstance(recording, (np.ndarray, torch.Tensor)):
+        if sample_rate is None and is_array(recording):
             sample_rate = self.hparams.sample_rate
         recording = Recording(recording, sample_rate, channel)
         estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress)))
         meter = _measure([estimates], recording)
         return torch.from_numpy(estimates * np.float32(meter.gain(level)))
 
-    def separate_file(self, path, output_folder=None, format="wav", **options):
+    def separate_file(self, path, output_folder=None, format="wav", savedir=None, **options):
         """Separate a recording, write one file per speaker, and return the estimates.
 
         Arguments
@@ -218,6 +232,8 @@ class MossFormerSeparation(Pretrained):
             Where to write ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
         format : str
             Of the written files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3".
+        savedir : None
+            Of SpeechBrain's ``SepformerSeparation``, which keeps there what it downloads. Here paths are local.
         **options
             ``channel``, ``level``, ``chunking``, ``progress``, as for `separate`.
 
@@ -231,6 +247,11 @@ class MossFormerSeparation(Pretrained):
         InputError
             If the file can't be separated, or nothing can be written.
         """
+        if savedir is not None:
+            raise InputError(
+                f"savedir {savedir}: has no place here, for only local files are separated. Leave it out, and to "
+                f"write the estimates, give output_folder."
+            )
         if output_folder is None:
             return self.separate(path, **options)
         paths, sample_rate = self._prepare_output(Recording(path), stem(path), output_folder, format)
@@ -340,14 +361,48 @@ class MossFormerSeparation(Pretrained):
         return self.separate_batch(mix, lengths)
 
 
+def _check_finite(mix, estimates, lengths):
+    """Raise if an item of a batch holds NaN or infinity, which its estimates then hold too."""
+    if bool(estimates.isfinite().all()):
+        return
+    finite = mix.isfinite()
+    if lengths is not None:
+        finite |= torch.arange(mix.shape[1], device=mix.device) >= lengths.to(mix.device)[:, None]
+    items = (~finite.all(1)).nonzero().flatten().tolist()
+    if items:
+        raise InputError(f"mix: items {', '.join(map(str, items))} of the batch hold NaN or infinity: repair them.")
+
+
 def _with_device(run_opts, device):
-    """SpeechBrain's run options, a dict or its own class, with a device that is there."""
-    if isinstance(run_opts, RunOptions):
-        return run_opts if device is None else dataclasses.replace(run_opts, device=choose_device(device))
-    run_opts = dict(run_opts or {})
-    if device is not None or run_opts.get("device") is None:
-        run_opts["device"] = choose_device(device or "auto")
-    return run_opts
+    """SpeechBrain's run options, a dict or its own class, with a device that is there, as SpeechBrain reads it."""
+    is_class = isinstance(run_opts, RunOptions)
+    options = {} if is_class else dict(run_opts or {})
+    if device is None:
+        device = run_opts.device if is_class else options.get("device")
+    device = choose_device("auto" if device is None else device)
+    if device == "cuda":  # SpeechBrain takes the number from the name, and else warns that there is none
+        device = f"cuda:{torch.cuda.current_device()}"
+    if is_class:
+        return dataclasses.replace(run_opts, device=device, overridden_args={*run_opts.overridden_args, "device"})
+    return {**options, "device": device}
+
+
+def _fetch_config(config, kwargs):
+    """Take arguments out of ``kwargs`` that SpeechBrain had before it had ``FetchConfig``, and put them into one."""
+    if kwargs.pop("pymodule_file", None) is not None:
+        raise InputError("pymodule_file is not supported: no code of a model folder is loaded. Leave it out.")
+    earlier = {"use_auth_token": "token", "revision": "revision", "huggingface_cache_dir": "huggingface_cache_dir"}
+    given = {new: kwargs.pop(old, None) for old, new in earlier.items()}
+    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def _prepared_for_speechbrain(source, hparams_file):
+    """Arguments for SpeechBrain's loading, after what is in ``savedir`` has been found to be this model's."""
+    source.file(hparams_file)
+    for name in MODULES:
+        with contextlib.suppress(NoSuchFile):  # a trusted YAML file may have other modules, and other names for them
+            source.file(f"{name}.ckpt")
+    return source.for_speechbrain()
 
 
 def stem(recording):

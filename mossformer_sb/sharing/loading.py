@@ -20,12 +20,13 @@ import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
-from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.fetching import ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.record import RECORD_FILE
-from mossformer_sb.sharing.weights import EXTENSIONS, load_weights
+from mossformer_sb.sharing.weights import check_no_pointer, load_weights
+from mossformer_sb.utils.files import locate
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ DEEPEST = 100  # of what refers to, or holds, something else; an exported model 
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "map", "null", "seq", "str")}
 _REFERENCE = re.compile(r"<(\w+)((?:\[\w+\])*)>")
 _NAME = re.compile(r"\w+")
+_KEY_OF_A_TRAINING = re.compile(r"^save_folder:", re.MULTILINE)
+_KEY_OF_A_MODEL = re.compile(r"^pretrainer:", re.MULTILINE)
 
 
 @dataclass(eq=False)
@@ -279,27 +282,79 @@ def _merge(old, new):
             old[key] = value
 
 
-def check_folder(source, hparams_file=HPARAMS_FILE):
-    """Raise InputError if a local folder is no model folder; a model hub's id is not looked up.
+def find_model(source, hparams_file=HPARAMS_FILE, **fetching):
+    """Find a model by its folder, by the output folder of its training, or by its name on a model hub.
 
     Arguments
     ---------
-    source : str or Path
-        A local folder or a model hub's id.
+    source : str, Path or ModelSource
+        As for `mossformer_sb.sharing.fetching.ModelSource`; one of these is returned as it is.
     hparams_file : str
         Name of the YAML file in it.
+    **fetching
+        Further arguments of `ModelSource`.
+
+    Returns
+    -------
+    ModelSource
+        Of a training's output folder, its export.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or it is a local folder and no model's; a model hub is not asked.
     """
-    folder = Path(source)
-    if folder.is_dir() and not (folder / hparams_file).is_file():
+    if isinstance(source, ModelSource):
+        return source
+    model = ModelSource(source, **fetching)
+    if model.folder is None:
+        return model
+    export_folder = export_of_training(model.folder)
+    if export_folder is not None:
+        logger.info("%s is the output folder of a training: taking its export, %s", model.folder, export_folder)
+        return ModelSource(export_folder, **fetching)
+    if not (model.folder / hparams_file).is_file():
         raise InputError(
-            f"{folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
+            f"{model.folder}: holds no {hparams_file}, so it is no exported model. Training writes one to its "
             f"export_folder, by default <output_folder>/export."
         )
-    if (folder / RECORD_FILE).is_file():
-        raise InputError(
-            f"{folder}: is the output folder of a training. Its model is in its export_folder, by default "
-            f"{folder / 'export'}; `mossformer-sb export` makes one, too."
-        )
+    return model
+
+
+def export_of_training(folder):
+    """The exported model in the output folder of a training.
+
+    Arguments
+    ---------
+    folder : Path
+
+    Returns
+    -------
+    Path or None
+        None for a folder that is no training's.
+
+    Raises
+    ------
+    InputError
+        If it is one, and has no export.
+    """
+    path = folder / HPARAMS_FILE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    has_settings = _KEY_OF_A_TRAINING.search(text) and not _KEY_OF_A_MODEL.search(text)
+    if not (has_settings or (folder / RECORD_FILE).is_file()):
+        return None
+    try:
+        settings = Tree(text, str(path), ()).root
+    except InputError:
+        settings = {}
+    named, output_folder = (settings.get(key) for key in ("export_folder", "output_folder"))
+    export_folder = locate(folder, named, output_folder) if isinstance(named, str) else folder / "export"
+    if (export_folder / HPARAMS_FILE).is_file():
+        return export_folder
+    raise InputError(
+        f"{folder}: is the output folder of a training. Its model is in its export_folder, {export_folder}, which "
+        f"is not there yet: `mossformer-sb export {folder} --output_folder MODEL` makes one of the best checkpoint."
+    )
 
 
 def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must_match=True, **fetching):
@@ -307,7 +362,9 @@ def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must
 
     Arguments
     ---------
-    source, hparams_file, overrides, overrides_must_match, **fetching
+    source, hparams_file, **fetching
+        As for `find_model`.
+    overrides, overrides_must_match
         As for `load_hparams`.
 
     Returns
@@ -330,8 +387,8 @@ def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must
     >>> model["sample_rate"], sorted(model["modules"])
     (8000, ['decoder', 'encoder', 'masknet'])
     """
-    check_folder(source, hparams_file)
-    hparams = load_hparams(str(source), hparams_file, overrides, overrides_must_match, **fetching)
+    source = find_model(source, hparams_file, **fetching)
+    hparams = load_hparams(source, hparams_file, overrides, overrides_must_match)
     modules = hparams.get("modules")
     modules = modules if isinstance(modules, dict) else {}
     numbers = ("sample_rate", "num_spks")
@@ -339,27 +396,25 @@ def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must
     wrong += [f"modules: {key}" for key in MODULES if not isinstance(modules.get(key), torch.nn.Module)]
     if wrong:
         raise InputError(
-            f"{source}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
+            f"{source.name}: {hparams_file} has no usable {', '.join(wrong)}, so it doesn't describe a separator. A "
             f"whole one has sample_rate and num_spks, whole numbers, and modules: encoder, masknet and decoder."
         )
     return hparams
 
 
-def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True, **fetching):
+def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True):
     """Build what the YAML file of a model that is not trusted describes, with its weights.
 
     Arguments
     ---------
-    source : str
-        A local folder or a model hub's id.
+    source : ModelSource
+        Where its files are.
     hparams_file : str
         Name of the YAML file in it.
     overrides : mapping, optional
         Other plain values for the YAML's keys.
     overrides_must_match : bool
         Whether each has to have its place in the YAML.
-    **fetching
-        ``savedir``, ``local_strategy`` and ``fetch_config`` of SpeechBrain's ``fetch``.
 
     Returns
     -------
@@ -371,7 +426,8 @@ def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True
     InputError
         If the source can't be fetched, or something in it is refused, missing, or doesn't fit.
     """
-    path = fetch_file(hparams_file, source, **fetching)
+    path = source.file(hparams_file)
+    check_no_pointer(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -382,7 +438,7 @@ def load_hparams(source, hparams_file, overrides=None, overrides_must_match=True
     loadables = _loadables(tree)
     hparams = {key: tree.build(key) for key in tree.root if key != "pretrainer"}
     for name, module in loadables.items():
-        load_weights(module, fetch_weights(name, source, **fetching), name)
+        load_weights(module, source.weights(name), name)
     return hparams
 
 
@@ -396,46 +452,3 @@ def _loadables(tree):
         if not isinstance(module, torch.nn.Module) or not _NAME.fullmatch(str(name)):
             raise tree._refused(node.line, f"{name!r} in the Pretrainer, which is no network,")
     return loadables
-
-
-def fetch_file(filename, source, savedir=None, local_strategy=LocalStrategy.COPY, fetch_config=None):
-    """SpeechBrain's ``fetch``, with one message for all the ways in which it fails, and no symbolic links.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    InputError
-        If there is no such file.
-    """
-    try:
-        path = fetch(
-            filename=filename,
-            source=source,
-            savedir=savedir,
-            local_strategy=local_strategy,
-            fetch_config=fetch_config or FetchConfig(),
-        )
-    except (OSError, ValueError) as error:  # the hub's exceptions are among these
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"{source}: is no folder here, or holds no {filename}; and it can't be fetched from a model hub ({reason})."
-        ) from error
-    if not Path(path).is_file():
-        raise InputError(f"{source}: holds no {filename}.")
-    return Path(path)
-
-
-def fetch_weights(name, source, **fetching):
-    """The path of a module's weights: of safetensors, else of a checkpoint. As `fetch_file` otherwise."""
-    for ending in EXTENSIONS:
-        try:
-            return fetch_file(name + ending, source, **fetching)
-        except InputError as error:
-            missing = error
-    raise InputError(
-        f"{source}: holds no weights for '{name}', neither {name}.safetensors nor {name}.ckpt. Was the folder copied "
-        f"as a whole, and files in large file storage fetched? Or export the model again."
-    ) from missing

@@ -7,7 +7,7 @@ import pandas as pd
 
 from mossformer_sb.data.manifests import FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.loading import load_model
+from mossformer_sb.sharing.loading import find_model, load_model
 
 
 def describe(path):
@@ -45,19 +45,20 @@ def describe(path):
 
 
 def _describe_model(path):
-    model = load_model(path)
+    source = find_model(path)
+    model = load_model(source)
     masknet = model["modules"]["masknet"]
     num_parameters = sum(value.numel() for module in model["modules"].values() for value in module.parameters())
     facts = {
-        "model": str(path),
+        "model": source.name,
         "network": type(masknet).__name__,
         "speakers": model["num_spks"],
         "sample rate": f"{model['sample_rate']} Hz",
         "parameters": f"{num_parameters / 1e6:.2f} M",
     }
     facts |= getattr(masknet, "config", {})
-    card = Path(path) / "README.md"
-    if card.is_file():
+    card = source.folder / "README.md" if source.folder else None
+    if card is not None and card.is_file():
         rows = [
             line.strip("|").split("|", 1) for line in card.read_text(encoding="utf-8").splitlines() if line[:2] == "| "
         ]

@@ -9,6 +9,7 @@ from mossformer_sb.errors import InputError
 
 EXTENSIONS = (".safetensors", ".ckpt")  # the first that is there counts
 SHOWN_DIFFERENCES = 3
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def find_weights(folder, modules):
@@ -139,6 +140,7 @@ def read_state_dict(path):
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
+        check_no_pointer(path)
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
@@ -147,3 +149,13 @@ def read_state_dict(path):
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
         raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
     return state
+
+
+def check_no_pointer(path):
+    """Raise InputError if a file is what Git LFS has in the place of the real one."""
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(
+                f"{path}: is a pointer of Git LFS, not the file itself. In the folder, run `git lfs install` and "
+                f"`git lfs pull`; or download the model by its id."
+            )

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import json
 import os
 import pydoc
 import re
@@ -23,6 +24,7 @@ from ruamel.yaml.nodes import ScalarNode
 from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.training.data_loading import LOADER_OPTIONS
 from mossformer_sb.utils.devices import choose_device
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
@@ -30,6 +32,10 @@ USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--
 # HyperPyYAML resolves <key> in any text that a !ref leads to, and may read (1, 2) as a tuple, in overrides too.
 REFERENCE = re.compile(r"<[^>]*>")
 TUPLE = re.compile(r"\(.*\)")
+
+# Whole numbers whose value is used when objects are built, and the least that each can be.
+LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1}
+WIDE = 40  # characters of a value, beyond which its comment in --help isn't lined up
 
 # Keys that had other names in earlier versions.
 RENAMED = {
@@ -130,6 +136,7 @@ def parse_arguments(argv=None):
     overrides.update({name: run_opts[name] for name in in_both})
     _check_overrides(tree, overrides, hparams_file)
     _check_placeholders(tree, overrides, hparams_file)
+    _check_numbers(tree, hparams_file)
     return hparams_file, run_opts, overrides
 
 
@@ -251,6 +258,8 @@ def _unknown_name(name, hparams_file, tree, options):
     if name in RENAMED:
         return f"--{name} is now called --{RENAMED[name]}: give it under this name."
     message = f"--{name} is neither a key of {hparams_file} nor an option of SpeechBrain."
+    if name in LOADER_OPTIONS and "dataloader_opts" in tree:
+        return f"{message} As an option of the data loaders: --dataloader_opts '{{{name}: VALUE}}'."
     begun = sorted(option for option in options if option.startswith(name))
     if begun:
         return f"{message} Options are written in full: did you mean {_listed(begun)}?"
@@ -270,16 +279,35 @@ def _show_help(argv):
     parser.usage = USAGE
     parser.description = "Run an experiment. Every top-level key of its YAML file is an option too."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    # SpeechBrain makes them of a set, so they come in another order each time.
+    parser._optionals._group_actions.sort(key=lambda action: action.option_strings)
     if not argv[0].startswith("-"):
-        keys = (f"  --{key}{_shown(value)}" for key, value in read_yaml(argv[0]).items())
-        parser.epilog = "\n".join([f"keys of {argv[0]}:", *keys])
+        tree = read_yaml(argv[0])
+        values = {key: _shown(value) for key, value in tree.items() if not _is_built(value) and key != "modules"}
+        width = max((len(f"{key} {value}") for key, value in values.items() if len(value) < WIDE), default=0)
+        keys = (f"  --{f'{key} {value}':{width}}  {_comment(tree, key)}".rstrip() for key, value in values.items())
+        parser.epilog = "\n".join([f"keys of {argv[0]}, with their values there:", *keys])
     parser.parse_args(["--help"])
 
 
+def _is_built(node):
+    """Whether it is an object or the result of a call, whose settings are keys of their own."""
+    return _tag(node).startswith(("!new:", "!name:", "!apply:", "!applyref:"))
+
+
 def _shown(value):
-    if _tag(value):
-        return f" ({_tag(value)})"
-    return "" if isinstance(value, (Mapping, list)) else f" ({value})"
+    if _tag(value) == "!PLACEHOLDER":
+        return "(has to be given)"
+    if isinstance(value, (Mapping, list)):
+        return json.dumps(value, default=str)
+    return "null" if value is None else str(getattr(value, "value", value))
+
+
+def _comment(tree, key):
+    """The comment in the line of a key."""
+    tokens = getattr(tree, "ca", None) and tree.ca.items.get(key)
+    comments = [token.value for token in tokens or [] if hasattr(token, "value")]
+    return comments[0].partition("\n")[0].lstrip("# ") if comments else ""
 
 
 # ---- the YAML file
@@ -326,7 +354,8 @@ def _check_overrides(tree, overrides, hparams_file, path=""):
     """Refuse what HyperPyYAML would take silently, or fail on with a message of its own."""
     for key, value in overrides.items():
         here = f"{path}.{key}" if path else str(key)
-        if path and key not in tree and not _accepts(tree, key, hparams_file):
+        open_mapping = path and not tree and not _tag(tree)  # `{}`: whoever reads it knows what it takes
+        if path and not open_mapping and key not in tree and not _accepts(tree, key, hparams_file):
             close = difflib.get_close_matches(str(key), [*map(str, tree)], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
             raise InputError(
@@ -389,6 +418,14 @@ def _check_placeholders(tree, overrides, hparams_file):
     if missing:
         given = " ".join(dict.fromkeys(_how_to_give(path) for path in missing))
         raise InputError(f"{hparams_file} needs a value for {', '.join(missing)}. Add: {given}")
+
+
+def _check_numbers(tree, hparams_file):
+    """Refuse numbers with which PyTorch or SpeechBrain would end in an error of their own."""
+    for key, least in LEAST.items():
+        value = tree.get(key)
+        if isinstance(value, (int, float)) and (isinstance(value, bool) or int(value) != value or value < least):
+            raise InputError(f"{key} in {hparams_file} must be a whole number from {least}; found {value}.")
 
 
 def _how_to_give(path):

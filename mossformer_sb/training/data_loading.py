@@ -3,10 +3,13 @@
 Items are put in an order, this is cut into global batches, and each of them is dealt to the ranks like cards.
 """
 
+import re
+import shutil
+
 import numpy as np
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training import distributed
@@ -15,6 +18,11 @@ from mossformer_sb.training import distributed
 _ORDER = 0x6F72646572
 
 
+# Of torch's DataLoader, as dataloader_opts. What else it takes would change what an epoch is.
+LOADER_OPTIONS = ("persistent_workers", "prefetch_factor", "pin_memory", "timeout", "multiprocessing_context")
+# How PyTorch's errors tell that shared memory was used up, or that a worker was killed.
+_SHARED_MEMORY = re.compile(r"Bus error|shared memory|</torch_|/dev/shm")
+_KILLED = re.compile(r"DataLoader worker .* killed by signal: Killed")
 # What the order of an epoch depends on, with the number of the epoch.
 _ORDER_KEYS = {"num_items": "items of the training data", "seed": "seed", "shuffle": "shuffle"}
 
@@ -187,6 +195,8 @@ class RankLoader(DataLoader):
         self.goes_on = goes_on
         self.ended = ended or (lambda: False)
         self.error = None
+        if kwargs.get("collate_fn") is not None:
+            kwargs["collate_fn"] = _IntoSharedMemory(kwargs["collate_fn"])
         super().__init__(*args, **kwargs)
 
     def __iter__(self):
@@ -197,10 +207,13 @@ class RankLoader(DataLoader):
                     return
                 yielded += 1
                 yield batch
-        except InputError as error:
-            if distributed.world_size() == 1:
+        except (InputError, RuntimeError) as error:
+            message = _what_ended(error, self.num_workers)
+            if message is None:
                 raise
-            self.error = str(error)
+            if distributed.world_size() == 1:
+                raise error if isinstance(error, InputError) else InputError(message) from error
+            self.error = message
         while self.error is not None and self.goes_on and yielded < len(self) and not self.ended():
             yielded += 1
             yield None
@@ -209,3 +222,49 @@ class RankLoader(DataLoader):
         """Raise the error that was noted, if there was one."""
         if self.error is not None:
             raise InputError(self.error)
+
+
+class _IntoSharedMemory:
+    """A collate function whose batches, in a worker, are in shared memory already.
+
+    Otherwise PyTorch puts them there in a thread of its own: where that fails for want of memory, the batch is lost,
+    and the main process waits for it for ever. Here it is an error of the worker, which reaches the main process.
+    """
+
+    def __init__(self, collate):
+        self.collate = collate
+
+    def __call__(self, items):
+        batch = self.collate(items)
+        if get_worker_info() is not None:
+            for value in vars(batch).values():
+                if torch.is_tensor(value):
+                    value.share_memory_()
+        return batch
+
+
+def _what_ended(error, num_workers):
+    """The message for an error that a loader ended with, if it isn't one of the program."""
+    if isinstance(error, InputError):
+        return str(error)
+    text = f"{error} {error.__cause__}"  # "exited unexpectedly", and why
+    if _SHARED_MEMORY.search(text):
+        return (
+            f"The {num_workers} processes that load data have used up the shared memory, through which they hand on "
+            f"batches{_shared_memory()}. In docker, give it more with --shm-size=2g, or take that of the machine with "
+            f"--ipc=host; else use a smaller --num_workers, --batch_size or --segment. --num_workers 0 needs none."
+        )
+    if _KILLED.search(text):
+        return (
+            f"One of the {num_workers} processes that load data was killed, which an operating system does when its "
+            f"memory is used up. Use a smaller --num_workers, --batch_size or --segment."
+        )
+    return None
+
+
+def _shared_memory():
+    try:
+        size = shutil.disk_usage("/dev/shm").total
+    except OSError:  # not Linux
+        return ""
+    return f": /dev/shm has {size / 2**20:.0f} MB"

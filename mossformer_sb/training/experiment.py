@@ -4,21 +4,31 @@ An experiment's YAML has the values that somebody may want to change. What never
 here from them.
 """
 
+import logging
+import os
 from pathlib import Path
 
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
+from torch.utils.data import DataLoader
 
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.source_pools import NOISE_TABLE, SPEECH_TABLE
 from mossformer_sb.data.training_data import training_data
+from mossformer_sb.errors import InputError
 from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.training.data_loading import LOADER_OPTIONS
 
+logger = logging.getLogger(__name__)
+
+# Sizes for a CPU, and the least rate that suits them.
+SMALL_SIZES, SMALL_LR = ("small", "mini"), 0.0005
 # Manifests of the three datasets, in the manifest_folder.
 MANIFESTS = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
 TRAIN_LOG = "train_log.txt"
 LOG_DIGITS = 4
+MOST_WORKERS = 4
 AUGMENTATION = (
     "speed_perturb",
     "speed_range",
@@ -121,14 +131,77 @@ def build_dataset(hparams, name):
     )
 
 
+def hint_at_settings(hparams):
+    """Log a hint where a small network would train with the settings of the published ones."""
+    size, lr = hparams.get("model_size"), hparams["lr"]
+    if size in SMALL_SIZES and hparams["init_from"] is None and lr < SMALL_LR:
+        logger.warning(
+            "lr %g is for networks of the published sizes: model_size %s learns little at it in a short training. "
+            "hparams/mossformer_mini.yaml has --lr 0.002 --dropout 0 --batch_size 4 --segment 2",
+            lr,
+            size,
+        )
+
+
 def loader_options(hparams, name):
     """Options of the data loader for one of an experiment's datasets.
 
+    Arguments
+    ---------
+    hparams : dict
+        Of the experiment: ``batch_size`` or ``valid_batch_size``, ``num_workers``, ``dataloader_opts``.
+    name : str
+        "train", "valid" or "test".
+
+    Returns
+    -------
+    dict
+        For ``Brain.make_dataloader``.
+
+    Raises
+    ------
+    InputError
+        If one of ``dataloader_opts`` is not known or not possible.
+
     Example
     -------
-    >>> loader_options({"batch_size": 4, "valid_batch_size": 1, "num_workers": 2}, "train")
-    {'batch_size': 4, 'num_workers': 2, 'shuffle': True}
+    >>> hparams = {"batch_size": 4, "valid_batch_size": 1, "num_workers": 2, "dataloader_opts": {"prefetch_factor": 4}}
+    >>> loader_options(hparams, "valid")
+    {'batch_size': 1, 'num_workers': 2, 'prefetch_factor': 4}
     """
-    if name == "train":
-        return {"batch_size": hparams["batch_size"], "num_workers": hparams["num_workers"], "shuffle": True}
-    return {"batch_size": hparams["valid_batch_size"], "num_workers": hparams["num_workers"]}
+    num_workers = hparams["num_workers"]
+    num_workers = fitting_workers() if num_workers is None else num_workers
+    if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0:
+        raise InputError(f"num_workers must be a whole number of processes, or null; found {num_workers!r}.")
+    options = hparams.get("dataloader_opts") or {}
+    _check_loader_options(options, num_workers)
+    batch_size = hparams["batch_size" if name == "train" else "valid_batch_size"]
+    order = {"shuffle": True} if name == "train" else {}
+    return {"batch_size": batch_size, "num_workers": num_workers, **order, **options}
+
+
+def fitting_workers():
+    """How many processes read data beside each process that trains: a core for each, and not more than four."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+
+
+def _check_loader_options(options, num_workers):
+    if not isinstance(options, dict):
+        raise InputError(f"dataloader_opts must be a mapping, as {{prefetch_factor: 4}}; found {options!r}.")
+    for key, value in options.items():
+        if key not in LOADER_OPTIONS:
+            hint = f"; {key} is a key of its own" if key in ("batch_size", "valid_batch_size", "num_workers") else ""
+            raise InputError(f"dataloader_opts: {key} can't be set there{hint}. What can: {', '.join(LOADER_OPTIONS)}.")
+        if key != "pin_memory" and value and num_workers == 0:
+            raise InputError(
+                f"dataloader_opts: {key} is for workers, and num_workers is 0: leave it out, or have some."
+            )
+    prefetch = options.get("prefetch_factor")
+    if prefetch is not None and (not isinstance(prefetch, int) or isinstance(prefetch, bool) or prefetch < 1):
+        raise InputError(f"dataloader_opts: prefetch_factor must be a whole number from 1; found {prefetch!r}.")
+    try:
+        DataLoader([0], num_workers=num_workers, **options)  # makes no process before it is iterated
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"dataloader_opts {options}: PyTorch's DataLoader refuses them ({reason}).") from error

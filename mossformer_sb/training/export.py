@@ -13,7 +13,7 @@ from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree
 from mossformer_sb.sharing.record import TrainingRecord, conditions_of
 from mossformer_sb.sharing.weights import check_state
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
-from mossformer_sb.training.run_folder import locate
+from mossformer_sb.utils.files import locate
 
 
 def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):

@@ -5,7 +5,6 @@ Weights are read as plain tensors and a model's ``hyperparams.yaml`` as plain te
 
 import functools
 import logging
-import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,17 +12,16 @@ from pathlib import Path
 import torch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
-from mossformer_sb.sharing.loading import fetch_file, fetch_weights
 from mossformer_sb.sharing.weights import find_weights, read_state_dict
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
 from mossformer_sb.training.command_line import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
-from mossformer_sb.training.run_folder import locate
+from mossformer_sb.utils.files import locate
 
 logger = logging.getLogger(__name__)
 
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Single scales, and what depends on the query/key width alone, fit any mask net. That is no start: from one published
 # size to another it is at most 1 % of the values, and 2 % to the mini size.
 LEAST_SHARE = 0.2
@@ -141,12 +139,11 @@ def _find_in_folder(folder):
 
 def _find_on_hub(hub_id):
     try:
-        hparams_file = fetch_file(HPARAMS_FILE, hub_id)
-        files = {name: fetch_weights(name, hub_id) for name in MODULES}
+        model = ModelSource(hub_id)
+        hparams_file = model.file(HPARAMS_FILE)
+        files = {name: model.weights(name) for name in MODULES}
     except InputError as error:
-        raise InputError(
-            f"init_from '{hub_id}': no such folder or model. {error} Check the name and the connection."
-        ) from error
+        raise InputError(f"init_from: {error} Check the name and the connection.") from error
     return hparams_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
 
 

@@ -80,13 +80,17 @@ class RunFolder:
         self.record = TrainingRecord()
         self.trained = self.evaluated = False
         self._made, self._buffer, self._before = [], None, None
+        self._log = None  # the file's handler, once it is open
 
     def __enter__(self):
         distributed.run_on_main(self._open)
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind, error, trace):
         if distributed.rank() == 0:
+            if kind is not None and self._log is not None:
+                where = (logger.name, logging.ERROR, __file__, 0)
+                self._log.handle(logging.LogRecord(*where, "The run was ended by", None, (kind, error, trace)))
             self._close()
 
     def stage_begins(self, stage):
@@ -135,6 +139,10 @@ class RunFolder:
     def _close(self):
         if self._buffer is not None:
             self._stop_buffering()
+        if self._log is not None:  # what the process goes on to do, in a notebook for instance, is not of this run
+            logging.getLogger().removeHandler(self._log)
+            self._log.close()
+            self._log = None
         if self._before is not None and not self.trained:
             self._restore_manifests()
             self._remove_new_manifests()
@@ -217,40 +225,12 @@ class RunFolder:
 
     def _open_log(self):
         if self._buffer is not None:
-            file = self._buffer.target
+            self._log = self._buffer.target
             self._buffer.flush()
             self._stop_buffering()
-            logging.getLogger().addHandler(file)
+            logging.getLogger().addHandler(self._log)
 
     def _stop_buffering(self):
         logging.getLogger().removeHandler(self._buffer)
         self._buffer.close()
         self._buffer = None
-
-
-def locate(training_folder, path, output_folder=None):
-    """Find a folder that the YAML of a training names, though the output folder may have moved since.
-
-    Arguments
-    ---------
-    training_folder : Path
-        The output folder, where it is now.
-    path : str
-        The value of a key such as ``save_folder``.
-    output_folder : str, optional
-        The value of ``output_folder``.
-
-    Returns
-    -------
-    Path
-        It need not exist.
-
-    Example
-    -------
-    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
-    'moved/save/best'
-    """
-    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
-        return training_folder / Path(path).relative_to(output_folder)
-    inside = training_folder / Path(path).name
-    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside

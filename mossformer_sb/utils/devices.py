@@ -10,7 +10,7 @@ def choose_device(name, auto=True):
 
     Arguments
     ---------
-    name : str
+    name : str or torch.device
         "auto": CUDA, else Apple's MPS, else the CPU; or one of them.
     auto : bool
         Whether "auto" is allowed.
@@ -30,7 +30,8 @@ def choose_device(name, auto=True):
     >>> choose_device("cpu")
     'cpu'
     """
-    kind, _, index = str(name).partition(":")
+    name = str(name)
+    kind, _, index = name.partition(":")
     num_devices = {
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
@@ -46,4 +47,4 @@ def choose_device(name, auto=True):
         available = ", ".join(f"{count} of kind {kind}" for kind, count in num_devices.items() if count)
         hint = "choose auto" if auto else "leave --device out for the best of these"
         raise InputError(f"device {name!r} is not available; available: {available}. Or {hint}.")
-    return str(name)
+    return name

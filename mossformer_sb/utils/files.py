@@ -178,3 +178,31 @@ def make_output_folder(folder):
             f"{folder}: can't write to this folder ({error.strerror}). Choose another output folder."
         ) from error
     return folder
+
+
+def locate(training_folder, path, output_folder=None):
+    """Find a folder that the YAML of a training names, though the output folder may have moved since.
+
+    Arguments
+    ---------
+    training_folder : Path
+        The output folder, where it is now.
+    path : str
+        The value of a key such as ``save_folder``.
+    output_folder : str, optional
+        The value of ``output_folder``.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Example
+    -------
+    >>> locate(Path("moved"), "results/a/save/best", "results/a").as_posix()
+    'moved/save/best'
+    """
+    if isinstance(output_folder, str) and Path(path).is_relative_to(output_folder):
+        return training_folder / Path(path).relative_to(output_folder)
+    inside = training_folder / Path(path).name
+    return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside

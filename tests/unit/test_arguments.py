@@ -1,5 +1,7 @@
 """The command line: what it accepts, and that what it refuses is named."""
 
+import re
+
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
@@ -189,6 +191,15 @@ def test_nested_override(parse):
     assert overrides == {"optimizer": {"inner": {"lr": 3}}, "masknet": {"inplace": True}, "counter": {"new": 2}}
 
 
+def test_an_empty_mapping_takes_anything(yaml_file):
+    """Whoever reads it finds what can't be."""
+    yaml_file.write_text("dataloader_opts: {}\n")
+    words = [str(yaml_file), "--dataloader_opts", "{prefetch_factor: 4, persistent_workers: True}"]
+    assert parse_arguments(words)[2] == {"dataloader_opts": {"prefetch_factor": 4, "persistent_workers": True}}
+    with pytest.raises(InputError, match="As an option of the data loaders: --dataloader_opts '{pin_memory: VALUE}'"):
+        parse_arguments([str(yaml_file), "--pin_memory"])
+
+
 def test_mapping_can_be_replaced(parse):
     assert parse("--optimizer", "null")[1] == {"optimizer": None}
 
@@ -280,4 +291,39 @@ def test_help_lists_keys_and_options(yaml_file, capsys):
         parse_arguments([str(yaml_file), "--help"])
     shown = capsys.readouterr().out
     assert exit.value.code == 0
-    assert "--seed (1234)" in shown and "--data_folder (!PLACEHOLDER)" in shown and "--debug_batches" in shown
+    assert "--seed 1234" in shown and "--data_folder (has to be given)" in shown and "--debug_batches" in shown
+
+
+def test_help_has_the_comments_and_leaves_out_what_is_built(yaml_file, capsys):
+    yaml_file.write_text(
+        "lr: 0.1   # rate; see #3\nnet: !apply:os.abort []\nmodules: {net: !ref <net>}\nrange: [1, 2]\nnone: null\n"
+        "# ---- a heading\nfolder: !ref <lr>/x\n"
+    )
+    shown = {}
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            parse_arguments([str(yaml_file), "--help"])
+        shown = capsys.readouterr().out
+    assert shown.partition("with their values there:\n")[2].splitlines()[:4] == [
+        "  --lr 0.1         rate; see #3",
+        "  --range [1, 2]",
+        "  --none null",
+        "  --folder <lr>/x",
+    ]
+    options = re.findall(r"(?m)^  --(\w+)", shown.partition("options:")[2].partition("keys of")[0])
+    assert options == sorted(options) and "compile" in options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed=-1"], "seed in .* must be a whole number from 0; found -1"),
+        (["--seed", "0.5"], "seed in .* must be a whole number from 0; found 0.5"),
+        (["--number_of_epochs", "0"], "number_of_epochs in .* from 1; found 0"),
+        (["--grad_accumulation_factor", "0"], "grad_accumulation_factor in .* from 1; found 0"),
+    ],
+)
+def test_numbers_that_would_end_in_an_error_of_pytorch(yaml_file, words, message):
+    yaml_file.write_text("seed: 1\nnumber_of_epochs: 3\ngrad_accumulation_factor: 1\n")
+    with pytest.raises(InputError, match=message):
+        parse_arguments([str(yaml_file), *words])

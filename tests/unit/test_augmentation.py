@@ -195,6 +195,7 @@ class TestMixturesThatAreNoSums:
         ({"speed_perturb": "fast"}, "speed_perturb 'fast' is not known: choose one of none, discrete, continuous"),
         ({"speed_range": [1.05, 0.95]}, r"speed_range \[1.05, 0.95\]: give the lowest and the highest speed"),
         ({"speed_range": [1.0]}, r"speed_range \[1.0\]"),
+        ({"speed_range": 3}, r"speed_range 3: give the lowest and the highest speed"),
         ({"random_shift": -1}, "random_shift -1: give zero for none, or more"),
         ({"level_imbalance": -3}, "level_imbalance -3"),
         ({"single_speaker_rate": 1.5}, "single_speaker_rate 1.5: give a probability"),

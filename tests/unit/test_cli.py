@@ -175,6 +175,12 @@ def test_a_look_at_the_command_line_imports_nothing_large(words):
     assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
 
 
+def test_as_a_module():
+    for name in ("mossformer_sb", "mossformer_sb.cli"):
+        done = subprocess.run([sys.executable, "-m", name, "--version"], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.startswith("mossformer_sb ") and done.returncode == 0, done.stderr
+
+
 def test_the_formats_of_weights_are_those_that_export_has():
     """They are named twice, so that --help imports no PyTorch."""
     assert WEIGHTS == ("both", *WEIGHT_FORMATS)

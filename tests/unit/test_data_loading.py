@@ -1,10 +1,15 @@
 """Every item once, the same batches however many ranks share them, and the right place to go on from."""
 
+import os
+import signal
+from types import SimpleNamespace
+
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mossformer_sb import InputError
-from mossformer_sb.training.data_loading import GlobalBatches
+from mossformer_sb.training.data_loading import GlobalBatches, RankLoader, _IntoSharedMemory
 
 
 def deal(num_items, batch_size, world_size, epoch=1, **options):
@@ -152,3 +157,63 @@ class TestAnotherOrder:
 def test_fewer_items_than_ranks():
     with pytest.raises(InputError, match="has 3 items, too few for 4 processes"):
         GlobalBatches(3, 1, world_size=4)
+
+
+class Ends(Dataset):
+    """Its only item ends the worker that reads it, or fails."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        if isinstance(self.how, int):
+            os.kill(os.getpid(), self.how)
+        raise self.how
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are killed as on Unix")
+class TestWorkersThatEnd:
+    @pytest.mark.parametrize(
+        ("how", "message"),
+        [
+            (
+                signal.SIGBUS,
+                "The 1 processes that load data have used up the shared memory, .*--num_workers 0 needs none",
+            ),
+            (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left"), "used up the"),
+            (signal.SIGKILL, "One of the 1 processes that load data was killed, .*memory is used up"),
+        ],
+    )
+    def test_for_want_of_memory(self, how, message):
+        with pytest.raises(InputError, match=message):
+            list(RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork"))
+
+    @pytest.mark.parametrize("how", [signal.SIGSEGV, RuntimeError("shapes don't fit"), KeyError("x")])
+    def test_for_another_reason(self, how):
+        """Which is no wrong input: its traceback is to be seen."""
+        with pytest.raises((RuntimeError, KeyError)) as error:
+            list(RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork"))
+        assert not isinstance(error.value, InputError)
+
+
+def test_batches_are_in_shared_memory_before_pytorch_takes_them():
+    """Which it does in a thread, whose errors reach nobody."""
+
+    def collate(items):
+        return SimpleNamespace(items=torch.tensor(items), shared=[])
+
+    class Noting(_IntoSharedMemory):
+        def __call__(self, items):
+            batch = super().__call__(items)
+            batch.shared = batch.items.is_shared()
+            return batch
+
+    loader = RankLoader([1, 2, 3], batch_size=3, num_workers=1, collate_fn=collate, multiprocessing_context="fork")
+    assert isinstance(loader.collate_fn, _IntoSharedMemory)
+    loader = DataLoader([1, 2], batch_size=2, num_workers=1, collate_fn=Noting(collate), multiprocessing_context="fork")
+    (batch,) = loader
+    assert batch.shared and batch.items.tolist() == [1, 2]
+    assert not _IntoSharedMemory(collate)([1]).items.is_shared()  # not in the main process

@@ -98,7 +98,7 @@ class TestItems:
         two.set_epoch(0)
         assert torch.equal(one[4].mixture, pickle.loads(pickle.dumps(two))[4].mixture)
 
-    @pytest.mark.parametrize("workers, context", [(1, "fork"), (4, "fork"), (1, "spawn"), (4, "spawn")])
+    @pytest.mark.parametrize("workers, context", [(1, "fork"), (4, "fork"), (1, "spawn"), (4, "forkserver")])
     def test_workers_make_the_same_items(self, pools, rooms, workers, context):
         data = dataset(pools, mixtures_per_epoch=8, rir_folder=rooms, augmentation=Augmentation("continuous"))
         loader = DataLoader(

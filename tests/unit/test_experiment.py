@@ -1,9 +1,13 @@
 """What train.py makes of an experiment's keys: datasets, loaders, and what counts, logs and saves."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from speechbrain import Stage
 
 from data_prep.corpora.prepare import prepare_experiment
 from mossformer_sb.data.corpora import CORPUS_NAMES, corpus_name
@@ -12,9 +16,11 @@ from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.training_data import AugmentedMixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.published import PUBLISHED, comparable_corpus
-from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete
+from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, hint_at_settings, loader_options
+from tests.unit.brains import make_brain
 from tests.unit.trees import write_wham
 
+ROOT = Path(__file__).parents[2]
 KEYS = {"corpus": "wham", "task": "separate_noisy", "mode": "min", "num_spks": 2, "sample_rate": 8000, "seed": 3}
 KEYS |= {"dynamic_mixing": False, "segment": 0.1, "speed_perturb": "none", "speed_range": [0.95, 1.05]}
 KEYS |= {"perturb_noise": False, "random_shift": 0.0, "level_imbalance": 0.0, "single_speaker_rate": 0.0}
@@ -100,3 +106,66 @@ def test_a_baseline_is_compared_with_the_published_results_too():
     settings = {"corpus": "whamr", "task": "separate_noisy_reverb", "sample_rate": 8000, "mode": None, "target": None}
     assert comparable_corpus(settings) == "WHAMR!"
     assert comparable_corpus({**settings, "target": "reverb"}) == comparable_corpus({**settings, "mode": "max"}) == ""
+
+
+class TestLoaderOptions:
+    KEYS = {"batch_size": 3, "valid_batch_size": 2, "num_workers": 2, "dataloader_opts": {}}
+
+    @pytest.mark.parametrize(
+        ("cores", "processes", "workers"), [(1, "1", 1), (2, "1", 2), (64, "1", 4), (8, "4", 2), (2, "4", 1)]
+    )
+    def test_workers_fit_the_cores(self, monkeypatch, cores, processes, workers):
+        """And so PyTorch doesn't warn that they are too many."""
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)  # as torchrun sets it
+        assert loader_options({**self.KEYS, "num_workers": None}, "train")["num_workers"] == workers
+        assert loader_options({**self.KEYS, "num_workers": 7}, "train")["num_workers"] == 7
+
+    @pytest.mark.parametrize("name", MANIFESTS)
+    @pytest.mark.parametrize("context", ["spawn", "forkserver", "fork"])
+    def test_arrive_in_the_loader(self, tmp_path, name, context):
+        options = {"persistent_workers": True, "prefetch_factor": 3, "timeout": 100, "pin_memory": False}
+        options["multiprocessing_context"] = context
+        found = loader_options({**self.KEYS, "dataloader_opts": options}, name)
+        stage = {"train": Stage.TRAIN, "valid": Stage.VALID, "test": Stage.TEST}[name]
+        loader = make_brain(tmp_path).make_dataloader(range(6), stage, **found)
+        assert loader.multiprocessing_context.get_start_method() == context
+        assert {key: getattr(loader, key) for key in [*options][:-1]} == {key: options[key] for key in [*options][:-1]}
+
+    @pytest.mark.parametrize(
+        ("keys", "message"),
+        [
+            ({"num_workers": -1}, "num_workers must be a whole number of processes, or null; found -1"),
+            ({"num_workers": 1.5}, "num_workers must be a whole number of processes, or null; found 1.5"),
+            ({"dataloader_opts": [1]}, r"dataloader_opts must be a mapping, as \{prefetch_factor: 4\}; found \[1\]"),
+            ({"dataloader_opts": {"drop_last": True}}, "drop_last can't be set there. What can: persistent_workers"),
+            ({"dataloader_opts": {"batch_size": 3}}, "batch_size can't be set there; batch_size is a key of its own"),
+            ({"dataloader_opts": {"prefetch_factor": 0}}, "prefetch_factor must be a whole number from 1; found 0"),
+            ({"dataloader_opts": {"multiprocessing_context": "thread"}}, "DataLoader refuses them .*thread"),
+            (
+                {"num_workers": 0, "dataloader_opts": {"persistent_workers": True}},
+                "dataloader_opts: persistent_workers is for workers, and num_workers is 0",
+            ),
+        ],
+    )
+    def test_impossible(self, keys, message):
+        with pytest.raises(InputError, match=message):
+            loader_options({**self.KEYS, **keys}, "train")
+
+
+@pytest.mark.parametrize(
+    ("size", "lr", "hinted"),
+    [("mini", 0.00015, True), ("small", 0.0001, True), ("L", 0.00015, False), ("mini", 0.002, False)],
+)
+def test_a_small_network_with_the_rate_of_large_ones(caplog, size, lr, hinted):
+    hint_at_settings({"model_size": size, "lr": lr, "init_from": None})
+    assert bool(caplog.messages) is hinted
+    if hinted:
+        assert f"model_size {size} learns little at it" in caplog.text and "--lr 0.002" in caplog.text
+
+
+def test_importing_the_loop_is_quiet():
+    """SpeechBrain's module of loggers would tell that torchvision is missing."""
+    code = "import logging; logging.basicConfig(); import mossformer_sb.training.brain"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -19,6 +19,7 @@ from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.losses import pit_si_snr_loss
 from mossformer_sb.training.parameter_names import merge_numbers
+from tests.unit.hub import Hub, serve
 
 RATE = 8000
 
@@ -284,27 +285,24 @@ class TestSources:
             start_from(networks(), of_a_recipe, RATE)
 
     @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
-    def test_hub(self, trained, folder, monkeypatch, extension):
-        """A fake of the hub: one model, each file asked for by name."""
+    def test_hub(self, trained, folder, tmp_path, monkeypatch, extension):
+        """A stand-in of the hub, with one model."""
         if extension == "safetensors":
             for name in MODULES:
                 (folder / f"{name}.ckpt").unlink()
                 save_file(trained[name].state_dict(), folder / f"{name}.safetensors")
 
-        def download(repo_id, filename, **_):
-            if repo_id != "somebody/separator" or not (folder / filename).exists():
-                raise FileNotFoundError(f"404: {repo_id}/{filename}")
-            return str(folder / filename)
-
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-        self.check(trained, "somebody/separator")
-        with pytest.raises(InputError) as error:
-            start_from(networks(), "somebody/else", RATE)
-        assert str(error.value) == (
-            "init_from 'somebody/else': no such folder or model. somebody/else: is no folder here, or holds no "
-            "hyperparams.yaml; and it can't be fetched from a model hub (404: somebody/else/hyperparams.yaml). Check "
-            "the name and the connection."
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        with serve(Hub({("somebody/separator", "main"): folder}), monkeypatch):
+            self.check(trained, "somebody/separator")
+            with pytest.raises(InputError) as error:
+                start_from(networks(), "somebody/else", RATE)
+        message = str(error.value)
+        assert message.startswith(
+            "init_from: somebody/else: there is no folder of this name here, and it can't be fetched from the Hugging "
+            "Face hub (401 Client Error"
         )
+        assert message.endswith("Check the name and the connection.")
 
     def test_nothing_of_the_yaml_is_built(self, trained, folder):
         (folder / "hyperparams.yaml").write_text("sample_rate: 8000\nx: !apply:os.abort\ny: !new:no.such.thing\n")

@@ -14,7 +14,7 @@ from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.training_data import training_data
 from mossformer_sb.training import experiment
 from mossformer_sb.training.command_line import parse_arguments
-from mossformer_sb.training.experiment import build_dataset, complete, loader_options
+from mossformer_sb.training.experiment import build_dataset, complete, fitting_workers, loader_options
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "hparams").rglob("*.yaml"))
@@ -119,7 +119,7 @@ def test_training_shuffles_by_default(hparams):
     for name in ("valid", "test"):
         assert loader_options(hparams, name) == {
             "batch_size": hparams["valid_batch_size"],
-            "num_workers": hparams["num_workers"],
+            "num_workers": fitting_workers() if hparams["num_workers"] is None else hparams["num_workers"],
         }
 
 

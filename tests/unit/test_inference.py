@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.data.audio_io import BLOCK
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.input_level import normalise
-from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.inference.separation import MossFormerSeparation, _with_device
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.devices import choose_device
@@ -117,6 +118,63 @@ class TestKindsOfInput:
         samples = (torch.from_numpy(noise(4000, 2)).double() * full).to(dtype)
         expected = model.separate((samples.double() / full).float(), channel=channel)
         torch.testing.assert_close(model.separate(samples, channel=channel), expected, rtol=1e-4, atol=1e-5)
+
+    def test_unsigned_integers_have_zero_in_the_middle(self, model):
+        for dtype, middle in ((np.uint8, 128), (np.uint16, 32768)):
+            samples = (middle + 100 * np.sign(noise(4000))).astype(dtype)
+            expected = (samples.astype(np.float32) - middle) / middle
+            assert torch.equal(model.separate(samples), model.separate(expected))
+            assert torch.equal(model.separate(torch.from_numpy(samples)), model.separate(expected))
+
+    def test_wherever_the_samples_lie(self, model):
+        """Views with gaps, of negative steps or other orders, read-only ones, lists, tensors with a gradient."""
+        samples = noise(4000, 2)
+        expected = model.separate(samples)
+        wide = np.zeros((8000, 6), dtype=np.float32)
+        wide[::2, ::3] = samples
+        backwards = samples[::-1].copy()[::-1]
+        read_only = samples.copy()
+        read_only.flags.writeable = False
+        tensor = torch.from_numpy(samples)
+        for given in (
+            wide[::2, ::3],
+            backwards,
+            np.asfortranarray(samples),
+            read_only,
+            np.ma.masked_array(samples),
+            samples.tolist(),
+            tensor.clone().requires_grad_(),
+            torch.from_numpy(wide)[::2, ::3],
+        ):
+            assert torch.equal(model.separate(given), expected)
+
+    def test_channels_first(self, model):
+        """As torchaudio reads files."""
+        stereo = noise(4000, 2)
+        assert torch.equal(model.separate(torch.from_numpy(stereo.T)), model.separate(stereo))
+        assert torch.equal(model.separate(stereo.T, channel=1), model.separate(stereo[:, 1]))
+        assert torch.equal(model.separate(stereo[None, :, 0]), model.separate(stereo[:, 0]))
+
+    def test_a_rate_that_is_whole(self, model):
+        samples = noise(4000)
+        for rate in (16000.0, np.int64(16000), torch.tensor(16000)):
+            assert torch.equal(model.separate(samples, rate), model.separate(samples, 16000))
+
+    @pytest.mark.parametrize(
+        "kind", ["int16", "uint8", "float64", "float16", ">f4", "tensor", "bfloat16", "list", "view"]
+    )
+    def test_every_kind_of_batch(self, model, kind):
+        given = np.round(noise(2, 4000) * 100) / 128  # exact in each of them
+        expected = model.separate_batch(torch.from_numpy(given))
+        converted = {
+            "int16": lambda: (given * 2**15).astype(np.int16),
+            "uint8": lambda: (given * 128 + 128).astype(np.uint8),
+            "tensor": lambda: (torch.from_numpy(given) * 2**15).short(),
+            "bfloat16": lambda: torch.from_numpy(given).bfloat16().requires_grad_(),
+            "list": given.tolist,
+            "view": lambda: given[:, ::-1].copy()[:, ::-1],
+        }.get(kind, lambda: given.astype(kind))()
+        assert torch.equal(model.separate_batch(converted), expected)
 
     def test_stereo_is_one_recording(self, model):
         stereo = noise(4000, 2)
@@ -247,10 +305,17 @@ class TestBadInput:
             model.separate(3)
         with pytest.raises(InputError, match=r"found shape \[1, 2, 3\]"):
             model.separate(np.zeros((1, 2, 3)))
-        with pytest.raises(InputError, match=r"found shape \[2, 4000\], with more channels than samples"):
-            model.separate(noise(4000, 2).T)
-        with pytest.raises(InputError, match="floating point or signed integers; found bool"):
-            model.separate(np.zeros(4000, dtype=bool))
+        for samples, found in (
+            (np.zeros(4000, dtype=bool), "floating point or integers; found bool"),
+            (np.zeros(4000, dtype=complex), "floating point or integers; found complex128"),
+            (np.array(["a", "b"]), "floating point or integers; found <U1"),
+            ([0, 1, 2], "a list of whole numbers has no full scale: give an array of the type"),
+            ([[0.1, 0.2], [0.3]], "the given list is no array of samples"),
+            (torch.zeros(4000).to_sparse(), "the given Tensor is no array of samples"),
+            (np.float32(1), r"found shape \[\]"),
+        ):
+            with pytest.raises(InputError, match=found):
+                model.separate(samples)
         with pytest.raises(InputError, match="a whole number of Hz, for samples; found 8000.5"):
             model.separate(noise(4000), sample_rate=8000.5)
 
@@ -260,9 +325,40 @@ class TestBadInput:
                 model.separate(samples)
 
     def test_a_batch_of_something_else(self, model):
-        for batch, found in ((torch.zeros(1, 4000).double(), "torch.float64"), (np.zeros((1, 4000)), "ndarray")):
-            with pytest.raises(InputError, match=rf"mix must be a tensor .* of torch.float32; found {found}"):
+        for batch, found in (
+            ("talk.wav", "mix must be an array or a tensor, .*; found str. `separate` takes one recording of any kind"),
+            (np.zeros((1, 4000), dtype=bool), "floating point or integers; found bool"),
+            (torch.zeros(4000), r"\[batch, samples\], of one channel; found shape \[4000\]"),
+            (torch.zeros(1, 0), "at least 32 samples, the encoder's kernel; found 0"),
+        ):
+            with pytest.raises(InputError, match=found):
                 model.separate_batch(batch)
+
+    @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+    def test_a_batch_with_what_is_no_number(self, model, wrong):
+        batch = torch.from_numpy(noise(3 * 4000)).view(3, 4000)
+        batch[1, 3000] = wrong
+        with pytest.raises(InputError, match="mix: items 1 of the batch hold NaN or infinity"):
+            model.separate_batch(batch)
+        lengths = torch.tensor([4000, 2000, 4000])
+        assert model.separate_batch(batch, lengths).isfinite().all()  # in the padding it makes no difference
+        batch[2, 0] = wrong
+        with pytest.raises(InputError, match="mix: items 2 of the batch hold"):
+            model.separate_batch(batch, lengths)
+
+    def test_samples_beyond_single_precision(self, model):
+        with pytest.raises(InputError, match="sample 0 .* is NaN or infinite"):
+            model.separate(np.full(4000, 1e300))
+
+    def test_files_that_are_not_here(self, model):
+        """As SpeechBrain's class would fetch them."""
+        hub = r"If it is on the Hugging Face hub, .*hf_hub_download\('owner/name', 'a/mixture.wav'\) gives its path"
+        with pytest.raises(InputError, match=hub):
+            model.separate_file("owner/name/a/mixture.wav")
+        with pytest.raises(InputError, match="there is no such audio file. Download it, and give the path"):
+            model.separate("https://host/mixture.wav")
+        with pytest.raises(InputError, match="savedir keep: has no place here, for only local files are separated"):
+            model.separate_file("talk.wav", savedir="keep")
 
     def test_the_output_folder_of_a_training(self, tmp_path):
         (tmp_path / "out").mkdir()
@@ -337,6 +433,36 @@ class TestDevices:
         assert choose_device("cuda:1") == "cuda:1"
         with pytest.raises(InputError, match="'cuda:2' is not available; available: 2 of kind cuda, 1 of kind cpu"):
             choose_device("cuda:2")
+
+    @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+    def test_however_the_device_is_named(self, folder, device):
+        for options in (
+            {"device": device},
+            {"run_opts": {"device": device}},
+            {"run_opts": RunOptions.from_dictionary({"device": device})},
+            {"device": device, "run_opts": {"device": "cuda"}},
+        ):
+            model = MossFormerSeparation.from_hparams(folder, **options)
+            assert (model.device, model.device_type) == ("cpu", "cpu")
+
+    def test_every_way_to_name_a_device_that_is_absent(self, folder, machine):
+        machine(0, False)
+        for options in (
+            {"device": "cuda"},
+            {"device": torch.device("cuda", 1)},
+            {"run_opts": {"device": "cuda"}},
+            {"run_opts": RunOptions.from_dictionary({"device": "cuda:0"})},
+        ):
+            for trust in (False, True):
+                with pytest.raises(InputError, match="device 'cuda.*' is not available; available: 1 of kind cpu"):
+                    MossFormerSeparation.from_hparams(folder, trust=trust, **options)
+
+    def test_a_gpu_without_a_number_is_the_current_one(self, machine, monkeypatch):
+        """SpeechBrain would warn that it can't find a number in the name."""
+        machine(2, False)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        for run_opts in (None, {"device": "cuda"}, RunOptions.from_dictionary({"device": "cuda"})):
+            assert _with_device(run_opts, None)["device"] == "cuda:1"
 
     def test_unknown_and_absent(self, machine):
         machine(0, False)

@@ -1,14 +1,17 @@
 """What continuous integration checks, and that the files of the repository pass it."""
 
+import ast
 import configparser
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "mossformer_sb"
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
 SKIPPED = {".git", ".venv", "results", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache"}
 
@@ -51,3 +54,20 @@ def test_workflow_has_every_python_and_the_ends_of_torch(metadata):
     command = next(line for line in WORKFLOW.read_text().splitlines() if line.lstrip().startswith("lowest=$(")).strip()
     found = subprocess.run(["bash", "-c", f"{command}; echo $lowest"], cwd=ROOT, capture_output=True, text=True)
     assert f"torch>={found.stdout.strip()}," in metadata["options"]["install_requires"]
+
+
+def imported_packages(folder):
+    """Top-level names that the modules below a folder import from elsewhere."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            yield from {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, PACKAGE.name}
+
+
+def test_every_package_that_is_imported_is_asked_for(metadata):
+    """Not only by another package that is asked for, which may stop to do so."""
+    called = {"ruamel": "ruamel.yaml", "yaml": "pyyaml"}
+    lines = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
+    asked_for = set(re.findall(r"^([\w.-]+)[<>=]", "\n".join(lines), re.MULTILINE))
+    assert {called.get(name, name) for name in imported_packages(PACKAGE)} <= asked_for

@@ -124,3 +124,23 @@ def test_a_folder_that_cannot_be_written(run, tmp_path, output_folder):
 def test_no_such_log_config(run):
     with pytest.raises(InputError, match="log_config 'none.yaml': there is no such file"):
         RunFolder("x.yaml", {}, "program.py", log_config="none.yaml")
+
+
+def test_runs_of_one_process_log_into_their_own_folders(run, tmp_path):
+    """As in a notebook: each line once, in the folder of its run, and none of what comes between runs."""
+    for name in ("one", "two"):
+        with run(output_folder=name) as folder:
+            folder.stage_begins(sb.Stage.TRAIN)
+            logging.getLogger("train").info("this is run %s", name)
+        logging.getLogger("notebook").info("something else")
+    for name, other in (("one", "two"), ("two", "one")):
+        text = (tmp_path / name / "log.txt").read_text()
+        assert text.count(f"this is run {name}") == 1
+        assert f"run {other}" not in text and "something else" not in text
+
+
+def test_the_log_has_what_ended_the_run(run, tmp_path):
+    with pytest.raises(KeyboardInterrupt), run() as folder:
+        folder.stage_begins(sb.Stage.TRAIN)
+        raise KeyboardInterrupt
+    assert "The run was ended by\nTraceback" in (tmp_path / "out" / "log.txt").read_text()

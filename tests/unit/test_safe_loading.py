@@ -332,7 +332,11 @@ class TestHub:
         assert torch.equal(output(load(tmp_path / "kept")), output(load(self.ID, fetch_config=hub)))
 
     def test_not_there(self, hub):
-        message = "is no folder here, or holds no hyperparams.yaml; and it can't be fetched from a model hub"
-        for source in ("somebody/else", "not an id", "/not/a/folder"):
-            with pytest.raises(InputError, match=f"{source}: {message}"):
+        message = (
+            "there is no folder of this name here, and it can't be fetched from the Hugging Face hub .*allow_network"
+        )
+        with pytest.raises(InputError, match=f"somebody/else: {message}"):
+            load("somebody/else", fetch_config=hub)
+        for source in ("not an id", "/not/a/folder"):
+            with pytest.raises(InputError, match=f"{source}: there is no such folder"):
                 load(source, fetch_config=hub)

@@ -1,0 +1,344 @@
+"""Where a model's files are: a folder here, the Hugging Face hub, or a web address; and copies of them in ``savedir``.
+
+A file is always of the model that was named. Copies in ``savedir`` take the place of a download only where a note
+beside them says that they are of this model, and what was not fetched is not overwritten.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import filecmp
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub import constants
+from speechbrain.utils.fetching import FetchConfig, FetchFrom, FetchSource, LocalStrategy, fetch, link_with_strategy
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.weights import EXTENSIONS
+from mossformer_sb.utils.files import atomic_write, write_text
+
+logger = logging.getLogger(__name__)
+
+NOTE = ".fetched.json"  # in savedir: the source, its revision, and the files that are of it
+HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
+WEB = ("http://", "https://")
+TIMEOUT = 5  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise
+
+
+class NoSuchFile(InputError):
+    """A model that is there, and has no file of a name."""
+
+
+class ModelSource:
+    """The files of one model.
+
+    Arguments
+    ---------
+    source : str, Path or speechbrain.utils.fetching.FetchSource
+        A local folder, ``~`` being the home; the id of a model on the Hugging Face hub; or a web address.
+    savedir : str or Path, optional
+        Where to keep what is fetched. Default: the hub's cache; local folders are read where they are.
+    local_strategy : speechbrain.utils.fetching.LocalStrategy
+        How files come into ``savedir``.
+    fetch_config : speechbrain.utils.fetching.FetchConfig, optional
+        A revision, a token and so on, for the hub.
+
+    Raises
+    ------
+    InputError
+        If it is neither a folder nor the name of anything that could be fetched.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "hyperparams.yaml").write_text("sample_rate: 8000")
+    >>> ModelSource(folder).file("hyperparams.yaml").name
+    'hyperparams.yaml'
+    """
+
+    def __init__(self, source, savedir=None, local_strategy=LocalStrategy.COPY, fetch_config=None):
+        self.kind, self.name = _kind_of(source)
+        self.savedir = None if savedir is None else Path(savedir).expanduser()
+        self.local_strategy = local_strategy
+        self.config = fetch_config or FetchConfig()
+        self._revision = self.config.revision
+        self._files = {}
+        if self.kind is FetchFrom.URI and savedir is None:
+            raise InputError(f"{self.name}: give savedir, a folder to keep what is downloaded from a web address.")
+
+    @property
+    def folder(self):
+        """The local folder, or None."""
+        return Path(self.name) if self.kind is FetchFrom.LOCAL else None
+
+    def file(self, filename):
+        """Find or fetch a file.
+
+        Arguments
+        ---------
+        filename : str
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        InputError
+            If it is not there, or can't be fetched.
+        """
+        return self.first_of([filename])
+
+    def first_of(self, filenames):
+        """The first of several files that the model has; as `file` otherwise."""
+        filenames = list(filenames)
+        known = next((self._files[name] for name in filenames if name in self._files), None)
+        if known is not None:
+            return known
+        name, path = self._locate(filenames)
+        self._files[name] = path
+        if self.savedir is not None:
+            self._keep(name, path)
+        return path
+
+    def weights(self, module):
+        """The weights of a module: as safetensors, else as a checkpoint.
+
+        Arguments
+        ---------
+        module : str
+            Its name.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        return self.first_of(module + ending for ending in EXTENSIONS)
+
+    def for_speechbrain(self):
+        """Arguments of SpeechBrain's own loading, such that it takes no file of another model from ``savedir``."""
+        config = dataclasses.replace(self.config, overwrite=self.savedir is not None)
+        return {
+            "source": self.name,
+            "savedir": self.savedir,
+            "local_strategy": self.local_strategy,
+            "fetch_config": config,
+        }
+
+    # ---- finding
+
+    def _locate(self, filenames):
+        """Name and path of the first file that is here or can be fetched."""
+        if self.kind is FetchFrom.LOCAL:
+            for name in filenames:
+                if (self.folder / name).is_file():
+                    return name, self.folder / name
+            raise self._holds_no(filenames)
+        refresh = self.config.overwrite or self.config.allow_updates
+        for find in (self._kept, self._cached) if not refresh else ():
+            for name in filenames:
+                path = find(name)
+                if path is not None:
+                    return name, path
+        return self._fetch(filenames)
+
+    def _kept(self, filename):
+        """The copy in savedir, if it is of this model."""
+        if self.savedir is None or not (self.savedir / filename).is_file() or filename not in self._own_copies():
+            return None
+        return self.savedir / filename
+
+    def _cached(self, filename):
+        """The copy in the hub's cache."""
+        if self.kind is not FetchFrom.HUGGING_FACE:
+            return None
+        try:
+            found = huggingface_hub.try_to_load_from_cache(
+                self.name, filename, cache_dir=self.config.huggingface_cache_dir, revision=self._revision
+            )
+        except ValueError:  # a name that the hub doesn't allow, which `_fetch` reports
+            return None
+        return self._pinned(found) if isinstance(found, str) else None
+
+    def _fetch(self, filenames):
+        if self.kind is FetchFrom.URI:
+            return self._download(filenames)
+        if not self.config.allow_network:
+            raise self._unreachable(filenames, "fetch_config has allow_network=False, and it isn't in the hub's cache")
+        logger.info("There is no folder %s here: looking for it on the Hugging Face hub", self.name)
+        for name in filenames:
+            try:
+                return name, self._from_hub(name)
+            except Exception as error:  # httpx's exceptions have no base in common with those of requests
+                if isinstance(error, huggingface_hub.errors.EntryNotFoundError) and _is_about_one_file(error):
+                    continue
+                raise self._unreachable(filenames, _reason(error)) from error
+        raise self._holds_no(filenames)
+
+    def _from_hub(self, filename):
+        timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else TIMEOUT
+        # Without a network, hf_hub_download goes on trying for half a minute; this ends at once.
+        url = huggingface_hub.hf_hub_url(self.name, filename, revision=self._revision)
+        huggingface_hub.get_hf_file_metadata(url, token=self.config.token, timeout=timeout)
+        path = huggingface_hub.hf_hub_download(
+            self.name,
+            filename,
+            revision=self._revision,
+            token=self.config.token,
+            cache_dir=self.config.huggingface_cache_dir,
+            etag_timeout=timeout,
+        )
+        return self._pinned(path)
+
+    def _pinned(self, path):
+        """The path; and the commit that it is of, for the other files."""
+        path = Path(path)
+        if path.parent.parent.name == "snapshots":
+            self._revision = path.parent.name
+        return path
+
+    def _download(self, filenames):
+        """From a web address into savedir; SpeechBrain's way."""
+        reason = "there is no such file"
+        self._remove_other_models()
+        for name in filenames:
+            self._check_replaceable(name, None)
+            try:
+                config = dataclasses.replace(self.config, overwrite=True)
+                return name, fetch(name, self.name, self.savedir, fetch_config=config)
+            except (OSError, ValueError) as error:
+                reason = _reason(error.__cause__ or error)
+        raise self._unreachable(filenames, reason)
+
+    # ---- keeping
+
+    def _own_copies(self):
+        """Names of the files in savedir that are of this model."""
+        note = _read_note(self.savedir)
+        return note["files"] if (note["source"], note["revision"]) == self._identity else []
+
+    @property
+    def _identity(self):
+        return os.path.abspath(self.name) if self.folder else self.name, self.config.revision
+
+    def _keep(self, filename, path):
+        """Put a copy into savedir, and note whose it is; remove what is left there of another model."""
+        place = self.savedir / filename
+        try:
+            self.savedir.mkdir(parents=True, exist_ok=True)
+            if not (place.exists() and place.samefile(path)):
+                self._check_replaceable(filename, path)
+                self._remove_other_models()
+                _copy(path, place, self.local_strategy)
+            source, revision = self._identity
+            files = sorted({*self._own_copies(), filename})
+            write_text(self.savedir / NOTE, json.dumps({"source": source, "revision": revision, "files": files}))
+        except OSError as error:
+            raise InputError(
+                f"savedir {self.savedir}: can't write {filename} there ({error.strerror or error}). Give another "
+                f"folder, or leave savedir out."
+            ) from error
+
+    def _check_replaceable(self, filename, path):
+        """Refuse to overwrite a file that was not fetched, unless it is the same."""
+        place = self.savedir / filename
+        if not place.is_file() or filename in _read_note(self.savedir)["files"]:
+            return
+        if path is not None and filecmp.cmp(place, path, shallow=False):
+            return
+        raise InputError(
+            f"savedir {self.savedir}: holds a {filename} of its own that is not that of {self.name}. To load what is "
+            f"there, give it as source; otherwise give another savedir, or empty this one."
+        )
+
+    def _remove_other_models(self):
+        note = _read_note(self.savedir)
+        if note["files"] and (note["source"], note["revision"]) != self._identity:
+            (self.savedir / NOTE).unlink()
+            for name in note["files"]:
+                (self.savedir / name).unlink(missing_ok=True)
+
+    # ---- messages
+
+    def _holds_no(self, filenames):
+        module = filenames[0].partition(".")[0]
+        if len(filenames) == 1:
+            return NoSuchFile(f"{self.name}: holds no {filenames[0]}.")
+        return NoSuchFile(
+            f"{self.name}: holds no weights for '{module}', neither {' nor '.join(filenames)}. Was the folder copied "
+            f"as a whole, and files in large file storage fetched? Or export the model again."
+        )
+
+    def _unreachable(self, filenames, reason):
+        what = "it" if len(filenames) == 1 else f"its {filenames[0]}"
+        place = "the Hugging Face hub" if self.kind is FetchFrom.HUGGING_FACE else "the web"
+        message = f"{self.name}: there is no folder of this name here{_similar(self.name)}, and "
+        message += f"{what} can't be fetched from {place} ({reason})."
+        note = _read_note(self.savedir) if self.savedir is not None else {"files": []}
+        if note["files"]:
+            message += f" What lies in savedir {self.savedir} is of {note['source']}."
+        return InputError(message)
+
+
+def _kind_of(source):
+    """Where a source is, and its name there."""
+    if isinstance(source, FetchSource):
+        return source.FetchFrom, str(source.path)
+    folder, name = Path(source).expanduser(), str(source)
+    if folder.is_dir():
+        return FetchFrom.LOCAL, str(folder)
+    if name.startswith(WEB):
+        return FetchFrom.URI, name
+    if isinstance(source, os.PathLike) or not HUB_ID.fullmatch(name):
+        what = "is a file; a model is a folder" if folder.is_file() else f"there is no such folder{_similar(source)}"
+        raise InputError(
+            f"{source}: {what}. Give the folder of an exported model, or the id of one on the Hugging Face hub, as "
+            f"owner/name."
+        )
+    return FetchFrom.HUGGING_FACE, name
+
+
+def _similar(path):
+    """A hint to a folder of almost this name."""
+    path = Path(path).expanduser()
+    with contextlib.suppress(OSError):
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
+        close = difflib.get_close_matches(path.name, names, n=1)
+        return f" (did you mean {path.parent / close[0]}?)" if close else ""
+    return ""
+
+
+def _is_about_one_file(error):
+    """Whether the hub has the model, and not this file; a file that is not in the cache is no such case."""
+    return not isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError)
+
+
+def _reason(error):
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _read_note(savedir):
+    try:
+        note = json.loads((savedir / NOTE).read_text(encoding="utf-8"))
+        return {"source": note["source"], "revision": note["revision"], "files": [*map(str, note["files"])]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"source": None, "revision": None, "files": []}
+
+
+def _copy(path, place, strategy):
+    if strategy in (LocalStrategy.SYMLINK, LocalStrategy.NO_LINK):
+        link_with_strategy(path, place, strategy)
+        return
+    with atomic_write(place) as temporary:
+        shutil.copyfile(path, temporary)

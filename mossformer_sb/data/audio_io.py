@@ -16,6 +16,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, atomic_write_all
 
 BLOCK = 2**17  # samples of a block
+LITTLE = 0.1  # seconds by which files of one mixture may differ since programs round or delay
 # The length that libsndfile gives for a stream whose header has none.
 _UNKNOWN_LENGTH = 2**63 - 1
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
@@ -42,7 +43,7 @@ FORMATS = {
 }
 
 
-def read_audio(path, start=0, num_frames=-1):
+def read_audio(path, start=0, num_frames=-1, total=None, trim=0):
     """Read an audio file, or a part of it.
 
     Arguments
@@ -53,6 +54,10 @@ def read_audio(path, start=0, num_frames=-1):
         First frame.
     num_frames : int
         How many; -1 for all that follow.
+    total : int, optional
+        How many the whole file must have, see `check_total`.
+    trim : int
+        By how many it may be longer than that.
 
     Returns
     -------
@@ -64,7 +69,7 @@ def read_audio(path, start=0, num_frames=-1):
     Raises
     ------
     InputError
-        If the file is absent, can't be read as audio, or ends too early.
+        If the file is absent, can't be read as audio, ends too early, or has not the length that it must have.
 
     Example
     -------
@@ -76,7 +81,11 @@ def read_audio(path, start=0, num_frames=-1):
     if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such audio file.")
     try:
-        samples, sample_rate = soundfile.read(path, frames=num_frames, start=start, dtype="float32")
+        with soundfile.SoundFile(path) as file:
+            check_total(path, file, total, trim)
+            if start:
+                file.seek(min(start, file.frames))
+            samples, sample_rate = file.read(num_frames, dtype="float32"), file.samplerate
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
     if num_frames >= 0 and len(samples) < num_frames:
@@ -85,6 +94,40 @@ def read_audio(path, start=0, num_frames=-1):
             f"Was it changed after the manifest was made? Prepare the data again."
         )
     return samples, sample_rate
+
+
+def check_total(path, header, total, trim=0):
+    """Raise InputError if a file has another number of frames than its row of a table says.
+
+    The header of an MP3 has an estimate at best, so nothing is checked there.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, for messages.
+    header : soundfile.SoundFile or what soundfile.info gives
+        Of the file.
+    total : int or None
+        Frames that it is to have; None: any number.
+    trim : int
+        Frames at its end that it may have beyond these, which are not used.
+    """
+    if total is None or header.format == "MP3" or 0 <= header.frames - total <= trim:
+        return
+    seconds = f"{total / header.samplerate:g} s at {header.samplerate} Hz"
+    if header.frames < total:
+        advice = "Was it changed after the manifest was made? Prepare the data again."
+    elif header.frames - total <= LITTLE * header.samplerate:
+        advice = f"Prepare the data again; --trim {header.frames - total} cuts so many samples off."
+    else:
+        advice = (
+            "Are the durations those of the files? Prepare the data again; or remove the column duration: then lengths "
+            "are read from the files."
+        )
+    raise InputError(
+        f"{path}: has {header.frames} frames where {total} were expected: its row in the manifest says {seconds}. "
+        f"{advice}"
+    )
 
 
 def write_audio(path, samples, sample_rate):

@@ -67,7 +67,7 @@ def read_manifest(path, data_root, num_spks=None):
     path = expanded(path)
     if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such manifest. Prepare the data first (without --skip_prep).")
-    columns, rows = read_table(path, "manifest")
+    columns, rows, _ = read_table(path, "manifest")
     _check_columns(path, columns, num_spks)
     if not rows:
         raise InputError(f"{path}: has no rows.")

@@ -43,6 +43,8 @@ def read_table(path, what="table"):
     rows : list of dict
         For each line that is not blank, column to value, both without blanks around them. Values that a line lacks at
         its end are empty.
+    numbers : list of int
+        The number of each of these lines, from 1.
 
     Raises
     ------
@@ -55,7 +57,7 @@ def read_table(path, what="table"):
     >>> path = getfixture("tmp_path") / "list.csv"
     >>> _ = path.write_bytes("id; split\\r\\nnaïve ;tr\\r\\n\\r\\n".encode("utf-16"))
     >>> read_table(path)
-    (['ID', 'split'], [{'ID': 'naïve', 'split': 'tr'}])
+    (['ID', 'split'], [{'ID': 'naïve', 'split': 'tr'}], [2])
     """
     name = f"{what} '{path}'"
     lines = _lines(_text(expanded(path), name), name)
@@ -71,12 +73,12 @@ def read_table(path, what="table"):
     for number, values in lines[1:]:
         if any(values[len(columns) :]):
             raise InputError(
-                f"{name}, line {number}: has {len(values)} values for {len(columns)} columns. Put a value that contains "
-                "the separator in double quotes."
+                f"{name}, line {number}: has {len(values)} values for {len(columns)} columns. Put a value that "
+                "contains the separator in double quotes."
             )
         values += [""] * (len(columns) - len(values))
         rows.append(dict(zip(columns, values, strict=False)))
-    return columns, rows
+    return columns, rows, [number for number, _ in lines[1:]]
 
 
 def _text(path, name):

@@ -1,5 +1,6 @@
 """What to do about the problems of a corpus, where they have one cause."""
 
+import os
 import re
 
 from data_prep.manifests.checks import Header
@@ -60,5 +61,6 @@ def _lengths(listing, headers, problems):
 def _place(listing, problems):
     """Where files don't exist: whether they are written as on another machine, or lie elsewhere now."""
     absent = [problem.file for problem in problems if problem.kind == "missing files"]
-    cause = likely_cause(absent[0], listing.root) if absent else ""
+    first = os.path.normpath(listing.root / absent[0]) if absent else ""
+    cause = likely_cause(first, listing.root) if absent else ""
     return f"{cause.strip()} {REPAIR}" if cause else ""

@@ -28,7 +28,14 @@ from mossformer_sb.training.brain import SeparationBrain
 from mossformer_sb.training.checkpoints import BEST_KEY, check_checkpoints
 from mossformer_sb.training.command_line import check_device, parse_arguments
 from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, should_report, start, stop, unwrapped
-from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, hint_at_settings, loader_options
+from mossformer_sb.training.experiment import (
+    MANIFESTS,
+    build_dataset,
+    complete,
+    hint_at_settings,
+    loader_options,
+    manifest_path,
+)
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 
@@ -82,10 +89,14 @@ def check(hparams, run_opts, test_only):
 
 
 def prepare(hparams, test_only):
-    """Write the manifests, in the main process; open the datasets. Return these by name, and their fingerprints."""
+    """Write the manifests, in the main process; open the datasets. Return these by name, and their fingerprints.
+
+    There may be no test set.
+    """
     if not hparams["skip_prep"]:
         run_on_main(prepare_experiment, hparams, test_only)
-    names = ["test"] if test_only else [*MANIFESTS]
+    has_test = manifest_path(hparams, "test").is_file()
+    names = ["test"] if test_only else [name for name in MANIFESTS if name != "test" or has_test]
     datasets = run_on_all_ranks(lambda: {name: build_dataset(hparams, name) for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
@@ -115,25 +126,33 @@ def fit(brain, hparams, datasets):
 
 
 def evaluate(brain, hparams, datasets):
-    """Score the best checkpoint, whose weights stay in the networks."""
+    """Score the best checkpoint, whose weights stay in the networks; without a test set, load it."""
+    if "test" not in datasets:
+        logger.warning("There is no test set: the best checkpoint is exported without scores, and without a report.")
+        brain.load_best()
+        return
     brain.evaluate(datasets["test"], max_key=BEST_KEY, test_loader_kwargs=loader_options(hparams, "test"))
 
 
 def share(brain, hparams, datasets, run_folder):
     """Export the model with its scores, and write the report, in the main process."""
-    record = run_on_main(keep_results, brain, hparams, datasets["test"], run_folder)
+    record = run_on_main(keep_results, brain, hparams, datasets.get("test"), run_folder)
     modules = unwrapped(brain.modules)
     run_on_main(export, hparams["export_folder"], modules, hparams["sample_rate"], record)
-    if hparams["report"]:
+    if hparams["report"] and "test" in datasets:
         run_on_main(report_training, run_folder.folder, hparams["export_folder"], brain.device)
 
 
 def keep_results(brain, hparams, test_data, run_folder):
     """Keep what was tested, and the scores in the training's record, which is returned."""
+    if test_data is None:
+        record = TrainingRecord.read(run_folder.folder).without_evaluation(brain, run_folder.record)
+        record.write(run_folder.folder)
+        return record
     test_set = {"published_for": comparable_corpus(hparams)}
     if isinstance(test_data, MixtureDataset):
         test_data.write_manifest(run_folder.folder / TEST_MANIFEST)
-        test_set["data_root"] = os.path.abspath(test_data.data_root)
+        test_set["data_root"] = os.path.abspath(test_data.data_root or ".")
     record = TrainingRecord.read(run_folder.folder).of_evaluation(brain, run_folder.record, test_set)
     record.write(run_folder.folder)
     return record

@@ -6,8 +6,10 @@ import sys
 from data_prep.command import run
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
+from data_prep.corpora.librimix_rooms import prepare_librimix_rooms
 from data_prep.corpora.many_speakers import prepare_many_speakers
 from data_prep.corpora.mini import prepare_mini
+from data_prep.corpora.minilibrimix import prepare_minilibrimix
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
@@ -36,17 +38,20 @@ def main(arguments=None):
 def _parser():
     # Options that are not given are not passed on: the defaults are those of the functions, and so are the checks.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--data_folder", required=True, help="folder that the corpus lies in")
+    folder = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    folder.add_argument("--data_folder", required=True, help="folder that the corpus lies in")
     common.add_argument("--output_folder", required=True, help="folder for the manifests")
     common.add_argument("--sample_rate", type=int, help="in Hz, 8000 by default; published corpora have 16000 too")
     checks = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     checks.add_argument("--check_samples", action="store_true", help="read every sample, too, not only headers")
     checks.add_argument("--on_invalid", help="error (default), or skip: exclude mixtures that have problems")
+    trim = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    trim.add_argument("--trim", type=int, help="samples by which files of a mixture may differ: cut to the shortest")
 
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Write the manifests of a corpus.")
     commands = parser.add_subparsers(metavar="CORPUS", required=True)
 
-    def command(name, prepare, description, parents=(common, checks)):
+    def command(name, prepare, description, parents=(folder, common, checks, trim)):
         added = commands.add_parser(
             name, parents=parents, argument_default=argparse.SUPPRESS, help=description, description=description
         )
@@ -76,7 +81,24 @@ def _parser():
     librimix.add_argument("--task", help="separate_clean (default), separate_noisy or enhance_single")
     librimix.add_argument("--splits", nargs="+", help="some of train-100, train-360, dev, test; all but train-360")
 
-    custom = command("custom", prepare_custom, "your own data: {tr,cv,tt}/{mix,s1,…[,noise]}/ID.wav, or a CSV")
+    minilibrimix = command("minilibrimix", prepare_minilibrimix, "MiniLibriMix: two speakers, clean or in noise")
+    minilibrimix.add_argument("--task", help="separate_clean (default) or separate_noisy")
+    minilibrimix.add_argument("--splits", nargs="+", help="some of train, val")
+
+    rooms = command("librimix_rooms", prepare_librimix_rooms, "what data_prep.generate librimix --rooms made")
+    rooms.add_argument("--num_spks", type=int, help="2 (default) or more")
+    rooms.add_argument("--mode", **MODE)
+    rooms.add_argument("--task", help="{separate_noisy,separate_clean,enhance_single}_{reverb,anechoic}")
+    rooms.add_argument("--target", help="anechoic (default) or reverb")
+    rooms.add_argument("--splits", **SPLITS)
+
+    custom = command(
+        "custom",
+        prepare_custom,
+        "your own data: {tr,cv,tt}/{mix,s1,…[,noise]}/ID.wav, or {tr,cv,tt}/ID/{mix,s1,…[,noise]}.wav, or a CSV",
+        (common, checks, trim),
+    )
+    custom.add_argument("--data_folder", help="folder that the data lies in; not needed with --csv_file")
     custom.add_argument("--csv_file", help="ID,split,mix_wav,s1_wav,…[,noise_wav][,s1_spk,…], instead of folders")
     custom.add_argument("--num_spks", type=int, help="number of sources (default: 2)")
     custom.add_argument("--noise", action="store_true", help="there are noise files")
@@ -88,7 +110,7 @@ def _parser():
     )
     custom.add_argument("--splits", **SPLITS)
 
-    mini = command("mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, made if absent", [common])
+    mini = command("mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, made if absent", [folder, common])
     mini.add_argument("--seed", type=int, help="seed of everything random")
     mini.add_argument("--num_train", type=int, help="number of training mixtures")
     mini.add_argument("--num_valid", type=int, help="number of validation mixtures")
@@ -99,6 +121,7 @@ def _parser():
         "many_speakers",
         prepare_many_speakers,
         "clips of 3,600 speakers in noise and rooms, for the model that comes with the package; made if absent",
+        (folder, common, checks),
     )
     many.add_argument("--clips_folder", help="folder of the listed clips at 8 kHz, SPEAKER/CLIP.wav")
     many.add_argument("--recorded_noise_folder", help="recordings of noise for training, KIND/NAME.wav")

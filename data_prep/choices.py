@@ -5,6 +5,12 @@ from mossformer_sb.errors import InputError
 SAMPLE_RATES = (8000, 16000)
 MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
 SPLITS = ("tr", "cv", "tt")
+# What other tools call them.
+SPLIT_NAMES = {
+    "tr": ("tr", "train", "training"),
+    "cv": ("cv", "valid", "val", "validation", "dev"),
+    "tt": ("tt", "test", "testing", "eval"),
+}
 
 
 def check_choice(key, value, allowed):
@@ -39,3 +45,14 @@ def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
     ):
         for value in values:
             check_choice(key, value, allowed)
+
+
+def split_of(name):
+    """Which of "tr", "cv" and "tt" a name of a split means, or None.
+
+    Example
+    -------
+    >>> split_of("Train"), split_of("dev"), split_of("tt"), split_of("other")
+    ('tr', 'cv', 'tt', None)
+    """
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)

@@ -4,6 +4,7 @@ import logging
 import sys
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 # Options that had other names in earlier versions.
 RENAMED = {"--deep": "--check_samples", "--on_bad": "--on_invalid"}
@@ -27,7 +28,7 @@ def run(parser, arguments=None):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         _check_names(sys.argv[1:] if arguments is None else arguments)
-        options = vars(parser.parse_args(arguments))
+        options = expanded(vars(parser.parse_args(arguments)))
         function = options.pop("function")
         function(**options)
     except InputError as error:

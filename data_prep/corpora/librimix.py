@@ -4,12 +4,15 @@ The corpora as their scripts write them, Libri2Mix and Libri3Mix:
 
     DATA_FOLDER/Libri{2,3}Mix/wav{8k,16k}/{min,max}/{train-360,train-100,dev,test}/{mix_both,mix_clean,mix_single,
                                                                                     s1,s2[,s3],noise}/ID.wav
+
+Corpora of `data_prep.generate librimix --from_speech` lie alike; `DATA_FOLDER/metadata` says who speaks in a mixture.
 """
 
 import re
 
 from data_prep.choices import check_choice, check_versions
-from data_prep.manifests.folders import CorpusLayout, list_mixtures
+from data_prep.generate.librimix_metadata import known_speakers
+from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
 from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.errors import InputError
 
@@ -34,17 +37,19 @@ def prepare_librimix(
     splits=("train-100", "dev", "test"),
     check_samples=False,
     on_invalid="error",
+    trim=0,
 ):
     """Checks Libri2Mix or Libri3Mix and writes its manifests, `libri{num_spks}mix_{split}.csv`.
 
     Arguments
     ---------
     data_folder : str
-        Folder that has `Libri2Mix/` or `Libri3Mix/`: the one given to the generating scripts, for both corpora.
+        Folder that has `Libri2Mix/` or `Libri3Mix/`: the one given to the generating scripts, for both corpora. Or one
+        of these two.
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        2 or 3; or more for corpora of one's own that are laid out alike.
+        2 or 3; or more for corpora of one's own that are laid out alike. 1 for "enhance_single": of Libri2Mix.
     sample_rate : int
         8000 or 16000.
     mode : str
@@ -54,7 +59,7 @@ def prepare_librimix(
         "enhance_single": the first speaker and noise, `mix_single`.
     splits : sequence of str
         Which of "train-100", "train-360", "dev" and "test".
-    check_samples, on_invalid
+    check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -67,24 +72,59 @@ def prepare_librimix(
     InputError
         If an argument, a folder or a file is not as needed.
     """
-    if not isinstance(num_spks, int) or num_spks < 2:
-        raise InputError(f"num_spks is {num_spks}: give 2 or more, as in Libri2Mix.")
     check_versions([sample_rate], [mode], splits, SPLITS)
     check_choice("task", task, TASKS)
     mixture, num_sources, noisy = TASKS[task]
+    num_spks = 2 if (num_sources, num_spks) == (1, 1) else num_spks
+    if not isinstance(num_spks, int) or num_spks < 2:
+        raise InputError(f"num_spks is {num_spks}: give 2 or more, as in Libri2Mix.")
     columns = {"mix_wav": mixture} | {f"s{i}_wav": f"s{i}" for i in range(1, (num_sources or num_spks) + 1)}
     columns |= {"noise_wav": "noise"} if noisy else {}
-    top = f"Libri{num_spks}Mix/wav{sample_rate // 1000}k/{mode}"
+    root, top = corpus_folder(data_folder, f"Libri{num_spks}Mix", SPLITS)
+    top = f"{top}wav{sample_rate // 1000}k/{mode}"
     corpus = CorpusLayout(
         name=f"Libri{num_spks}Mix",
         prefix=f"libri{num_spks}mix",
         sample_rate=sample_rate,
         folders={split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits},
-        speakers=librispeech_speakers,
+        speakers=speakers_of(root, num_spks),
         train=TRAIN_SPLITS,
         test="test",
+        known_splits=SPLITS,
     )
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid, trim)
+
+
+def corpus_folder(data_folder, name, splits):
+    """Finds where a corpus begins: in a folder of its name, or in the one that is given if it is that folder itself.
+
+    Arguments
+    ---------
+    data_folder : str
+        What was given.
+    name : str
+        Of the corpus's folder, such as "Libri2Mix".
+    splits : sequence of str
+        Names of its splits.
+
+    Returns
+    -------
+    root : Path
+        The folder above the corpus.
+    top : str
+        What paths relative to `data_folder` begin with: "Libri2Mix/", or nothing.
+    """
+    root = existing_folder(data_folder)
+    if not (root / name).is_dir():
+        if root.resolve().name == name or any(path.name in splits for path in root.glob("wav*/*/*")):
+            return root.resolve().parent, ""
+    return root, f"{name}/"
+
+
+def speakers_of(root, num_spks):
+    """The function from the ID of a mixture to its speakers: as LibriSpeech's names tell, or the corpus's metadata."""
+    known = known_speakers(root / "metadata" / f"Libri{num_spks}Mix", num_spks)
+    return lambda mixture_id: known.get(mixture_id) or librispeech_speakers(mixture_id)
 
 
 def librispeech_speakers(mixture_id):

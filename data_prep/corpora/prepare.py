@@ -5,6 +5,7 @@ The corpus's name chooses what prepares it, and the manifests get names that don
 """
 
 import inspect
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,14 +14,19 @@ from typing import NamedTuple
 from data_prep.choices import SPLITS, check_choice
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
+from data_prep.corpora.librimix_rooms import prepare_librimix_rooms
 from data_prep.corpora.many_speakers import prepare_many_speakers
 from data_prep.corpora.mini import prepare_mini
+from data_prep.corpora.minilibrimix import prepare_minilibrimix
 from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
+from data_prep.manifests.corpus_index import MissingSplits
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.experiment import MANIFESTS, manifest_path
+
+logger = logging.getLogger(__name__)
 
 # Keys of an experiment that corpora have options for, under the same name.
 OPTIONS = (
@@ -40,6 +46,7 @@ OPTIONS = (
     "num_noises",
     "check_samples",
     "on_invalid",
+    "trim",
 )
 # And keys under which a corpus's own randomness is kept apart from that of the training.
 CORPUS_KEYS = {"corpus_seed": "seed", "corpus_rooms": "num_rooms"}
@@ -51,6 +58,7 @@ MIXING_OPTIONS = (
     "sample_rate",
     "speech_folder",
     "speech_layout",
+    "speaker_pattern",
     "noise_folder",
     "rir_folder",
     "num_rooms",
@@ -60,17 +68,20 @@ MIXING_OPTIONS = (
 
 
 class Preparation(NamedTuple):
-    """What prepares a corpus, and its task where it has but one."""
+    """What prepares a corpus, its task where it has but one, and its splits for training, validation and test."""
 
     prepare: Callable
     only_task: str | None = None
+    splits: tuple = SPLITS
 
 
 CORPORA = {
     "wsj0mix": Preparation(prepare_wsj0mix, only_task="separate_clean"),
     "wham": Preparation(prepare_wham),
     "whamr": Preparation(prepare_whamr),
-    "librimix": Preparation(prepare_librimix),
+    "librimix": Preparation(prepare_librimix, splits=("train-100", "dev", "test")),
+    "minilibrimix": Preparation(prepare_minilibrimix, splits=("train", "val")),  # has no test set
+    "librimix_rooms": Preparation(prepare_librimix_rooms),
     "custom": Preparation(prepare_custom, only_task="separate"),
     "mini": Preparation(prepare_mini),
     "many_speakers": Preparation(prepare_many_speakers, only_task="separate_mixed"),
@@ -100,6 +111,7 @@ def prepare_experiment(hparams, test_only=False):
         num_spks=hparams["num_spks"],
         sample_rate=hparams["sample_rate"],
         task=hparams["task"],
+        test_needed=test_only,
         **{key: hparams[key] for key in OPTIONS if key in hparams},
         **own,
     )
@@ -113,8 +125,20 @@ def prepare_experiment(hparams, test_only=False):
         )
 
 
-def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, task, train_split=None, **options):
+def prepare_corpus(
+    corpus,
+    data_folder,
+    output_folder,
+    num_spks,
+    sample_rate,
+    task,
+    train_split=None,
+    test_needed=False,
+    **options,
+):
     """Checks a corpus and writes its manifests, `train.csv`, `valid.csv` and `test.csv`.
+
+    A corpus without a test set gets the first two, and a warning.
 
     Arguments
     ---------
@@ -133,13 +157,15 @@ def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, ta
         "separate_mixed" for "many_speakers", which have no other.
     train_split : str, optional
         Of "librimix": "train-100", the default, or "train-360".
+    test_needed : bool
+        Whether it is an error if there is no test set.
     **options
         Of the corpus's own preparation; None stands for its default.
 
     Returns
     -------
     manifests : dict
-        For "train", "valid" and "test", the path of the manifest.
+        For "train", "valid" and, if there is a test set, "test", the path of the manifest.
 
     Raises
     ------
@@ -147,7 +173,7 @@ def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, ta
         If the corpus has not such a task or option; or as the corpus's own preparation.
     """
     check_choice("corpus", corpus, CORPORA)
-    prepare, only_task = CORPORA[corpus]
+    prepare, only_task, splits = CORPORA[corpus]
     accepted = inspect.signature(prepare).parameters
     given = {key: value for key, value in options.items() if value is not None}
     if train_split is not None:
@@ -160,17 +186,43 @@ def prepare_corpus(corpus, data_folder, output_folder, num_spks, sample_rate, ta
                 f"{', '.join(known)}."
             )
 
-    splits = SPLITS
     if corpus == "librimix":
-        splits = given["splits"] = (given.pop("train_split", "train-100"), "dev", "test")
+        splits = (given.pop("train_split", splits[0]), *splits[1:])
     if only_task is None:
         given["task"] = task
     elif task != only_task:
         raise InputError(f"task is '{task}', but corpus '{corpus}' has only one: give --task {only_task}.")
+    if task.startswith("enhance_single") and num_spks != 1:
+        raise InputError(f"task '{task}' has one speaker, and num_spks is {num_spks}: give --num_spks 1 with it.")
     if "num_spks" in accepted:
         given["num_spks"] = num_spks
-    manifests = prepare(data_folder, output_folder, sample_rate=sample_rate, **given)
-    return {name: _rename(manifests[split], name) for name, split in zip(MANIFESTS, splits, strict=True)}
+    arguments = {"sample_rate": sample_rate, **given}
+    manifests = _prepare_what_is_there(prepare, data_folder, output_folder, splits, test_needed, arguments)
+    names = dict(zip(MANIFESTS, splits, strict=False))
+    for absent in (name for name in MANIFESTS if names.get(name) not in manifests):
+        for ending in (".csv", ".json"):  # of an earlier preparation
+            (Path(output_folder) / MANIFESTS[absent]).with_suffix(ending).unlink(missing_ok=True)
+    return {name: _rename(manifests[split], name) for name, split in names.items() if split in manifests}
+
+
+def _prepare_what_is_there(prepare, data_folder, output_folder, splits, test_needed, arguments):
+    """Calls the corpus's preparation; where only the test set is missing, goes on without it."""
+    takes_splits = "splits" in inspect.signature(prepare).parameters
+    has_test = len(splits) == len(MANIFESTS)
+    try:
+        if not has_test and test_needed:
+            raise InputError("This corpus has no test set: evaluate on another one, with --corpus and --data_folder.")
+        given = {"splits": splits} if takes_splits else {}
+        manifests = prepare(data_folder, output_folder, **given, **arguments)
+    except MissingSplits as error:
+        if test_needed or not has_test or error.splits != (splits[-1],):
+            raise
+        logger.warning("%s", error)
+        has_test = False
+        manifests = prepare(data_folder, output_folder, splits=splits[:-1], **arguments)
+    if not has_test:
+        logger.warning("There is no test set: training goes on without one, and the model is not evaluated at its end.")
+    return manifests
 
 
 def _rename(manifest, name):

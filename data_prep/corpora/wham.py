@@ -26,6 +26,7 @@ def prepare_wham(
     splits=SPLITS,
     check_samples=False,
     on_invalid="error",
+    trim=0,
 ):
     """Checks WHAM! and writes its manifests, `wham_{split}.csv`.
 
@@ -44,7 +45,7 @@ def prepare_wham(
         "enhance_single": one speaker and noise, `mix_single`.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    check_samples, on_invalid
+    check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -62,4 +63,4 @@ def prepare_wham(
     top = f"wav{sample_rate // 1000}k/{mode}"
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in TASKS[task].items()} for split in splits}
     corpus = CorpusLayout("WHAM!", "wham", sample_rate, folders, wsj0_speakers)
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid, trim)

@@ -8,6 +8,8 @@ where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alo
 corpus of one's own that is laid out alike may have more speakers.
 """
 
+from dataclasses import replace
+
 from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.corpora.librimix import librispeech_speakers
 from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
@@ -36,6 +38,7 @@ def prepare_whamr(
     splits=SPLITS,
     check_samples=False,
     on_invalid="error",
+    trim=0,
 ):
     """Checks WHAMR! and writes its manifests, `whamr_{split}.csv`.
 
@@ -46,7 +49,7 @@ def prepare_whamr(
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        2; or more for corpora of one's own.
+        2; or more for corpora of one's own. 1 for tasks with one speaker, which go without it.
     sample_rate : int
         8000 or 16000.
     mode : str
@@ -60,7 +63,7 @@ def prepare_whamr(
         sources are as they are in the mixture, so that reverberation stays.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    check_samples, on_invalid
+    check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -73,8 +76,34 @@ def prepare_whamr(
     InputError
         If an argument, a folder or a file is not as needed.
     """
-    if not isinstance(num_spks, int) or num_spks < 2:
-        raise InputError(f"num_spks is {num_spks}: give 2, as WHAMR! has, or more.")
+    layout = reverberant_layout("WHAMR!", "whamr", "", num_spks, sample_rate, mode, task, target, splits, check_samples)
+    listing = list_mixtures(replace(layout, speakers=_speakers), data_folder)
+    return write_manifests(listing, output_folder, check_samples, on_invalid, trim)
+
+
+def reverberant_layout(name, prefix, top, num_spks, sample_rate, mode, task, target, splits, images):
+    """The layout of a corpus that has anechoic and reverberant signals.
+
+    Arguments
+    ---------
+    name, prefix
+        As for `CorpusLayout`.
+    top : str
+        Where the corpus begins in its folder: "Libri2Mix/", or nothing.
+    num_spks, sample_rate, mode, task, target, splits
+        As for `prepare_whamr`.
+    images : bool
+        Whether the sources as they are in the mixture are needed where they are no targets.
+
+    Returns
+    -------
+    layout : CorpusLayout
+
+    Raises
+    ------
+    InputError
+        If an argument is not as needed.
+    """
     check_versions([sample_rate], [mode], splits)
     check_choice("task", task, TASKS)
     check_choice("target", target, ROOMS)
@@ -82,18 +111,19 @@ def prepare_whamr(
     if (room, target) == ("anechoic", "reverb"):
         raise InputError(f"target 'reverb' is not in the mixtures of task {task!r}: choose target 'anechoic'.")
     mixture, num_sources, noisy = MIXTURES[kind]
+    if not isinstance(num_spks, int) or num_spks < (num_sources or 2):
+        raise InputError(f"num_spks is {num_spks}: give 2, as WHAMR! has, or more.")
     folders, parts = {}, {}
     for split in splits:
-        top = f"wav{sample_rate // 1000}k/{mode}/{split}"
-        noise = {"noise_wav": f"{top}/noise"} if noisy else {}
+        here = f"{top}wav{sample_rate // 1000}k/{mode}/{split}"
+        noise = {"noise_wav": f"{here}/noise"} if noisy else {}
         sources = range(1, (num_sources or num_spks) + 1)
-        targets = {f"s{i}_wav": f"{top}/s{i}_{target}" for i in sources}
-        folders[split] = {"mix_wav": f"{top}/mix_{mixture}_{room}"} | targets | noise
+        targets = {f"s{i}_wav": f"{here}/s{i}_{target}" for i in sources}
+        folders[split] = {"mix_wav": f"{here}/mix_{mixture}_{room}"} | targets | noise
         # Images that are no targets are needed for checking the sum only.
-        needed = check_samples or room == target
-        parts[split] = [*(f"{top}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
-    corpus = CorpusLayout("WHAMR!", "whamr", sample_rate, folders, _speakers, parts)
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)
+        needed = images or room == target
+        parts[split] = [*(f"{here}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
+    return CorpusLayout(name, prefix, sample_rate, folders, parts=parts)
 
 
 def _speakers(mixture_id):

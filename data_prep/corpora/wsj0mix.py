@@ -19,6 +19,7 @@ def prepare_wsj0mix(
     splits=SPLITS,
     check_samples=False,
     on_invalid="error",
+    trim=0,
 ):
     """Checks WSJ0-2mix or WSJ0-3mix and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
 
@@ -36,7 +37,7 @@ def prepare_wsj0mix(
         "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
-    check_samples, on_invalid
+    check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
     Returns
@@ -55,4 +56,4 @@ def prepare_wsj0mix(
     columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}
     folders = {split: {column: f"{top}/{split}/{folder}" for column, folder in columns.items()} for split in splits}
     corpus = CorpusLayout(f"WSJ0-{num_spks}mix", f"wsj0_{num_spks}mix", sample_rate, folders, wsj0_speakers)
-    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid)
+    return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid, trim)

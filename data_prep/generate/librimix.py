@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
 from data_prep.choices import check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
 from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, draw_levels, split_noises, split_speakers
-from data_prep.generate.librimix_metadata import Recipe, csv_text, info_text, metadata_text, read_metadata
+from data_prep.generate.librimix_metadata import Recipe, csv_text, file_name, info_text, metadata_text, read_metadata
 from data_prep.generate.recordings import (
     LAYOUTS,
     check_noise,
@@ -37,6 +38,7 @@ from data_prep.generate.recordings import (
     warn_of_single_utterances,
 )
 from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
+from data_prep.generate.utterances import cut_long
 from data_prep.parallel import count_workers, process_map, thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
@@ -47,8 +49,8 @@ VERSION = 1  # to be increased when the same metadata gives other samples
 TYPES = ("mix_clean", "mix_both", "mix_single")
 KINDS = ("anechoic", "reverb")
 ROOM_SPLITS = {TRAIN: "tr", "dev": "cv", "test": "tt"}
+MAX_SECONDS = 40.0  # of an utterance, unless another length is given: LibriSpeech has none above 36
 EPSILON = 1e-10  # of the published signal-to-noise ratios
-MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, and a hash stands for them
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def generate(
     rooms : bool
         Whether the speakers are in rooms. With `metadata_folder`, the metadata has them too.
     resample : bool
-        Whether recordings of another sample rate than 16 kHz are converted; they are an error otherwise.
+        Whether recordings of any sample rate are converted. Otherwise those of another than 16 kHz are an error; but
+        with `from_speech` only those of a lower one than the corpus gets.
     sample_rates : sequence of int
         Some of 8000 and 16000.
     modes : sequence of str
@@ -145,6 +148,7 @@ def generate(
         origin = {path.name: checksum(path) for path in tables.values()}
     else:
         options = dict(rooms=rooms, resample=resample, workers=workers, dry_run=dry_run) | drawing
+        options["lowest_rate"] = resample = resample or max(sample_rates)
         speech_folder, recipes = draw_metadata(output_folder, num_spks, from_speech, noise, splits=splits, **options)
         origin = {f"libri{num_spks}mix_{split}.csv": _hash(metadata_text(recipes[split])) for split in recipes}
     speech_folder, noise = _expanded(speech_folder), _expanded(noise)
@@ -160,7 +164,27 @@ def generate(
     amount = run(Plan(f"libri{num_spks}mix", items, make_signals, parameters), output_folder, workers, dry_run)
     if not dry_run:
         _write_tables(output_folder, num_spks, recipes, versions, types, renew=amount.files > 0)
+        logger.info("Train on it: %s", training_command(output_folder, num_spks, versions[0], types, rooms))
     return amount
+
+
+def training_command(output_folder, num_spks, version, types, rooms):
+    """The command that trains on a corpus.
+
+    Example
+    -------
+    >>> training_command("out", 2, (16000, "min"), ("mix_clean",), rooms=True)
+    'python train.py hparams/mossformer_whamr.yaml --corpus librimix_rooms --data_folder out --sample_rate 16000 --task
+    separate_clean_reverb'
+    """
+    sample_rate, mode = version
+    task = "separate_noisy" if "mix_both" in types else "separate_clean"
+    words = ["hparams/mossformer_whamr.yaml --corpus librimix_rooms" if rooms else "hparams/mossformer_librimix.yaml"]
+    words += ["--data_folder", shlex.quote(str(output_folder))]
+    words += ["--num_spks", str(num_spks)] if num_spks != 2 else []
+    words += ["--sample_rate", str(sample_rate)] if sample_rate != 8000 else []
+    words += ["--mode", mode] if mode != "min" else []
+    return " ".join(["python train.py", *words, "--task", f"{task}_reverb" if rooms else task])
 
 
 def add_arguments(parser):
@@ -171,13 +195,23 @@ def add_arguments(parser):
     parser.add_argument("--from_speech", help="folder of speech, or a CSV path,spk, to draw metadata for")
     parser.add_argument("--noise", help="folder of wham_noise, or of any noise; without it, mixtures are clean")
     parser.add_argument("--rooms", action="store_true", help="put the speakers in rooms like those of WHAMR!")
-    parser.add_argument("--resample", action="store_true", help="convert recordings that don't have 16 kHz")
+    parser.add_argument(
+        "--resample",
+        action="store_true",
+        help="convert recordings of any rate (with --from_speech, those of the corpus's rate or more are in any case)",
+    )
     parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
     parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
     parser.add_argument("--types", nargs="+", help=f"some of {', '.join(TYPES)} (default: all that are possible)")
     parser.add_argument("--splits", nargs="+", help="some of those that there are (default: all)")
     drawing = parser.add_argument_group("with --from_speech")
     drawing.add_argument("--layout", help=f"of the folder: {' (default) or '.join(LAYOUTS)}, one folder each")
+    drawing.add_argument(
+        "--speaker_pattern", help="in place of a layout: regular expression whose group is the speaker in a file's path"
+    )
+    drawing.add_argument(
+        "--max_seconds", type=float, help="cut what is longer at its pauses, into utterances of that (default: 40)"
+    )
     drawing.add_argument(
         "--n_mixtures", type=int, nargs=3, help="mixtures of train-100, dev and test; reuses utterances"
     )
@@ -201,15 +235,18 @@ def draw_metadata(
     resample=False,
     splits=None,
     layout="librispeech",
+    speaker_pattern=None,
     reverberation="any",
     n_mixtures=None,
     speaker_shares=(0.8, 0.1, 0.1),
     extend_noise=False,
     published=False,
     min_seconds=3.0,
+    max_seconds=None,
     seed=72,
     workers=None,
     dry_run=False,
+    lowest_rate=None,
 ):
     """Draws metadata for a folder of speech, and writes it to `output_folder/metadata/Libri{N}Mix`.
 
@@ -221,7 +258,7 @@ def draw_metadata(
         Folder of the corpus.
     num_spks, from_speech, noise, rooms, resample, splits, workers, dry_run
         As for `generate`. A dry run writes nothing, and has gains of 1.
-    layout : str
+    layout, speaker_pattern : str
         Of the folder of speech; see `find_speech`.
     reverberation : str
         As for `data_prep.generate.rooms.draw_room`.
@@ -232,6 +269,11 @@ def draw_metadata(
         Parts of the speakers that train-100, dev and test get; a split whose part is zero is left out.
     extend_noise, published, min_seconds, seed
         As for `Drawing`.
+    max_seconds : float, optional
+        Recordings that are longer are cut at their pauses; see `data_prep.generate.utterances`. Default: 40, or twice
+        `min_seconds` where that is more.
+    lowest_rate : int, optional
+        Of recordings that are converted without `resample`, in Hz. Default: none is.
 
     Returns
     -------
@@ -250,8 +292,11 @@ def draw_metadata(
         raise InputError(f"seed is {seed}: give 0 or more.")
     if n_mixtures is not None and (len(n_mixtures) != len(SPLITS) or min(n_mixtures) < 1):
         raise InputError(f"n_mixtures {n_mixtures}: give three numbers of at least 1, for {', '.join(SPLITS)}.")
-    folder, utterances = find_speech(from_speech, layout, resample)
-    noises = [] if noise is None else find_noise(noise, resample)
+    accepted = resample or lowest_rate or False
+    max_seconds = max(MAX_SECONDS, 2 * min_seconds) if max_seconds is None else max_seconds
+    cut = functools.partial(cut_long, max_seconds=max_seconds, min_seconds=min_seconds)
+    folder, utterances = find_speech(from_speech, layout, accepted, speaker_pattern, cut)
+    noises = [] if noise is None else find_noise(noise, accepted)
     warn_of_single_utterances(utterances)
     drawing = Drawing(
         speech_folder=str(folder),
@@ -262,7 +307,7 @@ def draw_metadata(
         extend_noise=extend_noise,
         reverberation=reverberation if rooms else None,
         published=published,
-        resample=resample,
+        resample=accepted,
     )
     parts = split_speakers(utterances, num_spks, speaker_shares, seed)
     noise_parts = split_noises(noises, parts, speaker_shares, seed)
@@ -275,7 +320,8 @@ def draw_metadata(
             split: [_dry_recipe(pair) for pair in drawing.plan(split, parts[split], noise_parts[split], counts[split])]
             for split in wanted
         }
-    record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout}
+    record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout, "resample": resample}
+    record |= {} if speaker_pattern is None else {"speaker_pattern": speaker_pattern}
     record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
     del record["speech_folder"], record["noise_folder"]  # they may be moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
@@ -428,9 +474,7 @@ def _length(lengths, sample_rate, mode):
 
 
 def _file_name(recipe):
-    if len(recipe.sources) < MANY_SPEAKERS:
-        return recipe.name
-    return hashlib.md5(recipe.name.encode(), usedforsecurity=False).hexdigest()
+    return file_name(recipe.name, len(recipe.sources))
 
 
 def _folders(num_spks, types, rooms):

@@ -148,7 +148,7 @@ class Drawing:
         As for `draw_room`; None for no rooms.
     published : bool
         Whether counts are as published: floored to hundreds, and 3,000 for validation and test.
-    resample : bool
+    resample : bool or int
         As for `read_recording`.
     """
 
@@ -160,7 +160,7 @@ class Drawing:
     extend_noise: bool = False
     reverberation: str | None = None
     published: bool = False
-    resample: bool = False
+    resample: bool | int = False
 
     def draw(self, split, utterances, noises=(), count=None, mapped=None):
         """Draws the mixtures of one split.

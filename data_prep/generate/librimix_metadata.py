@@ -1,13 +1,17 @@
 """Metadata of LibriMix in the published format: which recordings make a mixture, with which gains."""
 
 import csv
+import hashlib
 import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.generate.rooms import Room
+from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
+
+MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, and a hash stands for them
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,44 @@ def info_text(recipes):
         [["mixture_ID", *(f"speaker_{number}_ID" for number in numbers)]]
         + [[recipe.name, *recipe.speakers] for recipe in recipes]
     )
+
+
+def known_speakers(folder, num_spks):
+    """Reads who speaks in the mixtures of a corpus, from the tables that `info_text` or LibriMix's authors made.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the metadata; it need not exist.
+    num_spks : int
+        Number of sources.
+
+    Returns
+    -------
+    speakers : dict
+        Name of a mixture's files, without ending → names of its speakers. Empty where nothing is known.
+    """
+    columns = [f"speaker_{number}_ID" for number in range(1, num_spks + 1)]
+    speakers = {}
+    for path in sorted(folder.glob(f"libri{num_spks}mix_*_info.csv")):
+        found, rows, _ = read_table(path)
+        if {"mixture_ID", *columns} <= set(found):
+            for row in rows:
+                names = tuple(row[column] for column in columns)
+                if all(names):
+                    speakers[file_name(row["mixture_ID"], num_spks)] = names
+    return speakers
+
+
+def file_name(mixture, num_spks):
+    """What the files of a mixture are called, without ending.
+
+    Example
+    -------
+    >>> file_name("a_b", 2), file_name("a_b", 10)
+    ('a_b', '7c12772809c1c0c3deda6103b10fdfa0')
+    """
+    return mixture if num_spks < MANY_SPEAKERS else hashlib.md5(mixture.encode(), usedforsecurity=False).hexdigest()
 
 
 def csv_text(rows):

@@ -3,7 +3,6 @@
 Shapes: T samples.
 """
 
-import csv
 import hashlib
 import logging
 import math
@@ -16,17 +15,20 @@ from pathlib import Path
 from scipy.signal import resample_poly
 
 from data_prep.audio import SAMPLE_RATE
-from data_prep.choices import check_choice
+from data_prep.choices import SAMPLE_RATES, check_choice
 from data_prep.messages import first_of
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
 from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.source_pools import extend_noise
+from mossformer_sb.data.tables import likely_cause, read_table, resolve_path
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("librispeech", "speakers")
+PATTERN_ADVICE = "--speaker_pattern, a regular expression with the speaker in parentheses, such as '^([a-z]+)_'"
+_PART = re.compile(r"(.+)#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)")
 FADE = SAMPLE_RATE // 2  # samples over which a noise fades into its own beginning
 
 
@@ -37,7 +39,7 @@ class Clip:
     Attributes
     ----------
     path : str
-        Relative to the folder that was given, with slashes.
+        Relative to the folder that was given, with slashes. What follows `#t=` is a part of it, see `file_and_part`.
     name : str
         Its part in the names of mixtures.
     speaker : str
@@ -55,7 +57,7 @@ class Clip:
 # Finding
 
 
-def find_speech(source, layout="librispeech", resample=False):
+def find_speech(source, layout="librispeech", resample=False, speaker_pattern=None, cut=None):
     """Lists the utterances of a folder or a table.
 
     Arguments
@@ -65,8 +67,13 @@ def find_speech(source, layout="librispeech", resample=False):
     layout : str
         Of a folder. "librispeech": files called `{speaker}-{chapter}-{utterance}`, however deep; "speakers": one folder
         a speaker, named after them, with files however deep.
-    resample : bool
+    resample : bool or int
         As for `read_recording`.
+    speaker_pattern : str, optional
+        A regular expression that is searched for in the paths of a folder's files, in place of a layout. Its group is
+        the speaker.
+    cut : Callable, optional
+        From the folder and the clips to those that are drawn from: what divides long recordings.
 
     Returns
     -------
@@ -80,8 +87,9 @@ def find_speech(source, layout="librispeech", resample=False):
     InputError
         If there is none, a file can't be used, or two have one name.
     """
-    folder, named = name_speech(source, layout)
+    folder, named = name_speech(source, layout, speaker_pattern)
     clips = _clips(folder, named, resample)
+    clips = clips if cut is None else cut(folder, clips)
     paths = {}
     for clip in clips:
         if clip.name in paths:
@@ -93,12 +101,12 @@ def find_speech(source, layout="librispeech", resample=False):
     return folder, clips
 
 
-def name_speech(source, layout="librispeech", keys=("from_speech", "layout")):
+def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_speech", "layout")):
     """Lists the utterances of a folder or a table by name alone, without looking into them; see `find_speech`.
 
     Arguments
     ---------
-    source, layout
+    source, layout, speaker_pattern
         As for `find_speech`.
     keys : sequence of str
         What messages call these two.
@@ -114,6 +122,8 @@ def name_speech(source, layout="librispeech", keys=("from_speech", "layout")):
     source = Path(source).expanduser()
     if source.is_file():
         return source.parent, _from_table(source)
+    if speaker_pattern is not None:
+        return source, _from_pattern(source, speaker_pattern, keys[0])
     return source, _from_folder(source, layout, *keys)
 
 
@@ -153,31 +163,61 @@ def _from_folder(folder, layout, key, layout_key):
         stem, parents = Path(path).stem, Path(path).parts[:-1]
         if layout == "speakers":
             if not parents:
-                raise InputError(f"{key} '{folder}': {path} lies in no speaker's folder. Move or remove it.")
+                raise InputError(
+                    f"{key} '{folder}': {path} lies in no speaker's folder. Move or remove it; or, where names of "
+                    f"files tell the speakers, give {PATTERN_ADVICE}."
+                )
             named.append((path, "-".join((*parents, stem)), parents[0]))
         else:
             if not re.fullmatch(r"\w+-\w+-\w+", stem):
                 raise InputError(
                     f"{key} '{folder}': {path} is not called speaker-chapter-utterance, as in LibriSpeech. "
-                    f"For one folder a speaker, give --{layout_key} speakers; for anything else, a CSV with path,spk."
+                    f"For one folder a speaker, give --{layout_key} speakers; where names of files tell it otherwise, "
+                    f"{PATTERN_ADVICE}; for anything else, a CSV with path,spk."
                 )
             named.append((path, stem, stem.split("-")[0]))
     return named
 
 
+def _from_pattern(folder, pattern, key):
+    """Lists (path, name, speaker) of the utterances in a folder, whose speakers a regular expression finds."""
+    try:
+        expression = re.compile(pattern)
+    except (re.error, TypeError) as error:
+        raise InputError(
+            f"speaker_pattern {pattern!r} is no regular expression ({error}). Give {PATTERN_ADVICE}."
+        ) from error
+    named = []
+    for path in _audio_files(folder, key):
+        found = expression.search(path)
+        speaker = found and (found[1] if expression.groups else found[0])
+        if not speaker:
+            raise InputError(
+                f"{key} '{folder}': speaker_pattern {pattern!r} finds no speaker in {path}. Give one that fits all "
+                "files, or move or remove this one."
+            )
+        named.append((path, "-".join((speaker, *Path(path).with_suffix("").parts)).replace("/", "-"), speaker))
+    return named
+
+
 def _from_table(path):
     """Lists (path, name, speaker) of the utterances in a CSV."""
-    with open(path, newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        missing = [column for column in ("path", "spk") if column not in (reader.fieldnames or [])]
-        if missing:
-            raise InputError(f"{path}: column {', '.join(missing)} is missing; needed path,spk in the first line.")
-        named = []
-        for row in reader:
-            if None in row or None in row.values() or not row["path"] or not row["spk"]:
-                needed = len(reader.fieldnames)
-                raise InputError(f"{path}:{reader.line_num}: needed {needed} fields, none of path and spk empty.")
-            named.append((row["path"], f"{row['spk']}-{Path(row['path']).stem}".replace("/", "-"), row["spk"]))
+    columns, rows, numbers = read_table(path)
+    missing = [column for column in ("path", "spk") if column not in columns]
+    if missing:
+        raise InputError(
+            f"{path}: column {', '.join(missing)} is missing; found {', '.join(columns)}; needed path,spk in the first "
+            "line."
+        )
+    named = []
+    for number, row in zip(numbers, rows, strict=True):
+        if not row["path"] or not row["spk"]:
+            raise InputError(f"{path}:{number}: needed {len(columns)} fields, none of path and spk empty.")
+        try:
+            found = resolve_path(row["path"], None)
+        except InputError as error:
+            raise InputError(f"{path}:{number}: {error}") from error
+        named.append((found, f"{row['spk']}-{Path(found).stem}".replace("/", "-"), row["spk"]))
     if not named:
         raise InputError(f"{path}: has no rows; needed one for each utterance.")
     return sorted(named)
@@ -237,8 +277,9 @@ def read_recording(path, resample=False, num_frames=None):
     ---------
     path : str or Path
         The recording.
-    resample : bool
-        Whether one of another sample rate is converted; it is an error otherwise.
+    resample : bool or int
+        Whether one of another sample rate is converted; it is an error otherwise. A number: those of so many Hz or more
+        are, since nothing is lost that the corpus has.
     num_frames : int, optional
         At most so many samples, from the start.
 
@@ -253,10 +294,10 @@ def read_recording(path, resample=False, num_frames=None):
         If the file is absent or damaged, or has another sample rate.
     """
     with _open(path, resample) as recording:
-        rate = recording.sample_rate
-        wanted = recording.frames
+        rate, (start, wanted) = recording.sample_rate, _frames_of_part(path, recording)
         if num_frames is not None and rate == SAMPLE_RATE:
             wanted = min(wanted, num_frames)
+        recording.seek(start)
         samples = recording.read(wanted)[:, 0]
     if rate != SAMPLE_RATE:
         samples = resample_poly(samples, SAMPLE_RATE, rate)[:num_frames]
@@ -266,22 +307,67 @@ def read_recording(path, resample=False, num_frames=None):
 def count_frames(path, resample=False):
     """Number of samples that a recording has at 16 kHz, from its header alone; errors as for `read_recording`."""
     with _open(path, resample) as recording:
-        return math.ceil(recording.frames * SAMPLE_RATE / recording.sample_rate)
+        return math.ceil(_frames_of_part(path, recording)[1] * SAMPLE_RATE / recording.sample_rate)
+
+
+def file_and_part(path):
+    """Divides a path into that of the file, and the part of it that is meant.
+
+    Arguments
+    ---------
+    path : str or Path
+        A part is written as in the W3C's media fragments: `talk.wav#t=12.5,20`, from 12.5 s to 20 s.
+
+    Returns
+    -------
+    file : str
+    part : tuple of float, or None
+        Start and end in seconds.
+
+    Example
+    -------
+    >>> file_and_part("ann/talk.wav#t=12.5,20"), file_and_part("ann/talk.wav")
+    (('ann/talk.wav', (12.5, 20.0)), ('ann/talk.wav', None))
+    """
+    path = str(path)
+    found = _PART.fullmatch(path)
+    return (found[1], (float(found[2]), float(found[3]))) if found else (path, None)
+
+
+def _frames_of_part(path, recording):
+    """First frame and number of frames of what a path means, at the recording's own rate."""
+    _, part = file_and_part(path)
+    if part is None:
+        return 0, recording.frames
+    start, end = (round(seconds * recording.sample_rate) for seconds in part)
+    if not start < end <= recording.frames:
+        raise InputError(
+            f"{path}: the recording has {recording.frames / recording.sample_rate:.3f} s, so it has no such part. Was "
+            "it changed after the metadata was drawn?"
+        )
+    return start, end - start
 
 
 def _open(path, resample):
-    """An `AudioReader`, if the recording has a sample rate that is wanted."""
+    """An `AudioReader` of the file that a path means, if it has a sample rate that is wanted."""
+    path, _ = file_and_part(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such recording.{_advice(path)}")
+        raise InputError(f"{path}: there is no such recording.{likely_cause(path) or _advice(path)}")
     recording = AudioReader(path)
     rate = recording.sample_rate
-    if rate != SAMPLE_RATE and not resample:
-        recording.close()
+    if rate == SAMPLE_RATE or (resample and rate >= resample):
+        return recording
+    recording.close()
+    if resample:
         raise InputError(
-            f"{path}: has a sample rate of {rate} Hz; needed {SAMPLE_RATE} Hz, as LibriSpeech and wham_noise have. "
-            "Give --resample to convert what has another."
+            f"{path}: has a sample rate of {rate} Hz; needed {resample} Hz or more, as the corpus has: what is above "
+            f"{rate // 2} Hz would be missing. Give --sample_rates {rate} if that is one of "
+            f"{', '.join(map(str, SAMPLE_RATES))}, or --resample to convert it all the same."
         )
-    return recording
+    raise InputError(
+        f"{path}: has a sample rate of {rate} Hz; needed {SAMPLE_RATE} Hz, as LibriSpeech and wham_noise have. "
+        "Give --resample to convert what has another."
+    )
 
 
 def _advice(path):

@@ -1,5 +1,6 @@
 """Raw WSJ0 (LDC93S6A), the recordings that WSJ0-mix, WHAM! and WHAMR! are made of, and their way into arrays."""
 
+import logging
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _SPHERE_HEADER = 1024  # bytes
 
@@ -53,7 +56,9 @@ def find_wsj0(wsj0_folder, names):
         If an utterance is absent or can't be used; it counts and names all that can't.
     """
     roots = _roots(Path(wsj0_folder).expanduser())
-    return check_recordings({name: _locate(roots, name) for name in dict.fromkeys(names)}, "WSJ0", _wsj0_problem)
+    paths = {name: _locate(roots, name) for name in dict.fromkeys(names)}
+    _report_second_microphone(paths.values())
+    return check_recordings(paths, "WSJ0", _wsj0_problem)
 
 
 def check_recordings(files, corpus, explain=None):
@@ -240,6 +245,19 @@ def _locate(roots, name):
         path = root / name if (root / "wsj0").is_dir() else root / name.removeprefix("wsj0/")
         places += [path, path.with_suffix(".wv1")]
     return next((place for place in places if place.is_file()), places[0])
+
+
+def _report_second_microphone(paths):
+    """Says which of two recordings of an utterance is taken: the far microphone costs some dB in scores."""
+    first = [path for path in paths if path.suffix == ".wv1"]
+    both = sum(path.with_suffix(".wv2").is_file() for path in first)
+    if first:
+        logger.info(
+            "WSJ0: %d utterances are taken from the first microphone (.wv1); %d of them are there from the second, too "
+            "(.wv2), which is not used",
+            len(first),
+            both,
+        )
 
 
 # Headers

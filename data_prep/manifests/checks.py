@@ -34,7 +34,7 @@ class Fault(NamedTuple):
     text: str
 
 
-def check(listing, check_samples=False):
+def check(listing, check_samples=False, trim=0):
     """Checks every file of a corpus.
 
     Headers tell whether a file exists, can be read and is whole, its sample rate, whether it is mono, and whether all
@@ -47,6 +47,8 @@ def check(listing, check_samples=False):
         What to check.
     check_samples : bool
         Whether to read samples too.
+    trim : int
+        Samples by which the files of a mixture may differ in length.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def check(listing, check_samples=False):
     headers = dict(zip(files, found, strict=True))
     problems = list(listing.problems)
     for split, mixture_id, mixture in listing.rows:
-        for file, fault in _header_faults(mixture, headers, listing.sample_rate):
+        for file, fault in _header_faults(mixture, headers, listing.sample_rate, trim):
             problems.append(Problem(fault.kind, split, mixture_id, file, fault.text))
     if check_samples:
         problems += _check_samples(listing, headers, spoiled(problems))
@@ -151,10 +153,16 @@ def read_header(path):
     return header
 
 
-def _header_faults(mixture, headers, sample_rate):
+def _header_faults(mixture, headers, sample_rate, trim):
     """Yields (file, Fault): files that can't be used, of the wrong format, or unlike their mixture in length."""
     first = headers[mixture.files[MIXTURE]]
     comparable = isinstance(first, Header) and first.sample_rate == sample_rate
+    if comparable:
+        found = [headers[file] for file in mixture.all_files]
+        lengths = [
+            header.frames for header in found if isinstance(header, Header) and header.sample_rate == sample_rate
+        ]
+        comparable = max(lengths) - min(lengths) > trim
     for file in mixture.all_files:
         header = headers[file]
         if isinstance(header, Fault):
@@ -240,7 +248,9 @@ def _is_clipped(signal):
 
 def _sum_fault(mixture, parts):
     """A fault unless the mixture is the sum of its parts: each file may be off by one 16-bit step."""
-    error = np.abs(mixture - np.sum(list(parts.values()), axis=0, dtype=np.float64))
+    shortest = min(map(len, (mixture, *parts.values())))
+    total = np.sum([signal[:shortest] for signal in parts.values()], axis=0, dtype=np.float64)
+    error = np.abs(mixture[:shortest] - total)
     allowed = (len(parts) + 1) * STEP
     worst = int(error.argmax())
     if error[worst] <= allowed:

@@ -5,7 +5,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from mossformer_sb.errors import InputError
+
 MIXTURE = "mix_wav"  # the column of the mixture itself
+
+
+class MissingSplits(InputError):
+    """A corpus has nothing of some splits, and others as needed.
+
+    Arguments
+    ---------
+    message : str
+        What is missing.
+    splits : sequence of str
+        The splits that are not there.
+    """
+
+    def __init__(self, message, splits=()):
+        super().__init__(message)
+        self.splits = tuple(splits)
 
 
 class Problem(NamedTuple):
@@ -20,7 +38,7 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureFiles:
-    """The files of one mixture, relative to the corpus.
+    """The files of one mixture, relative to the corpus, or with absolute paths where it has no folder.
 
     Attributes
     ----------
@@ -55,7 +73,7 @@ class CorpusIndex:
     sample_rate : int
         Sample rate that every file must have, in Hz.
     root : Path
-        Folder that the files are relative to.
+        Folder that the files are relative to; or that of relative paths, where the corpus has no folder.
     train : Sequence of str
         The splits that a network learns from.
     test : str

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MixtureFiles, Problem
+from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
 from data_prep.messages import first_of
 from mossformer_sb.errors import InputError
 
-# What gives each known corpus away, and where the person who has it should go. LibriMix has mix_clean, mix_both and
-# mix_single; where they end in "reverb" or "anechoic", speech was mixed as in WHAMR!
+# What gives each known corpus away (patterns, any of which may be there), and where the person who has it should go.
+# LibriMix has mix_clean, mix_both and mix_single; where they end in "reverb" or "anechoic", it was mixed as in WHAMR!
 LAYOUTS = {
     "WSJ0-2mix": ("2speakers/wav*/*/*/mix", "`python -m data_prep wsj0mix` or hparams/mossformer_wsj0mix.yaml"),
     "WSJ0-3mix": (
@@ -23,6 +23,14 @@ LAYOUTS = {
     ),
     "WHAM!": ("wav*/*/*/mix_both", "`python -m data_prep wham` or hparams/mossformer_wham.yaml"),
     "WHAMR!": ("wav*/*/*/mix_both_reverb", "`python -m data_prep whamr` or hparams/mossformer_whamr.yaml"),
+    "MiniLibriMix": (
+        "train/mix_both | MiniLibriMix/train/mix_both",
+        "`python -m data_prep minilibrimix` or hparams/mossformer_librimix.yaml with --corpus minilibrimix",
+    ),
+    "a corpus in rooms that data_prep.generate made": (
+        "Libri*Mix/wav*/*/*/mix_*_reverb",
+        "hparams/mossformer_whamr.yaml with --corpus librimix_rooms",
+    ),
     "Libri2Mix": (
         "Libri2Mix/wav*/*/*/mix_*[nhe]",
         "`python -m data_prep librimix` or hparams/mossformer_librimix.yaml",
@@ -62,6 +70,8 @@ class CorpusLayout:
         The splits that a network learns from.
     test : str
         The split whose speakers it must not have heard.
+    known_splits : Sequence of str
+        All splits that the corpus can have, also those that are not wanted; their folders are called like them.
     """
 
     name: str
@@ -73,6 +83,7 @@ class CorpusLayout:
     extensions: Sequence[str] = (".wav",)
     train: Sequence[str] = ("tr",)
     test: str = "tt"
+    known_splits: Sequence[str] = ()
 
     def parts_of(self, split):
         """The folders whose signals add up to the mixtures of a split."""
@@ -102,6 +113,8 @@ def list_mixtures(corpus, data_folder):
 
     Raises
     ------
+    MissingSplits
+        If nothing is there of some splits, and others are complete.
     InputError
         If a folder is missing.
     """
@@ -164,13 +177,40 @@ def _check_layout(corpus, root):
     missing = [folder for folder in needed if not (root / folder).is_dir()]
     if missing:
         named = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        absent = [split for split in corpus.folders if all(folder in missing for folder in corpus.folders_of(split))]
+        partly = [split for split in corpus.folders if split not in absent and {*corpus.folders_of(split)} & {*missing}]
+        if absent != [*corpus.folders] and not partly:
+            raise MissingSplits(_missing_splits(corpus, root, absent), absent)
         raise InputError(
             f"data_folder '{root}' is not laid out as {corpus.name}: it lacks {named}. {_advice(corpus, root, missing)}"
         )
 
 
+def _missing_splits(corpus, root, absent):
+    """What to say where some splits are there and others are not."""
+    present = [split for split in corpus.folders if split not in absent]
+    first = corpus.folders_of(present[0])[0]
+    others = [
+        split
+        for split in corpus.known_splits
+        if split not in corpus.folders and (root / first.replace(f"/{present[0]}/", f"/{split}/")).is_dir()
+    ]
+    text = (
+        f"data_folder '{root}' has {corpus.name}, but nothing of split {', '.join(map(repr, absent))}: it lacks "
+        f"{corpus.folders_of(absent[0])[0]}."
+    )
+    train = [split for split in others if split in corpus.train]
+    if train and set(absent) & set(corpus.train):
+        text += f" There is {', '.join(train)}: give --train_split {train[0]}, or --splits to python -m data_prep."
+    text += f" {_what_is_there(root, corpus.folders_of(absent[0])[0])}"
+    return f"{text} For `python -m data_prep`, --splits {' '.join(present + others)} takes what is there."
+
+
 def _advice(corpus, root, missing):
-    layouts = {name: next(root.glob(telltale), None) for name, (telltale, _) in LAYOUTS.items()}
+    layouts = {
+        name: next((found for pattern in telltale.split(" | ") for found in root.glob(pattern)), None)
+        for name, (telltale, _) in LAYOUTS.items()
+    }
     if not layouts.get(corpus.name):  # several corpora may share a folder, and this one be the incomplete one
         for name, found in layouts.items():
             if found:

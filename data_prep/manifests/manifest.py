@@ -17,19 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.choices import check_choice
+from data_prep.manifests.advice import REPAIR, advice
 from data_prep.manifests.checks import check, shared_speakers, spoiled, summary
 from data_prep.manifests.corpus_index import MIXTURE, Problem
 from data_prep.messages import first_of
 from mossformer_sb.data.manifests import DATA_ROOT, FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import write_text
+from mossformer_sb.utils.files import expanded, write_text
 
 logger = logging.getLogger(__name__)
 
 ON_INVALID = ("error", "skip")
 
 
-def write_manifests(listing, output_folder, check_samples=False, on_invalid="error"):
+def write_manifests(listing, output_folder, check_samples=False, on_invalid="error", trim=0):
     """Checks every file of a corpus and writes one manifest per split.
 
     All problems are collected before any is reported: in full in `{prefix}_problems.csv`, in short in the error or on
@@ -45,6 +46,8 @@ def write_manifests(listing, output_folder, check_samples=False, on_invalid="err
         Whether to check samples too; otherwise only headers are read.
     on_invalid : str
         "error": problems are an error, and no manifest is written; "skip": mixtures with problems are excluded.
+    trim : int
+        Samples by which the files of a mixture may differ in length: all are cut to the shortest.
 
     Returns
     -------
@@ -57,20 +60,20 @@ def write_manifests(listing, output_folder, check_samples=False, on_invalid="err
         If a file is missing or can't be used, or all of a split are excluded.
     """
     check_choice("on_invalid", on_invalid, ON_INVALID)
-    output_folder = _make_folder(output_folder)
-    headers, problems = check(listing, check_samples)
+    if not isinstance(trim, int) or trim < 0:
+        raise InputError(f"trim is {trim!r}: give a number of samples, 0 or more.")
+    output_folder = _make_folder(expanded(output_folder))
+    headers, problems = check(listing, check_samples, trim)
     report = output_folder / f"{listing.prefix}_problems.csv"
     report.unlink(missing_ok=True)  # that of an earlier run
     if problems:
         _write_csv(report, [problem._asdict() for problem in problems], Problem._fields)
         text = f"{summary(listing, problems)}\nAll of them are in {report}."
+        what_to_do = advice(listing, headers, problems)
         if on_invalid == "error":
-            raise InputError(
-                f"{text} No manifest was written. Repair these files, or copy or generate them again, then start "
-                "again; or exclude these mixtures with --on_invalid skip."
-            )
+            raise InputError(f"{text} No manifest was written. {what_to_do}")
         logger.warning("%s", text)
-        listing = _without(listing, spoiled(problems))
+        listing = _without(listing, spoiled(problems), "" if what_to_do == REPAIR else what_to_do)
     _warn_of_shared_speakers(listing)
     return {split: _write_manifest(listing, split, headers, output_folder) for split in listing.splits}
 
@@ -87,7 +90,7 @@ def _make_folder(output_folder):
     return Path(output_folder)
 
 
-def _without(listing, bad):
+def _without(listing, bad, what_to_do=""):
     """The listing without the bad mixtures; each split must keep some."""
     splits = {}
     for split, mixtures in listing.splits.items():
@@ -98,7 +101,7 @@ def _without(listing, bad):
         if not splits[split]:
             raise InputError(
                 f"{listing.name} in '{listing.root}': no mixture of split '{split}' can be used, so no manifest was "
-                f"written. Is this the right folder, sample_rate and task?"
+                f"written. {what_to_do or 'Is this the right folder, sample_rate and task?'}"
             )
     return replace(listing, splits=splits)
 
@@ -151,9 +154,11 @@ def _rows(mixtures, headers):
     speakers_known = all(mixture.speakers for mixture in mixtures.values())
     rows = []
     for mixture_id, mixture in mixtures.items():
-        frames, sample_rate, _ = headers[mixture.files[MIXTURE]]
+        sample_rate = headers[mixture.files[MIXTURE]].sample_rate
+        frames = min(headers[file].frames for file in mixture.files.values())
         row = {"ID": mixture_id, "duration": frames / sample_rate, "sample_rate": sample_rate}
-        row |= {column: f"{DATA_ROOT}/{file}" for column, file in mixture.files.items()}
+        # Absolute paths are those of a list of files without a common folder.
+        row |= {key: file if os.path.isabs(file) else f"{DATA_ROOT}/{file}" for key, file in mixture.files.items()}
         if speakers_known:
             names = enumerate(mixture.speakers, 1)
             row |= {f"s{i}_spk": name for i, name in names if f"s{i}_wav" in mixture.files}

@@ -42,6 +42,7 @@ def prepare_mixing(
     sample_rate=8000,
     speech_folder=None,
     speech_layout="speakers",
+    speaker_pattern=None,
     noise_folder=None,
     rir_folder=None,
     num_rooms=2000,
@@ -64,7 +65,7 @@ def prepare_mixing(
     output_folder : str
         Folder for the tables, created if absent.
     test_manifest : str, optional
-        Of the test set: a warning is logged if a speaker of it is among the single-speaker recordings.
+        Of the test set, if there is one: a warning is logged if a speaker of it is among the single-speaker recordings.
     task : str
         Of the training set. One that ends in "anechoic" can't go with rooms.
     num_spks : int
@@ -76,6 +77,8 @@ def prepare_mixing(
     speech_layout : str
         Of the folder. "speakers": one folder a speaker, as in WSJ0's `si_tr_s`; "librispeech": files called
         `{speaker}-{chapter}-{utterance}`.
+    speaker_pattern : str, optional
+        In place of a layout: a regular expression whose group is the speaker in the path of a file.
     noise_folder : str, optional
         Recordings of noise, however deep; the noise that the manifest lists, which may be none, if None.
     rir_folder : str, optional
@@ -103,10 +106,10 @@ def prepare_mixing(
     speech = (
         _static_speech(manifest, data_root, num_spks)
         if speech_folder is None
-        else _speech(speech_folder, speech_layout)
+        else _speech(speech_folder, speech_layout, speaker_pattern)
     )
     _write_table(output_folder / SPEECH_TABLE, speech, _measure_speech, SPEECH_COLUMNS, workers)
-    if speech_folder is not None and test_manifest is not None:
+    if speech_folder is not None and test_manifest is not None and os.path.isfile(test_manifest):
         _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
     _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), measure_noise, NOISE_COLUMNS, workers)
@@ -117,8 +120,8 @@ def prepare_mixing(
 # ---- which recordings
 
 
-def _speech(source, layout):
-    folder, named = name_speech(source, layout, keys=("speech_folder", "speech_layout"))
+def _speech(source, layout, speaker_pattern):
+    folder, named = name_speech(source, layout, speaker_pattern, keys=("speech_folder", "speech_layout"))
     return {os.path.abspath(folder / path): speaker for path, _, speaker in named}
 
 
@@ -141,7 +144,8 @@ def _static_speech(manifest, data_root, num_spks):
     if missing:
         raise InputError(
             f"{manifest}: has no column {', '.join(missing)}, so dynamic mixing can't tell the speakers apart. Give "
-            "single-speaker recordings with --speech_folder, or the speakers with the data (csv_file, for one's own)."
+            "single-speaker recordings with --speech_folder; or say who speaks: in columns of the --csv_file, for your "
+            "own data, and for a corpus of data_prep.generate in its folder metadata, which lies beside Libri2Mix."
         )
     sources = [
         (os.path.abspath(path), speaker)

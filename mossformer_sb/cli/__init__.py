@@ -10,6 +10,7 @@ import logging
 import sys
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 from mossformer_sb.version import __version__
 
 __all__ = ["main"]
@@ -42,7 +43,7 @@ def main(argv=None):
         Exit code: 0; 1 when some of many files failed; 2 for wrong input; 130 when interrupted from the keyboard.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(argv).parse_args(argv)
+    arguments = argparse.Namespace(**expanded(vars(_parser(argv).parse_args(argv))))
     # Our messages, and of others only what is amiss.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)

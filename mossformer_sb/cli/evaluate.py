@@ -18,6 +18,13 @@ def add_arguments(parser):
     parser.add_argument("model", metavar="MODEL", help="folder of an exported model, or a model hub's id")
     parser.add_argument("--manifest", required=True, help="CSV of the test set")
     add_output_arguments(parser, "test_results.csv")
+    parser.add_argument(
+        "--trim",
+        type=int,
+        default=0,
+        metavar="N",
+        help="files may be N samples longer than in the manifest (default: 0)",
+    )
     parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
@@ -33,20 +40,22 @@ def run(arguments):
     check_output(arguments)
     model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
     data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
-    data = MixtureDataset(arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate)
+    data = MixtureDataset(
+        arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate, trim=arguments.trim
+    )
     scores = write_scores(arguments, evaluate(model, data, arguments.metrics), len(data))
     if arguments.report is not None:
         _write_report(arguments, scores, model, data)
 
 
 def _write_report(arguments, scores, model, data):
-    from mossformer_sb.evaluation.examples import example_of_row, pick_examples
+    from mossformer_sb.evaluation.examples import example_of_row, pick_examples, with_scores
     from mossformer_sb.evaluation.report import write_report
 
     rows = data.table.set_index("ID", drop=False)
     examples = [
         example_of_row(title, rows.loc[utterance_id], data.num_spks, model.separate_batch)
-        for title, utterance_id in pick_examples(scores).items()
+        for title, utterance_id in with_scores(pick_examples(scores), scores).items()
     ]
     facts = {"Model": arguments.model, "Manifest": arguments.manifest, "Data": f"test {data.fingerprint[:12]}"}
     path = write_report(arguments.report, scores, examples, "Evaluation of a model", arguments.corpus, facts)

@@ -12,8 +12,9 @@ Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under
   mossformer-sb score --estimates separated --references manifests/wham_tt.csv --data_root corpus
   mossformer-sb score --table files.csv --metrics stoi pesq --output scores.csv
 
-A folder holds ID_spk1.wav, ID_spk2.wav and so on (or _s1, _source1, _estimate1), or subfolders s1, s2 and so on with
-ID.wav in each. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..."""
+A folder holds ID_spk1.wav, ID_spk2.wav and so on, or a subfolder for each speaker, s1/ID.wav, or a subfolder for each
+mixture, ID/spk1.wav. Other programs' names for a signal are taken too: est1, estimate1, s1, source1, source1hat,
+speaker1. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..., and takes any names."""
 
 
 def add_arguments(parser):
@@ -23,6 +24,13 @@ def add_arguments(parser):
     parser.add_argument("--mixtures", help="folder of the mixtures, where they aren't found by themselves")
     parser.add_argument("--table", help="CSV of all files, instead of the three above")
     parser.add_argument("--subset", action="store_true", help="leave out references without estimates")
+    parser.add_argument(
+        "--trim",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the signals of an ID may differ by N samples in length, and are cut to the shortest (default: 0)",
+    )
     add_output_arguments(parser, "scores.csv")
 
 
@@ -36,20 +44,21 @@ def run(arguments):
     utterances = _utterances(arguments)
     # Utterances side by side use two cores better than the threads within one do.
     torch.set_num_threads(1)
-    results = score(utterances, arguments.metrics, num_threads=os.cpu_count() or 1)
+    results = score(utterances, arguments.metrics, num_threads=os.cpu_count() or 1, trim=arguments.trim)
     scores = write_scores(arguments, results, len(utterances))
     if arguments.report is not None:
         _write_report(arguments, scores, {utterance.id: utterance for utterance in utterances})
 
 
 def _write_report(arguments, scores, utterances):
-    from mossformer_sb.evaluation.examples import Example, pick_examples
+    from mossformer_sb.evaluation.examples import Example, pick_examples, with_scores
     from mossformer_sb.evaluation.report import write_report
     from mossformer_sb.evaluation.score_files import read_signals
 
     examples = []
-    for title, utterance_id in pick_examples(scores).items():
-        examples.append(Example.of(f"{title}: {utterance_id}", *read_signals(utterances[utterance_id])))
+    for title, utterance_id in with_scores(pick_examples(scores), scores).items():
+        signals = read_signals(utterances[utterance_id], arguments.trim)
+        examples.append(Example.of(f"{title}: {utterance_id}", *signals))
     facts = {"Estimates": arguments.estimates, "References": arguments.references, "Table": arguments.table}
     path = write_report(arguments.report, scores, examples, "Scores of a separation", arguments.corpus, facts)
     print(f"The report is {path}")

@@ -7,7 +7,14 @@ import pandas as pd
 
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.examples import AUDIO_FOLDER, example_of_row, example_stem, pick_examples, saved_example
+from mossformer_sb.evaluation.examples import (
+    AUDIO_FOLDER,
+    example_of_row,
+    example_stem,
+    pick_examples,
+    saved_example,
+    with_scores,
+)
 from mossformer_sb.evaluation.report import REPORT_FILE, check_report, write_report
 from mossformer_sb.evaluation.results import AVERAGE, RESULTS_FILE, TEST_MANIFEST
 from mossformer_sb.inference.separation import MossFormerSeparation
@@ -63,7 +70,8 @@ def report_training(training_folder, export_folder=None, device="cpu", path=None
         "Evaluated by": record.test_command,
     }
     epochs = pd.read_csv(folder / TABLE_FILE) if (folder / TABLE_FILE).is_file() else None
-    title, published = record.experiment or folder.name, record.test_set.get("published_for", "")
+    title = f"Training of {Path(record.experiment or folder.name).stem}"
+    published = record.test_set.get("published_for", "")
     path = write_report(path or folder / REPORT_FILE, scores, examples, title, published, facts, epochs)
     logger.info("The report is %s", path)
     return path
@@ -79,11 +87,13 @@ def _training_examples(folder, export_folder, record, scores, device):
         rows = read_manifest(manifest, data_root).set_index("ID", drop=False)
         return [
             example_of_row(title, rows.loc[utterance_id], model.hparams.num_spks, model.separate_batch)
-            for title, utterance_id in pick_examples(scores[scores["snt_id"].isin([*rows["ID"], AVERAGE])]).items()
+            for title, utterance_id in with_scores(
+                pick_examples(scores[scores["snt_id"].isin([*rows["ID"], AVERAGE])]), scores
+            ).items()
         ]
     except InputError as error:
         logger.warning("The examples are of %s, and not of the whole test set: %s", folder / AUDIO_FOLDER, error)
     kept = {example_stem(name): name for name in scores["snt_id"]}
     kept = [name for stem, name in kept.items() if (folder / AUDIO_FOLDER / f"{stem}_mix.wav").is_file()]
-    picked = pick_examples(scores[scores["snt_id"].isin(kept)])
+    picked = with_scores(pick_examples(scores[scores["snt_id"].isin(kept)]), scores)
     return [saved_example(title, folder / AUDIO_FOLDER, name) for title, name in picked.items()]

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 2**17  # samples of a block
 _CANCELLED = 1e-3  # of the channels' mean power: what is left of voices that are in them with opposite signs
+LITTLE = 0.1  # seconds by which files of one mixture may differ since programs round or delay
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
 # How the names of audio files end, the usual ones first. libsndfile names formats, not endings: the others
 # are given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
@@ -79,7 +80,7 @@ FORMATS = {
 }
 
 
-def read_audio(path, start=0, num_frames=-1):
+def read_audio(path, start=0, num_frames=-1, total=None, trim=0):
     """Read an audio file, or a part of it.
 
     Arguments
@@ -90,6 +91,10 @@ def read_audio(path, start=0, num_frames=-1):
         First frame.
     num_frames : int
         How many; -1 for all that follow.
+    total : int, optional
+        How many the whole file must have, see `check_total`.
+    trim : int
+        By how many it may be longer than that.
 
     Returns
     -------
@@ -101,7 +106,8 @@ def read_audio(path, start=0, num_frames=-1):
     Raises
     ------
     InputError
-        If the file is absent, can't be read as audio, is truncated, or ends too early.
+        If the file is absent, can't be read as audio, is truncated, ends too early, or has not the length that it must
+        have.
 
     Example
     -------
@@ -111,6 +117,7 @@ def read_audio(path, start=0, num_frames=-1):
     (array([0.125, 0.25 ], dtype=float32), 8000)
     """
     with AudioReader(path) as reader:
+        check_total(path, reader, total, trim)
         stop = reader.frames if num_frames < 0 else start + num_frames
         if stop > reader.frames:
             raise InputError(
@@ -120,6 +127,38 @@ def read_audio(path, start=0, num_frames=-1):
         reader.seek(start)
         samples = reader.read(stop - start)
         return samples[:, 0] if reader.channels == 1 else samples, reader.sample_rate
+
+
+def check_total(path, header, total, trim=0):
+    """Raise InputError if a file has another number of frames than its row of a table says.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, for messages.
+    header : AudioReader
+        Of the file.
+    total : int or None
+        Frames that it is to have; None: any number.
+    trim : int
+        Frames at its end that it may have beyond these, which are not used.
+    """
+    if total is None or 0 <= header.frames - total <= trim:
+        return
+    seconds = f"{total / header.sample_rate:g} s at {header.sample_rate} Hz"
+    if header.frames < total:
+        advice = "Was it changed after the manifest was made? Prepare the data again."
+    elif header.frames - total <= LITTLE * header.sample_rate:
+        advice = f"Prepare the data again; --trim {header.frames - total} cuts so many samples off."
+    else:
+        advice = (
+            "Are the durations those of the files? Prepare the data again; or remove the column duration: then lengths "
+            "are read from the files."
+        )
+    raise InputError(
+        f"{path}: has {header.frames} frames where {total} were expected: its row in the manifest says {seconds}. "
+        f"{advice}"
+    )
 
 
 def write_audio(path, samples, sample_rate):

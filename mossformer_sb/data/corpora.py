@@ -6,6 +6,8 @@ CORPUS_NAMES = {
     "wham": "WHAM!",
     "whamr": "WHAMR!",
     "librimix": "Libri{num_spks}Mix",
+    "minilibrimix": "MiniLibriMix",
+    "librimix_rooms": "generated mixtures of {num_spks} speakers in rooms",
     "custom": "custom data",
     "mini": "small corpus of synthetic voices",
     "many_speakers": "many speakers",

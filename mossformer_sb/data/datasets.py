@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.augmentation import shift
-from mossformer_sb.data.manifests import fingerprint, mixtures_are_sums, read_manifest
+from mossformer_sb.data.manifests import check_lengths, fingerprint, mixtures_are_sums, read_manifest
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_write, expanded
 
 
 @dataclass
@@ -141,27 +141,35 @@ class MixtureDataset(EpochDataset):
         Length of the crops in seconds; shorter recordings are taken whole. Default: everything whole.
     seed : int
         Seed of the crops.
+    trim : int
+        Samples by which a file may be longer than its row says; they are not used.
 
     Raises
     ------
     InputError
-        If the manifest does not fit the other arguments.
+        If the manifest does not fit the other arguments, or its lengths are not those of the files.
     """
 
-    def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0):
+    def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0, trim=0):
         super().__init__(seed)
+        if not isinstance(trim, int) or trim < 0:
+            raise InputError(f"trim is {trim!r}: give a number of samples, 0 or more.")
         self.table = read_manifest(manifest, data_root, num_spks)
         self.manifest, self.data_root = manifest, data_root
         rates = sorted(set(self.table["sample_rate"]))
         if rates != [sample_rate]:
-            raise InputError(f"{manifest}: recordings have {rates} Hz, but sample_rate is {sample_rate}.")
+            raise InputError(
+                f"{manifest}: recordings have {rates} Hz, but sample_rate is {sample_rate}.{_rate_advice(rates)}"
+            )
         if segment is not None and round(segment * sample_rate) < 1:
             raise InputError(
                 f"segment must be a length in seconds greater than zero, or null for none; found {segment}."
             )
+        check_lengths(manifest, self.table, trim)
         self.num_spks = num_spks
         self.sample_rate = sample_rate
         self.segment = None if segment is None else round(segment * sample_rate)
+        self.trim = trim
 
     @functools.cached_property
     def fingerprint(self):
@@ -171,16 +179,19 @@ class MixtureDataset(EpochDataset):
     def write_manifest(self, path):
         """Write a copy of the manifest, such as beside the scores of its mixtures."""
         with atomic_write(path) as temporary:
-            shutil.copyfile(self.manifest, temporary)
+            shutil.copyfile(expanded(self.manifest), temporary)
 
     def __len__(self):
         return len(self.table)
 
     def __getitem__(self, index):
         row = self.table.iloc[index]
-        start, num_samples = self._crop(index, int(row["num_samples"]))
+        total = int(row["num_samples"])
+        start, num_samples = self._crop(index, total)
         paths = [row["mix_wav"]] + [row[f"s{i + 1}_wav"] for i in range(self.num_spks)]
-        mixture, *sources = (torch.from_numpy(read_audio(path, start, num_samples)[0]) for path in paths)
+        mixture, *sources = (
+            torch.from_numpy(read_audio(path, start, num_samples, total, self.trim)[0]) for path in paths
+        )
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
 
     def _crop(self, index, total):
@@ -188,6 +199,10 @@ class MixtureDataset(EpochDataset):
         if self.segment is None or total <= self.segment:
             return 0, total
         return int(self.rng(index).integers(total - self.segment + 1)), self.segment
+
+
+def _rate_advice(rates):
+    return f" Give --sample_rate {rates[0]}." if len(rates) == 1 else " All recordings need one rate."
 
 
 @dataclass(frozen=True)
@@ -301,7 +316,7 @@ class AugmentedMixtureDataset(MixtureDataset):
         start = int(rng.integers(total - max(resampler.num_in(length) for resampler in resamplers) + 1))
         return np.stack(
             [
-                resampler.read(row[column], total, start, length)
+                resampler.read(row[column], total, start, length, self.trim)
                 for column, resampler in zip(columns, resamplers, strict=True)
             ]
         )

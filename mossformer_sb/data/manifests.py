@@ -1,17 +1,30 @@
 """Manifests: tables of mixtures and their sources, and fingerprints of the data that they list."""
 
+import functools
 import hashlib
 import json
+import logging
 import os
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mossformer_sb.data.audio_io import check_total
 from mossformer_sb.data.audio_reader import AudioReader
+from mossformer_sb.data.tables import DATA_ROOT, likely_cause, other_table, read_table, resolve_path
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
-DATA_ROOT = "$data_root"  # what every path in a manifest begins with
+logger = logging.getLogger(__name__)
+
+__all__ = ["DATA_ROOT", "read_manifest", "check_lengths", "fingerprint"]
+
+SPEECHBRAIN_COLUMN = "mix_wav_format"  # that the tables of SpeechBrain's recipes have beside each path
+HEADER_THREADS = 8
+LARGEST = 1e9  # no duration in seconds and no rate in Hz is larger
 FINGERPRINT_SHOWN = 12  # digits of a fingerprint that people get to see
 SAMPLED_RECORDINGS = 48  # of a dataset, of which a fingerprint has samples
 SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # in each of them, and frames at each place
@@ -20,12 +33,16 @@ SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # in each of them, and frames at each p
 def read_manifest(path, data_root, num_spks=None):
     """Read a manifest.
 
+    Lengths and sample rates are read from the files where the table has none, and where it is one of SpeechBrain's own
+    recipes, whose durations are all 1.0.
+
     Arguments
     ---------
     path : str or Path
-        A CSV with the columns ``ID, duration, sample_rate, mix_wav, s1_wav … sN_wav``; others are kept.
-    data_root : str or Path
-        What ``$data_root`` in its paths stands for.
+        A CSV with the columns ``ID, duration, sample_rate, mix_wav, s1_wav … sN_wav``; others are kept. See
+        `mossformer_sb.data.tables` for its form.
+    data_root : str or Path, optional
+        What ``$data_root`` in its paths stands for. Other paths are relative to the working directory.
     num_spks : int, optional
         How many sources there must be.
 
@@ -37,36 +54,119 @@ def read_manifest(path, data_root, num_spks=None):
     Raises
     ------
     InputError
-        If the file is absent, empty, or lacks a column.
+        If the file is absent, empty, or lacks a column, or a value can't be used.
 
     Example
     -------
     >>> manifest = getfixture("tmp_path") / "tr.csv"
     >>> header = "ID,duration,sample_rate,mix_wav,s1_wav"
-    >>> _ = manifest.write_text(header + "\\na,2.5,8000,$data_root/m.wav,$data_root/s.wav\\n")
+    >>> _ = manifest.write_text(header + "\na,2.5,8000,$data_root/m.wav,$data_root/s.wav\n")
     >>> read_manifest(manifest, "/data")[["mix_wav", "num_samples"]].iloc[0].to_list() == ["/data/m.wav", 20000]
     True
     """
+    path = expanded(path)
     if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such manifest. Prepare the data first (without --skip_prep).")
-    table = pd.read_csv(path, dtype={"ID": str}, keep_default_na=False)
-    needed = ["ID", "duration", "sample_rate", "mix_wav"] + [f"s{i + 1}_wav" for i in range(num_spks or 1)]
-    missing = [column for column in needed if column not in table.columns]
+    columns, rows, _ = read_table(path, "manifest")
+    _check_columns(path, columns, num_spks)
+    if not rows:
+        raise InputError(f"{path}: has no rows.")
+    table = pd.DataFrame(rows, columns=columns)
+    files = table.columns[table.columns.str.endswith("_wav")]
+    _check_cells(path, table, ["ID", *files])
+    for column in files:
+        table[column] = [resolve_path(cell, data_root) for cell in table[column]]
+    if SPEECHBRAIN_COLUMN in columns or not {"duration", "sample_rate"} <= set(columns):
+        logger.info("%s: lengths and sample rates are read from the files, not from the table", path)
+        table["num_samples"], table["sample_rate"] = _lengths_of_files(path, table, data_root)
+        table["duration"] = table["num_samples"] / table["sample_rate"]
+        return table
+    for column in ("duration", "sample_rate"):
+        table[column] = _numbers(path, table, column)
+    table["sample_rate"] = table["sample_rate"].round().astype(int)
+    table["num_samples"] = (table["duration"] * table["sample_rate"]).round().astype(int)
+    return table
+
+
+def _check_columns(path, columns, num_spks):
+    needed = ["ID", "mix_wav"] + [f"s{i + 1}_wav" for i in range(num_spks or 1)]
+    missing = [column for column in needed if column not in columns]
     if missing:
+        fits = "" if num_spks is None else f" Does num_spks: {num_spks} fit this corpus?"
         raise InputError(
-            f"{path}: column {', '.join(missing)} is missing; found {', '.join(table.columns)}. "
-            f"Does num_spks: {num_spks} fit this corpus?"
+            f"{path}: column {', '.join(missing)} is missing; found {', '.join(columns)}.{other_table(columns) or fits}"
         )
-    if num_spks is not None and f"s{num_spks + 1}_wav" in table.columns:
+    if num_spks is not None and f"s{num_spks + 1}_wav" in columns:
         raise InputError(
             f"{path}: has a column s{num_spks + 1}_wav, but num_spks is {num_spks}: set it to the corpus's."
         )
-    if table.empty:
-        raise InputError(f"{path}: has no rows.")
-    for column in table.columns[table.columns.str.endswith("_wav")]:
-        table[column] = table[column].str.replace(DATA_ROOT, str(data_root), n=1, regex=False)
-    table["num_samples"] = (table["duration"] * table["sample_rate"]).round().astype(int)
-    return table
+
+
+def _check_cells(path, table, columns):
+    for column in columns:
+        empty = table[column] == ""
+        if empty.any():
+            row = int(empty.to_numpy().argmax()) + 1
+            raise InputError(f"{path}: {column} of mixture {row} is empty. Give every row a value for each column.")
+    twice = table["ID"][table["ID"].duplicated()]
+    if len(twice):
+        raise InputError(f"{path}: the ID {twice.iloc[0]} is given twice. Give every mixture an ID of its own.")
+
+
+def _numbers(path, table, column):
+    """The values of a column, all finite and above zero."""
+    texts = table[column].str.replace(",", ".", regex=False)  # decimal commas of some languages' spreadsheets
+    numbers = pd.to_numeric(texts, errors="coerce")
+    usable = np.isfinite(numbers) & (numbers > 0) & (numbers < LARGEST)
+    if not usable.all():
+        row = table[~usable].iloc[0]
+        raise InputError(
+            f"{path}: {column} of '{row['ID']}' is {row[column]!r}; needed a number above zero. Remove the columns "
+            "duration and sample_rate, and both are read from the files."
+        )
+    return numbers
+
+
+def _lengths_of_files(path, table, data_root):
+    """Samples and sample rates, from the headers of the mixtures."""
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        headers = list(pool.map(functools.partial(_header, path, data_root), table["mix_wav"]))
+    return [header.frames for header in headers], [header.sample_rate for header in headers]
+
+
+def _header(manifest, data_root, path):
+    if not os.path.isfile(path):
+        raise InputError(f"{manifest}: {path} does not exist.{likely_cause(path, data_root)}")
+    with AudioReader(path) as reader:
+        return reader
+
+
+def check_lengths(manifest, table, trim=0):
+    """Compare the lengths in a manifest with those of the files, for a few mixtures.
+
+    It finds durations that are wrong everywhere before training begins; reading a mixture compares those of its files.
+
+    Arguments
+    ---------
+    manifest : str or Path
+        For messages.
+    table : pandas.DataFrame
+        What `read_manifest` gave.
+    trim : int
+        Samples by which a file may be longer.
+
+    Raises
+    ------
+    InputError
+        If a file is longer or shorter than its row says.
+    """
+    columns = [column for column in table.columns if re.fullmatch(r"(mix|s\d+)_wav", column)]
+    rows = _spread(table[["ID", "num_samples", *columns]].to_dict("records"), key=lambda row: row["ID"])
+    for row in rows:
+        for column in columns:
+            if os.path.isfile(row[column]):
+                header = _header(manifest, None, row[column])
+                check_total(row[column], header, row["num_samples"], trim)
 
 
 def fingerprint(table):

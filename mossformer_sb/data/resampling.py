@@ -130,7 +130,7 @@ class SpeedResampler:
         """How many samples ``num_out`` are made of."""
         return -(-num_out * self.down // self.up)
 
-    def read(self, path, total, start, num_samples):
+    def read(self, path, total, start, num_samples, trim=0):
         """Read a segment of a recording; the filter also takes in what lies before and after it.
 
         Arguments
@@ -143,6 +143,8 @@ class SpeedResampler:
             Where the segment begins, in its own samples.
         num_samples : int
             How long it is, in samples of the result, at most ``num_out(total - start)``.
+        trim : int
+            Samples that the file may have beyond ``total``.
 
         Returns
         -------
@@ -155,11 +157,12 @@ class SpeedResampler:
             As for `mossformer_sb.data.audio_io.read_audio`.
         """
         if self.up == self.down:
-            return _first_channel(read_audio(path, start, num_samples)[0])
+            return _first_channel(read_audio(path, start, num_samples, total, trim)[0])
         # A multiple of `down`, so that the segment begins on a sample of the result.
         margin = -(-self._reach // self.down) * self.down
         first, last = start - margin, start + self.num_in(num_samples) + margin
-        samples = _first_channel(read_audio(path, max(0, first), min(total, last) - max(0, first))[0])
+        begin, end = max(0, first), min(total, last)
+        samples = _first_channel(read_audio(path, begin, end - begin, total, trim)[0])
         if first < 0 or last > total:
             samples = np.pad(samples, (max(0, -first), max(0, last - total)))
         return self._interpolate(samples[margin - self._reach :], num_samples)

@@ -13,6 +13,7 @@ def training_data(
     segment=None,
     seed=0,
     augmentation=None,
+    trim=0,
     dynamic_mixing=False,
     **mixing,
 ):
@@ -24,6 +25,8 @@ def training_data(
         As for `mossformer_sb.data.datasets.MixtureDataset`.
     augmentation : Augmentation, optional
         Default: none.
+    trim : int
+        As for `mossformer_sb.data.datasets.MixtureDataset`.
     dynamic_mixing : bool
         Whether mixtures are generated on the fly, other ones in each epoch.
     **mixing
@@ -43,5 +46,5 @@ def training_data(
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)
     if augmentation.is_active:
-        return AugmentedMixtureDataset(manifest, data_root, augmentation, **common)
-    return MixtureDataset(manifest, data_root, **common)
+        return AugmentedMixtureDataset(manifest, data_root, augmentation, trim=trim, **common)
+    return MixtureDataset(manifest, data_root, trim=trim, **common)

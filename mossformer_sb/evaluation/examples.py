@@ -113,6 +113,37 @@ def pick_examples(scores):
     return dict(list(picked.items())[: len(ranked)])
 
 
+def with_scores(picked, scores):
+    """Examples with their scores in their titles.
+
+    Arguments
+    ---------
+    picked : dict
+        Title to ID, from `pick_examples`.
+    scores : pandas.DataFrame
+        From `ScoreTable.to_frame`.
+
+    Returns
+    -------
+    dict
+        Title to ID.
+
+    Example
+    -------
+    >>> import pandas as pd
+    >>> scores = pd.DataFrame({"snt_id": ["a"], "si-snr_i": [3.046], "sdr_i": [4.0]})
+    >>> with_scores({"best": "a"}, scores)
+    {'best (3.05 dB SI-SNRi, 4.00 dB SDRi)': 'a'}
+    """
+    labels = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi"}
+    rows = scores.set_index("snt_id")
+    titles = {}
+    for title, name in picked.items():
+        figures = [f"{rows[key][name]:.2f} dB {label}" for key, label in labels.items() if key in rows]
+        titles[f"{title} ({', '.join(figures)})"] = name
+    return titles
+
+
 def example_of_row(title, row, num_spks, separate):
     """Make an `Example` of a row of a manifest.
 

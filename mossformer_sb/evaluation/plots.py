@@ -13,6 +13,7 @@ import pandas as pd
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write
 
+MOST_TICKS = 6  # of an axis whose labels may be long
 _BLUE, _BLACK = "#4477aa", "#222222"
 
 
@@ -70,6 +71,9 @@ def draw_scores(scores):
     left.legend()
     right.scatter(scores["si-snr"] - scores["si-snr_i"], scores["si-snr_i"], s=10, color=_BLUE)
     right.set(xlabel="SI-SNR of the mixture, dB", ylabel="SI-SNRi, dB")
+    for axes in (left, right):
+        axes.locator_params(axis="x", nbins=MOST_TICKS)
+    left.yaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -96,8 +100,14 @@ def draw_epochs(epochs):
         right.plot(epochs["epoch"], epochs["lr"], marker=".", color=_BLACK)
     right.set(xlabel="epoch", ylabel="learning rate")
     for axes in (left, right):
-        axes.locator_params(axis="x", integer=True)
+        _number_epochs(axes, epochs)
     return figure
+
+
+def _number_epochs(axes, epochs):
+    """Whole numbers on an axis of epochs, however few there are."""
+    axes.set_xlim(epochs["epoch"].min() - 0.5, epochs["epoch"].max() + 0.5)
+    axes.xaxis.get_major_locator().set_params(integer=True, nbins=MOST_TICKS, min_n_ticks=1)
 
 
 def draw_training(epochs):
@@ -131,7 +141,7 @@ def draw_training(epochs):
     if (epochs.get("train_grad-norm", pd.Series(dtype=float)) > 0).any():
         norms.set_yscale("log")
     norms.set_xlabel("epoch")
-    norms.xaxis.get_major_locator().set_params(integer=True)
+    _number_epochs(norms, epochs)
     return figure
 
 

@@ -1,24 +1,27 @@
 """Scoring files: which estimates, references and mixtures belong together, and their scores."""
 
 import functools
+import logging
 import os
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
-from mossformer_sb.data.manifests import DATA_ROOT
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.tables import other_table, read_table, resolve_path
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import check_metrics
 from mossformer_sb.evaluation.metrics import score_signals
+from mossformer_sb.evaluation.signal_files import ESTIMATES, REFERENCES, find_mixtures, find_signals
+
+logger = logging.getLogger(__name__)
 
 SHOWN_PROBLEMS = 10
-_NUMBERED = re.compile(r"(.+)_([a-z]+)(\d+)")
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,13 @@ def find_utterances(estimates, references, mixtures=None, data_root=None, subset
     Arguments
     ---------
     estimates : str or Path
-        A folder with ``<ID>_spk1.wav``, ``<ID>_spk2.wav`` … (or ``_estimate1``, ``_s1``), or with subfolders ``s1``,
-        ``s2`` … that hold ``<ID>.wav`` each. IDs may have folders in them; any audio format will do.
+        A folder with ``<ID>_spk1.wav``, ``<ID>_spk2.wav`` …, or with subfolders ``s1``, ``s2`` … that hold ``<ID>.wav``
+        each, or with a subfolder ``<ID>`` for each mixture; `mossformer_sb.evaluation.signal_files` has all names. IDs
+        may have folders in them; any audio format will do.
     references : str or Path
-        A folder of the same kinds (or with ``_source1``), or a manifest, from which the mixtures come too.
+        A folder of the same kinds, or a manifest, from which the mixtures come too.
     mixtures : str or Path, optional
-        A folder with ``<ID>.wav``. Default: ``<ID>_mix.wav`` beside the references, or the one folder beside ``s1``
-        whose name begins with ``mix``.
+        A folder with ``<ID>.wav``. Default: see `mossformer_sb.evaluation.signal_files.find_mixtures`.
     data_root : str or Path, optional
         What ``$data_root`` stands for in a manifest. Default: the manifest's folder.
     subset : bool
@@ -60,13 +63,13 @@ def find_utterances(estimates, references, mixtures=None, data_root=None, subset
         With everything that doesn't match, in one message.
     """
     if os.path.isfile(references):
-        table = _read_table(references)
+        table = _read_rows(references)
         sources = {row["ID"]: _paths(row, r"s(\d+)_wav", references, data_root) for row in table}
         mixtures = {row["ID"]: _paths(row, "(mix)_wav", references, data_root)[0] for row in table}
     else:
-        sources = _signals(references, ("source", "s", "spk"))
-        mixtures = _mixtures(references, mixtures)
-    estimates = _signals(estimates, ("estimate", "spk", "s"))
+        sources = find_signals(references, REFERENCES)
+        mixtures = find_mixtures(references, mixtures)
+    estimates = _without_item(find_signals(estimates, ESTIMATES), sources)
     problems = [f"{name}: has estimates, but no references" for name in sorted(estimates.keys() - sources.keys())]
     if not subset:
         problems += [f"{name}: has references, but no estimates" for name in sorted(sources.keys() - estimates.keys())]
@@ -76,14 +79,22 @@ def find_utterances(estimates, references, mixtures=None, data_root=None, subset
     return _without(problems, utterances)
 
 
+def _without_item(estimates, sources):
+    """SpeechBrain's recipes write ``item<ID>_source1hat.wav``: the ID alone, if the references have it so."""
+    names = {name: name.removeprefix("item") for name in estimates}
+    if all(name.startswith("item") for name in names) and not names.keys() & sources.keys():
+        return {names[name]: paths for name, paths in estimates.items()}
+    return estimates
+
+
 def read_utterances(path, data_root=None):
     """Read the files to score from a table.
 
     Arguments
     ---------
     path : str or Path
-        A CSV with the columns ``ID, mix_wav, s1_wav … sN_wav, est1_wav … estN_wav``. Relative paths start at its
-        folder.
+        A CSV with the columns ``ID, mix_wav, s1_wav … sN_wav, est1_wav … estN_wav``, of any form that
+        `mossformer_sb.data.tables` reads. Relative paths start at its folder.
     data_root : str or Path, optional
         What ``$data_root`` stands for. Default: the table's folder.
 
@@ -103,7 +114,7 @@ def read_utterances(path, data_root=None):
             _paths(row, r"s(\d+)_wav", path, data_root),
             _paths(row, r"est(\d+)_wav", path, data_root),
         )
-        for row in _read_table(path)
+        for row in _read_rows(path)
     ]
     return _without([], utterances)
 
@@ -119,20 +130,23 @@ def _without(problems, utterances):
         more = f"\n  and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
         raise InputError(
             f"estimates, references and mixtures don't match:\n  {shown}{more}\nEach ID needs one mixture, and as many "
-            f"estimates as references. To leave out references without estimates, score a subset."
+            f"estimates as references. --subset leaves out references without estimates."
         )
     if not utterances:
         raise InputError("there is nothing to score: no ID has estimates and references.")
     return utterances
 
 
-def _read_table(path):
+def _read_rows(path):
     if not os.path.isfile(path):
         raise InputError(f"{path}: there is no such table. Give a CSV with ID, mix_wav, s1_wav and so on.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if "ID" not in table:
-        raise InputError(f"{path}: column ID is missing; found {', '.join(table.columns)}.")
-    return table.to_dict("records")
+    columns, rows, _ = read_table(path)
+    if "ID" not in columns:
+        raise InputError(f"{path}: column ID is missing; found {', '.join(columns)}.{other_table(columns)}")
+    counts = Counter(row["ID"] for row in rows)
+    for name in (name for name, count in counts.items() if count > 1 or not name):
+        raise InputError(f"{path}: the ID {name!r} is given {counts[name]} times. Give every row an ID of its own.")
+    return rows
 
 
 def _paths(row, pattern, path, data_root):
@@ -144,64 +158,13 @@ def _paths(row, pattern, path, data_root):
     columns.sort(key=lambda column: int("0" + re.sub(r"\D", "", column)))
     here = Path(path).parent
     root = here if data_root is None else data_root  # as it is given: like any path on the command line
-    cells = [row[column] for column in columns]
-    return tuple(
-        Path(cell.replace(DATA_ROOT, str(root), 1)) if cell.startswith(DATA_ROOT) else here / cell for cell in cells
-    )
+    empty = [column for column in columns if not row[column]]
+    if empty:
+        raise InputError(f"{path}: {empty[0]} of '{row['ID']}' is empty. Give every row a path for each column.")
+    return tuple(Path(resolve_path(row[column], root, here)) for column in columns)
 
 
-def _signals(folder, kinds):
-    """ID to the files of its sources (or estimates), in the order of their numbers."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder. Give the one of the estimates, or of the references.")
-    signals = {}
-    if (folder / "s1").is_dir():
-        for path in _audio_below(folder):
-            top, *rest = path.relative_to(folder).parts
-            if re.fullmatch(r"s\d+", top) and rest:
-                signals.setdefault(_id(Path(*rest)), {})[int(top[1:])] = path
-    else:
-        numbered = [(path, _NUMBERED.fullmatch(path.stem)) for path in _audio_below(folder)]
-        numbered = [(path, match) for path, match in numbered if match and match[2] in kinds]
-        kind = next((kind for kind in kinds if any(match[2] == kind for _, match in numbered)), None)
-        for path, match in numbered:
-            if match[2] == kind:
-                name = _id(path.relative_to(folder).with_name(f"{match[1]}.wav"))
-                signals.setdefault(name, {})[int(match[3])] = path
-    if not signals:
-        endings = ", ".join(f"<ID>_{kind}1.wav" for kind in kinds)
-        raise InputError(f"{folder}: holds neither subfolders s1, s2 and so on, nor files {endings}, _2 and so on.")
-    return {name: tuple(numbers[number] for number in sorted(numbers)) for name, numbers in signals.items()}
-
-
-def _mixtures(references, folder):
-    """ID to the file of the mixture."""
-    references = Path(references)
-    if folder is None and not (references / "s1").is_dir():
-        beside = (path for path in _audio_below(references) if path.stem.endswith("_mix"))
-        return {_id(path.relative_to(references)).removesuffix("_mix"): path for path in beside}
-    if folder is None:
-        folders = sorted(path for path in references.glob("mix*") if path.is_dir())
-        if len(folders) != 1:
-            found = ", ".join(path.name for path in folders) or "none"
-            raise InputError(f"{references}: has to hold one folder of mixtures; found {found}. Name it (mixtures).")
-        folder = folders[0]
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder of mixtures.")
-    return {_id(path.relative_to(folder)): path for path in _audio_below(folder)}
-
-
-def _audio_below(folder):
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
-
-
-def _id(path):
-    return path.with_suffix("").as_posix()
-
-
-def score(utterances, metrics=(), num_threads=1):
+def score(utterances, metrics=(), num_threads=1, trim=0):
     """Score utterances.
 
     Arguments
@@ -211,6 +174,9 @@ def score(utterances, metrics=(), num_threads=1):
         Besides SI-SNR and SDR: "stoi", "pesq".
     num_threads : int
         How many to score at the same time.
+    trim : int
+        Samples by which the signals of an utterance may differ in length: all are cut to the shortest. At the end, the
+        log says how many were.
 
     Returns
     -------
@@ -223,35 +189,64 @@ def score(utterances, metrics=(), num_threads=1):
         If a metric can't be computed, or files don't fit each other.
     """
     check_metrics(metrics)
+    if not isinstance(trim, int) or trim < 0:
+        raise InputError(f"trim is {trim!r}: give a number of samples, 0 or more.")
+    cut = []
     with ThreadPoolExecutor(num_threads) as pool:
-        yield from pool.map(functools.partial(_score, metrics=metrics), utterances)
+        for result, samples in pool.map(functools.partial(_score, metrics=metrics, trim=trim), utterances):
+            if samples:
+                cut.append(samples)
+            yield result
+    if cut:
+        logger.info("The signals of %d utterances were cut to the shortest, by %d samples at most", len(cut), max(cut))
 
 
-def _score(utterance, metrics):
-    return score_signals(utterance.id, *read_signals(utterance), metrics)
+def _score(utterance, metrics, trim):
+    """What `score_signals` gives, and by how many samples the longest signal was cut."""
+    signals, rate, cut = _read(utterance, trim)
+    return score_signals(utterance.id, *signals, rate, metrics), cut
 
 
-def read_signals(utterance):
+def read_signals(utterance, trim=0):
     """Read an utterance: mixture [T], sources and estimates [T, S], and the sample rate in Hz.
+
+    Arguments
+    ---------
+    utterance : Utterance
+    trim : int
+        As for `score`.
 
     Raises
     ------
     InputError
         If a file can't be read, has several channels, or another rate or length than the mixture.
     """
-    mixture, rate = read_audio(utterance.mixture)
-    signals = []
-    for path in (utterance.mixture, *utterance.sources, *utterance.estimates):
-        samples, its_rate = read_audio(path)
+    signals, rate, _ = _read(utterance, trim)
+    return *signals, rate
+
+
+def _read(utterance, trim):
+    paths = (utterance.mixture, *utterance.sources, *utterance.estimates)
+    read = [read_audio(path) for path in paths]
+    mixture, rate = read[0]
+    lengths = [len(samples) for samples, _ in read]
+    shortest = min(lengths)
+    for path, (samples, its_rate) in zip(paths, read, strict=True):
         if samples.ndim != 1:
             raise InputError(f"{path}: has {samples.shape[1]} channels; scores are of one.")
-        if (len(samples), its_rate) != (len(mixture), rate):
+        if its_rate != rate or (len(samples) != len(mixture) and max(lengths) - shortest > trim):
             raise InputError(
                 f"{path}: has {len(samples)} samples at {its_rate} Hz, and its mixture {utterance.mixture} "
-                f"{len(mixture)} at {rate} Hz. They have to be the same."
+                f"{len(mixture)} at {rate} Hz. They have to be the same.{_trim_advice(its_rate == rate, lengths)}"
             )
         if not np.isfinite(samples).all():
             raise InputError(f"{path}: has samples that are NaN or infinite, so it has no score.")
-        signals.append(torch.from_numpy(samples))
+    tensors = [torch.from_numpy(samples[:shortest]) for samples, _ in read]
     split = 1 + len(utterance.sources)
-    return signals[0], torch.stack(signals[1:split], -1), torch.stack(signals[split:], -1), rate
+    signals = tensors[0], torch.stack(tensors[1:split], -1), torch.stack(tensors[split:], -1)
+    return signals, rate, max(lengths) - shortest
+
+
+def _trim_advice(same_rate, lengths):
+    most = max(lengths) - min(lengths)
+    return f" --trim {most} cuts the signals of an utterance to the shortest." if same_rate else ""

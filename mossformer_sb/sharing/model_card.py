@@ -83,7 +83,7 @@ def _example_section(examples):
 
 def _score_section(record):
     if not record.scores:
-        return ""
+        return "\n## Scores\n\nNot evaluated on a test set.\n" if record.command else ""
     names = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi", "si-snr": "SI-SNR", "sdr": "SDR"}
     rows = "\n".join(f"| {label} | {record.scores[key]:.2f} dB |" for key, label in names.items())
     return f"\n## Scores\n\nMean over {record.num_test} test mixtures.\n\n| | |\n|---|---|\n{rows}\n"

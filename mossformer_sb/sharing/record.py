@@ -119,6 +119,12 @@ class TrainingRecord:
             test_set=test_set,
         )
 
+    def without_evaluation(self, brain, new):
+        """This record where a `SeparationBrain` has loaded its best checkpoint, and there is no test set."""
+        record = self if self.command else new
+        epoch = brain.hparams.epoch_counter.current
+        return dataclasses.replace(record, best_epoch=epoch, num_test=None, scores={}, test_command="", test_set={})
+
 
 def conditions_of(hparams):
     """The `conditions` of an experiment: ``task`` and, where they are there, the other arguments."""

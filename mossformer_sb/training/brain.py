@@ -319,6 +319,11 @@ class SeparationBrain(StepBrain):
         """As SpeechBrain's."""
         return super().evaluate(test_set, max_key, min_key, progressbar, dict(test_loader_kwargs or {}))
 
+    def load_best(self):
+        """Load the best checkpoint as it was validated, as `evaluate` does, without evaluating it."""
+        self.on_evaluate_start(max_key=BEST_KEY)
+        self._use_averaged_weights(True)
+
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Load the best checkpoint; there must be one."""
         self._use_averaged_weights(False)

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from speechbrain.utils.run_opts import RunOptions
@@ -26,6 +27,7 @@ from speechbrain.utils.run_opts import RunOptions
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
 from mossformer_sb.utils.devices import choose_device
+from mossformer_sb.utils.files import expanded
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
 
@@ -113,6 +115,7 @@ def parse_arguments(argv=None):
     if not argv or argv[0].startswith("-"):
         raise InputError(f"The first argument has to be the experiment's YAML file. Usage: {USAGE}")
     hparams_file, *words = argv
+    hparams_file = expanded(hparams_file)
     tree = read_yaml(hparams_file)
     _check_keys(tree, hparams_file)
 
@@ -134,6 +137,7 @@ def parse_arguments(argv=None):
 
     run_opts = _speechbrain_run_opts([hparams_file, *for_speechbrain])
     overrides.update({name: run_opts[name] for name in in_both})
+    overrides = {**_paths_of_home(tree), **expanded(overrides)}
     _check_overrides(tree, overrides, hparams_file)
     _check_placeholders(tree, overrides, hparams_file)
     _check_numbers(tree, hparams_file)
@@ -233,7 +237,7 @@ def _speechbrain_words(name, values, action):
         return [f"--{name}", *values]
     if len(values) != 1:
         raise InputError(f"--{name}, an option of SpeechBrain, takes one value, found {len(values)}.")
-    return [f"--{name}={values[0]}"]
+    return [f"--{name}={expanded(values[0])}"]
 
 
 def _speechbrain_run_opts(argv):
@@ -325,6 +329,17 @@ def read_yaml(path):
     if not isinstance(tree, Mapping):
         raise InputError(f"{path} has to hold keys and values, as `seed: 1234`; found {type(tree).__name__}.")
     return tree
+
+
+def _paths_of_home(tree):
+    """The top-level values of a YAML file that begin with ``~``, with the home folder in its place."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, str) and expanded(value) != value:
+            found[key] = expanded(str(value))
+        elif _tag(value) == "!ref" and str(value.value).startswith("~"):
+            found[key] = TaggedScalar(expanded(str(value.value)), tag=value.tag)
+    return found
 
 
 def _check_keys(tree, hparams_file):

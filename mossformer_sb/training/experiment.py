@@ -116,6 +116,7 @@ def build_dataset(hparams, name):
         "num_spks": hparams["num_spks"],
         "sample_rate": hparams["sample_rate"],
     }
+    common["trim"] = hparams.get("trim") or 0
     if name != "train":
         return MixtureDataset(**common)
     folder = Path(hparams["manifest_folder"])

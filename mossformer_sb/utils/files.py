@@ -4,11 +4,41 @@ import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from mossformer_sb.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, of nearly all file systems
+
+
+def expanded(value):
+    """Replace ``~`` at the start of a path, or of the paths in a list or a mapping, with the home folder.
+
+    A shell does so only where ``~`` begins a word: not in ``--data_folder=~/wham``, nor in a file. The programs apply
+    this once to all that their command line and YAML file say; functions apply it to the paths that they are given.
+
+    Arguments
+    ---------
+    value : object
+        Anything; what is no path that begins with ``~`` is returned as it is.
+
+    Returns
+    -------
+    object
+
+    Example
+    -------
+    >>> expanded("~/wham") == os.path.expanduser("~/wham"), expanded(["a~b", 3, None])
+    (True, ['a~b', 3, None])
+    """
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~") else value
+    if isinstance(value, os.PathLike):
+        return Path(expanded(os.fspath(value)))
+    if isinstance(value, Mapping):
+        return {key: expanded(item) for key, item in value.items()}
+    return [expanded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def temporary_name(path):
@@ -167,7 +197,7 @@ def make_output_folder(folder):
     InputError
         If nothing can be written there.
     """
-    folder = Path(folder)
+    folder = Path(expanded(folder))
     probe = folder / f".{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)

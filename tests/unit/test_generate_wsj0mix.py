@@ -14,7 +14,7 @@ from scipy.signal import resample_poly
 from data_prep.audio import num_resampled, resample
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from data_prep.generate.__main__ import main
-from data_prep.generate.wsj0 import RawRecording, read_recording
+from data_prep.generate.wsj0 import RawRecording, find_wsj0, read_recording
 from data_prep.generate.wsj0mix import generate
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
@@ -346,3 +346,15 @@ def test_command(raw, tmp_path, capsys):
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     assert main(["wsj0mix", *folders, "--output_folder", str(tmp_path / "out"), "--modes", "mid"]) == 2
     assert capsys.readouterr().err.endswith("mode 'mid' is not known: choose one of 'min', 'max'.\n")
+
+
+def test_two_microphones(tmp_path, caplog):
+    """The first one's recordings are taken, and the log says so."""
+    caplog.set_level("INFO")
+    folder = tmp_path / "wsj0" / "si_tr_s" / "011"
+    folder.mkdir(parents=True)
+    for ending, amplitude in (("wv1", 0.1), ("wv2", 0.2)):
+        soundfile.write(folder / f"011a0101.{ending}", np.full(100, amplitude), 16000, format="NIST", subtype="PCM_16")
+    found = find_wsj0(tmp_path, ["wsj0/si_tr_s/011/011a0101.wav"])["wsj0/si_tr_s/011/011a0101.wav"]
+    assert found.path.endswith(".wv1") and abs(read_recording(found)[0] - 0.1) < 1e-3
+    assert "1 utterances are taken from the first microphone (.wv1); 1 of them are there from the second" in caplog.text

@@ -133,7 +133,7 @@ class TestAgreement:
     # Baselines serve all corpora: null stands for the default of each, and the comment says whose option it is.
     ANY_CORPUS = {"mode", "target", "train_split", "csv_file", "noise", "mixture_is_sum", "corpus_name", "clips_folder"}
     ANY_CORPUS |= {"recorded_noise_folder", "librispeech_folder", "num_train", "num_valid", "num_test"}
-    ANY_CORPUS |= {"check_samples", "on_invalid"}
+    ANY_CORPUS |= {"check_samples", "on_invalid", "trim"}
     SMALL = {"number_of_epochs", "batch_size", "segment", "num_workers", "lr", "schedule", "final_lr", "speed_perturb"}
     SMALL |= {"ckpt_interval_minutes", "valid_batch_size", "n_audio_to_save"}
     # Values that an experiment has of its own. The comments are the same.
@@ -204,7 +204,12 @@ class TestAgreement:
         shared = set.intersection(*(set(lines) for lines in files.values()))
         training = [*files["mossformer_wham"]]
         training = training[training.index("dynamic_mixing") :]
-        own_mixing = {"speech_layout", "num_rooms", "rooms_csv"}  # the corpus of many speakers brings its own
+        own_mixing = {
+            "speech_layout",
+            "speaker_pattern",
+            "num_rooms",
+            "rooms_csv",
+        }  # the corpus of many speakers brings its own
         assert {*training} - shared <= own_mixing
         assert set(files[path.stem]) >= shared
 

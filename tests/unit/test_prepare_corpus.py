@@ -14,7 +14,7 @@ from tests.unit.trees import write_custom, write_librimix, write_wham, write_wha
 # Arguments as an experiment file gives them: null for what the user leaves out.
 OPTIONS = ("mode", "target", "csv_file", "noise", "mixture_is_sum", "num_train", "num_valid", "num_test")
 OPTIONS += ("clips_folder", "recorded_noise_folder", "librispeech_folder")
-UNSET = dict.fromkeys((*OPTIONS, "train_split", "check_samples", "on_invalid"))
+UNSET = dict.fromkeys((*OPTIONS, "train_split", "check_samples", "on_invalid", "trim"))
 
 
 def prepare(corpus, root, tmp_path, task, num_spks=2, **options):
@@ -125,7 +125,7 @@ class TestMessages:
             prepare(corpus, tmp_path, tmp_path, task, **{option: value})
 
     def test_names_the_options_that_it_has(self, tmp_path):
-        with pytest.raises(InputError, match="The corpus has check_samples, mode, on_invalid, train_split."):
+        with pytest.raises(InputError, match="The corpus has check_samples, mode, on_invalid, train_split, trim."):
             prepare("librimix", tmp_path, tmp_path, "separate_clean", target="reverb")
 
     @pytest.mark.parametrize(
@@ -147,5 +147,5 @@ def test_the_experiment_files_offer_every_option():
     # A corpus that several experiments are to be compared on is made in one way.
     fixed = {"num_rooms", "num_noises", "list_file", "workers"}
     offered = {*UNSET, *settled, *fixed}
-    for prepare, _ in CORPORA.values():
-        assert set(inspect.signature(prepare).parameters) <= offered
+    for corpus in CORPORA.values():
+        assert set(inspect.signature(corpus.prepare).parameters) <= offered

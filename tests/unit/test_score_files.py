@@ -72,12 +72,57 @@ def test_equals_closed_form_and_torchmetrics(corpus, tmp_path, signals, order):
 
 class TestLayouts:
     @pytest.mark.parametrize(
-        "pattern", ["day/talk_spk{}.wav", "day/talk_s{}.wav", "day/talk_estimate{}.flac", "s{}/day/talk.wav"]
+        "pattern",
+        [
+            *("day/talk_spk{}.wav", "day/talk_s{}.wav", "day/talk_estimate{}.flac", "s{}/day/talk.wav"),
+            *("day/talk_est{}.wav", "day/talk-s{}.wav", "day/talk_S{}.wav", "day/talk_source{}hat.wav"),
+            *(
+                "spk{}/day/talk.wav",
+                "S{}/day/talk.wav",
+                "day/talk/spk{}.wav",
+                "day/talk/s{}.wav",
+                "day/talk/s{}_estimate.wav",
+            ),
+            *("day/talk_speaker{}.wav", "day/talk.spk{}.wav", "est{}/day/talk.wav"),
+        ],
     )
     def test_of_estimates(self, corpus, tmp_path, signals, pattern):
         folder = estimates(tmp_path, signals, pattern=pattern.replace("flac", "wav"))
         (utterance,) = find_utterances(folder, corpus)
         assert utterance.id == "day/talk" and len(utterance.estimates) == 2
+
+    def test_examples_of_speechbrain_recipes(self, tmp_path, signals):
+        """Sources, estimates and mixture in one folder, with names that differ in their ends."""
+        folder = tmp_path / "audio_results"
+        write(folder / "item7_mix.wav", signals["mix"])
+        estimates(tmp_path, signals, ("s1", "s2"), "audio_results", "item7_source{}.wav")
+        estimates(tmp_path, signals, ("e1", "e2"), "audio_results", "item7_source{}hat.wav")
+        (utterance,) = find_utterances(folder, folder)
+        files = [utterance.mixture, *utterance.sources, *utterance.estimates]
+        names = ("mix", "source1", "source2", "source1hat", "source2hat")
+        assert [path.stem for path in files] == [f"item7_{name}" for name in names]
+
+    def test_their_ids_are_those_of_the_manifest(self, corpus, tmp_path, signals):
+        manifest = tmp_path / "tt.csv"
+        files = ",".join(str(corpus / kind / "day" / "talk.wav") for kind in ("mix", "s1", "s2"))
+        manifest.write_text(f"ID,mix_wav,s1_wav,s2_wav\n7,{files}\n")
+        (utterance,) = find_utterances(estimates(tmp_path, signals, pattern="item7_source{}hat.wav"), manifest)
+        assert utterance.id == "7"
+
+    def test_a_folder_for_each_mixture(self, tmp_path, signals):
+        for kind, name in (("mix", "mixture"), ("s1", "s1"), ("s2", "s2")):
+            write(tmp_path / "tt" / "mix_00001" / f"{name}.wav", signals[kind])
+        folder = estimates(tmp_path, signals, pattern="mix_00001/spk{}.wav")
+        (utterance,) = find_utterances(folder, tmp_path / "tt")
+        assert (utterance.id, utterance.mixture.name) == ("mix_00001", "mixture.wav")
+        assert [path.name for path in utterance.sources] == ["s1.wav", "s2.wav"]
+
+    def test_two_files_for_one_signal(self, corpus, tmp_path, signals):
+        folder = estimates(tmp_path, signals)
+        write(folder / "day" / "talk_spk1.flac.wav", signals["e1"])
+        write(folder / "day" / "talk_SPK1.wav", signals["e1"])
+        with pytest.raises(InputError, match="is the same signal as .*Remove one, or give a --table"):
+            find_utterances(folder, corpus)
 
     def test_all_in_one_folder(self, tmp_path, signals):
         """As training writes its examples."""
@@ -158,7 +203,7 @@ class TestMismatches:
         (corpus / "mix" / "day" / "talk.wav").unlink()
         self.fails("day/talk: has no mixture", folder, corpus)
         (corpus / "mix_clean").mkdir()
-        self.fails("has to hold one folder of mixtures; found mix, mix_clean", folder, corpus)
+        self.fails("has to hold one folder of mixtures; found mix, mix_clean. Give it with --mixtures", folder, corpus)
         self.fails("no such folder of mixtures", folder, corpus, mixtures=tmp_path / "none")
 
     def test_nothing(self, corpus, tmp_path):
@@ -185,6 +230,29 @@ class TestMismatches:
             read_utterances(tmp_path / "t.csv")
         with pytest.raises(InputError, match="there is no such table"):
             read_utterances(tmp_path / "none.csv")
+
+    def test_a_stated_difference_in_length(self, corpus, tmp_path, signals, caplog):
+        caplog.set_level("INFO")
+        folder = estimates(tmp_path, signals)
+        ((_, whole, _),) = score(find_utterances(folder, corpus))
+        write(folder / "day" / "talk_spk1.wav", signals["e1"][:7995])
+        write(folder / "day" / "talk_spk2.wav", np.append(signals["e2"], np.zeros(2)))
+        self.fails(
+            "They have to be the same. --trim 7 cuts the signals of an utterance to the shortest", folder, corpus
+        )
+        with pytest.raises(InputError, match="--trim 7"):
+            list(score(find_utterances(folder, corpus), trim=6))
+        assert "were cut" not in caplog.text
+        ((_, scores, _),) = score(find_utterances(folder, corpus), trim=7)
+        assert scores.si_snr == pytest.approx(whole.si_snr, abs=0.01)
+        assert "The signals of 1 utterances were cut to the shortest, by 7 samples at most" in caplog.text
+        with pytest.raises(InputError, match="trim is 1.5: give a number of samples"):
+            list(score([], trim=1.5))
+
+    def test_an_id_given_twice(self, tmp_path):
+        (tmp_path / "t.csv").write_text("ID,mix_wav,s1_wav,est1_wav\na,b,c,d\na,b,c,d\n")
+        with pytest.raises(InputError, match="the ID 'a' is given 2 times"):
+            read_utterances(tmp_path / "t.csv")
 
     @pytest.mark.parametrize(
         ("samples", "rate", "message"),

@@ -1,0 +1,71 @@
+"""Manifests of corpora in rooms, as `python -m data_prep.generate librimix --rooms` makes them of any speech.
+
+    DATA_FOLDER/Libri{N}Mix/wav{8k,16k}/{min,max}/{tr,cv,tt}/{noise,s1_*,s2_*,mix_clean_*,mix_single_*,mix_both_*}/ID.wav
+
+where * is `anechoic` or `reverb`, as in WHAMR! Who speaks in a mixture is in `DATA_FOLDER/metadata`.
+"""
+
+from dataclasses import replace
+
+from data_prep.choices import SPLITS
+from data_prep.corpora.librimix import corpus_folder, speakers_of
+from data_prep.corpora.whamr import reverberant_layout
+from data_prep.manifests.folders import list_mixtures
+from data_prep.manifests.manifest import write_manifests
+
+
+def prepare_librimix_rooms(
+    data_folder,
+    output_folder,
+    num_spks=2,
+    sample_rate=8000,
+    mode="min",
+    task="separate_noisy_reverb",
+    target="anechoic",
+    splits=SPLITS,
+    check_samples=False,
+    on_invalid="error",
+    trim=0,
+):
+    """Checks a generated corpus in rooms and writes its manifests, `libri{num_spks}mix_rooms_{split}.csv`.
+
+    Arguments
+    ---------
+    data_folder : str
+        The `--output_folder` of its generation, or the folder `Libri{N}Mix` in it.
+    output_folder : str
+        Folder for the manifests, created if absent.
+    num_spks : int
+        2 or more. 1 for tasks with one speaker: of the mixtures of two.
+    sample_rate, mode, task, target, splits
+        As for `data_prep.corpora.whamr.prepare_whamr`.
+    check_samples, on_invalid, trim
+        As for `data_prep.manifests.manifest.write_manifests`.
+
+    Returns
+    -------
+    manifests : dict
+        For each split, the path of its manifest.
+
+    Raises
+    ------
+    InputError
+        If an argument, a folder or a file is not as needed.
+    """
+    mixed = 2 if num_spks == 1 else num_spks
+    name = f"Libri{mixed}Mix"
+    root, top = corpus_folder(data_folder, name, ())
+    layout = reverberant_layout(
+        f"{name} in rooms",
+        f"libri{mixed}mix_rooms",
+        top,
+        num_spks,
+        sample_rate,
+        mode,
+        task,
+        target,
+        splits,
+        check_samples,
+    )
+    listing = list_mixtures(replace(layout, speakers=speakers_of(root, mixed)), data_folder)
+    return write_manifests(listing, output_folder, check_samples, on_invalid, trim)

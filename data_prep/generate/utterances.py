@@ -1,0 +1,171 @@
+"""Long recordings, such as interviews, divided into utterances at their pauses.
+
+A pause is where the energy stays low: more than `DEPTH` dB below the loudest frames, or hardly above the quietest ones
+where there is noise. Nothing is written: an utterance is a part of its recording.
+
+Shapes: F frames.
+"""
+
+import functools
+import logging
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from data_prep.audio import SAMPLE_RATE
+from data_prep.parallel import thread_map
+from mossformer_sb.data.audio_reader import AudioReader
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FRAME = 0.02  # seconds
+DEPTH, ABOVE_FLOOR, LEAST_DEPTH = 30.0, 6.0, 10.0  # dB
+PAUSE = 0.3  # seconds; shorter ones are within words or between them
+LONG_PAUSE = 1.0  # seconds; an utterance has no longer one
+SHORTEST = 0.1  # seconds; shorter sounds between pauses are clicks
+MARGIN = 0.1  # seconds of the pause that stay with the utterance
+
+
+def cut_long(folder, clips, max_seconds, min_seconds):
+    """Replaces recordings that are too long by their utterances.
+
+    Arguments
+    ---------
+    folder : Path
+        What the paths are relative to.
+    clips : list of Clip
+        Recordings.
+    max_seconds : float
+        Longer ones are cut, into utterances of at most that.
+    min_seconds : float
+        Shorter utterances are left out.
+
+    Returns
+    -------
+    clips : list of Clip
+        In the same order; utterances are called after their recording and the second that they begin in.
+
+    Raises
+    ------
+    InputError
+        If `max_seconds` is below `min_seconds`, or a recording can't be read.
+    """
+    if not max_seconds >= max(min_seconds, FRAME):
+        raise InputError(f"max_seconds is {max_seconds}, and min_seconds {min_seconds}: give more for the first.")
+    long = [clip for clip in clips if clip.frames > max_seconds * SAMPLE_RATE]
+    if not long:
+        return clips
+    find = functools.partial(find_utterances, max_seconds=max_seconds, min_seconds=min_seconds)
+    found = thread_map(lambda clip: find(os.path.join(folder, clip.path)), long, "Looking for pauses", "file")
+    parts = {clip.path: _parts(clip, spans) for clip, spans in zip(long, found, strict=True)}
+    cut = [part for clip in clips for part in parts.get(clip.path, [clip])]
+    hours = [sum(clip.frames for clip in some) / SAMPLE_RATE / 3600 for some in (sum(parts.values(), []), long)]
+    logger.info(
+        "%d recordings of more than %g s were cut at their pauses into %d utterances, %.2f of %.2f hours. "
+        "--max_seconds sets how long utterances may be.",
+        len(long),
+        max_seconds,
+        sum(map(len, parts.values())),
+        *hours,
+    )
+    return cut
+
+
+def _parts(clip, spans):
+    return [
+        replace(
+            clip,
+            path=f"{clip.path}#t={start:.2f},{end:.2f}",
+            name=f"{clip.name}-{start:07.2f}".replace(".", "_"),
+            frames=round((end - start) * SAMPLE_RATE),
+        )
+        for start, end in spans
+    ]
+
+
+def find_utterances(path, max_seconds, min_seconds):
+    """Finds the utterances of a recording.
+
+    Arguments
+    ---------
+    path : str or Path
+        The recording.
+    max_seconds, min_seconds : float
+        Longest and shortest utterance.
+
+    Returns
+    -------
+    utterances : list of tuple of float
+        Start and end of each, in seconds, in hundredths.
+
+    Raises
+    ------
+    InputError
+        If it can't be read.
+    """
+    levels = _levels(path)
+    stretches = _speech(levels)
+    pieces = [piece for stretch in stretches for piece in _halves(levels, *stretch, round(max_seconds / FRAME))]
+    return _spans(_joined(pieces, max_seconds), len(levels), max_seconds, min_seconds)
+
+
+def _levels(path):
+    """[F]: the energy of each frame in dB, of the first channel, read block by block."""
+    energies = []
+    with AudioReader(path) as file:
+        frame = max(1, round(FRAME * file.sample_rate))
+        while len(block := file.read(frame * 4096)):
+            whole = block[: len(block) // frame * frame, 0].reshape(-1, frame)
+            energies.append(np.square(whole, dtype=np.float64).mean(axis=1))
+    return 10 * np.log10(np.concatenate([*energies, np.zeros(0)]) + 1e-12)
+
+
+def _speech(levels):
+    """First frame, and the one after the last, of each stretch of speech between two pauses."""
+    if not len(levels):
+        return []
+    loud, floor = np.percentile(levels, 95), np.percentile(levels, 10)
+    threshold = max(loud - DEPTH, min(floor + ABOVE_FLOOR, loud - LEAST_DEPTH))
+    active = np.flatnonzero(levels > threshold)
+    if not len(active):
+        return []
+    gaps = np.flatnonzero(np.diff(active) > PAUSE / FRAME)
+    starts, ends = active[np.r_[0, gaps + 1]], active[np.r_[gaps, len(active) - 1]] + 1
+    return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True) if end - start >= SHORTEST / FRAME]
+
+
+def _halves(levels, start, end, longest):
+    """A stretch in pieces of at most `longest` frames, cut where it is quietest in the second half of a piece."""
+    while end - start > longest:
+        cut = start + longest // 2 + int(levels[start + longest // 2 : start + longest].argmin())
+        yield start, cut
+        start = cut
+    yield start, end
+
+
+def _joined(pieces, max_seconds):
+    """Pieces in a row as one utterance, as long as it is not too long and has no long pause."""
+    joined = []
+    for start, end in pieces:
+        fits = joined and (end - joined[-1][0]) * FRAME + 2 * MARGIN <= max_seconds
+        if fits and (start - joined[-1][1]) * FRAME <= LONG_PAUSE:
+            joined[-1][1] = end
+        else:
+            joined.append([start, end])
+    return joined
+
+
+def _spans(utterances, num_frames, max_seconds, min_seconds):
+    """Start and end in seconds, with a margin where there is a pause."""
+    spans = []
+    for number, (start, end) in enumerate(utterances):
+        before = utterances[number - 1][1] if number else 0
+        after = utterances[number + 1][0] if number + 1 < len(utterances) else num_frames
+        first = start * FRAME - min(MARGIN, (start - before) * FRAME / 2)
+        last = end * FRAME + min(MARGIN, (after - end) * FRAME / 2)
+        last = min(last, first + max_seconds)
+        if last - first >= min_seconds:
+            spans.append((round(first, 2), round(last, 2)))
+    return spans

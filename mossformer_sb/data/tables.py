@@ -1,0 +1,241 @@
+"""Tables that people make: CSV files of any spreadsheet, read as text.
+
+What differs between programs is found out: the separator (comma, semicolon, tab or bar), the encoding (UTF-8, UTF-16
+with or without a byte order mark, or else Windows-1252), the line ends, quotes, blanks around values, blank lines.
+"""
+
+import codecs
+import csv
+import io
+import logging
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
+
+logger = logging.getLogger(__name__)
+
+DATA_ROOT = "$data_root"  # what paths in a manifest begin with
+SEPARATORS = ",;\t|"
+_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+# Columns that are read whatever their case.
+_KNOWN = re.compile(r"(mix|noise|s\d+|est\d+)_wav|(s\d+)_spk|split|duration|sample_rate|path|spk")
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
+
+
+def read_table(path, what="table"):
+    """Read a table, all its values as text.
+
+    Arguments
+    ---------
+    path : str or Path
+        Its first line has the names of the columns.
+    what : str
+        What messages call it.
+
+    Returns
+    -------
+    columns : list of str
+        Names of the columns; those that a manifest or a list of recordings has in their usual case.
+    rows : list of dict
+        For each line that is not blank, column to value, both without blanks around them. Values that a line lacks at
+        its end are empty.
+    numbers : list of int
+        The number of each of these lines, from 1.
+
+    Raises
+    ------
+    InputError
+        If the file is absent, empty or no text, a quote is not closed, a name of a column is given twice, or a line has
+        more values than there are columns.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "list.csv"
+    >>> _ = path.write_bytes("id; split\\r\\nnaïve ;tr\\r\\n\\r\\n".encode("utf-16"))
+    >>> read_table(path)
+    (['ID', 'split'], [{'ID': 'naïve', 'split': 'tr'}], [2])
+    """
+    name = f"{what} '{path}'"
+    lines = _lines(_text(expanded(path), name), name)
+    if not lines:
+        raise InputError(f"{name} is empty: needed the names of the columns in its first line.")
+    columns = [_column(value) for value in lines[0][1]]
+    while columns and not columns[-1]:  # a separator at the end of each line
+        columns.pop()
+    twice = [column for column, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise InputError(f"{name} has more than one column called {', '.join(map(repr, twice))}: rename or remove one.")
+    rows = []
+    for number, values in lines[1:]:
+        if any(values[len(columns) :]):
+            raise InputError(
+                f"{name}, line {number}: has {len(values)} values for {len(columns)} columns. Put a value that "
+                "contains the separator in double quotes."
+            )
+        values += [""] * (len(columns) - len(values))
+        rows.append(dict(zip(columns, values, strict=False)))
+    return columns, rows, [number for number, _ in lines[1:]]
+
+
+def _text(path, name):
+    """The content of a file, decoded."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name} can't be read ({error.strerror or error}): give the path of a CSV.") from error
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if content.startswith(mark):
+            return _decoded(content, encoding, name)
+    if b"\0" in content:  # UTF-16 without a mark: every second byte of what is in the first line is zero
+        return _decoded(content, "utf-16-be" if content[:1] == b"\0" else "utf-16-le", name)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = _decoded(content, "cp1252", name)
+        logger.warning("%s is not in UTF-8: read as Windows-1252. Check names with letters beyond ASCII.", name)
+        return text
+
+
+def _decoded(content, encoding, name):
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not text ({error}): give a CSV in UTF-8.") from error
+    if "\0" in text:
+        raise InputError(f"{name} is not text (it holds zero bytes): give a CSV in UTF-8.")
+    return text
+
+
+def _lines(text, name):
+    """The number and the values of each line that is not blank."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    first, _, rest = text.partition("\n")
+    skipped = 0
+    separator = re.fullmatch(r'\s*"?sep=(.)"?\s*', first)  # how Excel notes it
+    if separator:
+        text, skipped = rest, 1
+    separator = separator[1] if separator else _separator(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    lines = []
+    try:
+        for values in reader:
+            values = [value.strip() for value in values]
+            if any(values):
+                lines.append((reader.line_num + skipped, values))
+    except csv.Error as error:
+        raise InputError(
+            f"{name}, line {reader.line_num + skipped}: can't be divided into values ({error}). Is a double quote not "
+            "closed? Within quotes, a quote is written twice."
+        ) from error
+    return lines
+
+
+def _separator(text):
+    """The separator that occurs most often in the first line that is not blank, outside of quotes."""
+    header = next((line for line in text.split("\n") if line.strip()), "")
+    counts = Counter(re.sub(r'"[^"]*"', "", header))
+    return max(SEPARATORS, key=lambda separator: counts[separator])
+
+
+def _column(name):
+    lower = name.lower()
+    if lower == "id":
+        return "ID"
+    return lower if _KNOWN.fullmatch(lower) else name
+
+
+def other_table(columns):
+    """Say which program's table this is, if it is one whose columns are not those of a manifest; else nothing.
+
+    Arguments
+    ---------
+    columns : collection of str
+        Names of its columns.
+
+    Returns
+    -------
+    str
+        The end of a message.
+
+    Example
+    -------
+    >>> other_table(["mixture_ID", "mixture_path", "source_1_path", "length"])
+    " It is one of LibriMix's own tables: give the folder of the corpus to `python -m data_prep librimix`."
+    """
+    if {"mixture_ID", "mixture_path"} <= set(columns):
+        return " It is one of LibriMix's own tables: give the folder of the corpus to `python -m data_prep librimix`."
+    if len(columns) == 1:
+        return " The values of a line are separated by commas, semicolons or tabs."
+    return ""
+
+
+def resolve_path(cell, data_root, here="."):
+    """Find the file that a value of a table means.
+
+    Arguments
+    ---------
+    cell : str
+        A path: absolute, or relative to ``here``, or below ``$data_root`` or ``~``; with slashes or backslashes.
+    data_root : str or Path or None
+        What ``$data_root`` stands for.
+    here : str or Path
+        The folder of relative paths.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If it is below ``$data_root`` and there is none.
+
+    Example
+    -------
+    >>> resolve_path("$data_root/tr/a.wav", "/data"), resolve_path("tr\\\\a.wav", None, "/lists")
+    ('/data/tr/a.wav', '/lists/tr/a.wav')
+    """
+    if "\\" in cell and os.sep != "\\" and not os.path.exists(cell):
+        cell = cell.replace("\\", "/")
+    if cell.startswith(DATA_ROOT):
+        if data_root is None:
+            raise InputError(f"{cell}: {DATA_ROOT} stands for no folder: give the one that the data lies in.")
+        return f"{expanded(data_root)}{cell[len(DATA_ROOT) :]}"
+    cell = expanded(cell)
+    return cell if os.path.isabs(cell) or str(here) in ("", ".") else os.path.join(here, cell)
+
+
+def likely_cause(path, data_root=None):
+    """Say why a file of a table may not be there, as the end of a message: empty if nothing is known.
+
+    Arguments
+    ---------
+    path : str or Path
+        The absent file.
+    data_root : str or Path, optional
+        Where the data lies now.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> likely_cause("D:/corpus/a.wav")
+    " It is a path of Windows: replace its beginning with the data's folder here."
+    """
+    path = str(path)
+    if os.sep == "/" and _WINDOWS_PATH.search(path):
+        return " It is a path of Windows: replace its beginning with the data's folder here."
+    parts = Path(path).parts
+    if data_root is not None and not os.path.exists(path):
+        for start in range(1, len(parts)):
+            moved = os.path.join(expanded(data_root), *parts[start:])
+            if len(parts) - start > 1 and os.path.isfile(moved):
+                old = os.path.join(*parts[:start])
+                return f" It lies in '{moved}' now: replace '{old}' with '{DATA_ROOT}' in the table."
+    return ""

@@ -1,0 +1,162 @@
+"""Finding the files of sources, estimates and mixtures by their names, as separation programs write them.
+
+Three layouts, each with several names for a signal, in any case; ID may have folders in it:
+
+    s1/ID.wav         a folder for each speaker, as corpora have it, and ESPnet (spk1/ID.wav)
+    ID_spk1.wav       one folder for all: ours; Asteroid's _est1, ClearerVoice's _s1, SpeechBrain's _source1hat
+    ID/spk1.wav       a folder for each mixture, as TIGER writes it
+"""
+
+import re
+from pathlib import Path
+
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS
+from mossformer_sb.errors import InputError
+
+# What signals are called, the first that is found counts: where sources and estimates lie in one folder, each has names
+# of its own.
+ESTIMATES = (
+    *(r"estimate(\d+)", r"est(\d+)", r"source(\d+)hat", r"s(\d+)_estimate"),
+    *(r"spk(\d+)", r"s(\d+)", r"speaker(\d+)", r"source(\d+)"),
+)
+REFERENCES = (r"source(\d+)", r"s(\d+)", r"spk(\d+)", r"speaker(\d+)", r"ref(\d+)")
+MIXTURE = r"mix|mixture"
+BETWEEN = r"[_\-. ]"  # an ID and what follows it
+
+
+def find_signals(folder, kinds):
+    """Find the files of sources or of estimates.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where they lie.
+    kinds : sequence of str
+        `ESTIMATES` or `REFERENCES`.
+
+    Returns
+    -------
+    dict
+        ID to the files, a tuple of Path, in the order of their numbers.
+
+    Raises
+    ------
+    InputError
+        If the folder is absent, or there are none.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> for name in ("talk_est1.wav", "talk_est2.wav"):
+    ...     (folder / name).touch()
+    >>> [[path.name for path in paths] for paths in find_signals(folder, ESTIMATES).values()]
+    [['talk_est1.wav', 'talk_est2.wav']]
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder. Give the one of the estimates, or of the references.")
+    files = audio_below(folder)
+    for layout in (_in_folders_of_speakers, _by_name):
+        for kind in kinds:
+            signals = layout(folder, files, kind)
+            if signals:
+                return {name: tuple(numbers[number] for number in sorted(numbers)) for name, numbers in signals.items()}
+    endings = ", ".join(f"<ID>_{_plain(kind)}.wav" for kind in kinds)
+    raise InputError(
+        f"{folder}: holds neither subfolders s1, s2 and so on, nor files {endings}, _2 and so on, nor such files "
+        f"without <ID>_ in a folder for each mixture. A --table of all files takes any names."
+    )
+
+
+def find_mixtures(references, folder=None):
+    """Find the files of mixtures.
+
+    Arguments
+    ---------
+    references : str or Path
+        The folder of the references.
+    folder : str or Path, optional
+        That of the mixtures. Default: ``<ID>_mix.wav`` or ``<ID>/mix.wav`` among the references (or ``mixture``), or
+        the one folder beside ``s1`` whose name begins with ``mix``.
+
+    Returns
+    -------
+    dict
+        ID to the file.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or several might be meant.
+    """
+    if folder is not None:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{folder}: there is no such folder of mixtures.")
+        named = _single(folder, audio_below(folder))
+        return named or {identify(path, folder): path for path in audio_below(folder)}
+    references = Path(references)
+    files = audio_below(references)
+    if not any(_in_folders_of_speakers(references, files, kind) for kind in REFERENCES):
+        return _single(references, files)
+    folders = sorted(path for path in references.glob("mix*") if path.is_dir())
+    if len(folders) != 1:
+        found = ", ".join(path.name for path in folders) or "none"
+        raise InputError(f"{references}: has to hold one folder of mixtures; found {found}. Give it with --mixtures.")
+    return {identify(path, folders[0]): path for path in audio_below(folders[0])}
+
+
+def audio_below(folder):
+    """The audio files of a folder, however deep, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
+
+
+def identify(path, folder):
+    """The ID of a file that is called by it: its path below the folder, without its ending."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _in_folders_of_speakers(folder, files, kind):
+    signals = {}
+    for path in files:
+        top, *rest = path.relative_to(folder).parts
+        match = re.fullmatch(kind, top, re.IGNORECASE)
+        if match and rest:
+            signals.setdefault(identify(path, folder / top), {})[int(match[1])] = path
+    return signals
+
+
+def _by_name(folder, files, kind):
+    signals = {}
+    for path in files:
+        match = re.fullmatch(rf"(?:(.+){BETWEEN})?{kind}", path.stem, re.IGNORECASE)
+        name = match and _name(path, folder, match[1])
+        if name:
+            numbers = signals.setdefault(name, {})
+            number = int(match[2])
+            if number in numbers:
+                raise InputError(f"{path}: is the same signal as {numbers[number]}. Remove one, or give a --table.")
+            numbers[number] = path
+    return signals
+
+
+def _single(folder, files):
+    mixtures = {}
+    for path in files:
+        match = re.fullmatch(rf"(?:(.+){BETWEEN})?(?:{MIXTURE})", path.stem, re.IGNORECASE)
+        name = match and _name(path, folder, match[1])
+        if name:
+            mixtures[name] = path
+    return mixtures
+
+
+def _name(path, folder, stem):
+    """The ID of a file: what its name begins with, or its folder; None for a file that has neither."""
+    if stem:
+        return path.relative_to(folder).with_name(stem).as_posix()
+    parent = path.parent.relative_to(folder).as_posix()
+    return None if parent == "." else parent
+
+
+def _plain(kind):
+    return kind.replace(r"(\d+)", "1")

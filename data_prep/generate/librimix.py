@@ -23,6 +23,7 @@ from scipy.signal import resample_poly
 from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
 from data_prep.choices import check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
+from data_prep.generate.image_source import images_of
 from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, draw_levels, split_noises, split_speakers
 from data_prep.generate.librimix_metadata import Recipe, csv_text, info_text, metadata_text, read_metadata
 from data_prep.generate.recordings import (
@@ -36,7 +37,7 @@ from data_prep.generate.recordings import (
     read_recording,
     warn_of_single_utterances,
 )
-from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
+from data_prep.generate.rooms import REVERBERATIONS, read_rooms, rooms_text
 from data_prep.parallel import count_workers, process_map, thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError

@@ -5,7 +5,8 @@ Metadata, in the formats of the published scripts: those of `data_prep.generate.
     METADATA_FOLDER/[data/]reverb_params_{tr,cv,tt}.csv   room, microphones, speakers and T60 of each mixture
 
 The dry utterances sound in their rooms, and are then scaled so that the direct paths at the left microphone have the
-energy of WHAM!'s sources. The noise is WHAM!'s.
+energy of WHAM!'s sources. The noise is WHAM!'s. Responses are those of pyroomacoustics 0.3.1 as pip installs it, to the
+precision that `data_prep.generate.image_source` states.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from data_prep.audio import SAMPLE_RATE, num_resampled, resample, to_int16_wrapp
 from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.generate import wham
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
-from data_prep.generate.rooms import Room, matching_factors, read_rooms, reverberate
+from data_prep.generate.image_source import matching_factors, reverberate
+from data_prep.generate.rooms import Room, read_rooms
 from data_prep.generate.wsj0 import (
     RawRecording,
     check_recordings,
@@ -28,7 +30,7 @@ from data_prep.generate.wsj0 import (
 from data_prep.generate.wsj0mix import add_version_arguments
 from mossformer_sb.errors import InputError
 
-VERSION = 1  # to be increased when the same metadata gives other samples
+VERSION = 2  # to be increased when the same metadata gives other samples
 CHANNELS = {"left": (0,), "both": (0, 1)}
 KINDS = ("anechoic", "reverb")
 SIGNALS = (*(f"{name}_{kind}" for kind in KINDS for name in wham.SIGNALS if name != "noise"), "noise")
@@ -210,7 +212,8 @@ def make(mixture):
     """
     speech = [read_recording(recording).astype(np.float64) for recording in mixture.speech]
     noise = [read_recording(mixture.noise, channel).astype(np.float64) for channel in mixture.channels]
-    images = reverberate(mixture.room, _dry(speech, len(noise[0])), mixture.channels)  # each [sources, channels, time]
+    dry = _dry(speech, len(noise[0]))
+    images = reverberate(mixture.room, dry, mixture.channels, sinc="table")  # each [sources, channels, time]
     made = {}
     for sample_rate, mode, top, scaling in mixture.versions:
         sources = [

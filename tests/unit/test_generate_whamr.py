@@ -11,7 +11,8 @@ from scipy.signal import resample_poly
 
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate.__main__ import main
-from data_prep.generate.rooms import draw_room, impulse_response, rooms_text
+from data_prep.generate.image_source import impulse_response
+from data_prep.generate.rooms import draw_room, rooms_text
 from data_prep.generate.whamr import generate
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
@@ -76,7 +77,7 @@ def literal(noise_folder, split, name, sample_rate, mode, channel=0):
         energy = None
         for kind in ("anechoic", "reverb"):
             heard = [
-                np.convolve(padded, impulse_response(room, room.sources[number], microphone, kind == "anechoic"))
+                np.convolve(padded, impulse_response(room, room.sources[number], microphone, kind == "anechoic", "table"))
                 for microphone in room.microphones
             ]
             if sample_rate == 8000:

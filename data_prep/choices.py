@@ -5,6 +5,7 @@ from mossformer_sb.errors import InputError
 SAMPLE_RATES = (8000, 16000)
 MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
 SPLITS = ("tr", "cv", "tt")
+NUMS_SPKS = (2, 3, 4, 5)  # of WSJ0-mix
 
 
 def check_choice(key, value, allowed):

@@ -259,5 +259,3 @@ def images_of(room, signals):
     images = reverberate(room, signals)
     factors = matching_factors(signals, images[0])
     return tuple((factors * image)[:, 0, : signals.shape[1]] for image in images)
-
-

@@ -3,6 +3,7 @@
 Shapes: T samples.
 """
 
+import collections
 import csv
 import hashlib
 import logging
@@ -15,9 +16,10 @@ from pathlib import Path
 import soundfile
 from scipy.signal import resample_poly
 
-from data_prep.audio import SAMPLE_RATE
+from data_prep.audio import SAMPLE_RATE, lost_bytes
 from data_prep.choices import check_choice
-from data_prep.messages import first_of
+from data_prep.generate.file_access import check_access, walk_files
+from data_prep.messages import NUM_SHOWN, first_of
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.data.source_pools import extend_noise
@@ -80,7 +82,7 @@ def find_speech(source, layout="librispeech", resample=False):
         If there is none, a file can't be used, or two have one name.
     """
     folder, named = name_speech(source, layout)
-    clips = _clips(folder, named, resample)
+    clips = _clips(folder, named, resample, "from_speech")
     paths = {}
     for clip in clips:
         if clip.name in paths:
@@ -124,15 +126,16 @@ def name_noise(folder, key="noise"):
 def find_noise(folder, resample=False):
     """Lists the recordings of a folder of noise, however deep; see `find_speech`."""
     folder = Path(folder).expanduser()
-    return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample)
+    return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample, "noise")
 
 
 def _audio_files(folder, key):
     if not folder.is_dir():
         raise InputError(f"{key} '{folder}' is not a folder: give the folder that the recordings lie in.")
+    check_access(folder)
     files = sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in map(Path, walk_files(folder, key))
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
     if not files:
@@ -161,6 +164,7 @@ def _from_folder(folder, layout, key, layout_key):
 
 def _from_table(path):
     """Lists (path, name, speaker) of the utterances in a CSV."""
+    check_access(path)
     with open(path, newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         missing = [column for column in ("path", "spk") if column not in (reader.fieldnames or [])]
@@ -177,25 +181,80 @@ def _from_table(path):
     return sorted(named)
 
 
-def _clips(folder, named, resample):
+def _clips(folder, named, resample, key):
     paths = [path for path, _, _ in named]
-    frames = frames_of(folder, paths, resample)
+    frames = frames_of(folder, paths, resample, key)
     return [Clip(path, name, speaker, frames[path]) for path, name, speaker in named]
 
 
-def frames_of(folder, paths, resample=False):
+def frames_of(folder, paths, resample=False, key="folder", splits=None):
     """Samples at 16 kHz of each of many recordings: one pass over the headers with threads.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What the paths are relative to.
+    paths : iterable of str
+        The recordings.
+    resample : bool
+        As for `read_recording`.
+    key : str
+        What messages call the folder.
+    splits : Mapping, optional
+        Split → paths that it needs, for messages.
 
     Returns
     -------
     frames : dict
         path → number of samples.
+
+    Raises
+    ------
+    InputError
+        If some can't be used; it counts and names all of them.
     """
     paths = list(dict.fromkeys(paths))
     counts = thread_map(
-        lambda path: count_frames(os.path.join(folder, path), resample), paths, "Reading headers", "file"
+        lambda path: _count_or_problem(os.path.join(folder, path), resample), paths, "Reading headers", "file"
     )
-    return dict(zip(paths, counts, strict=True))
+    frames = dict(zip(paths, counts, strict=True))
+    problems = {path: found for path, found in frames.items() if isinstance(found, InputError)}
+    if problems:
+        raise InputError(_describe_problems(folder, paths, problems, key, splits or {}))
+    return frames
+
+
+def _count_or_problem(path, resample):
+    try:
+        return count_frames(path, resample)
+    except InputError as error:
+        return error
+
+
+def _describe_problems(folder, paths, problems, key, splits):
+    """One message for all recordings that can't be used, with their numbers and what to do."""
+    messages = [str(problem) for problem in problems.values()]
+    if len(paths) == 1 and not splits:
+        return messages[0]
+    lines = [f"{key} '{folder}': {len(problems)} of {len(paths)} recordings can't be used."]
+    lines += [f"  {message}" for message in messages[:NUM_SHOWN]]
+    if len(messages) > NUM_SHOWN:
+        lines.append(f"  … and {len(messages) - NUM_SHOWN} more")
+    absent = {path for path in problems if not os.path.lexists(os.path.join(folder, path))}
+    parts = collections.Counter(path.split("/")[0] for path in paths)
+    lacking = collections.Counter(path.split("/")[0] for path in absent)
+    if absent:
+        counts = ", ".join(f"{part} {count} of {parts[part]}" for part, count in lacking.items())
+        lines.append(f"Absent: {counts}.")
+    if len(absent) == len(paths):
+        held = first_of(list(parts))
+        lines.append(f"Give the folder that the paths in the metadata are relative to, as {key}: it holds {held}.")
+        return "\n".join(lines)
+    whole = [split for split, needed in splits.items() if problems.keys().isdisjoint(needed)]
+    advice = "Complete or repair them"
+    if whole and len(whole) < len(splits):
+        advice += f", or leave out the splits that need them: --splits {' '.join(whole)}"
+    return "\n".join([*lines, f"{advice}. Then start again."])
 
 
 def warn_of_single_utterances(utterances):
@@ -273,8 +332,14 @@ class _opened:  # noqa: N801, a context manager
 
     def __init__(self, path, resample):
         self.path = path
+        check_access(path)
         if not os.path.isfile(path):
             raise InputError(f"{path}: there is no such recording.{_advice(path)}")
+        lost = lost_bytes(path)
+        if lost:
+            raise InputError(
+                f"{path}: is truncated: its last {lost} bytes of audio are missing. Copy or download it again."
+            )
         try:
             self.file = soundfile.SoundFile(path)
         except soundfile.SoundFileError as error:
@@ -307,7 +372,7 @@ def _advice(path):
             " Such noise is made from wham_noise's by changing the speed to 0.8 and 1.2 with SoX: "
             "LibriMix's scripts/augment_train_noise.py does it."
         )
-    return " Give the folder that the paths in the metadata are relative to."
+    return ""
 
 
 def check_noise(path, found, needed):

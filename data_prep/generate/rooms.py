@@ -1,4 +1,4 @@
-"""Rooms: boxes with two microphones and some speakers, drawn and tabulated as those of WHAMR! (Maciejewski et al., 2020).
+"""Rooms, drawn and tabulated as those of WHAMR! (Maciejewski et al., 2020): boxes with microphones and speakers.
 
 `data_prep.generate.image_source` computes how they sound.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.choices import check_choice
+from data_prep.generate.file_access import check_access
 from mossformer_sb.errors import InputError
 
 SAMPLE_RATE = 16000  # of all responses, in Hz
@@ -143,6 +144,7 @@ def read_rooms(path, num_spks=2):
         If the file is absent, or a line is not as needed.
     """
     path = Path(path)
+    check_access(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; needed the rooms of WHAMR!'s mixtures. Copy it there.")
     needed, rooms = columns(num_spks), {}

@@ -624,7 +624,7 @@ def test_other_arguments_do_not_continue(speech, tmp_path):
     with pytest.raises(InputError, match="was drawn with n_mixtures 3, and n_mixtures 4 is asked for"):
         make(speech, tmp_path / "out", n_mixtures=(4, 2, 2))
     write(tmp_path / "speech/999-1-0000.flac", samples_of("new", RATE))
-    with pytest.raises(InputError, match="was drawn with speech"):
+    with pytest.raises(InputError, match="was drawn with other versions of these: speech: give"):
         make(speech, tmp_path / "out", n_mixtures=(3, 2, 2))
 
 

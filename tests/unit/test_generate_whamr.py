@@ -77,7 +77,9 @@ def literal(noise_folder, split, name, sample_rate, mode, channel=0):
         energy = None
         for kind in ("anechoic", "reverb"):
             heard = [
-                np.convolve(padded, impulse_response(room, room.sources[number], microphone, kind == "anechoic", "table"))
+                np.convolve(
+                    padded, impulse_response(room, room.sources[number], microphone, kind == "anechoic", "table")
+                )
                 for microphone in room.microphones
             ]
             if sample_rate == 8000:

@@ -3,7 +3,6 @@
 Shapes: T samples.
 """
 
-import collections
 import csv
 import hashlib
 import logging
@@ -19,7 +18,8 @@ from scipy.signal import resample_poly
 from data_prep.audio import SAMPLE_RATE, lost_bytes
 from data_prep.choices import check_choice
 from data_prep.generate.file_access import check_access, walk_files
-from data_prep.messages import NUM_SHOWN, first_of
+from data_prep.generate.recording_problems import AbsentRecording, describe_problems
+from data_prep.messages import first_of
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.data.source_pools import extend_noise
@@ -220,7 +220,7 @@ def frames_of(folder, paths, resample=False, key="folder", splits=None):
     frames = dict(zip(paths, counts, strict=True))
     problems = {path: found for path, found in frames.items() if isinstance(found, InputError)}
     if problems:
-        raise InputError(_describe_problems(folder, paths, problems, key, splits or {}))
+        raise InputError(describe_problems(folder, paths, problems, key, splits or {}))
     return frames
 
 
@@ -229,32 +229,6 @@ def _count_or_problem(path, resample):
         return count_frames(path, resample)
     except InputError as error:
         return error
-
-
-def _describe_problems(folder, paths, problems, key, splits):
-    """One message for all recordings that can't be used, with their numbers and what to do."""
-    messages = [str(problem) for problem in problems.values()]
-    if len(paths) == 1 and not splits:
-        return messages[0]
-    lines = [f"{key} '{folder}': {len(problems)} of {len(paths)} recordings can't be used."]
-    lines += [f"  {message}" for message in messages[:NUM_SHOWN]]
-    if len(messages) > NUM_SHOWN:
-        lines.append(f"  … and {len(messages) - NUM_SHOWN} more")
-    absent = {path for path in problems if not os.path.lexists(os.path.join(folder, path))}
-    parts = collections.Counter(path.split("/")[0] for path in paths)
-    lacking = collections.Counter(path.split("/")[0] for path in absent)
-    if absent:
-        counts = ", ".join(f"{part} {count} of {parts[part]}" for part, count in lacking.items())
-        lines.append(f"Absent: {counts}.")
-    if len(absent) == len(paths):
-        held = first_of(list(parts))
-        lines.append(f"Give the folder that the paths in the metadata are relative to, as {key}: it holds {held}.")
-        return "\n".join(lines)
-    whole = [split for split, needed in splits.items() if problems.keys().isdisjoint(needed)]
-    advice = "Complete or repair them"
-    if whole and len(whole) < len(splits):
-        advice += f", or leave out the splits that need them: --splits {' '.join(whole)}"
-    return "\n".join([*lines, f"{advice}. Then start again."])
 
 
 def warn_of_single_utterances(utterances):
@@ -334,7 +308,7 @@ class _opened:  # noqa: N801, a context manager
         self.path = path
         check_access(path)
         if not os.path.isfile(path):
-            raise InputError(f"{path}: there is no such recording.{_advice(path)}")
+            raise AbsentRecording(f"{path}: there is no such recording.{_advice(path)}")
         lost = lost_bytes(path)
         if lost:
             raise InputError(

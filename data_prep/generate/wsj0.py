@@ -67,11 +67,12 @@ def find_wsj0(wsj0_folder, names):
     """
     utterances = _Utterances(Path(wsj0_folder).expanduser())
     places = {name: utterances.locate(name) for name in dict.fromkeys(names)}
-    if utterances.other_microphone:
+    if utterances.first_microphone:
         logger.info(
-            "WSJ0: %d of %d utterances are there from both microphones; those of the first one (.wv1) are used",
-            utterances.other_microphone,
-            len(places),
+            "WSJ0: %d utterances are taken from the first microphone (.wv1); %d of them are there from the second, too "
+            "(.wv2), which is not used",
+            utterances.first_microphone,
+            utterances.second_microphone,
         )
     copies = {paths[0]: paths[1:] for paths in places.values()}
     return check_recordings(
@@ -193,7 +194,8 @@ class _Utterances:
     def __init__(self, folder):
         self.listings = FolderListings()
         self.roots = _find_roots(folder, self.listings)
-        self.other_microphone = 0  # number of those that the second microphone recorded, too
+        self.first_microphone = 0  # number of utterances that the first one recorded
+        self.second_microphone = 0  # number of these that the second one recorded, too
 
     def locate(self, name):
         """Paths of an utterance, one for each root that has it; where there is none, the one that it should have."""
@@ -203,7 +205,8 @@ class _Utterances:
             places.append((root, below))
         found = [path for root, below in places if (path := self.listings.find(root, below, SUFFIXES))]
         if found and found[0].suffix.lower() == FIRST_MICROPHONE:
-            self.other_microphone += bool(self.listings.find(*places[0], [SECOND_MICROPHONE]))
+            self.first_microphone += 1
+            self.second_microphone += bool(self.listings.find(*places[0], [SECOND_MICROPHONE]))
         root, below = places[0]
         return found or [root / below]
 

@@ -42,3 +42,17 @@ def _without_override():
         yield
     finally:
         libc.capset(header, held)
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Context: nothing may be written in a folder or below it."""
+    modes = {path: os.stat(path).st_mode for path, _, _ in os.walk(folder)}
+    with _without_override() if os.geteuid() == 0 else contextlib.nullcontext():
+        for path in modes:
+            os.chmod(path, 0o555)
+        try:
+            yield
+        finally:
+            for path, mode in modes.items():
+                os.chmod(path, mode)

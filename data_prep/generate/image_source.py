@@ -60,6 +60,7 @@ def impulse_responses(room, microphones=(0,), anechoic=False, sinc="exact"):
 
     Example
     -------
+    >>> from data_prep.generate.rooms import Room
     >>> room = Room((5, 5, 3), ((2.5, 2.5, 1.5), (2.6, 2.5, 1.5)), ((2.5, 3.5, 1.5),), 0.1)
     >>> response = impulse_responses(room, anechoic=True)
     >>> response.shape, int(response.argmax())  # the direct path after 1 m, and 40 samples
@@ -210,6 +211,7 @@ def reverberate(room, signals, microphones=(0,), sinc="exact"):
 
     Example
     -------
+    >>> from data_prep.generate.rooms import Room
     >>> room = Room((5, 5, 3), ((2.5, 2.5, 1.5), (2.6, 2.5, 1.5)), ((2.5, 3.5, 1.5),), 0.1)
     >>> anechoic, reverberant = reverberate(room, np.eye(1, 800), microphones=(0, 1))
     >>> anechoic.shape

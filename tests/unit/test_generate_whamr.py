@@ -146,6 +146,13 @@ def test_manifests_accept_it(raw, tmp_path):
         assert manifests.keys() == set(SPLITS)
 
 
+def test_two_channels_are_not_for_training(raw, tmp_path, caplog):
+    make(raw, tmp_path / "out", channels="both", splits=["cv"])
+    assert "training and `python -m data_prep whamr` need --channels left" in caplog.text
+    with pytest.raises(InputError, match="generate whamr --channels left` makes mono files"):
+        prepare_whamr(tmp_path / "out", tmp_path / "manifests", splits=["cv"])
+
+
 @pytest.mark.parametrize("number", [2, 57])
 def test_killed_in_the_middle_and_started_again(raw, tmp_path, number):
     folders = [str(folder) for folder in (*raw, tmp_path / "out")]

@@ -58,8 +58,8 @@ def _parser():
         added.set_defaults(function=prepare)
         return added
 
-    wsj0mix = command("wsj0mix", prepare_wsj0mix, "WSJ0-2mix and WSJ0-3mix: two or three speakers")
-    wsj0mix.add_argument("--num_spks", type=int, help="2 (default) or 3")
+    wsj0mix = command("wsj0mix", prepare_wsj0mix, "WSJ0-2mix to WSJ0-5mix: two to five speakers")
+    wsj0mix.add_argument("--num_spks", type=int, help="2 (default), 3, 4 or 5")
     wsj0mix.add_argument("--mode", **MODE)
     wsj0mix.add_argument("--splits", **SPLITS)
 

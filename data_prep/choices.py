@@ -11,6 +11,7 @@ SPLIT_NAMES = {
     "cv": ("cv", "valid", "val", "validation", "dev"),
     "tt": ("tt", "test", "testing", "eval"),
 }
+NUMS_SPKS = (2, 3, 4, 5)  # of WSJ0-mix
 
 
 def check_choice(key, value, allowed):

@@ -1,11 +1,11 @@
-"""Manifests of WSJ0-2mix and WSJ0-3mix (Hershey et al., "Deep clustering", 2016).
+"""Manifests of WSJ0-2mix to WSJ0-5mix (Hershey et al., "Deep clustering", 2016; Nachmani et al., 2020).
 
 The corpora as their scripts write them:
 
-    DATA_FOLDER/{2,3}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,s2[,s3]}/ID.wav
+    DATA_FOLDER/{2,3,4,5}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,…,sN}/ID.wav
 """
 
-from data_prep.choices import SPLITS, check_choice, check_versions
+from data_prep.choices import NUMS_SPKS, SPLITS, check_choice, check_versions
 from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
 from data_prep.manifests.manifest import write_manifests
 
@@ -21,16 +21,16 @@ def prepare_wsj0mix(
     on_invalid="error",
     trim=0,
 ):
-    """Checks WSJ0-2mix or WSJ0-3mix and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
+    """Checks WSJ0-2mix, or one with more speakers, and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
 
     Arguments
     ---------
     data_folder : str
-        Folder that has `2speakers/` or `3speakers/`: the one given to the generating scripts, for both corpora.
+        Folder that has `2speakers/`, `3speakers/` and so on: the one given to the generating scripts.
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        2 or 3.
+        2, 3, 4 or 5.
     sample_rate : int
         8000 or 16000.
     mode : str
@@ -50,7 +50,7 @@ def prepare_wsj0mix(
     InputError
         If an argument, a folder or a file is not as needed.
     """
-    check_choice("num_spks", num_spks, (2, 3))
+    check_choice("num_spks", num_spks, NUMS_SPKS)
     check_versions([sample_rate], [mode], splits)
     top = f"{num_spks}speakers/wav{sample_rate // 1000}k/{mode}"
     columns = {"mix_wav": "mix"} | {f"s{i}_wav": f"s{i}" for i in range(1, num_spks + 1)}

@@ -7,8 +7,8 @@ from data_prep.command import run
 from data_prep.generate import engine, librimix, wham, whamr, wsj0mix
 
 COMMANDS = {
-    "wsj0mix": (wsj0mix, "WSJ0-2mix and WSJ0-3mix from raw WSJ0"),
-    "wham": (wham, "WHAM! from raw WSJ0 and its noise"),
+    "wsj0mix": (wsj0mix, "WSJ0-2mix to WSJ0-5mix from raw WSJ0"),
+    "wham": (wham, "WHAM! from raw WSJ0, or WSJ0-2mix, and its noise"),
     "whamr": (whamr, "WHAMR! from raw WSJ0, the noise of WHAM! and simulated rooms"),
     "librimix": (librimix, "LibriMix from LibriSpeech, or such a corpus from any speech"),
 }

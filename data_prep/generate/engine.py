@@ -35,6 +35,7 @@ import numpy as np
 from scipy.io import wavfile
 from tqdm import tqdm
 
+from data_prep.generate.file_access import check_access
 from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write
@@ -100,6 +101,11 @@ class Item:
     name: str
     outputs: tuple
 
+    @property
+    def key(self):
+        """What tells it from all other items: the path of its first file."""
+        return self.outputs[0].path
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -118,12 +124,16 @@ class Plan:
         What decides on the content of a file of a given path, as strings, numbers, lists and None: seeds, checksums of
         metadata files, versions. A tree that was begun with other values is not continued. Not what merely decides
         which files there are, such as splits and sample rates: a tree may be completed later.
+    collect : Callable, optional
+        If given, `make` returns a pair of the dictionary and of what else is to be known of the item. When the item's
+        files are written, this is called in the main process with the item's `key` and the second.
     """
 
     name: str
     items: Sequence[Item]
     make: Callable[[Any], Mapping[str, np.ndarray]]
     parameters: Mapping[str, Any]
+    collect: Callable[[Any, Any], None] | None = None
 
 
 class Amount(NamedTuple):
@@ -177,10 +187,10 @@ def run(plan, output_folder, workers=None, dry_run=False):
     >>> run(plan, folder, workers=1).num_bytes, run(plan, folder, workers=1).num_bytes
     (16044, 0)
     """
-    output_folder = Path(output_folder).expanduser()
+    output_folder = output_path(output_folder)
     workers = count_workers(workers)
     _check_paths(plan)
-    recorded = _check_record(plan, output_folder)
+    found, recorded = _check_record(plan, output_folder)
     folders = sorted({os.path.dirname(output.path) for output in _outputs(plan.items)})
     items = _unfinished(plan.items, output_folder, folders)
     amount = _amount(items)
@@ -188,9 +198,15 @@ def run(plan, output_folder, workers=None, dry_run=False):
     if dry_run:
         logger.info("%s: would write %s in '%s'", plan.name, amount, output_folder)
         return amount
+    if not items and found == recorded:
+        for folder in ("", *folders):
+            with contextlib.suppress(OSError):  # a finished tree may lie where nothing can be written
+                remove_temporaries(output_folder / folder)
+        return amount
     _check_disk(amount, output_folder)
     _make_folders(output_folder, folders)
-    _remove_temporaries(output_folder, folders)
+    for folder in ("", *folders):
+        remove_temporaries(output_folder / folder)
     write_text(output_folder / f"{plan.name}.json", json.dumps(recorded, indent=2, sort_keys=True) + "\n")
     start = time.monotonic()
     _make_all(plan, items, output_folder, workers)
@@ -204,6 +220,19 @@ def add_arguments(parser):
     parser.add_argument("--output_folder", required=True, help="folder for the corpus")
     parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
     parser.add_argument("--dry_run", action="store_true", help="only say how much would be written")
+
+
+def output_path(output_folder):
+    """The folder of a corpus as a Path, with `~` expanded; an InputError if its name is empty.
+
+    Example
+    -------
+    >>> output_path("corpora/wham").name
+    'wham'
+    """
+    if not str(output_folder):
+        raise InputError("output_folder is empty: give a folder. Is a variable of the shell not set?")
+    return Path(output_folder).expanduser()
 
 
 def checksum(path):
@@ -279,9 +308,10 @@ def _check_paths(plan):
 
 
 def _check_record(plan, output_folder):
-    """Compares the parameters with those that the folder was begun with, and returns all of them."""
+    """Compares the parameters with those that the folder was begun with; returns these, and all together."""
     path = output_folder / f"{plan.name}.json"
     asked = json.loads(json.dumps(dict(plan.parameters)))  # tuples become lists, as in the file
+    check_access(path)
     if not os.path.isfile(path):
         strange = next((output for output in _outputs(plan.items) if os.path.exists(output_folder / output.path)), None)
         if strange:
@@ -289,7 +319,7 @@ def _check_record(plan, output_folder):
                 f"output_folder '{output_folder}' holds {strange.path}, and no {path.name} that says how it was made: "
                 "give the name of a new folder, or delete this one."
             )
-        return asked
+        return {}, asked
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
@@ -299,18 +329,41 @@ def _check_record(plan, output_folder):
         ) from error
     different = sorted(key for key in asked.keys() & found.keys() if asked[key] != found[key])
     if different:
-        has, wanted = (", ".join(f"{key} {values[key]!r}" for key in different) for values in (found, asked))
         raise InputError(
-            f"output_folder '{output_folder}' was begun with {has}, and {wanted} is asked for: "
-            "give the same or the name of a new folder, or delete this one."
+            f"output_folder '{output_folder}' was begun with {differences(found, asked, different)}: give the same or "
+            "the name of a new folder, or delete this one."
         )
-    return found | asked
+    return found, found | asked
+
+
+def differences(found, asked, keys):
+    """What differs between the parameters of a folder and those that are asked for, for messages.
+
+    Example
+    -------
+    >>> differences({"seed": 1}, {"seed": 2}, ["seed"])
+    'seed 1, and seed 2 is asked for'
+    >>> differences({"mix_2_spk_tr.txt": 64 * "a"}, {"mix_2_spk_tr.txt": 64 * "b"}, ["mix_2_spk_tr.txt"])
+    'other versions of these: mix_2_spk_tr.txt'
+    """
+    sums = [key for key in keys if _is_checksum(found.get(key)) and _is_checksum(asked.get(key))]
+    others = [key for key in keys if key not in sums]
+    texts = [f"other versions of these: {', '.join(sums)}"] if sums else []
+    if others:
+        has, wanted = (", ".join(f"{key} {values.get(key)!r}" for key in others) for values in (found, asked))
+        texts.append(f"{has}, and {wanted} is asked for")
+    return "; and with ".join(texts)
+
+
+def _is_checksum(value):
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _unfinished(items, output_folder, folders):
     """The items that lack a file, or have one of another size."""
     sizes = {}
     for folder in folders:
+        check_access(output_folder / folder)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(output_folder / folder) as entries:
             sizes |= {f"{folder}/{entry.name}": entry.stat().st_size for entry in entries}
     return [item for item in items if any(sizes.get(output.path) != output.num_bytes for output in item.outputs)]
@@ -326,7 +379,7 @@ def _amount(items):
 
 
 def _check_disk(amount, output_folder):
-    existing = next(folder for folder in (output_folder, *output_folder.absolute().parents) if folder.exists())
+    existing = next(folder for folder in (output_folder, *output_folder.absolute().parents) if os.path.exists(folder))
     needed, free = amount.num_bytes + BLOCK_BYTES * amount.files, shutil.disk_usage(existing).free
     if needed > free:
         raise InputError(
@@ -337,7 +390,7 @@ def _check_disk(amount, output_folder):
 
 def _make_folders(output_folder, folders):
     try:
-        for folder in folders:
+        for folder in ("", *folders):
             (output_folder / folder).mkdir(parents=True, exist_ok=True)
         probe = output_folder / f".probe.{os.getpid()}.tmp"  # permissions alone don't tell: the disk may be read-only
         probe.touch()
@@ -348,10 +401,10 @@ def _make_folders(output_folder, folders):
         ) from error
 
 
-def _remove_temporaries(output_folder, folders):
-    """Removes what an interrupted run left. Not while another run writes to this folder."""
-    for folder in ("", *folders):
-        for entry in os.scandir(output_folder / folder):
+def remove_temporaries(folder):
+    """Removes what an interrupted run left in a folder, if it exists. Not while another run writes there."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
             if _TEMPORARY.fullmatch(entry.name):
                 os.unlink(entry.path)
 
@@ -360,14 +413,15 @@ def _remove_temporaries(output_folder, folders):
 
 
 def _make_all(plan, items, output_folder, workers):
-    make = functools.partial(_make_item, plan.make, output_folder)
+    make = functools.partial(_make_item, plan.make, output_folder, plan.collect is not None)
     with process_map(make, max(1, min(workers, len(items))), ordered=False) as mapped:
-        for _ in tqdm(mapped(items), f"Making {plan.name}", len(items), unit="item", disable=None):
-            pass
+        for key, measured in tqdm(mapped(items), f"Making {plan.name}", len(items), unit="item", disable=None):
+            if plan.collect is not None:
+                plan.collect(key, measured)
 
 
-def _make_item(make, output_folder, item):
-    signals = make(item)
+def _make_item(make, output_folder, measures, item):
+    signals, measured = make(item) if measures else (make(item), None)
     if signals.keys() != {output.path for output in item.outputs}:
         raise RuntimeError(f"{item.name}: made {sorted(signals)}, planned {[output.path for output in item.outputs]}")
     for output in item.outputs:
@@ -375,3 +429,4 @@ def _make_item(make, output_folder, item):
         if samples.shape != output.shape or samples.dtype != output.dtype:
             raise RuntimeError(f"{output.path}: made {samples.dtype} {samples.shape}, planned {output}")
         write_wav(output_folder / output.path, samples, output.sample_rate)
+    return item.key, measured

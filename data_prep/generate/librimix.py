@@ -1,8 +1,9 @@
 """LibriMix (Cosentino et al., 2020) from LibriSpeech, noise and published metadata; or such a corpus from any speech.
 
 Published metadata: `libri{N}mix_{train-clean-360,train-clean-100,dev-clean,test-clean}.csv`, in the folder that is
-given or in `Libri{N}Mix/` there. Their paths are relative to LibriSpeech and to wham_noise. Step by step as published:
-gains at 16 kHz, then the sample rate, then the lengths, then sums; 16 bit as libsndfile makes them of floating point.
+given, in `Libri{N}Mix/` or `metadata/Libri{N}Mix/` there, as in a clone of github.com/JorisCos/LibriMix. Their paths
+are relative to LibriSpeech and to wham_noise. Step by step as published: gains at 16 kHz, then the sample rate, then
+the lengths, then sums; 16 bit as libsndfile makes them of floating point.
 
 From any speech: `data_prep.generate.librimix_drawing` draws the metadata first, in the same format, and it is kept in
 `OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be put in rooms, which LibriMix does not have: then the folders
@@ -14,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,9 +25,23 @@ from scipy.signal import resample_poly
 
 from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
 from data_prep.choices import check_choice, check_versions
-from data_prep.generate.engine import Item, Output, Plan, checksum, run, write_text
+from data_prep.generate.engine import (
+    Item,
+    Output,
+    Plan,
+    checksum,
+    differences,
+    output_path,
+    remove_temporaries,
+    run,
+    write_text,
+)
+from data_prep.generate.file_access import check_access
+from data_prep.generate.image_source import images_of
 from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, draw_levels, split_noises, split_speakers
-from data_prep.generate.librimix_metadata import Recipe, csv_text, file_name, info_text, metadata_text, read_metadata
+from data_prep.generate.librimix_metadata import Recipe, file_name, info_text, metadata_text, read_metadata
+from data_prep.generate.librimix_tables import KINDS, measure_ratios, parts_of, write_tables
+from data_prep.generate.metadata import metadata_places
 from data_prep.generate.recordings import (
     LAYOUTS,
     check_noise,
@@ -37,20 +53,18 @@ from data_prep.generate.recordings import (
     read_recording,
     warn_of_single_utterances,
 )
-from data_prep.generate.rooms import REVERBERATIONS, images_of, read_rooms, rooms_text
+from data_prep.generate.rooms import REVERBERATIONS, read_rooms, rooms_text
 from data_prep.generate.utterances import cut_long
-from data_prep.parallel import count_workers, process_map, thread_map
-from mossformer_sb.data.audio_io import read_audio
+from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # to be increased when the same metadata gives other samples
 TYPES = ("mix_clean", "mix_both", "mix_single")
-KINDS = ("anechoic", "reverb")
 ROOM_SPLITS = {TRAIN: "tr", "dev": "cv", "test": "tt"}
 MAX_SECONDS = 40.0  # of an utterance, unless another length is given: LibriSpeech has none above 36
-EPSILON = 1e-10  # of the published signal-to-noise ratios
+MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, and a hash stands for them
 
 
 @dataclass(frozen=True)
@@ -97,7 +111,7 @@ def generate(
     num_spks : int
         2 or more.
     metadata_folder : str, optional
-        Folder of the metadata, published or drawn earlier. Either this or `from_speech`.
+        Folder of the metadata, published or drawn earlier, or of a clone of LibriMix. Either this or `from_speech`.
     librispeech_folder : str, optional
         What the paths of speech in the metadata are relative to.
     from_speech : str, optional
@@ -117,7 +131,7 @@ def generate(
         Some of "mix_clean": all speakers; "mix_both": with noise; "mix_single": the first speaker and noise. All that
         are possible if None.
     splits : sequence of str, optional
-        Some of those that there are; all if None.
+        Some of those that there are; all if None. LibriSpeech's names will do: "dev-clean" is "dev".
     workers : int, optional
         Number of processes; one for each CPU if None.
     dry_run : bool
@@ -140,7 +154,8 @@ def generate(
         num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing
     )
     check_versions(sample_rates, modes, splits=())  # which splits there are, the metadata says
-    output_folder = Path(output_folder).expanduser()
+    output_folder = output_path(output_folder)
+    splits = None if splits is None else [_short(split) for split in splits]
     if from_speech is None:
         speech_folder = librispeech_folder
         tables = _find_tables(metadata_folder, num_spks, splits)
@@ -153,7 +168,11 @@ def generate(
         origin = {f"libri{num_spks}mix_{split}.csv": _hash(metadata_text(recipes[split])) for split in recipes}
     speech_folder, noise = _expanded(speech_folder), _expanded(noise)
     rows = [(split, recipe) for split, table in recipes.items() for recipe in table]
-    frames = frames_of(speech_folder, [path for _, recipe in rows for path in recipe.sources], resample)
+    needed = {split: {path for recipe in table for path in recipe.sources} for split, table in recipes.items()}
+    key = "librispeech_folder" if from_speech is None else "from_speech"
+    frames = frames_of(
+        speech_folder, [path for _, recipe in rows for path in recipe.sources], resample, key, splits=needed
+    )
     if types != TYPES[:1]:
         _check_noise(recipes, noise, frames, resample)
     versions = [(sample_rate, mode) for sample_rate in sample_rates for mode in modes]
@@ -161,9 +180,11 @@ def generate(
     folders = {"speech_folder": speech_folder, "noise_folder": noise}
     make_signals = functools.partial(make, **folders, resample=resample, types=types)
     parameters = {"version": VERSION, "rooms": rooms} | origin
-    amount = run(Plan(f"libri{num_spks}mix", items, make_signals, parameters), output_folder, workers, dry_run)
+    measured = {}
+    plan = Plan(f"libri{num_spks}mix", items, make_signals, parameters, collect=measured.__setitem__)
+    amount = run(plan, output_folder, workers, dry_run)
     if not dry_run:
-        _write_tables(output_folder, num_spks, recipes, versions, types, renew=amount.files > 0)
+        write_tables(output_folder, items, types, measured, make_signals, workers)
         logger.info("Train on it: %s", training_command(output_folder, num_spks, versions[0], types, rooms))
     return amount
 
@@ -190,7 +211,10 @@ def training_command(output_folder, num_spks, version, types, rooms):
 def add_arguments(parser):
     """Declares the options of `generate`, without those of every corpus."""
     parser.add_argument("--num_spks", type=int, help="2 (default) or more")
-    parser.add_argument("--metadata_folder", help="folder of libri2mix_*.csv; this or --from_speech")
+    parser.add_argument(
+        "--metadata_folder",
+        help="clone of github.com/JorisCos/LibriMix, or a folder of libri2mix_*.csv; this or --from_speech",
+    )
     parser.add_argument("--librispeech_folder", help="folder that the metadata's paths of speech are relative to")
     parser.add_argument("--from_speech", help="folder of speech, or a CSV path,spk, to draw metadata for")
     parser.add_argument("--noise", help="folder of wham_noise, or of any noise; without it, mixtures are clean")
@@ -203,7 +227,9 @@ def add_arguments(parser):
     parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
     parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
     parser.add_argument("--types", nargs="+", help=f"some of {', '.join(TYPES)} (default: all that are possible)")
-    parser.add_argument("--splits", nargs="+", help="some of those that there are (default: all)")
+    parser.add_argument(
+        "--splits", nargs="+", help="some of train-100, train-360, dev, test (default: all that there are)"
+    )
     drawing = parser.add_argument_group("with --from_speech")
     drawing.add_argument("--layout", help=f"of the folder: {' (default) or '.join(LAYOUTS)}, one folder each")
     drawing.add_argument(
@@ -325,6 +351,7 @@ def draw_metadata(
     record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
     del record["speech_folder"], record["noise_folder"]  # they may be moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
+    remove_temporaries(target)
     with process_map(functools.partial(draw_levels, drawing), workers) as mapped:
         return folder, {
             split: _draw_once(target, drawing, split, parts[split], noise_parts[split], counts[split], record, mapped)
@@ -347,10 +374,9 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
         found = json.loads(recorded.read_text(encoding="utf-8"))
         different = sorted(key for key in record | found if record.get(key) != found.get(key))
         if different:
-            has, asked = (", ".join(f"{key} {values.get(key)!r}" for key in different) for values in (found, record))
             raise InputError(
-                f"{recorded}: the metadata was drawn with {has}, and {asked} is asked for: give the same or another "
-                "output_folder, or delete this one."
+                f"{recorded}: the metadata was drawn with {differences(found, record, different)}: give the same or "
+                "another output_folder, or delete this one."
             )
         return _read_recipes(table, drawing.num_spks, drawing.reverberation is not None)
     recipes, _ = drawing.draw(split, utterances, noises, count, mapped)
@@ -402,14 +428,15 @@ def _find_tables(metadata_folder, num_spks, splits):
     """Finds the tables of mixtures: split → path."""
     folder = Path(metadata_folder).expanduser()
     prefix, tables = f"libri{num_spks}mix_", {}
-    for place in (folder, folder / f"Libri{num_spks}Mix"):
+    for place in metadata_places(folder, ("", f"Libri{num_spks}Mix")):
+        check_access(place)
         for path in sorted(place.glob(f"{prefix}*.csv")) if not tables else ():
             if not path.stem.endswith(("_info", "_rooms")):
-                tables[path.stem.removeprefix(prefix).replace("-clean", "")] = path
+                tables[_short(path.stem.removeprefix(prefix))] = path
     if not tables:
         raise InputError(
-            f"metadata_folder '{folder}' has no {prefix}*.csv, nor has Libri{num_spks}Mix in it: give the folder of "
-            "LibriMix's metadata files."
+            f"metadata_folder '{folder}' has no {prefix}*.csv, nor has Libri{num_spks}Mix in it or in its metadata/: "
+            "give a clone of github.com/JorisCos/LibriMix, or the folder of its metadata files."
         )
     for split in splits or ():
         if split not in tables:
@@ -418,6 +445,17 @@ def _find_tables(metadata_folder, num_spks, splits):
                 f"found {', '.join(tables)}."
             )
     return {split: path for split, path in tables.items() if splits is None or split in splits}
+
+
+def _short(split):
+    """Name of a split; those of LibriSpeech's subsets have more to them.
+
+    Example
+    -------
+    >>> _short("train-clean-100"), _short("dev-clean"), _short("dev")
+    ('train-100', 'dev', 'dev')
+    """
+    return re.sub("-clean(?=-|$)", "", split)
 
 
 def _read_recipes(path, num_spks, rooms):
@@ -431,7 +469,8 @@ def _check_noise(recipes, folder, frames, resample):
     for split, rows in recipes.items():
         if any(recipe.noise is None for recipe in rows):
             raise InputError(f"The metadata of split '{split}' has no noise: leave out noise, or take other metadata.")
-    noise_frames = frames_of(folder, [recipe.noise for rows in recipes.values() for recipe in rows], resample)
+    needed = {split: {recipe.noise for recipe in rows} for split, rows in recipes.items()}
+    noise_frames = frames_of(folder, [path for paths in needed.values() for path in paths], resample, "noise", needed)
     for recipe in (recipe for rows in recipes.values() for recipe in rows):
         longest = max(frames[path] for path in recipe.sources)
         check_noise(os.path.join(folder, recipe.noise), noise_frames[recipe.noise], longest)
@@ -506,6 +545,8 @@ def make(mixture, speech_folder, noise_folder, resample, types):
     -------
     signals : dict
         path → int16 array.
+    ratios : dict
+        (folder of the split, type of mixture with the kind of room) → ratio of each of its parts to the rest, in dB.
     """
     recipe = mixture.recipe
     speech = [read_recording(os.path.join(speech_folder, path), resample) for path in recipe.sources]
@@ -519,14 +560,18 @@ def make(mixture, speech_folder, noise_folder, resample, types):
     if recipe.room is not None:
         images = images_of(recipe.room, np.stack([np.pad(samples, (0, longest - len(samples))) for samples in sources]))
         named = {f"_{kind}": list(signals) for kind, signals in zip(KINDS, images, strict=True)}
-    made = {}
+    made, ratios = {}, {}
     for sample_rate, mode, top in mixture.tops:
         for suffix, signals in named.items():
             length = _length(map(len, speech), sample_rate, mode)
-            for folder, samples in mix(signals, noise, types, sample_rate, length).items():
+            mixed = mix(signals, noise, types, sample_rate, length)
+            for folder, samples in mixed.items():
                 folder = folder if folder == "noise" else f"{folder}{suffix}"
                 made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16_libsndfile(samples)
-    return made
+            for name in types:
+                parts = [mixed[part] for part in parts_of(name, len(sources))]
+                ratios[top, f"{name}{suffix}"] = measure_ratios(mixed[name], parts)
+    return made, ratios
 
 
 def mix(sources, noise, types, sample_rate, length):
@@ -562,59 +607,10 @@ def mix(sources, noise, types, sample_rate, length):
         signals["noise"] = _fit(resample_poly(noise, sample_rate, SAMPLE_RATE), length)
     for name in types:
         signals[name] = np.zeros_like(fitted[0])
-        for part in _parts(name, len(sources)):
+        for part in parts_of(name, len(sources)):
             signals[name] += signals[part]  # in place: noise that was extended is in double precision, the sum is not
     return signals
 
 
 def _fit(samples, length):
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
-
-
-def _parts(mixture, num_spks):
-    """The signals that a mixture is the sum of."""
-    sources = [f"s{number}" for number in range(1, num_spks + 1)]
-    return {"mix_clean": sources, "mix_both": [*sources, "noise"], "mix_single": ["s1", "noise"]}[mixture]
-
-
-# The published tables of what was made
-
-
-def _write_tables(output_folder, num_spks, recipes, versions, types, renew):
-    """Writes `metadata/{mixture,metrics}_{split}_{type}.csv` of each version that lacks them, or of all."""
-    for sample_rate, mode in versions:
-        for split, rows in recipes.items():
-            rooms = rows[0].room is not None
-            top = output_folder / _top(split, num_spks, sample_rate, mode, rooms)
-            suffixes = [f"_{kind}" for kind in KINDS] if rooms else [""]
-            for name in types:
-                for suffix in suffixes:
-                    _write_table(top, [_file_name(recipe) for recipe in rows], name, suffix, num_spks, renew)
-
-
-def _write_table(top, names, mixture, suffix, num_spks, renew):
-    folder, key = top.parent / "metadata", f"{top.name}_{mixture}{suffix}"
-    files, metrics = folder / f"mixture_{key}.csv", folder / f"metrics_{key}.csv"
-    if files.is_file() and metrics.is_file() and not renew:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = _parts(mixture, num_spks)
-    columns = [part.replace("s", "source_", 1) if part != "noise" else part for part in parts]
-    folders = [part if part == "noise" else f"{part}{suffix}" for part in (mixture, *parts)]
-    paths = [[str((top / part / f"{name}.wav").resolve()) for part in folders] for name in names]
-    measured = thread_map(_measure, paths, f"Measuring {key}", "mixture")
-    lines = [[name, *row, length] for name, row, (length, _) in zip(names, paths, measured, strict=True)]
-    write_text(
-        files, csv_text([["mixture_ID", "mixture_path", *(f"{column}_path" for column in columns), "length"], *lines])
-    )
-    lines = [[name, *ratios] for name, (_, ratios) in zip(names, measured, strict=True)]
-    write_text(metrics, csv_text([["mixture_ID", *(f"{column}_SNR" for column in columns)], *lines]))
-
-
-def _measure(paths):
-    """Length of a mixture, and the ratio of each part to the rest in dB, from the files."""
-    mixture, *parts = (read_audio(path)[0].astype(np.float64) for path in paths)
-    ratios = [
-        float(10 * np.log10(np.mean(part**2) / (np.mean((mixture - part) ** 2) + EPSILON) + EPSILON)) for part in parts
-    ]
-    return len(mixture), ratios

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import check_choice
+from data_prep.generate.image_source import images_of
 from data_prep.generate.librimix_metadata import Recipe
 from data_prep.generate.recordings import FADE, read_noise, read_recording
-from data_prep.generate.rooms import draw_room, images_of
+from data_prep.generate.rooms import draw_room
 from data_prep.messages import NUM_SHOWN
 from mossformer_sb.data.loudness import loudness
 from mossformer_sb.errors import InputError

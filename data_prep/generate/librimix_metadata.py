@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.generate.file_access import check_access
 from data_prep.generate.rooms import Room
 from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
@@ -79,6 +80,7 @@ def read_metadata(path, num_spks, rooms=None):
         If the file is absent, or a line is not as needed.
     """
     path = Path(path)
+    check_access(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; needed LibriMix's metadata. Copy it there.")
     with open(path, newline="", encoding="utf-8") as stream:
@@ -96,6 +98,8 @@ def read_metadata(path, num_spks, rooms=None):
             if len(fields) != len(header):
                 raise InputError(f"{place}: has {len(fields)} fields; needed {len(header)}. Copy the file again.")
             recipes.append(_recipe(place, fields, num_spks, noise, rooms))
+    if not recipes:
+        raise InputError(f"{path}: has a header and no mixtures. Copy the file again, or leave its split out.")
     return recipes
 
 

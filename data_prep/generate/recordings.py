@@ -16,6 +16,8 @@ from scipy.signal import resample_poly
 
 from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import SAMPLE_RATES, check_choice
+from data_prep.generate.file_access import check_access, walk_files
+from data_prep.generate.recording_problems import AbsentRecording, describe_problems
 from data_prep.messages import first_of
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
@@ -88,7 +90,7 @@ def find_speech(source, layout="librispeech", resample=False, speaker_pattern=No
         If there is none, a file can't be used, or two have one name.
     """
     folder, named = name_speech(source, layout, speaker_pattern)
-    clips = _clips(folder, named, resample)
+    clips = _clips(folder, named, resample, "from_speech")
     clips = clips if cut is None else cut(folder, clips)
     paths = {}
     for clip in clips:
@@ -135,15 +137,16 @@ def name_noise(folder, key="noise"):
 def find_noise(folder, resample=False):
     """Lists the recordings of a folder of noise, however deep; see `find_speech`."""
     folder = Path(folder).expanduser()
-    return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample)
+    return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample, "noise")
 
 
 def _audio_files(folder, key):
     if not folder.is_dir():
         raise InputError(f"{key} '{folder}' is not a folder: give the folder that the recordings lie in.")
+    check_access(folder)
     files = sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for path in map(Path, walk_files(folder, key))
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
     endings = (path.suffix.lower() for path in folder.rglob("*") if path.name[0] != ".")
@@ -202,6 +205,7 @@ def _from_pattern(folder, pattern, key):
 
 def _from_table(path):
     """Lists (path, name, speaker) of the utterances in a CSV."""
+    check_access(path)
     columns, rows, numbers = read_table(path)
     missing = [column for column in ("path", "spk") if column not in columns]
     if missing:
@@ -223,25 +227,54 @@ def _from_table(path):
     return sorted(named)
 
 
-def _clips(folder, named, resample):
+def _clips(folder, named, resample, key):
     paths = [path for path, _, _ in named]
-    frames = frames_of(folder, paths, resample)
+    frames = frames_of(folder, paths, resample, key)
     return [Clip(path, name, speaker, frames[path]) for path, name, speaker in named]
 
 
-def frames_of(folder, paths, resample=False):
+def frames_of(folder, paths, resample=False, key="folder", splits=None):
     """Samples at 16 kHz of each of many recordings: one pass over the headers with threads.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What the paths are relative to.
+    paths : iterable of str
+        The recordings.
+    resample : bool
+        As for `read_recording`.
+    key : str
+        What messages call the folder.
+    splits : Mapping, optional
+        Split → paths that it needs, for messages.
 
     Returns
     -------
     frames : dict
         path → number of samples.
+
+    Raises
+    ------
+    InputError
+        If some can't be used; it counts and names all of them.
     """
     paths = list(dict.fromkeys(paths))
     counts = thread_map(
-        lambda path: count_frames(os.path.join(folder, path), resample), paths, "Reading headers", "file"
+        lambda path: _count_or_problem(os.path.join(folder, path), resample), paths, "Reading headers", "file"
     )
-    return dict(zip(paths, counts, strict=True))
+    frames = dict(zip(paths, counts, strict=True))
+    problems = {path: found for path, found in frames.items() if isinstance(found, InputError)}
+    if problems:
+        raise InputError(describe_problems(folder, paths, problems, key, splits or {}))
+    return frames
+
+
+def _count_or_problem(path, resample):
+    try:
+        return count_frames(path, resample)
+    except InputError as error:
+        return error
 
 
 def warn_of_single_utterances(utterances):
@@ -351,8 +384,9 @@ def _frames_of_part(path, recording):
 def _open(path, resample):
     """An `AudioReader` of the file that a path means, if it has a sample rate that is wanted."""
     path, _ = file_and_part(path)
+    check_access(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such recording.{likely_cause(path) or _advice(path)}")
+        raise AbsentRecording(f"{path}: there is no such recording.{likely_cause(path) or _advice(path)}")
     recording = AudioReader(path)
     rate = recording.sample_rate
     if rate == SAMPLE_RATE or (resample and rate >= resample):
@@ -376,7 +410,7 @@ def _advice(path):
             " Such noise is made from wham_noise's by changing the speed to 0.8 and 1.2 with SoX: "
             "LibriMix's scripts/augment_train_noise.py does it."
         )
-    return " Give the folder that the paths in the metadata are relative to."
+    return ""
 
 
 def check_noise(path, found, needed):

@@ -16,7 +16,8 @@ import numpy as np
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
-from data_prep.generate.rooms import SAMPLE_RATE, draw_room, impulse_responses, read_rooms
+from data_prep.generate.image_source import impulse_responses
+from data_prep.generate.rooms import SAMPLE_RATE, draw_room, read_rooms
 from data_prep.parallel import process_map
 from mossformer_sb.data.impulse_responses import DESCRIPTION, response_name
 from mossformer_sb.utils.files import atomic_write
@@ -60,13 +61,16 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
         rooms = [draw_room(np.random.default_rng([seed, number]), num_spks) for number in range(num_rooms)]
     else:
         rooms = list(read_rooms(rooms_csv, num_spks).values())
-    identity = hashlib.sha256(repr((VERSION, sample_rate, rooms)).encode()).hexdigest()
+    # WHAMR!'s rooms sound as in WHAMR!
+    sinc = "exact" if rooms_csv is None else "table"
+    described = (VERSION, sample_rate, rooms) + ((sinc,) if sinc != "exact" else ())
+    identity = hashlib.sha256(repr(described).encode()).hexdigest()
     facts = {"num_rooms": len(rooms), "num_spks": num_spks, "sample_rate": sample_rate, "rooms": identity}
     _make_folder(folder, facts)
     missing = [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
     if missing:
         jobs = [(number, rooms[number]) for number in missing]
-        compute = functools.partial(_compute, folder, sample_rate)
+        compute = functools.partial(_compute, folder, sample_rate, sinc)
         with process_map(compute, 1 if len(missing) < WORTH_WORKERS else workers) as mapped:
             for _ in tqdm(
                 mapped(jobs), "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None
@@ -89,9 +93,9 @@ def _make_folder(folder, facts):
     _write(unfinished, json.dumps(facts).encode())
 
 
-def _compute(folder, sample_rate, job):
+def _compute(folder, sample_rate, sinc, job):
     number, room = job
-    direct, full = (impulse_responses(room, anechoic=anechoic)[:, 0] for anechoic in (True, False))
+    direct, full = (impulse_responses(room, anechoic=anechoic, sinc=sinc)[:, 0] for anechoic in (True, False))
     responses = np.stack([direct, full], axis=1)  # [S, 2, R]
     if sample_rate != SAMPLE_RATE:
         # Convolution at the lower rate needs as much more of each sample as there are fewer of them.

@@ -1,72 +1,25 @@
-"""WHAM! from raw WSJ0 and its noise (Wichern et al., 2019), sample by sample as published.
+"""WHAM! from raw WSJ0 or from WSJ0-2mix, and its noise (Wichern et al., 2019), sample by sample as published.
 
-Metadata, in the formats of the published scripts:
-
-    METADATA_FOLDER/[data/]mix_2_spk_filenames_{tr,cv,tt}.csv   output_filename,s1_path,s2_path
-    NOISE_FOLDER/metadata/scaling_{tr,cv,tt}.npz                gains of speech and noise, and where the speech begins
-
-The .npz files may also lie in METADATA_FOLDER. Noise: NOISE_FOLDER/{tr,cv,tt}/ID.wav.
+`data_prep.generate.wham_metadata` says where the metadata lies, in the formats of the published scripts. Noise:
+NOISE_FOLDER/{tr,cv,tt}/ID.wav. WSJ0-2mix as its scripts write it: WSJ0MIX_FOLDER/2speakers/wav{8k,16k}/{min,max}/….
 """
 
-import zipfile
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from data_prep.audio import SAMPLE_RATE, num_resampled, resample, to_int16_wrapping
 from data_prep.choices import SPLITS, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
-from data_prep.generate.wsj0 import (
-    RawRecording,
-    check_recordings,
-    find_metadata,
-    find_wsj0,
-    read_fields,
-    read_recording,
-)
-from data_prep.generate.wsj0mix import add_version_arguments
+from data_prep.generate.wham_metadata import find_scaling, read_corpus, read_scaling
+from data_prep.generate.wsj0 import RawRecording, check_recordings, find_wsj0, read_recording
+from data_prep.generate.wsj0mix import WSJ0_HELP, add_version_arguments
 from mossformer_sb.errors import InputError
 
 VERSION = 1  # to be increased when the same metadata gives other samples
 SIGNALS = ("mix_clean", "mix_single", "mix_both", "s1", "s2", "noise")
-
-
-class Scaling(NamedTuple):
-    """Gains of one mixture at one sample rate and in one mode, all linear.
-
-    Attributes
-    ----------
-    wsj0mix : tuple of float
-        From the raw utterances to the sources of WSJ0-2mix.
-    speech : float
-        From there to the sources of WHAM!.
-    noise : float
-        From the raw noise to that of WHAM!.
-    """
-
-    wsj0mix: tuple
-    speech: float
-    noise: float
-
-
-class Parameters(NamedTuple):
-    """What the metadata says about one mixture.
-
-    Attributes
-    ----------
-    sources : tuple of str
-        Names of the two utterances.
-    start : int
-        Sample of the noise where the speech begins, at 16 kHz.
-    scalings : dict
-        (sample rate, mode) → Scaling.
-    """
-
-    sources: tuple
-    start: int
-    scalings: dict
 
 
 @dataclass(frozen=True)
@@ -91,16 +44,37 @@ class WhamItem(Item):
     start: int
 
 
+@dataclass(frozen=True)
+class RemixedItem(Item):
+    """One mixture of sources of WSJ0-2mix, at all the sample rates and in all the modes that are asked for.
+
+    Attributes
+    ----------
+    versions : tuple
+        As of `WhamItem`.
+    sources : tuple of tuple of RawRecording
+        The two sources of each version.
+    noise, start
+        As of `WhamItem`.
+    """
+
+    versions: tuple
+    sources: tuple
+    noise: RawRecording
+    start: int
+
+
 def generate(
-    wsj0_folder,
-    noise_folder,
-    metadata_folder,
-    output_folder,
+    wsj0_folder=None,
+    noise_folder=None,
+    metadata_folder=None,
+    output_folder=None,
     sample_rates=(8000,),
     modes=("min",),
     splits=SPLITS,
     workers=None,
     dry_run=False,
+    wsj0mix_folder=None,
 ):
     """Writes `output_folder/wav{8k,16k}/{min,max}/{split}/{mix_clean,mix_single,mix_both,s1,s2,noise}/ID.wav`.
 
@@ -108,12 +82,12 @@ def generate(
 
     Arguments
     ---------
-    wsj0_folder : str
-        Folder that holds `wsj0/`.
+    wsj0_folder : str, optional
+        Folder that holds `wsj0/`. Either this, with `metadata_folder`, or `wsj0mix_folder`.
     noise_folder : str
         `wham_noise`, which has `tr/`, `cv/`, `tt/` and `metadata/`.
-    metadata_folder : str
-        Folder of the lists of mixtures.
+    metadata_folder : str, optional
+        Folder of the lists of mixtures, or of the published scripts.
     output_folder : str
         Folder of the corpus.
     sample_rates : sequence of int
@@ -126,6 +100,8 @@ def generate(
         Number of processes; one for each CPU if None.
     dry_run : bool
         Whether only to say how much would be written.
+    wsj0mix_folder : str, optional
+        Folder of WSJ0-2mix, which holds `2speakers/`: its sources are taken as they are.
 
     Returns
     -------
@@ -139,164 +115,106 @@ def generate(
         can't be written.
     """
     check_versions(sample_rates, modes, splits)
+    _check_folders(wsj0_folder, noise_folder, metadata_folder, output_folder, wsj0mix_folder)
     versions = [(sample_rate, mode) for sample_rate in sample_rates for mode in modes]
-    rows, files = read_corpus(metadata_folder, noise_folder, splits, versions)
-    speech = find_wsj0(wsj0_folder, (name for _, _, row in rows for name in row.sources))
-    noise = find_noise(noise_folder, ((split, mixture_id) for split, mixture_id, _ in rows))
-    items = [_plan_mixture(split, mixture_id, row, speech, noise) for split, mixture_id, row in rows]
-    parameters = {"version": VERSION} | {path.name: checksum(path) for path in files}
-    return run(Plan("wham", items, make, parameters), output_folder, workers, dry_run)
+    if wsj0mix_folder is not None:
+        plan = _plan_from_wsj0mix(wsj0mix_folder, noise_folder, splits, versions)
+    else:
+        plan = _plan_from_wsj0(wsj0_folder, noise_folder, metadata_folder, splits, versions)
+    return run(plan, output_folder, workers, dry_run)
 
 
 def add_arguments(parser):
     """Declares the options of `generate`, without those of every corpus."""
-    parser.add_argument("--wsj0_folder", required=True, help="folder that holds wsj0/, the raw recordings")
+    parser.add_argument("--wsj0_folder", help=f"{WSJ0_HELP}; this or --wsj0mix_folder")
+    parser.add_argument("--wsj0mix_folder", help="folder of WSJ0-2mix, with 2speakers/, to take its sources instead")
     parser.add_argument("--noise_folder", required=True, help="wham_noise, with tr/, cv/, tt/ and metadata/")
-    parser.add_argument("--metadata_folder", required=True, help="folder of mix_2_spk_filenames_*.csv")
+    parser.add_argument(
+        "--metadata_folder",
+        help="with --wsj0_folder: the published wham_scripts, or a folder of mix_2_spk_filenames_*.csv",
+    )
     add_version_arguments(parser)
 
 
-# Metadata
+def _check_folders(wsj0_folder, noise_folder, metadata_folder, output_folder, wsj0mix_folder):
+    if (wsj0_folder is None) == (wsj0mix_folder is None):
+        raise InputError("Give either wsj0_folder, raw WSJ0, or wsj0mix_folder, WSJ0-2mix, and not both.")
+    if wsj0_folder is not None and metadata_folder is None:
+        raise InputError("metadata_folder is missing: give the folder of the published scripts, wham_scripts.")
+    if wsj0mix_folder is not None and metadata_folder is not None:
+        raise InputError("metadata_folder has no effect with wsj0mix_folder: leave it out.")
+    for key, folder in (("noise_folder", noise_folder), ("output_folder", output_folder)):
+        if folder is None:
+            raise InputError(f"{key} is missing: give it.")
 
 
-def read_corpus(metadata_folder, noise_folder, splits, versions):
-    """Reads all the metadata of WHAM!.
-
-    Arguments
-    ---------
-    metadata_folder, noise_folder : str
-        As for `generate`.
-    splits : sequence of str
-        Some of "tr", "cv" and "tt".
-    versions : sequence of tuple
-        (sample rate, mode) of each version.
-
-    Returns
-    -------
-    rows : list of tuple
-        (split, ID, Parameters) of each mixture.
-    files : list of Path
-        The files that were read.
-
-    Raises
-    ------
-    InputError
-        If a file is missing or can't be used, or the two files of a split have different mixtures.
-    """
-    rows, files = [], []
-    for split in splits:
-        names = find_metadata([metadata_folder, Path(metadata_folder) / "data"], f"mix_2_spk_filenames_{split}.csv")
-        scaling = find_metadata([Path(noise_folder) / "metadata", metadata_folder], f"scaling_{split}.npz")
-        sources, gains = read_filenames(names), read_scaling(scaling, versions)
-        for ours, mine, theirs, other in ((sources, names, gains, scaling), (gains, scaling, sources, names)):
-            lacking = [mixture_id for mixture_id in ours if mixture_id not in theirs]
-            if lacking:
-                raise InputError(
-                    f"{other}: lacks {len(lacking)} mixtures that {mine} has, {lacking[0]} among them. "
-                    "Are they the published files, of the same split?"
-                )
-        rows += [
-            (split, mixture_id, Parameters(sources[mixture_id], start, scalings))
-            for mixture_id, (start, scalings) in gains.items()
-        ]
-        files += [names, scaling]
-    return rows, files
+# Plan
 
 
-def read_filenames(path):
-    """Reads which utterances the mixtures of a split are made of.
-
-    Arguments
-    ---------
-    path : str or Path
-        `mix_2_spk_filenames_{split}.csv`.
-
-    Returns
-    -------
-    sources : dict
-        ID → names of the two utterances.
-
-    Raises
-    ------
-    InputError
-        If the file is not of this form, or two mixtures have one name.
-    """
-    needed = ("output_filename", "s1_path", "s2_path")
-    (_, header), *lines = read_fields(path, needed, ",")
-    if tuple(header) != needed:
-        raise InputError(f"{path}:1: has the columns {','.join(header)}; needed {','.join(needed)}.")
-    sources = {}
-    for place, (name, *paths) in lines:
-        mixture_id = name.removesuffix(".wav")
-        if mixture_id in sources:
-            raise InputError(f"{place}: a second mixture has the name {mixture_id}. Take one of them out.")
-        sources[mixture_id] = tuple(paths)
-    return sources
+def _plan_from_wsj0(wsj0_folder, noise_folder, metadata_folder, splits, versions):
+    rows, files = read_corpus(metadata_folder, noise_folder, splits, versions)
+    speech = find_wsj0(wsj0_folder, (name for _, _, row in rows for name in row.sources))
+    noise = find_noise(noise_folder, ((split, mixture_id) for split, mixture_id, _ in rows))
+    items = [_plan_mixture(split, mixture_id, row, speech, noise) for split, mixture_id, row in rows]
+    return Plan("wham", items, make, {"version": VERSION} | {path.name: checksum(path) for path in files})
 
 
-def read_scaling(path, versions):
-    """Reads the gains of the mixtures of a split.
-
-    Arguments
-    ---------
-    path : str or Path
-        `scaling_{split}.npz`.
-    versions : sequence of tuple
-        (sample rate, mode) of each version.
-
-    Returns
-    -------
-    mixtures : dict
-        ID → (start, scalings), as in `Parameters`.
-
-    Raises
-    ------
-    InputError
-        If the file can't be read, lacks an array, or has arrays of other shapes or with other than finite numbers.
-    """
-    arrays = _read_arrays(path, ["utterance_id", "speech_start_sample_16k", *_keys(versions)])
-    ids = [name.decode() if isinstance(name, bytes) else str(name) for name in arrays["utterance_id"].tolist()]
-    for key, array in arrays.items():
-        shape = (len(ids), 2) if "wsjmix" in key else (len(ids),)
-        if array.shape != shape:
-            raise InputError(f"{path}: {key} has the shape {array.shape}; needed {shape}. Is it the published file?")
-        if key != "utterance_id" and not (array.dtype.kind in "iuf" and np.isfinite(array).all()):
-            raise InputError(f"{path}: {key} has entries that are not finite numbers. Is it the published file?")
-    mixtures = {}
-    for index, name in enumerate(ids):
-        mixture_id = name.removesuffix(".wav")
-        if mixture_id in mixtures:
-            raise InputError(f"{path}: two mixtures have the name {mixture_id}. Is it the published file?")
-        scalings = {version: _scaling(arrays, version, index) for version in versions}
-        mixtures[mixture_id] = (int(arrays["speech_start_sample_16k"][index]), scalings)
-    return mixtures
+def _plan_from_wsj0mix(wsj0mix_folder, noise_folder, splits, versions):
+    files = {split: find_scaling(noise_folder, split) for split in splits}
+    gains = {split: read_scaling(path, versions) for split, path in files.items()}
+    rows = [(split, mixture_id, *row) for split, table in gains.items() for mixture_id, row in table.items()]
+    sources = _find_sources(wsj0mix_folder, [row[:2] for row in rows], versions)
+    noise = find_noise(noise_folder, (row[:2] for row in rows))
+    items = [
+        _plan_remixed(split, mixture_id, start, scalings, sources, noise[split, mixture_id])
+        for split, mixture_id, start, scalings in rows
+    ]
+    parameters = {"version": f"{VERSION} from WSJ0-2mix"} | {path.name: checksum(path) for path in files.values()}
+    return Plan("wham", items, make_remixed, parameters)
 
 
-def _version_keys(version):
-    sample_rate, mode = version
-    return tuple(f"scaling_{what}_{sample_rate // 1000}k_{mode}" for what in ("wsjmix", "wham_speech", "wham_noise"))
+def _find_sources(wsj0mix_folder, mixtures, versions):
+    """Finds the sources of WSJ0-2mix, and checks the headers: (version, split, ID) → the two recordings."""
+    folder = Path(wsj0mix_folder).expanduser()
+    folder = folder / "2speakers" if os.path.isdir(folder / "2speakers") else folder
+    found = {}
+    for sample_rate, mode in versions:
+        top = f"wav{sample_rate // 1000}k/{mode}"
+        names = [f"{top}/{split}/s{n}/{mixture_id}.wav" for split, mixture_id in mixtures for n in (1, 2)]
+        found |= check_recordings(
+            {name: folder / name for name in names},
+            "WSJ0-2mix",
+            _is_mono,
+            sample_rate,
+            "Give wsj0mix_folder, the folder that holds 2speakers/, and sample_rates and modes that it has",
+        )
+    return found
 
 
-def _keys(versions):
-    return [key for version in versions for key in _version_keys(version)]
+def _is_mono(path, header):
+    return f"has {header.channels} channels; needed 1 (mono): '{path}'" if header and header.channels != 1 else None
 
 
-def _scaling(arrays, version, index):
-    wsj0mix, speech, noise = (arrays[key][index] for key in _version_keys(version))
-    return Scaling(tuple(wsj0mix.tolist()), float(speech), float(noise))
+def _plan_remixed(split, mixture_id, start, scalings, found, clip):
+    versions, sources, outputs = [], [], []
+    for (sample_rate, mode), scaling in scalings.items():
+        top = f"wav{sample_rate // 1000}k/{mode}/{split}"
+        s1, s2 = (found[f"{top}/s{n}/{mixture_id}.wav"] for n in (1, 2))
+        if s1.frames != s2.frames:
+            raise InputError(
+                f"{s2.path}: has {s2.frames} samples, and {s1.path} {s1.frames}; needed the same number. Generate or "
+                "copy WSJ0-2mix again."
+            )
+        noise_frames = num_resampled(clip.frames, sample_rate)
+        check_noise(mixture_id, clip.path, noise_frames, start * sample_rate // SAMPLE_RATE, s1.frames)
+        versions.append((sample_rate, mode, top, scaling))
+        sources.append((s1, s2))
+        outputs += _outputs(top, mixture_id, s1.frames if mode == "min" else noise_frames, sample_rate)
+    return RemixedItem(mixture_id, tuple(outputs), tuple(versions), tuple(sources), clip, start)
 
 
-def _read_arrays(path, keys):
-    try:
-        with np.load(path) as archive:  # without pickles, which could run any program
-            missing = [key for key in keys if key not in archive]
-            if missing:
-                raise InputError(f"{path}: lacks the array {missing[0]}; found {', '.join(archive.files)}.")
-            return {key: archive[key] for key in keys}
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: can't be read as an .npz file ({error}). Copy it again.") from error
+def _outputs(top, mixture_id, frames, sample_rate):
+    return [Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "float32") for signal in SIGNALS]
 
 
 def find_noise(noise_folder, mixtures):
@@ -325,23 +243,25 @@ def find_noise(noise_folder, mixtures):
     return {files[name]: recording for name, recording in recordings.items()}
 
 
-def check_noise(mixture_id, noise, start, speech_frames):
+def check_noise(mixture_id, path, noise_frames, start, speech_frames):
     """Raises an InputError unless noise lasts from before the speech of a mixture to its end.
 
     Arguments
     ---------
     mixture_id : str
         For messages.
-    noise : RawRecording
-        The noise.
+    path : str
+        Of the noise.
+    noise_frames : int
+        Its number of samples.
     start : int
         Sample where the speech begins.
     speech_frames : int
-        Number of samples of speech, at the same 16 kHz.
+        Number of samples of speech, all at the same sample rate.
     """
-    if start < 0 or start + speech_frames > noise.frames:
+    if start < 0 or start + speech_frames > noise_frames:
         raise InputError(
-            f"{noise.path}: the noise has {noise.frames} samples; mixture {mixture_id} needs {speech_frames} from "
+            f"{path}: the noise has {noise_frames} samples; mixture {mixture_id} needs {speech_frames} from "
             f"sample {start} on. Are noise, utterances and scaling file the published ones?"
         )
 
@@ -352,11 +272,11 @@ def _plan_mixture(split, mixture_id, row, speech, noise):
     for (sample_rate, mode), scaling in row.scalings.items():
         shortest_or_longest = {"min": min, "max": max}[mode]
         frames = shortest_or_longest(recording.frames for recording in recordings)
-        check_noise(mixture_id, clip, row.start, frames)
+        check_noise(mixture_id, clip.path, clip.frames, row.start, frames)
         top = f"wav{sample_rate // 1000}k/{mode}/{split}"
         frames = num_resampled(frames if mode == "min" else clip.frames, sample_rate)
         versions.append((sample_rate, mode, top, scaling))
-        outputs += [Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "float32") for signal in SIGNALS]
+        outputs += _outputs(top, mixture_id, frames, sample_rate)
     return WhamItem(mixture_id, tuple(outputs), tuple(versions), recordings, clip, row.start)
 
 
@@ -384,6 +304,29 @@ def make(mixture):
             scale_speech(samples, gain, scaling.speech, sample_rate)
             for samples, gain in zip(speech, scaling.wsj0mix, strict=True)
         ]
+        noise = resample(clip, sample_rate) * scaling.noise
+        signals = mix(*sources, noise, mixture.start * sample_rate // SAMPLE_RATE, mode)
+        made |= {f"{top}/{signal}/{mixture.name}.wav": samples for signal, samples in signals.items()}
+    return made
+
+
+def make_remixed(mixture):
+    """Makes the samples of a mixture of sources of WSJ0-2mix.
+
+    Arguments
+    ---------
+    mixture : RemixedItem
+        What to make.
+
+    Returns
+    -------
+    signals : dict
+        path → float32 array.
+    """
+    clip = read_recording(mixture.noise).astype(np.float64)
+    made = {}
+    for (sample_rate, mode, top, scaling), recordings in zip(mixture.versions, mixture.sources, strict=True):
+        sources = [read_recording(recording).astype(np.float64) * scaling.speech for recording in recordings]
         noise = resample(clip, sample_rate) * scaling.noise
         signals = mix(*sources, noise, mixture.start * sample_rate // SAMPLE_RATE, mode)
         made |= {f"{top}/{signal}/{mixture.name}.wav": samples for signal, samples in signals.items()}

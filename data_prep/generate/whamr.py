@@ -1,13 +1,15 @@
 """WHAMR! from raw WSJ0, the noise of WHAM! and simulated rooms (Maciejewski et al., 2020), step by step as published.
 
-Metadata, in the formats of the published scripts: those of `data_prep.generate.wham`, and
+Metadata, in the formats of the published scripts: those of `data_prep.generate.wham_metadata`, and
 
     METADATA_FOLDER/[data/]reverb_params_{tr,cv,tt}.csv   room, microphones, speakers and T60 of each mixture
 
 The dry utterances sound in their rooms, and are then scaled so that the direct paths at the left microphone have the
-energy of WHAM!'s sources. The noise is WHAM!'s.
+energy of WHAM!'s sources. The noise is WHAM!'s. Responses are those of pyroomacoustics 0.3.1 as pip installs it, to the
+precision that `data_prep.generate.image_source` states.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +19,18 @@ from data_prep.audio import SAMPLE_RATE, num_resampled, resample, to_int16_wrapp
 from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.generate import wham
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
-from data_prep.generate.rooms import Room, matching_factors, read_rooms, reverberate
-from data_prep.generate.wsj0 import (
-    RawRecording,
-    check_recordings,
-    find_metadata,
-    find_wsj0,
-    read_recording,
-)
-from data_prep.generate.wsj0mix import add_version_arguments
+from data_prep.generate.image_source import matching_factors, reverberate
+from data_prep.generate.metadata import find_metadata, metadata_places
+from data_prep.generate.rooms import Room, read_rooms
+from data_prep.generate.wham_metadata import read_corpus
+from data_prep.generate.wsj0 import RawRecording, check_recordings, find_wsj0, read_recording
+from data_prep.generate.wsj0mix import WSJ0_HELP, add_version_arguments
 from mossformer_sb.errors import InputError
 
-VERSION = 1  # to be increased when the same metadata gives other samples
+logger = logging.getLogger(__name__)
+
+VERSION = 2  # to be increased when the same metadata gives other samples
+ADVICE = "give the folder of the published scripts of WHAMR! as metadata_folder"
 CHANNELS = {"left": (0,), "both": (0, 1)}
 KINDS = ("anechoic", "reverb")
 SIGNALS = (*(f"{name}_{kind}" for kind in KINDS for name in wham.SIGNALS if name != "noise"), "noise")
@@ -115,9 +117,9 @@ def generate(
     check_versions(sample_rates, modes, splits)
     check_choice("channels", channels, CHANNELS)
     versions = [(sample_rate, mode) for sample_rate in sample_rates for mode in modes]
-    rows, files = wham.read_corpus(metadata_folder, noise_folder, splits, versions)
-    places = [metadata_folder, Path(metadata_folder) / "data"]
-    tables = {split: find_metadata(places, f"reverb_params_{split}.csv") for split in splits}
+    rows, files = read_corpus(metadata_folder, noise_folder, splits, versions)
+    places = metadata_places(metadata_folder)
+    tables = {split: find_metadata(places, f"reverb_params_{split}.csv", ADVICE) for split in splits}
     rooms = {split: _rooms(path) for split, path in tables.items()}
     speech = find_wsj0(wsj0_folder, (name for _, _, row in rows for name in row.sources))
     noise = _find_noise(noise_folder, rows, CHANNELS[channels])
@@ -129,17 +131,23 @@ def generate(
     ]
     parameters = {"version": VERSION, "channels": channels}
     parameters |= {path.name: checksum(path) for path in (*files, *tables.values())}
+    if channels == "both":
+        logger.warning("WHAMR! with two channels: training and `python -m data_prep whamr` need --channels left, mono")
     return run(Plan("whamr", items, make, parameters), output_folder, workers, dry_run)
 
 
 def add_arguments(parser):
     """Declares the options of `generate`, without those of every corpus."""
-    parser.add_argument("--wsj0_folder", required=True, help="folder that holds wsj0/, the raw recordings")
+    parser.add_argument("--wsj0_folder", required=True, help=WSJ0_HELP)
     parser.add_argument("--noise_folder", required=True, help="wham_noise, with tr/, cv/, tt/ and metadata/")
     parser.add_argument(
-        "--metadata_folder", required=True, help="folder of mix_2_spk_filenames_*.csv and reverb_params_*.csv"
+        "--metadata_folder",
+        required=True,
+        help="the published whamr_scripts, or a folder of mix_2_spk_filenames_*.csv and reverb_params_*.csv",
     )
-    parser.add_argument("--channels", help="left (default): mono; both: two channels")
+    parser.add_argument(
+        "--channels", help="left (default): mono, as training needs it; both: two channels, for other uses"
+    )
     add_version_arguments(parser)
 
 
@@ -178,7 +186,7 @@ def _lacks_channel(path, header):
 def _plan_mixture(split, mixture_id, row, speech, noise, room, channels):
     recordings, clip = tuple(speech[name] for name in row.sources), noise[split, mixture_id]
     # In every mode: the reverberation is computed over the whole length of the noise.
-    wham.check_noise(mixture_id, clip, row.start, max(recording.frames for recording in recordings))
+    wham.check_noise(mixture_id, clip.path, clip.frames, row.start, max(recording.frames for recording in recordings))
     versions, outputs = [], []
     for (sample_rate, mode), scaling in row.scalings.items():
         top = f"wav{sample_rate // 1000}k/{mode}/{split}"
@@ -210,7 +218,8 @@ def make(mixture):
     """
     speech = [read_recording(recording).astype(np.float64) for recording in mixture.speech]
     noise = [read_recording(mixture.noise, channel).astype(np.float64) for channel in mixture.channels]
-    images = reverberate(mixture.room, _dry(speech, len(noise[0])), mixture.channels)  # each [sources, channels, time]
+    dry = _dry(speech, len(noise[0]))
+    images = reverberate(mixture.room, dry, mixture.channels, sinc="table")  # each [sources, channels, time]
     made = {}
     for sample_rate, mode, top, scaling in mixture.versions:
         sources = [

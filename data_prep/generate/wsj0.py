@@ -1,11 +1,13 @@
 """Raw WSJ0 (LDC93S6A), the recordings that WSJ0-mix, WHAM! and WHAMR! are made of, and their way into arrays."""
 
+import filecmp
 import logging
-import math
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.audio import SAMPLE_RATE
+from data_prep.generate.file_access import FolderListings, access_problem
 from data_prep.messages import NUM_SHOWN
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
@@ -14,6 +16,9 @@ from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+PARTS = ("si_tr_s", "si_dt_05", "si_et_05")
+FIRST_MICROPHONE, SECOND_MICROPHONE = ".wv1", ".wv2"  # Sennheiser near the mouth, and others
+SUFFIXES = (".wav", FIRST_MICROPHONE, ".flac", ".sph")  # that an utterance may have, the first that is there counts
 _SPHERE_HEADER = 1024  # bytes
 
 
@@ -33,15 +38,16 @@ class RawRecording(NamedTuple):
 
 
 def find_wsj0(wsj0_folder, names):
-    """Finds utterances of WSJ0, as WAV or NIST SPHERE files, and checks their headers.
+    """Finds utterances of WSJ0, as WAV, NIST SPHERE or FLAC files, and checks their headers.
 
     An utterance that the metadata calls `wsj0/si_tr_s/40n/40na010x.wav` may also lie there as `40na010x.wv1`, the name
-    that the recordings of the first microphone have on the discs.
+    that the recordings of the first microphone have on the discs, as `.flac` or `.sph`, and all names in capitals.
 
     Arguments
     ---------
     wsj0_folder : str or Path
-        The folder that holds `wsj0/`, or this folder itself, or the one that holds the discs (`11-1.1/wsj0/`, …).
+        The folder that holds `wsj0/`, or this folder itself, or the one that holds the discs (`11-1.1/wsj0/`, …), or
+        the folder above that, as `csr_1` lies in it.
     names : Iterable of str
         Paths as in the metadata.
 
@@ -53,15 +59,27 @@ def find_wsj0(wsj0_folder, names):
     Raises
     ------
     InputError
-        If an utterance is absent or can't be used; it counts and names all that can't.
+        If an utterance is absent or can't be used, or lies there twice with different content; it counts and names all
+        that can't.
     """
-    roots = _roots(Path(wsj0_folder).expanduser())
-    paths = {name: _locate(roots, name) for name in dict.fromkeys(names)}
-    _report_second_microphone(paths.values())
-    return check_recordings(paths, "WSJ0", _wsj0_problem)
+    utterances = _Utterances(Path(wsj0_folder).expanduser())
+    places = {name: utterances.locate(name) for name in dict.fromkeys(names)}
+    if utterances.first_microphone:
+        logger.info(
+            "WSJ0: %d utterances are taken from the first microphone (.wv1); %d of them are there from the second, too "
+            "(.wv2), which is not used",
+            utterances.first_microphone,
+            utterances.second_microphone,
+        )
+    copies = {paths[0]: paths[1:] for paths in places.values()}
+    return check_recordings(
+        {name: paths[0] for name, paths in places.items()},
+        "WSJ0",
+        lambda path, header: _wsj0_problem(path, header) or _copies_problem(path, copies[path]),
+    )
 
 
-def check_recordings(files, corpus, explain=None):
+def check_recordings(files, corpus, explain=None, sample_rate=SAMPLE_RATE, advice="Complete or repair them"):
     """Reads the headers of raw recordings.
 
     Arguments
@@ -72,6 +90,10 @@ def check_recordings(files, corpus, explain=None):
         For messages.
     explain : Callable, optional
         From a path and its header, or None where it can't be read, to what is wrong in addition, or None.
+    sample_rate : int
+        That they must have, in Hz.
+    advice : str
+        For messages: what to do about those that can't be used.
 
     Returns
     -------
@@ -81,16 +103,18 @@ def check_recordings(files, corpus, explain=None):
     Raises
     ------
     InputError
-        If a file is absent, can't be read, or does not have 16 kHz; it counts and names all that can't be used.
+        If a file is absent, can't be read, or has another sample rate; it counts and names all that can't be used.
     """
-    results = thread_map(lambda path: _check_header(path, explain), list(files.values()), f"Checking {corpus}", "file")
+    results = thread_map(
+        lambda path: _check_header(path, explain, sample_rate), list(files.values()), f"Checking {corpus}", "file"
+    )
     problems = [f"  {name} {result}" for name, result in zip(files, results, strict=True) if isinstance(result, str)]
     if problems:
         lines = [f"{corpus}: {len(problems)} of {len(files)} recordings that the metadata names can't be used:"]
         lines += problems[:NUM_SHOWN]
         if len(problems) > NUM_SHOWN:
             lines.append(f"  … and {len(problems) - NUM_SHOWN} more")
-        lines.append("Nothing was written. Complete or repair them, then start again.")
+        lines.append(f"Nothing was written. {advice}, then start again.")
         raise InputError("\n".join(lines))
     return dict(zip(files, results, strict=True))
 
@@ -124,149 +148,76 @@ def read_recording(recording, channel=0):
     return samples if samples.ndim == 1 else samples[:, channel]
 
 
-def find_metadata(folders, name):
-    """Finds a metadata file.
-
-    Arguments
-    ---------
-    folders : sequence of str or Path
-        Where it may lie, the first that has it counts.
-    name : str
-        Its name.
-
-    Returns
-    -------
-    path : Path
-        The file.
-
-    Raises
-    ------
-    InputError
-        If none has it.
-    """
-    paths = [Path(folder).expanduser() / name for folder in folders]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        looked = ", ".join(f"'{path.parent}'" for path in paths)
-        raise InputError(
-            f"Metadata file {name} does not exist in {looked}: give the folder of the published metadata files as "
-            "metadata_folder."
-        )
-    return found
-
-
-def read_fields(path, needed, separator=None):
-    """Reads a text file with the same number of fields in every line.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file; empty lines don't count.
-    needed : sequence of str
-        What the fields are, for messages.
-    separator : str, optional
-        What lies between fields; any white space if None.
-
-    Returns
-    -------
-    lines : list of tuple
-        For each line, its place for messages and its fields.
-
-    Raises
-    ------
-    InputError
-        If the file is no text, a line has another number of fields, or there is none at all.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "levels.txt"
-    >>> _ = path.write_text("20va010q 2.5717652515284110e-04\\n")
-    >>> [fields for place, fields in read_fields(path, ("utterance", "level"))]
-    [['20va010q', '2.5717652515284110e-04']]
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as text ({error}). Is it the published file?") from error
-    lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split(separator)
-        if not line.strip():
-            continue
-        if len(fields) != len(needed):
-            raise InputError(
-                f"{path}:{number}: has {len(fields)} fields; needed {len(needed)}: {', '.join(needed)}. "
-                "Is it the published file, and whole?"
-            )
-        lines.append((f"{path}:{number}", fields))
-    if not lines:
-        raise InputError(f"{path}: is empty; needed lines with the fields {', '.join(needed)}. Copy it again.")
-    return lines
-
-
-def read_number(place, what, text):
-    """Reads a finite number; raises an InputError that names its place if it is none.
-
-    Example
-    -------
-    >>> read_number("mix_2_spk_tr.txt:1", "gain", "-1.9857")
-    -1.9857
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{place}: {what} is {text!r}; needed a finite number. Is it the published file?")
-    return number
-
-
 # Finding
 
 
-def _roots(folder):
-    """The folders that paths of the metadata may start from, and whether these begin with `wsj0/` there."""
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
+def _find_roots(folder, listings):
+    """The folders that paths of the metadata may start from: those that hold `wsj0/`, or else its own folder."""
+    if not os.path.isdir(folder) and access_problem(folder) is None:
+        found = "is a file" if os.path.exists(folder) else "does not exist"
         raise InputError(f"wsj0_folder '{folder}' {found}: give the folder that holds wsj0/.")
-    roots = [parent for parent in (folder, *sorted(folder.iterdir())) if (parent / "wsj0").is_dir()]
-    if not roots and not any((folder / part).is_dir() for part in ("si_tr_s", "si_dt_05", "si_et_05")):
+    children = _subfolders(folder)
+    roots = [place for place in (folder, *children) if _is_folder(listings.find(place, "wsj0"))]
+    if not roots and any(_is_folder(listings.find(folder, part)) for part in PARTS):
+        return [folder]
+    if not roots:  # from the folder of csr_1, which holds the discs
+        below = (place for child in children for place in _subfolders(child, must=False))
+        roots = [place for place in below if _is_folder(listings.find(place, "wsj0"))]
+    if not roots:
         raise InputError(
-            f"wsj0_folder '{folder}' is not laid out as WSJ0: it holds neither wsj0/ nor si_tr_s/, si_dt_05/ or "
-            "si_et_05/. Give the folder that holds wsj0/."
+            f"wsj0_folder '{folder}' is not laid out as WSJ0: it holds neither wsj0/ nor {', '.join(PARTS[:-1])} or "
+            f"{PARTS[-1]}, nor has a folder in it wsj0/, as csr_1/11-1.1/wsj0/. Give the folder that holds wsj0/."
         )
-    return roots or [folder]
+    return list({os.path.realpath(root): root for root in reversed(roots)}.values())[::-1]
 
 
-def _locate(roots, name):
-    """The path of an utterance; where there is none, the one that it should have."""
-    places = []
-    for root in roots:
-        path = root / name if (root / "wsj0").is_dir() else root / name.removeprefix("wsj0/")
-        places += [path, path.with_suffix(".wv1")]
-    return next((place for place in places if place.is_file()), places[0])
+def _subfolders(folder, must=True):
+    """The folders in a folder, sorted; an InputError if it can't be read and must be."""
+    problem = access_problem(folder)
+    if problem:
+        if must:
+            raise InputError(f"wsj0_folder '{folder}' {problem}. Allow reading it, or give another copy of WSJ0.")
+        return []
+    return [Path(path) for path in sorted(entry.path for entry in os.scandir(folder)) if os.path.isdir(path)]
 
 
-def _report_second_microphone(paths):
-    """Says which of two recordings of an utterance is taken: the far microphone costs some dB in scores."""
-    first = [path for path in paths if path.suffix == ".wv1"]
-    both = sum(path.with_suffix(".wv2").is_file() for path in first)
-    if first:
-        logger.info(
-            "WSJ0: %d utterances are taken from the first microphone (.wv1); %d of them are there from the second, too "
-            "(.wv2), which is not used",
-            len(first),
-            both,
-        )
+def _is_folder(path):
+    return path is not None and os.path.isdir(path)
+
+
+class _Utterances:
+    """Where the utterances lie, as paths."""
+
+    def __init__(self, folder):
+        self.listings = FolderListings()
+        self.roots = _find_roots(folder, self.listings)
+        self.first_microphone = 0  # number of utterances that the first one recorded
+        self.second_microphone = 0  # number of these that the second one recorded, too
+
+    def locate(self, name):
+        """Paths of an utterance, one for each root that has it; where there is none, the one that it should have."""
+        places = []
+        for root in self.roots:
+            below = name if _is_folder(self.listings.find(root, "wsj0")) else name.removeprefix("wsj0/")
+            places.append((root, below))
+        found = [path for root, below in places if (path := self.listings.find(root, below, SUFFIXES))]
+        if found and found[0].suffix.lower() == FIRST_MICROPHONE:
+            self.first_microphone += 1
+            self.second_microphone += bool(self.listings.find(*places[0], [SECOND_MICROPHONE]))
+        root, below = places[0]
+        return found or [root / below]
 
 
 # Headers
 
 
-def _check_header(path, explain):
+def _check_header(path, explain, sample_rate):
     """Returns a RawRecording, or what is wrong."""
+    problem = access_problem(path)
+    if problem:
+        return problem
     header = error = None
-    if path.is_file():
+    if os.path.isfile(path):
         try:
             with AudioReader(path) as header:
                 pass
@@ -282,8 +233,8 @@ def _check_header(path, explain):
         return f"{reason} Needed WAV or uncompressed NIST SPHERE: '{path}'"
     if header is None:
         return f"does not exist; needed '{path}'"
-    if header.sample_rate != SAMPLE_RATE:
-        return f"has a sample rate of {header.sample_rate} Hz; needed {SAMPLE_RATE} Hz: '{path}'"
+    if header.sample_rate != sample_rate:
+        return f"has a sample rate of {header.sample_rate} Hz; needed {sample_rate} Hz: '{path}'"
     if header.frames == 0:
         return f"has no samples; needed at least one: '{path}'"
     return RawRecording(str(path), header.frames)
@@ -292,7 +243,7 @@ def _check_header(path, explain):
 def _wsj0_problem(path, header):
     if header is not None:
         return f"has {header.channels} channels; needed 1 (mono): '{path}'" if header.channels != 1 else None
-    if not path.is_file():
+    if not os.path.isfile(path):
         if path.with_suffix(".wv2").is_file():
             return (
                 "is there from the second microphone only (.wv2), and the corpus is made of the first's recordings "
@@ -306,4 +257,12 @@ def _wsj0_problem(path, header):
             "is compressed with shorten, which can't be read here: convert all .wv1 files with LDC's sph2pipe, as in "
             f"`sph2pipe -f wav {path.with_suffix('.wv1').name} {path.with_suffix('.wav').name}`: '{path}'"
         )
+    return None
+
+
+def _copies_problem(path, copies):
+    """What is wrong with an utterance that lies in several folders, or None."""
+    for copy in copies:
+        if not access_problem(copy) and os.path.isfile(copy) and not filecmp.cmp(path, copy, shallow=False):
+            return f"is there twice, with different content: '{path}' and '{copy}'; give the folder of one of them"
     return None

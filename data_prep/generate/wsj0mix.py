@@ -1,30 +1,32 @@
 """WSJ0-2mix and WSJ0-3mix from raw WSJ0 (Hershey et al., "Deep clustering", 2016), sample by sample as published.
 
-Metadata, in the formats of the published scripts:
+And WSJ0-4mix and WSJ0-5mix, in the same way (Nachmani et al., "Voice separation with an unknown number of multiple
+speakers", 2020). Metadata, in the formats of the published scripts, which also may lie in `metadata/` of the folder
+that is given, as in a clone of github.com/mpariente/pywsj0-mix:
 
-    METADATA_FOLDER/mix_{2,3}_spk_{tr,cv,tt}.txt                  utterance gain utterance gain …, gains in dB
+    METADATA_FOLDER/mix_{2,3,4,5}_spk_{tr,cv,tt}.txt              utterance gain utterance gain …, gains in dB
     METADATA_FOLDER/[activlev/]activlev_si_{tr_s,dt_05,et_05}.txt utterance and its active level, a power
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from data_prep.audio import num_resampled, resample, to_int16_wrapping
-from data_prep.choices import SPLITS, check_choice, check_versions
+from data_prep.choices import NUMS_SPKS, SPLITS, check_choice, check_versions
 from data_prep.generate.engine import Item, Output, Plan, checksum, run
-from data_prep.generate.wsj0 import (
-    find_metadata,
-    find_wsj0,
-    read_fields,
-    read_number,
-    read_recording,
-)
+from data_prep.generate.metadata import find_metadata, metadata_places, read_fields, read_number
+from data_prep.generate.wsj0 import find_wsj0, read_recording
 from mossformer_sb.errors import InputError
 
+WSJ0_HELP = "folder that holds wsj0/, the raw recordings, or the discs with it; or one above, that csr_1 lies in"
 VERSION = 1  # to be increased when the same metadata gives other samples
 PEAK = 0.9
+ADVICE = (
+    "give the folder of the published metadata files, such as a clone of github.com/mpariente/pywsj0-mix, as "
+    "metadata_folder"
+)
 LEVELS = {"tr": ("si_tr_s",), "cv": ("si_tr_s",), "tt": ("si_dt_05", "si_et_05")}  # parts of WSJ0 that a split is from
 
 
@@ -61,18 +63,18 @@ def generate(
     workers=None,
     dry_run=False,
 ):
-    """Writes `output_folder/{2,3}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,s2[,s3]}/ID.wav`, 16-bit mono.
+    """Writes `output_folder/{N}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,…,sN}/ID.wav`, 16-bit mono.
 
     Arguments
     ---------
     wsj0_folder : str
         Folder that holds `wsj0/`.
     metadata_folder : str
-        Folder of the metadata files.
+        Folder of the metadata files, or of a clone of pywsj0-mix.
     output_folder : str
-        Folder of the corpus, the same for 2 and 3 speakers.
+        Folder of the corpus, the same for any number of speakers.
     num_spks : int
-        2 or 3.
+        2, 3, 4 or 5.
     sample_rates : sequence of int
         Some of 8000 and 16000.
     modes : sequence of str
@@ -94,12 +96,13 @@ def generate(
     InputError
         If an argument, a metadata file or an utterance can't be used, or the files can't be written.
     """
-    check_choice("num_spks", num_spks, (2, 3))
+    check_choice("num_spks", num_spks, NUMS_SPKS)
     check_versions(sample_rates, modes, splits)
-    lists = {split: find_metadata([metadata_folder], f"mix_{num_spks}_spk_{split}.txt") for split in splits}
-    places = [metadata_folder, Path(metadata_folder) / "activlev"]
+    places = metadata_places(metadata_folder)
+    lists = {split: find_metadata(places, f"mix_{num_spks}_spk_{split}.txt", ADVICE) for split in splits}
+    places = metadata_places(metadata_folder, ("", "activlev"))
     parts = dict.fromkeys(part for split in splits for part in LEVELS[split])
-    level_files = [find_metadata(places, f"activlev_{part}.txt") for part in parts]
+    level_files = [find_metadata(places, f"activlev_{part}.txt", ADVICE) for part in parts]
 
     levels = {utterance: level for path in level_files for utterance, level in read_levels(path).items()}
     rows = [(split, *row) for split, path in lists.items() for row in read_mixtures(path, num_spks)]
@@ -112,9 +115,13 @@ def generate(
 
 def add_arguments(parser):
     """Declares the options of `generate`, without those of every corpus."""
-    parser.add_argument("--wsj0_folder", required=True, help="folder that holds wsj0/, the raw recordings")
-    parser.add_argument("--metadata_folder", required=True, help="folder of mix_*_spk_*.txt and activlev/")
-    parser.add_argument("--num_spks", type=int, help="2 (default) or 3")
+    parser.add_argument("--wsj0_folder", required=True, help=WSJ0_HELP)
+    parser.add_argument(
+        "--metadata_folder",
+        required=True,
+        help="clone of github.com/mpariente/pywsj0-mix, or a folder of mix_*_spk_*.txt and activlev/",
+    )
+    parser.add_argument("--num_spks", type=int, help="2 (default), 3, 4 or 5")
     add_version_arguments(parser)
 
 
@@ -134,7 +141,7 @@ def read_mixtures(path, num_spks):
     Arguments
     ---------
     path : str or Path
-        `mix_{2,3}_spk_{split}.txt`.
+        `mix_{2,3,4,5}_spk_{split}.txt`.
     num_spks : int
         Number of utterances in a line.
 

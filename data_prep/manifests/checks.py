@@ -16,6 +16,10 @@ from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
 
 STEP = 2.0**-15  # of 16-bit audio
+NOT_MONO = "files that are not mono"
+MONO_ADVICE = {
+    "WHAMR!": "Made with --channels both? `python -m data_prep.generate whamr --channels left` makes mono files.",
+}
 CLIPPED_RUN = 3  # samples on end at full scale: fewer may be a peak that just reaches it
 
 
@@ -96,6 +100,8 @@ def summary(listing, problems):
     lines += [f"  {problem.file} {problem.text}" for problem in distinct[:NUM_SHOWN]]
     if len(distinct) > NUM_SHOWN:
         lines.append(f"  … and {len(distinct) - NUM_SHOWN} more")
+    if NOT_MONO in kinds and listing.name in MONO_ADVICE:
+        lines.append(MONO_ADVICE[listing.name])
     return "\n".join(lines)
 
 
@@ -169,7 +175,7 @@ def _header_faults(mixture, headers, sample_rate, trim):
             yield file, header
             continue
         if header.channels != 1:
-            yield file, Fault("files that are not mono", f"has {header.channels} channels; needed 1 (mono)")
+            yield file, Fault(NOT_MONO, f"has {header.channels} channels; needed 1 (mono)")
         if header.sample_rate != sample_rate:
             text = f"has a sample rate of {header.sample_rate} Hz; needed {sample_rate} Hz"
             yield file, Fault("wrong sample rates", text)
@@ -259,4 +265,7 @@ def _sum_fault(mixture, parts):
         f"is not the sum of {', '.join(parts)}: off by {error[worst]:.2g} at sample {worst}; "
         f"needed at most {allowed:.2g}"
     )
+    full = [file for file, signal in parts.items() if abs(signal[worst]) >= 1 - STEP]
+    if abs(mixture[worst]) >= 1 - STEP or full:
+        text += f". There, {', '.join(full) or 'it'} is at full scale: a louder signal is cut off"
     return Fault("mixtures unlike the sum of their parts", text)

@@ -17,10 +17,13 @@ from mossformer_sb.errors import InputError
 # LibriMix has mix_clean, mix_both and mix_single; where they end in "reverb" or "anechoic", it was mixed as in WHAMR!
 LAYOUTS = {
     "WSJ0-2mix": ("2speakers/wav*/*/*/mix", "`python -m data_prep wsj0mix` or hparams/mossformer_wsj0mix.yaml"),
-    "WSJ0-3mix": (
-        "3speakers/wav*/*/*/mix",
-        "`python -m data_prep wsj0mix --num_spks 3` or hparams/mossformer_wsj0mix.yaml with num_spks 3",
-    ),
+    **{
+        f"WSJ0-{n}mix": (
+            f"{n}speakers/wav*/*/*/mix",
+            f"`python -m data_prep wsj0mix --num_spks {n}` or hparams/mossformer_wsj0mix.yaml with num_spks {n}",
+        )
+        for n in (3, 4, 5)
+    },
     "WHAM!": ("wav*/*/*/mix_both", "`python -m data_prep wham` or hparams/mossformer_wham.yaml"),
     "WHAMR!": ("wav*/*/*/mix_both_reverb", "`python -m data_prep whamr` or hparams/mossformer_whamr.yaml"),
     "MiniLibriMix": (
@@ -144,7 +147,7 @@ def existing_folder(data_folder):
 
 
 def wsj0_speakers(mixture_id):
-    """Speakers of a mixture whose ID is built from WSJ0 utterances, as in WSJ0-2mix, WSJ0-3mix, WHAM! and WHAMR!
+    """Speakers of a mixture whose ID is built from WSJ0 utterances, as in WSJ0-mix, WHAM! and WHAMR!
 
     Arguments
     ---------

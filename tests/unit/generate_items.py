@@ -1,5 +1,6 @@
 """Items for tests of the engine, at the top of a module because worker processes import them; and whole trees."""
 
+import argparse
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import command
 from data_prep.generate.engine import Item, Output, Plan, run
 from mossformer_sb.errors import InputError
 
@@ -38,6 +40,11 @@ def make(item):
         output.path: (np.arange(output.frames) + 7 * item.number + index).astype(output.dtype)
         for index, output in enumerate(item.outputs)
     }
+
+
+def make_and_measure(item):
+    """Samples, and the number of the item."""
+    return make(item), item.number
 
 
 def make_wrong(item):
@@ -110,4 +117,8 @@ def kill_in_write(number):
 if __name__ == "__main__":
     # As in a terminal: whoever is started in the background of a script inherits that SIGINT is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.argv[2] == "command":
+        parser = argparse.ArgumentParser()
+        parser.set_defaults(function=lambda: run(plan(make_slowly), sys.argv[1], workers=2))
+        sys.exit(command.run(parser, []))
     run(plan({"killed": kill_parent, "slow": make_slowly}[sys.argv[2]]), sys.argv[1], workers=2)

@@ -127,6 +127,13 @@ def test_full_scale_of_16_bit_is_clipping(tmp_path):
     fails(prepare_wsj0mix, root, "1 clipped files", "1 mixtures unlike the sum of their parts", **DEEP)
 
 
+@pytest.mark.parametrize("folder, named", [("mix_both", "it"), ("s1", f"{TRAIN}/s1/{A}.wav")])
+def test_a_single_sample_at_full_scale_is_called_so(wham, tmp_path, folder, named):
+    change(wham / TRAIN / folder / f"{A}.wav", put(1.0, 7))
+    text = f"at sample 7; needed at most 0.00012. There, {named} is at full scale: a louder signal is cut off"
+    fails(prepare_wham, wham, "1 mixtures unlike the sum of their parts", text, **DEEP)
+
+
 @pytest.mark.parametrize("excess, found", [(0.9, False), (1.1, True)])
 def test_the_sum_may_be_off_by_one_step_a_part_plus_one(wham, tmp_path, excess, found):
     """With two sources and noise: by four steps."""

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_prep.__main__ import main as prepare_main
 from data_prep.generate import engine
-from data_prep.generate.engine import Amount, Item, Output, run, write_wav
+from data_prep.generate.__main__ import main as generate_main
+from data_prep.generate.engine import Amount, Item, Output, Plan, differences, run, write_wav
 from mossformer_sb.errors import InputError
-from tests.unit.generate_items import FRAMES, die, fail, make_short, make_wrong, plan, tones, tree
+from tests.unit.generate_items import FRAMES, die, fail, make_and_measure, make_short, make_wrong, plan, tones, tree
+from tests.unit.permissions import closed, read_only
 
 NUM_ITEMS = 24
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
@@ -201,6 +204,77 @@ def test_what_is_there_needs_no_room(tmp_path, monkeypatch):
     run(plan(), tmp_path, workers=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("usage", "free")(0))
     assert run(plan(), tmp_path, workers=1).files == 0
+
+
+def test_a_finished_tree_may_lie_where_nothing_can_be_written(tmp_path, whole):
+    run(plan(), tmp_path / "out", workers=1)
+    with read_only(tmp_path / "out"):
+        assert run(plan(), tmp_path / "out", workers=1).files == 0
+        fails("can't be written", folder=tmp_path / "out", parameters={"seed": 1, "another": 2})
+        fails("can't be written", folder=tmp_path / "out", count=25)
+    assert tree(tmp_path / "out") == whole
+
+
+def test_a_closed_folder_in_the_tree(tmp_path, whole):
+    run(plan(), tmp_path / "out", workers=1)
+    with closed(tmp_path / "out/tr/s1"):
+        fails(f"can't be read (Permission denied): '{tmp_path / 'out/tr/s1'}'", folder=tmp_path / "out")
+    with closed(tmp_path / "out/tones.json"):
+        fails(f"can't be read (Permission denied): '{tmp_path / 'out/tones.json'}'", folder=tmp_path / "out")
+    assert tree(tmp_path / "out") == whole
+
+
+def test_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fails("output_folder is empty: give a folder. Is a variable of the shell not set?", folder="")
+    assert not tree(tmp_path)
+
+
+def test_checksums_are_not_shown():
+    found, asked = {"a.csv": 64 * "0", "seed": 1, "b.csv": 64 * "1"}, {"a.csv": 64 * "2", "seed": 2, "b.csv": 64 * "3"}
+    text = "other versions of these: a.csv, b.csv; and with seed 1, and seed 2 is asked for"
+    assert differences(found, asked, ["a.csv", "b.csv", "seed"]) == text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_measured_is_handed_on(tmp_path, whole, workers):
+    collected = {}
+    measured = Plan("tones", tones(24), make_and_measure, {"seed": 1}, collected.__setitem__)
+    run(measured, tmp_path / "out", workers)
+    assert collected == {f"tr/mix/tone{i:03d}.wav": i for i in range(24)}
+    assert tree(tmp_path / "out") == whole
+    collected.clear()
+    (tmp_path / "out/tr/s1/tone007.wav").unlink()
+    run(measured, tmp_path / "out", workers)
+    assert collected == {"tr/mix/tone007.wav": 7}
+
+
+def test_interrupted_command(tmp_path, whole):
+    """Ctrl-C gives one line, and the shell's status."""
+    command = [sys.executable, "-m", "tests.unit.generate_items", str(tmp_path / "out"), "command"]
+    run_slowly = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while run_slowly.poll() is None and len([*(tmp_path / "out").rglob("tone*.wav")]) < 20:  # all workers run
+        time.sleep(0.01)
+    os.killpg(run_slowly.pid, signal.SIGINT)
+    _, printed = run_slowly.communicate(timeout=120)
+    assert run_slowly.returncode == 130
+    assert "Traceback" not in printed
+    assert printed.rstrip().endswith("Interrupted. Every file that has its name is whole: start again to go on.")
+    run(plan(), tmp_path / "out", workers=2)
+    assert tree(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("main", [generate_main, prepare_main])
+def test_options_without_a_value(main, tmp_path, monkeypatch, capsys):
+    """What a variable of the shell that is not set gives: it would mean the current folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = "--metadata_folder=x" if main is generate_main else "--data_folder=x"
+    extra = ["--wsj0_folder", "x"] if main is generate_main else []
+    assert main(["wsj0mix", folder, *extra, "--output_folder", ""]) == 2
+    assert capsys.readouterr().err == (
+        "--output_folder is empty: give a value, or leave it out. Is a variable of the shell not set?\n"
+    )
+    assert not tree(tmp_path)
 
 
 def test_folder_that_is_a_file(tmp_path):

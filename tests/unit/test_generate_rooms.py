@@ -6,18 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from data_prep.generate.rooms import (
-    Room,
-    columns,
-    draw_room,
+from data_prep.generate.image_source import (
     images_of,
     impulse_response,
     impulse_responses,
     matching_factors,
-    read_rooms,
     reverberate,
-    rooms_text,
 )
+from data_prep.generate.rooms import Room, columns, draw_room, read_rooms, rooms_text
 from mossformer_sb.errors import InputError
 
 PUBLISHED = (
@@ -26,10 +22,35 @@ PUBLISHED = (
     "3.9010,3.0752,1.5848,2.6064,4.1959,1.7414,0.3313\n"
 )
 NAME = "01to030v_0.76421_20ga010m_-0.76421.wav"
+GOLDEN = {  # source → sample → value
+    0: {57: 0.0007282005608, 76: -0.02131975952, 77: 0.07613556618, 78: 0.04874165395, 107: -0.000146885144}
+    | {300: 9.093543498e-05, 700: 2.416829893e-07},
+    1: {117: 0.0002888367101, 136: -0.008239293846, 137: 0.02749647025, 138: 0.02073422563, 167: -5.845228266e-05}
+    | {300: -8.028921933e-07, 700: 3.899188726e-07},
+}
 
 
-def literal(room, source, microphone, anechoic=False):
-    """The sum over images, one windowed sinc after the other."""
+def exact_sinc(delay):
+    """First sample and taps of an image under a window that is centred on the nearest sample."""
+    nearest = round(delay)
+    return nearest - 40, np.hanning(81) * np.sinc(np.arange(-40, 41) - (delay - nearest))
+
+
+def tabulated_sinc(delay):
+    """First sample and taps of an image as pyroomacoustics 0.3.1 makes them, in its precision, a tap at a time."""
+    delay = float(np.float32(delay))
+    before = math.floor(delay)
+    place = float(np.float32((1 - (delay - before)) * 20))
+    point = math.floor(place)
+    part, taps = place - point, []
+    for tap in range(81):
+        first, second = (np.sinc(-41 + tap + (point + next) / 20) for next in (0, 1))
+        taps.append((first + part * (second - first)) * np.hanning(81)[tap])
+    return before - 40, np.array(taps)
+
+
+def literal(room, source, microphone, anechoic=False, placed=exact_sinc, number=float):
+    """The sum over images, one windowed sinc after the other; `number` is the precision of positions."""
     x, y, z = room.size
     absorption = 24 * x * y * z * math.log(10) / (343 * 2 * (x * y + y * z + z * x) * room.t60)
     most = 0 if anechoic else math.ceil(room.t60 * 343 / min(room.size))
@@ -41,17 +62,15 @@ def literal(room, source, microphone, anechoic=False):
         if reflections > most:
             continue
         image = [
-            n * size + at if n % 2 == 0 else (n + 1) * size - at
+            float(number(n) * number(size) + (number(at) if n % 2 == 0 else number(size) - number(at)))
             for n, size, at in zip((i, j, k), room.size, source, strict=True)
         ]
         distance = math.dist(image, microphone)
         delay = distance / 343 * 16000 + 40
         if delay > length + 100:
             continue
-        nearest = round(delay)
-        taps = np.arange(-40, 41)
-        sinc = np.hanning(81) * np.sinc(taps - (delay - nearest))
-        response[nearest - 40 : nearest + 41] += (1 - absorption) ** reflections / (4 * math.pi * distance) * sinc
+        first, taps = placed(delay)
+        response[first : first + 81] += (1 - absorption) ** reflections / (4 * math.pi * distance) * taps
     return response[:length]
 
 
@@ -68,6 +87,33 @@ def test_equal_to_the_literal_sum(seed):
     found = impulse_response(room, room.sources[1], room.microphones[0])
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("anechoic", [False, True])
+def test_equal_to_the_literal_sum_of_pyroomacoustics(seed, anechoic):
+    room = short_room(seed)
+    arguments = room, room.sources[1], room.microphones[0], anechoic
+    expected = literal(*arguments, tabulated_sinc, np.float32)
+    found = impulse_response(*arguments, sinc="table")
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-9 * np.abs(expected).max()
+    assert np.abs(found - impulse_response(*arguments)).max() > 1e-5 * np.abs(expected).max()
+
+
+def test_response_of_pyroomacoustics():
+    """What pyroomacoustics 0.3.1 gives for the room below, built from its source with its compiled parts."""
+    room = Room((7.1, 5.3, 3.7), ((3.6, 2.4, 1.35), (3.5, 2.5, 1.35)), ((3.9, 3.1, 1.6), (2.6, 4.2, 1.7)), 0.15)
+    for index, expected in GOLDEN.items():
+        found = impulse_response(room, room.sources[index], room.microphones[0], sinc="table")
+        assert len(found) == 2400
+        np.testing.assert_allclose(found[list(expected)], list(expected.values()), rtol=0, atol=1e-8)
+
+
+def test_unknown_sinc():
+    room = short_room(0)
+    with pytest.raises(InputError, match="sinc 'linear' is not known: choose one of 'exact', 'table'"):
+        impulse_response(room, room.sources[0], room.microphones[0], sinc="linear")
 
 
 def test_negative_reflections():

@@ -1,8 +1,11 @@
 """WHAM! is what a literal computation of the published steps gives, and wrong metadata or noise has its messages."""
 
+import io
 import os
+import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from data_prep.corpora.wham import prepare_wham
+from data_prep.generate import npz
 from data_prep.generate.__main__ import main
 from data_prep.generate.wham import generate
 from mossformer_sb.errors import InputError
@@ -23,6 +27,7 @@ from tests.unit.generate_trees import (
     write_wham_noise,
     write_wsj0,
 )
+from tests.unit.permissions import closed
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 NAME = "40na010x_1.9857_01xo031a_-1.9857.wav"
@@ -202,10 +207,30 @@ def test_noise_with_one_channel(raw, tmp_path):
 # Metadata
 
 
-@pytest.mark.parametrize("name", ["noise/metadata/scaling_cv.npz", "lists/mix_2_spk_filenames_cv.csv"])
-def test_missing_metadata(raw, tmp_path, name):
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        (
+            "noise/metadata/scaling_cv.npz",
+            "give wham_noise as it is unzipped, with tr/, cv/, tt/ and metadata/, as noise",
+        ),
+        (
+            "lists/mix_2_spk_filenames_cv.csv",
+            "give the folder of the published scripts, wham_scripts, as metadata_folder",
+        ),
+    ],
+)
+def test_missing_metadata(raw, tmp_path, name, advice):
     (tmp_path / name).unlink()
-    fails(raw, tmp_path, f"Metadata file {os.path.basename(name)} does not exist in '{tmp_path}", "metadata_folder")
+    fails(raw, tmp_path, f"Metadata file {os.path.basename(name)} does not exist in '{tmp_path}", advice)
+
+
+@pytest.mark.parametrize(
+    "path", ["noise/metadata", "noise/metadata/scaling_tr.npz", f"noise/tr/{NAME}", "noise/cv", "lists"]
+)
+def test_what_may_not_be_read(raw, tmp_path, path):
+    with closed(tmp_path / path):
+        fails(raw, tmp_path, f"can't be read (Permission denied): '{tmp_path / path}'")
 
 
 @pytest.mark.parametrize(
@@ -215,10 +240,8 @@ def test_missing_metadata(raw, tmp_path, name):
         ("output_filename,s2_path,s1_path\n", ":1: has the columns output_filename,s2_path,s1_path; needed output_"),
         ("output_filename,s1_path,s2_path\na.wav,b.wav\n", ":2: has 2 fields; needed 3"),
         ("output_filename,s1_path,s2_path\n" + 2 * "a.wav,b.wav,c.wav\n", ":3: a second mixture has the name a"),
-        (
-            "output_filename,s1_path,s2_path\n",
-            "scaling_cv.npz has, 209c0105_6.9829e-05_01ca0102_-6.9829e-05 among them",
-        ),
+        ("output_filename,s1_path,s2_path\n", "has a header and no mixtures"),
+        ("output_filename,s1_path,s2_path\na.wav,b.wav,c.wav\n", "scaling_cv.npz: lacks 1 mixtures that "),
         ("", ": is empty"),
     ],
 )
@@ -232,6 +255,9 @@ def test_list_and_scaling_must_have_the_same_mixtures(raw, tmp_path):
     path = raw[2] / "mix_2_spk_filenames_cv.csv"
     path.write_text(path.read_text() + "new.wav,a.wav,b.wav\n")
     fails(raw, tmp_path, f"scaling_cv.npz: lacks 1 mixtures that {path} has, new among them")
+    path = raw[2] / "mix_2_spk_filenames_tr.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    fails(raw, tmp_path, f"{path}: lacks 1 mixtures that", "01ca0102_0.45012408_20mo010h_-0.450124 among them")
 
 
 @pytest.mark.parametrize(
@@ -243,7 +269,11 @@ def test_list_and_scaling_must_have_the_same_mixtures(raw, tmp_path):
         ({"scaling_wham_speech_8k_min": np.array([1, np.nan])}, "has entries that are not finite numbers"),
         ({"speech_start_sample_16k": np.array(["a", "b"])}, "has entries that are not finite numbers"),
         ({"utterance_id": np.array([NAME, NAME])}, f"two mixtures have the name {NAME[:-4]}"),
-        ({"utterance_id": np.array([NAME, None])}, "can't be read as an .npz file (Object arrays"),
+        ({"utterance_id": np.array([NAME, None])}, "utterance_id is no list of names"),
+        ({"utterance_id": np.array([NAME, len])}, "it names builtins.len, and holds more than an array of strings"),
+        ({"utterance_id": np.array(NAME, object)}, "utterance_id is no list of names"),
+        ({key: array[:0] for key, array in scaling(mixture_names("tr")).items()}, "has no mixtures"),
+        ({"utterance_id": np.array([NAME])}, "speech_start_sample_16k has the shape (2,); needed (1,)"),
     ],
 )
 def test_damaged_scaling(raw, tmp_path, changes, found):
@@ -272,6 +302,160 @@ def test_names_as_bytes(raw, tmp_path):
     make(raw, tmp_path / "out")
     (tmp_path / "out" / "wham.json").unlink()
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def write_objects(raw, protocol=4, table=False):
+    """Names as objects of Python, as `DataFrame.values` gives them; and the table that they came from."""
+    for split in SPLITS:
+        arrays = scaling(mixture_names(split))
+        names = arrays["utterance_id"].astype(object)
+        metadata = raw[1] / "metadata"
+        path = metadata / f"scaling_{split}.npz"
+        with io.BytesIO() as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|O", "fortran_order": False, "shape": names.shape})
+            pickle.dump(names, stream, protocol=protocol)
+            content = stream.getvalue()
+        np.savez(path, **{key: array for key, array in arrays.items() if key != "utterance_id"})
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("utterance_id.npy", content)
+        if table:
+            rows = [f"{name},0,0,1.5\n" for name in names]
+            header = "utterance_id,noise_samples_beginning_16k,noise_samples_end_16k,target_speaker1_snr_db\n"
+            (metadata / f"mix_param_meta_{split}.csv").write_text(header + "".join(rows))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_names_as_objects(raw, tmp_path, protocol):
+    make(raw, tmp_path / "whole")
+    write_objects(raw, protocol)
+    with pytest.raises(ValueError, match="Object arrays"):
+        np.load(raw[1] / "metadata" / "scaling_tr.npz")["utterance_id"]
+    make(raw, tmp_path / "out")
+    (tmp_path / "whole" / "wham.json").unlink()
+    (tmp_path / "out" / "wham.json").unlink()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_names_from_the_table_beside_the_gains(raw, tmp_path, monkeypatch):
+    """Then no pickle is read at all."""
+    make(raw, tmp_path / "whole")
+    write_objects(raw, table=True)
+    monkeypatch.setattr(npz, "_StringArrays", None)
+    make(raw, tmp_path / "out")
+    (tmp_path / "whole" / "wham.json").unlink()
+    (tmp_path / "out" / "wham.json").unlink()
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    path = raw[1] / "metadata" / "mix_param_meta_tr.csv"
+    path.write_text(path.read_text().replace("utterance_id", "name"))
+    fails(raw, tmp_path / "other", f"{path}: column utterance_id is missing; found name, noise_samples_beginning_16k")
+    path.write_text(path.read_text().replace("name", "utterance_id").rpartition("01ca")[0])
+    fails(raw, tmp_path / "other", "speech_start_sample_16k has the shape (2,); needed (1,)")
+
+
+class Run:
+    """What runs a program when it is read from a pickle."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_pickles_run_nothing(raw, tmp_path):
+    arrays = scaling(mixture_names("tr")) | {"utterance_id": np.array([NAME, Run(tmp_path / "made")])}
+    np.savez(raw[1] / "metadata" / "scaling_tr.npz", **arrays)
+    fails(raw, tmp_path, "scaling_tr.npz: can't be read as an .npz file (it names posix.mkdir, and holds more than")
+    assert not (tmp_path / "made").exists()
+
+
+# From WSJ0-2mix
+
+
+@pytest.fixture
+def wsj0mix(raw, tmp_path):
+    """WSJ0-2mix whose sources are WHAM!'s, before their last gain, as `scaling_wsjmix` has them."""
+    for split in SPLITS:
+        gains = scaling(mixture_names(split))
+        for row, (name, utterances) in enumerate(mixture_names(split).items()):
+            for sample_rate in (8000, 16000):
+                speech = [resample_poly(utterance_samples(u) / 2**15, sample_rate, 16000) for u in utterances]
+                for mode, length in (("min", min(map(len, speech))), ("max", max(map(len, speech)))):
+                    version = f"{sample_rate // 1000}k_{mode}"
+                    for number, samples in enumerate(speech):
+                        scaled = np.round(2**15 * samples * gains[f"scaling_wsjmix_{version}"][row, number])
+                        padded = np.pad(scaled, (0, max(0, length - len(scaled))))[:length].astype(np.int16)
+                        top = tmp_path / f"mixed/2speakers/wav{sample_rate // 1000}k/{mode}/{split}/s{number + 1}"
+                        top.mkdir(parents=True, exist_ok=True)
+                        soundfile.write(top / name, padded, sample_rate, subtype="PCM_16")
+    return tmp_path / "mixed"
+
+
+def remix(wsj0mix, raw, folder, **options):
+    return generate(wsj0mix_folder=wsj0mix, noise_folder=raw[1], output_folder=folder, **{"workers": 1} | options)
+
+
+@pytest.mark.parametrize("given", [".", "2speakers"])
+def test_from_wsj0mix(raw, wsj0mix, tmp_path, given):
+    make(raw, tmp_path / "whole", **EVERYTHING)
+    remix(wsj0mix / given, raw, tmp_path / "out", **EVERYTHING)
+    whole, found = tree(tmp_path / "whole"), tree(tmp_path / "out")
+    assert found.pop("wham.json") != whole.pop("wham.json")
+    assert found == whole and len(found) == 5 * 6 * 4
+
+
+def test_a_tree_is_not_continued_from_the_other_source(raw, wsj0mix, tmp_path):
+    make(raw, tmp_path / "out")
+    with pytest.raises(InputError, match="was begun with version 1, and version '1 from WSJ0-2mix' is asked for"):
+        remix(wsj0mix, raw, tmp_path / "out")
+
+
+def remix_fails(wsj0mix, raw, tmp_path, *parts, **options):
+    with pytest.raises(InputError) as caught:
+        remix(wsj0mix, raw, tmp_path / "out", **options)
+    for part in parts:
+        assert part in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_sources(raw, wsj0mix, tmp_path):
+    path = wsj0mix / "2speakers/wav8k/min/tr/s2" / NAME
+    samples, _ = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples[:-1], 8000)
+    remix_fails(wsj0mix, raw, tmp_path, f"{path}: has 799 samples, and ", "needed the same number")
+    soundfile.write(path, np.stack([samples, samples], axis=1), 8000)
+    remix_fails(wsj0mix, raw, tmp_path, "WSJ0-2mix: 1 of 10 recordings", "has 2 channels; needed 1")
+    soundfile.write(path, samples, 16000)
+    remix_fails(wsj0mix, raw, tmp_path, "has a sample rate of 16000 Hz; needed 8000 Hz")
+    soundfile.write(path, samples, 8000)
+    path.write_bytes(path.read_bytes()[:-100])
+    remix_fails(wsj0mix, raw, tmp_path, "is truncated: its last 100 bytes")
+    path.unlink()
+    remix_fails(
+        wsj0mix, raw, tmp_path, f"s2/{NAME} does not exist", "Give wsj0mix_folder, the folder that holds 2speakers/"
+    )
+
+
+def test_noise_shorter_than_the_sources(raw, wsj0mix, tmp_path):
+    soundfile.write(raw[1] / "tr" / NAME, np.ones((1890, 2)) / 8, 16000)
+    text = f"the noise has 945 samples; mixture {NAME[:-4]} needs 800 from sample 150 on"
+    remix_fails(wsj0mix, raw, tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "Give either wsj0_folder, raw WSJ0, or wsj0mix_folder, WSJ0-2mix, and not both"),
+        ({"wsj0_folder": "a", "wsj0mix_folder": "b"}, "and not both"),
+        ({"wsj0_folder": "a"}, "metadata_folder is missing"),
+        ({"wsj0mix_folder": "a", "metadata_folder": "b"}, "metadata_folder has no effect with wsj0mix_folder"),
+        ({"wsj0mix_folder": "a"}, "noise_folder is missing"),
+        ({"wsj0mix_folder": "a", "noise_folder": "b"}, "output_folder is missing"),
+    ],
+)
+def test_folders_that_exclude_each_other(options, message):
+    with pytest.raises(InputError, match=message):
+        generate(**options)
 
 
 def test_absent_utterance(raw, tmp_path):

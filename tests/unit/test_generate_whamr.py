@@ -11,7 +11,8 @@ from scipy.signal import resample_poly
 
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate.__main__ import main
-from data_prep.generate.rooms import draw_room, impulse_response, rooms_text
+from data_prep.generate.image_source import impulse_response
+from data_prep.generate.rooms import draw_room, rooms_text
 from data_prep.generate.whamr import generate
 from mossformer_sb.errors import InputError
 from tests.unit.generate_items import tree
@@ -76,7 +77,9 @@ def literal(noise_folder, split, name, sample_rate, mode, channel=0):
         energy = None
         for kind in ("anechoic", "reverb"):
             heard = [
-                np.convolve(padded, impulse_response(room, room.sources[number], microphone, kind == "anechoic"))
+                np.convolve(
+                    padded, impulse_response(room, room.sources[number], microphone, kind == "anechoic", "table")
+                )
                 for microphone in room.microphones
             ]
             if sample_rate == 8000:
@@ -141,6 +144,13 @@ def test_manifests_accept_it(raw, tmp_path):
             tmp_path / "out", tmp_path / "manifests", sample_rate=16000, mode="max", task=task, check_samples=True
         )
         assert manifests.keys() == set(SPLITS)
+
+
+def test_two_channels_are_not_for_training(raw, tmp_path, caplog):
+    make(raw, tmp_path / "out", channels="both", splits=["cv"])
+    assert "training and `python -m data_prep whamr` need --channels left" in caplog.text
+    with pytest.raises(InputError, match="generate whamr --channels left` makes mono files"):
+        prepare_whamr(tmp_path / "out", tmp_path / "manifests", splits=["cv"])
 
 
 @pytest.mark.parametrize("number", [2, 57])

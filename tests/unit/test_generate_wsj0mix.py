@@ -28,6 +28,7 @@ from tests.unit.generate_trees import (
     write_wsj0,
     write_wsj0mix_metadata,
 )
+from tests.unit.permissions import closed
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 UTTERANCE = "wsj0/si_tr_s/40n/40na010x.wav"
@@ -76,7 +77,7 @@ def literal(mixture, sample_rate, mode):
     return [[round(2**15 * (sample / (peak / 0.9))) for sample in signal] for signal in signals]
 
 
-@pytest.mark.parametrize("num_spks", [2, 3])
+@pytest.mark.parametrize("num_spks", [2, 3, 4, 5])
 def test_equal_to_a_literal_computation(raw, tmp_path, num_spks):
     make(raw, tmp_path / "out", num_spks=num_spks, **EVERYTHING)
     expected = {f"wsj0-{num_spks}mix.json"}
@@ -86,7 +87,7 @@ def test_equal_to_a_literal_computation(raw, tmp_path, num_spks):
                 for mixture in mixtures:
                     name = "_".join(f"{utterance}_{float(gain):.8g}" for utterance, gain in mixture)
                     signals = literal(mixture, sample_rate, mode)
-                    for folder, samples in zip(("mix", "s1", "s2", "s3"), signals, strict=False):
+                    for folder, samples in zip(("mix", "s1", "s2", "s3", "s4", "s5"), signals, strict=False):
                         path = f"{num_spks}speakers/wav{sample_rate // 1000}k/{mode}/{split}/{folder}/{name}.wav"
                         expected.add(path)
                         found, rate = soundfile.read(tmp_path / "out" / path, dtype="int16")
@@ -120,9 +121,11 @@ def test_resampling_is_the_published_filter():
     assert num_resampled(101, 8000) == 51
 
 
-def test_manifests_accept_it(raw, tmp_path):
-    make(raw, tmp_path / "out")
-    assert prepare_wsj0mix(tmp_path / "out", tmp_path / "manifests").keys() == set(SPLITS)
+@pytest.mark.parametrize("num_spks", [2, 5])
+def test_manifests_accept_it(raw, tmp_path, num_spks):
+    make(raw, tmp_path / "out", num_spks=num_spks)
+    manifests = prepare_wsj0mix(tmp_path / "out", tmp_path / "manifests", num_spks, check_samples=True)
+    assert manifests.keys() == set(SPLITS)
 
 
 def test_chosen_splits_rates_and_modes(raw, tmp_path):
@@ -159,7 +162,7 @@ def test_metadata_that_changed_is_not_continued(raw, tmp_path):
     make(raw, tmp_path / "out")
     path = raw[1] / "mix_2_spk_tr.txt"
     path.write_text(path.read_text().replace("1.9857", "1.9858"))
-    with pytest.raises(InputError, match="was begun with mix_2_spk_tr.txt"):
+    with pytest.raises(InputError, match="was begun with other versions of these: mix_2_spk_tr.txt: give"):
         make(raw, tmp_path / "out")
 
 
@@ -205,7 +208,97 @@ def test_wrong_folder(raw, tmp_path, folder, found):
     fails((tmp_path / folder, raw[1]), tmp_path, f"wsj0_folder '{tmp_path / folder}' {found}")
 
 
+def test_a_clone_of_the_repository(raw, tmp_path):
+    make(raw, tmp_path / "whole")
+    raw[1].rename(tmp_path / "moved")
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "clone" / "metadata")
+    make((raw[0], tmp_path / "clone"), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def capital(path):
+    """Renames what lies below a folder to capitals."""
+    for child in [*path.iterdir()]:
+        if child.is_dir():
+            capital(child)
+        child.rename(child.with_name(child.name.upper()))
+
+
+@pytest.mark.parametrize(
+    "extension, options", [(".wav", {}), (".wv1", {"format": "NIST"}), (".sph", {"format": "NIST"})]
+)
+def test_names_in_capitals(raw, tmp_path, extension, options):
+    make(raw, tmp_path / "whole")
+    upper = write_wsj0(tmp_path / "upper", extension, **options)
+    capital(upper)
+    assert (upper / "WSJ0/SI_TR_S/40N" / f"40NA010X{extension.upper()}").is_file()
+    make((upper, raw[1]), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_utterances_as_flac(raw, tmp_path):
+    make(raw, tmp_path / "whole")
+    make((write_wsj0(tmp_path / "flac", ".flac", format="FLAC"), raw[1]), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("given", [".", "csr_1"])
+def test_folder_of_csr_1(raw, tmp_path, given):
+    make(raw, tmp_path / "whole")
+    for disc, part in (("11-1.1", "si_tr_s"), ("11-6.1", "si_dt_05"), ("11-14.1", "si_et_05")):
+        shutil.copytree(raw[0] / "wsj0" / part, tmp_path / "ldc/csr_1" / disc / "wsj0" / part)
+    make((tmp_path / "ldc" / given, raw[1]), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_two_copies(raw, tmp_path):
+    """The same recording twice is as good as once; but which of two different ones is meant, nobody can tell."""
+    make(raw, tmp_path / "whole")
+    (tmp_path / "both").mkdir()
+    for name in ("first", "second"):
+        shutil.copytree(raw[0], tmp_path / "both" / name)
+    make((tmp_path / "both", raw[1]), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "out")
+    other = tmp_path / "both" / "second" / UTTERANCE
+    soundfile.write(other, utterance_samples("40na010x")[::-1], 16000)
+    text = f"twice, with different content: '{tmp_path / 'both' / 'first' / UTTERANCE}' and '{other}'"
+    fails((tmp_path / "both", raw[1]), tmp_path, "1 of 8 recordings", text)
+
+
+def test_both_microphones(raw, tmp_path, caplog):
+    """Those of the second one are the worse, and have the same names."""
+    caplog.set_level("INFO")
+    make(raw, tmp_path / "whole")
+    assert "first microphone" not in caplog.text
+    both = write_wsj0(tmp_path / "both", ".wv1", format="NIST")
+    for path in both.rglob("*.wv1"):
+        soundfile.write(path.with_suffix(".wv2"), np.ones(99) / 8, 16000, format="NIST", subtype="PCM_16")
+    make((both, raw[1]), tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    assert "8 utterances are taken from the first microphone (.wv1); 8 of them are there from the second" in caplog.text
+
+
 # Recordings that can't be used
+
+
+@pytest.mark.parametrize(
+    "path, found",
+    [
+        ("raw/wsj0/si_tr_s/40n/40na010x.wav", "1 of 8 recordings that the metadata names can't be used"),
+        ("raw/wsj0/si_tr_s/40n", "1 of 8 recordings"),
+        ("raw/wsj0", "8 of 8 recordings"),
+        ("raw", "wsj0_folder '{}/raw' can't be read (Permission denied): '{}/raw'. Allow reading it"),
+        ("metadata/activlev", "Metadata file activlev_si_tr_s.txt can't be read (Permission denied)"),
+        ("metadata/mix_2_spk_tr.txt", "Metadata file mix_2_spk_tr.txt can't be read (Permission denied)"),
+        ("metadata", "Metadata file mix_2_spk_tr.txt can't be read (Permission denied)"),
+    ],
+)
+def test_what_may_not_be_read(raw, tmp_path, path, found):
+    refused = f"can't be read (Permission denied): '{tmp_path / path}'"
+    with closed(tmp_path / path):
+        fails(raw, tmp_path, found.format(tmp_path, tmp_path), refused)
 
 
 def test_absent_utterances_are_counted(raw, tmp_path):
@@ -323,7 +416,7 @@ def test_two_mixtures_with_one_name(raw, tmp_path):
 @pytest.mark.parametrize(
     "option, found",
     [
-        ({"num_spks": 4}, "num_spks 4 is not known"),
+        ({"num_spks": 6}, "num_spks 6 is not known"),
         ({"sample_rates": [44100]}, "sample_rate 44100 is not known"),
         ({"modes": ["mid"]}, "mode 'mid' is not known"),
         ({"splits": ["test"]}, "split 'test' is not known"),

@@ -162,7 +162,7 @@ def test_unknown_value(wham, tmp_path, options, parts):
 
 
 def test_unknown_num_spks(tmp_path):
-    fails(tmp_path, "num_spks 4", "2, 3", prepare=prepare_wsj0mix, num_spks=4)
+    fails(tmp_path, "num_spks 6", "2, 3, 4, 5", prepare=prepare_wsj0mix, num_spks=6)
 
 
 # Wrong folders

@@ -1,0 +1,149 @@
+"""Files that may not be read, and names whose upper and lower case is not known."""
+
+import os
+from pathlib import Path, PurePosixPath
+
+from mossformer_sb.errors import InputError
+
+
+def access_problem(path):
+    """What keeps a path from being read, where it is not just absent.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file or a folder, which may be absent.
+
+    Returns
+    -------
+    problem : str, or None
+        "can't be read (Permission denied): …" with the file or folder that refuses; None for what can be read, and for
+        what does not exist.
+
+    Example
+    -------
+    >>> access_problem("/no/such/file") is None
+    True
+    """
+    path = Path(path)
+    try:
+        if os.path.isdir(path):
+            os.scandir(path).close()
+        else:
+            open(path, "rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"can't be read ({error.strerror}): '{_refusing(path)}'"
+    return None
+
+
+def check_access(path):
+    """Raises an InputError if a file or folder exists and can't be read."""
+    problem = access_problem(path)
+    if problem:
+        raise InputError(f"{path}: {problem}. Allow reading it, or copy it to where you may.")
+
+
+def _refusing(path):
+    """The file or folder that can't be read itself; below a closed folder nothing can even be looked at."""
+    while path != path.parent:
+        try:
+            os.stat(path)
+            return path
+        except OSError:
+            path = path.parent
+    return path
+
+
+class FolderListings:
+    """Finds paths whose spelling is known but for upper and lower case. Each folder is listed once.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "WSJ0" / "SI_TR_S").mkdir(parents=True)
+    >>> FolderListings().find(folder, "wsj0/si_tr_s") == folder / "WSJ0" / "SI_TR_S"
+    True
+    """
+
+    def __init__(self):
+        self.listings = {}
+
+    def find(self, folder, name, suffixes=()):
+        """Finds a file or folder.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Where.
+        name : str
+            Path below it, with slashes.
+        suffixes : sequence of str
+            Endings that stand for the one in the name; the first that is there counts. Only that of the name if empty.
+
+        Returns
+        -------
+        path : Path, or None
+        """
+        *folders, last = PurePosixPath(name).parts
+        place = Path(folder)
+        for part in folders:
+            place = self._child(place, part)
+            if place is None:
+                return None
+        names = [str(PurePosixPath(last).with_suffix(suffix)) for suffix in suffixes] or [last]
+        return next((found for found in (self._child(place, name) for name in names) if found), None)
+
+    def _child(self, folder, name):
+        listing = self._listing(folder)
+        if listing is None:  # a folder that can be entered and not listed
+            return folder / name if os.path.exists(folder / name) else None
+        actual = listing.get(name) or listing.get(name.lower())
+        return folder / actual if actual else None
+
+    def _listing(self, folder):
+        if folder not in self.listings:
+            try:
+                names = sorted(os.listdir(folder), reverse=True)
+            except (FileNotFoundError, NotADirectoryError):
+                names = []
+            except OSError:
+                names = None
+            by_name = None if names is None else {name.lower(): name for name in names} | {name: name for name in names}
+            self.listings[folder] = by_name
+        return self.listings[folder]
+
+
+def walk_files(folder, key):
+    """Lists the files below a folder, in no order. Links to other folders are followed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where.
+    key : str
+        What messages call it.
+
+    Yields
+    ------
+    path : str
+
+    Raises
+    ------
+    InputError
+        If a folder in it can't be read: its files would be missing without a word.
+    """
+    top = os.path.realpath(folder)
+    seen = {top}
+
+    def refuse(error):
+        raise InputError(f"{key} '{folder}': '{error.filename}' can't be read ({error.strerror}). Allow reading it.")
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        yield from (os.path.join(place, name) for name in files)
+        links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
+        # What lies in the folder itself is listed under its own name; and links may lead in a circle.
+        skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}
+        folders[:] = [name for name in folders if name not in skipped]
+        seen |= set(links.values())

@@ -1,0 +1,132 @@
+"""Text files and arrays of the published metadata: finding and reading them."""
+
+import math
+import os
+from pathlib import Path
+
+from data_prep.generate.file_access import access_problem
+from mossformer_sb.errors import InputError
+
+SUBFOLDERS = ("", "metadata", "data")  # of the published repositories, that metadata may lie in
+
+
+def metadata_places(folder, subfolders=("",)):
+    """The folders in which metadata may lie: as given, or the published repository as it was cloned.
+
+    Arguments
+    ---------
+    folder : str or Path
+        As given by the user.
+    subfolders : sequence of str
+        Folders in these that may hold the file.
+
+    Returns
+    -------
+    places : list of Path
+
+    Example
+    -------
+    >>> [place.as_posix() for place in metadata_places("clone", ("", "activlev"))][:3]
+    ['clone', 'clone/activlev', 'clone/metadata']
+    """
+    folder = Path(folder).expanduser()
+    return [folder / place / subfolder for place in SUBFOLDERS for subfolder in subfolders]
+
+
+def find_metadata(folders, name, advice):
+    """Finds a metadata file.
+
+    Arguments
+    ---------
+    folders : sequence of str or Path
+        Where it may lie, the first that has it counts.
+    name : str
+        Its name.
+    advice : str
+        What to give, for messages.
+
+    Returns
+    -------
+    path : Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If none has it, or it can't be read.
+    """
+    paths = [Path(folder).expanduser() / name for folder in folders]
+    found = next((path for path in paths if os.path.isfile(path)), None)
+    problem = next((problem for path in ([found] if found else paths) if (problem := access_problem(path))), None)
+    if problem:
+        raise InputError(f"Metadata file {name} {problem}. Allow reading it, or copy the metadata to where you may.")
+    if found is None:
+        looked = ", ".join(f"'{path.parent}'" for path in paths)
+        raise InputError(f"Metadata file {name} does not exist in {looked}: {advice}.")
+    return found
+
+
+def read_fields(path, needed, separator=None):
+    """Reads a text file with the same number of fields in every line.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; empty lines don't count.
+    needed : sequence of str
+        What the fields are, for messages.
+    separator : str, optional
+        What lies between fields; any white space if None.
+
+    Returns
+    -------
+    lines : list of tuple
+        For each line, its place for messages and its fields.
+
+    Raises
+    ------
+    InputError
+        If the file is no text, a line has another number of fields, or there is none at all.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "levels.txt"
+    >>> _ = path.write_text("20va010q 2.5717652515284110e-04\\n")
+    >>> [fields for place, fields in read_fields(path, ("utterance", "level"))]
+    [['20va010q', '2.5717652515284110e-04']]
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as text ({error}). Is it the published file?") from error
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split(separator)
+        if not line.strip():
+            continue
+        if len(fields) != len(needed):
+            raise InputError(
+                f"{path}:{number}: has {len(fields)} fields; needed {len(needed)}: {', '.join(needed)}. "
+                "Is it the published file, and whole?"
+            )
+        lines.append((f"{path}:{number}", fields))
+    if not lines:
+        raise InputError(f"{path}: is empty; needed lines with the fields {', '.join(needed)}. Copy it again.")
+    return lines
+
+
+def read_number(place, what, text):
+    """Reads a finite number; raises an InputError that names its place if it is none.
+
+    Example
+    -------
+    >>> read_number("mix_2_spk_tr.txt:1", "gain", "-1.9857")
+    -1.9857
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{place}: {what} is {text!r}; needed a finite number. Is it the published file?")
+    return number

@@ -1,0 +1,62 @@
+"""One message for all the recordings that can't be used, with their numbers and what to do."""
+
+import collections
+
+from data_prep.messages import NUM_SHOWN, first_of
+from mossformer_sb.errors import InputError
+
+
+class AbsentRecording(InputError):
+    """There is no such file."""
+
+
+def describe_problems(folder, paths, problems, key, splits):
+    """Says which recordings can't be used, how many there are, and what to do.
+
+    Arguments
+    ---------
+    folder : str or Path
+        What the paths are relative to.
+    paths : sequence of str
+        All recordings that are needed.
+    problems : Mapping
+        Path → InputError.
+    key : str
+        What messages call the folder.
+    splits : Mapping
+        Split → the paths that it needs; empty where there are no splits.
+
+    Returns
+    -------
+    message : str
+
+    Example
+    -------
+    >>> problems = {"dev-clean/1.flac": AbsentRecording("dev-clean/1.flac: there is no such recording.")}
+    >>> splits = {"dev": {"dev-clean/1.flac"}, "test": {"test-clean/2.flac"}}
+    >>> print(describe_problems("speech", ["dev-clean/1.flac", "test-clean/2.flac"], problems, "folder", splits))
+    folder 'speech': 1 of 2 recordings can't be used.
+      dev-clean/1.flac: there is no such recording.
+    Absent: 1 of 1 of dev-clean.
+    Complete or repair them, or leave out the splits that need them with --splits test. Then start again.
+    """
+    messages = [str(problem) for problem in problems.values()]
+    if len(paths) == 1 and not splits:
+        return messages[0]
+    lines = [f"{key} '{folder}': {len(problems)} of {len(paths)} recordings can't be used."]
+    lines += [f"  {message}" for message in messages[:NUM_SHOWN]]
+    if len(messages) > NUM_SHOWN:
+        lines.append(f"  … and {len(messages) - NUM_SHOWN} more")
+    parts = collections.Counter(path.split("/")[0] for path in paths)
+    absent = [path for path, problem in problems.items() if isinstance(problem, AbsentRecording)]
+    if absent:
+        lacking = collections.Counter(path.split("/")[0] for path in absent)
+        lines.append(f"Absent: {', '.join(f'{count} of {parts[part]} of {part}' for part, count in lacking.items())}.")
+    if len(absent) == len(paths):
+        held = first_of(list(parts))
+        return "\n".join([*lines, f"Give the folder that the paths are relative to, as {key}: it holds {held}."])
+    whole = [split for split, needed in splits.items() if problems.keys().isdisjoint(needed)]
+    advice = "Complete or repair them"
+    if whole:
+        advice += f", or leave out the splits that need them with --splits {' '.join(whole)}"
+    return "\n".join([*lines, f"{advice}. Then start again."])

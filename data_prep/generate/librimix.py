@@ -64,7 +64,6 @@ VERSION = 1  # to be increased when the same metadata gives other samples
 TYPES = ("mix_clean", "mix_both", "mix_single")
 ROOM_SPLITS = {TRAIN: "tr", "dev": "cv", "test": "tt"}
 MAX_SECONDS = 40.0  # of an utterance, unless another length is given: LibriSpeech has none above 36
-MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, and a hash stands for them
 
 
 @dataclass(frozen=True)

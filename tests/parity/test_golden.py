@@ -63,8 +63,7 @@ def assert_same_as_golden(network, golden, tolerance):
 
 
 @DTYPES
-def test_tiled_output(dtype, tolerance):
-    golden = read("golden")
+def test_tiled_output(golden, dtype, tolerance):
     tensors, config = golden
     output = tiled_output(golden_network(golden, dtype), tensors["x"].to(dtype), tile_frames=config["group_size"])
     assert (output - tensors["output"]).abs().max() <= tolerance * tensors["output"].abs().max()

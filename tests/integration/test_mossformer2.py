@@ -21,7 +21,8 @@ from tests.integration.test_resuming import (
 )
 
 WSJ0MIX = ROOT / "hparams" / "mossformer2_wsj0mix.yaml"
-OPTIONS = [*SMALL, "--model_size", "2mini", "--number_of_epochs", 2, "--dropout", 0.1, "--n_audio_to_save", 0]
+COMMON = [*SMALL[SMALL.index("--segment") :], "--n_audio_to_save", 0]  # but for the size
+OPTIONS = ["--model_size", "2mini", *COMMON, "--dropout", 0.1]
 OPTIONS += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
 ON_CPU = {"run_opts": {"device": "cpu"}}
 
@@ -31,7 +32,7 @@ def runs(tmp_path_factory):
     """The folder of an uninterrupted run, ``whole``, and of one that was killed in its second epoch, ``killed``."""
     folder = tmp_path_factory.mktemp("runs")
     corpus = write_easy_wsj0mix(folder / "corpus", {"tr": 80, "cv": 6, "tt": 7})
-    options = [WSJ0MIX, "--data_folder", corpus, *OPTIONS]
+    options = [WSJ0MIX, "--data_folder", corpus, *OPTIONS, "--number_of_epochs", 2]
     result = train(*options, "--output_folder", "whole", cwd=folder)
     assert result.returncode == 0, result.stdout
     process = subprocess.Popen(
@@ -77,12 +78,11 @@ def test_its_export_loads_in_speechbrains_class_with_the_same_bits(runs):
 
 def test_fine_tuning_from_a_mossformer(runs):
     """Its blocks are loaded, the recurrent modules are new."""
-    corpus = runs / "corpus"
-    common = ["--data_folder", corpus, *OPTIONS, "--batches_per_epoch", 1, "--number_of_epochs", 1]
-    first = train(
-        ROOT / "hparams/mossformer_wsj0mix.yaml", *common, "--model_size", "mini", "--output_folder", "mini", cwd=runs
-    )
+    common = ["--data_folder", runs / "corpus", *COMMON, "--batches_per_epoch", 1, "--number_of_epochs", 1]
+    mossformer = ROOT / "hparams" / "mossformer_wsj0mix.yaml"
+    first = train(mossformer, *common, "--model_size", "mini", "--output_folder", "mini", cwd=runs)
     assert first.returncode == 0, first.stdout
+    common += ["--model_size", "2mini"]
     second = train(WSJ0MIX, *common, "--init_from", "mini", "--output_folder", "tuned", cwd=runs)
     assert second.returncode == 0, second.stdout
     assert re.search(r"masknet +72 +120 +0 +0 +0", second.stdout)

@@ -2,7 +2,7 @@
 
 | plain call | rule | fast implementation |
 |---|---|---|
-| `MossFormerMaskNet.forward` | `takes_tiled` | `tiled.masks` |
+| `MossFormerMaskNet.forward`, MossFormer2's too | `takes_tiled` | `tiled.masks` |
 | `ConvModule.forward` | `takes_conv_module` | `backward.conv_module` |
 | `MossFormerBlock.queries_keys` | `takes_rotated_heads` | `backward.queries_keys` |
 | `joint_attention` | `takes_custom_backward` | `backward.joint_attention` |

@@ -15,7 +15,7 @@ from mossformer_sb.network.lengths import zero_padding
 
 
 class ConvModule(nn.Module):
-    """ScaleNorm → Linear → SiLU → depthwise convolution with skip → Dropout.
+    """Norm → Linear → SiLU → depthwise convolution with skip → Dropout.
 
     Arguments
     ---------
@@ -25,6 +25,9 @@ class ConvModule(nn.Module):
         Kernel weights of the depthwise convolution, odd.
     dropout : float
         Probability.
+    norm : type
+        Class of the norm over channels: `ScaleNorm` in a MossFormer block, ``torch.nn.LayerNorm`` in the gated
+        convolutional unit of MossFormer2.
 
     Example
     -------
@@ -32,9 +35,9 @@ class ConvModule(nn.Module):
     torch.Size([2, 100, 24])
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size=17, dropout=0.1):
+    def __init__(self, in_channels, out_channels, kernel_size=17, dropout=0.1, norm=ScaleNorm):
         super().__init__()
-        self.norm = ScaleNorm(in_channels)
+        self.norm = norm(in_channels)
         self.linear = nn.Linear(in_channels, out_channels)
         self.depthwise = DepthwiseConv(out_channels, kernel_size)
         self.dropout = nn.Dropout(dropout)

@@ -19,27 +19,40 @@ DUAL_PATH_ARGUMENTS = (
 )
 
 
-def refuse(others, known):
-    """Raise InputError for arguments that a mask net does not have."""
+def refuse(network, others, known):
+    """Raise InputError for arguments that a mask net, given by its class's name, does not have."""
     stock = [key for key in others if key in DUAL_PATH_ARGUMENTS]
     if stock:
         raise InputError(
-            f"MossFormerMaskNet does not take {', '.join(stock)}, which Dual_Path_Model takes: delete this from the "
+            f"{network} does not take {', '.join(stock)}, which Dual_Path_Model takes: delete this from the "
             f"node, and the nodes of intra_model and inter_model. Here the depth is num_blocks, and a local attention "
             f"group has group_size frames."
         )
     if others:
-        raise InputError(f"MossFormerMaskNet does not take {', '.join(others)}: it takes {', '.join(known)}.")
+        raise InputError(f"{network} does not take {', '.join(others)}: it takes {', '.join(known)}.")
+
+
+def check_count(key, value):
+    """Raise InputError for a value that can't be a number of things.
+
+    Example
+    -------
+    >>> check_count("num_spks", 0)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: num_spks must be a whole number of at least 1; found 0.
+    """
+    if not isinstance(value, int) or value < 1:
+        # A network would print all its layers. It gets here as Dual_Path_Model's third positional argument.
+        found = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
+        raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
 
 
 def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expansion_factor, **counts):
     """Raise InputError for a value that no mask net can have."""
     counts.update(out_channels=out_channels, query_key_dim=query_key_dim)
     for key, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            # A network would print all its layers. It gets here as Dual_Path_Model's third positional argument.
-            found = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
-            raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
+        check_count(key, value)
     for key in ("out_channels", "query_key_dim"):
         if counts[key] % 2:
             raise InputError(

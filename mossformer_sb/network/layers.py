@@ -1,6 +1,6 @@
 """The small layers that a MossFormer is made of.
 
-Shapes: B batch, L frames, C, D, I, N, O channels, K kernel weights of a channel.
+Shapes: B batch, L frames, C, D, I, N, O channels, G channels of a group, K kernel weights of a channel.
 """
 
 import math
@@ -100,6 +100,47 @@ class GlobalLayerNorm(nn.Module):
         mean = zero_padding(x32, padding).sum((1, 2), keepdim=True) / count
         centred = x32 - mean
         variance = zero_padding(centred, padding).square().sum((1, 2), keepdim=True) / count
+        normed = centred * torch.rsqrt(variance + self.eps)
+        return (normed * self.weight + self.bias).to(x.dtype)
+
+
+class InstanceNorm(nn.Module):
+    """Normalise each channel of each item over time; scale and shift it.
+
+    The same as ``torch.nn.InstanceNorm1d(channels, affine=True)`` where no item is padded, with time before channels.
+    The statistics are always those of the whole input, in evaluation too. One frame gives the shift.
+
+    Arguments
+    ---------
+    channels : int
+        C.
+    eps : float
+        Added to the variance.
+
+    Example
+    -------
+    >>> InstanceNorm(8)(torch.randn(2, 100, 8)).shape
+    torch.Size([2, 100, 8])
+    """
+
+    def __init__(self, channels, eps=1e-5):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def reset_parameters(self):
+        """Set the scale to one and the shift to zero."""
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x, lengths=None, padding=None):
+        """[B, L, C] → [B, L, C]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
+        x32 = at_least_float32(x)
+        count = x.shape[1] if lengths is None else lengths[:, None, None]
+        mean = zero_padding(x32, padding).sum(1, keepdim=True) / count
+        centred = x32 - mean
+        variance = zero_padding(centred, padding).square().sum(1, keepdim=True) / count  # not count - 1
         normed = centred * torch.rsqrt(variance + self.eps)
         return (normed * self.weight + self.bias).to(x.dtype)
 
@@ -247,3 +288,76 @@ class DepthwiseConv(nn.Module):
     def forward(self, h):
         """[B, L, C] → [B, L, C]."""
         return h + depthwise_conv(h, self.weight)
+
+
+# ---- convolution of neighbouring channels
+
+
+@replaceable
+def grouped_conv(x, weight, dilation=1):
+    """Convolve groups of neighbouring channels over time, each into one channel, zero-padded so that the length stays.
+
+    This is cross-correlation, as in ``torch.nn.Conv1d`` with C groups: output channel j sees input channels
+    G·j … G·j + G-1.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        [B, L, C·G].
+    weight : torch.Tensor
+        [C, G, K], K odd.
+    dilation : int
+        Frames between neighbouring kernel weights.
+
+    Returns
+    -------
+    torch.Tensor
+        [B, L, C].
+
+    Example
+    -------
+    >>> x = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]])
+    >>> grouped_conv(x, torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]])).flatten().tolist()
+    [1.0, 12.0, 23.0]
+    """
+    channels, _, kernel_size = weight.shape
+    image = x.transpose(1, 2).unsqueeze(2)  # [B, C·G, 1, L]
+    reach = dilation * (kernel_size // 2)
+    image = conv2d(image, weight[:, :, None, :], padding=(0, reach), groups=channels, dilation=(1, dilation))
+    return image.squeeze(2).transpose(1, 2)
+
+
+class GroupedConv(nn.Module):
+    """`grouped_conv` with its weights.
+
+    Arguments
+    ---------
+    channels : int
+        C, channels that come out.
+    group_channels : int
+        G, channels that go in for each.
+    kernel_size : int
+        K, odd. The parameter ``weight`` is [C, G, K], initialised as in ``torch.nn.Conv1d``.
+    dilation : int
+        Frames between neighbouring kernel weights.
+
+    Example
+    -------
+    >>> GroupedConv(channels=8, group_channels=2, kernel_size=39, dilation=2)(torch.randn(2, 100, 16)).shape
+    torch.Size([2, 100, 8])
+    """
+
+    def __init__(self, channels, group_channels, kernel_size, dilation=1):
+        super().__init__()
+        self.dilation = dilation
+        self.weight = nn.Parameter(torch.empty(channels, group_channels, kernel_size))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the kernel weights from U(-1/√(G·K), 1/√(G·K))."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    def forward(self, x):
+        """[B, L, C·G] → [B, L, C]."""
+        return grouped_conv(x, self.weight, self.dilation)

@@ -5,6 +5,8 @@ Transformer with Convolution-Augmented Joint Self-Attentions", ICASSP 2023 (arXi
 Shapes: B batch, N encoder channels, L frames, D model width, S speakers, K query/key width, R rotated channels.
 """
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -104,7 +106,8 @@ class MossFormerMaskNet(nn.Module):
             "dropout": dropout,
             "norm": norm,
         }
-        refuse(others, known=[*self.config, "checkpoint_blocks"])
+        known = [name for name in inspect.signature(type(self)).parameters if name != "others"]
+        refuse(type(self).__name__, others, known)
         check_config(**self.config)
         if not isinstance(checkpoint_blocks, bool):
             raise InputError(f"checkpoint_blocks must be True or False; found {checkpoint_blocks!r}.")
@@ -159,17 +162,32 @@ class MossFormerMaskNet(nn.Module):
         x = self.input_projection(self.norm(x, lengths, padding))  # [B, L, D]
         embedded = x + self.position(num_frames)
         x, rotation = embedded, self.rotation(num_frames, like=embedded)
-        for block in self.blocks:
+        for module, *inputs in self.stages(rotation, lengths, padding):
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                x = run_checkpointed(block, x, rotation, lengths, padding)
+                x = run_checkpointed(module, x, *inputs)
             else:
-                x = block(x, rotation, lengths, padding)
+                x = module(x, *inputs)
         x = self.output_norm(self.frame_norm(x), lengths, padding) + embedded
 
         x = self.speaker_projection(self.prelu(x)).unflatten(-1, (self.num_spks, -1))  # [B, L, S, D]
         x = torch.tanh(self.tanh_projection(x)) * torch.sigmoid(self.gate_projection(x))
         masks = F.relu(self.mask_projection(x)).permute(2, 0, 3, 1)  # [S, B, N, L]
         return masks if padding is None else zero_padding(masks, padding.transpose(1, 2))
+
+    def stages(self, rotation, lengths=None, padding=None):
+        """The modules that the sequence passes, in order, each [B, L, D] → [B, L, D], with what it takes besides that.
+
+        Arguments
+        ---------
+        rotation, lengths, padding
+            As for `MossFormerBlock.forward`.
+
+        Returns
+        -------
+        list of tuple
+            A module, then its inputs besides the sequence.
+        """
+        return [(block, rotation, lengths, padding) for block in self.blocks]
 
     def rotation(self, num_frames, like):
         """Cosines and sines of the rotary embedding, each [L, R/2], of the dtype and on the device of a tensor."""

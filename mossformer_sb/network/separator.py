@@ -22,7 +22,8 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     encoder : torch.nn.Module
         [B, T] → [B, N, L]; SpeechBrain's ``Encoder``.
     masknet : torch.nn.Module
-        [B, N, L] → [S, B, N, L]; it must take ``lengths`` if these are given.
+        [B, N, L] → [S, B, N, L]; it must take ``lengths`` if these are given. With an attribute ``apply_masks`` that is
+        False, what it gives is decoded as it is, see `MossFormer2MaskNet`.
     decoder : torch.nn.Module
         [B, N, L] → [B, T']; SpeechBrain's ``Decoder``.
     mixture : torch.Tensor
@@ -69,11 +70,22 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     with lengths_are_checked():
         masks = masknet(encoded, **frames)  # [S, B, N, L]
     _check_masks(masks, encoded)
-    masked = encoded * masks
+    masked = encoded * masks if applies_masks(masknet) else masks
     # Speaker by speaker, as SpeechBrain's own interface does, so that both give the same bits.
     estimates = torch.stack([decoder(one_speaker) for one_speaker in masked], dim=-1)  # [B, T', S]
     # A negative padding cuts. Without a branch, so that exporters find one program for all lengths.
     return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
+
+
+def applies_masks(masknet):
+    """Whether a mask net's output is multiplied with the encoded mixture; otherwise it is the encoded estimates.
+
+    Example
+    -------
+    >>> applies_masks(build_masknet("2mini", apply_masks=False)), applies_masks(build_masknet("mini"))
+    (False, True)
+    """
+    return getattr(getattr(masknet, "module", masknet), "apply_masks", True)  # .module: as in `separate`
 
 
 def _check_masks(masks, encoded):
@@ -118,17 +130,20 @@ class MossFormerSeparator(nn.Module):
         self.decoder = decoder
 
     @classmethod
-    def from_size(cls, size, num_spks=2, dropout=0.1):
+    def from_size(cls, size, num_spks=2, dropout=0.1, apply_masks=True):
         """Build a separator of a published size, with random weights.
 
         Arguments
         ---------
         size : str
-            "S", "M" or "L", as published (10.8, 25.2, 42.1 M parameters), "small" (2.3 M) or "mini" (0.6 M).
+            MossFormer: "S", "M" or "L", as published (10.8, 25.2, 42.1 M parameters), "small" (2.3 M), "mini" (0.6 M).
+            MossFormer2: "2S" or "2", as published (37.8, 55.7 M), or "2mini" (0.8 M).
         num_spks : int
             S.
         dropout : float
             Probability.
+        apply_masks : bool
+            As in `MossFormer2MaskNet`.
 
         Returns
         -------
@@ -139,7 +154,8 @@ class MossFormerSeparator(nn.Module):
         InputError
             If the size is not known.
         """
-        return cls(build_encoder(size), build_masknet(size, num_spks, dropout), build_decoder(size))
+        masknet = build_masknet(size, num_spks, dropout, apply_masks=apply_masks)
+        return cls(build_encoder(size), masknet, build_decoder(size))
 
     def forward(self, mixture, lengths=None):
         """[B, T] → [B, T, S]; see `separate`."""

@@ -1,4 +1,4 @@
-"""The sizes in which MossFormer was published, and two smaller ones: encoder, mask net and decoder of each."""
+"""The published sizes of MossFormer and MossFormer2, and smaller ones: encoder, mask net and decoder of each."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class Size:
     """The numbers in which the published MossFormers differ.
 
     ``channels`` is the width N of the encoder and D of the mask net, which are equal in every published model.
+    ``recurrent_channels``, the inner width of the recurrent modules, is MossFormer2's alone.
     """
 
     channels: int
@@ -20,16 +22,21 @@ class Size:
     group_size: int = 256
     query_key_dim: int = 128
     encoder_kernel_size: int = 16
+    recurrent_channels: int | None = None
 
 
 SIZES = {
     "S": Size(channels=256, num_blocks=23),  # 10.8 M parameters
     "M": Size(channels=384, num_blocks=25),  # 25.2 M
     "L": Size(channels=512, num_blocks=24),  # 42.1 M
-    # Not published: the one that comes with the package, for separating on a CPU; and one that learns something there
+    # MossFormer2.
+    "2S": Size(channels=384, num_blocks=25, recurrent_channels=256),  # 37.8 M
+    "2": Size(channels=512, num_blocks=24, recurrent_channels=256),  # 55.7 M
+    # Not published: the one that comes with the package, for separating on a CPU; and two that learn something there
     # within minutes.
     "small": Size(channels=192, num_blocks=8, group_size=128, query_key_dim=64, encoder_kernel_size=64),  # 2.3 M
     "mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32),  # 0.6 M
+    "2mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32, recurrent_channels=64),  # 0.8 M
 }
 
 
@@ -39,7 +46,7 @@ def get_size(name):
     Arguments
     ---------
     name : str
-        One of `SIZES`.
+        One of `SIZES`. The number 2 is "2", since that is how YAML reads it.
 
     Returns
     -------
@@ -55,14 +62,15 @@ def get_size(name):
     >>> get_size("XL")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: model_size 'XL' is not known: choose one of S, M, L, small, mini.
+    mossformer_sb.errors.InputError: model_size 'XL' is not known: choose one of S, M, L, 2S, 2, small, mini, 2mini.
     """
+    name = str(name) if type(name) is int else name
     if name not in SIZES:
         raise InputError(f"model_size {name!r} is not known: choose one of {', '.join(SIZES)}.")
     return SIZES[name]
 
 
-def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
+def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False, apply_masks=True):
     """Build a mask net of a published size.
 
     Arguments
@@ -75,23 +83,38 @@ def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
         Probability.
     checkpoint_blocks : bool
         As in `MossFormerMaskNet`.
+    apply_masks : bool
+        As in `MossFormer2MaskNet`; a MossFormer always does.
 
     Returns
     -------
     MossFormerMaskNet
+        A `MossFormer2MaskNet` for a size of MossFormer2.
 
     Raises
     ------
     InputError
-        If the size is not known.
+        If the size is not known, or masks are not to be applied in a MossFormer.
 
     Example
     -------
     >>> sum(p.numel() for p in build_masknet("S").parameters()) / 1e6
     10.799943
     """
-    size = get_size(size)
-    return MossFormerMaskNet(
+    name, size = size, get_size(size)
+    if size.recurrent_channels:
+        network, options = (
+            MossFormer2MaskNet,
+            {"recurrent_channels": size.recurrent_channels, "apply_masks": apply_masks},
+        )
+    elif apply_masks is True:
+        network, options = MossFormerMaskNet, {}
+    else:
+        raise InputError(
+            f"apply_masks: {apply_masks} is for MossFormer2 alone; found model_size {name}. Choose one of "
+            f"{', '.join(key for key, value in SIZES.items() if value.recurrent_channels)}, or leave it out."
+        )
+    return network(
         in_channels=size.channels,
         out_channels=size.channels,
         num_blocks=size.num_blocks,
@@ -100,6 +123,7 @@ def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False):
         query_key_dim=size.query_key_dim,
         dropout=dropout,
         checkpoint_blocks=checkpoint_blocks,
+        **options,
     )
 
 

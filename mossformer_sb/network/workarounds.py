@@ -18,7 +18,7 @@ torch.zeros(1).cos()
 _HANGING_CHANNELS = 16
 
 
-def conv2d(image, kernel, padding, groups):
+def conv2d(image, kernel, padding, groups, dilation=1):
     """``torch.nn.functional.conv2d`` in the precision of the image, also within autocast.
 
     A depthwise convolution of few channels in half precision is computed in float32 on a CPU, and rounded.
@@ -33,6 +33,8 @@ def conv2d(image, kernel, padding, groups):
         Zeros above and below, left and right.
     groups : int
         Number of groups of channels.
+    dilation : int or tuple of int
+        Steps between neighbouring kernel weights.
 
     Returns
     -------
@@ -48,4 +50,6 @@ def conv2d(image, kernel, padding, groups):
     dtype = torch.float32 if hangs else image.dtype
     # There is no autocast to switch off on the meta device, where shapes and parameters are counted.
     with nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False):
-        return F.conv2d(image.to(dtype), kernel.to(dtype), padding=padding, groups=groups).to(image.dtype)
+        return F.conv2d(image.to(dtype), kernel.to(dtype), padding=padding, dilation=dilation, groups=groups).to(
+            image.dtype
+        )

@@ -36,6 +36,7 @@ NETWORKS = frozenset(
     {
         "mossformer_sb.ConvTasNetMaskNet",
         "mossformer_sb.DPRNNMaskNet",
+        "mossformer_sb.MossFormer2MaskNet",
         "mossformer_sb.MossFormerMaskNet",
         "mossformer_sb.SepFormerMaskNet",
         # As earlier exports have them.

@@ -47,25 +47,67 @@ _BLOCK_NAMES = {
     for theirs, ours in _PROJECTIONS.items()
     for their_part, our_part in _CONV_MODULE.items()
 } | {"qk_offset_scale.gamma": "offset_scale.gamma", "qk_offset_scale.beta": "offset_scale.beta"}
+# MossFormer2 has its blocks in other folders, and a recurrent module after each.
+_MASKNET_NAMES_2 = {
+    theirs.replace("att_mdl.norm.norm", "intra_mdl.norm").replace("att_norm", "intra_norm"): ours
+    for theirs, ours in _MASKNET_NAMES.items()
+}
+_BLOCK_2 = re.compile(r"mdl\.intra_mdl\.mossformerM\.layers\.(\d+)\.(.+)")
+_RECURRENT = re.compile(r"mdl\.intra_mdl\.mossformerM\.fsmn\.(\d+)\.(.+)")
+_LAYER_NORM_CONV_MODULE = {
+    "mdl.0.weight": "norm.weight",
+    "mdl.0.bias": "norm.bias",
+    **{theirs: ours for theirs, ours in _CONV_MODULE.items() if theirs != "mdl.0.g"},
+}
+_RECURRENT_NAMES = {
+    "conv1.0.weight": "bottleneck.weight",
+    "conv1.0.bias": "bottleneck.bias",
+    "conv1.1.weight": "prelu.weight",
+    "norm1.weight": "input_norm.weight",
+    "norm1.bias": "input_norm.bias",
+    **{
+        f"gated_fsmn.{branch}.{theirs}": f"unit.{branch}.{ours}"
+        for branch in ("to_u", "to_v")
+        for theirs, ours in _LAYER_NORM_CONV_MODULE.items()
+    },
+    "gated_fsmn.fsmn.linear.weight": "unit.fsmn.linear.weight",
+    "gated_fsmn.fsmn.linear.bias": "unit.fsmn.linear.bias",
+    "gated_fsmn.fsmn.project.weight": "unit.fsmn.projection.weight",
+    **{
+        f"gated_fsmn.fsmn.conv.{theirs}{number}.{what}": f"unit.fsmn.memory.{layer}.{ours}.{what}"
+        for number, layer in ((1, "first"), (2, "second"))
+        for theirs, ours, whats in (
+            ("conv", "conv", ["weight"]),
+            ("norm", "norm", ["weight", "bias"]),
+            ("prelu", "prelu", ["weight"]),
+        )
+        for what in whats
+    },
+    "norm2.weight": "output_norm.weight",
+    "norm2.bias": "output_norm.bias",
+    "conv2.weight": "output.weight",
+    "conv2.bias": "output.bias",
+}
 # Frequencies of sines: constants, which ours computes.
 _LAYERS = "mdl.att_mdl.mossformerM.layers"
 _FILES = tuple(f"{name}.bin" for name in MODULES)
 _SHOWN_ROWS = 20
-_CONSTANTS = re.compile(r"pos_enc\.inv_freq|mdl\.att_mdl\.mossformerM\.layers\.\d+\.rotary_pos_emb\.freqs")
+_CONSTANTS = re.compile(r"pos_enc\.inv_freq|mdl\.(?:att|intra)_mdl\.mossformerM\.layers\.\d+\.rotary_pos_emb\.freqs")
 
 
 def masknet_from_modelscope(state_dict):
-    """Translate the state dict of the authors' mask net into that of `MossFormerMaskNet`.
+    """Translate the state dict of the authors' mask net into that of `MossFormerMaskNet` or `MossFormer2MaskNet`.
 
     Arguments
     ---------
     state_dict : dict
-        Of ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, or read from a released ``masknet.bin``.
+        Of ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, or read from a released ``masknet.bin``;
+        or of the mask net of ``modelscope.models.audio.separation.m2.mossformer.MossFormer2``.
 
     Returns
     -------
     dict
-        For ``MossFormerMaskNet.load_state_dict``. The tensors share memory with the given ones.
+        For ``load_state_dict`` of ours. The tensors share memory with the given ones.
 
     Raises
     ------
@@ -86,13 +128,20 @@ def masknet_from_modelscope(state_dict):
         # 1×1 convolutions [out, in, 1] are linear layers here, and depthwise filters [C, 1, taps] have no second axis.
         if value.dim() == 3:
             value = value.squeeze(1 if name.endswith("depthwise.weight") else 2)
+        elif value.dim() == 4:
+            value = value.squeeze(3)  # filters of MossFormer2's memory, [C, group, taps, 1]
         translated[name] = value
     return translated
 
 
 def _our_name(key):
-    block = _BLOCK.fullmatch(key)
-    name = f"blocks.{block[1]}.{_BLOCK_NAMES.get(block[2], '')}" if block else _MASKNET_NAMES.get(key, "")
+    block, recurrent = _BLOCK.fullmatch(key) or _BLOCK_2.fullmatch(key), _RECURRENT.fullmatch(key)
+    if block:
+        name = f"blocks.{block[1]}.{_BLOCK_NAMES.get(block[2], '')}"
+    elif recurrent:
+        name = f"recurrent.{recurrent[1]}.{_RECURRENT_NAMES.get(recurrent[2], '')}"
+    else:
+        name = _MASKNET_NAMES.get(key) or _MASKNET_NAMES_2.get(key, "")
     if not name or name.endswith("."):
         raise InputError(
             f"key {key!r} is not one of the authors' mask net: expected keys such as 'conv1d_encoder.weight' and "

@@ -129,7 +129,7 @@ class TestWrongInput:
         arguments = ["--data_folder", corpus, "--output_folder", "out", "--model_size", "XL"]
         result = train(WHAM, *arguments, cwd=tmp_path)
         assert result.returncode == 2 and "Traceback" not in result.stdout
-        assert "model_size 'XL' is not known: choose one of S, M, L, small, mini" in result.stdout
+        assert "model_size 'XL' is not known: choose one of S, M, L, 2S, 2, small, mini, 2mini" in result.stdout
 
     def test_mistyped_key(self, corpus, tmp_path):
         error = self.error("--data_folder", corpus, "--number_of_epoch", 3, cwd=tmp_path)

@@ -8,26 +8,61 @@ import torch
 from mossformer_sb.network import fast
 from mossformer_sb.network.fast import tiled
 from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 
 
-def random_reference(channels, num_blocks, num_spks, group_size, query_key_dim, seed=0):
-    """The authors' mask net; every parameter random, so that no two could be swapped unnoticed."""
-    from modelscope.models.audio.separation import mossformer
-
+def random_reference(channels, num_blocks, num_spks, group_size, query_key_dim, recurrent_channels=None, seed=0):
+    """The authors' mask net, MossFormer2's with ``recurrent_channels``; every parameter random, so that no two could be
+    swapped unnoticed.
+    """
     torch.manual_seed(seed)
-    attention = mossformer.MossFormerM(num_blocks, channels, 0.1, group_size, query_key_dim, 4.0, False)
-    network = mossformer.MossFormerMaskNet(channels, channels, attention, norm="ln", num_spks=num_spks)
+    sizes = channels, num_blocks, num_spks, group_size, query_key_dim
+    if recurrent_channels is None:
+        network = _mossformer(*sizes)
+    else:
+        network = _mossformer2(*sizes, recurrent_channels)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if not name.endswith("rotary_pos_emb.freqs"):
-                parameter.add_(0.05 * torch.randn_like(parameter))
+            if name.endswith("rotary_pos_emb.freqs"):
+                continue
+            noise = torch.randn_like(parameter)
+            if recurrent_channels is None:
+                parameter.add_(0.05 * noise)
+            elif parameter.dim() == 1 or "qk_offset_scale" in name:
+                parameter.copy_(0.5 + 0.3 * noise)  # gains, biases and slopes, all different
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
     return network.eval()
 
 
-def same_in_ours(reference, channels, num_blocks, num_spks, group_size, query_key_dim):
+def _mossformer(channels, num_blocks, num_spks, group_size, query_key_dim):
+    from modelscope.models.audio.separation import mossformer
+
+    attention = mossformer.MossFormerM(num_blocks, channels, 0.1, group_size, query_key_dim, 4.0, False)
+    return mossformer.MossFormerMaskNet(channels, channels, attention, norm="ln", num_spks=num_spks)
+
+
+def _mossformer2(channels, num_blocks, num_spks, group_size, query_key_dim, recurrent_channels):
+    """Of sizes that their constructor doesn't offer, made of their modules."""
+    from modelscope.models.audio.separation.m2 import mossformer, mossformer_block
+
+    network = mossformer.MossFormerMaskNet(channels, channels, num_blocks, norm="ln", num_spks=num_spks)
+    inner = mossformer.MossFormerM(num_blocks, channels, False, group_size, query_key_dim, 4.0, 0.1)
+    inner.mossformerM.fsmn = torch.nn.ModuleList(
+        mossformer_block.GatedFSMNBlockDilated(channels, recurrent_channels) for _ in range(num_blocks)
+    )
+    network.mdl.intra_mdl = inner
+    return network
+
+
+def same_in_ours(reference, channels, num_blocks, num_spks, group_size, query_key_dim, recurrent_channels=None):
     """Our mask net with the reference's weights."""
-    ours = MossFormerMaskNet(channels, channels, num_blocks, num_spks, group_size, query_key_dim)
+    sizes = channels, channels, num_blocks, num_spks, group_size, query_key_dim
+    if recurrent_channels is None:
+        ours = MossFormerMaskNet(*sizes)
+    else:
+        ours = MossFormer2MaskNet(*sizes, recurrent_channels=recurrent_channels)
     ours.load_state_dict(masknet_from_modelscope(reference.state_dict()))
     return ours.eval()
 

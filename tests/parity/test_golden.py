@@ -1,4 +1,4 @@
-"""Our mask net against numbers that the authors' gave (see make_golden.py); needs nothing but this package."""
+"""Our mask nets against numbers that the authors' gave (see make_golden.py); needs nothing but this package."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,18 @@ import torch
 from safetensors import safe_open
 
 from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 from tests.parity.reference import computed, flat, output_and_gradients, relative_error, tiled_output
 
 
-@pytest.fixture(scope="module")
-def golden():
-    with safe_open(Path(__file__).with_name("golden.safetensors"), "pt") as file:
+@pytest.fixture(scope="module", params=["golden", "golden_mossformer2"])
+def golden(request):
+    return read(request.param)
+
+
+def read(name):
+    with safe_open(Path(__file__).with_name(f"{name}.safetensors"), "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}
         return tensors, json.loads(file.metadata()["config"])
 
@@ -30,20 +35,26 @@ DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10)
 
 def golden_network(golden, dtype):
     tensors, config = golden
-    channels, *others = config.values()  # in the order of the constructor
-    network = MossFormerMaskNet(channels, channels, *others).to(dtype).eval()
+    arguments = {"in_channels": config["channels"], "out_channels": config["channels"], **config}
+    del arguments["channels"]
+    network = (MossFormer2MaskNet if "recurrent_channels" in config else MossFormerMaskNet)(**arguments)
     network.load_state_dict(part(tensors, "state/"))
-    return network
+    return network.to(dtype).eval()
 
 
 @DTYPES
 @pytest.mark.parametrize("path", ["plain", "fast", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_output_and_gradients(golden, path, dtype, tolerance):
-    tensors, _ = golden
     with computed(golden_network(golden, dtype), path) as network:
-        output, gradients, input_gradient = output_and_gradients(
-            network, tensors["x"].to(dtype), tensors["weights"].to(dtype)
-        )
+        assert_same_as_golden(network, golden, tolerance)
+
+
+def assert_same_as_golden(network, golden, tolerance):
+    tensors, _ = golden
+    dtype = next(network.parameters()).dtype
+    output, gradients, input_gradient = output_and_gradients(
+        network, tensors["x"].to(dtype), tensors["weights"].to(dtype)
+    )
     expected_gradients = part(tensors, "gradient/")
     assert (output - tensors["output"]).abs().max() <= tolerance * tensors["output"].abs().max()
     assert relative_error(input_gradient.double(), tensors["input_gradient"]) <= tolerance

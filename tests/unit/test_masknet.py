@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mossformer_sb import SIZES, InputError, MossFormerMaskNet, MossFormerSeparator, build_masknet
+from mossformer_sb import SIZES, InputError, MossFormer2MaskNet, MossFormerMaskNet, MossFormerSeparator, build_masknet
 from mossformer_sb.network.block import token_shift
 from mossformer_sb.network.layers import Angles, GlobalLayerNorm
 
@@ -94,7 +94,7 @@ def test_wrong_input_shape(shape):
         masknet()(torch.rand(shape, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("size", "millions"), [("S", 10.8), ("M", 25.2), ("L", 42.1)])
+@pytest.mark.parametrize(("size", "millions"), [("S", 10.8), ("M", 25.2), ("L", 42.1), ("2S", 37.8), ("2", 55.7)])
 def test_published_sizes(size, millions):
     with torch.device("meta"):
         separator = MossFormerSeparator.from_size(size)
@@ -102,7 +102,7 @@ def test_published_sizes(size, millions):
 
 
 def test_unknown_size_lists_the_known_ones():
-    with pytest.raises(InputError, match="model_size 'XXL' is not known: choose one of S, M, L, small, mini"):
+    with pytest.raises(InputError, match="size .XXL. is not known: choose one of S, M, L, 2S, 2, small, mini, 2mini"):
         build_masknet("XXL")
 
 
@@ -154,9 +154,10 @@ class TestCheckpointedBlocks:
 
 
 @pytest.mark.slow
-def test_compiles_into_one_graph_of_any_length():
+@pytest.mark.parametrize("kind", [MossFormerMaskNet, MossFormer2MaskNet])
+def test_compiles_into_one_graph_of_any_length(kind):
     """Without its kernels, which take a compiler of C++: what is tested is that nothing breaks the graph."""
-    network = masknet(num_blocks=1)
+    network = kind(N, 32, num_blocks=1, group_size=GROUP, query_key_dim=40, dropout=0.0).double().eval()
     graphs = []
     compiled = torch.compile(
         network, fullgraph=True, dynamic=True, backend=lambda graph, inputs: graphs.append(graph) or graph
@@ -204,9 +205,9 @@ def test_global_layer_norm_equals_group_norm():
 
 def test_sizes_differ_only_where_published():
     assert {name: (size.group_size, size.query_key_dim) for name, size in SIZES.items()} == {
-        **{name: (256, 128) for name in ("S", "M", "L")},
+        **{name: (256, 128) for name in ("S", "M", "L", "2S", "2")},
         "small": (128, 64),
-        "mini": (64, 128),
+        **{name: (64, 128) for name in ("mini", "2mini")},
     }
 
 

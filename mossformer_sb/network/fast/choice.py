@@ -2,13 +2,14 @@
 
 | plain call | rule | fast implementation |
 |---|---|---|
-| `MossFormerMaskNet.forward` | `takes_tiled` | `tiled.masks` |
+| `MossFormerMaskNet.forward`, MossFormer2's too | `takes_tiled` | `tiled.masks` |
 | `ConvModule.forward` | `takes_conv_module` | `backward.conv_module` |
 | `MossFormerBlock.queries_keys` | `takes_rotated_heads` | `backward.queries_keys` |
 | `joint_attention` | `takes_custom_backward` | `backward.joint_attention` |
 | `joint_attention` otherwise | `takes_unpadded` | `unpadded.joint_attention` |
 | `gate` | `takes_custom_backward` | `backward.gate` |
 | `depthwise_conv` | `takes_custom_backward`, `needs_gradient` | `depthwise.convolve` |
+| `grouped_conv` | `takes_depthwise_filters` | `depthwise.grouped_conv` |
 | `Linear.forward` | `takes_onednn` | `matmul.linear_layer` |
 
 `mossformer_sb.network.fast.register` ties the three columns together. What is fast uses `matmul.linear` and
@@ -35,25 +36,38 @@ from torch.nn.modules import module as nn_module
 
 from mossformer_sb.network.block import ConvModule, MossFormerBlock, OffsetScale
 from mossformer_sb.network.fast import is_enabled
-from mossformer_sb.network.layers import Angles, DepthwiseConv, GlobalLayerNorm, Linear, PositionEmbedding, ScaleNorm
+from mossformer_sb.network.layers import (
+    Angles,
+    DepthwiseConv,
+    GlobalLayerNorm,
+    GroupedConv,
+    InstanceNorm,
+    Linear,
+    PositionEmbedding,
+    ScaleNorm,
+)
 from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
+from mossformer_sb.network.recurrent import DenseMemory, DilatedFSMN, GatedConvUnit, MemoryLayer, RecurrentModule
 
 _ANY_LINEAR = (nn.Linear, Linear)
 # The parts of a module that its fast implementation doesn't call, by name, and the classes that they may be of.
+_MASKNET_PARTS = {
+    "norm": (GlobalLayerNorm,),
+    "input_projection": _ANY_LINEAR,
+    "position": (PositionEmbedding,),
+    "rotary": (Angles,),
+    "frame_norm": (nn.LayerNorm,),
+    "output_norm": (GlobalLayerNorm,),
+    "prelu": (nn.PReLU,),
+    "speaker_projection": _ANY_LINEAR,
+    "tanh_projection": _ANY_LINEAR,
+    "gate_projection": _ANY_LINEAR,
+    "mask_projection": _ANY_LINEAR,
+}
 _PARTS = {
-    MossFormerMaskNet: {
-        "norm": (GlobalLayerNorm,),
-        "input_projection": _ANY_LINEAR,
-        "position": (PositionEmbedding,),
-        "rotary": (Angles,),
-        "frame_norm": (nn.LayerNorm,),
-        "output_norm": (GlobalLayerNorm,),
-        "prelu": (nn.PReLU,),
-        "speaker_projection": _ANY_LINEAR,
-        "tanh_projection": _ANY_LINEAR,
-        "gate_projection": _ANY_LINEAR,
-        "mask_projection": _ANY_LINEAR,
-    },
+    MossFormerMaskNet: _MASKNET_PARTS,
+    MossFormer2MaskNet: _MASKNET_PARTS,
     PositionEmbedding: {"angles": (Angles,)},
     MossFormerBlock: {
         "to_values": (ConvModule,),
@@ -62,11 +76,23 @@ _PARTS = {
         "to_output": (ConvModule,),
     },
     ConvModule: {
-        "norm": (ScaleNorm,),
+        "norm": (ScaleNorm, nn.LayerNorm),
         "linear": _ANY_LINEAR,
         "depthwise": (DepthwiseConv,),
         "dropout": (nn.Dropout,),
     },
+    RecurrentModule: {
+        "bottleneck": _ANY_LINEAR,
+        "prelu": (nn.PReLU,),
+        "input_norm": (nn.LayerNorm,),
+        "unit": (GatedConvUnit,),
+        "output_norm": (nn.LayerNorm,),
+        "output": _ANY_LINEAR,
+    },
+    GatedConvUnit: {"to_u": (ConvModule,), "to_v": (ConvModule,), "fsmn": (DilatedFSMN,)},
+    DilatedFSMN: {"linear": _ANY_LINEAR, "projection": _ANY_LINEAR, "memory": (DenseMemory,)},
+    DenseMemory: {"first": (MemoryLayer,), "second": (MemoryLayer,)},
+    MemoryLayer: {"conv": (GroupedConv,), "norm": (InstanceNorm,), "prelu": (nn.PReLU,)},
 }
 _PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 # Every dictionary in which PyTorch keeps what is to be called along with a module.
@@ -95,7 +121,11 @@ def takes_custom_backward(*tensors):
 
 def takes_conv_module(module, x):
     """Whether a `ConvModule` is to be one operation with a custom backward, without calling its layers."""
-    return takes_custom_backward(x) and _is_as_built(module, (ConvModule,), is_called=True)
+    return (
+        takes_custom_backward(x)
+        and _is_as_built(module, (ConvModule,), is_called=True)
+        and type(module.norm) is ScaleNorm
+    )
 
 
 def takes_rotated_heads(block, z):
@@ -113,6 +143,11 @@ def takes_unpadded(*tensors):
     return _may_be_fast(*tensors, devices=None)
 
 
+def takes_depthwise_filters(x, weight):
+    """Whether a convolution of groups of channels is to be made of depthwise filters."""
+    return _may_be_fast(x, weight)
+
+
 def takes_tiled(masknet, x):
     """Whether a `MossFormerMaskNet` is to be computed in tiles of time: no dropout, no gradient.
 
@@ -123,9 +158,10 @@ def takes_tiled(masknet, x):
         _may_be_fast(x)
         and not any(module.training for module in masknet.modules())  # one layer's dropout may be on by itself
         and not needs_gradient(x, *masknet.parameters())
-        and _is_as_built(masknet, (MossFormerMaskNet,), is_called=True)
+        and _is_as_built(masknet, (MossFormerMaskNet, MossFormer2MaskNet), is_called=True)
         and type(masknet.blocks) is nn.ModuleList
-        and all(_is_as_built(block, (MossFormerBlock,)) for block in masknet.blocks)
+        and all(_is_as_built(block, (MossFormerBlock,)) and _has_scale_norms(block) for block in masknet.blocks)
+        and _may_tile_recurrent(getattr(masknet, "recurrent", None))
         and masknet.mask_projection.bias is None
     )
 
@@ -206,6 +242,32 @@ def _transforms_are_active():
     return level >= 0 or (functorch is not None and functorch())
 
 
+def _has_scale_norms(block):
+    """Whether the norms in a `MossFormerBlock` are those of one."""
+    return all(type(module.norm) is ScaleNorm for module in (block.to_values, block.to_query_key, block.to_output))
+
+
+def _may_tile_recurrent(modules):
+    """Whether the recurrent modules of a mask net, None where there are none, are as built and of even width."""
+    return modules is None or (
+        type(modules) is nn.ModuleList
+        and all(_is_as_built(module, (RecurrentModule,)) and _is_published(module) for module in modules)
+    )
+
+
+def _is_published(module):
+    """Whether a `RecurrentModule` has the norms and the filters that are published, and an even inner width."""
+    unit, memory = module.unit, module.unit.fsmn.memory
+    norms = module.input_norm, module.output_norm, unit.to_u.norm, unit.to_v.norm
+    filters = memory.first.conv, memory.second.conv
+    return (
+        all(type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None for norm in norms)
+        and unit.fsmn.projection.bias is None
+        and [(conv.weight.shape[1], conv.dilation) for conv in filters] == [(1, 1), (2, 2)]
+        and len(memory.first.conv.weight) % 2 == 0
+    )
+
+
 def _has_global_hooks():
     return any(getattr(nn_module, name, True) for name in _GLOBAL_HOOKS)
 
@@ -234,10 +296,11 @@ def _is_as_built(module, kinds, is_called=False):
 
 def _is_original(module, kinds):
     """Whether a module is of exactly one of these classes, whose methods are its own, with plain parameters."""
-    cls = type(module)
-    if cls not in kinds:
+    if type(module) not in kinds:
         return False
-    own, of_class = module.__dict__, vars(cls)
-    return all(of_class.get(name) is method and name not in own for name, method in _METHODS[cls].items()) and all(
-        parameter is None or type(parameter) in _PLAIN_TENSORS for parameter in module._parameters.values()
-    )
+    own = module.__dict__
+    return all(
+        vars(cls).get(name) is method and name not in own
+        for cls in type(module).__mro__
+        for name, method in _METHODS.get(cls, {}).items()
+    ) and all(parameter is None or type(parameter) in _PLAIN_TENSORS for parameter in module._parameters.values())

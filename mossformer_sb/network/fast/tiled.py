@@ -18,11 +18,13 @@ from mossformer_sb.network.attention import QueriesKeys, rotate
 from mossformer_sb.network.checks import check_input
 from mossformer_sb.network.fast.depthwise import convolve_tiles, convolve_valid, half_width, kernel_with_skip
 from mossformer_sb.network.fast.matmul import add_matmul, linear, matmul, packed
+from mossformer_sb.network.fast.tiled_recurrent import recurrent_of_item
 from mossformer_sb.network.fast.unpadded import local_attention
 from mossformer_sb.network.lengths import over_length
 from mossformer_sb.network.precision import at_least_float32
+from mossformer_sb.network.recurrent import RecurrentModule
 
-TILE_FRAMES = 768  # 6 MB of v and u at size L
+TILE_FRAMES = 1024  # 8 MB of v and u at size L
 
 
 def masks(masknet, x, lengths=None):
@@ -72,8 +74,11 @@ def masks_of_item(masknet, x):
     embedded = _embed(masknet, x, spans)
     rotation = masknet.rotation(num_frames, like=embedded)
     hidden = embedded
-    for block in masknet.blocks:
-        hidden = block_of_item(block, hidden, rotation)
+    for module, *_ in masknet.stages(rotation):
+        if isinstance(module, RecurrentModule):
+            hidden = recurrent_of_item(module, hidden, TILE_FRAMES)
+        else:
+            hidden = block_of_item(module, hidden, rotation)
     statistics = _statistics(masknet.frame_norm(hidden[start:stop]) for start, stop in spans)
     masks = None
     for start, stop in spans:

@@ -1,0 +1,119 @@
+"""The MossFormer2 mask net: MossFormer with a recurrent module after each block.
+
+Source: Zhao et al., "MossFormer2: Combining Transformer and RNN-Free Recurrent Network for Enhanced Time-Domain
+Monaural Speech Separation", ICASSP 2024 (arXiv 2312.11825).
+Shapes: B batch, N encoder channels, L frames, D model width, S speakers.
+"""
+
+from torch import nn
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network.checks import check_count
+from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.recurrent import RecurrentModule
+
+
+class MossFormer2MaskNet(MossFormerMaskNet):
+    """Estimate one mask per speaker from an encoded mixture, with MossFormer2.
+
+    A `MossFormerMaskNet` with a `RecurrentModule` after each block. The parameters of all else have the same names, so
+    that the weights of a MossFormer fit.
+
+    Arguments
+    ---------
+    in_channels : int
+        N, channels of the encoder.
+    out_channels : int
+        D, model width, even.
+    num_blocks : int
+        Number of MossFormer blocks, and of recurrent modules.
+    num_spks : int
+        S.
+    group_size : int
+        Frames of one local attention group.
+    query_key_dim : int
+        K, even.
+    expansion_factor : float
+        Width of v and u together, in multiples of D.
+    kernel_size : int
+        Kernel weights of the depthwise convolutions, odd.
+    dropout : float
+        Probability.
+    norm : str
+        Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+    recurrent_channels : int
+        Inner width of the recurrent modules: 256 in every published model, whatever D is.
+    apply_masks : bool
+        False: the output is the encoded estimates, and is not multiplied with the encoded mixture ("mapping"), as in
+        the authors' model for WHAMR!. Its level is then independent of the mixture's.
+    checkpoint_blocks : bool
+        In training, keep of each block and recurrent module nothing but its input, and compute the rest again for the
+        gradient: less memory for more time, and the same gradients.
+    **others
+        None: here so that the arguments of another mask net are refused with a message that says what to do.
+
+    Raises
+    ------
+    InputError
+        If a value can't be used, or an argument is not known.
+
+    Example
+    -------
+    >>> import torch
+    >>> masknet = MossFormer2MaskNet(in_channels=64, out_channels=32, num_blocks=2, num_spks=3, recurrent_channels=16)
+    >>> masknet(torch.rand(2, 64, 500)).shape
+    torch.Size([3, 2, 64, 500])
+    """
+
+    network = "MossFormer2"
+    paper = (
+        'Zhao, Ma, Ni, Zhang, Wang, Nguyen, Zhou, Yip, Ng and Ma, "MossFormer2: Combining Transformer and RNN-Free '
+        'Recurrent Network for Enhanced Time-Domain Monaural Speech Separation", ICASSP 2024'
+    )
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        num_blocks=24,
+        num_spks=2,
+        group_size=256,
+        query_key_dim=128,
+        expansion_factor=4.0,
+        kernel_size=17,
+        dropout=0.1,
+        norm="ln",
+        recurrent_channels=256,
+        apply_masks=True,
+        checkpoint_blocks=False,
+        **others,
+    ):
+        check_count("recurrent_channels", recurrent_channels)
+        if not isinstance(apply_masks, bool):
+            raise InputError(f"apply_masks must be True or False; found {apply_masks!r}.")
+        super().__init__(
+            in_channels,
+            out_channels,
+            num_blocks,
+            num_spks,
+            group_size,
+            query_key_dim,
+            expansion_factor,
+            kernel_size,
+            dropout,
+            norm,
+            checkpoint_blocks,
+            **others,
+        )
+        self.config |= {"recurrent_channels": recurrent_channels, "apply_masks": apply_masks}
+        self.apply_masks = apply_masks
+        self.recurrent = nn.ModuleList(
+            RecurrentModule(out_channels, recurrent_channels, kernel_size, dropout) for _ in range(num_blocks)
+        )
+
+    def stages(self, rotation, lengths=None, padding=None):
+        """Blocks and recurrent modules in turn, as `MossFormerMaskNet.stages` lists them."""
+        found = []
+        for block, recurrent in zip(self.blocks, self.recurrent, strict=True):
+            found += [(block, rotation, lengths, padding), (recurrent, lengths, padding)]
+        return found

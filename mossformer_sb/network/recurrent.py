@@ -1,0 +1,167 @@
+"""The recurrent module of MossFormer2: a gated convolutional unit around a dilated FSMN, which replaces recurrence.
+
+FSMN: feed-forward sequential memory network, whose memory is a filter over time.
+
+Source: Zhao et al., "MossFormer2", ICASSP 2024 (arXiv 2312.11825), section 2 and its figure of the recurrent module.
+Shapes: B batch, L frames, D model width, C inner width, K kernel weights of a channel.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mossformer_sb.network.block import ConvModule
+from mossformer_sb.network.layers import GroupedConv, InstanceNorm, Linear
+from mossformer_sb.network.lengths import zero_padding
+
+MEMORY_KERNEL_SIZE = 39  # 19 frames back, the present one, 19 frames ahead
+
+
+class RecurrentModule(nn.Module):
+    """Bottleneck → gated convolutional unit → output layer, with a skip around all.
+
+    Arguments
+    ---------
+    channels : int
+        D.
+    inner_channels : int
+        C.
+    kernel_size : int
+        Kernel weights of the depthwise convolutions of the gated unit, odd.
+    dropout : float
+        Probability, in the gated unit.
+
+    Example
+    -------
+    >>> RecurrentModule(channels=64, inner_channels=16)(torch.randn(2, 100, 64)).shape
+    torch.Size([2, 100, 64])
+    """
+
+    def __init__(self, channels, inner_channels=256, kernel_size=17, dropout=0.1):
+        super().__init__()
+        self.bottleneck = Linear(channels, inner_channels)
+        self.prelu = nn.PReLU()
+        self.input_norm = nn.LayerNorm(inner_channels)
+        self.unit = GatedConvUnit(inner_channels, kernel_size, dropout)
+        self.output_norm = nn.LayerNorm(inner_channels)
+        self.output = Linear(inner_channels, channels)
+
+    def forward(self, x, lengths=None, padding=None):
+        """[B, L, D] → [B, L, D]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
+        hidden = self.input_norm(self.prelu(self.bottleneck(x)))  # [B, L, C]
+        hidden = self.unit(hidden, lengths, padding)
+        return x + self.output(self.output_norm(hidden))
+
+
+class GatedConvUnit(nn.Module):
+    """Gated convolutional unit: ``v ⊙ FSMN(u) + h``, u and v being two convolution modules of h.
+
+    Arguments
+    ---------
+    channels : int
+        C.
+    kernel_size : int
+        Kernel weights of the depthwise convolutions, odd.
+    dropout : float
+        Probability.
+
+    Example
+    -------
+    >>> GatedConvUnit(16)(torch.randn(2, 100, 16)).shape
+    torch.Size([2, 100, 16])
+    """
+
+    def __init__(self, channels, kernel_size=17, dropout=0.1):
+        super().__init__()
+        self.to_u = ConvModule(channels, channels, kernel_size, dropout, norm=nn.LayerNorm)
+        self.to_v = ConvModule(channels, channels, kernel_size, dropout, norm=nn.LayerNorm)
+        self.fsmn = DilatedFSMN(channels)
+
+    def forward(self, h, lengths=None, padding=None):
+        """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
+        u, v = self.to_u(h, padding), self.to_v(h, padding)
+        return v * self.fsmn(u, lengths, padding) + h
+
+
+class DilatedFSMN(nn.Module):
+    """Feed-forward layer and memory, with a skip around both.
+
+    Arguments
+    ---------
+    channels : int
+        C.
+
+    Example
+    -------
+    >>> DilatedFSMN(16)(torch.randn(2, 100, 16)).shape
+    torch.Size([2, 100, 16])
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.linear = Linear(channels, channels)
+        self.projection = Linear(channels, channels, bias=False)
+        self.memory = DenseMemory(channels)
+
+    def forward(self, u, lengths=None, padding=None):
+        """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
+        projected = self.projection(F.relu(self.linear(u)))
+        return u + self.memory(projected, lengths, padding)
+
+
+class DenseMemory(nn.Module):
+    """Two layers of filters over time, densely connected: the second sees what the first made, and what that saw.
+
+    Arguments
+    ---------
+    channels : int
+        C.
+
+    Example
+    -------
+    >>> DenseMemory(16)(torch.randn(2, 100, 16)).shape
+    torch.Size([2, 100, 16])
+    """
+
+    def __init__(self, channels):
+        super().__init__()
+        self.first = MemoryLayer(channels, group_channels=1, dilation=1)
+        self.second = MemoryLayer(channels, group_channels=2, dilation=2)
+
+    def forward(self, q, lengths=None, padding=None):
+        """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
+        # Each filter looks ahead: biases and slopes must not have put anything past an item's length.
+        q = zero_padding(q, padding)
+        first = zero_padding(self.first(q, lengths, padding), padding)
+        # A group of the second layer is two neighbours of this: both of `first`, or both of q.
+        return self.second(torch.cat((first, q), dim=-1), lengths, padding)
+
+
+class MemoryLayer(nn.Module):
+    """Filter over time → InstanceNorm → PReLU, with a slope for each channel.
+
+    Arguments
+    ---------
+    channels : int
+        C, channels that come out.
+    group_channels : int
+        Neighbouring channels that go into each of them.
+    dilation : int
+        Frames between neighbouring kernel weights.
+
+    Example
+    -------
+    >>> MemoryLayer(16, group_channels=2, dilation=2)(torch.randn(2, 100, 32)).shape
+    torch.Size([2, 100, 16])
+    """
+
+    def __init__(self, channels, group_channels, dilation):
+        super().__init__()
+        self.conv = GroupedConv(channels, group_channels, MEMORY_KERNEL_SIZE, dilation)
+        self.norm = InstanceNorm(channels)
+        self.prelu = nn.PReLU(channels)
+
+    def forward(self, x, lengths=None, padding=None):
+        """[B, L, C·group] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
+        normed = self.norm(self.conv(x), lengths, padding)
+        return self.prelu(normed.transpose(1, 2)).transpose(1, 2)  # PReLU's channels are the second axis

@@ -20,9 +20,9 @@ from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
-from mossformer_sb.inference.input_level import normalise
-from mossformer_sb.inference.output_gain import LevelMeter, check_level
-from mossformer_sb.network.separator import separate
+from mossformer_sb.inference.input_level import check_input_level, normalise
+from mossformer_sb.inference.output_gain import LevelMeter, check_level, mapping_gain
+from mossformer_sb.network.separator import applies_masks, separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.loading import check_folder, load_model
 from mossformer_sb.utils.devices import choose_device
@@ -122,6 +122,7 @@ class MossFormerSeparation(Pretrained):
             options = {**checking, **fetching, "download_only": download_only, "run_opts": run_opts, **kwargs}
             return super().from_hparams(source=str(source), hparams_file=hparams_file, **options)
         hparams = load_model(source, hparams_file, **checking, **fetching)
+        check_input_level(hparams.get("input_level", "rms"))
         ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
         if ignored:
             logger.warning("%s: its %s can't set %s for this program.", source, hparams_file, ", ".join(ignored))
@@ -168,7 +169,9 @@ class MossFormerSeparation(Pretrained):
         Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
         aligned with it to the sample. Long recordings are separated in chunks, see
         `mossformer_sb.inference.chunking.Chunking`. How loud the recording is makes no difference, nor does a constant
-        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`.
+        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`. A network
+        that applies no masks gives estimates of a level of its own: each chunk's are brought to the mixture's, see
+        `mossformer_sb.inference.output_gain.mapping_gain`.
 
         Arguments
         ---------
@@ -310,11 +313,13 @@ class MossFormerSeparation(Pretrained):
                     f"{recording.name}: has {len(samples)} samples at the model's {model_rate} Hz; it takes at least "
                     f"{shortest}."
                 )
-            normalised, gain = normalise(samples)
+            normalised, gain = normalise(samples, getattr(self.hparams, "input_level", "rms"))
             if not normalised.any():
                 return np.zeros((len(samples), self.hparams.num_spks), dtype=np.float32)
-            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0]
-            return estimates.float().cpu().numpy() / np.float32(gain)
+            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0].float().cpu().numpy()
+            if not applies_masks(self.mods.masknet):
+                estimates *= np.float32(mapping_gain(estimates, normalised))
+            return estimates / np.float32(gain)
 
         mixture = resample_blocks(centred(), rate, model_rate)
         is_long = recording.num_samples is None or recording.num_samples > chunking.above * rate

@@ -58,7 +58,7 @@ def normalise(samples, measure="rms"):
     >>> normalised.round(6).tolist(), round(gain, 6)
     ([0.05, -0.05, 0.05, -0.05], 5.0)
     >>> normalised, gain = normalise(np.array([0.3, -0.3, 0.1, -0.1]), "loud_rms")
-    >>> round(20 * np.log10(normalised[0]), 6)
+    >>> round(20 * float(np.log10(normalised[0])), 6)
     -25.0
     """
     check_input_level(measure)

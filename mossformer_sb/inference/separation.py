@@ -25,6 +25,7 @@ from mossformer_sb.inference.output_gain import LevelMeter, check_level, mapping
 from mossformer_sb.network.separator import applies_masks, separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.loading import check_folder, load_model
+from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import make_output_folder
 
@@ -76,7 +77,9 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         source : str or Path, optional
-            A local folder, or a model hub's id. Default: the model that comes with the package.
+            A local folder; the name of a model that the authors released, see `mossformer_sb.sharing.released`, which
+            is downloaded and converted at its first use; or a model hub's id. Default: the model that comes with the
+            package.
         hparams_file : str
             Name of the YAML file in it.
         device : str, optional
@@ -109,7 +112,9 @@ class MossFormerSeparation(Pretrained):
         InputError
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
-        source = default_model() if source is None else source
+        named = default_model() if source is None else source
+        source = resolve_source(named)
+        trust = trust and source is named  # a released model was converted here, and is loaded as ours
         check_folder(source, hparams_file)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         fetching = {

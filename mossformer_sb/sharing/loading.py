@@ -25,6 +25,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy, fetch
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.record import RECORD_FILE
+from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.sharing.weights import EXTENSIONS, load_weights
 
 logger = logging.getLogger(__name__)
@@ -331,6 +332,7 @@ def load_model(source, hparams_file=HPARAMS_FILE, overrides=None, overrides_must
     >>> model["sample_rate"], sorted(model["modules"])
     (8000, ['decoder', 'encoder', 'masknet'])
     """
+    source = resolve_source(source)
     check_folder(source, hparams_file)
     hparams = load_hparams(str(source), hparams_file, overrides, overrides_must_match, **fetching)
     modules = hparams.get("modules")

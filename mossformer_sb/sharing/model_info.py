@@ -8,6 +8,7 @@ import pandas as pd
 from mossformer_sb.data.manifests import FINGERPRINT_SHOWN, fingerprint, read_manifest
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.loading import load_model
+from mossformer_sb.sharing.released_cache import resolve_source
 
 
 def describe(path):
@@ -45,6 +46,7 @@ def describe(path):
 
 
 def _describe_model(path):
+    path = resolve_source(path)
     model = load_model(path)
     masknet = model["modules"]["masknet"]
     num_parameters = sum(value.numel() for module in model["modules"].values() for value in module.parameters())

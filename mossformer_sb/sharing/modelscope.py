@@ -157,6 +157,7 @@ def masknet_to_modelscope(state_dict):
 
     Example
     -------
+    >>> from mossformer_sb import MossFormerMaskNet
     >>> masknet = MossFormerMaskNet(in_channels=32, out_channels=32, num_blocks=1)
     >>> theirs = masknet_to_modelscope(masknet.state_dict())
     >>> masknet_from_modelscope(theirs).keys() == masknet.state_dict().keys()
@@ -238,6 +239,7 @@ def masknet_sizes(state_dict, folder):
 
     Example
     -------
+    >>> from mossformer_sb import MossFormerMaskNet
     >>> masknet = MossFormerMaskNet(in_channels=32, out_channels=32, num_blocks=1, num_spks=3)
     >>> masknet_sizes(masknet_to_modelscope(masknet.state_dict()), "a folder")["num_spks"]
     3

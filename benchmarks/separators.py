@@ -1,6 +1,7 @@
 """The separators that speed is compared of: ours, the authors', and SpeechBrain's, with random weights."""
 
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
+from torch import nn
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.baselines import ConvTasNetMaskNet, SepFormerMaskNet
@@ -56,16 +57,26 @@ def _reference_like(masknet, size):
     """The authors' mask net; its weights go to ours."""
     try:
         from modelscope.models.audio.separation import mossformer
+        from modelscope.models.audio.separation.m2 import mossformer as mossformer2
+        from modelscope.models.audio.separation.m2.mossformer_block import GatedFSMNBlockDilated
     except ImportError as error:
         raise InputError(
             "The authors' network comes with the package modelscope, which is missing: "
             'pip install "mossformer_sb[parity]", or leave reference out of --networks.'
         ) from error
     size = get_size(size)
-    blocks = mossformer.MossFormerM(
-        size.num_blocks, size.channels, 0.1, size.group_size, size.query_key_dim, 4.0, False
-    )
-    reference = mossformer.MossFormerMaskNet(size.channels, size.channels, blocks, norm="ln", num_spks=2)
+    sizes = size.group_size, size.query_key_dim, 4.0
+    if size.recurrent_channels is None:
+        blocks = mossformer.MossFormerM(size.num_blocks, size.channels, 0.1, *sizes, False)
+        reference = mossformer.MossFormerMaskNet(size.channels, size.channels, blocks, norm="ln", num_spks=2)
+    else:
+        reference = mossformer2.MossFormerMaskNet(size.channels, size.channels, size.num_blocks, norm="ln", num_spks=2)
+        # Their constructor has no place for other sizes than the published ones.
+        inner = mossformer2.MossFormerM(size.num_blocks, size.channels, False, *sizes, 0.1)
+        inner.mossformerM.fsmn = nn.ModuleList(
+            GatedFSMNBlockDilated(size.channels, size.recurrent_channels) for _ in range(size.num_blocks)
+        )
+        reference.mdl.intra_mdl = inner
     masknet.load_state_dict(masknet_from_modelscope(reference.state_dict()))
     return reference
 

@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.separator import applies_masks
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER, model_card
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.files import atomic_folder
@@ -46,7 +47,8 @@ def export(
     half : bool
         Whether to round the weights to half precision. Whoever loads them computes in single precision.
     formats : sequence of str
-        Which copies of the weights to write, of `WEIGHT_FORMATS`: ours loads either, SpeechBrain's "ckpt" only.
+        Which copies of the weights to write, of `WEIGHT_FORMATS`: ours loads either, SpeechBrain's "ckpt" only. No
+        "ckpt" is written of a network whose output is not to be multiplied with the encoded mixture.
     notes : str
         Markdown to add to the model card.
     settings : mapping, optional
@@ -60,7 +62,8 @@ def export(
     Raises
     ------
     InputError
-        If the folder exists and is something else, or a weight is too large for half precision.
+        If the folder exists and is something else, a weight is too large for half precision, or "ckpt" alone is asked
+        for where none is written.
 
     Example
     -------
@@ -77,6 +80,7 @@ def export(
             f"{folder}: exists and is no exported model, so it is not replaced. Choose another export folder."
         )
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
+    formats = _loadable_formats(modules["masknet"], formats)
     states = {name: _state(module, name, half) for name, module in modules.items()}
     record = record or TrainingRecord()
     with atomic_folder(folder) as temporary:
@@ -93,6 +97,22 @@ def export(
         (temporary / "README.md").write_text(card, encoding="utf-8")
     logger.info("Exported the model to %s", folder)
     return folder
+
+
+def _loadable_formats(masknet, formats):
+    """Of the formats, those that whoever loads them computes rightly with."""
+    if applies_masks(masknet) or "ckpt" not in formats:
+        return formats
+    if "safetensors" not in formats:
+        raise InputError(
+            "apply_masks: False: SpeechBrain's classes, which .ckpt is for, multiply what the network gives with the "
+            "encoded mixture, and this one is not made for that. Export .safetensors, which ours load."
+        )
+    logger.warning(
+        "No .ckpt is written: with apply_masks: False the model is for MossFormerSeparation alone, since SpeechBrain's "
+        "classes multiply what the network gives with the encoded mixture."
+    )
+    return [name for name in formats if name != "ckpt"]
 
 
 def _state(module, name, half):

@@ -7,6 +7,7 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 
+from mossformer_sb.network.separator import applies_masks
 from mossformer_sb.sharing.record import conditions
 from mossformer_sb.version import __version__
 
@@ -60,10 +61,19 @@ model = MossFormerSeparation.from_hparams(source="path/to/this/folder")
 estimates = model.separate_file("mixture.wav", output_folder="separated")
 ```
 
-SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed.
+{_speechbrain_line(masknet)}
 
 {_wrapped(f"The network follows {masknet.paper}.")}
 """
+
+
+def _speechbrain_line(masknet):
+    if applies_masks(masknet):
+        return "SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed."
+    return _wrapped(
+        "SpeechBrain's own classes can't load it: they multiply what the network gives with the encoded mixture, and "
+        "this one gives the encoded estimates themselves."
+    )
 
 
 def _wrapped(text):

@@ -1,6 +1,9 @@
 """A corpus that a small network learns within a minute: one speaker hums low, the other hisses high."""
 
+import shutil
+
 import numpy as np
+import soundfile
 from scipy.signal import butter, sosfilt
 
 from data_prep.demo_corpus.mixture_tree import write_wham_tree
@@ -30,6 +33,20 @@ def write_easy_wham(folder, num_mixtures, seconds=(1.0, 1.4)):
         }
         noise[split] = [rng.standard_normal(4 * RATE)]
     write_wham_tree(folder, speech, noise, num_mixtures, seed=0, sample_rate=RATE)
+    return folder
+
+
+def write_easy_wsj0mix(folder, num_mixtures):
+    """The speakers of `write_easy_wham` without its noise, in WSJ0-2mix's layout; returns its folder."""
+    write_easy_wham(folder / "wham", num_mixtures)
+    for split in num_mixtures:
+        there, here = folder / "wham/wav8k/min" / split, folder / "2speakers/wav8k/min" / split
+        for kind in ("s1", "s2"):
+            shutil.copytree(there / kind, here / kind)
+        (here / "mix").mkdir()
+        for path in (here / "s1").iterdir():
+            one, two = (soundfile.read(here / kind / path.name)[0] for kind in ("s1", "s2"))
+            soundfile.write(here / "mix" / path.name, one + two, RATE)
     return folder
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, WHAM, train
 
+MOSSFORMER2 = ROOT / "hparams" / "mossformer2_wham.yaml"
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
@@ -27,8 +29,10 @@ class TestTwoProcesses:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
 
-    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path):
-        options = [WHAM, "--data_folder", corpus, "--output_folder", "out", *SMALL, *self.OPTIONS]
+    @pytest.mark.parametrize(("hparams", "size"), [(WHAM, "mini"), (MOSSFORMER2, "2mini")])
+    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path, hparams, size):
+        small = [size if word == "mini" else word for word in SMALL]
+        options = [hparams, "--data_folder", corpus, "--output_folder", "out", *small, *self.OPTIONS]
         result = self.torchrun(*options, cwd=tmp_path)
         assert result.returncode == 0, result.stdout
         both = pd.read_csv(tmp_path / "out" / "test_results.csv")

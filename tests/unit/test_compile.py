@@ -9,7 +9,7 @@ import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.utils.run_opts import RunOptions
 
-from mossformer_sb import MossFormerMaskNet
+from mossformer_sb import MossFormer2MaskNet, MossFormerMaskNet
 from mossformer_sb.network.layers import DepthwiseConv
 from mossformer_sb.training.brain import SeparationBrain
 from mossformer_sb.training.command_line import parse_arguments
@@ -28,9 +28,14 @@ def fresh_compiler():
     torch._dynamo.reset()
 
 
-def make_masknet(**arguments):
+NETWORKS = pytest.mark.parametrize("kind", [MossFormerMaskNet, MossFormer2MaskNet])
+
+
+def make_masknet(kind=MossFormerMaskNet, **arguments):
     sizes = {"num_blocks": 1, "group_size": GROUP, "query_key_dim": 40, "dropout": 0.0, **arguments}
-    network = MossFormerMaskNet(N, 32, **sizes)
+    if kind is MossFormer2MaskNet:
+        sizes["recurrent_channels"] = 20
+    network = kind(N, 32, **sizes)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -62,8 +67,9 @@ def furthest(found, expected):
 
 @pytest.mark.parametrize("with_lengths", [True, False], ids=["lengths", "whole"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["fp64", "fp32"])
-def test_gradients_are_those_of_the_eager_network(dtype, bound, with_lengths):
-    network = make_masknet().to(dtype)
+@NETWORKS
+def test_gradients_are_those_of_the_eager_network(kind, dtype, bound, with_lengths):
+    network = make_masknet(kind).to(dtype)
     inputs = [torch.rand(2, N, 3 * GROUP + 5, dtype=dtype)]
     if with_lengths:
         inputs.append(torch.tensor([3 * GROUP + 5, 2 * GROUP - 1]))
@@ -80,9 +86,10 @@ def test_gradients_are_those_of_the_eager_network(dtype, bound, with_lengths):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpoint_blocks", [True, False])
-def test_gradients_that_the_compiler_derived(checkpoint_blocks):
+@NETWORKS
+def test_gradients_that_the_compiler_derived(kind, checkpoint_blocks):
     """`aot_eager` writes the backward program too; what inductor adds to that is kernels."""
-    network = make_masknet(checkpoint_blocks=checkpoint_blocks).double()
+    network = make_masknet(kind, checkpoint_blocks=checkpoint_blocks).double()
     inputs = torch.rand(2, N, 2 * GROUP + 3, dtype=torch.float64), torch.tensor([2 * GROUP + 3, GROUP])
     _, expected = gradients(network, network, *inputs)
     _, found = gradients(torch.compile(network, backend="aot_eager", dynamic=False), network, *inputs)
@@ -98,9 +105,10 @@ def test_the_convolution_has_the_gradients_of_the_eager_one():
 
 
 @pytest.mark.parametrize("with_lengths", [True, False], ids=["lengths", "whole"])
-def test_only_stock_operations_are_compiled(with_lengths):
+@NETWORKS
+def test_only_stock_operations_are_compiled(kind, with_lengths):
     """Compilers have got the gradients of custom functions wrong without a word, so there is none in the graph."""
-    network, backend = make_masknet(dropout=0.1), Graphs()
+    network, backend = make_masknet(kind, dropout=0.1), Graphs()
     lengths = [torch.tensor([40, 33])] if with_lengths else []
     torch.compile(network, backend=backend, fullgraph=True)(torch.rand(2, N, 40), *lengths)
     (graph,) = backend.graphs
@@ -137,10 +145,10 @@ def make_brain(tmp_path, modules, *options):
     return SeparationBrain(modules, lambda p: torch.optim.SGD(p, 1e-3), hparams, run_opts)
 
 
-def make_modules():
+def make_modules(kind):
     return {
         "encoder": Encoder(kernel_size=16, out_channels=N),
-        "masknet": make_masknet(),
+        "masknet": make_masknet(kind),
         "decoder": Decoder(in_channels=N, out_channels=1, kernel_size=16, stride=8, bias=False),
     }
 
@@ -173,8 +181,9 @@ def train(brain, batches):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padded", [True, False], ids=["lengths", "whole"])
-def test_training_compiled_ends_as_training_does(tmp_path, backend, padded):
-    modules, batches = make_modules(), padded_batches()
+@NETWORKS
+def test_training_compiled_ends_as_training_does(tmp_path, backend, padded, kind):
+    modules, batches = make_modules(kind), padded_batches()
     if not padded:
         batches = [batch_of(num_items=2, num_samples=num_samples) for num_samples in LENGTHS]
     before = copy.deepcopy(modules["masknet"].state_dict())

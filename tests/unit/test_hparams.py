@@ -51,7 +51,7 @@ def hparams(path, tmp_path):
 
 
 def test_there_are_experiments():
-    assert {"mossformer_mini", "mossformer_wham", "mossformer_wsj0mix", "dprnn"} <= {path.stem for path in FILES}
+    assert {"mossformer_mini", "mossformer_wham", "mossformer2_wsj0mix", "dprnn"} <= {path.stem for path in FILES}
 
 
 def test_header_has_paper_command_and_result(path):
@@ -129,7 +129,7 @@ class TestAgreement:
     # What belongs to a corpus or a network; a comment may differ, too.
     OWN = {"data_folder", "output_folder", "corpus", "task", "sample_rate", "level_distribution", "speech_layout"}
     OWN |= {"model_size", "dropout", "encoder", "masknet", "decoder", "encoder_kernel_size", "chunk_size"}
-    OWN |= {"channels", "num_layers", "num_blocks", "rir_folder"}
+    OWN |= {"channels", "num_layers", "num_blocks", "rir_folder", "apply_masks"}
     # Baselines serve all corpora: null stands for the default of each, and the comment says whose option it is.
     ANY_CORPUS = {"mode", "target", "train_split", "csv_file", "noise", "mixture_is_sum", "corpus_name", "clips_folder"}
     ANY_CORPUS |= {"recorded_noise_folder", "librispeech_folder", "num_train", "num_valid", "num_test"}
@@ -139,6 +139,7 @@ class TestAgreement:
     # Values that an experiment has of its own. The comments are the same.
     DIFFERENT = {
         "mossformer_custom": {"speed_perturb"},  # nothing is published that it should follow
+        **{f"mossformer2_{corpus}": {"number_of_epochs"} for corpus in ("wsj0mix", "wham", "whamr", "librimix")},
         "mossformer_mini": SMALL,  # minutes on a CPU
         "mossformer_many_speakers": {
             *("dynamic_mixing", "speech_folder", "noise_folder", "room_rate", "noise_rate", "mixtures_per_epoch"),
@@ -211,3 +212,17 @@ class TestAgreement:
     def test_files_are_short(self, path):
         lines = path.read_text().splitlines()
         assert len(lines) <= 160 and max(map(len, lines)) <= 120
+
+
+def test_mossformer2_is_mossformer_but_for_the_network_and_what_is_published_of_its_training():
+    """Each experiment of MossFormer2 has its namesake's lines."""
+    of_mossformer2 = [path for path in FILES if path.stem.startswith("mossformer2_")]
+    assert len(of_mossformer2) == 4
+    for path in of_mossformer2:
+        lines, theirs = (
+            TestAgreement.lines(file) for file in (path, path.with_name(path.name.replace("mossformer2", "mossformer")))
+        )
+        assert lines.keys() - theirs.keys() == {"apply_masks"} and theirs.keys() <= lines.keys()
+        different = {key for key in theirs if lines[key] != theirs[key]}
+        assert different == {"output_folder", "model_size", "masknet", "number_of_epochs"}
+        assert lines["apply_masks"][0] == str(path.stem != "mossformer2_whamr")

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mossformer_sb import SIZES, InputError, MossFormerMaskNet, MossFormerSeparator, build_masknet
+from mossformer_sb import SIZES, InputError, MossFormer2MaskNet, MossFormerMaskNet, MossFormerSeparator, build_masknet
 from mossformer_sb.network.block import token_shift
 from mossformer_sb.network.layers import Angles, GlobalLayerNorm
 
@@ -154,9 +154,10 @@ class TestCheckpointedBlocks:
 
 
 @pytest.mark.slow
-def test_compiles_into_one_graph_of_any_length():
+@pytest.mark.parametrize("kind", [MossFormerMaskNet, MossFormer2MaskNet])
+def test_compiles_into_one_graph_of_any_length(kind):
     """Without its kernels, which take a compiler of C++: what is tested is that nothing breaks the graph."""
-    network = masknet(num_blocks=1)
+    network = kind(N, 32, num_blocks=1, group_size=GROUP, query_key_dim=40, dropout=0.0).double().eval()
     graphs = []
     compiled = torch.compile(
         network, fullgraph=True, dynamic=True, backend=lambda graph, inputs: graphs.append(graph) or graph

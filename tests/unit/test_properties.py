@@ -1,4 +1,4 @@
-"""The mask net of any shape: plain, fast, tiled and compiled are one network, and a batch is its items.
+"""The mask nets of any shape: plain, fast, tiled and compiled are one network, and a batch is its items.
 
 Hypothesis draws the shapes, the same ones each time.
 """
@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mossformer_sb import MossFormerMaskNet
+from mossformer_sb import MossFormer2MaskNet, MossFormerMaskNet
 from mossformer_sb.network import fast
 from mossformer_sb.network.fast import tiled
 
@@ -42,7 +42,8 @@ class Case:
 
     def network(self):
         torch.manual_seed(self.seed)
-        network = MossFormerMaskNet(**self.arguments, dropout=0.0)
+        kind = MossFormer2MaskNet if "recurrent_channels" in self.arguments else MossFormerMaskNet
+        network = kind(**self.arguments, dropout=0.0)
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -55,7 +56,8 @@ class Case:
 
 
 @st.composite
-def cases(draw, max_frames=45, max_blocks=2):
+def cases(draw, max_frames=45, max_blocks=2, of_mossformer2=None):
+    """Of MossFormer2 if that is True, of MossFormer if it is False, of either if it is None."""
     arguments = {
         "in_channels": draw(st.integers(1, 7)),
         "out_channels": 2 * draw(st.integers(1, 6)),
@@ -66,6 +68,8 @@ def cases(draw, max_frames=45, max_blocks=2):
         "expansion_factor": draw(st.sampled_from([1.0, 2.0, 3.0, 4.0])),
         "kernel_size": 2 * draw(st.integers(0, 8)) + 1,
     }
+    if draw(st.booleans()) if of_mossformer2 is None else of_mossformer2:
+        arguments["recurrent_channels"] = draw(st.integers(1, 12))
     num_frames = draw(st.integers(1, max_frames))
     batch_size = draw(st.integers(1, 3))
     one_length = st.integers(1, num_frames)
@@ -101,7 +105,7 @@ def assert_trained_alike(found, expected, dtype):
 
 
 @given(cases())
-@drawn(60)
+@drawn(100)
 def test_custom_backward_is_plain_training(case):
     network, inputs = case.network().train(), case.inputs()
     found = trained(network, network, inputs)
@@ -110,8 +114,8 @@ def test_custom_backward_is_plain_training(case):
     assert_trained_alike(found, expected, case.dtype)
 
 
-@given(cases(), st.integers(1, 4))
-@drawn(60)
+@given(cases(max_frames=100), st.integers(1, 4))
+@drawn(100)
 def test_tiled_inference_is_plain_inference(case, groups):
     network, inputs = case.network().eval(), case.inputs()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
@@ -138,9 +142,11 @@ def test_a_batch_is_its_items(case, way, train):
 
 
 @pytest.mark.slow
-@given(cases(max_frames=30, max_blocks=1))
+@pytest.mark.parametrize("of_mossformer2", [True, False])
+@given(data=st.data())
 @drawn(2)
-def test_compiled_training_is_plain_training(case):
+def test_compiled_training_is_plain_training(data, of_mossformer2):
+    case = data.draw(cases(max_frames=30, max_blocks=1, of_mossformer2=of_mossformer2))
     torch._dynamo.reset()
     network, inputs = case.network().train(), case.inputs()
     found = trained(torch.compile(network, backend="aot_eager", dynamic=False), network, inputs)

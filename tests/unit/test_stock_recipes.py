@@ -41,6 +41,7 @@ PREPARED = {
     "mossformer-libri2mix": ("libri2mix_train-360", "libri2mix_dev", "libri2mix_test"),
     "mossformer-libri3mix": ("libri3mix_train-360", "libri3mix_dev", "libri3mix_test"),
 }
+PREPARED |= {name.replace("mossformer", "mossformer2"): tables for name, tables in PREPARED.items()}
 TINY = {"N_encoder_out": 16, "out_channels": 16, "num_blocks": 1, "group_size": 16, "query_key_dim": 32}
 
 
@@ -59,11 +60,15 @@ def load(path, tmp_path, **overrides):
 
 def test_they_lie_where_speechbrains_do():
     assert {str(path.relative_to(RECIPES)) for path in FILES} == {
-        "WSJ0Mix/separation/hparams/mossformer.yaml",
-        "WHAMandWHAMR/separation/hparams/mossformer-wham.yaml",
-        "WHAMandWHAMR/separation/hparams/mossformer-whamr.yaml",
-        "LibriMix/separation/hparams/mossformer-libri2mix.yaml",
-        "LibriMix/separation/hparams/mossformer-libri3mix.yaml",
+        file.format(network=network)
+        for network in ("mossformer", "mossformer2")
+        for file in (
+            "WSJ0Mix/separation/hparams/{network}.yaml",
+            "WHAMandWHAMR/separation/hparams/{network}-wham.yaml",
+            "WHAMandWHAMR/separation/hparams/{network}-whamr.yaml",
+            "LibriMix/separation/hparams/{network}-libri2mix.yaml",
+            "LibriMix/separation/hparams/{network}-libri3mix.yaml",
+        )
     }
 
 
@@ -116,14 +121,15 @@ def test_full_size_is_the_published_one(path):
     }
 
 
-def test_three_speakers_of_wsj0(tmp_path):
-    hparams = load(RECIPES / "WSJ0Mix/separation/hparams/mossformer.yaml", tmp_path, num_spks=3)
+@pytest.mark.parametrize("network", ["mossformer", "mossformer2"])
+def test_three_speakers_of_wsj0(tmp_path, network):
+    hparams = load(RECIPES / f"WSJ0Mix/separation/hparams/{network}.yaml", tmp_path, num_spks=3)
     assert hparams["MaskNet"].num_spks == 3
 
 
 def test_only_the_recipe_that_can_perturbs_the_speed(path, tmp_path):
     hparams = load(path, tmp_path)
-    assert hparams["use_speedperturb"] is (path.stem != "mossformer-whamr")
+    assert hparams["use_speedperturb"] is (not path.stem.endswith("-whamr"))
     assert isinstance(hparams["lr_scheduler"], ReduceLROnPlateau)  # with any other the recipes stop after an epoch
     assert hparams["dataloader_opts"]["shuffle"] is True
 

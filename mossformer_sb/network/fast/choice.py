@@ -2,13 +2,14 @@
 
 | plain call | rule | fast implementation |
 |---|---|---|
-| `MossFormerMaskNet.forward` | `takes_tiled` | `tiled.masks` |
+| `MossFormerMaskNet.forward`, MossFormer2's too | `takes_tiled` | `tiled.masks` |
 | `ConvModule.forward` | `takes_conv_module` | `backward.conv_module` |
 | `MossFormerBlock.queries_keys` | `takes_rotated_heads` | `backward.queries_keys` |
 | `joint_attention` | `takes_custom_backward` | `backward.joint_attention` |
 | `joint_attention` otherwise | `takes_unpadded` | `unpadded.joint_attention` |
 | `gate` | `takes_custom_backward` | `backward.gate` |
 | `depthwise_conv` | `takes_custom_backward`, `needs_gradient` | `depthwise.convolve` |
+| `grouped_conv` | `takes_depthwise_filters` | `depthwise.grouped_conv` |
 | `Linear.forward` | `takes_onednn` | `matmul.linear_layer` |
 
 `mossformer_sb.network.fast.register` ties the three columns together. What is fast uses `matmul.linear` and
@@ -140,6 +141,11 @@ def takes_rotated_heads(block, z):
 def takes_unpadded(*tensors):
     """Whether local attention may have a last, shorter group instead of a padded one: eagerly, on any device."""
     return _may_be_fast(*tensors, devices=None)
+
+
+def takes_depthwise_filters(x, weight):
+    """Whether a convolution of groups of channels is to be made of depthwise filters."""
+    return _may_be_fast(x, weight)
 
 
 def takes_tiled(masknet, x):

@@ -45,6 +45,11 @@ def _depthwise_conv(x, weight):
     return None
 
 
+@register(layers.grouped_conv)
+def _grouped_conv(x, weight, dilation=1):
+    return depthwise.grouped_conv if choice.takes_depthwise_filters(x, weight) else None
+
+
 @register(layers.Linear.forward)
 def _linear(layer, x):
     return matmul.linear_layer if choice.takes_onednn(x, layer.weight) else None

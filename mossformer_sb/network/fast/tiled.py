@@ -24,7 +24,7 @@ from mossformer_sb.network.lengths import over_length
 from mossformer_sb.network.precision import at_least_float32
 from mossformer_sb.network.recurrent import RecurrentModule
 
-TILE_FRAMES = 768  # 6 MB of v and u at size L
+TILE_FRAMES = 1024  # 8 MB of v and u at size L
 
 
 def masks(masknet, x, lengths=None):

@@ -74,7 +74,9 @@ def _conv_module(module, tiles):
     shift = weight @ norm.bias
     bias = shift if bias is None else bias + shift
     weight = packed(weight * norm.weight)
-    hidden = (linear(F.layer_norm(tile, norm.normalized_shape, eps=norm.eps), weight, bias, silu=True) for tile in tiles)
+    hidden = (
+        linear(F.layer_norm(tile, norm.normalized_shape, eps=norm.eps), weight, bias, silu=True) for tile in tiles
+    )
     return _joined(convolve_tiles(hidden, kernel_with_skip(module.depthwise)), sum(len(tile) for tile in tiles))
 
 

@@ -45,7 +45,7 @@ def download(url, path, headers=None, size=None, sha256=None):
     part = path.with_name(path.name + PART)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _receive(url, part, headers, path.name)
+            _receive(url, part, headers, path.name, size)
             break
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             come = part.stat().st_size if part.is_file() else 0
@@ -114,7 +114,7 @@ def file_sha256(path):
     return digest.hexdigest()
 
 
-def _receive(url, part, headers, name):
+def _receive(url, part, headers, name, size):
     """Append to ``part`` what is missing of the file; from its beginning if the server has another version of it."""
     start, etag = _what_has_come(part)
     request = {**(headers or {}), "Accept-Encoding": "identity"}
@@ -123,7 +123,7 @@ def _receive(url, part, headers, name):
     with requests.get(url, headers=request, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             part.unlink()  # nothing is missing, or it is of another version: from the beginning
-            return _receive(url, part, headers, name)
+            return _receive(url, part, headers, name, size)
         response.raise_for_status()
         sent = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         start = start if response.status_code == requests.codes.partial_content and sent else 0
@@ -131,6 +131,8 @@ def _receive(url, part, headers, name):
             raise requests.RequestException(f"the server sent bytes from {sent[1]}, not from {start}")
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
+        if None not in (size, total) and total != size:  # before it comes, which can take an hour
+            raise InputError(f"{url}: has {total} bytes, needed are {size}: it is truncated, or of another version.")
         _note(part, response.headers.get("ETag"))
         with open(part, "ab" if start else "wb") as file, _bar(name, total, start) as bar:
             for block in response.iter_content(BLOCK):

@@ -93,7 +93,7 @@ def export(
             (temporary / EXAMPLES_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(path, temporary / EXAMPLES_FOLDER / Path(path).name)
         (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate, settings or {}), encoding="utf-8")
-        card = model_card(modules, sample_rate, record, examples, half, notes)
+        card = model_card(modules, sample_rate, record, examples, half, notes, formats)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     logger.info("Exported the model to %s", folder)
     return folder

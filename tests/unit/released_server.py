@@ -133,7 +133,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         if self.command == "GET":
-            self.send(content[start:])
+            with contextlib.suppress(ConnectionError):  # who asked may be gone
+                self.send(content[start:])
 
     def send(self, content):
         limit = self.hubs.breaks_after

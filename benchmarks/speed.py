@@ -31,6 +31,8 @@ ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 8000  # Hz
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 TASKS = ("inference", "training")
+# processor: the time that this process had, for machines that others work on; with one thread.
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 MEMORY_CASE = ("network", "size", "seconds", "task", "precision")  # of a row: what its memory depends on
 
 
@@ -47,13 +49,16 @@ class Runner:
         inference, or training.
     mixture : torch.Tensor
         [B, T].
+    clock : str
+        Of `CLOCKS`.
     """
 
-    def __init__(self, separator, precision, task, mixture):
+    def __init__(self, separator, precision, task, mixture, clock="wall"):
         self.separator = separator
         self.dtype = PRECISIONS[precision]
         self.mixture = mixture
         self.training = task == "training"
+        self.now = CLOCKS[clock]
         self.optimizer = torch.optim.Adam(separator.parameters(), lr=1e-9) if self.training else None
 
     def estimates(self):
@@ -66,7 +71,7 @@ class Runner:
         """Run the task once, and say how long it took."""
         self.separator.train(self.training)
         _wait(self.mixture.device)
-        start = time.perf_counter()
+        start = self.now()
         if self.training:
             self._forward().float().square().mean().backward()
             self.optimizer.step()
@@ -75,14 +80,16 @@ class Runner:
             with torch.no_grad():
                 self._forward()
         _wait(self.mixture.device)
-        return time.perf_counter() - start
+        return self.now() - start
 
     def _forward(self):
         with torch.autocast(self.mixture.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             return self.separator(self.mixture)
 
 
-def measure(size, seconds, task, networks=NETWORKS, precisions=("fp32",), device="cpu", rounds=3, batch=1):
+def measure(
+    size, seconds, task, networks=NETWORKS, precisions=("fp32",), device="cpu", rounds=3, batch=1, clock="wall"
+):
     """Run the networks in turns.
 
     Arguments
@@ -103,6 +110,8 @@ def measure(size, seconds, task, networks=NETWORKS, precisions=("fp32",), device
         Turns of each, after one that warms up and isn't timed.
     batch : int
         How many mixtures.
+    clock : str
+        Of `CLOCKS`.
 
     Returns
     -------
@@ -129,7 +138,7 @@ def measure(size, seconds, task, networks=NETWORKS, precisions=("fp32",), device
     for name, separator in separators.items():
         exact = None
         for precision in sorted(precisions, reverse=True):  # fp32 first
-            runners[name, precision] = runner = Runner(separator, precision, task, mixture)
+            runners[name, precision] = runner = Runner(separator, precision, task, mixture, clock)
             found = runner.estimates()
             exact = found if exact is None else exact
             first = found if first is None else first
@@ -312,7 +321,9 @@ def main(argv=None):
     ceilings = {precision: ceiling(precision, arguments.device) for precision in arguments.precisions}
     rows = []
     for case in tqdm(cases, unit="case", disable=None):
-        rows += measure(*case, arguments.networks, arguments.precisions, rounds=arguments.rounds, **common)
+        rows += measure(
+            *case, arguments.networks, arguments.precisions, rounds=arguments.rounds, clock=arguments.clock, **common
+        )
     for row in tqdm(rows, "Memory", unit="case", disable=None) if arguments.memory else ():
         row["memory"] = memory_apart(**{key: row[key] for key in MEMORY_CASE}, **common)
     for row in rows:
@@ -339,6 +350,8 @@ def _parser():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
     parser.add_argument("--threads", type=int, help="of a processor (torch's choice)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each network (%(default)s)")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
+                        help="processor: where others work too, with --threads 1 (%(default)s)")  # fmt: skip
     parser.add_argument("--memory", action="store_true", help="measure memory, too, each case in a process of its own")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--png", type=Path, help="draw the ratios into this file")

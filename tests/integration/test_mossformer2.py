@@ -31,7 +31,7 @@ ON_CPU = {"run_opts": {"device": "cpu"}}
 def runs(tmp_path_factory):
     """The folder of an uninterrupted run, ``whole``, and of one that was killed in its second epoch, ``killed``."""
     folder = tmp_path_factory.mktemp("runs")
-    corpus = write_easy_wsj0mix(folder / "corpus", {"tr": 80, "cv": 6, "tt": 7})
+    corpus = write_easy_wsj0mix(folder / "corpus", {"tr": 40, "cv": 4, "tt": 4})
     options = [WSJ0MIX, "--data_folder", corpus, *OPTIONS, "--number_of_epochs", 2]
     result = train(*options, "--output_folder", "whole", cwd=folder)
     assert result.returncode == 0, result.stdout

@@ -1,27 +1,58 @@
 """``mossformer-sb convert``: the authors' checkpoint into a model folder, or back."""
 
 DESCRIPTION = """\
-Convert the authors' released checkpoint (encoder.bin, masknet.bin, decoder.bin) into a model folder, or back.
+Convert a checkpoint of the authors' MossFormer or MossFormer2 into a model folder, or back. Its form is recognised:
 
-  mossformer-sb convert released/ --output_folder mossformer-wsj0-2mix --sample_rate 8000
-  mossformer-sb convert mossformer-wsj0-2mix --output_folder their-format --to modelscope"""
+  MossFormer, ModelScope      encoder.bin, masknet.bin, decoder.bin
+  MossFormer2, ModelScope     pytorch_model.pt or pytorch_model.bin
+  MossFormer2, standalone     encoder.ckpt, masknet.ckpt, decoder.ckpt, config.json; or pytorch_model.bin, config.json
+  MossFormer2, ClearerVoice   last_best_checkpoint and the .pt file that it names; or model.ckpt-EPOCH-STEP.pt
+
+  mossformer-sb convert released/ --output_folder mossformer2-wsj0-2mix
+  mossformer-sb convert checkpoints/MossFormer2_SS_16K --output_folder mossformer2-16k --sample_rate 16000
+  mossformer-sb convert mossformer2-16k --output_folder their-form --to clearvoice
+
+The released models themselves are downloaded and converted by their names: mossformer-sb models."""
 
 
 def add_arguments(parser):
     """Add what follows the command's name."""
-    parser.add_argument("source", metavar="SOURCE", help="folder of the authors' files; with --to, a model folder")
+    parser.add_argument("source", metavar="SOURCE", help="folder or file of the authors'; with --to, a model folder")
     parser.add_argument("--output_folder", required=True, help="where to")
-    parser.add_argument("--to", choices=["modelscope"], help="convert one of our models into the authors' format")
-    parser.add_argument("--sample_rate", type=int, default=8000, help="Hz that it was trained at (default: 8000)")
+    parser.add_argument(
+        "--to",
+        choices=["modelscope", "standalone", "clearvoice"],
+        help="convert one of our models into this form of the authors'; a MossFormer into modelscope's alone",
+    )
+    parser.add_argument(
+        "--sample_rate",
+        type=int,
+        help="Hz that it was trained at (default: as config.json says, else 8000 for ModelScope's form)",
+    )
     parser.add_argument("--group_size", type=int, default=256, help="frames of an attention group (default: 256)")
+    parser.add_argument(
+        "--mapping",
+        action="store_true",
+        default=None,
+        help="the mask net's output is decoded as it is, as in the authors' model for WHAMR! (default: if config.json "
+        "names that model)",
+    )
 
 
 def run(arguments):
     """Run the command."""
-    from mossformer_sb.sharing.modelscope import from_modelscope, to_modelscope
-
     if arguments.to is not None:
-        folder = to_modelscope(arguments.source, arguments.output_folder)
+        from mossformer_sb.sharing.authors_export import to_authors
+
+        folder = to_authors(arguments.source, arguments.output_folder, arguments.to)
     else:
-        folder = from_modelscope(arguments.source, arguments.output_folder, arguments.sample_rate, arguments.group_size)
+        from mossformer_sb.sharing.conversion import from_authors
+
+        folder = from_authors(
+            arguments.source,
+            arguments.output_folder,
+            arguments.sample_rate,
+            arguments.group_size,
+            apply_masks=None if arguments.mapping is None else False,
+        )
     print(f"The converted model is in {folder}")

@@ -15,7 +15,7 @@ The manifest comes from a training's output folder (manifests/), or from python 
 
 def add_arguments(parser):
     """Add what follows the command's name."""
-    parser.add_argument("model", metavar="MODEL", help="folder of an exported model, or a model hub's id")
+    parser.add_argument("model", metavar="MODEL", help="exported folder, released model's name, or hub's id")
     parser.add_argument("--manifest", required=True, help="CSV of the test set")
     add_output_arguments(parser, "test_results.csv")
     parser.add_argument(

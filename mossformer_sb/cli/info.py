@@ -9,7 +9,9 @@ Say what a model folder or a manifest is.
 
 def add_arguments(parser):
     """Add what follows the command's name."""
-    parser.add_argument("path", metavar="PATH", help="model folder, model hub's id, or manifest (.csv)")
+    parser.add_argument(
+        "path", metavar="PATH", help="model folder, released model's name, hub's id, or manifest (.csv)"
+    )
 
 
 def run(arguments):

@@ -32,7 +32,8 @@ def add_arguments(parser):
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio file, folder, or pattern in quotes")
     parser.add_argument(
         "--model",
-        help="folder of an exported model, or a model hub's id (default: the one that comes with the package)",
+        help="folder of an exported model, name of a released one (see: mossformer-sb models), or a model hub's id "
+        "(default: the one that comes with the package)",
     )
     parser.add_argument(
         "--output_folder", default="separated", help="where to write; made if it is not there (default: separated)"

@@ -5,13 +5,29 @@ Shapes: T samples.
 
 import numpy as np
 
+from mossformer_sb.errors import InputError
+
 LEVEL = 0.05  # root mean square of what the network gets, against full scale
+LOUD_LEVEL = 10 ** (-25 / 20)  # that of the louder samples, where these are measured
 # The root mean square, -120 dB, up to which a signal is amplified in full; quieter ones get no more gain than this one.
 _QUIETEST = 1e-6
 
 
-def normalise(samples):
-    """Bring a signal to zero mean and to a root mean square of `LEVEL`.
+def _rms(power):
+    return np.sqrt(power.mean())
+
+
+def _loud_rms(power):
+    loud = power > power.mean()
+    return _rms(power[loud] if loud.any() else power)
+
+
+# What a model's YAML file may have as input_level: how to measure a signal's power, and the level that it is given.
+INPUT_LEVELS = {"rms": (_rms, LEVEL), "loud_rms": (_loud_rms, LOUD_LEVEL)}
+
+
+def normalise(samples, measure="rms"):
+    """Bring a signal to zero mean and to a fixed level.
 
     What a network gives is not proportional to its input: norms add a small constant to the variance, which decides
     for quiet signals, and an offset changes it altogether.
@@ -20,6 +36,9 @@ def normalise(samples):
     ---------
     samples : numpy.ndarray
         [T], floating point.
+    measure : str
+        "rms": a root mean square of `LEVEL`. "loud_rms": `LOUD_LEVEL` for the root mean square of those samples alone
+        whose power is above the mean, as ClearerVoice-Studio has it for its separator.
 
     Returns
     -------
@@ -28,13 +47,36 @@ def normalise(samples):
     gain : float
         What it was amplified by; the estimates are to be divided by it. Above zero, and finite for silence too.
 
+    Raises
+    ------
+    InputError
+        If the measure is not known.
+
     Example
     -------
     >>> normalised, gain = normalise(np.array([0.21, 0.19, 0.21, 0.19]))
     >>> normalised.round(6).tolist(), round(gain, 6)
     ([0.05, -0.05, 0.05, -0.05], 5.0)
+    >>> normalised, gain = normalise(np.array([0.3, -0.3, 0.1, -0.1]), "loud_rms")
+    >>> round(20 * float(np.log10(normalised[0])), 6)
+    -25.0
     """
+    check_input_level(measure)
+    measured, level = INPUT_LEVELS[measure]
     centred = samples - samples.mean(dtype=np.float64).astype(samples.dtype)
-    power = np.square(centred, dtype=np.float64).mean()
-    gain = LEVEL / max(float(np.sqrt(power)), _QUIETEST)
+    gain = level / max(float(measured(np.square(centred, dtype=np.float64))), _QUIETEST)
     return centred * samples.dtype.type(gain), gain
+
+
+def check_input_level(measure):
+    """Raise InputError if a way to measure the input's level is not known.
+
+    Example
+    -------
+    >>> check_input_level("peak")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: input_level 'peak' is not known: choose one of rms, loud_rms.
+    """
+    if measure not in INPUT_LEVELS:
+        raise InputError(f"input_level {measure!r} is not known: choose one of {', '.join(INPUT_LEVELS)}.")

@@ -29,13 +29,14 @@ from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
-from mossformer_sb.inference.input_level import normalise
-from mossformer_sb.inference.output_gain import LevelMeter, check_level
-from mossformer_sb.network.separator import separate
+from mossformer_sb.inference.input_level import check_input_level, normalise
+from mossformer_sb.inference.output_gain import LevelMeter, check_level, mapping_gain
+from mossformer_sb.network.separator import applies_masks, separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.fetching import NoSuchFile
 from mossformer_sb.sharing.folder import MODULES
 from mossformer_sb.sharing.loading import find_model, load_model
+from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import make_output_folder
 
@@ -87,8 +88,9 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         source : str or Path, optional
-            A local folder, that of an exported model or of a training, whose export is taken; or a model hub's id.
-            Default: the model that comes with the package.
+            A local folder, that of an exported model or of a training, whose export is taken; the name of a model that
+            the authors released, see `mossformer_sb.sharing.released`, which is downloaded and converted at its first
+            use; or a model hub's id. Default: the model that comes with the package.
         hparams_file : str
             Name of the YAML file in it.
         device : str or torch.device, optional
@@ -123,7 +125,9 @@ class MossFormerSeparation(Pretrained):
         InputError
             If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
         """
-        source = default_model() if source is None else source
+        named = default_model() if source is None else source
+        source = resolve_source(named)
+        trust = trust and source is named  # a released model was converted here, and is loaded as ours
         fetch_config = _fetch_config(fetch_config or FetchConfig(), kwargs)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         source = find_model(
@@ -134,6 +138,7 @@ class MossFormerSeparation(Pretrained):
             options = {**checking, **_prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
             return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
         hparams = load_model(source, hparams_file, **checking)
+        check_input_level(hparams.get("input_level", "rms"))
         ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
         if ignored:
             logger.warning("%s: its %s can't set %s for this program.", source.name, hparams_file, ", ".join(ignored))
@@ -182,7 +187,9 @@ class MossFormerSeparation(Pretrained):
         Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
         aligned with it to the sample. Long recordings are separated in chunks, see
         `mossformer_sb.inference.chunking.Chunking`. How loud the recording is makes no difference, nor does a constant
-        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`.
+        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`. A network
+        that applies no masks gives estimates of a level of its own: each chunk's are brought to the mixture's, see
+        `mossformer_sb.inference.output_gain.mapping_gain`.
 
         Arguments
         ---------
@@ -335,11 +342,13 @@ class MossFormerSeparation(Pretrained):
                     f"{recording.name}: has {len(samples)} samples at the model's {model_rate} Hz; it takes at least "
                     f"{shortest}."
                 )
-            normalised, gain = normalise(samples)
+            normalised, gain = normalise(samples, getattr(self.hparams, "input_level", "rms"))
             if not normalised.any():
                 return np.zeros((len(samples), self.hparams.num_spks), dtype=np.float32)
-            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0]
-            return estimates.float().cpu().numpy() / np.float32(gain)
+            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0].float().cpu().numpy()
+            if not applies_masks(self.mods.masknet):
+                estimates *= np.float32(mapping_gain(estimates, normalised))
+            return estimates / np.float32(gain)
 
         mixture = resample_blocks(centred(), rate, model_rate)
         is_long = recording.num_samples is None or recording.num_samples > chunking.above * rate

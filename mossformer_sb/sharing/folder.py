@@ -22,7 +22,9 @@ HPARAMS_FILE = "hyperparams.yaml"
 WEIGHT_FORMATS = ("safetensors", "ckpt")
 
 
-def export(folder, modules, sample_rate, record=None, examples=(), half=False, formats=WEIGHT_FORMATS, notes=""):
+def export(
+    folder, modules, sample_rate, record=None, examples=(), half=False, formats=WEIGHT_FORMATS, notes="", settings=None
+):
     """Write a folder that `MossFormerSeparation.from_hparams` loads, and SpeechBrain's ``SepformerSeparation`` too.
 
     It holds ``hyperparams.yaml``, the weights of each module as ``.safetensors`` for ours and as ``.ckpt`` (a plain
@@ -49,6 +51,8 @@ def export(folder, modules, sample_rate, record=None, examples=(), half=False, f
         "ckpt" is written of a network whose output is not to be multiplied with the encoded mixture.
     notes : str
         Markdown to add to the model card.
+    settings : mapping, optional
+        More keys for the YAML file, with plain values: ``input_level``, see `mossformer_sb.inference.input_level`.
 
     Returns
     -------
@@ -88,8 +92,8 @@ def export(folder, modules, sample_rate, record=None, examples=(), half=False, f
         for path in examples:
             (temporary / EXAMPLES_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(path, temporary / EXAMPLES_FOLDER / Path(path).name)
-        (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate), encoding="utf-8")
-        card = model_card(modules, sample_rate, record, examples, half, notes)
+        (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate, settings or {}), encoding="utf-8")
+        card = model_card(modules, sample_rate, record, examples, half, notes, formats)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     logger.info("Exported the model to %s", folder)
     return folder
@@ -125,15 +129,16 @@ def _state(module, name, half):
     return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
 
 
-def _hyperparams(modules, sample_rate):
+def _hyperparams(modules, sample_rate, settings):
     """The YAML that builds the three modules again and loads their weights."""
     encoder, masknet, decoder = (modules[name] for name in MODULES)
+    more = "".join(f"{key}: {value}\n" for key, value in settings.items())
     masknet_arguments = "\n".join(f"    {key}: {value}" for key, value in masknet.config.items())
     return f"""\
 # {masknet.network} separator, exported by mossformer_sb {__version__}.
 sample_rate: {sample_rate}
 num_spks: {masknet.num_spks}
-
+{more}
 encoder: !new:speechbrain.lobes.models.dual_path.Encoder
     kernel_size: {encoder.conv1d.kernel_size[0]}
     out_channels: {encoder.conv1d.out_channels}

@@ -25,6 +25,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.fetching import ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.record import RECORD_FILE
+from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.sharing.weights import check_no_pointer, load_weights
 from mossformer_sb.utils.files import locate
 
@@ -307,6 +308,7 @@ def find_model(source, hparams_file=HPARAMS_FILE, **fetching):
     """
     if isinstance(source, ModelSource):
         return source
+    source = resolve_source(source)
     model = ModelSource(source, **fetching)
     if model.folder is None:
         return model

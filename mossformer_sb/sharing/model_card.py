@@ -14,7 +14,7 @@ from mossformer_sb.version import __version__
 EXAMPLES_FOLDER = "examples"
 
 
-def model_card(modules, sample_rate, record, examples=(), half=False, notes=""):
+def model_card(modules, sample_rate, record, examples=(), half=False, notes="", formats=("ckpt",)):
     masknet = modules["masknet"]
     num_spks = masknet.num_spks
     num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
@@ -61,13 +61,15 @@ model = MossFormerSeparation.from_hparams(source="path/to/this/folder")
 estimates = model.separate_file("mixture.wav", output_folder="separated")
 ```
 
-{_speechbrain_line(masknet)}
+{_speechbrain_line(masknet, formats)}
 
 {_wrapped(f"The network follows {masknet.paper}.")}
 """
 
 
-def _speechbrain_line(masknet):
+def _speechbrain_line(masknet, formats):
+    if applies_masks(masknet) and "ckpt" not in formats:
+        return "SpeechBrain's own classes can't load it: they need the weights as .ckpt, too."
     if applies_masks(masknet):
         return "SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed."
     return _wrapped(

@@ -1,19 +1,11 @@
-"""Other people's checkpoints into ours, and back."""
+"""The authors' names for the parameters of a mask net, those in their package `modelscope`, and ours."""
 
 import re
-from pathlib import Path
 
 import torch
-from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.masknet import ROTATED_CHANNELS, MossFormerMaskNet
-from mossformer_sb.network.separator import MossFormerSeparator
-from mossformer_sb.sharing.folder import MODULES, export
-from mossformer_sb.sharing.loading import load_model
-from mossformer_sb.sharing.record import TrainingRecord
-from mossformer_sb.sharing.weights import read_state_dict
-from mossformer_sb.utils.files import atomic_folder
+from mossformer_sb.network.masknet import ROTATED_CHANNELS
 
 # The authors' names in `modelscope` (and their released masknet.bin), and ours, but for what lies inside of the blocks.
 _MASKNET_NAMES = {
@@ -34,6 +26,7 @@ _MASKNET_NAMES = {
     "output_gate.0.bias": "gate_projection.bias",
     "conv1_decoder.weight": "mask_projection.weight",
 }
+_FOLDER, _FOLDER_2 = "mdl.att_mdl.mossformerM", "mdl.intra_mdl.mossformerM"  # MossFormer's and MossFormer2's blocks
 _BLOCK = re.compile(r"mdl\.att_mdl\.mossformerM\.layers\.(\d+)\.(.+)")
 _PROJECTIONS = {"to_hidden": "to_values", "to_qk": "to_query_key", "to_out": "to_output"}
 _CONV_MODULE = {
@@ -88,10 +81,9 @@ _RECURRENT_NAMES = {
     "conv2.weight": "output.weight",
     "conv2.bias": "output.bias",
 }
+_OUR_BLOCK_NAMES = {ours: theirs for theirs, ours in _BLOCK_NAMES.items()}
+_OUR_RECURRENT_NAMES = {ours: theirs for theirs, ours in _RECURRENT_NAMES.items()}
 # Frequencies of sines: constants, which ours computes.
-_LAYERS = "mdl.att_mdl.mossformerM.layers"
-_FILES = tuple(f"{name}.bin" for name in MODULES)
-_SHOWN_ROWS = 20
 _CONSTANTS = re.compile(r"pos_enc\.inv_freq|mdl\.(?:att|intra)_mdl\.mossformerM\.layers\.\d+\.rotary_pos_emb\.freqs")
 
 
@@ -151,7 +143,7 @@ def _our_name(key):
 
 
 def masknet_to_modelscope(state_dict):
-    """Translate the state dict of `MossFormerMaskNet` into that of the authors' mask net.
+    """Translate the state dict of `MossFormerMaskNet` or `MossFormer2MaskNet` into that of the authors' mask net.
 
     Arguments
     ---------
@@ -161,37 +153,51 @@ def masknet_to_modelscope(state_dict):
     Returns
     -------
     dict
-        For ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, its constants included.
+        For the authors' classes, see `masknet_from_modelscope`, the constants of their files included.
 
     Example
     -------
+    >>> from mossformer_sb import MossFormerMaskNet
     >>> masknet = MossFormerMaskNet(in_channels=32, out_channels=32, num_blocks=1)
     >>> theirs = masknet_to_modelscope(masknet.state_dict())
     >>> masknet_from_modelscope(theirs).keys() == masknet.state_dict().keys()
     True
     """
-    names = {ours: theirs for theirs, ours in _MASKNET_NAMES.items()}
-    block_names = {ours: theirs for theirs, ours in _BLOCK_NAMES.items()}
+    is_second = any(key.startswith("recurrent.") for key in state_dict)
+    names = {ours: theirs for theirs, ours in (_MASKNET_NAMES_2 if is_second else _MASKNET_NAMES).items()}
+    folder = _FOLDER_2 if is_second else _FOLDER
     translated = {}
     for key, value in state_dict.items():
-        block = re.fullmatch(r"blocks\.(\d+)\.(.+)", key)
-        if block:
-            theirs = f"{_LAYERS}.{block[1]}.{block_names[block[2]]}"
+        block = re.fullmatch(r"(blocks|recurrent)\.(\d+)\.(.+)", key)
+        if block and block[1] == "blocks":
+            theirs = f"{folder}.layers.{block[2]}.{_OUR_BLOCK_NAMES[block[3]]}"
             value = value.unsqueeze(1) if key.endswith("depthwise.weight") else value
+        elif block:
+            theirs = f"{folder}.fsmn.{block[2]}.{_OUR_RECURRENT_NAMES[block[3]]}"
+            value = _recurrent_as_theirs(block[3], value)
         else:
             theirs = names[key]
             value = value.unsqueeze(2) if value.dim() == 2 else value
         translated[theirs] = value
-    return translated | _constants(state_dict)
+    return translated | _constants(state_dict, folder)
 
 
-def _constants(state_dict):
+def _recurrent_as_theirs(name, value):
+    """A tensor of the recurrent module with the axes of length one that the authors' convolutions have."""
+    if name.endswith("depthwise.weight"):
+        return value.unsqueeze(1)
+    if name in ("bottleneck.weight", "output.weight"):
+        return value.unsqueeze(2)
+    return value.unsqueeze(3) if name.endswith("conv.weight") else value
+
+
+def _constants(state_dict, folder):
     """The frequencies that the authors' files hold and ours computes."""
     channels = state_dict["input_projection.weight"].shape[0]
     blocks = [key.split(".")[1] for key in state_dict if key.endswith("offset_scale.gamma")]
     rotated = min(ROTATED_CHANNELS, state_dict["blocks.0.offset_scale.gamma"].shape[1])
     return {"pos_enc.inv_freq": _frequencies(channels)} | {
-        f"{_LAYERS}.{index}.rotary_pos_emb.freqs": _frequencies(rotated) for index in blocks
+        f"{folder}.layers.{index}.rotary_pos_emb.freqs": _frequencies(rotated) for index in blocks
     }
 
 
@@ -199,123 +205,64 @@ def _frequencies(channels):
     return 1.0 / 10000 ** (torch.arange(0, channels, 2, dtype=torch.float32) / channels)
 
 
-def from_modelscope(folder, output_folder, sample_rate=8000, group_size=256):
-    """Convert a released checkpoint of the authors into a folder that `MossFormerSeparation.from_hparams` loads.
+def is_constant(key):
+    """Whether a key of the authors' mask net is of frequencies, which files may lack and which ours computes.
+
+    Example
+    -------
+    >>> is_constant("pos_enc.inv_freq"), is_constant("pos_enc.scale")
+    (True, False)
+    """
+    return _CONSTANTS.fullmatch(key) is not None
+
+
+def masknet_sizes(state_dict, folder):
+    """Read the sizes of a mask net off the state dict of the authors'.
 
     Arguments
     ---------
+    state_dict : dict
+        Of the authors' mask net, by ModelScope's names.
     folder : str or Path
-        With ``encoder.bin``, ``masknet.bin`` and ``decoder.bin``, plain state dicts.
-    output_folder : str or Path
-        Where to.
-    sample_rate : int
-        Hz that it was trained at.
-    group_size : int
-        Frames of one local attention group, the only size that the files don't tell.
+        Where it comes from, for the message.
 
     Returns
     -------
-    Path
-        The output folder.
+    dict
+        Arguments of `MossFormerMaskNet`, and ``recurrent_channels`` if it is a MossFormer2; without ``group_size``,
+        which weights don't tell.
 
     Raises
     ------
     InputError
-        If a file is absent, or keys or shapes are not those of a MossFormer; with a table of these.
-    """
-    folder = Path(folder)
-    states = {}
-    for name in MODULES:
-        if not (folder / f"{name}.bin").is_file():
-            raise InputError(f"{folder}: holds no {name}.bin. A released checkpoint is {', '.join(_FILES)}.")
-        states[name] = read_state_dict(folder / f"{name}.bin")
-    separator = MossFormerSeparator(*_networks_for(states, folder, group_size))
-    modules = dict(separator.named_children())
-    _compare(states, {name: _theirs(name, module.state_dict()) for name, module in modules.items()}, folder)
-    for name, module in modules.items():
-        module.load_state_dict(masknet_from_modelscope(states[name]) if name == "masknet" else states[name])
-    record = TrainingRecord(checkpoint=f"converted from the authors' format ({', '.join(_FILES)})")
-    return export(output_folder, modules, sample_rate, record)
+        If it is neither.
 
-
-def to_modelscope(source, output_folder):
-    """Convert an exported model into the authors' three files.
-
-    Arguments
-    ---------
-    source : str or Path
-        A model folder, or a model hub's id.
-    output_folder : str or Path
-        Where to; it must not be there.
-
-    Returns
+    Example
     -------
-    Path
-        The output folder.
-
-    Raises
-    ------
-    InputError
-        If the model is no MossFormer, or the folder exists.
+    >>> from mossformer_sb import MossFormerMaskNet
+    >>> masknet = MossFormerMaskNet(in_channels=32, out_channels=32, num_blocks=1, num_spks=3)
+    >>> masknet_sizes(masknet_to_modelscope(masknet.state_dict()), "a folder")["num_spks"]
+    3
     """
-    modules = load_model(source)["modules"]
-    if not isinstance(modules["masknet"], MossFormerMaskNet):
-        raise InputError(
-            f"{source}: is a {type(modules['masknet']).__name__}, and the authors' format is MossFormer's."
-        )
-    output_folder = Path(output_folder)
-    if output_folder.exists():
-        raise InputError(f"{output_folder}: exists already. Choose another output folder.")
-    with atomic_folder(output_folder) as temporary:
-        for name in MODULES:
-            torch.save(_theirs(name, modules[name].state_dict()), temporary / f"{name}.bin")
-    return output_folder
-
-
-def _theirs(name, state_dict):
-    return masknet_to_modelscope(state_dict) if name == "masknet" else dict(state_dict)
-
-
-def _networks_for(states, folder, group_size):
-    """Encoder, mask net and decoder of the sizes that the authors' files show."""
-    first = f"{_LAYERS}.0"
+    blocks = [match for match in map(_BLOCK.fullmatch, state_dict) if match]
+    blocks_2 = [match for match in map(_BLOCK_2.fullmatch, state_dict) if match]
+    first = f"{_FOLDER_2 if blocks_2 else _FOLDER}.layers.0"
     try:
-        channels, _, kernel_size = states["encoder"]["conv1d.weight"].shape
-        masknet = states["masknet"]
-        width, in_channels, _ = masknet["conv1d_encoder.weight"].shape
-        query_key_dim = masknet[f"{first}.to_qk.mdl.1.weight"].shape[0]
-        hidden = masknet[f"{first}.to_hidden.mdl.1.weight"].shape[0]
-        taps = masknet[f"{first}.to_hidden.mdl.3.sequential.1.conv.weight"].shape[-1]
-        num_spks = masknet["conv1d_out.weight"].shape[0] // width
-    except (KeyError, ValueError) as error:
+        width, in_channels, _ = state_dict["conv1d_encoder.weight"].shape
+        sizes = {
+            "in_channels": in_channels,
+            "out_channels": width,
+            "num_blocks": len({match[1] for match in blocks_2 or blocks}),
+            "num_spks": state_dict["conv1d_out.weight"].shape[0] // width,
+            "query_key_dim": state_dict[f"{first}.to_qk.mdl.1.weight"].shape[0],
+            "expansion_factor": state_dict[f"{first}.to_hidden.mdl.1.weight"].shape[0] / width,
+            "kernel_size": state_dict[f"{first}.to_hidden.mdl.3.sequential.1.conv.weight"].shape[-1],
+        }
+        if blocks_2:
+            sizes["recurrent_channels"] = state_dict[f"{_FOLDER_2}.fsmn.0.conv1.0.weight"].shape[0]
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
-            f"{folder}: is no checkpoint of the authors' MossFormer: the key or the shape of {error} is not as theirs."
+            f"{folder}: is no checkpoint of the authors' MossFormer or MossFormer2: the key or the shape of {error} is "
+            f"not as theirs."
         ) from error
-    blocks = {match[1] for match in map(_BLOCK.fullmatch, masknet) if match}
-    net = MossFormerMaskNet(
-        in_channels, width, len(blocks), num_spks, group_size, query_key_dim, hidden / width, kernel_size=taps
-    )
-    return (
-        Encoder(kernel_size, channels),
-        net,
-        Decoder(in_channels=channels, out_channels=1, kernel_size=kernel_size, stride=kernel_size // 2, bias=False),
-    )
-
-
-def _compare(found, needed, folder):
-    """Raise InputError with a table of the keys and shapes that differ; constants may be absent."""
-    rows = []
-    for name in MODULES:
-        shapes = [{key: list(value.shape) for key, value in states[name].items()} for states in (found, needed)]
-        for key in dict.fromkeys([*shapes[1], *shapes[0]]):
-            pair = [states.get(key, "-") for states in shapes]
-            if pair[0] != pair[1] and not (_CONSTANTS.fullmatch(key) and pair[0] == "-"):
-                rows.append((f"{name}.bin", key, *map(str, pair)))
-    if not rows:
-        return
-    header = ("file", "key", "found", "needed")
-    widths = [max(len(row[column]) for row in (header, *rows[:_SHOWN_ROWS])) for column in range(4)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows[:_SHOWN_ROWS])]
-    more = f"\nand {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
-    table = "\n".join(lines)
-    raise InputError(f"{folder}: {len(rows)} keys are not those of a MossFormer of this size:\n{table}{more}")
+    return sizes

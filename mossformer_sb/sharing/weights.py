@@ -135,10 +135,34 @@ def read_state_dict(path):
     InputError
         If the file holds anything else.
     """
+    state = read_plain(path)
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
+    return state
+
+
+def read_plain(path):
+    """Read tensors, plain values, and containers of them from a file, such as the checkpoint of a training.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``.safetensors``, or else a file of ``torch.save``.
+
+    Returns
+    -------
+    object
+        What was saved; tensors are on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything else.
+    """
     try:
         if str(path).endswith(".safetensors"):
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
         check_no_pointer(path)
         reason = str(error).strip().partition("\n")[0]
@@ -146,9 +170,6 @@ def read_state_dict(path):
             f"{path}: can't be read as plain weights ({reason}). It is damaged, or holds other objects than tensors, "
             f"which could run code and are not loaded. Save it as a state dict or as .safetensors."
         ) from error
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
-    return state
 
 
 def check_no_pointer(path):

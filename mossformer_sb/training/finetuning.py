@@ -14,6 +14,7 @@ import torch
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
+from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.sharing.weights import find_weights, read_state_dict
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
 from mossformer_sb.training.command_line import read_yaml
@@ -67,8 +68,8 @@ def start_from(modules, source, sample_rate):
         ``encoder``, ``masknet`` and ``decoder``. Changed only if all goes well.
     source : str or Path
         An exported folder; the output folder of a training, here or with one of SpeechBrain's own recipes, whose export
-        or, without one, best checkpoint counts, with the averaged weights of a run that scored these; or the id of a
-        model on the Hugging Face hub.
+        or, without one, best checkpoint counts, with the averaged weights of a run that scored these; the name of a
+        released model, see `mossformer_sb.sharing.released`; or the id of a model on the Hugging Face hub.
     sample_rate : int
         Hz, of the recordings that the networks are for.
 
@@ -110,6 +111,7 @@ def start_from(modules, source, sample_rate):
 
 def _find_model(source):
     """Find a model: the file of its hyperparameters, where its weights are, and what reads those of a module."""
+    source = resolve_source(source)
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _find_in_folder(folder)

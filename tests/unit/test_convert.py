@@ -1,4 +1,4 @@
-"""The authors' format and ours: there and back again, and what doesn't fit is in a table."""
+"""The authors' MossFormer and our model folders: there and back again, and what doesn't fit is in a table."""
 
 import pytest
 import torch
@@ -6,8 +6,9 @@ import torch
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.authors_export import to_authors
+from mossformer_sb.sharing.conversion import from_authors
 from mossformer_sb.sharing.folder import MODULES, export
-from mossformer_sb.sharing.modelscope import from_modelscope, to_modelscope
 
 GROUP = 64  # of size mini
 
@@ -21,7 +22,7 @@ def ours(tmp_path_factory):
 
 @pytest.fixture
 def theirs(ours, tmp_path):
-    return to_modelscope(ours, tmp_path / "theirs")
+    return to_authors(ours, tmp_path / "theirs", "modelscope")
 
 
 def output(folder):
@@ -53,20 +54,18 @@ def test_there_and_back_again(ours, theirs, tmp_path):
 
 def test_older_files_lack_the_constants(theirs, tmp_path, ours):
     changed(theirs, "masknet", lambda state: [state.pop(key) for key in list(state) if "freq" in key])
-    assert torch.equal(output(from_modelscope(theirs, tmp_path / "back", group_size=GROUP)), output(ours))
+    assert torch.equal(output(from_authors(theirs, tmp_path / "back", group_size=GROUP)), output(ours))
 
 
 class TestMistakes:
     def fails(self, message, folder, tmp_path):
         with pytest.raises(InputError, match=message):
-            from_modelscope(folder, tmp_path / "back")
+            from_authors(folder, tmp_path / "back")
         assert not (tmp_path / "back").exists()
 
     def test_a_file_is_absent(self, theirs, tmp_path):
         (theirs / "decoder.bin").unlink()
-        self.fails(
-            "holds no decoder.bin. A released checkpoint is encoder.bin, masknet.bin, decoder.bin", theirs, tmp_path
-        )
+        self.fails("holds encoder.bin, masknet.bin, and no decoder.bin. All three are needed", theirs, tmp_path)
 
     def test_another_network(self, theirs, tmp_path):
         torch.save({"weight": torch.zeros(1)}, theirs / "masknet.bin")
@@ -79,7 +78,7 @@ class TestMistakes:
 
         changed(theirs, "masknet", change)
         table = (
-            r"3 keys are not those of a MossFormer of this size:\n"
+            r"3 keys are not those of a separator of this size. The file is damaged, or of another network:\n"
             r"file +key +found +needed\n"
             r"masknet.bin +prelu.weight +- +\[1\]\n"
             r"masknet.bin +conv1d_out.bias +\[7\] +\[384\]\n"
@@ -97,7 +96,7 @@ class TestMistakes:
 
     def test_back_into_a_folder_that_exists(self, ours, theirs):
         with pytest.raises(InputError, match="theirs: exists already"):
-            to_modelscope(ours, theirs)
+            to_authors(ours, theirs, "modelscope")
 
     def test_back_from_another_network(self, tmp_path):
         from speechbrain.lobes.models.dual_path import Decoder, Encoder
@@ -108,5 +107,5 @@ class TestMistakes:
         decoder = Decoder(in_channels=16, out_channels=1, kernel_size=16, stride=8, bias=False)
         modules = {"encoder": Encoder(16, 16), "masknet": masknet, "decoder": decoder}
         folder = export(tmp_path / "peer", modules, 8000)
-        with pytest.raises(InputError, match="is a ConvTasNetMaskNet, and the authors' format is MossFormer's"):
-            to_modelscope(folder, tmp_path / "theirs")
+        with pytest.raises(InputError, match="is a ConvTasNetMaskNet, and the authors' forms are for MossFormers"):
+            to_authors(folder, tmp_path / "theirs", "modelscope")

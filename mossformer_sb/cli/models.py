@@ -1,0 +1,80 @@
+"""``mossformer-sb models``: the authors' released models, which are used by name."""
+
+DESCRIPTION = """\
+List the models that the authors of MossFormer and MossFormer2 released, or say what is known of one. These names serve
+wherever a model is named; the first use downloads and converts the model.
+
+  mossformer-sb models
+  mossformer-sb models mossformer2-whamr
+  mossformer-sb models mossformer2-whamr --download     # now, for a time without a network
+  mossformer-sb separate talk.wav --model mossformer2-16k
+  python train.py hparams/mossformer_wham.yaml --init_from mossformer-wsj0-2mix ...
+
+They are kept in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). Where the current directory has a folder of
+such a name, that is taken instead. Their licences are their makers'."""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of one model (default: all)")
+    parser.add_argument("--download", action="store_true", help="download and convert it, if it is not there yet")
+
+
+def run(arguments):
+    """Run the command."""
+    from mossformer_sb.errors import InputError
+    from mossformer_sb.sharing.released import RELEASED, find_released
+    from mossformer_sb.sharing.released_cache import get_released
+
+    if arguments.name is None:
+        if arguments.download:
+            raise InputError(f"--download is for one model: name one of {', '.join(RELEASED)}.")
+        _print_table(_summary(model) for model in RELEASED.values())
+        return
+    model = find_released(arguments.name)
+    if model is None:
+        raise InputError(f"{arguments.name}: is no released model. Choose one of {', '.join(RELEASED)}.")
+    if arguments.download:
+        get_released(model)
+    facts = _facts(model)
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        print(f"{key:{width}}  {value}")
+
+
+def _summary(model):
+    from mossformer_sb.sharing.released_cache import is_cached
+
+    return {
+        "name": model.name,
+        "network": model.network,
+        "trained on": model.corpus,
+        "speakers": model.num_spks,
+        "rate": f"{model.sample_rate} Hz",
+        "download": "in the cache" if is_cached(model.name) else f"{model.megabytes} MB",
+        "licence": model.licence or "not stated",
+    }
+
+
+def _facts(model):
+    from mossformer_sb.sharing.hubs import web_page
+    from mossformer_sb.sharing.released_cache import is_cached, model_folder
+
+    folder = model_folder(model.name)
+    return {
+        **_summary(model),
+        "masks": "applied" if model.apply_masks else "not applied: the network gives the estimates themselves",
+        "published": model.published,
+        "from": web_page(model.hub, model.hub_id),
+        "files": ", ".join(model.files),
+        "sha256": "; ".join(f"{file} {digest}" for file, digest in model.sha256.items()) or "not known beforehand",
+        "folder": folder if is_cached(model.name) else f"{folder} (not there yet)",
+    }
+
+
+def _print_table(rows):
+    rows = [list(row.items()) for row in rows]
+    lines = [[key for key, _ in rows[0]], *([str(value) for _, value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())

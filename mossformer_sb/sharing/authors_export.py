@@ -1,0 +1,142 @@
+"""Model folders into the authors' forms, for their programs."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
+from mossformer_sb.sharing.authors_files import (
+    CONFIG_FILE,
+    MAPPING_TASK,
+    MODELSCOPE_PREFIXES,
+    POINTERS,
+    STANDALONE_PREFIXES,
+    to_standalone,
+)
+from mossformer_sb.sharing.conversion import in_modelscope_names
+from mossformer_sb.sharing.folder import MODULES
+from mossformer_sb.sharing.loading import load_model
+from mossformer_sb.utils.files import atomic_folder
+
+FORMS = ("modelscope", "standalone", "clearvoice")
+# What is written into the source of their MossFormer2, and can't be said in its files.
+_FIXED = {
+    "group_size": 256,
+    "query_key_dim": 128,
+    "expansion_factor": 4.0,
+    "kernel_size": 17,
+    "recurrent_channels": 256,
+}
+
+
+def to_authors(source, output_folder, form):
+    """Convert a model folder into a form of the authors'.
+
+    Arguments
+    ---------
+    source : str or Path
+        A model folder, a model hub's id, or the name of a released model.
+    output_folder : str or Path
+        Where to; it must not be there.
+    form : str
+        One of `FORMS`: "modelscope"; "standalone" or "clearvoice", of MossFormer2 alone.
+
+    Returns
+    -------
+    Path
+        The output folder.
+
+    Raises
+    ------
+    InputError
+        If their programs could not load the model, or would compute something else, or the folder exists.
+    """
+    if form not in FORMS:
+        raise InputError(f"form {form!r} is not known: choose one of {', '.join(FORMS)}.")
+    model = load_model(source)
+    modules = model["modules"]
+    masknet = modules["masknet"]
+    if not isinstance(masknet, MossFormerMaskNet):
+        raise InputError(f"{source}: is a {type(masknet).__name__}, and the authors' forms are for MossFormers.")
+    is_second = isinstance(masknet, MossFormer2MaskNet)
+    _check(source, masknet, form, is_second)
+    output_folder = Path(output_folder)
+    if output_folder.exists():
+        raise InputError(f"{output_folder}: exists already. Choose another output folder.")
+    states = {name: in_modelscope_names(name, modules[name].state_dict()) for name in MODULES}
+    with atomic_folder(output_folder) as temporary:
+        if form == "standalone":
+            _write_standalone(temporary, states, model)
+        elif is_second:
+            _write_whole(temporary, _joined(states, MODELSCOPE_PREFIXES), form)
+        else:
+            for name, state in states.items():
+                torch.save(state, temporary / f"{name}.bin")
+    return output_folder
+
+
+def _check(source, masknet, form, is_second):
+    """Raise InputError where a form can't hold the network."""
+    if not is_second:
+        if form != "modelscope":
+            raise InputError(f"{source}: is a MossFormer, for which the authors have one form: --to modelscope.")
+        return
+    if not masknet.apply_masks and form != "standalone":
+        raise InputError(
+            f"{source}: applies no masks, which only the standalone form can say; the programs of {form} would "
+            f"multiply. Take --to standalone."
+        )
+    config = masknet.config
+    needed = {**_FIXED, "in_channels": config["out_channels"]}
+    other = {key: value for key, value in needed.items() if config[key] != value}
+    if other:
+        found = ", ".join(f"{key} {config[key]} (needed {value})" for key, value in other.items())
+        raise InputError(f"{source}: the authors' programs can't build a MossFormer2 with {found}.")
+
+
+def _joined(states, prefixes):
+    pairs = zip(MODULES, prefixes, strict=True)
+    return {prefix + key: value for name, prefix in pairs for key, value in states[name].items()}
+
+
+def _write_whole(folder, state, form):
+    if form == "modelscope":
+        torch.save(state, folder / "pytorch_model.pt")
+        return
+    name = f"{POINTERS[0]}.pt"
+    torch.save({"model": state}, folder / name)
+    (folder / POINTERS[0]).write_text(f"{name}\n", encoding="utf-8")
+
+
+def _write_standalone(folder, states, model):
+    """Each module alone, all together, and the settings with which their wrapper is built."""
+    states = {**states, "masknet": {to_standalone(key): value for key, value in states["masknet"].items()}}
+    for name, state in states.items():
+        torch.save(state, folder / f"{name}.ckpt")
+    torch.save(_joined(states, STANDALONE_PREFIXES), folder / "pytorch_model.bin")
+    masknet, conv = model["modules"]["masknet"], model["modules"]["encoder"].conv1d
+    settings = {
+        "model_type": "mossformer2",
+        "sample_rate": model["sample_rate"],
+        "config_name": f"mossformer2-{masknet.num_spks}spk" if masknet.apply_masks else MAPPING_TASK,
+        "encoder_kernel_size": conv.kernel_size[0],
+        "encoder_out_nchannels": conv.out_channels,
+        "encoder_in_nchannels": 1,
+        "masknet_numspks": masknet.num_spks,
+        "masknet_numlayers": 1,
+        "masknet_norm": "ln",
+        "masknet_useextralinearlayer": False,
+        "masknet_extraskipconnection": True,
+        "intra_numlayers": masknet.config["num_blocks"],
+        # Without effect there, but their wrapper reads them.
+        "masknet_chunksize": 250,
+        "intra_nhead": 8,
+        "intra_dffn": 1024,
+        "intra_dropout": 0,
+        "intra_use_positional": True,
+        "intra_norm_before": True,
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

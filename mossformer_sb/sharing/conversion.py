@@ -1,0 +1,172 @@
+"""Checkpoints of the authors' into model folders."""
+
+import logging
+
+from speechbrain.lobes.models.dual_path import Decoder, Encoder
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
+from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.sharing.authors_files import MAPPING_TASK, read_checkpoint
+from mossformer_sb.sharing.folder import MODULES, WEIGHT_FORMATS, export
+from mossformer_sb.sharing.modelscope import is_constant, masknet_from_modelscope, masknet_sizes, masknet_to_modelscope
+from mossformer_sb.sharing.record import TrainingRecord
+
+logger = logging.getLogger(__name__)
+
+MODELSCOPE_RATE = 8000  # Hz, of both separators of theirs on ModelScope's hub
+_SHOWN_ROWS = 20
+_NAMES = {"modelscope": "ModelScope", "standalone": "the standalone MossFormer2", "clearvoice": "ClearerVoice-Studio"}
+
+
+def from_authors(
+    source,
+    output_folder,
+    sample_rate=None,
+    group_size=256,
+    apply_masks=None,
+    input_level=None,
+    record=None,
+    formats=WEIGHT_FORMATS,
+):
+    """Convert a checkpoint of the authors' into a folder that `MossFormerSeparation.from_hparams` loads.
+
+    Its form is found by itself, see `mossformer_sb.sharing.authors_files`. Every name and shape is compared.
+
+    Arguments
+    ---------
+    source : str or Path
+        A folder, or a single file of all weights.
+    output_folder : str or Path
+        Where to.
+    sample_rate : int, optional
+        Hz that it was trained at. Default: as ``config.json`` says; else 8000 for ModelScope's form.
+    group_size : int
+        Frames of one local attention group: like the rate, weights don't tell it.
+    apply_masks : bool, optional
+        As in `MossFormer2MaskNet`. Default: False if ``config.json`` names the authors' model for WHAMR!, else True.
+    input_level : str, optional
+        As in `mossformer_sb.inference.input_level`. Default: ClearerVoice's for its form.
+    record : TrainingRecord, optional
+        For the model card.
+    formats : sequence of str
+        As for `export`.
+
+    Returns
+    -------
+    Path
+        The output folder.
+
+    Raises
+    ------
+    InputError
+        If files are missing or are of another network, with a table of the keys and shapes that differ; or if something
+        has to be said that they don't tell.
+    """
+    checkpoint = read_checkpoint(source)
+    sample_rate = _sample_rate(checkpoint) if sample_rate is None else sample_rate
+    separator = load_separator(checkpoint, group_size, apply_masks)
+    if input_level is None and checkpoint.form == "clearvoice":
+        input_level = "loud_rms"
+    if record is None:
+        files = ", ".join(dict.fromkeys(checkpoint.files.values()))
+        record = TrainingRecord(checkpoint=f"converted from the form of {_NAMES[checkpoint.form]} ({files})")
+    settings = {} if input_level is None else {"input_level": input_level}
+    modules = dict(separator.named_children())
+    return export(output_folder, modules, sample_rate, record, formats=formats, settings=settings)
+
+
+def load_separator(checkpoint, group_size=256, apply_masks=None):
+    """Make a separator of the sizes that a checkpoint's weights show, with these weights.
+
+    Arguments
+    ---------
+    checkpoint : AuthorsCheckpoint
+    group_size, apply_masks
+        As for `from_authors`.
+
+    Returns
+    -------
+    MossFormerSeparator
+
+    Raises
+    ------
+    InputError
+        As `from_authors`.
+    """
+    if apply_masks is None:
+        apply_masks = checkpoint.settings.get("config_name") != MAPPING_TASK
+    separator = MossFormerSeparator(*_networks_for(checkpoint, group_size, apply_masks))
+    modules = dict(separator.named_children())
+    _compare(checkpoint, {name: in_modelscope_names(name, module.state_dict()) for name, module in modules.items()})
+    for name, module in modules.items():
+        state = checkpoint.states[name]
+        module.load_state_dict(masknet_from_modelscope(state) if name == "masknet" else state)
+    return separator
+
+
+def in_modelscope_names(module, state_dict):
+    """A state dict of ours by ModelScope's names, for the module called ``module``."""
+    return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
+
+
+def _sample_rate(checkpoint):
+    rate = checkpoint.settings.get("sample_rate")
+    if isinstance(rate, int) and not isinstance(rate, bool) and rate > 0:
+        return rate
+    if checkpoint.form == "modelscope":
+        return MODELSCOPE_RATE
+    raise InputError(
+        f"{checkpoint.source}: doesn't tell the sample rate that the model was trained at. Say it: --sample_rate 16000 "
+        f"for ClearerVoice's MossFormer2_SS_16K, --sample_rate 8000 for a model of 8 kHz."
+    )
+
+
+def _networks_for(checkpoint, group_size, apply_masks):
+    """Encoder, mask net and decoder of the sizes that the authors' files show."""
+    sizes = masknet_sizes(checkpoint.states["masknet"], checkpoint.source)
+    filters = checkpoint.states["encoder"].get("conv1d.weight")
+    if filters is None or filters.dim() != 3 or filters.shape[1] != 1 or filters.shape[2] < 2:
+        found = "nothing" if filters is None else list(filters.shape)
+        name = checkpoint.key_in_file("encoder", "conv1d.weight")
+        raise InputError(
+            f"{checkpoint.source}: its encoder is not that of a separator of one channel: {name} has to be "
+            f"[channels, 1, samples]; found {found}."
+        )
+    channels, _, kernel_size = filters.shape
+    if "recurrent_channels" in sizes:
+        masknet = MossFormer2MaskNet(**sizes, group_size=group_size, apply_masks=apply_masks)
+    elif apply_masks:
+        masknet = MossFormerMaskNet(**sizes, group_size=group_size)
+    else:
+        raise InputError(f"{checkpoint.source}: is a MossFormer, whose masks are always applied: leave --mapping out.")
+    in_channels = sizes["in_channels"]
+    return (
+        Encoder(kernel_size, channels),
+        masknet,
+        Decoder(in_channels=in_channels, out_channels=1, kernel_size=kernel_size, stride=kernel_size // 2, bias=False),
+    )
+
+
+def _compare(checkpoint, needed):
+    """Raise InputError with a table of the keys and shapes that differ; constants may be absent."""
+    rows = []
+    for name in MODULES:
+        pair_of_states = checkpoint.states[name], needed[name]
+        shapes = [{key: list(value.shape) for key, value in states.items()} for states in pair_of_states]
+        for key in dict.fromkeys([*shapes[1], *shapes[0]]):
+            pair = [states.get(key, "-") for states in shapes]
+            if pair[0] != pair[1] and not (is_constant(key) and pair[0] == "-"):
+                rows.append((checkpoint.files[name], checkpoint.key_in_file(name, key), *map(str, pair)))
+    if not rows:
+        return
+    header = ("file", "key", "found", "needed")
+    widths = [max(len(row[column]) for row in (header, *rows[:_SHOWN_ROWS])) for column in range(4)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows[:_SHOWN_ROWS])]
+    more = f"\nand {len(rows) - _SHOWN_ROWS} more" if len(rows) > _SHOWN_ROWS else ""
+    table = "\n".join(lines)
+    raise InputError(
+        f"{checkpoint.source}: {len(rows)} keys are not those of a separator of this size. The file is damaged, or of "
+        f"another network:\n{table}{more}"
+    )

@@ -1,0 +1,174 @@
+"""Downloading a file over HTTPS: resumed after an interruption, checked, and complete under its name or not there."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from pathlib import Path
+
+import requests
+from tqdm import tqdm
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3  # when a connection breaks half way
+TIMEOUT = 20  # seconds without a byte
+BLOCK = 1 << 14  # bytes; of one that is incomplete when the connection breaks, nothing is kept
+PART, NOTE = ".part", ".part.json"  # what has come so far, and of which version of the file it is
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+def download(url, path, headers=None, size=None, sha256=None):
+    """Download a file, or the rest of it.
+
+    Arguments
+    ---------
+    url : str
+    path : str or Path
+        Where to; its folder must exist. What has come of it lies beside it, and an interrupted download goes on there.
+    headers : mapping, optional
+        Of the request, such as a token. They are not sent to another host that the first one names.
+    size : int, optional
+        Bytes that the file has to have. Default: as many as the server says.
+    sha256 : str, optional
+        What its content has to give, in hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        If it can't be downloaded, or isn't what was expected.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + PART)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _receive(url, part, headers, path.name, size)
+            break
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            come = part.stat().st_size if part.is_file() else 0
+            if attempt == ATTEMPTS or not come:
+                kept = f" {_megabytes(come)} MB of it are kept: the same command goes on from there." if come else ""
+                raise InputError(f"{url}: can't be downloaded ({_reason(error)}).{kept}") from error
+            logger.info("%s: the connection broke after %s MB; going on", path.name, _megabytes(come))
+        except requests.RequestException as error:
+            raise InputError(f"{url}: can't be downloaded ({_reason(error)}).") from error
+        except OSError as error:
+            raise InputError(f"{part}: can't be written ({error.strerror or error}).") from error
+    problem = difference(part, size, sha256)
+    part.with_name(path.name + NOTE).unlink(missing_ok=True)
+    if problem:
+        part.unlink()
+        raise InputError(f"{url}: what came {problem}. It was removed; try again.")
+    os.replace(part, path)
+
+
+def difference(path, size=None, sha256=None):
+    """What is wrong with a file: its size or its content.
+
+    Arguments
+    ---------
+    path : Path
+    size : int, optional
+        Bytes that it has to have.
+    sha256 : str, optional
+        What its content has to give, in hexadecimal digits.
+
+    Returns
+    -------
+    str
+        Empty if nothing is.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "weights.pt"
+    >>> _ = path.write_bytes(b"abc")
+    >>> difference(path, size=4), difference(path, size=3)
+    ('has 3 bytes, needed are 4: it is truncated, or of another version', '')
+    """
+    found = path.stat().st_size
+    if size is not None and found != size:
+        return f"has {found} bytes, needed are {size}: it is truncated, or of another version"
+    digest = None if sha256 is None else file_sha256(path)
+    if digest is not None and digest != sha256.lower():
+        return f"has the sha256 {digest}, needed is {sha256.lower()}: it is damaged, or of another version"
+    return ""
+
+
+def file_sha256(path):
+    """The sha256 of a file's content, in hexadecimal digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "empty"
+    >>> path.touch()
+    >>> file_sha256(path)[:8]
+    'e3b0c442'
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _receive(url, part, headers, name, size):
+    """Append to ``part`` what is missing of the file; from its beginning if the server has another version of it."""
+    start, etag = _what_has_come(part)
+    request = {**(headers or {}), "Accept-Encoding": "identity"}
+    if start:
+        request |= {"Range": f"bytes={start}-", "If-Range": etag}
+    with requests.get(url, headers=request, stream=True, timeout=TIMEOUT) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()  # nothing is missing, or it is of another version: from the beginning
+            return _receive(url, part, headers, name, size)
+        response.raise_for_status()
+        sent = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        start = start if response.status_code == requests.codes.partial_content and sent else 0
+        if start and int(sent[1]) != start:
+            raise requests.RequestException(f"the server sent bytes from {sent[1]}, not from {start}")
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        if None not in (size, total) and total != size:  # before it comes, which can take an hour
+            raise InputError(f"{url}: has {total} bytes, needed are {size}: it is truncated, or of another version.")
+        _note(part, response.headers.get("ETag"))
+        with open(part, "ab" if start else "wb") as file, _bar(name, total, start) as bar:
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    found = part.stat().st_size
+    if total is not None and found < total:
+        raise requests.ConnectionError(f"{found} of {total} bytes came")
+
+
+def _what_has_come(part):
+    """How many bytes there are that can be gone on from, and the version of the file that they are of."""
+    note = part.with_name(part.name.removesuffix(PART) + NOTE)
+    try:
+        etag = json.loads(note.read_text(encoding="utf-8"))["etag"]
+        return (part.stat().st_size, etag) if isinstance(etag, str) else (0, None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, None
+
+
+def _note(part, etag):
+    """Without a strong tag of its version, a file can't be gone on with."""
+    note = part.with_name(part.name.removesuffix(PART) + NOTE)
+    note.write_text(json.dumps({"etag": etag if etag and not etag.startswith("W/") else None}), encoding="utf-8")
+
+
+def _bar(name, total, start):
+    return tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=name, leave=False, disable=None)
+
+
+def _megabytes(size):
+    return f"{size / 1e6:.1f}"
+
+
+def _reason(error):
+    """The innermost cause, which says what happened; the others say where."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__
+    return str(error).strip().partition("\n")[0] or type(error).__name__

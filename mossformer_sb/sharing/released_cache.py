@@ -1,0 +1,255 @@
+"""Released models in the cache: downloaded and converted when they are first used.
+
+The cache is ``$MOSSFORMER_SB_CACHE``, else ``$XDG_CACHE_HOME/mossformer_sb``, else ``~/.cache/mossformer_sb``. In it,
+``downloads/NAME`` has what has come of a model's files, and ``released/NAME`` is the model folder, which is there when
+it is complete. ``source.json`` in it says what it was made of.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.authors_files import read_checkpoint
+from mossformer_sb.sharing.conversion import load_separator
+from mossformer_sb.sharing.downloads import difference, download, file_sha256
+from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.hubs import locate, web_page
+from mossformer_sb.sharing.record import TrainingRecord
+from mossformer_sb.sharing.released import RELEASED, find_released
+from mossformer_sb.utils.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "MOSSFORMER_SB_CACHE"
+SOURCE_FILE = "source.json"
+
+
+@dataclass(frozen=True)
+class _Fetched:
+    """A file of a released model; ``sha256`` is what it was compared with, and ``stated`` whose number that is."""
+
+    path: Path
+    revision: str | None
+    sha256: str | None
+    stated: str
+
+
+def cache_folder():
+    """Where released models are kept.
+
+    Example
+    -------
+    >>> monkeypatch = getfixture("monkeypatch")
+    >>> monkeypatch.setenv("MOSSFORMER_SB_CACHE", "/somewhere")
+    >>> cache_folder().as_posix()
+    '/somewhere'
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mossformer_sb"
+
+
+def model_folder(name):
+    """The folder in the cache of a released model, which need not be there."""
+    return cache_folder() / "released" / name
+
+
+def is_cached(name):
+    """Whether a released model is in the cache, so that its use needs no network."""
+    return (model_folder(name) / SOURCE_FILE).is_file()
+
+
+def resolve_source(source):
+    """The folder of a released model for its name; anything else as it is.
+
+    A folder of that name in the current directory is what is meant, if there is one.
+
+    Arguments
+    ---------
+    source : object
+        What `MossFormerSeparation.from_hparams` takes.
+
+    Returns
+    -------
+    object
+
+    Raises
+    ------
+    InputError
+        If it is a released model that can't be had.
+
+    Example
+    -------
+    >>> resolve_source("somebody/model")
+    'somebody/model'
+    """
+    if not isinstance(source, str):
+        return source
+    if Path(source).expanduser().exists():
+        if source in RELEASED:
+            logger.info("%s: the folder of this name is taken, not the released model", source)
+        return source
+    model = find_released(source)
+    return source if model is None else get_released(model)
+
+
+def get_released(model):
+    """Find a released model in the cache, or download and convert it.
+
+    Arguments
+    ---------
+    model : Released
+
+    Returns
+    -------
+    Path
+        A model folder.
+
+    Raises
+    ------
+    InputError
+        If it can't be downloaded, or is not what it has to be; nothing that was wrong is kept.
+    """
+    folder = model_folder(model.name)
+    if is_cached(model.name):
+        return folder
+    downloads = cache_folder() / "downloads" / model.name
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        downloads.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_suffix(".lock"), model.name):
+            if not is_cached(model.name):  # made by another process meanwhile
+                _make(model, downloads, folder)
+    except OSError as error:
+        raise InputError(
+            f"{model.name}: can't be kept in {cache_folder()} ({error.strerror or error}). {CACHE_VARIABLE} names "
+            f"another folder."
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _alone(path, name):
+    """Context: in no other process at the same time. What ends a process gives the lock back."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        logger.info("%s: another process is downloading it; waiting", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(model, downloads, folder):
+    """Download, check, convert; then give the complete folder its name."""
+    fetched = _download(model, downloads)
+    made = downloads / "converted"
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        separator = _checked_separator(model, downloads)
+    except InputError as error:
+        raise InputError(
+            f"{error}\nThese are not the files that {model.name} was when this version of mossformer_sb was made. They "
+            f"are kept: remove {downloads} to download them again."
+        ) from error
+    record = TrainingRecord(
+        task=model.task,
+        corpus=model.corpus,
+        checkpoint=f"released by the authors as {model.hub_id} on {model.hub}, converted",
+        licence=model.licence,
+    )
+    settings = {} if model.input_level is None else {"input_level": model.input_level}
+    notes = f"Published: {model.published}. It was not evaluated here."
+    modules = dict(separator.named_children())
+    # Without the second copy of the weights, which is for SpeechBrain's own classes.
+    export(made, modules, model.sample_rate, record, formats=("safetensors",), notes=notes, settings=settings)
+    _note_source(made / SOURCE_FILE, model, fetched)
+    os.replace(made, folder)
+    shutil.rmtree(downloads, ignore_errors=True)
+    logger.info("%s is in %s", model.name, folder)
+
+
+def _checked_separator(model, downloads):
+    """The separator, of the kind and the size that the model has to have."""
+    separator = load_separator(read_checkpoint(downloads), apply_masks=model.apply_masks)
+    masknet = separator.masknet
+    needed = {"out_channels": model.channels, "num_blocks": model.num_blocks, "num_spks": model.num_spks}
+    found = {key: masknet.config[key] for key in needed}
+    if (masknet.network, found) != (model.network, needed):
+        raise InputError(f"{downloads}: holds a {masknet.network} of {found}; needed is a {model.network} of {needed}.")
+    return separator
+
+
+def _note_source(path, model, fetched):
+    """Note what the model was made of, and what its files were compared with besides their keys and shapes."""
+    facts = {}
+    for name, file in fetched.items():
+        digest = file.sha256 or file_sha256(file.path)
+        compared = file.stated if file.sha256 else "not compared: none is known"
+        facts[name] = {"bytes": file.path.stat().st_size, "sha256": digest, "compared": compared}
+        facts[name]["revision"] = file.revision
+        if not file.sha256:
+            logger.info("%s: keys and shapes fit; no sha256 of %s is known, it is %s", model.name, name, digest)
+    content = {"name": model.name, "hub": model.hub, "id": model.hub_id, "files": facts}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+# ---- download
+
+
+def _download(model, downloads):
+    """The files of a model: `_Fetched` for each name. What is in ``downloads`` already is taken from there."""
+    logger.info(
+        "%s: getting %s from %s, about %d MB, licence: %s, into %s",
+        model.name,
+        model.hub_id,
+        model.hub,
+        model.megabytes,
+        model.licence or "not stated",
+        downloads,
+    )
+    fetched, revision = {}, None
+    for name in model.files:
+        path, size, sha256 = downloads / name, model.sizes.get(name), model.sha256.get(name)
+        if path.is_file():
+            problem = difference(path, size, sha256)
+            if problem:
+                raise InputError(f"{path}: {problem}. Remove it, so that it is downloaded; or put the right one there.")
+            fetched[name] = _Fetched(path, None, sha256, "as published")
+            continue
+        try:
+            place = locate(model.hub, model.hub_id, name, revision)
+            _fetch(place, path, size, sha256)
+        except InputError as error:
+            raise InputError(f"{model.name}: {error} {_by_hand(model, downloads)}") from error
+        revision = place.revision
+        stated = "as published" if sha256 else "as the hub states it"
+        fetched[name] = _Fetched(path, revision, sha256 or place.sha256, stated)
+    return fetched
+
+
+def _fetch(place, path, size, sha256):
+    if place.cached is None:
+        download(place.url, path, place.headers, size or place.size, sha256 or place.sha256)
+        return
+    with atomic_write(path) as temporary:
+        shutil.copyfile(place.cached, temporary)
+        problem = difference(temporary, size, sha256)
+        if problem:
+            raise InputError(f"{place.cached}: {problem}.")
+
+
+def _by_hand(model, downloads):
+    page = web_page(model.hub, model.hub_id)
+    return f"To do it by hand, put {', '.join(model.files)} from {page} into {downloads}, and run the same again."

@@ -12,12 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, atomic_write_all
 
 BLOCK = 2**17  # samples of a block
-# The length that libsndfile gives for a stream whose header has none.
-_UNKNOWN_LENGTH = 2**63 - 1
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
 # How the names of audio files end, the usual ones first. libsndfile names formats, not endings: the others
 # are given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
@@ -64,7 +63,7 @@ def read_audio(path, start=0, num_frames=-1):
     Raises
     ------
     InputError
-        If the file is absent, can't be read as audio, or ends too early.
+        If the file is absent, can't be read as audio, is truncated, or ends too early.
 
     Example
     -------
@@ -73,18 +72,16 @@ def read_audio(path, start=0, num_frames=-1):
     >>> read_audio(folder / "ramp.wav", start=1, num_frames=2)
     (array([0.125, 0.25 ], dtype=float32), 8000)
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such audio file.")
-    try:
-        samples, sample_rate = soundfile.read(path, frames=num_frames, start=start, dtype="float32")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
-    if num_frames >= 0 and len(samples) < num_frames:
-        raise InputError(
-            f"{path}: has {start + len(samples)} frames where {start + num_frames} were expected. "
-            f"Was it changed after the manifest was made? Prepare the data again."
-        )
-    return samples, sample_rate
+    with AudioReader(path) as reader:
+        stop = reader.frames if num_frames < 0 else start + num_frames
+        if stop > reader.frames:
+            raise InputError(
+                f"{path}: has {reader.frames} frames where {stop} were expected. "
+                f"Was it changed after the manifest was made? Prepare the data again."
+            )
+        reader.seek(start)
+        samples = reader.read(stop - start)
+        return samples[:, 0] if reader.channels == 1 else samples, reader.sample_rate
 
 
 def write_audio(path, samples, sample_rate):
@@ -142,9 +139,8 @@ class Recording:
                     f"sample_rate {sample_rate} is given for a file, which has its own: give it for samples alone."
                 )
             self.name, self._file, self._start = _as_file(source)
-            with self._open() as file:
-                self.sample_rate, num_channels = file.samplerate, file.channels
-                self.num_samples = None if file.frames == _UNKNOWN_LENGTH else file.frames
+            with self._open(notify=True) as file:
+                self.sample_rate, num_channels, self.num_samples = file.sample_rate, file.channels, file.frames
         if self.num_samples == 0:
             raise InputError(f"{self.name}: holds no samples. Was it cut off while it was written?")
         if channel is not None and not (isinstance(channel, int) and 0 <= channel < num_channels):
@@ -184,11 +180,6 @@ class Recording:
                 )
             position += len(block)
             yield block
-        if self.num_samples is not None and position < self.num_samples:
-            raise InputError(
-                f"{self.name}: ends after {position} of the {self.num_samples} samples that its header announces. It "
-                f"is damaged: get a whole copy, or convert it with a tool that repairs it."
-            )
 
     def _blocks(self, size):
         """[t, channels]"""
@@ -196,24 +187,11 @@ class Recording:
             yield from (self.samples[start : start + size] for start in range(0, len(self.samples), size))
             return
         with self._open() as file:
-            while True:
-                try:
-                    block = file.read(size, dtype="float32", always_2d=True)
-                except (soundfile.LibsndfileError, RuntimeError) as error:
-                    raise InputError(f"{self.name}: can't be read to its end ({error}). Is it damaged?") from error
-                if not len(block):
-                    return
+            while len(block := file.read(size)):
                 yield block
 
-    def _open(self):
-        if not isinstance(self._file, (str, os.PathLike)):
-            self._file.seek(self._start)
-        try:
-            return soundfile.SoundFile(self._file)
-        except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-            raise InputError(
-                f"{self.name}: can't be read as audio ({error}). Is it damaged, or no audio file?"
-            ) from error
+    def _open(self, notify=False):
+        return AudioReader(self._file, self.name, self._start, notify)
 
 
 def _is_tensor(source):
@@ -256,8 +234,6 @@ def _as_file(source):
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"the given {len(source)} bytes", io.BytesIO(source), 0
     if isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
-            raise InputError(f"{source}: there is no such audio file.")
         return str(source), source, 0
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "the given file object"))

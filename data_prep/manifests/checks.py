@@ -56,7 +56,7 @@ def check(listing, check_samples=False):
         Those of the listing, then the others.
     """
     files = list(dict.fromkeys(file for _, _, mixture in listing.rows for file in mixture.all_files))
-    found = thread_map(lambda file: _read_header(listing.root / file), files, "Reading headers", "file")
+    found = thread_map(lambda file: read_header(listing.root / file), files, "Reading headers", "file")
     headers = dict(zip(files, found, strict=True))
     problems = list(listing.problems)
     for split, mixture_id, mixture in listing.rows:
@@ -130,7 +130,7 @@ def shared_speakers(listing):
 # Headers
 
 
-def _read_header(path):
+def read_header(path):
     """Returns a Header, or a Fault where there is none to be used."""
     try:
         if path.stat().st_size == 0:

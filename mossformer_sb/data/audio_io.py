@@ -4,7 +4,9 @@ Shapes: T samples, t samples of a block, S speakers.
 """
 
 import contextlib
+import errno
 import io
+import logging
 import os
 import sys
 from typing import NamedTuple
@@ -16,12 +18,21 @@ from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, atomic_write_all
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 2**17  # samples of a block
+_CANCELLED = 1e-3  # of the channels' mean power: what is left of voices that are in them with opposite signs
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
 # How the names of audio files end, the usual ones first. libsndfile names formats, not endings: the others
 # are given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
-_USUAL_ENDINGS, _MORE_ENDINGS = (".wav", ".flac", ".ogg", ".mp3"), {".aif", ".oga", ".opus", ".sph", ".wv1"}
+_USUAL_ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
+_MORE_ENDINGS = set(".aif .aifc .aiffc .bwf .mp1 .mp2 .oga .opus .snd .sph .wave .wv1 .wv2".split())
 _LIBSNDFILE_ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
+# Recordings and films that libsndfile does not read.
+OTHER_MEDIA_ENDINGS = frozenset(
+    ".3gp .aac .ac3 .amr .ape .avi .dts .flv .m4a .m4b .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ra .tta .webm "
+    ".wma .wmv .wv".split()
+)
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
@@ -127,6 +138,7 @@ class Recording:
 
     def __init__(self, source, sample_rate=None, channel=None):
         self.channel = channel
+        self._cancels = False
         self.samples = self._file = None
         if isinstance(source, np.ndarray) or _is_tensor(source):
             self.name = "the given samples"
@@ -167,9 +179,10 @@ class Recording:
         InputError
             If it is damaged, or has samples that are no numbers.
         """
-        position = 0
-        for block in self._blocks(size):
-            block = block.mean(1) if self.channel is None else block[:, self.channel]
+        position, powers = 0, np.zeros(2)
+        for channels in self._blocks(size):
+            block = channels.mean(1) if self.channel is None else channels[:, self.channel]
+            powers += [np.square(signal, dtype=np.float64).mean() * len(block) for signal in (channels, block)]
             block = block.astype(np.float32, copy=False)
             finite = np.isfinite(block)
             if not finite.all():
@@ -180,6 +193,14 @@ class Recording:
                 )
             position += len(block)
             yield block
+        if powers[1] < _CANCELLED * powers[0] and not self._cancels:
+            self._cancels = True
+            logger.warning(
+                "%s: its channels cancel each other out, so their mean is %.0f dB softer than they are, or silent. "
+                "Take one of them (channel, from 0).",
+                self.name,
+                10 * np.log10(powers[0] / max(powers[1], np.finfo(float).tiny)),
+            )
 
     def _blocks(self, size):
         """[t, channels]"""
@@ -334,7 +355,7 @@ def writing(path):
         yield
     except (OSError, soundfile.LibsndfileError, AssertionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(
-            f"{path}: can't be written ({reason}). Is the disk full, or the folder not yours to write in? Nothing was "
-            f"left half-written."
-        ) from error
+        advice = "Is the disk full, or the folder not yours to write in?"
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            advice = "Give the recording a shorter name."
+        raise InputError(f"{path}: can't be written ({reason}). {advice} Nothing was left half-written.") from error

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey
+from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, unpack
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the version's code
 _KBITS = {  # by whether it is MPEG 1, and by layer
@@ -196,12 +196,12 @@ def _tag(source, kind, position, length):
     side = {(True, 2): 32, (True, 1): 17, (False, 2): 17, (False, 1): 9}[kind.version == 3, kind.channels]
     for place in (4 + side, 6 + side):  # with a checksum
         if content[place : place + 4] in (b"Xing", b"Info") and len(content) >= place + 16:
-            flags, first, second = struct.unpack(">III", content[place + 4 : place + 16])
+            flags, first, second = unpack(">III", content[place + 4 : place + 16])
             if not flags & 1:
                 return Tag(None, first if flags & 2 else None, None)
             return Tag(first, second if flags & 2 else None, place + 8)
     if content[36:40] == b"VBRI" and len(content) >= 54:  # libsndfile takes it for audio
-        size, frames = struct.unpack(">II", content[46:54])
+        size, frames = unpack(">II", content[46:54])
         return Tag(frames, size, None)
     return None
 
@@ -218,7 +218,7 @@ def _foreign(source, position):
         return _ID3V1
     if start[:8] == b"APETAGEX":
         header = source.at(position, _APE)
-        size, flags = struct.unpack("<I4xI", header[12:24]) if len(header) == _APE else (0, 0)
+        size, flags = unpack("<I4xI", header[12:24]) if len(header) == _APE else (0, 0)
         return _APE + (size if flags >> 29 & 1 else 0)
     if start == b"LYRICSBEGI":
         found = source.find(b"LYRICS200", position)
@@ -233,7 +233,7 @@ def _audio_end(source):
         end -= _ID3V1
     footer = source.at(max(0, end - _APE), _APE)
     if footer[:8] == b"APETAGEX":
-        size, flags = struct.unpack("<I4xI", footer[12:24])
+        size, flags = unpack("<I4xI", footer[12:24])
         end -= min(end, size + (_APE if flags >> 31 else 0))
     return end
 

@@ -1,6 +1,7 @@
 """The terms in which a look into a container is told: parts, notes, damage; and files made of pieces of another."""
 
 import io
+import struct
 from typing import NamedTuple
 
 _SMALLEST, _LARGEST = 2**12, 2**18  # bytes that are read at once: headers take few, walking through a file many
@@ -39,6 +40,18 @@ def missing_bytes(count):
     'is truncated: its last 1000 bytes of audio are missing'
     """
     return Damage(f"is truncated: its last {count} bytes of audio are missing", WHOLE_COPY)
+
+
+def unpack(layout, content):
+    """As `struct.unpack`, with zeros for bytes that are missing, as at the end of a truncated file.
+
+    Example
+    -------
+    >>> unpack("<HH", b"\\1\\0\\2")
+    (1, 2)
+    """
+    size = struct.calcsize(layout)
+    return struct.unpack(layout, content[:size].ljust(size, b"\0"))
 
 
 class Part(NamedTuple):
@@ -107,6 +120,8 @@ class ByteSource:
 
     def at(self, position, count):
         """The bytes at a position, fewer where the file ends."""
+        if position >= self.size:  # sizes in damaged headers lead beyond what can be sought
+            return b""
         offset = position - self._position
         if offset < 0 or offset + count > len(self._window):
             self.stream.seek(self.start + position)

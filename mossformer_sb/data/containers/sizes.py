@@ -5,9 +5,8 @@ libsndfile shortens a file that is truncated without a word, so an interrupted c
 
 import math
 import re
-import struct
 
-from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, missing_bytes
+from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, missing_bytes, unpack
 
 # Programs that write to a pipe can't know a size. They leave one of the largest that there are: SoX 0x7FFFF000, arecord
 # 0x80000000, FFmpeg 0xFFFFFFFF, others some header's length away from these.
@@ -34,11 +33,11 @@ def survey_riff(source, offset):
     Survey
     """
     order = ">" if source.at(offset, 4) == b"RIFX" else "<"
-    riff_size = struct.unpack(order + "I", source.at(offset + 4, 4))[0]
+    riff_size = unpack(order + "I", source.at(offset + 4, 4))[0]
     large = None
     for name, size, start in _chunks(source, offset + 12, order):
         if name == b"ds64" and size >= 16:
-            large = struct.unpack("<QQ", source.at(start, 16))
+            large = unpack("<QQ", source.at(start, 16))
         if name == b"data":
             if large and size == 2**32 - 1:
                 riff_size, size = large
@@ -61,7 +60,7 @@ def _survey_rest(source, order, size, start):
     """What comes after the audio must be chunks, of which each tells its size."""
     position = start + size + size % 2
     while (content := source.at(position, 8)) and len(content) == 8:
-        name, length = struct.unpack(order + "4sI", content)
+        name, length = unpack(order + "4sI", content)
         if name in (b"RIFF", b"RIFX", b"RF64"):
             return Survey(
                 Damage(
@@ -90,7 +89,7 @@ def _survey_rest(source, order, size, start):
 def _chunks(source, position, order):
     """Yields name, size and place of the content of RIFF's or IFF's chunks, which are padded to even sizes."""
     while len(content := source.at(position, 8)) == 8:
-        name, size = struct.unpack(order + "4sI", content)
+        name, size = unpack(order + "4sI", content)
         yield name, size, position + 8
         position += 8 + size + size % 2
 
@@ -110,7 +109,7 @@ def survey_w64(source, offset):
     """Look into a Sony Wave64 file; see `survey_riff`."""
     position = offset + 40
     while len(content := source.at(position, _W64_HEADER)) == _W64_HEADER:
-        size = struct.unpack("<Q", content[16:])[0]
+        size = unpack("<Q", content[16:])[0]
         if content[:16] == _W64_DATA:
             return _of_bytes(source, size - _W64_HEADER, position + _W64_HEADER, unknown=size > 2**62 or size <= 24)
         position += max(_W64_HEADER, -(-size // 8) * 8)
@@ -119,7 +118,7 @@ def survey_w64(source, offset):
 
 def survey_iff(source, offset):
     """Look into an AIFF, AIFF-C or SVX file; see `survey_riff`."""
-    form_size = struct.unpack(">I", source.at(offset + 4, 4))[0]
+    form_size = unpack(">I", source.at(offset + 4, 4))[0]
     for name, size, start in _chunks(source, offset + 12, ">"):
         if name in (b"SSND", b"BODY"):
             unknown = size == 0 or is_placeholder(size) or 0 <= source.size - offset - form_size - 8 <= 1
@@ -130,7 +129,7 @@ def survey_iff(source, offset):
 def survey_au(source, offset):
     """Look into a Sun AU file; see `survey_riff`."""
     order = ">" if source.at(offset, 4) == b".snd" else "<"
-    start, size = struct.unpack(order + "II", source.at(offset + 4, 8).ljust(8, b"\0"))
+    start, size = unpack(order + "II", source.at(offset + 4, 8).ljust(8, b"\0"))
     return _of_bytes(source, size, offset + start, unknown=size == 0 or is_placeholder(size))
 
 
@@ -138,7 +137,7 @@ def survey_caf(source, offset):
     """Look into a Core Audio file; see `survey_riff`."""
     position = offset + 8
     while len(content := source.at(position, 12)) == 12:
-        name, size = struct.unpack(">4sq", content)
+        name, size = unpack(">4sq", content)
         if name == b"data":
             return _of_bytes(source, size, position + 12, unknown=size < 0)
         if size < 0:
@@ -169,8 +168,8 @@ def survey_sphere(source, offset):
 def survey_avr(source, offset):
     """Look into an Audio Visual Research file; see `survey_riff`."""
     header = source.at(offset, 128).ljust(128, b"\0")
-    stereo, bits = struct.unpack(">hh", header[12:16])
-    frames = struct.unpack(">I", header[26:30])[0]
+    stereo, bits = unpack(">hh", header[12:16])
+    frames = unpack(">I", header[26:30])[0]
     return _of_bytes(source, frames * (2 if stereo else 1) * bits // 8, offset + 128, unknown=False)
 
 

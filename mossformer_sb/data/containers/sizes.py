@@ -5,6 +5,7 @@ libsndfile shortens a file that is truncated without a word, so an interrupted c
 
 import math
 import re
+import struct
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, missing_bytes, unpack
 
@@ -53,10 +54,10 @@ def _survey_data(source, offset, order, riff_size, size, start):
         if 0 <= source.size - offset - riff_size - 8 <= 1:  # nothing was cut off: the size was written wrongly
             return Survey(notes=(f"has {present} bytes of audio and {size} in its header; all of them are read",))
         return Survey(missing_bytes(size - present))
-    return _survey_rest(source, order, size, start)
+    return _survey_rest(source, offset, order, size, start)
 
 
-def _survey_rest(source, order, size, start):
+def _survey_rest(source, offset, order, size, start):
     """What comes after the audio must be chunks, of which each tells its size."""
     position = start + size + size % 2
     while (content := source.at(position, 8)) and len(content) == 8:
@@ -75,15 +76,23 @@ def _survey_rest(source, order, size, start):
     rest = source.size - position
     if rest <= 8:
         return Survey()
-    real = size + (source.size - start - size) // 2**32 * 2**32  # a size of 32 bits wraps around
-    if real > size or size == 0:
-        pieces = ((0, start - 4), b"\xff\xff\xff\xff", (start, start + real if size else source.size))
+    wraps = (source.size - start - size) // 2**32  # of a size of 32 bits
+    if size == 0 or (wraps and order == "<"):
+        header = (source.at(offset, 12), (offset + 12, start - 4))
+        if wraps:
+            header = (_rf64(size + wraps * 2**32), header[1])
+        pieces = (*header, b"\xff\xff\xff\xff", (start, source.size))
         note = f"has a size of {size} bytes in its header, which was not written properly; all audio is read"
         return Survey(notes=(note,), parts=(Part(pieces),))
     if rest >= _LARGE_REST and rest > size // 100:
         text = f"has {rest} bytes behind the audio of its header that are no chunk of a WAV: they may be audio, too"
         return Survey(Damage(text, "`sox --ignore-length IN OUT.wav` reads them.", truncated=False))
     return Survey(notes=(f"has {rest} bytes behind its audio that are no chunk of a WAV, and are passed over",))
+
+
+def _rf64(size):
+    """The beginning of a file that may be larger than 4 GiB, with as many bytes of audio."""
+    return struct.pack("<4sI4s4sIQQQI", b"RF64", 2**32 - 1, b"WAVE", b"ds64", 28, size + 2**10, size, 0, 0)
 
 
 def _chunks(source, position, order):

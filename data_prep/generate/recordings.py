@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import check_choice
 from data_prep.messages import first_of
 from data_prep.parallel import thread_map
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
 from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
@@ -135,8 +136,13 @@ def _audio_files(folder, key):
         for path in folder.rglob("*")
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
+    endings = (path.suffix.lower() for path in folder.rglob("*") if path.name[0] != ".")
+    others = tell_passed_over(Counter(ending for ending in endings if ending in OTHER_MEDIA_ENDINGS))
     if not files:
-        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_ENDINGS)}.")
+        needed = f"needed files that end in {', '.join(AUDIO_ENDINGS)}"
+        raise InputError(f"{key} '{folder}' holds no recording; {needed}. {others}".rstrip())
+    if others:
+        logger.warning("%s '%s': %s", key, folder, others)
     return files
 
 

@@ -1,5 +1,6 @@
 """Which recordings a command line means, and where what comes of each goes."""
 
+import fnmatch
 import glob
 import logging
 import os
@@ -7,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -62,14 +63,13 @@ def list_recordings(inputs, output_folder):
     for given in inputs:
         recordings, others, anchor = _find(given, output_folder)
         if not recordings:
-            raise InputError(
-                f"{given}: matches no audio file. Give audio files, folders of them, or a pattern. {_convert(others)}"
-            )
+            advice = f"Give audio files, folders of them, or a pattern. {tell_passed_over(others)}".rstrip()
+            raise InputError(f"{given}: matches no audio file. {advice}")
         found.update(recordings)
         passed_over += others
         anchors.append(anchor)
     if passed_over:
-        logger.warning("%s", _convert(passed_over))
+        logger.warning("%s", tell_passed_over(passed_over))
     found = _each_once(found)
     root = Path(os.path.commonpath(anchors))
     outputs = {path: output_folder / path.relative_to(root).parent for path in sorted(found)}
@@ -96,9 +96,27 @@ def _find(given, output_folder):
         raise InputError(f"{given}: there is no such file or folder.")
     before = Path(*_until_magic(path.parts))
     fixed = before.resolve()
-    matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given, recursive=True)]
-    files = ((match, None) for match in matches if not os.path.isdir(match))
+    pattern = path.parts[len(before.parts) :]
+    if "**" in pattern:  # glob would follow links in circles
+        found = [(file.relative_to(fixed).parts, file, problem) for file, problem in _walk(fixed)]
+        files = [(file, problem) for parts, file, problem in found if problem or _matches(parts, pattern)]
+    else:
+        matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given)]
+        files = [(match, None) for match in matches if not os.path.isdir(match)]
     return *_sort_out(files, output_folder), fixed
+
+
+def _matches(parts, pattern):
+    """Whether a path fits a pattern, both as parts: ``**`` stands for any number of folders, hidden ones excepted."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**" and _matches(parts, pattern[1:]):
+        return True
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    if pattern[0] == "**":
+        return _matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _sort_out(files, output_folder):
@@ -173,17 +191,6 @@ def _names(outputs):
         if not shared:
             return names
         names.update((path, path.name) for path in shared)
-
-
-def _convert(others):
-    """The sentence on files that can't be read here; "" if there are none."""
-    if not others:
-        return ""
-    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
-    return (
-        f"Passed over {sum(others.values())} files of formats that can't be read here ({kinds}): convert them, as with "
-        f"`ffmpeg -i IN OUT.wav`."
-    )
 
 
 def _until_magic(parts):

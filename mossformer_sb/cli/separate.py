@@ -22,7 +22,9 @@ Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the r
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
 
 The output folder gets the folders of the input. What is already there is left alone, so the same command resumes
-after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1."""
+after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1; so
+it is with a truncated file. Links count under their own names, linked folders are entered. Formats that can't be read
+here, such as m4a, are passed over in folders, and counted."""
 
 
 def add_arguments(parser):

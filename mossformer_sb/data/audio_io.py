@@ -36,6 +36,32 @@ OTHER_MEDIA_ENDINGS = frozenset(
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
+def tell_passed_over(endings):
+    """The sentence on files that were passed over, since they are of formats that can't be read here; "" if none are.
+
+    Arguments
+    ---------
+    endings : Counter
+        How many there are of each of `OTHER_MEDIA_ENDINGS`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> tell_passed_over({".mp4": 1, ".m4a": 2})[:73]
+    "Passed over 3 files of formats that can't be read here (2 .m4a, 1 .mp4): "
+    """
+    if not endings:
+        return ""
+    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+    return (
+        f"Passed over {sum(endings.values())} files of formats that can't be read here ({kinds}): convert them, as "
+        f"with `ffmpeg -i IN OUT.wav`."
+    )
+
+
 class Format(NamedTuple):
     """How libsndfile calls a file format."""
 

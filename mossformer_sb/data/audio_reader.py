@@ -118,7 +118,7 @@ class AudioReader:
             counts = [self._files[0].frames]
         else:
             if is_path:
-                self._own = open(source, "rb", buffering=0)
+                self._own = open(source, "rb")
                 pieces_of = ByteSource(self._own)
             self._files = [self._sound_file(PieceFile(pieces_of, part)) for part in found.parts]
             counts = [

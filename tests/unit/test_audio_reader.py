@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.generate.recordings import count_frames
+from data_prep.generate.recordings import count_frames, name_noise
 from data_prep.manifests.checks import Fault, read_header
 from data_prep.manifests.source_tables import measure_noise
 from mossformer_sb.data.audio_io import Recording, read_audio
@@ -335,3 +335,11 @@ class TestChannelsThatCancel:
         two = np.random.default_rng(0).standard_normal((20000, 2))
         assert not self.warned(two, caplog) and not self.warned(np.zeros((9000, 2)), caplog)
         assert not self.warned(np.stack([two[:, 0], -two[:, 0]], 1), caplog, channel=1)
+
+
+def test_generators_count_what_they_pass_over(tmp_path, caplog):
+    (tmp_path / "b.m4a").touch()
+    with pytest.raises(InputError, match=r"holds no recording; .* Passed over 1 files .* \(1 .m4a\)"):
+        name_noise(tmp_path)
+    (tmp_path / "a.wav").write_bytes(WAV)
+    assert name_noise(tmp_path) == ["a.wav"] and "Passed over 1 files" in caplog.text

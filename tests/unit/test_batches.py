@@ -14,6 +14,7 @@ from mossformer_sb.cli import main
 from mossformer_sb.cli.input_files import list_recordings
 from mossformer_sb.data import audio_reader
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS
+from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 from tests.unit.sound_files import encode
@@ -91,9 +92,7 @@ class TestNames:
     def test_what_can_not_be_read_is_counted(self, folder, caplog):
         for name in ("a.m4a", "b.M4A", "c.mp4", "d.txt", ".e.m4a"):
             (folder / name).touch()
-        with pytest.raises(
-            Exception, match=r"Passed over 3 files of formats that can't be read here \(2 .m4a, 1 .mp4\)"
-        ):
+        with pytest.raises(InputError, match=r"Passed over 3 files of formats .* here \(2 .m4a, 1 .mp4\)"):
             jobs(folder)
         write(folder / "x.wav")
         assert outputs(folder) == ["x"] and "(2 .m4a, 1 .mp4): convert them" in caplog.text

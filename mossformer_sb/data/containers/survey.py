@@ -61,12 +61,12 @@ def survey_file(path):
         If it is absent or can't be read.
     """
     found = os.stat(path)
-    return _survey_path(os.fspath(path), found.st_size, found.st_mtime_ns)
+    return _survey_path(os.path.abspath(path), found.st_size, found.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def _survey_path(path, size, time):
-    with open(path, "rb", buffering=0) as stream:
+    with open(path, "rb") as stream:
         return survey(stream)[0]
 
 

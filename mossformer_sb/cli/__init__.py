@@ -24,6 +24,7 @@ COMMANDS = {  # the name of its module, and what it does
     "export": "make a model folder from a training",
     "convert": "convert the authors' checkpoint, or into it",
     "info": "say what a model folder or a manifest is",
+    "web": "separate recordings in the browser",
 }
 
 

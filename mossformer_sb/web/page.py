@@ -153,7 +153,7 @@ class Page:
         try:
             if not path:
                 what = "record something first" if kind == "microphone" else "drop a file first, or take the example"
-                raise InputError(f"there is no recording yet: {what}.")
+                raise InputError(f"There is no recording yet: {what}.")
             if not Path(path).is_file():
                 raise InputError(f"{Path(path).name}: is no longer here, since too much time went by. Give it again.")
             options = Options(format, level, None if channel == -1 else channel)

@@ -19,6 +19,7 @@ WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes
 COMMANDS = {  # the name of its module, and what it does
     "separate": "separate recordings",
     "evaluate": "evaluate a model on a test set",
+    "serve": "separate recordings for other programs, over HTTP",
     "score": "score estimates against references",
     "report": "write the report of a training",
     "export": "make a model folder from a training",

@@ -11,6 +11,7 @@ PACKAGE = ROOT / "mossformer_sb"
 LEVELS = {
     "cli": 0,
     "web": 1,
+    "service": 1,
     "inference": 2,
     "training": 2,
     "evaluation": 3,

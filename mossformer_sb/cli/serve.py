@@ -1,0 +1,68 @@
+"""``mossformer-sb serve``: an HTTP service that separates recordings for other programs."""
+
+from mossformer_sb.errors import InputError
+
+DESCRIPTION = """\
+Separate recordings over HTTP. The model stays loaded.
+
+  mossformer-sb serve --model MODEL
+  curl --data-binary @talk.mp3 'http://127.0.0.1:8000/separate?name=talk' --output tracks.zip
+  curl -F file=@talk.mp3 'http://127.0.0.1:8000/separate?answer=json&format=flac'
+
+http://127.0.0.1:8000/docs describes all addresses, http://127.0.0.1:8000/health says whether the service runs. A
+recording that is too large or too long is answered by 413, one more than can wait by 429, what is no recording by 422.
+Ctrl-C and SIGTERM end the service when all recordings that it has accepted are separated. Anybody who reaches the
+address can use it: put a server with passwords in front of it before it leaves this machine."""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    parser.add_argument(
+        "--model",
+        help="folder of an exported model, or a model hub's id (default: the one that comes with the package)",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any (default: 8000)")
+    parser.add_argument(
+        "--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    parser.add_argument("--max_megabytes", type=float, default=200, help="largest request (default: 200)")
+    parser.add_argument("--max_minutes", type=float, default=60, help="longest recording (default: 60)")
+    parser.add_argument("--max_waiting", type=int, default=16, help="recordings that may wait (default: 16)")
+    parser.add_argument("--parallel", type=int, default=1, help="recordings separated at a time (default: 1)")
+    parser.add_argument(
+        "--upload_seconds", type=float, default=30, help="longest pause of a client that sends (default: 30)"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
+    )
+
+
+def run(arguments):
+    """Run the service until it is stopped; returns the exit code."""
+    try:
+        import uvicorn
+
+        from mossformer_sb.service.app import create_app
+    except ImportError as error:
+        raise InputError(
+            f"the service needs packages that are not installed ({error.name}): pip install 'mossformer_sb[serve]'."
+        ) from error
+    from mossformer_sb.inference.separation import MossFormerSeparation
+    from mossformer_sb.service.limits import Limits
+
+    limits = Limits(
+        arguments.max_megabytes,
+        arguments.max_minutes,
+        arguments.max_waiting,
+        arguments.parallel,
+        arguments.upload_seconds,
+    )
+    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
+    try:
+        uvicorn.run(create_app(model, limits), host=arguments.host, port=arguments.port, server_header=False)
+    except SystemExit as error:  # uvicorn has said why
+        raise InputError(
+            f"{arguments.host}:{arguments.port} can't be listened on. Is another program there? Give another --port."
+        ) from error
+    return 0

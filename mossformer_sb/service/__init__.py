@@ -1,0 +1,1 @@
+"""An HTTP service that separates recordings for other programs: ``mossformer-sb serve``."""

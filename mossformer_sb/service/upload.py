@@ -1,0 +1,105 @@
+"""Receiving a recording: the body itself or a field of a form, written to a file, with limits as it comes in."""
+
+import asyncio
+import re
+from pathlib import Path
+
+from fastapi import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+FIELD = "file"
+COPIED = 1 << 16  # bytes at a time
+LONGEST_NAME = 60  # characters
+
+
+async def receive(request, folder, limits):
+    """Write the recording of a request into a folder.
+
+    Arguments
+    ---------
+    request : starlette.requests.Request
+        Its body is an audio file; or a form, ``multipart/form-data``, with the audio file as its field ``file``.
+    folder : Path
+    limits : Limits
+
+    Returns
+    -------
+    path : Path
+        The file.
+    name : str
+        What the client calls it, by the parameter ``name`` or the form's file name, made safe; or "recording".
+
+    Raises
+    ------
+    HTTPException
+        408, 411, 413 or 400: too slow, empty, too large, or no form that can be read.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limits.bytes:
+        raise _too_large(limits)
+    path = folder / "recording"
+    chunks = _limited(request, limits)
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        name = await _from_form(request, chunks, path)
+    else:
+        name = ""
+        with open(path, "wb") as file:
+            async for chunk in chunks:
+                file.write(chunk)
+    if not path.stat().st_size:
+        raise HTTPException(400, "the request has no body: send an audio file, or a form with it as the field 'file'.")
+    return path, safe_name(request.query_params.get("name") or Path(name.replace("\\", "/")).stem)
+
+
+def safe_name(name):
+    """What files can be called: of a client's name, whatever it is, no folder, no control character, not too much.
+
+    Example
+    -------
+    >>> safe_name("../a/b"), safe_name("Ünï 絆"), safe_name("..")
+    ('_a_b', 'Ünï 絆', 'recording')
+    """
+    return re.sub(r"[^\w .()+-]", "_", name)[:LONGEST_NAME].strip(". ") or "recording"
+
+
+async def _limited(request, limits):
+    """The chunks of the body, as long as they come soon enough and are not too many."""
+    received, stream = 0, request.stream()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(stream, None), limits.upload_seconds)
+        except asyncio.TimeoutError as error:
+            raise HTTPException(408, f"nothing came for {limits.upload_seconds:g} s: send it again.") from error
+        if chunk is None:
+            return
+        received += len(chunk)
+        if received > limits.bytes:
+            raise _too_large(limits)
+        yield chunk
+
+
+async def _from_form(request, chunks, path):
+    """Write the field `FIELD` to ``path``; its file name."""
+    try:
+        form = await MultiPartParser(request.headers, chunks, max_files=1, max_fields=8).parse()
+    except (MultiPartException, KeyError) as error:
+        message = getattr(error, "message", error)
+        raise HTTPException(400, f"the form can't be read ({message}). Send one file, as the field 'file'.") from error
+    try:
+        upload = form.get(FIELD)
+        if upload is None or isinstance(upload, str):
+            raise HTTPException(400, "the form has no file of the name 'file': send the recording as this field.")
+        with open(path, "wb") as file:
+            while chunk := await upload.read(COPIED):
+                file.write(chunk)
+        return upload.filename or ""
+    finally:
+        await form.close()
+
+
+def _too_large(limits):
+    return HTTPException(413, f"the request is larger than {limits.megabytes:g} MB, the most that is taken.")
+
+
+__all__ = ["ClientDisconnect", "receive"]

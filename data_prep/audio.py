@@ -1,11 +1,9 @@
-"""Audio files and samples, as the published corpora treat them: resampling, rounding to 16 bit, truncated files.
+"""Audio files and samples, as the published corpora treat them: resampling, rounding to 16 bit.
 
 Shapes: T samples.
 """
 
 import io
-import os
-import struct
 
 import numpy as np
 import soundfile
@@ -62,22 +60,3 @@ def to_int16_libsndfile(samples):
     soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     stream.seek(0)
     return soundfile.read(stream, dtype="int16")[0]
-
-
-def lost_bytes(path):
-    """Number of bytes that a RIFF header promises and the file lacks.
-
-    libsndfile shortens such a file without a word, and an interrupted copy would pass for a short recording. Programs
-    that write to a stream can't know the size and leave 0xFFFFFFFF, which says nothing.
-    """
-    with open(path, "rb") as stream:
-        riff = stream.read(12)
-        if riff[:4] != b"RIFF" or riff[8:] != b"WAVE":
-            return 0
-        while len(chunk := stream.read(8)) == 8:
-            name, size = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                present = os.fstat(stream.fileno()).st_size - stream.tell()
-                return 0 if size == 0xFFFFFFFF else max(0, size - present)
-            stream.seek(size + size % 2, os.SEEK_CUR)  # chunks are padded to even sizes
-    return 0

@@ -9,17 +9,18 @@ import logging
 import math
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 from scipy.signal import resample_poly
 
 from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import check_choice
 from data_prep.messages import first_of
 from data_prep.parallel import thread_map
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
+from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
 
@@ -135,8 +136,13 @@ def _audio_files(folder, key):
         for path in folder.rglob("*")
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
+    endings = (path.suffix.lower() for path in folder.rglob("*") if path.name[0] != ".")
+    others = tell_passed_over(Counter(ending for ending in endings if ending in OTHER_MEDIA_ENDINGS))
     if not files:
-        raise InputError(f"{key} '{folder}' holds no recording; needed files that end in {', '.join(AUDIO_ENDINGS)}.")
+        needed = f"needed files that end in {', '.join(AUDIO_ENDINGS)}"
+        raise InputError(f"{key} '{folder}' holds no recording; {needed}. {others}".rstrip())
+    if others:
+        logger.warning("%s '%s': %s", key, folder, others)
     return files
 
 
@@ -246,17 +252,12 @@ def read_recording(path, resample=False, num_frames=None):
     InputError
         If the file is absent or damaged, or has another sample rate.
     """
-    with _opened(path, resample) as recording:
-        rate = recording.samplerate
+    with _open(path, resample) as recording:
+        rate = recording.sample_rate
         wanted = recording.frames
         if num_frames is not None and rate == SAMPLE_RATE:
             wanted = min(wanted, num_frames)
-        samples = recording.read(wanted, dtype="float32", always_2d=True)[:, 0]
-    if len(samples) < wanted:
-        raise InputError(
-            f"{path}: is truncated: it has {len(samples)} of the {wanted} samples that its header promises. "
-            "Copy or download it again."
-        )
+        samples = recording.read(wanted)[:, 0]
     if rate != SAMPLE_RATE:
         samples = resample_poly(samples, SAMPLE_RATE, rate)[:num_frames]
     return samples
@@ -264,41 +265,23 @@ def read_recording(path, resample=False, num_frames=None):
 
 def count_frames(path, resample=False):
     """Number of samples that a recording has at 16 kHz, from its header alone; errors as for `read_recording`."""
-    with _opened(path, resample) as recording:
-        return math.ceil(recording.frames * SAMPLE_RATE / recording.samplerate)
+    with _open(path, resample) as recording:
+        return math.ceil(recording.frames * SAMPLE_RATE / recording.sample_rate)
 
 
-class _opened:  # noqa: N801, a context manager
-    """Opens a recording, and says in one message what is wrong with it, now or while it is read."""
-
-    def __init__(self, path, resample):
-        self.path = path
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: there is no such recording.{_advice(path)}")
-        try:
-            self.file = soundfile.SoundFile(path)
-        except soundfile.SoundFileError as error:
-            raise self._damaged(error) from error
-        rate = self.file.samplerate
-        if rate != SAMPLE_RATE and not resample:
-            self.file.close()
-            raise InputError(
-                f"{path}: has a sample rate of {rate} Hz; needed {SAMPLE_RATE} Hz, as LibriSpeech and wham_noise have. "
-                "Give --resample to convert what has another."
-            )
-
-    def _damaged(self, error):
-        return InputError(
-            f"{self.path}: can't be read as audio ({error}). It is truncated or damaged: copy or download it again."
+def _open(path, resample):
+    """An `AudioReader`, if the recording has a sample rate that is wanted."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such recording.{_advice(path)}")
+    recording = AudioReader(path)
+    rate = recording.sample_rate
+    if rate != SAMPLE_RATE and not resample:
+        recording.close()
+        raise InputError(
+            f"{path}: has a sample rate of {rate} Hz; needed {SAMPLE_RATE} Hz, as LibriSpeech and wham_noise have. "
+            "Give --resample to convert what has another."
         )
-
-    def __enter__(self):
-        return self.file
-
-    def __exit__(self, kind, error, traceback):
-        self.file.close()
-        if isinstance(error, soundfile.SoundFileError):
-            raise self._damaged(error) from error
+    return recording
 
 
 def _advice(path):

@@ -1,16 +1,14 @@
 """Raw WSJ0 (LDC93S6A), the recordings that WSJ0-mix, WHAM! and WHAMR! are made of, and their way into arrays."""
 
 import math
-import re
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-
-from data_prep.audio import SAMPLE_RATE, lost_bytes
+from data_prep.audio import SAMPLE_RATE
 from data_prep.messages import NUM_SHOWN
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
 
 _SPHERE_HEADER = 1024  # bytes
@@ -252,36 +250,25 @@ def _check_header(path, explain):
     header = error = None
     if path.is_file():
         try:
-            header = soundfile.info(str(path))
-        except (OSError, soundfile.SoundFileError) as caught:
+            with AudioReader(path) as header:
+                pass
+        except InputError as caught:
             error = caught
     problem = explain(path, header) if explain else None
     if problem:
         return problem
+    if isinstance(error, DamagedAudio):
+        return f"{error.damage.text}; needed the whole file '{path}'"
     if error:
-        return f"can't be read as audio ({error}); needed WAV or uncompressed NIST SPHERE: '{path}'"
+        reason = str(error).removeprefix(f"{path}: ")
+        return f"{reason} Needed WAV or uncompressed NIST SPHERE: '{path}'"
     if header is None:
         return f"does not exist; needed '{path}'"
-    if header.samplerate != SAMPLE_RATE:
-        return f"has a sample rate of {header.samplerate} Hz; needed {SAMPLE_RATE} Hz: '{path}'"
-    lost = lost_bytes(path) or _lost_sphere_bytes(path)
-    if lost:
-        return f"is truncated: its last {lost} bytes of audio are missing; needed the whole file '{path}'"
+    if header.sample_rate != SAMPLE_RATE:
+        return f"has a sample rate of {header.sample_rate} Hz; needed {SAMPLE_RATE} Hz: '{path}'"
     if header.frames == 0:
         return f"has no samples; needed at least one: '{path}'"
     return RawRecording(str(path), header.frames)
-
-
-def _lost_sphere_bytes(path):
-    """Number of bytes that a NIST SPHERE header promises and the file lacks; libsndfile shortens it without a word."""
-    with open(path, "rb") as stream:
-        start = stream.read(_SPHERE_HEADER)
-        if not start.startswith(b"NIST_1A"):
-            return 0
-        present = stream.seek(0, 2)
-    numbers = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", start)}
-    sizes = [numbers.get(key, 0) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")]
-    return max(0, int(start.split()[1]) + math.prod(sizes) - present)
 
 
 def _wsj0_problem(path, header):

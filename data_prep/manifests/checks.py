@@ -7,13 +7,12 @@ import collections
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 
-from data_prep.audio import lost_bytes
 from data_prep.manifests.corpus_index import MIXTURE, Problem
 from data_prep.messages import NUM_SHOWN
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
 
 STEP = 2.0**-15  # of 16-bit audio
@@ -57,7 +56,7 @@ def check(listing, check_samples=False):
         Those of the listing, then the others.
     """
     files = list(dict.fromkeys(file for _, _, mixture in listing.rows for file in mixture.all_files))
-    found = thread_map(lambda file: _read_header(listing.root / file), files, "Reading headers", "file")
+    found = thread_map(lambda file: read_header(listing.root / file), files, "Reading headers", "file")
     headers = dict(zip(files, found, strict=True))
     problems = list(listing.problems)
     for split, mixture_id, mixture in listing.rows:
@@ -131,23 +130,25 @@ def shared_speakers(listing):
 # Headers
 
 
-def _read_header(path):
+def read_header(path):
     """Returns a Header, or a Fault where there is none to be used."""
     try:
         if path.stat().st_size == 0:
             return Fault("unreadable files", "is empty (0 bytes); needed an audio file")
-        lost = lost_bytes(path)
-        if lost:
-            text = f"is truncated: its last {lost} bytes of audio are missing; needed the whole file"
-            return Fault("truncated files", text)
-        info = soundfile.info(str(path))
+        with AudioReader(path) as reader:
+            header = Header(reader.frames, reader.sample_rate, reader.channels)
     except FileNotFoundError:
         return Fault("missing files", "does not exist")
-    except (OSError, soundfile.SoundFileError) as error:
-        return Fault("unreadable files", f"can't be read as audio ({error}); needed an audio file")
-    if info.frames == 0:
+    except DamagedAudio as error:
+        kind = "truncated files" if error.damage.truncated else "unreadable files"
+        return Fault(kind, f"{error.damage.text}; needed the whole file. {error.damage.remedy}")
+    except InputError as error:
+        return Fault("unreadable files", str(error).removeprefix(f"{path}: "))
+    except OSError as error:
+        return Fault("unreadable files", f"can't be read ({error.strerror}); needed an audio file")
+    if header.frames == 0:
         return Fault("files without samples", "has no samples; needed at least one")
-    return Header(info.frames, info.samplerate, info.channels)
+    return header
 
 
 def _header_faults(mixture, headers, sample_rate):
@@ -205,9 +206,7 @@ def _read_samples(path, frames):
     try:
         samples, _ = read_audio(path)
     except InputError as error:
-        return Fault(
-            "unreadable files", f"can't be read to its end ({error.__cause__ or error}); needed the whole file"
-        )
+        return Fault("unreadable files", str(error).removeprefix(f"{path}: "))
     if len(samples) != frames:
         text = f"is truncated: it has {len(samples)} of the {frames} samples in its header; needed the whole file"
         return Fault("truncated files", text)

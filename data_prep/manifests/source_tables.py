@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import soundfile
 
 from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
@@ -20,6 +19,7 @@ from data_prep.manifests.resumable import resumable
 from data_prep.messages import first_of
 from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE
@@ -207,10 +207,7 @@ def _measure_speech(recording):
 def measure_noise(recording):
     """Path, samples and rate in Hz of a recording, which comes as a pair of its path and anything."""
     path, _ = recording
-    try:
-        header = soundfile.info(path)
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
-    if not header.frames:
-        raise InputError(f"{path}: has no samples. Take it out.")
-    return path, header.frames, header.samplerate
+    with AudioReader(path) as header:
+        if not header.frames:
+            raise InputError(f"{path}: has no samples. Take it out.")
+        return path, header.frames, header.sample_rate

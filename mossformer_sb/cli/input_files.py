@@ -1,13 +1,17 @@
 """Which recordings a command line means, and where what comes of each goes."""
 
+import fnmatch
 import glob
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
 from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,16 @@ class Job:
     path: Path
     folder: Path  # of its output
     name: str  # what the names of its output begin with
+    problem: str | None = None  # why it can't be read, where that is known from the folder
 
 
 def list_recordings(inputs, output_folder):
     """List the recordings that files, folders and patterns stand for.
 
     Output goes to the same folders below the output folder as the recordings have below what all inputs have in common:
-    files of one name don't collide. Two that differ in their ending alone keep it.
+    files of one name don't collide. Two that differ in their ending alone keep it. A link counts under its own name;
+    folders that links point at are entered, each once. What can't be looked at is listed with its problem, and files of
+    formats that can't be read here are counted in a warning.
 
     Arguments
     ---------
@@ -52,51 +59,138 @@ def list_recordings(inputs, output_folder):
     ['monday', 'tuesday']
     """
     output_folder = Path(output_folder).resolve()
-    found, anchors = set(), []
+    found, anchors, passed_over = {}, [], Counter()
     for given in inputs:
-        paths, anchor = _find(given, output_folder)
-        if not paths:
-            raise InputError(f"{given}: matches no audio file. Give audio files, folders of them, or a pattern.")
-        found.update(paths)
+        recordings, others, anchor = _find(given, output_folder)
+        if not recordings:
+            advice = f"Give audio files, folders of them, or a pattern. {tell_passed_over(others)}".rstrip()
+            raise InputError(f"{given}: matches no audio file. {advice}")
+        found.update(recordings)
+        passed_over += others
         anchors.append(anchor)
+    if passed_over:
+        logger.warning("%s", tell_passed_over(passed_over))
+    found = _each_once(found)
     root = Path(os.path.commonpath(anchors))
     outputs = {path: output_folder / path.relative_to(root).parent for path in sorted(found)}
-    same_name = Counter((folder, path.stem) for path, folder in outputs.items())
-    return [
-        Job(path, folder, path.name if same_name[folder, path.stem] > 1 else path.stem)
-        for path, folder in outputs.items()
-    ]
+    names = _names(outputs)
+    return [Job(path, folder, names[path], found[path]) for path, folder in outputs.items()]
 
 
 def _find(given, output_folder):
-    """The files that one input stands for, and the folder below which they lie."""
+    """The recordings of one input with their problems, a count of other media, and the folder below which all lie."""
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):
         anchor = path.resolve()
         if anchor == output_folder:
             raise InputError(
                 f"{given}: is both an input and the output folder, so the next run would separate what this one "
                 f"writes. Choose another output folder."
             )
-        candidates = (Path(folder) / name for folder, _, names in os.walk(anchor) for name in names)
-        return _audio(candidates, output_folder), anchor
-    if path.exists():
-        return [path.resolve()], path.resolve().parent
+        return *_sort_out(_walk(anchor), output_folder), anchor
+    if os.path.lexists(path):
+        anchor = path.parent.resolve()
+        named = anchor / path.name
+        return {named: _dangling(named)}, Counter(), anchor  # given by its name, it is taken whatever its ending
     if not glob.has_magic(given):
         raise InputError(f"{given}: there is no such file or folder.")
-    fixed = Path(*[part for part in _until_magic(path.parts)]).resolve()
-    return _audio(map(Path, glob.glob(given, recursive=True)), output_folder), fixed
+    before = Path(*_until_magic(path.parts))
+    fixed = before.resolve()
+    pattern = path.parts[len(before.parts) :]
+    if "**" in pattern:  # glob would follow links in circles
+        found = [(file.relative_to(fixed).parts, file, problem) for file, problem in _walk(fixed)]
+        files = [(file, problem) for parts, file, problem in found if problem or _matches(parts, pattern)]
+    else:
+        matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given)]
+        files = [(match, None) for match in matches if not os.path.isdir(match)]
+    return *_sort_out(files, output_folder), fixed
 
 
-def _audio(paths, output_folder):
-    return [
-        path.resolve()
-        for path in paths
-        if path.suffix.lower() in AUDIO_ENDINGS
-        and not path.name.startswith(".")
-        and path.is_file()
-        and not path.resolve().is_relative_to(output_folder)
-    ]
+def _matches(parts, pattern):
+    """Whether a path fits a pattern, both as parts: ``**`` stands for any number of folders, hidden ones excepted."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**" and _matches(parts, pattern[1:]):
+        return True
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    if pattern[0] == "**":
+        return _matches(parts[1:], pattern)
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _sort_out(files, output_folder):
+    """Which of some files are recordings, each with what is wrong with it or None; and a count of other media."""
+    recordings, others = {}, Counter()
+    for path, problem in files:
+        if _is_below(path, output_folder):
+            continue
+        if problem or (_is_recording(path) and (problem := _dangling(path))):
+            recordings[path] = problem
+        elif _is_recording(path) and os.path.isfile(path):
+            recordings[path] = None
+        elif path.suffix.lower() in OTHER_MEDIA_ENDINGS and not path.name.startswith("."):
+            others[path.suffix.lower()] += 1
+    return recordings, others
+
+
+def _walk(anchor):
+    """Yields the files of a folder, however deep, and folders that can't be read, with what is wrong with them.
+
+    Links to folders come last, and only where they are new.
+    """
+    folders, links, seen = [anchor], [], set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        real = Path(os.path.realpath(folder))
+        if real in seen or (real != anchor and anchor.is_relative_to(real)):
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(folder))
+        except OSError as error:
+            yield folder, f"{folder}: this folder can't be read ({error.strerror}), so what lies in it is left out."
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if os.path.isdir(path):
+                (links if entry.is_symlink() else folders).append(path)
+            else:
+                yield path, None
+
+
+def _dangling(path):
+    """What is wrong with a link that leads nowhere, or None."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return f"{path}: is a link to {os.readlink(path)}, which is not there."
+    return None
+
+
+def _is_recording(path):
+    return path.suffix.lower() in AUDIO_ENDINGS and not path.name.startswith(".")
+
+
+def _is_below(path, folder):
+    return Path(os.path.realpath(path)).is_relative_to(folder)
+
+
+def _each_once(found):
+    """Without those that are reached by several ways, as through links to folders: the shortest one stays."""
+    ways = {}
+    for path in sorted(found, key=lambda path: (len(path.parts), path)):
+        ways.setdefault((os.path.realpath(path.parent), path.name), path)
+    return {path: found[path] for path in ways.values()}
+
+
+def _names(outputs):
+    """What the names of each recording's output begin with: different ones in each folder."""
+    names = {path: path.stem for path in outputs}
+    while True:
+        counts = Counter((outputs[path], name) for path, name in names.items())
+        shared = [path for path, name in names.items() if counts[outputs[path], name] > 1 and name != path.name]
+        if not shared:
+            return names
+        names.update((path, path.name) for path in shared)
 
 
 def _until_magic(parts):

@@ -22,7 +22,9 @@ Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the r
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
 
 The output folder gets the folders of the input. What is already there is left alone, so the same command resumes
-after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1."""
+after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1; so
+it is with a truncated file. Links count under their own names, linked folders are entered. Formats that can't be read
+here, such as m4a, are passed over in folders, and counted."""
 
 
 def add_arguments(parser):
@@ -94,14 +96,22 @@ def run(arguments):
     with logging_redirect_tqdm():
         for job in tqdm(jobs, unit="file"):
             paths = output_paths(job.name, job.folder, model.hparams.num_spks, arguments.format)
-            if not arguments.overwrite and all(path.is_file() for path in paths):
+            if not arguments.overwrite and all(map(os.path.isfile, paths)):
                 skipped += 1
                 continue
             try:
+                if job.problem:
+                    raise InputError(job.problem)
                 model.separate_to_files(job.path, job.folder, job.name, arguments.format, progress=True, **options)
-            except (InputError, torch.OutOfMemoryError) as error:
+            except InputError as error:
                 failed += 1
-                logger.error("failed: %s", error if isinstance(error, InputError) else f"{job.path}: {error}")
+                logger.error("failed: %s", error)
+            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+                failed += 1
+                logger.error("failed: %s: %s", job.path, error)
+            except Exception:  # a fault of this program: it shows, and the other files are separated
+                failed += 1
+                logger.exception("failed: %s", job.path)
     there = f", {skipped} were already there" if skipped else ""
     print(f"{len(jobs) - failed - skipped} of {len(jobs)} recordings separated{there}, {failed} failed.")
     return SOME_FAILED if failed else 0

@@ -4,7 +4,9 @@ Shapes: T samples, t samples of a block, S speakers.
 """
 
 import contextlib
+import errno
 import io
+import logging
 import os
 import sys
 from typing import NamedTuple
@@ -12,18 +14,52 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, atomic_write_all
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 2**17  # samples of a block
-# The length that libsndfile gives for a stream whose header has none.
-_UNKNOWN_LENGTH = 2**63 - 1
+_CANCELLED = 1e-3  # of the channels' mean power: what is left of voices that are in them with opposite signs
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
 # How the names of audio files end, the usual ones first. libsndfile names formats, not endings: the others
 # are given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
-_USUAL_ENDINGS, _MORE_ENDINGS = (".wav", ".flac", ".ogg", ".mp3"), {".aif", ".oga", ".opus", ".sph", ".wv1"}
+_USUAL_ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
+_MORE_ENDINGS = set(".aif .aifc .aiffc .bwf .mp1 .mp2 .oga .opus .snd .sph .wave .wv1 .wv2".split())
 _LIBSNDFILE_ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
+# Recordings and films that libsndfile does not read.
+OTHER_MEDIA_ENDINGS = frozenset(
+    ".3gp .aac .ac3 .amr .ape .avi .dts .flv .m4a .m4b .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ra .tta .webm "
+    ".wma .wmv .wv".split()
+)
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
+
+
+def tell_passed_over(endings):
+    """The sentence on files that were passed over, since they are of formats that can't be read here; "" if none are.
+
+    Arguments
+    ---------
+    endings : Counter
+        How many there are of each of `OTHER_MEDIA_ENDINGS`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> tell_passed_over({".mp4": 1, ".m4a": 2})[:73]
+    "Passed over 3 files of formats that can't be read here (2 .m4a, 1 .mp4): "
+    """
+    if not endings:
+        return ""
+    kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+    return (
+        f"Passed over {sum(endings.values())} files of formats that can't be read here ({kinds}): convert them, as "
+        f"with `ffmpeg -i IN OUT.wav`."
+    )
 
 
 class Format(NamedTuple):
@@ -64,7 +100,7 @@ def read_audio(path, start=0, num_frames=-1):
     Raises
     ------
     InputError
-        If the file is absent, can't be read as audio, or ends too early.
+        If the file is absent, can't be read as audio, is truncated, or ends too early.
 
     Example
     -------
@@ -73,18 +109,16 @@ def read_audio(path, start=0, num_frames=-1):
     >>> read_audio(folder / "ramp.wav", start=1, num_frames=2)
     (array([0.125, 0.25 ], dtype=float32), 8000)
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such audio file.")
-    try:
-        samples, sample_rate = soundfile.read(path, frames=num_frames, start=start, dtype="float32")
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
-    if num_frames >= 0 and len(samples) < num_frames:
-        raise InputError(
-            f"{path}: has {start + len(samples)} frames where {start + num_frames} were expected. "
-            f"Was it changed after the manifest was made? Prepare the data again."
-        )
-    return samples, sample_rate
+    with AudioReader(path) as reader:
+        stop = reader.frames if num_frames < 0 else start + num_frames
+        if stop > reader.frames:
+            raise InputError(
+                f"{path}: has {reader.frames} frames where {stop} were expected. "
+                f"Was it changed after the manifest was made? Prepare the data again."
+            )
+        reader.seek(start)
+        samples = reader.read(stop - start)
+        return samples[:, 0] if reader.channels == 1 else samples, reader.sample_rate
 
 
 def write_audio(path, samples, sample_rate):
@@ -130,6 +164,7 @@ class Recording:
 
     def __init__(self, source, sample_rate=None, channel=None):
         self.channel = channel
+        self._cancels = False
         self.samples = self._file = None
         if isinstance(source, np.ndarray) or _is_tensor(source):
             self.name = "the given samples"
@@ -142,9 +177,8 @@ class Recording:
                     f"sample_rate {sample_rate} is given for a file, which has its own: give it for samples alone."
                 )
             self.name, self._file, self._start = _as_file(source)
-            with self._open() as file:
-                self.sample_rate, num_channels = file.samplerate, file.channels
-                self.num_samples = None if file.frames == _UNKNOWN_LENGTH else file.frames
+            with self._open(notify=True) as file:
+                self.sample_rate, num_channels, self.num_samples = file.sample_rate, file.channels, file.frames
         if self.num_samples == 0:
             raise InputError(f"{self.name}: holds no samples. Was it cut off while it was written?")
         if channel is not None and not (isinstance(channel, int) and 0 <= channel < num_channels):
@@ -171,9 +205,10 @@ class Recording:
         InputError
             If it is damaged, or has samples that are no numbers.
         """
-        position = 0
-        for block in self._blocks(size):
-            block = block.mean(1) if self.channel is None else block[:, self.channel]
+        position, powers = 0, np.zeros(2)
+        for channels in self._blocks(size):
+            block = channels.mean(1) if self.channel is None else channels[:, self.channel]
+            powers += [np.square(signal, dtype=np.float64).mean() * len(block) for signal in (channels, block)]
             block = block.astype(np.float32, copy=False)
             finite = np.isfinite(block)
             if not finite.all():
@@ -184,10 +219,13 @@ class Recording:
                 )
             position += len(block)
             yield block
-        if self.num_samples is not None and position < self.num_samples:
-            raise InputError(
-                f"{self.name}: ends after {position} of the {self.num_samples} samples that its header announces. It "
-                f"is damaged: get a whole copy, or convert it with a tool that repairs it."
+        if powers[1] < _CANCELLED * powers[0] and not self._cancels:
+            self._cancels = True
+            logger.warning(
+                "%s: its channels cancel each other out, so their mean is %.0f dB softer than they are, or silent. "
+                "Take one of them (channel, from 0).",
+                self.name,
+                10 * np.log10(powers[0] / max(powers[1], np.finfo(float).tiny)),
             )
 
     def _blocks(self, size):
@@ -196,24 +234,11 @@ class Recording:
             yield from (self.samples[start : start + size] for start in range(0, len(self.samples), size))
             return
         with self._open() as file:
-            while True:
-                try:
-                    block = file.read(size, dtype="float32", always_2d=True)
-                except (soundfile.LibsndfileError, RuntimeError) as error:
-                    raise InputError(f"{self.name}: can't be read to its end ({error}). Is it damaged?") from error
-                if not len(block):
-                    return
+            while len(block := file.read(size)):
                 yield block
 
-    def _open(self):
-        if not isinstance(self._file, (str, os.PathLike)):
-            self._file.seek(self._start)
-        try:
-            return soundfile.SoundFile(self._file)
-        except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-            raise InputError(
-                f"{self.name}: can't be read as audio ({error}). Is it damaged, or no audio file?"
-            ) from error
+    def _open(self, notify=False):
+        return AudioReader(self._file, self.name, self._start, notify)
 
 
 def _is_tensor(source):
@@ -256,8 +281,6 @@ def _as_file(source):
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"the given {len(source)} bytes", io.BytesIO(source), 0
     if isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
-            raise InputError(f"{source}: there is no such audio file.")
         return str(source), source, 0
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "the given file object"))
@@ -358,7 +381,7 @@ def writing(path):
         yield
     except (OSError, soundfile.LibsndfileError, AssertionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise InputError(
-            f"{path}: can't be written ({reason}). Is the disk full, or the folder not yours to write in? Nothing was "
-            f"left half-written."
-        ) from error
+        advice = "Is the disk full, or the folder not yours to write in?"
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            advice = "Give the recording a shorter name."
+        raise InputError(f"{path}: can't be written ({reason}). {advice} Nothing was left half-written.") from error

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 
+from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.errors import InputError
 
 DATA_ROOT = "$data_root"  # what every path in a manifest begins with
@@ -137,20 +137,16 @@ def digest(facts, recordings):
 def _read_places(path, starts, count):
     """As `read_audio` for several places, with the file opened once, which is what takes time on network disks.
 
-    A place that can't be read gives no samples: finding damage is left to the checks of the data, and to training.
+    A place that can't be decoded gives no samples: finding such damage is left to the checks of the data, and to
+    training. A truncated file is an error.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such audio file.")
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise InputError(f"{path}: can't be read as audio ({error}). Is it damaged, or another format?") from error
-    with file:
+    with AudioReader(path) as reader:
         for start in starts:
             try:
-                file.seek(start)
-                yield file.read(count, dtype="float32")
-            except (soundfile.LibsndfileError, RuntimeError):
+                reader.seek(start)
+                samples = reader.read(count)
+                yield samples[:, 0] if reader.channels == 1 else samples
+            except InputError:
                 yield np.empty(0, np.float32)
 
 

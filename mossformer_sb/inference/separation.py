@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S speakers.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -15,7 +16,7 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings
+from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings, writing
 from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
@@ -286,6 +287,9 @@ class MossFormerSeparation(Pretrained):
         """Find what is wrong with the output before the work; the paths to write, and their sample rate."""
         check_format(format, recording.sample_rate)
         paths = output_paths(name, make_output_folder(folder), self.hparams.num_spks, format)
+        for path in paths:
+            with writing(path), contextlib.suppress(FileNotFoundError):
+                os.lstat(path)  # fails for a name that is too long
         return paths, recording.sample_rate
 
     def _estimates(self, recording, chunking, progress):

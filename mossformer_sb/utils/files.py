@@ -1,17 +1,21 @@
 """Writing files and folders so that one of a given name is always complete: the one place for write-then-rename."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from pathlib import Path
 
 from mossformer_sb.errors import InputError
 
+_LONGEST_NAME = 255  # bytes, of nearly all file systems
+
 
 def temporary_name(path):
     """The path in the same folder under which a file, or a folder, is made; see `atomic_write`.
 
-    It has the number of the process in it, so that several processes don't write into one file.
+    It has the number of the process in it, so that several processes don't write into one file. A name that is as long
+    as the file system allows is replaced by a hash.
 
     Example
     -------
@@ -19,7 +23,11 @@ def temporary_name(path):
     True
     """
     path = Path(path)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = f".{path.name}.{os.getpid()}.tmp"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        name = f".{digest}.{os.getpid()}.tmp"
+    return path.with_name(name)
 
 
 @contextlib.contextmanager

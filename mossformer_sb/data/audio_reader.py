@@ -1,0 +1,265 @@
+"""Reading an audio file to its end, whatever its header says of the end; or saying why that can't be.
+
+Everything that reads audio does it here, so that a file gets the same verdict everywhere.
+
+Shapes: T samples, C channels.
+"""
+
+import functools
+import logging
+import os
+
+import numpy as np
+import soundfile
+
+from mossformer_sb.data.containers.pieces import WHOLE_COPY, ByteSource, Damage, Part, PieceFile
+from mossformer_sb.data.containers.sizes import survey_log
+from mossformer_sb.data.containers.survey import survey, survey_file
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN = 2**62  # frames: libsndfile gives about twice as many where a header says nothing
+_SKIPPED = 2**16  # frames that are decoded at once to be passed over
+_UNREADABLE = (soundfile.SoundFileError, RuntimeError, TypeError)  # what soundfile raises
+
+
+class _Sequential(soundfile.SoundFile):
+    """A file that stays where reading it has brought it.
+
+    After each block, soundfile seeks the place where it stands. An MP3 decoder begins anew then, without the bits
+    that later frames lean on: the samples behind each block's end come out wrong.
+    """
+
+    def seekable(self):
+        """Not by itself; `seek` works where the format allows it."""
+        return False
+
+
+class DamagedAudio(InputError):
+    """A file that announces audio that it does not hold, or holds some that can't be read.
+
+    Arguments
+    ---------
+    name : str
+        Of the file.
+    damage : mossformer_sb.data.containers.pieces.Damage
+        What is wrong.
+    """
+
+    def __init__(self, name, damage):
+        super().__init__(f"{name}: {damage.text}. {damage.remedy}")
+        self.damage = damage
+
+
+class AudioReader:
+    """An open audio file, of which all samples can be read.
+
+    Arguments
+    ---------
+    source : str, Path or file object
+        Any format that libsndfile reads; a file object is binary, and can be sought in.
+    name : str, optional
+        What messages call it. Default: its path.
+    start : int
+        Where in a file object it begins.
+    notify : bool
+        Whether to log what is odd about a file all of whose audio can be read.
+
+    Attributes
+    ----------
+    sample_rate : int
+        Hz.
+    channels : int
+        C.
+    frames : int
+        T.
+    notes : tuple of str
+        What is odd about it, though all its audio can be read.
+
+    Raises
+    ------
+    InputError
+        If it can't be read as audio; `DamagedAudio` if it is truncated.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "ramp.wav"
+    >>> soundfile.write(path, np.arange(4) / 8, 8000)
+    >>> with AudioReader(path) as reader:
+    ...     reader.seek(2)
+    ...     reader.frames, reader.read(100).tolist()
+    (4, [[0.25], [0.375]])
+    """
+
+    def __init__(self, source, name=None, start=0, notify=True):
+        self.name = str(source) if name is None else name
+        self._files, self._own = [], None
+        try:
+            self._open(source, start)
+        except BaseException:
+            self.close()
+            raise
+        if notify:
+            _notify(self.name, self.notes)
+
+    def _open(self, source, start):
+        is_path = isinstance(source, (str, os.PathLike))
+        if is_path:
+            found = self._survey_file(source)
+        else:
+            found, pieces_of = survey(source, start)
+        if found.damage:
+            raise DamagedAudio(self.name, found.damage)
+        self.notes, self._preroll = found.notes, found.preroll
+        if found.parts is None:
+            opened = source if is_path else PieceFile(pieces_of, Part(((0, pieces_of.size),)))
+            self._files.append(self._sound_file(opened))
+            counts = [self._files[0].frames]
+        else:
+            if is_path:
+                self._own = open(source, "rb")
+                pieces_of = ByteSource(self._own)
+            self._files = [self._sound_file(PieceFile(pieces_of, part)) for part in found.parts]
+            counts = [
+                file.frames if part.frames is None else part.frames
+                for file, part in zip(self._files, found.parts, strict=True)
+            ]
+        first = self._files[0]
+        self.sample_rate, self.channels = first.samplerate, first.channels
+        damage = survey_log(first) if found.parts is None else None
+        if damage:
+            raise DamagedAudio(self.name, damage)
+        if any((file.samplerate, file.channels) != (self.sample_rate, self.channels) for file in self._files):
+            raise InputError(
+                f"{self.name}: changes its sample rate or number of channels in the middle. Files were joined byte by "
+                f"byte: convert it with `ffmpeg -i IN OUT.wav`, or take them apart."
+            )
+        self._bounds = np.cumsum([0, *counts]).tolist()
+        self.frames = self._bounds[-1]
+        if self.frames >= _UNKNOWN:
+            raise InputError(f"{self.name}: does not say how long it is. Write it anew with `ffmpeg -i IN OUT.wav`.")
+        self._position = 0  # where to read next
+        self._stands = [0] * len(self._files)  # where each file stands
+        if found.check_end and self.frames:
+            self._check_end()
+
+    def _check_end(self):
+        """Decode the last frame, since what lacks its end can't be told from its headers."""
+        self.seek(self.frames - 1)
+        try:
+            self.read(1)
+        except InputError as error:
+            raise DamagedAudio(self.name, Damage("is truncated: it ends within its last frame", WHOLE_COPY)) from error
+        self.seek(0)
+
+    def _survey_file(self, path):
+        try:
+            if not os.path.getsize(path):
+                raise InputError(f"{self.name}: is empty (0 bytes). Copy or download it again.")
+            return survey_file(path)
+        except OSError as error:
+            raise InputError(_absent(self.name, error)) from error
+
+    def _sound_file(self, opened):
+        try:
+            return _Sequential(opened)
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{self.name}: can't be read as audio ({_reason(error)}). Is it damaged, or no audio file? Copy "
+                f"or download it again."
+            ) from error
+
+    def seek(self, frame):
+        """Go to a frame, counted from 0; the next `read` begins there."""
+        self._position = frame
+
+    def read(self, num_frames):
+        """Read on.
+
+        Arguments
+        ---------
+        num_frames : int
+            How many frames; fewer come where the file ends.
+
+        Returns
+        -------
+        numpy.ndarray
+            [T, C], float32.
+
+        Raises
+        ------
+        InputError
+            If it ends before the end that it announces, or something in it can't be decoded.
+        """
+        blocks, wanted = [], min(num_frames, self.frames - self._position)
+        while wanted > 0:
+            number = next(i for i, bound in enumerate(self._bounds[1:]) if self._position < bound)
+            count = min(wanted, self._bounds[number + 1] - self._position)
+            block = self._read_part(number, self._position - self._bounds[number], count)
+            if len(block) < count:
+                raise InputError(
+                    f"{self.name}: ends after {self._position + len(block)} of the {self.frames} samples that it "
+                    f"announces. It is truncated or damaged. {WHOLE_COPY}"
+                )
+            blocks.append(block)
+            self._position += count
+            wanted -= count
+        if len(blocks) == 1:
+            return blocks[0]
+        return np.concatenate(blocks) if blocks else np.empty((0, self.channels), dtype=np.float32)
+
+    def _read_part(self, number, start, count):
+        try:
+            if self._stands[number] != start:
+                self._go_to(number, start)
+            self._stands[number] = start + count
+            return self._files[number].read(count, dtype="float32", always_2d=True)
+        except _UNREADABLE as error:
+            raise InputError(
+                f"{self.name}: can't be read to its end ({_reason(error)}). It is truncated or damaged. {WHOLE_COPY}"
+            ) from error
+
+    def _go_to(self, number, start):
+        file, skipped = self._files[number], min(start, self._preroll)
+        try:
+            file.seek(start - skipped)
+        except soundfile.SoundFileError:
+            if self._stands[number]:
+                raise
+            skipped = start  # some codecs are read from the beginning only
+        while skipped > 0:
+            skipped -= len(file.read(min(skipped, _SKIPPED), dtype="float32", always_2d=True)) or skipped
+
+    def close(self):
+        """Close the file, but not a file object that was given."""
+        for file in self._files:
+            file.close()
+        if self._own:
+            self._own.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+@functools.lru_cache(maxsize=2**10)
+def _notify(name, notes):
+    """Log what is odd about a file; once, though it may be read in many places."""
+    for note in notes:
+        logger.warning("%s: %s.", name, note)
+
+
+def _reason(error):
+    """What libsndfile says, without the name of the file, which may be an object's."""
+    return getattr(error, "error_string", None) or str(error) or "damaged data"
+
+
+def _absent(name, error):
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return f"{name}: there is no such audio file."
+    if isinstance(error, IsADirectoryError):
+        return f"{name}: is a folder, and no audio file."
+    return f"{name}: can't be read ({error.strerror})."

@@ -1,0 +1,207 @@
+"""The terms in which a look into a container is told: parts, notes, damage; and files made of pieces of another."""
+
+import io
+import struct
+from typing import NamedTuple
+
+_SMALLEST, _LARGEST = 2**12, 2**18  # bytes that are read at once: headers take few, walking through a file many
+# An MP3 without a header of its own has its length guessed from the first frame: 320 kbit/s and 8 are the extremes.
+_INFLATION = 64
+_ZEROS = 128  # bytes at the end that decoders look into for a tag
+
+
+class Damage(NamedTuple):
+    """Why a file is not to be used.
+
+    Attributes
+    ----------
+    text : str
+        What was found, as the end of a sentence whose subject is the file.
+    remedy : str
+        What to do, as sentences.
+    truncated : bool
+        Whether audio is missing that the file announces.
+    """
+
+    text: str
+    remedy: str
+    truncated: bool = True
+
+
+WHOLE_COPY = "Copy or download it again, or convert what is there with `ffmpeg -i IN OUT.wav`."
+
+
+def missing_bytes(count):
+    """The damage of a file whose last bytes are missing.
+
+    Example
+    -------
+    >>> missing_bytes(1000).text
+    'is truncated: its last 1000 bytes of audio are missing'
+    """
+    return Damage(f"is truncated: its last {count} bytes of audio are missing", WHOLE_COPY)
+
+
+def unpack(layout, content):
+    """As `struct.unpack`, with zeros for bytes that are missing, as at the end of a truncated file.
+
+    Example
+    -------
+    >>> unpack("<HH", b"\\1\\0\\2")
+    (1, 2)
+    """
+    size = struct.calcsize(layout)
+    return struct.unpack(layout, content[:size].ljust(size, b"\0"))
+
+
+class Part(NamedTuple):
+    """Something that libsndfile reads from beginning to end.
+
+    Attributes
+    ----------
+    pieces : tuple
+        In this order: (start, stop) of the file, or bytes in the place of some of it.
+    frames : int, optional
+        How many it has. Default: what libsndfile says.
+    inflated : bool
+        Whether it is to seem longer than it is, since libsndfile would stop at its own estimate.
+    """
+
+    pieces: tuple
+    frames: int | None = None
+    inflated: bool = False
+
+
+class Survey(NamedTuple):
+    """What a look into a file has shown.
+
+    Attributes
+    ----------
+    damage : Damage, optional
+        Why it is not to be used.
+    notes : tuple of str
+        What is odd about it though all its audio can be read, as ends of a sentence.
+    parts : tuple of Part, optional
+        What to read in turn. Default: the file as it is.
+    preroll : int
+        Frames by which to read earlier than where reading begins, so that the decoder has what it needs.
+    check_end : bool
+        Whether only decoding the last sample shows that the file is whole.
+    """
+
+    damage: Damage | None = None
+    notes: tuple = ()
+    parts: tuple | None = None
+    preroll: int = 0
+    check_end: bool = False
+
+
+class ByteSource:
+    """A binary file from some place on, of which any bytes can be had.
+
+    Arguments
+    ---------
+    stream : file object
+        Binary, can be sought in.
+    start : int
+        Where it begins.
+
+    Example
+    -------
+    >>> source = ByteSource(io.BytesIO(b"..RIFF"), start=2)
+    >>> source.size, source.at(1, 100)
+    (4, b'IFF')
+    """
+
+    def __init__(self, stream, start=0):
+        self.stream, self.start = stream, start
+        self.size = max(0, stream.seek(0, io.SEEK_END) - start)
+        self._position, self._window, self._block = 0, b"", _SMALLEST
+
+    def at(self, position, count):
+        """The bytes at a position, fewer where the file ends."""
+        if position >= self.size:  # sizes in damaged headers lead beyond what can be sought
+            return b""
+        offset = position - self._position
+        if offset < 0 or offset + count > len(self._window):
+            self.stream.seek(self.start + position)
+            self._window = self.stream.read(max(count, self._block))
+            self._position, offset = position, 0
+            self._block = min(2 * self._block, _LARGEST)
+        return self._window[offset : offset + count]
+
+    def find(self, wanted, start):
+        """Where some bytes come next; -1 if they don't."""
+        position = start
+        while position < self.size:
+            found = self.at(position, _LARGEST).find(wanted)
+            if found >= 0:
+                return position + found
+            position += max(1, _LARGEST - len(wanted) + 1)
+        return -1
+
+
+class PieceFile(io.RawIOBase):
+    """A file made of pieces of another, and of bytes in between, for reading.
+
+    Arguments
+    ---------
+    source : ByteSource
+        What the pieces are of.
+    part : Part
+        Which.
+
+    Example
+    -------
+    >>> file = PieceFile(ByteSource(io.BytesIO(b"abcdef")), Part((b"XY", (1, 3), (5, 6))))
+    >>> file.read(), file.seek(3), file.read(2)
+    (b'XYbcf', 3, b'cf')
+    """
+
+    def __init__(self, source, part):
+        self._source, self._pieces, self._position = source, part.pieces, 0
+        self._bounds = [0]
+        for piece in part.pieces:
+            self._bounds.append(self._bounds[-1] + (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]))
+        self._size = self._bounds[-1] * (_INFLATION if part.inflated else 1)
+
+    def readable(self):
+        """It is."""
+        return True
+
+    def seekable(self):
+        """It is."""
+        return True
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        """As for any file."""
+        self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
+        return self._position
+
+    def tell(self):
+        """As for any file."""
+        return self._position
+
+    def readinto(self, buffer):
+        """As for any file; less than the buffer holds only at the end."""
+        view, filled = memoryview(buffer).cast("B"), 0
+        for piece, start, stop in zip(self._pieces, self._bounds, self._bounds[1:], strict=False):
+            if not start <= self._position < stop or filled == len(view):
+                continue
+            count = min(len(view) - filled, stop - self._position)
+            offset = self._position - start
+            content = (
+                piece[offset : offset + count]
+                if isinstance(piece, bytes)
+                else self._source.at(piece[0] + offset, count)
+            )
+            view[filled : filled + len(content)] = content
+            filled += len(content)
+            self._position += len(content)
+            if len(content) < count:
+                break
+        if not filled and self._size - _ZEROS <= self._position < self._size:  # of an inflated file
+            filled = min(len(view), self._size - self._position)
+            view[:filled] = bytes(filled)
+            self._position += filled
+        return filled

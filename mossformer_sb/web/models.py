@@ -17,12 +17,12 @@ class Models:
     Arguments
     ---------
     sources : list of str
-        Folders of exported models, or ids of a model hub. The one that comes with the package is added, if there is
-        one.
+        Folders of exported models, names of released ones, or ids of a model hub. The one that comes with the package
+        is added, if there is one.
     device : str
         As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
-    any_folder : bool
-        Whether a visitor may name a model that is not in the list: on this machine alone.
+    any_model : bool
+        Whether a visitor may choose any released model, or type the folder of any other: on this machine alone.
 
     Raises
     ------
@@ -37,13 +37,16 @@ class Models:
     True
     """
 
-    def __init__(self, sources=(), device="auto", any_folder=False):
+    def __init__(self, sources=(), device="auto", any_model=False):
         self.device = device
-        self.any_folder = any_folder
+        self.any_model = any_model
         self._sources = {_label(source, sources): str(source) for source in sources}
         packaged = _packaged_model(required=not self._sources)
         if packaged is not None:
             self._sources[f"{packaged.name}, of the package"] = None
+        self.at_hand = list(self._sources)  # labels of those that take no download, as far as is known
+        if any_model:
+            self._sources |= {label: name for name, label in _released_labels() if name not in self._sources}
         self._loaded = {}  # source to model, the one used last at the end
         self._queues = {}  # source to those who wait for it, or use it
         self._lock = threading.Lock()
@@ -66,7 +69,7 @@ class Models:
             return self._sources[label]
         if not label:
             raise InputError("no model is chosen: choose one from the list.")
-        if not self.any_folder:
+        if not self.any_model:
             raise InputError(f"model {label!r} is not known here: choose one of {', '.join(self._sources)}.")
         return label
 
@@ -76,18 +79,22 @@ class Models:
         return source if source is None or not Path(source).is_dir() else Path(source).resolve().name
 
     def load(self, label):
-        """The model of a label, as from `MossFormerSeparation.from_hparams`; loaded once."""
+        """The model of a label, as from `MossFormerSeparation.from_hparams`; loaded once.
+
+        To be called in its `turn`.
+        """
         from mossformer_sb.inference.separation import MossFormerSeparation
 
         source = self.source(label)
         with self._lock:
-            if source not in self._loaded:
-                model = MossFormerSeparation.from_hparams(source, device=self.device)
-                while len(self._loaded) >= _LOADED:
-                    del self._loaded[next(iter(self._loaded))]
-                self._loaded[source] = model
-            self._loaded[source] = self._loaded.pop(source)
-            return self._loaded[source]
+            model = self._loaded.pop(source, None)
+        if model is None:  # meanwhile others can use theirs
+            model = MossFormerSeparation.from_hparams(source, device=self.device)
+        with self._lock:
+            self._loaded[source] = model
+            while len(self._loaded) > _LOADED:
+                del self._loaded[next(iter(self._loaded))]
+        return model
 
     @contextlib.contextmanager
     def turn(self, label, waiting=lambda ahead: None):
@@ -132,3 +139,12 @@ def _packaged_model(required):
         if required:
             raise
         return None
+
+
+def _released_labels():
+    """Name and label of the models that can be had by name, where this version has any."""
+    try:
+        from mossformer_sb.sharing.released import RELEASED
+    except ImportError:
+        return []
+    return [(name, f"{name}, released ({model.megabytes} MB, downloaded once)") for name, model in RELEASED.items()]

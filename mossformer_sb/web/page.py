@@ -86,9 +86,9 @@ class Page:
             model = gr.Dropdown(
                 self.models.labels,
                 value=self.models.labels[0],
-                allow_custom_value=self.models.any_folder,
+                allow_custom_value=self.models.any_model,
                 label="Model",
-                info="or type the folder of an exported model" if self.models.any_folder else None,
+                info="Choose one, or type the folder of an exported model" if self.models.any_model else None,
                 elem_id="ms-model",
             )
             with gr.Accordion("Options", open=False, elem_id="ms-options"), gr.Row():
@@ -107,6 +107,8 @@ class Page:
                 shell = gr.Code(language=None, label="Command line", lines=1, **code)
             gr.Markdown(f"The example: {EXAMPLE_CREDIT}", elem_id="ms-foot")
 
+            for given in (file, microphone):
+                given.async_move_resource_to_block_cache = _without_addresses(given.async_move_resource_to_block_cache)
             chosen = [kind, file, microphone, model, format, level, channel]
             hidden = {"show_progress": "hidden", "api_visibility": "private"}
             quick = {**hidden, "queue": False}
@@ -218,6 +220,17 @@ def theme():
     )
     # White on it has to be readable.
     return plain.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
+
+
+def _without_addresses(move):
+    """Gradio's method that fetches what a visitor names by its address, with uploads alone allowed."""
+
+    async def move_upload(path):
+        if path is not None and "://" in str(path):
+            raise gr.Error("Only uploads are taken.", print_exception=False)
+        return await move(path)
+
+    return move_upload
 
 
 def _stopped():

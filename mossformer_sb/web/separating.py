@@ -3,18 +3,18 @@
 Shapes: T samples, t samples of a block, S speakers.
 """
 
+import json
+import shlex
 import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from mossformer_sb.data.audio_io import FORMATS, Recording, write_recordings
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.web.spectrogram import png, power_spectrogram
-from mossformer_sb.web.timeline import frame_powers, speaking_times
+from mossformer_sb.web.timeline import active_times
 
 MIXTURE_FILE = "mixture.wav"
 
@@ -108,6 +108,7 @@ def check_length(path, max_seconds):
 
     Example
     -------
+    >>> import numpy as np
     >>> path = getfixture("tmp_path") / "talk.wav"
     >>> write_recordings([path], [np.zeros((8000, 1))], 8000)
     >>> check_length(path, max_seconds=1.0)
@@ -195,7 +196,7 @@ def _separate(path, folder, models, label, options, progress, max_seconds):
     with zipfile.ZipFile(folder / archive, "w", zipfile.ZIP_STORED) as file:
         for written in paths:
             file.write(written, written.name)
-    tracks, highest = _tracks([folder / MIXTURE_FILE, *paths], progress)
+    tracks, highest = _tracks([folder / MIXTURE_FILE, *paths], model.hparams.sample_rate, progress)
     return Result(
         name=path.name,
         model=label,
@@ -210,18 +211,16 @@ def _separate(path, folder, models, label, options, progress, max_seconds):
     )
 
 
-def _tracks(paths, progress):
+def _tracks(paths, model_rate, progress):
     """The mixture and the speakers, their spectrograms on one scale; and the upper end of these, Hz."""
-    spectrograms, powers = [], []
+    spectrograms = []
     for path in paths:
         progress.enter("Drawing")
         recording = Recording(path)
         power, highest = power_spectrogram(recording.blocks(), recording.num_samples, recording.sample_rate)
         spectrograms.append(power)
-        powers.append(frame_powers(recording.blocks(), recording.sample_rate))
     loudest = max(power.max() for power in spectrograms)
-    num_frames = min(map(len, powers[1:]))  # a lossy format may add some samples
-    times = [None, *speaking_times(np.stack([power[:num_frames] for power in powers[1:]], axis=1))]
+    times = [None, *active_times(paths[1:], paths[0], model_rate)]
     names = ["Mixture", *(f"Speaker {number}" for number in range(1, len(paths)))]
     tracks = [
         Track(name, path.name, png(power, loudest), track_times)
@@ -272,8 +271,6 @@ def command_line(source, name, options):
     >>> command_line(None, "my talk.wav", Options(channel=1))
     "mossformer-sb separate 'my talk.wav' --channel 1"
     """
-    import shlex
-
     words = ["mossformer-sb", "separate", name, *(["--model", source] if source is not None else [])]
     for key, value in vars(options).items():
         if value != getattr(Options, key):
@@ -283,8 +280,6 @@ def command_line(source, name, options):
 
 def _quoted(value):
     """A Python literal, with double quotes where it is a string."""
-    import json
-
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 

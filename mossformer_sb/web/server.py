@@ -139,8 +139,8 @@ def running(settings):
     from mossformer_sb.web.models import Models
     from mossformer_sb.web.visits import Visits
 
-    models = Models(settings.models, settings.device, any_folder=settings.is_local)
-    for label in models.labels[: max(1, len(settings.models))]:
+    models = Models(settings.models, settings.device, any_model=settings.is_local)
+    for label in models.at_hand:
         models.load(label)  # what is wrong with one is said before anybody comes
     with _listening(settings.host, settings.port) as listener:
         visits = Visits(60 * settings.keep_minutes)

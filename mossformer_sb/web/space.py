@@ -95,7 +95,7 @@ def write_space(folder, settings):
         raise InputError(f"{folder}: is already there, and not empty. Give a new folder for the Space.")
     local = _unique_names([source for source in settings.models if Path(source).is_dir()])
     models = Models(settings.models, settings.device)
-    for label in models.labels[: len(settings.models)]:
+    for label in models.at_hand:
         models.load(label)
     with atomic_folder(folder) as temporary:
         for source, name in local.items():

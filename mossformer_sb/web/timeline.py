@@ -5,10 +5,57 @@ Shapes: T samples, t samples of a block, F frames, S speakers.
 
 import numpy as np
 
+from mossformer_sb.data.audio_io import Recording
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.output_gain import LevelMeter
+
 FRAME = 0.02  # seconds
 _BELOW_LOUDEST = 40.0  # dB below the recording's loud frames: nobody speaks
 _BELOW_OTHERS = 20.0  # dB below the loudest speaker of the frame: what is left of that one
 _LONGEST_GAP, _SHORTEST = 0.3, 0.1  # seconds: pauses within speech, and what is no speech yet
+
+
+def active_times(speakers, mixture, model_rate):
+    """When each speaker is active: by a detector of speech, where there is one, or else by the signals' energy.
+
+    Arguments
+    ---------
+    speakers : list of Path
+        S files of one rate and length.
+    mixture : Path
+        The recording, of the same rate and length.
+    model_rate : int
+        Hz, of the model that separated it.
+
+    Returns
+    -------
+    list of list of tuple of float
+        For each speaker, start and end in seconds, in order.
+    """
+    rate = Recording(mixture).sample_rate
+    detector = _speech_detector(len(speakers), rate, min(rate, model_rate))
+    if detector is None:
+        return speaking_times(np.stack([frame_powers(Recording(path).blocks(), rate) for path in speakers], axis=1))
+    meter = LevelMeter()
+    for estimates, block in zip(_together(speakers), Recording(mixture).blocks(), strict=True):
+        meter.add(estimates, block)
+    return detector.segments(_together(speakers), meter)
+
+
+def _speech_detector(num_spks, sample_rate, analysed_rate):
+    """The package's detector of speech, or None where it or what it needs is not installed."""
+    try:
+        from mossformer_sb.inference.activity import ActivityDetector
+
+        return ActivityDetector(num_spks, sample_rate, analysed_rate=analysed_rate)
+    except (ImportError, InputError):
+        return None
+
+
+def _together(paths):
+    """[t, S] of some files."""
+    for blocks in zip(*(Recording(path).blocks() for path in paths), strict=True):
+        yield np.stack(blocks, axis=1)
 
 
 def speaking_times(powers, frame=FRAME):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -330,6 +331,23 @@ def test_the_browser_is_told_to_stay_here(server):
     request = urllib.request.Request(server.address, headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="400"):
         urllib.request.urlopen(request, timeout=LONGEST)
+
+
+def test_the_server_fetches_nothing_that_a_visitor_names(server, monkeypatch):
+    looked_up, look_up = [], socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **kw: looked_up.append(a[0]) or look_up(*a, **kw))
+    config = json.loads(fetch(f"{server.address}config"))
+    values = {part["id"]: part["props"].get("value") for part in config["components"]}
+    event = next(event for event in config["dependencies"] if event["targets"][0][1] == "load" and event["inputs"])
+    data = [values[number] for number in event["inputs"]]
+    data[1] = {"path": "https://example.com/talk.wav", "meta": {"_type": "gradio.FileData"}}
+    content = {"data": data, "fn_index": event["id"], "session_hash": "visit"}
+    with pytest.raises(urllib.error.HTTPError) as error:
+        post(f"{server.address}gradio_api/run/predict", content)
+    assert error.value.code == 500 and b"Only uploads are taken" in error.value.read()
+    assert "example.com" not in str(looked_up)
+    data[1] = None
+    assert "separate_to_files" in post(f"{server.address}gradio_api/run/predict", content)["data"][0]
 
 
 RECORDER = """

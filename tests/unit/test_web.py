@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from mossformer_sb.web.separating import (
 )
 from mossformer_sb.web.server import Settings
 from mossformer_sb.web.spectrogram import COLUMNS, ROWS, png, power_spectrogram
-from mossformer_sb.web.timeline import frame_powers, speaking_times
+from mossformer_sb.web.timeline import active_times, frame_powers, speaking_times
 from mossformer_sb.web.visits import Visits
 
 RATE = 8000
@@ -99,7 +100,7 @@ class TestSeparating:
         monkeypatch.chdir(tmp_path)
         assert main(["separate", "bad.wav", "--model", str(model), "--device", "cpu"]) == 1
         (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-        assert str(error.value).startswith("bad.wav: can't be read as audio")
+        assert str(error.value).startswith("bad.wav: ")
         assert told.replace(f"{tmp_path}/", "") == f"failed: {error.value}"
         assert not list((tmp_path / "token").iterdir())
 
@@ -166,9 +167,19 @@ class TestModels:
     def test_what_is_not_in_the_list(self, model):
         with pytest.raises(InputError, match="model '/etc' is not known here: choose one of model"):
             Models([model]).source("/etc")
-        assert Models([model], any_folder=True).source(" /etc ") == "/etc"
+        assert Models([model], any_model=True).source(" /etc ") == "/etc"
         with pytest.raises(InputError, match="no model is chosen"):
-            Models([model], any_folder=True).source(None)
+            Models([model], any_model=True).source(None)
+
+    def test_released_ones_are_offered_on_this_machine_alone(self, monkeypatch, model):
+        released = types.ModuleType("mossformer_sb.sharing.released")
+        released.RELEASED = {"big-model": types.SimpleNamespace(megabytes=670)}
+        monkeypatch.setitem(sys.modules, released.__name__, released)
+        assert Models([model]).labels[0] == Models([model]).at_hand[0] == "model"
+        assert not any("big-model" in label for label in Models([model]).labels)
+        found = Models([model], any_model=True)
+        label = "big-model, released (670 MB, downloaded once)"
+        assert label in found.labels and label not in found.at_hand and found.source(label) == "big-model"
 
     def test_loaded_once(self, models):
         assert models.load(models.labels[0]) is models.load(models.labels[0])
@@ -294,6 +305,25 @@ class TestPictures:
         first[int(2.5 * RATE) : int(2.5 * RATE) + 320] = 1.0  # 0.04 s
         powers = np.stack([frame_powers([signal], RATE) for signal in (first, second)], axis=1)
         assert speaking_times(powers) == [[(0.0, 2.0)], [(3.0, 5.0)]]
+
+    def test_a_detector_of_speech_is_used_where_there_is_one(self, tmp_path, monkeypatch):
+        activity = types.ModuleType("mossformer_sb.inference.activity")
+
+        class ActivityDetector:
+            def __init__(self, num_spks, sample_rate, analysed_rate):
+                self.arguments = num_spks, sample_rate, analysed_rate
+
+            def segments(self, blocks, meter):
+                blocks = np.concatenate(list(blocks))
+                assert self.arguments == (2, 16000, RATE) and meter.num_samples == len(blocks) == 150000
+                return [[(0.0, float(column.max()))] for column in blocks.T]
+
+        activity.ActivityDetector = ActivityDetector
+        monkeypatch.setitem(sys.modules, activity.__name__, activity)
+        paths = [tmp_path / name for name in ("mixture.wav", "one.wav", "two.flac")]
+        for path, value in zip(paths, (0.75, 0.25, 0.5), strict=True):
+            soundfile.write(path, np.full(150000, value), 16000)
+        assert active_times(paths[1:], paths[0], RATE) == [[(0.0, 0.25)], [(0.0, 0.5)]]
 
     def test_ticks_are_few_and_within(self):
         for end in (0.001, 0.3, 1, 7.99, 60, 3600):

@@ -32,6 +32,7 @@ _MOST_AT_ONCE, _MOST_WAITING = 16, 64  # visitors whose separations run or wait 
 _CHANNELS = [("Mean of all", -1), ("First (left)", 0), ("Second (right)", 1), ("Third", 2), ("Fourth", 3)]
 _LEVEL_NAMES = {
     "mixture": "As in the recording",
+    "speakers": "Each as in the recording",
     "peak": "Loudest at full scale",
     "none": "As the network gives them",
 }
@@ -94,7 +95,10 @@ class Page:
             with gr.Accordion("Options", open=False, elem_id="ms-options"), gr.Row():
                 format = gr.Dropdown(list(FORMATS), value="wav", label="Format of the files", min_width=220)
                 level = gr.Dropdown(
-                    [(_LEVEL_NAMES[level], level) for level in LEVELS], value="mixture", label="Level", min_width=220
+                    [(_LEVEL_NAMES.get(level, level), level) for level in LEVELS],
+                    value="mixture",
+                    label="Level",
+                    min_width=220,
                 )
                 channel = gr.Dropdown(_CHANNELS, value=-1, label="Channel", min_width=220)
             with gr.Row():
@@ -243,7 +247,7 @@ class _Work:
     def __init__(self, function, *arguments):
         self._function, self._arguments = function, arguments
         self._result = self._error = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="separation", daemon=True)
         self._thread.start()
 
     def _run(self):

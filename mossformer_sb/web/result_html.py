@@ -134,7 +134,7 @@ def _timeline(result):
     table = "".join(
         f"<tr><th scope=row>{escape(track.name)}</th><td>{_clock(start)}</td><td>{_clock(end)}</td></tr>"
         for start, end, track in sorted(
-            ((start, end, track) for _, track in speakers for start, end in track.times), key=lambda row: row[:2]
+            ((start, end, track) for _, track in speakers for start, end in track.times), key=lambda row: row[0]
         )
     )
     return (

@@ -150,6 +150,68 @@ class TestSeparating:
         assert "Speaker 1 is silent." in result_html(result)
 
 
+class TestPage:
+    @pytest.fixture
+    def page(self, tmp_path, models):
+        pytest.importorskip("gradio")
+        from mossformer_sb.web.page import Limits, Page
+
+        visits = Visits(parent=tmp_path)
+        yield Page(models, visits, Limits(minutes=2))
+        visits.close()
+
+    def events(self, page, path):
+        visit = types.SimpleNamespace(session_hash="visit")
+        return page.separate("file", path, None, page.models.labels[0], "wav", "mixture", -1, visit)
+
+    def test_from_the_click_to_the_result(self, page, talk):
+        *_, (shown, start, stop) = self.events(page, talk)
+        assert "Speaker 2" in shown and start["interactive"] and not stop["visible"]
+        (folder,) = page.visits.results.iterdir()
+        assert page.visits.find(folder.name, "talk_spk2.wav") and f"results/{folder.name}/talk_spk2.wav" in shown
+
+    def test_who_leaves_stops_the_work(self, page, tmp_path, monkeypatch):
+        path, started, go_on = tmp_path / "long.wav", threading.Event(), threading.Event()
+        soundfile.write(path, 0.1 * np.random.randn(62 * RATE), RATE)
+
+        def slow(self, mix):
+            started.set()
+            go_on.wait(10)
+            return torch.stack([mix, mix], 2)
+
+        monkeypatch.setattr(MossFormerSeparation, "separate_batch", slow)
+        events = self.events(page, path)
+        assert "ms-status" in next(events)[0]
+        assert started.wait(10) and list(page.visits.results.iterdir())
+        events.close()
+        go_on.set()
+        for thread in threading.enumerate():
+            if thread.name == "separation":
+                thread.join(10)
+        assert not list(page.visits.results.iterdir())
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (torch.OutOfMemoryError("no room"), "talk.wav: no room"),
+            (ZeroDivisionError("bug"), "This failed by an error of the program; the terminal shows it."),
+        ],
+    )
+    def test_errors_are_shown_and_leave_nothing(self, page, talk, monkeypatch, caplog, error, message):
+        def fail(self, mix):
+            raise error
+
+        monkeypatch.setattr(MossFormerSeparation, "separate_batch", fail)
+        *_, (shown, start, stop) = self.events(page, talk)
+        assert message in shown and "ms-error" in shown and start["interactive"] and not stop["visible"]
+        assert not list(page.visits.results.iterdir())
+        assert ("ZeroDivisionError: bug" in caplog.text) is isinstance(error, ZeroDivisionError)
+
+    def test_an_upload_that_is_gone(self, page, tmp_path):
+        ((shown, _, _),) = self.events(page, tmp_path / "gone.wav")
+        assert "gone.wav: is no longer here" in shown
+
+
 class TestModels:
     def test_without_any(self, monkeypatch, tmp_path):
         monkeypatch.setattr("mossformer_sb.pretrained.FOLDER", tmp_path)

@@ -9,22 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
+from mossformer_sb.data.media_file import MEDIA_ENDINGS, can_read_media
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+STDIN = "-"
+_NAMED = 5  # files that a message names at most
 
 
 @dataclass(frozen=True)
 class Job:
     """A recording to separate."""
 
-    path: Path
+    path: Path  # STDIN for the standard input
     folder: Path  # of its output
     name: str  # what the names of its output begin with
     problem: str | None = None  # why it can't be read, where that is known from the folder
 
 
-def list_recordings(inputs, output_folder):
+def list_recordings(inputs, output_folder, listed=(), passed_over=None):
     """List the recordings that files, folders and patterns stand for.
 
     Output goes to the same folders below the output folder as the recordings have below what all inputs have in common:
@@ -35,9 +39,14 @@ def list_recordings(inputs, output_folder):
     Arguments
     ---------
     inputs : list of str
-        Files; folders, of which all audio files are taken, also from those inside; patterns such as ``calls/**/*.wav``.
+        Files; folders, of which all audio files are taken, also from those inside; patterns such as ``calls/**/*.wav``;
+        ``-`` for the standard input.
     output_folder : str or Path
         What lies in it is never an input.
+    listed : iterable of mossformer_sb.cli.input_list.Listed
+        More files, from a list. One that is not there is listed with that as its problem.
+    passed_over : list, optional
+        Gets the paths of the files whose formats can't be read here.
 
     Returns
     -------
@@ -59,26 +68,37 @@ def list_recordings(inputs, output_folder):
     ['monday', 'tuesday']
     """
     output_folder = Path(output_folder).resolve()
-    found, anchors, passed_over = {}, [], Counter()
+    found, anchors, others = {}, [], []
     for given in inputs:
-        recordings, others, anchor = _find(given, output_folder)
+        if given == STDIN:
+            continue
+        recordings, left_out, anchor = _find(given, output_folder)
         if not recordings:
-            advice = f"Give audio files, folders of them, or a pattern. {tell_passed_over(others)}".rstrip()
+            advice = f"Give audio files, folders of them, or a pattern. {_tell(left_out)}".rstrip()
             raise InputError(f"{given}: matches no audio file. {advice}")
         found.update(recordings)
-        passed_over += others
+        others += left_out
         anchors.append(anchor)
-    if passed_over:
-        logger.warning("%s", tell_passed_over(passed_over))
+    for path, name in listed:
+        if name is None:
+            path = path.parent.resolve() / path.name
+            found[path] = _absent(path)
+            anchors.append(path.parent)
+    if others:
+        logger.warning("%s", _tell(others))
+    if passed_over is not None:
+        passed_over += others
     found = _each_once(found)
-    root = Path(os.path.commonpath(anchors))
+    root = Path(os.path.commonpath(anchors)) if anchors else None
     outputs = {path: output_folder / path.relative_to(root).parent for path in sorted(found)}
     names = _names(outputs)
-    return [Job(path, folder, names[path], found[path]) for path, folder in outputs.items()]
+    jobs = [Job(path, folder, names[path], found[path]) for path, folder in outputs.items()]
+    jobs += [Job(path, output_folder, name, _absent(path)) for path, name in listed if name is not None]
+    return jobs + ([Job(STDIN, output_folder, "stdin")] if STDIN in inputs else [])
 
 
 def _find(given, output_folder):
-    """The recordings of one input with their problems, a count of other media, and the folder below which all lie."""
+    """The recordings of one input with their problems, other media, and the folder below which all lie."""
     path = Path(given)
     if os.path.isdir(path):
         anchor = path.resolve()
@@ -91,7 +111,7 @@ def _find(given, output_folder):
     if os.path.lexists(path):
         anchor = path.parent.resolve()
         named = anchor / path.name
-        return {named: _dangling(named)}, Counter(), anchor  # given by its name, it is taken whatever its ending
+        return {named: _dangling(named)}, [], anchor  # given by its name, it is taken whatever its ending
     if not glob.has_magic(given):
         raise InputError(f"{given}: there is no such file or folder.")
     before = Path(*_until_magic(path.parts))
@@ -120,8 +140,8 @@ def _matches(parts, pattern):
 
 
 def _sort_out(files, output_folder):
-    """Which of some files are recordings, each with what is wrong with it or None; and a count of other media."""
-    recordings, others = {}, Counter()
+    """Which of some files are recordings, each with what is wrong with it or None; and other media."""
+    recordings, others = {}, []
     for path, problem in files:
         if _is_below(path, output_folder):
             continue
@@ -130,7 +150,7 @@ def _sort_out(files, output_folder):
         elif _is_recording(path) and os.path.isfile(path):
             recordings[path] = None
         elif path.suffix.lower() in OTHER_MEDIA_ENDINGS and not path.name.startswith("."):
-            others[path.suffix.lower()] += 1
+            others.append(path)
     return recordings, others
 
 
@@ -166,8 +186,17 @@ def _dangling(path):
     return None
 
 
+def _absent(path):
+    """What is wrong with a file of a list that is not there, or None."""
+    if os.path.exists(path):
+        return None
+    return _dangling(path) or f"{path}: there is no such file, which the list names."
+
+
 def _is_recording(path):
-    return path.suffix.lower() in AUDIO_ENDINGS and not path.name.startswith(".")
+    ending = path.suffix.lower()
+    known = ending in AUDIO_ENDINGS or (ending in MEDIA_ENDINGS and can_read_media())
+    return known and not path.name.startswith(".")
 
 
 def _is_below(path, folder):
@@ -191,6 +220,18 @@ def _names(outputs):
         if not shared:
             return names
         names.update((path, path.name) for path in shared)
+
+
+def _tell(others):
+    """The sentences on files that can't be read here; "" if there are none."""
+    if not others:
+        return ""
+    endings = Counter(path.suffix.lower() for path in others)
+    names = ", ".join(str(path) for path in sorted(others)[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+    for_media = (
+        ' Or pip install "mossformer_sb[av]" for those of phones and films.' if MEDIA_ENDINGS & set(endings) else ""
+    )
+    return f"{tell_passed_over(endings)}{for_media} They are {names}."
 
 
 def _until_magic(parts):

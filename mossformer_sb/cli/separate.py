@@ -1,41 +1,66 @@
 """``mossformer-sb separate``: recordings into one file per speaker."""
 
+import json
 import logging
 import os
+import shutil
+import sys
+import tempfile
 
 from mossformer_sb.cli.input_files import list_recordings, shard
-from mossformer_sb.data.audio_io import FORMATS
+from mossformer_sb.cli.input_list import read_input_list
+from mossformer_sb.cli.separate_jobs import check_distinct, open_recording, planned, report, separate_jobs
+from mossformer_sb.data.audio_io import FORMATS, SUBTYPES
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.chunking import Chunking
+from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.output_gain import LEVELS
+from mossformer_sb.inference.output_names import DEFAULT_PATTERN
 from mossformer_sb.utils.files import make_output_folder
 
-logger = logging.getLogger(__name__)
-
 SOME_FAILED = 1  # exit code
+STDOUT = "-"  # as the output folder
 
 DESCRIPTION = """\
 Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the recording's own rate and length.
 
   mossformer-sb separate talk.mp3            # into separated/, with the model that comes with the package
   mossformer-sb separate archive/ 'calls/**/*.wav' --model MODEL --output_folder separated --format flac
+  mossformer-sb separate film.mp4 --name '{stem}/voice{n}' --subtype PCM_16 --rest --activity
+  mossformer-sb separate --input-list wav.scp --json > what_was_written.json
+  cat talk.wav | mossformer-sb separate - --only 1 --output_folder - > first_speaker.wav
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
 
 The output folder gets the folders of the input. What is already there is left alone, so the same command resumes
 after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1; so
 it is with a truncated file. Links count under their own names, linked folders are entered. Formats that can't be read
-here, such as m4a, are passed over in folders, and counted."""
+here are passed over in folders, counted and named."""
 
 
 def add_arguments(parser):
     """Add what follows the command's name."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="audio file, folder, or pattern in quotes")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        metavar="INPUT",
+        help="audio file, folder, or pattern in quotes; - for the standard input. m4a, mp4, webm, mov, amr, aac, 3gp "
+        'and the like need the extra "av"',
+    )
+    parser.add_argument(
+        "--input-list",
+        "--input_list",
+        metavar="FILE",
+        help="more recordings: a path a line, or, in a file that ends in .scp, Kaldi's 'ID PATH'",
+    )
     parser.add_argument(
         "--model",
         help="folder of an exported model, or a model hub's id (default: the one that comes with the package)",
     )
     parser.add_argument(
-        "--output_folder", default="separated", help="where to write; made if it is not there (default: separated)"
+        "--output_folder",
+        default="separated",
+        help="where to write; made if it is not there; - for the standard "
+        "output, which takes one file, as with --only (default: separated)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
@@ -50,14 +75,16 @@ def add_arguments(parser):
         "--level",
         default="mixture",
         choices=LEVELS,
-        help="mixture: one gain for all speakers fits their sum to the recording; peak: one gain brings the loudest to "
-        "full scale; none: no further gain (default: mixture)",
+        help="mixture: one gain for all speakers fits their sum to the recording; speakers: the same with a gain for "
+        "each; peak: one gain brings the loudest to full scale; none: no further gain (default: mixture)",
     )
     parser.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again what is already there")
     parser.add_argument(
         "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
     )
+    _add_output_arguments(parser.add_argument_group("what is written"))
+    _add_report_arguments(parser.add_argument_group("what is told"))
     chunks = parser.add_argument_group("long recordings, in seconds", "Cut into chunks, and joined again.")
     defaults = Chunking()
     chunks.add_argument(
@@ -77,44 +104,120 @@ def add_arguments(parser):
     )
 
 
+def _add_output_arguments(group):
+    group.add_argument(
+        "--subtype",
+        choices=SUBTYPES,
+        help="how samples are stored in wav and flac; with PCM, all files are made softer where one would clip "
+        "(default: FLOAT in wav, PCM_24 in flac)",
+    )
+    group.add_argument(
+        "--name",
+        default=DEFAULT_PATTERN,
+        metavar="PATTERN",
+        help="of the files, without the ending: {stem} is the recording's name, {n} the speaker's number, also as "
+        "{n:02d}; a slash makes a folder, as in '{stem}/spk{n}' (default: %(default)s)",
+    )
+    group.add_argument("--rest", action="store_true", help="write the recording minus all speakers too, as NAME_rest")
+    group.add_argument("--only", type=int, metavar="N", help="write speaker N alone, counted from 1")
+    group.add_argument(
+        "--activity",
+        action="store_true",
+        help='write who speaks when too: NAME_activity.rttm, .json, and .txt, labels for Audacity (extra "activity")',
+    )
+
+
+def _add_report_arguments(group):
+    group.add_argument(
+        "--json", action="store_true", help="print what was written as JSON, and nothing else on the standard output"
+    )
+    group.add_argument(
+        "--list", action="store_true", help="print which files would be read and written, and do nothing"
+    )
+    group.add_argument("--quiet", action="store_true", help="print errors only: no progress, notes or summary")
+
+
 def run(arguments):
     """Run the command; returns the exit code."""
-    import torch
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
+    if arguments.quiet:
+        logging.getLogger("mossformer_sb").setLevel(logging.ERROR)
+    chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
+    output = Output(
+        format=arguments.format,
+        subtype=arguments.subtype,
+        pattern=arguments.name,
+        only=arguments.only,
+        rest=arguments.rest,
+        activity=arguments.activity,
+    )
+    if arguments.output_folder == STDOUT:
+        _check_stdout(arguments)
+    listed = read_input_list(arguments.input_list) if arguments.input_list else []
+    if not arguments.inputs and not listed:
+        raise InputError("no recording is given: name files, folders or patterns, or an --input-list.")
+    passed_over = []
+    jobs = list_recordings(arguments.inputs, arguments.output_folder, listed, passed_over)
+    check_distinct(jobs, output)
+    if arguments.list:
+        return _print_list(jobs, output, passed_over, arguments.json)
+    return _separate(arguments, shard(jobs), output, chunking, passed_over)
 
-    from mossformer_sb.inference.separation import MossFormerSeparation, output_paths
+
+def _separate(arguments, jobs, output, chunking, passed_over):
+    """Separate all of a list; returns the exit code."""
+    from mossformer_sb.inference.separation import MossFormerSeparation
     from mossformer_sb.pretrained import default_model
 
-    chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
     source = default_model() if arguments.model is None else arguments.model
-    jobs = shard(list_recordings(arguments.inputs, arguments.output_folder))
-    make_output_folder(arguments.output_folder)
-    model = MossFormerSeparation.from_hparams(source, device=_device_of_rank(arguments.device), trust=arguments.trust)
     options = {"level": arguments.level, "channel": arguments.channel, "chunking": chunking}
-    failed = skipped = 0
-    with logging_redirect_tqdm():
-        for job in tqdm(jobs, unit="file"):
-            paths = output_paths(job.name, job.folder, model.hparams.num_spks, arguments.format)
-            if not arguments.overwrite and all(map(os.path.isfile, paths)):
-                skipped += 1
-                continue
-            try:
-                if job.problem:
-                    raise InputError(job.problem)
-                model.separate_to_files(job.path, job.folder, job.name, arguments.format, progress=True, **options)
-            except InputError as error:
-                failed += 1
-                logger.error("failed: %s", error)
-            except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-                failed += 1
-                logger.error("failed: %s: %s", job.path, error)
-            except Exception:  # a fault of this program: it shows, and the other files are separated
-                failed += 1
-                logger.exception("failed: %s", job.path)
-    there = f", {skipped} were already there" if skipped else ""
-    print(f"{len(jobs) - failed - skipped} of {len(jobs)} recordings separated{there}, {failed} failed.")
-    return SOME_FAILED if failed else 0
+    device = _device_of_rank(arguments.device)
+    if arguments.output_folder == STDOUT:
+        if len(jobs) != 1:
+            raise InputError(f"the standard output takes one file, and {len(jobs)} recordings are given. Give one.")
+        model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
+        return _separate_to_stdout(model, jobs[0], output, options)
+    make_output_folder(arguments.output_folder)
+    model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
+    output.speakers(model.hparams.num_spks)  # an error if there is no such one
+    results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
+    report(results, passed_over, str(source), as_json=arguments.json, quiet=arguments.quiet)
+    return SOME_FAILED if any(result["status"] == "failed" for result in results) else 0
+
+
+def _check_stdout(arguments):
+    """Raise InputError for options that the standard output has no room for."""
+    given = [f"--{name}" for name in ("rest", "activity", "json") if getattr(arguments, name)]
+    if arguments.only is None or given:
+        raise InputError(
+            f"the standard output (--output_folder -) takes one file: choose a speaker with --only N"
+            f"{', and leave out ' + ', '.join(given) if given else ''}."
+        )
+
+
+def _separate_to_stdout(model, job, output, options):
+    """Write one speaker's file to the standard output, when it is complete."""
+    with tempfile.TemporaryDirectory() as folder:
+        if job.problem:
+            raise InputError(job.problem)
+        found = model.separate_recording(open_recording(job), folder, "talk", output, **options)
+        with open(found.audio_paths[0], "rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def _print_list(jobs, output, passed_over, as_json):
+    """Print what would be done."""
+    plan = [
+        {"recording": str(job.path), "files": [str(path) for path in planned(job, output)], "problem": job.problem}
+        for job in jobs
+    ]
+    if as_json:
+        print(json.dumps({"recordings": plan, "passed_over": [str(path) for path in passed_over]}, indent=2))
+        return 0
+    for entry in plan:
+        print(f"{entry['recording']} -> {entry['problem'] or ', '.join(entry['files'])}")
+    return 0
 
 
 def _device_of_rank(device):

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 
 from mossformer_sb.data.audio_reader import AudioReader
+from mossformer_sb.data.media_file import MEDIA_ENDINGS
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, atomic_write_all
 
@@ -28,11 +29,8 @@ _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it tak
 _USUAL_ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 _MORE_ENDINGS = set(".aif .aifc .aiffc .bwf .mp1 .mp2 .oga .opus .snd .sph .wave .wv1 .wv2".split())
 _LIBSNDFILE_ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
-# Recordings and films that libsndfile does not read.
-OTHER_MEDIA_ENDINGS = frozenset(
-    ".3gp .aac .ac3 .amr .ape .avi .dts .flv .m4a .m4b .m4v .mka .mkv .mov .mp4 .mpc .mpeg .mpg .ra .tta .webm "
-    ".wma .wmv .wv".split()
-)
+# Recordings and films that libsndfile does not read. Some of them PyAV does.
+OTHER_MEDIA_ENDINGS = frozenset(".ac3 .ape .dts .mpc .mpeg .mpg .ra".split()) | MEDIA_ENDINGS
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
@@ -66,16 +64,17 @@ class Format(NamedTuple):
     """How libsndfile calls a file format."""
 
     name: str
-    subtype: str
-    clips: bool  # whether samples beyond full scale are cut off
+    subtypes: tuple  # how samples can be stored; the first one where nothing is said
 
 
 FORMATS = {
-    "wav": Format("WAV", "FLOAT", clips=False),
-    "flac": Format("FLAC", "PCM_24", clips=True),
-    "ogg": Format("OGG", "VORBIS", clips=True),
-    "mp3": Format("MP3", "MPEG_LAYER_III", clips=True),
+    "wav": Format("WAV", ("FLOAT", "PCM_16", "PCM_24")),
+    "flac": Format("FLAC", ("PCM_24", "PCM_16")),
+    "ogg": Format("OGG", ("VORBIS",)),
+    "mp3": Format("MP3", ("MPEG_LAYER_III",)),
 }
+SUBTYPES = ("FLOAT", "PCM_16", "PCM_24")  # those that one can choose
+_BYTES = {"FLOAT": 4, "PCM_16": 2, "PCM_24": 3}  # of a sample
 
 
 def read_audio(path, start=0, num_frames=-1):
@@ -292,7 +291,27 @@ def _as_file(source):
     )
 
 
-def check_format(format, sample_rate=None):
+def clips(format, subtype=None):
+    """Whether a format cuts off samples beyond full scale.
+
+    Arguments
+    ---------
+    format, subtype : str
+        As for `check_format`.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> clips("wav"), clips("wav", "PCM_16"), clips("ogg")
+    (False, True, True)
+    """
+    return (subtype or FORMATS[format].subtypes[0]) != "FLOAT"
+
+
+def check_format(format, sample_rate=None, subtype=None):
     """Raise InputError if recordings can't be written in a format.
 
     Arguments
@@ -301,6 +320,8 @@ def check_format(format, sample_rate=None):
         One of `FORMATS`.
     sample_rate : int, optional
         Hz.
+    subtype : str, optional
+        One of `SUBTYPES`: how samples are stored. Default: the format's first.
 
     Example
     -------
@@ -311,18 +332,26 @@ def check_format(format, sample_rate=None):
     """
     if format not in FORMATS:
         raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}.")
+    kind = FORMATS[format]
+    if subtype not in (None, *kind.subtypes):
+        raise InputError(f"{format} files can't have the subtype {subtype!r}: {_subtype_advice(kind)}.")
     if sample_rate is None:
         return
-    kind = FORMATS[format]
     try:
-        with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, kind.subtype, format=kind.name):
+        with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, subtype or kind.subtypes[0], format=kind.name):
             pass
     except soundfile.LibsndfileError as error:
         others = ", ".join(name for name in FORMATS if name != format)
         raise InputError(f"{format} files can't have {sample_rate} Hz: choose another format ({others}).") from error
 
 
-def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None):
+def _subtype_advice(kind):
+    if len(kind.subtypes) > 1:
+        return f"choose {', '.join(kind.subtypes[:-1])} or {kind.subtypes[-1]}"
+    return "leave it out, since this format has one of its own, or choose wav or flac"
+
+
+def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None, subtype=None, texts=None):
     """Write files of one channel each, all of them or none: under temporary names first.
 
     Arguments
@@ -337,6 +366,10 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
         One of `FORMATS`.
     num_samples : int, optional
         How many there will be, where that is known: more than a WAV can hold are written in its variant RF64.
+    subtype : str, optional
+        As for `check_format`.
+    texts : mapping, optional
+        Path → str, text files that are written with them: they get their names when all are complete.
 
     Raises
     ------
@@ -351,14 +384,19 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None)
     500
     """
     kind = FORMATS[format]
-    large = format == "wav" and 4 * (num_samples or 0) > _LARGEST_WAV
+    subtype = subtype or kind.subtypes[0]
+    large = format == "wav" and _BYTES[subtype] * (num_samples or 0) > _LARGEST_WAV
+    texts = texts or {}
     written = 0
-    with writing(paths[0]), atomic_write_all(paths) as temporaries:
+    with writing(paths[0]), atomic_write_all([*paths, *texts]) as temporaries:
+        temporaries, text_temporaries = temporaries[: len(paths)], temporaries[len(paths) :]
+        for path, text in zip(text_temporaries, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8", newline="\n")
         with contextlib.ExitStack() as stack:
             files = [
                 stack.enter_context(
                     soundfile.SoundFile(
-                        path, "w", sample_rate, 1, subtype=kind.subtype, format="RF64" if large else kind.name
+                        path, "w", sample_rate, 1, subtype=subtype, format="RF64" if large else kind.name
                     )
                 )
                 for path in temporaries

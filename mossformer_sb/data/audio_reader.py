@@ -15,6 +15,7 @@ import soundfile
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, ByteSource, Damage, Part, PieceFile
 from mossformer_sb.data.containers.sizes import survey_log
 from mossformer_sb.data.containers.survey import survey, survey_file
+from mossformer_sb.data.media_file import DamagedMedia, MediaFile, media_format, media_key
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ class AudioReader:
     Arguments
     ---------
     source : str, Path or file object
-        Any format that libsndfile reads; a file object is binary, and can be sought in.
+        Any format that libsndfile reads, or, with PyAV, m4a, mp4 and the like; a file object is binary, and can be
+        sought in.
     name : str, optional
         What messages call it. Default: its path.
     start : int
@@ -105,6 +107,8 @@ class AudioReader:
 
     def _open(self, source, start):
         is_path = isinstance(source, (str, os.PathLike))
+        if self._open_media(source, start, is_path):
+            return
         if is_path:
             found = self._survey_file(source)
         else:
@@ -143,6 +147,30 @@ class AudioReader:
         self._stands = [0] * len(self._files)  # where each file stands
         if found.check_end and self.frames:
             self._check_end()
+
+    def _open_media(self, source, start, is_path):
+        """Open what PyAV reads; whether it is such a file."""
+        try:
+            stream = open(source, "rb") if is_path else source
+        except OSError as error:
+            raise InputError(_absent(self.name, error)) from error
+        stream.seek(start)
+        reader = media_format(stream.read(16))
+        if reader is None:
+            if is_path:
+                stream.close()
+            return False
+        if not is_path:
+            pieces_of = ByteSource(stream, start)
+            stream = PieceFile(pieces_of, Part(((0, pieces_of.size),)))
+        try:
+            file = MediaFile(stream, reader, self.name, media_key(source) if is_path else None)
+        except DamagedMedia as error:
+            raise DamagedAudio(self.name, error.damage) from error
+        self._files.append(file)
+        self.sample_rate, self.channels, self.frames = file.samplerate, file.channels, file.frames
+        self.notes, self._preroll, self._bounds, self._position, self._stands = file.notes, 0, [0, file.frames], 0, [0]
+        return True
 
     def _check_end(self):
         """Decode the last frame, since what lacks its end can't be told from its headers."""
@@ -215,6 +243,8 @@ class AudioReader:
                 self._go_to(number, start)
             self._stands[number] = start + count
             return self._files[number].read(count, dtype="float32", always_2d=True)
+        except DamagedMedia as error:
+            raise DamagedAudio(self.name, error.damage) from error
         except _UNREADABLE as error:
             raise InputError(
                 f"{self.name}: can't be read to its end ({_reason(error)}). It is truncated or damaged. {WHOLE_COPY}"

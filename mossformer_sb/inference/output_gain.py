@@ -4,11 +4,11 @@ import numpy as np
 
 from mossformer_sb.errors import InputError
 
-LEVELS = ("mixture", "none", "peak")
+LEVELS = ("mixture", "speakers", "none", "peak")
 
 
 class LevelMeter:
-    """The gain of estimates that come in blocks: one for all speakers and the whole recording.
+    """The gain of estimates that come in blocks, constant over the whole recording.
 
     Example
     -------
@@ -17,26 +17,32 @@ class LevelMeter:
     ...     estimates = np.random.randn(100, 2)
     ...     estimates -= estimates.mean(0)
     ...     meter.add(estimates, mixture=0.5 * estimates.sum(1))
-    >>> round(meter.gain("mixture"), 4), meter.gain("none")
-    (0.5, 1.0)
+    >>> round(meter.gain("mixture"), 4), meter.gain("speakers").round(4).tolist(), meter.gain("none")
+    (0.5, [0.5, 0.5], 1.0)
     """
 
     def __init__(self):
         self.num_samples = 0
-        self.peak = 0.0  # of all estimates, before the gain
-        self._energy = 0.0  # of the estimates' sum
-        self._agreement = 0.0  # of the estimates' sum with the mixture
-        self._total = self._mixture = 0.0  # sums over all samples of both
+        self.peaks = 0.0  # [S], of each estimate, before the gain
+        self._products = 0.0  # [S, S], of the estimates with each other
+        self._agreement = 0.0  # [S], of each estimate with the mixture
+        self._totals = 0.0  # [S], sums over all samples
+        self._mixture = 0.0  # the same of the mixture
 
     def add(self, estimates, mixture):
         """Add a block: [t, S] and [t]."""
+        estimates = np.asarray(estimates, dtype=np.float64)
         self.num_samples += len(estimates)
-        total = estimates.sum(1, dtype=np.float64)
-        self._energy += float(total @ total)
-        self._agreement += float(total @ mixture)
-        self._total += float(total.sum())
+        self._products = self._products + estimates.T @ estimates
+        self._agreement = self._agreement + estimates.T @ mixture
+        self._totals = self._totals + estimates.sum(0)
         self._mixture += float(mixture.sum(dtype=np.float64))
-        self.peak = max(self.peak, float(np.abs(estimates).max(initial=0.0)))
+        self.peaks = np.maximum(self.peaks, np.abs(estimates).max(axis=0, initial=0.0))
+
+    @property
+    def energies(self):
+        """[S], of the estimates before the gain."""
+        return np.diagonal(self._products)
 
     def gain(self, level):
         """The gain of a level policy.
@@ -44,13 +50,14 @@ class LevelMeter:
         Arguments
         ---------
         level : str
-            "mixture": with which the estimates' sum comes closest to the mixture without its mean. "peak": with
-            which the loudest sample of all estimates is at full scale. "none": 1.
+            "mixture": with which the estimates' sum comes closest to the mixture without its mean. "speakers": the same
+            with a gain for each speaker. "peak": with which the loudest sample of all estimates is at full scale.
+            "none": 1.
 
         Returns
         -------
-        float
-            1 where all estimates are silent.
+        float or numpy.ndarray
+            [S] for "speakers". 1 where all estimates are silent.
 
         Raises
         ------
@@ -58,11 +65,46 @@ class LevelMeter:
             If the policy is not known.
         """
         check_level(level)
-        if level == "mixture" and self._energy > 0:
-            return (self._agreement - self._mixture * self._total / self.num_samples) / self._energy
-        if level == "peak" and self.peak > 0:
-            return 1 / self.peak
+        if level == "mixture" and self._products.sum() > 0:
+            return float(self._agreement_without_mean().sum() / self._products.sum())
+        if level == "speakers":
+            return fitted_gains(self._products, self._agreement_without_mean())
+        if level == "peak" and self.peaks.max() > 0:
+            return 1 / float(self.peaks.max())
         return 1.0
+
+    def _agreement_without_mean(self):
+        return self._agreement - self._mixture * self._totals / self.num_samples
+
+
+def fitted_gains(products, agreement):
+    """With which gains, one for each estimate, their sum comes closest to the mixture.
+
+    Where estimates are multiples of each other, the louder one gets more of it.
+
+    Arguments
+    ---------
+    products : numpy.ndarray
+        [S, S], inner products of the estimates.
+    agreement : numpy.ndarray
+        [S], inner products of the estimates with the mixture.
+
+    Returns
+    -------
+    numpy.ndarray
+        [S]; ones where all estimates are silent.
+
+    Example
+    -------
+    >>> voices = np.random.randn(8000, 2)
+    >>> estimates = voices * [0.01, 3.0]  # each at a level of its own
+    >>> ((0.01, 3.0) * fitted_gains(estimates.T @ estimates, estimates.T @ voices.sum(1))).round(3)
+    array([1., 1.])
+    """
+    ridge = 1e-10 * np.trace(products)
+    if not ridge > 0:
+        return np.ones(len(products))
+    return np.linalg.solve(products + ridge * np.eye(len(products)), agreement)
 
 
 def check_level(level):
@@ -73,7 +115,7 @@ def check_level(level):
     >>> check_level("loud")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: level 'loud' is not known: choose one of mixture, none, peak.
+    mossformer_sb.errors.InputError: level 'loud' is not known: choose one of mixture, speakers, none, peak.
     """
     if level not in LEVELS:
         raise InputError(f"level {level!r} is not known: choose one of {', '.join(LEVELS)}.")

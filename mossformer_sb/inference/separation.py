@@ -3,7 +3,6 @@
 Shapes: B batch, T samples, S speakers.
 """
 
-import contextlib
 import dataclasses
 import logging
 import os
@@ -16,18 +15,19 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from mossformer_sb.data.audio_io import FORMATS, Recording, check_format, write_recordings, writing
+from mossformer_sb.data.audio_io import Recording, check_format, write_recordings
 from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
 from mossformer_sb.inference.input_level import normalise
-from mossformer_sb.inference.output_gain import LevelMeter, check_level
+from mossformer_sb.inference.output_files import Output, made_folders, reduction_without_clipping
+from mossformer_sb.inference.output_gain import check_level
+from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.loading import check_folder, load_model
 from mossformer_sb.utils.devices import choose_device
-from mossformer_sb.utils.files import make_output_folder
 
 logger = logging.getLogger(__name__)
 
@@ -174,16 +174,17 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         recording : str, Path, bytes, file object, numpy.ndarray or torch.Tensor
-            An audio file in any format that libsndfile reads, by its path, content or open file; or samples, [T] or
-            [T, channels].
+            An audio file in any format that libsndfile or PyAV reads, by its path, content or open file; or samples,
+            [T] or [T, channels].
         sample_rate : int, optional
             Hz, for samples alone; files have their own. Default: the model's.
         channel : int, optional
             Which channel to separate, from 0. Default: the mean of all.
         level : str
             "mixture": one gain, common to all speakers and constant over the whole recording, fits the estimates' sum
-            to the recording. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": no
-            further gain; their level is then arbitrary, but goes up and down with the recording's.
+            to the recording. "speakers": the same with a gain for each speaker, for networks that leave the relation of
+            the speakers' levels open. "peak": one such gain brings the loudest sample of all estimates to full scale.
+            "none": no further gain; their level is then arbitrary, but goes up and down with the recording's.
         chunking : Chunking, optional
             How long recordings are cut. Default: ``Chunking()``.
         progress : bool or callable
@@ -205,8 +206,8 @@ class MossFormerSeparation(Pretrained):
             sample_rate = self.hparams.sample_rate
         recording = Recording(recording, sample_rate, channel)
         estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress)))
-        meter = _measure([estimates], recording)
-        return torch.from_numpy(estimates * np.float32(meter.gain(level)))
+        meter = measure([estimates], recording)
+        return torch.from_numpy(estimates * np.asarray(meter.gain(level), dtype=np.float32))
 
     def separate_file(self, path, output_folder=None, format="wav", **options):
         """Separate a recording, write one file per speaker, and return the estimates.
@@ -234,19 +235,19 @@ class MossFormerSeparation(Pretrained):
         """
         if output_folder is None:
             return self.separate(path, **options)
-        paths, sample_rate = self._prepare_output(Recording(path), stem(path), output_folder, format)
-        estimates = self.separate(path, **options)
-        gain = _gain_without_clipping(estimates.abs().max().item(), 1.0, format, path)
-        write_recordings(paths, [gain * estimates.numpy()], sample_rate, format, len(estimates))
+        output, sample_rate = Output(format=format), Recording(path).sample_rate
+        check_format(format, sample_rate)
+        paths = output.audio_paths(output_folder, stem(path), self.hparams.num_spks)
+        with made_folders(output_folder, paths):
+            estimates = self.separate(path, **options)
+            gain = reduction_without_clipping(estimates.abs().max().item(), output, path)
+            write_recordings(paths, [gain * estimates.numpy()], sample_rate, format, len(estimates))
         return estimates
 
     def separate_to_files(
         self, path, output_folder, name=None, format="wav", channel=None, level="mixture", chunking=None, progress=False
     ):
-        """Separate a recording of any length into files, in bounded memory.
-
-        The estimates go through a temporary file in the output folder, since their common gain is known only when the
-        whole recording has been separated. The files get their names when all are complete.
+        """Separate a recording of any length into files, one for each speaker, in bounded memory.
 
         Arguments
         ---------
@@ -271,26 +272,79 @@ class MossFormerSeparation(Pretrained):
         InputError
             If the recording can't be separated, or the files can't be written; none of them is there then.
         """
+        options = {"channel": channel, "level": level, "chunking": chunking, "progress": progress}
+        return self.separate_recording(path, output_folder, name, Output(format=format), **options).audio_paths
+
+    def separate_recording(
+        self,
+        recording,
+        output_folder,
+        name=None,
+        output=None,
+        channel=None,
+        level="mixture",
+        chunking=None,
+        progress=False,
+    ):
+        """Separate a recording of any length into files of any kind, in bounded memory, and tell what came of it.
+
+        The estimates go through a temporary file in the output folder, since their common gain is known only when the
+        whole recording has been separated. The files get their names when all are complete.
+
+        Arguments
+        ---------
+        recording : str, Path, bytes or file object
+            An audio file.
+        output_folder : str or Path
+            Made if it is not there.
+        name : str, optional
+            What the files are called by, ``{stem}`` in their pattern. Default: as ``recording``; needed where that has
+            no name.
+        output : mossformer_sb.inference.output_files.Output, optional
+            Which files to write. Default: one WAV a speaker.
+        channel, level, chunking, progress
+            As for `separate`. Where samples would be clipped, the common gain is lowered.
+
+        Returns
+        -------
+        mossformer_sb.inference.output_files.SeparatedRecording
+
+        Raises
+        ------
+        InputError
+            If the recording can't be separated, or the files can't be written; none of them is there then.
+
+        Example
+        -------
+        >>> import soundfile
+        >>> from mossformer_sb import MossFormerSeparator
+        >>> from mossformer_sb.sharing.folder import export
+        >>> separator, folder = MossFormerSeparator.from_size("mini"), getfixture("tmp_path")
+        >>> model = export(folder / "model", dict(separator.named_children()), sample_rate=8000)
+        >>> model = MossFormerSeparation.from_hparams(source=model, device="cpu")
+        >>> soundfile.write(folder / "talk.wav", 0.1 * np.random.randn(4000), 8000)
+        >>> output = Output(format="flac", pattern="{stem}/s{n}", rest=True)
+        >>> found = model.separate_recording(folder / "talk.wav", folder / "out", output=output)
+        >>> [path.relative_to(folder).as_posix() for path in found.audio_paths]
+        ['out/talk/s1.flac', 'out/talk/s2.flac', 'out/talk/rest.flac']
+        """
         check_level(level)
-        recording = Recording(path, channel=channel)
-        paths, sample_rate = self._prepare_output(recording, name or stem(path), output_folder, format)
-        with BlockStore(self.hparams.num_spks, paths[0].parent) as store:
+        output, name = output or Output(), name or stem(recording)
+        recording = Recording(recording, channel=channel)
+        check_format(output.format, recording.sample_rate)
+        detector = self._activity_detector(recording) if output.activity else None
+        paths = output.paths(output_folder, name, self.hparams.num_spks)
+        with made_folders(output_folder, paths), BlockStore(self.hparams.num_spks, output_folder) as store:
             for block in self._estimates(recording, chunking or Chunking(), progress):
                 store.append(block)
-            meter = _measure(store.blocks(), recording)
-            gain = np.float32(_gain_without_clipping(meter.peak, meter.gain(level), format, recording.name))
-            blocks = (gain * block for block in store.blocks())
-            write_recordings(paths, blocks, sample_rate, format, meter.num_samples)
-        return paths
+            return write_separated(recording, store, output, output_folder, name, level, detector)
 
-    def _prepare_output(self, recording, name, folder, format):
-        """Find what is wrong with the output before the work; the paths to write, and their sample rate."""
-        check_format(format, recording.sample_rate)
-        paths = output_paths(name, make_output_folder(folder), self.hparams.num_spks, format)
-        for path in paths:
-            with writing(path), contextlib.suppress(FileNotFoundError):
-                os.lstat(path)  # fails for a name that is too long
-        return paths, recording.sample_rate
+    def _activity_detector(self, recording):
+        """What finds when each speaker speaks, at the rate up to which the network's outputs have content."""
+        from mossformer_sb.inference.activity import ActivityDetector
+
+        rate = min(recording.sample_rate, self.hparams.sample_rate)
+        return ActivityDetector(self.hparams.num_spks, recording.sample_rate, analysed_rate=rate)
 
     def _estimates(self, recording, chunking, progress):
         """Blocks [t, S] of the estimates at the recording's rate, before their common gain.
@@ -379,55 +433,3 @@ def stem(recording):
     if not isinstance(name, (str, os.PathLike)) or not Path(name).stem:
         raise InputError("the recording has no name to call the files by: give one (name=...).")
     return Path(name).stem
-
-
-def output_paths(name, folder, num_spks, format="wav"):
-    """The files that a separated recording is written to.
-
-    Arguments
-    ---------
-    name : str
-        What their names begin with.
-    folder : Path
-        Where to.
-    num_spks : int
-        S.
-    format : str
-        Their ending.
-
-    Returns
-    -------
-    list of Path
-
-    Example
-    -------
-    >>> [path.name for path in output_paths("talk", Path("separated"), num_spks=2)]
-    ['talk_spk1.wav', 'talk_spk2.wav']
-    """
-    return [Path(folder) / f"{name}_spk{number + 1}.{format}" for number in range(num_spks)]
-
-
-def _measure(blocks, recording):
-    """`LevelMeter` of blocks [t, S] against the recording, read once more."""
-    meter = LevelMeter()
-    mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
-    for block in blocks:
-        while len(behind) < len(block):
-            behind = np.concatenate((behind, next(mixture)))
-        meter.add(block, behind[: len(block)])
-        behind = behind[len(block) :]
-    return meter
-
-
-def _gain_without_clipping(peak, gain, format, name):
-    """The gain, lowered where the format would cut off peaks."""
-    if not FORMATS[format].clips or peak * abs(gain) <= 1:
-        return gain
-    logger.warning(
-        "%s: the estimates reach %.2f times full scale, which %s can't hold: all are %.1f dB softer. wav holds them.",
-        name,
-        peak * abs(gain),
-        format,
-        20 * np.log10(peak * abs(gain)),
-    )
-    return np.sign(gain) / peak

@@ -186,7 +186,7 @@ class TestLevel:
         assert "times full scale, which flac can't hold" in caplog.text
 
     def test_unknown(self, model):
-        with pytest.raises(InputError, match="level 'loud' is not known: choose one of mixture, none, peak"):
+        with pytest.raises(InputError, match="level 'loud' is not known: choose one of mixture, speakers, none, peak"):
             model.separate(noise(4000), level="loud")
 
 

@@ -1,0 +1,74 @@
+"""Lists of recordings in a file: a path a line, or Kaldi's ``wav.scp``."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from mossformer_sb.errors import InputError
+
+
+class Listed(NamedTuple):
+    """A recording of a list."""
+
+    path: Path
+    name: str | None  # what its output is called by, where the list has an ID for it
+
+
+def read_input_list(path):
+    """Read a list of recordings.
+
+    Arguments
+    ---------
+    path : str or Path
+        A text file in UTF-8 with a path a line, relative to the working directory; blank lines don't count. If its name
+        ends in ``.scp``: ``ID PATH`` a line, as Kaldi has it; a line with a path alone has no ID.
+
+    Returns
+    -------
+    list of Listed
+        In the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the list can't be read, names nothing, has an ID twice, or a command or an archive in the place of a path.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "wav.scp"
+    >>> _ = path.write_text("call1 audio/a.wav\\ncall2 audio/b 2.wav\\n")
+    >>> [(name, path.as_posix()) for path, name in read_input_list(path)]
+    [('call1', 'audio/a.wav'), ('call2', 'audio/b 2.wav')]
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not in UTF-8"
+        raise InputError(f"{path}: this list can't be read ({reason}). Give a text file with a path a line.") from error
+    is_scp = str(path).endswith(".scp")
+    found = [
+        _read_scp(line.strip(), f"{path}, line {number}") if is_scp else Listed(Path(line.strip()), None)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not found:
+        raise InputError(f"{path}: this list names no recording. Give a path a line.")
+    names = [name for _, name in found if name is not None]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise InputError(f"{path}: has the ID {twice} twice, and output is named by IDs. Give each its own.")
+    return found
+
+
+def _read_scp(line, place):
+    name, _, rest = line.partition(" ") if " " in line else line.partition("\t")
+    rest = rest.strip()
+    if not rest or os.path.exists(line):
+        return Listed(Path(line), None)
+    if rest.endswith("|"):
+        raise InputError(f"{place}: has a command, '{rest}', which is not run here. Write its output to a file first.")
+    if not os.path.exists(rest) and rest.rpartition(":")[2].isdigit():
+        raise InputError(f"{place}: has a place in an archive, '{rest}', which can't be read here. Give audio files.")
+    if name in (".", "..") or set(name) & set("/\\"):
+        raise InputError(f"{place}: has the ID '{name}', which can't name a file. Give IDs without slashes.")
+    return Listed(Path(rest), name)

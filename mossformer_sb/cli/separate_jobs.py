@@ -1,0 +1,156 @@
+"""Separating the recordings of a list one after the other, and telling what came of each."""
+
+import json
+import logging
+import os
+import sys
+
+from mossformer_sb.cli.input_files import STDIN
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, speaker_path
+
+logger = logging.getLogger(__name__)
+
+SEPARATED, THERE, FAILED = "separated", "already there", "failed"  # what can come of a recording
+_CHECKED_SPEAKERS = range(1, 10)  # whose names are compared; no model separates more
+
+
+def planned(job, output):
+    """The files of a recording, before it is known how many speakers the model has.
+
+    Arguments
+    ---------
+    job : mossformer_sb.cli.input_files.Job
+        The recording.
+    output : mossformer_sb.inference.output_files.Output
+        What is written.
+
+    Returns
+    -------
+    list of Path
+        With ``{n}`` in the place of a speaker's number, unless one is chosen.
+
+    Raises
+    ------
+    InputError
+        If the recording's name leads out of the output folder.
+    """
+    number = ANY_SPEAKER if output.only is None else output.only
+    speakers = [speaker_path(job.folder, job.name, number, output.format, output.pattern)]
+    rest = [companion_path(job.folder, job.name, "rest", output.format, output.pattern)] if output.rest else []
+    return [*speakers, *rest, *output.activity_paths(job.folder, job.name).values()]
+
+
+def check_distinct(jobs, output):
+    """Raise InputError if a pattern gives files of two recordings the same name.
+
+    Arguments
+    ---------
+    jobs : list of mossformer_sb.cli.input_files.Job
+        All recordings.
+    output : mossformer_sb.inference.output_files.Output
+        What is written.
+    """
+    owners = {}
+    for job in jobs:
+        numbers = _CHECKED_SPEAKERS if output.only is None else [output.only]
+        paths = [speaker_path(job.folder, job.name, number, output.format, output.pattern) for number in numbers]
+        for path in paths + planned(job, output)[1:]:
+            if owners.setdefault(path, job) is not job:
+                raise InputError(
+                    f"{owners[path].path} and {job.path} would both be written to {path}: give a name pattern with "
+                    f"{{stem}} in it, and something between {{stem}} and {{n}}; it is '{output.pattern}'."
+                )
+
+
+def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
+    """Separate recordings; what one of them does wrong leaves the others alone.
+
+    Arguments
+    ---------
+    model : mossformer_sb.inference.separation.MossFormerSeparation
+    jobs : list of mossformer_sb.cli.input_files.Job
+    output : mossformer_sb.inference.output_files.Output
+        What to write.
+    options : mapping
+        More arguments of `separate_recording`.
+    overwrite : bool
+        Whether to separate again what is already there.
+    quiet : bool
+        Whether to show no progress.
+
+    Returns
+    -------
+    list of dict
+        For each: ``recording``, ``status``, and what `SeparatedRecording.to_dict` has, or ``error``.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with logging_redirect_tqdm():
+        bar = tqdm(jobs, unit="file", disable=quiet)
+        return [_separate_job(model, job, output, {**options, "progress": not quiet}, overwrite) for job in bar]
+
+
+def _separate_job(model, job, output, options, overwrite):
+    import torch
+
+    name = str(job.path)
+    try:
+        if job.problem:
+            raise InputError(job.problem)
+        paths = output.paths(job.folder, job.name, model.hparams.num_spks)
+        if not overwrite and job.path != STDIN and all(map(os.path.isfile, paths)):
+            return {"recording": name, "status": THERE, "files": [str(path) for path in paths]}
+        found = model.separate_recording(open_recording(job), job.folder, job.name, output, **options)
+    except InputError as error:
+        logger.error("failed: %s", error)
+        return _failure(name, error)
+    except (OSError, MemoryError, torch.OutOfMemoryError) as error:
+        logger.error("failed: %s: %s", job.path, error)
+        return _failure(name, error)
+    except Exception as error:  # a fault of this program: it shows, and the other files are separated
+        logger.exception("failed: %s", job.path)
+        return _failure(name, error)
+    if found.one_speaker_suspected:
+        logger.warning("%s: there seems to be one speaker only: all other outputs are far softer.", name)
+    return {"status": SEPARATED, **found.to_dict(), "recording": name}
+
+
+def open_recording(job):
+    """What `separate_recording` takes: a path, or the standard input."""
+    return sys.stdin.buffer if job.path == STDIN else job.path
+
+
+def _failure(name, error):
+    return {"recording": name, "status": FAILED, "error": str(error) or type(error).__name__}
+
+
+def report(results, passed_over, model, as_json=False, quiet=False):
+    """Print what came of all.
+
+    Arguments
+    ---------
+    results : list of dict
+        As from `separate_jobs`.
+    passed_over : list of Path
+        Files of formats that can't be read here.
+    model : str
+        Its name.
+    as_json : bool
+        As JSON, on the standard output.
+    quiet : bool
+        Not at all, unless as JSON.
+    """
+    if as_json:
+        content = {"model": model, "recordings": results, "passed_over": [str(path) for path in passed_over]}
+        print(json.dumps(content, indent=2, ensure_ascii=False))
+        return
+    if quiet:
+        return
+    counts = {status: sum(result["status"] == status for result in results) for status in (SEPARATED, THERE, FAILED)}
+    there = f", {counts[THERE]} were already there" if counts[THERE] else ""
+    single = sum(result.get("one_speaker_suspected", False) for result in results)
+    print(f"{counts[SEPARATED]} of {len(results)} recordings separated{there}, {counts[FAILED]} failed.", end="")
+    print(f" {single} seem to have one speaker only." if single else "", end="")
+    print(f" {len(passed_over)} files of other formats were passed over." if passed_over else "")

@@ -1,0 +1,190 @@
+"""Who speaks when, from the outputs of a separation: Silero VAD on each, without what is only another one's leakage.
+
+A network never separates completely: where one speaker pauses, a softer copy of the other one is left, which a detector
+of speech takes for speech. Over such a stretch the output is far below the other one, or it is softer and, once what it
+has in common with the other one is taken away, nothing of the kind remains.
+
+Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
+"""
+
+import numpy as np
+import torch
+
+from mossformer_sb.data.resampling import resample_blocks
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.input_level import LEVEL
+from mossformer_sb.inference.output_gain import LevelMeter
+
+FRAME_SECONDS = 0.032  # of the detector
+# Tuned on 30 mixtures of the validation set and 12 conversations made of their speakers, see benchmarks/activity.py.
+_FAR_BELOW_DB = -20.0  # an output that is this much below another one, there and then, is leakage
+_SOFTER_DB = -4.0  # at least so much softer it must be,
+_REMAINDER_DB = -22.0  # and so much below the other one without what both have in common, to be leakage
+_REACH = 1  # frames on each side over which levels are compared
+_SPEECH = {"threshold": 0.5, "min_speech_duration_ms": 100, "min_silence_duration_ms": 100, "speech_pad_ms": 30}
+
+
+def speech_activity(estimates, sample_rate, mixture=None):
+    """When each speaker speaks, from the outputs of a separation.
+
+    Arguments
+    ---------
+    estimates : torch.Tensor or numpy.ndarray
+        [T, S], as `MossFormerSeparation.separate` gives them.
+    sample_rate : int
+        Hz. 8 and 16 kHz are taken as they are, other rates are resampled to one of these.
+    mixture : torch.Tensor or numpy.ndarray, optional
+        [T], the recording. With it, the outputs are compared at the levels that they have in it, which SI-SNR, by which
+        networks are trained, leaves open. Default: at the levels that they have.
+
+    Returns
+    -------
+    list of list of tuple of float
+        For each speaker, start and end of each stretch of speech, in seconds.
+
+    Raises
+    ------
+    InputError
+        If the shapes are wrong, or silero-vad is not installed (``pip install "mossformer_sb[activity]"``).
+
+    Example
+    -------
+    >>> speech_activity(torch.zeros(16000, 2), sample_rate=8000)
+    [[], []]
+    """
+    estimates = _as_array(estimates)
+    if estimates.ndim != 2 or not estimates.size or estimates.shape[0] < estimates.shape[1]:
+        raise InputError(f"estimates must be [samples, speakers]; found shape {list(estimates.shape)}.")
+    if not isinstance(sample_rate, (int, np.integer)) or sample_rate < 1:
+        raise InputError(f"sample_rate must be a whole number of Hz; found {sample_rate!r}.")
+    if mixture is not None:
+        mixture = _as_array(mixture)
+        if mixture.shape != estimates.shape[:1]:
+            raise InputError(
+                f"mixture must be [samples], as long as the estimates: {len(estimates)}; found shape "
+                f"{list(mixture.shape)}."
+            )
+    detector = ActivityDetector(estimates.shape[1], int(sample_rate))
+    meter = LevelMeter()
+    meter.add(estimates, estimates.sum(1) if mixture is None else mixture)
+    return detector.segments([estimates], meter, fit=mixture is not None)
+
+
+class ActivityDetector:
+    """When each speaker speaks, from estimates that come in blocks.
+
+    Arguments
+    ---------
+    num_spks : int
+        S.
+    sample_rate : int
+        Hz, of the estimates.
+    analysed_rate : int, optional
+        Hz, up to which they have content: below 16 kHz, Silero's model for 8 kHz is used. Default: as ``sample_rate``.
+
+    Raises
+    ------
+    InputError
+        If silero-vad is not installed.
+    """
+
+    def __init__(self, num_spks, sample_rate, analysed_rate=None):
+        self.num_spks, self.sample_rate = num_spks, sample_rate
+        self.rate = 16000 if (analysed_rate or sample_rate) >= 16000 else 8000
+        self._model, self._to_segments = _load_silero()
+
+    def segments(self, blocks, meter, fit=True):
+        """As `speech_activity`.
+
+        Arguments
+        ---------
+        blocks : iterable of numpy.ndarray
+            [t, S] each, at ``sample_rate``.
+        meter : mossformer_sb.inference.output_gain.LevelMeter
+            Of all of them.
+        fit : bool
+            Whether to bring the estimates to the levels of the speakers in the recording.
+
+        Returns
+        -------
+        list of list of tuple of float
+        """
+        gains = np.abs(meter.gain("speakers")) if fit else np.ones(self.num_spks)
+        # Silero hears quiet recordings less well, so all come at one level.
+        power = float((meter.energies * gains**2).sum()) / max(1, meter.num_samples)
+        gains = gains * (LEVEL / np.sqrt(power) if power > 0 else 1.0)
+
+        def scaled():
+            for block in blocks:
+                yield (block * gains).astype(np.float32)
+
+        probabilities, products = self._analyse(resample_blocks(scaled(), self.sample_rate, self.rate))
+        probabilities[_is_leakage(products)] = 0
+        end = meter.num_samples / self.sample_rate
+        return [self._stretches(probabilities[:, speaker], end) for speaker in range(self.num_spks)]
+
+    def _analyse(self, blocks):
+        """Probability of speech [F, S], and inner products of the outputs [F, S, S], of each frame."""
+        size = round(FRAME_SECONDS * self.rate)
+        probabilities, products = [], []
+        self._model.reset_states()
+        with torch.inference_mode():
+            for frame in _frames(blocks, size, self.num_spks):
+                signals = torch.from_numpy(np.ascontiguousarray(frame.T))  # [S, samples]
+                probabilities.append(self._model(signals, self.rate)[:, 0].numpy())
+                products.append(frame.T.astype(np.float64) @ frame)
+        if not products:
+            return np.zeros((0, self.num_spks)), np.zeros((0, self.num_spks, self.num_spks))
+        return np.stack(probabilities), np.stack(products)
+
+    def _stretches(self, probabilities, end):
+        found = self._to_segments(probabilities.tolist(), sampling_rate=self.rate, **_SPEECH)
+        pairs = ((stretch["start"] / self.rate, min(end, stretch["end"] / self.rate)) for stretch in found)
+        return [(round(start, 3), round(stop, 3)) for start, stop in pairs if start < stop]
+
+
+def _as_array(signal):
+    array = signal.detach().cpu().float().numpy() if torch.is_tensor(signal) else np.asarray(signal)
+    return array.astype(np.float32, copy=False)
+
+
+def _frames(blocks, size, num_columns):
+    """[size, S] each; the last one is filled up with zeros."""
+    rest = np.empty((0, num_columns), dtype=np.float32)
+    for block in blocks:
+        rest = np.concatenate((rest, block))
+        whole = len(rest) // size * size
+        yield from rest[:whole].reshape(-1, size, num_columns)
+        rest = rest[whole:]
+    if len(rest):
+        yield np.pad(rest, ((0, size - len(rest)), (0, 0)))
+
+
+def _is_leakage(products):
+    """Which outputs are only leakage of another one: [F, S, S] → [F, S], bool."""
+    num_frames, num_spks, _ = products.shape
+    sums = np.concatenate((np.zeros((1, num_spks, num_spks)), products.cumsum(0)))
+    first = np.clip(np.arange(num_frames) - _REACH, 0, num_frames)
+    last = np.clip(np.arange(num_frames) + _REACH + 1, 0, num_frames)
+    near = sums[last] - sums[first]
+    energy = np.maximum(np.einsum("fss->fs", near), 0)
+    ratio = energy[:, :, None] / np.maximum(energy[:, None, :], 1e-20)  # [F, output, other]
+    common = near**2 / np.maximum(energy[:, :, None] * energy[:, None, :], 1e-20)  # squared correlation
+    far_below = ratio < 10 ** (_FAR_BELOW_DB / 10)
+    softer = ratio < 10 ** (_SOFTER_DB / 10)
+    nothing_remains = ratio * (1 - np.minimum(common, 1)) < 10 ** (_REMAINDER_DB / 10)
+    return (far_below | (softer & nothing_remains)).any(axis=2)
+
+
+def _load_silero():
+    """A model of Silero VAD, which keeps a state, and the function that makes stretches of probabilities."""
+    threads = torch.get_num_threads()
+    try:
+        from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
+    except ImportError as error:
+        raise InputError(
+            'who speaks when is found with silero-vad, which is not installed: pip install "mossformer_sb[activity]".'
+        ) from error
+    finally:
+        torch.set_num_threads(threads)  # its import sets it to 1, for the whole process
+    return load_silero_vad(), get_speech_timestamps_from_probs

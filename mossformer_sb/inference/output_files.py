@@ -1,0 +1,275 @@
+"""What is written of a separated recording, and what is told of it.
+
+Shapes: t samples of a block, S speakers.
+"""
+
+import contextlib
+import logging
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mossformer_sb.data.audio_io import check_format, clips, writing
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.activity_files import ENDINGS
+from mossformer_sb.inference.output_names import DEFAULT_PATTERN, check_pattern, companion_path, speaker_path
+from mossformer_sb.utils.files import make_output_folder
+
+logger = logging.getLogger(__name__)
+
+# Of the other outputs against the loudest, as far as they explain the recording: from here on one speaker is suspected.
+ONE_SPEAKER_DB = -12.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """Which files come of a separated recording, and of what kind.
+
+    Arguments
+    ---------
+    format : str
+        "wav", "flac", "ogg" or "mp3".
+    subtype : str, optional
+        "FLOAT" (wav), "PCM_16" or "PCM_24" (wav, flac): how samples are stored. Default: floating point in wav, 24 bits
+        in flac.
+    pattern : str
+        Names of the files, see `mossformer_sb.inference.output_names`.
+    only : int, optional
+        Write this speaker alone, counted from 1. Default: all.
+    rest : bool
+        Whether to write the recording minus all speakers as one more file.
+    activity : bool
+        Whether to write when each speaker speaks: as RTTM, JSON and Audacity labels; needs the extra ``activity``.
+
+    Raises
+    ------
+    InputError
+        If the values don't fit each other.
+
+    Example
+    -------
+    >>> Output(format="flac", pattern="{stem}/s{n}", rest=True).audio_paths("out", "talk", num_spks=2)[-1].as_posix()
+    'out/talk/rest.flac'
+    """
+
+    format: str = "wav"
+    subtype: str | None = None
+    pattern: str = DEFAULT_PATTERN
+    only: int | None = None
+    rest: bool = False
+    activity: bool = False
+
+    def __post_init__(self):
+        check_format(self.format, subtype=self.subtype)
+        check_pattern(self.pattern)
+        if self.only is not None and (not isinstance(self.only, int) or self.only < 1):
+            raise InputError(f"only speaker {self.only!r}: speakers are counted from 1. Give such a number.")
+
+    @property
+    def clips(self):
+        """Whether samples beyond full scale would be cut off."""
+        return clips(self.format, self.subtype)
+
+    def speakers(self, num_spks):
+        """The numbers of the speakers that are written, from 1.
+
+        Raises
+        ------
+        InputError
+            If there is no such speaker.
+        """
+        if self.only is not None and self.only > num_spks:
+            raise InputError(f"there is no speaker {self.only}: the model separates {num_spks}. Give a lower number.")
+        return list(range(1, num_spks + 1)) if self.only is None else [self.only]
+
+    def audio_paths(self, folder, stem, num_spks):
+        """The audio files: those of the speakers, then that of the rest, as a list of Path."""
+        paths = [speaker_path(folder, stem, number, self.format, self.pattern) for number in self.speakers(num_spks)]
+        return paths + ([companion_path(folder, stem, "rest", self.format, self.pattern)] if self.rest else [])
+
+    def activity_paths(self, folder, stem):
+        """The files of who speaks when, as a dict of ending to Path; empty where they aren't wanted."""
+        endings = ENDINGS if self.activity else ()
+        return {ending: companion_path(folder, stem, "activity", ending, self.pattern) for ending in endings}
+
+    def paths(self, folder, stem, num_spks):
+        """All files, as a list of Path."""
+        return self.audio_paths(folder, stem, num_spks) + list(self.activity_paths(folder, stem).values())
+
+
+@dataclass(frozen=True)
+class SeparatedRecording:
+    """What came of a recording.
+
+    Attributes
+    ----------
+    recording : str
+        Its name.
+    sample_rate : int
+        Hz, of the recording and the output.
+    num_samples : int
+        Of each file.
+    speakers : tuple of dict
+        For each file of a speaker: ``speaker``, from 1, ``path`` and ``level_db``, its root mean square against full
+        scale in the output, None for silence.
+    rest : Path, optional
+        The recording minus all speakers.
+    softer_db : float
+        By how much all is softer than the level policy gives, since the format would have clipped.
+    one_speaker_suspected : bool
+        Whether all outputs but one are far below the loudest.
+    activity : dict
+        "rttm", "json" and "txt": the files that tell when each speaker speaks.
+    segments : list, optional
+        When each speaker speaks: lists of (start, end) in seconds.
+    """
+
+    recording: str
+    sample_rate: int
+    num_samples: int
+    speakers: tuple
+    rest: Path | None = None
+    softer_db: float = 0.0
+    one_speaker_suspected: bool = False
+    activity: dict = field(default_factory=dict)
+    segments: list | None = None
+
+    @property
+    def audio_paths(self):
+        """The files of the speakers, then that of the rest."""
+        return [speaker["path"] for speaker in self.speakers] + ([self.rest] if self.rest else [])
+
+    def to_dict(self):
+        """All of it in terms of JSON."""
+        found = {
+            "recording": self.recording,
+            "sample_rate": self.sample_rate,
+            "num_samples": self.num_samples,
+            "seconds": round(self.num_samples / self.sample_rate, 3),
+            "speakers": [{**speaker, "path": str(speaker["path"])} for speaker in self.speakers],
+            "softer_db": round(self.softer_db, 2),
+            "one_speaker_suspected": self.one_speaker_suspected,
+        }
+        if self.rest:
+            found["rest"] = str(self.rest)
+        if self.activity:
+            found["activity"] = {kind: str(path) for kind, path in self.activity.items()}
+        return found
+
+
+def level_db(energy, num_samples, gain=1.0):
+    """Root mean square in dB against full scale; None for silence.
+
+    Example
+    -------
+    >>> level_db(energy=4000, num_samples=4000, gain=0.1), level_db(0, 4000)
+    (-20.0, None)
+    """
+    power = energy / max(1, num_samples) * gain**2
+    return round(10 * math.log10(power), 2) if power > 0 else None
+
+
+def suspects_one_speaker(energies):
+    """Whether all outputs but one are far below the loudest.
+
+    Arguments
+    ---------
+    energies : sequence of float
+        [S], of each output, at the levels that they have in the recording.
+
+    Returns
+    -------
+    bool
+        False where all are silent.
+
+    Example
+    -------
+    >>> suspects_one_speaker([1.0, 0.01]), suspects_one_speaker([1.0, 0.2]), suspects_one_speaker([0.0, 0.0])
+    (True, False, False)
+    """
+    *others, loudest = sorted(float(energy) for energy in energies)
+    return bool(others) and loudest > 0 and others[-1] <= loudest * 10 ** (ONE_SPEAKER_DB / 10)
+
+
+def reduction_without_clipping(peak, output, name):
+    """By which factor all is to be softer, so that the format cuts off no peaks; with a message in the log.
+
+    Arguments
+    ---------
+    peak : float
+        Of all that is written.
+    output : Output
+        What is written.
+    name : str
+        Of the recording.
+
+    Returns
+    -------
+    float
+        At most 1.
+    """
+    if not output.clips or peak <= 1:
+        return 1.0
+    logger.warning(
+        "%s: the estimates reach %.2f times full scale, which %s can't hold: all are %.1f dB softer. wav with floating "
+        "point holds them.",
+        name,
+        peak,
+        output.subtype or output.format,
+        20 * np.log10(peak),
+    )
+    return 1 / peak
+
+
+def with_mixture(blocks, recording):
+    """Blocks of estimates [t, S] with the recording's samples of the same time [t], which are read once more."""
+    mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
+    for block in blocks:
+        while len(behind) < len(block):
+            behind = np.concatenate((behind, next(mixture)))
+        yield block, behind[: len(block)]
+        behind = behind[len(block) :]
+
+
+@contextlib.contextmanager
+def made_folders(folder, paths):
+    """Context: the folders of some files, made where they aren't there; taken away again if nothing came of it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the output; stays.
+    paths : list of Path
+        Files below it.
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> with contextlib.suppress(ValueError), made_folders(folder, [folder / "talk" / "spk1.wav"]):
+    ...     raise ValueError
+    >>> list(folder.iterdir())
+    []
+    """
+    folder = make_output_folder(folder)
+    needed = {parent for path in paths for parent in path.parents if folder in parent.parents}
+    made = [parent for parent in sorted(needed, key=lambda parent: -len(parent.parts)) if not parent.exists()]
+    try:
+        for parent in {path.parent for path in paths}:
+            make_output_folder(parent)
+        for path in paths:
+            with writing(path), contextlib.suppress(FileNotFoundError):
+                os.lstat(path)  # fails for a name that is too long
+        yield
+    except BaseException:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise

@@ -1,0 +1,144 @@
+"""The names of the files that come of a separated recording, by a pattern such as ``{stem}_spk{n}``."""
+
+import re
+import string
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+
+DEFAULT_PATTERN = "{stem}_spk{n}"
+
+_FIELDS = "{stem}, the recording's name without its ending, and {n}, the number of the speaker"
+_NUMBER_SPEC = re.compile(r"0?\d{0,2}d?")
+# {n} with the letters before it, which name what is numbered: "spk{n}". What has no number has its own word there.
+_NUMBERED = re.compile(r"[A-Za-z]*\{n(:[^}]*)?\}")
+
+
+class _AnySpeaker(str):
+    """Stays ``{n}`` however the pattern says that numbers are written."""
+
+    def __format__(self, spec):
+        return "{n}"
+
+
+ANY_SPEAKER = _AnySpeaker()  # in the place of a number, for names to show
+
+
+def check_pattern(pattern):
+    """Raise InputError if a pattern can't name the files of all speakers.
+
+    Arguments
+    ---------
+    pattern : str
+        With the fields ``{stem}`` and ``{n}``, without the ending; ``{n:02d}`` gives 01. A slash makes a folder.
+
+    Raises
+    ------
+    InputError
+        If it has other fields, lacks ``{n}``, or leads out of the output folder.
+
+    Example
+    -------
+    >>> check_pattern("{stem}/speaker{n:02d}")
+    >>> check_pattern("{stem}")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: the name pattern '{stem}' has no {n}, so that all speakers would have one file: \
+add it, as in {stem}_spk{n}.
+    """
+    try:
+        parts = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise InputError(f"the name pattern '{pattern}' can't be read ({error}). Its fields are {_FIELDS}.") from error
+    fields = [(name, spec, conversion) for _, name, spec, conversion in parts if name is not None]
+    for name, spec, conversion in fields:
+        allowed = {"n": _NUMBER_SPEC, "stem": re.compile("")}.get(name)
+        if allowed is None or conversion or not allowed.fullmatch(spec):
+            field = f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
+            raise InputError(
+                f"the name pattern '{pattern}' has the field {field}, which is not known: it takes {_FIELDS}, also as "
+                f"{{n:02d}}."
+            )
+    if "n" not in {name for name, *_ in fields}:
+        raise InputError(
+            f"the name pattern '{pattern}' has no {{n}}, so that all speakers would have one file: add it, as in "
+            f"{DEFAULT_PATTERN}."
+        )
+    _check_relative(pattern, f"the name pattern '{pattern}'")
+    if pattern.endswith("/"):
+        raise InputError(
+            f"the name pattern '{pattern}' ends with a folder: add the file's name, as in {{stem}}/spk{{n}}."
+        )
+
+
+def speaker_path(folder, stem, number, ending, pattern=DEFAULT_PATTERN):
+    """The file of a speaker.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where a recording's output goes.
+    stem : str
+        The recording's name without its ending.
+    number : int
+        Of the speaker, from 1; or `ANY_SPEAKER`.
+    ending : str
+        Without the dot.
+    pattern : str
+        As for `check_pattern`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If the recording's name would lead out of the folder.
+
+    Example
+    -------
+    >>> speaker_path("out", "talk", 2, "wav").as_posix()
+    'out/talk_spk2.wav'
+    >>> speaker_path("out", "talk", ANY_SPEAKER, "wav", "{stem}/s{n:02d}").as_posix()
+    'out/talk/s{n}.wav'
+    """
+    return _below(folder, pattern.format(stem=stem, n=number), ending)
+
+
+def companion_path(folder, stem, word, ending, pattern=DEFAULT_PATTERN):
+    """A file that belongs to all speakers: a word takes the place of their number and of the letters before it.
+
+    Arguments
+    ---------
+    folder, stem, ending, pattern
+        As for `speaker_path`.
+    word : str
+        What the file is.
+
+    Returns
+    -------
+    Path
+
+    Example
+    -------
+    >>> companion_path("out", "talk", "rest", "wav").as_posix()
+    'out/talk_rest.wav'
+    >>> companion_path("out", "talk", "rest", "wav", "{stem}/SPEAKER_{n:02d}").as_posix()
+    'out/talk/SPEAKER_rest.wav'
+    """
+    return _below(folder, _NUMBERED.sub(lambda _: word, pattern).format(stem=stem), ending)
+
+
+def _below(folder, name, ending):
+    _check_relative(name, f"the output's name '{name}'")
+    return Path(folder) / f"{name}.{ending}"
+
+
+def _check_relative(name, what):
+    """Names of both kinds of systems are refused on each, so that a command means the same everywhere."""
+    if re.match(r"[/\\~]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+        raise InputError(
+            f"{what} leads out of the output folder: give a name below it, as in {{stem}}/spk{{n}}, and the folder by "
+            f"--output_folder (output_folder in Python)."
+        )

@@ -115,7 +115,7 @@ def _speaks(track):
         return f"{track.name} is silent."
     shown = ", ".join(f"{_clock(start)} to {_clock(end)}" for start, end in track.times[:_SHOWN_TIMES])
     more = len(track.times) - _SHOWN_TIMES
-    return f"{track.name} speaks from {shown}{f', and {more} more times' if more > 0 else ''}."
+    return f"{track.name} speaks from {shown}{f', and {more} more' if more > 0 else ''}."
 
 
 def _timeline(result):
@@ -176,12 +176,18 @@ def ticks(end):
 
 def _x_axis(seconds):
     labels = "".join(
-        f'<span style="left:{100 * tick / seconds:.3f}%">{_tick(tick, seconds)}</span>' for tick in ticks(seconds)
+        f'<span{_at_end(tick, seconds)} style="left:{100 * tick / seconds:.3f}%">{_tick(tick, seconds)}</span>'
+        for tick in ticks(seconds)
     )
     unit = "s" if seconds < 60 else "minutes:seconds"
     return (
         f'<div class="ms-x" aria-hidden="true">{labels}</div><div class="ms-axis" aria-hidden="true">Time, {unit}</div>'
     )
+
+
+def _at_end(tick, end):
+    """A label at the end of an axis stays within it."""
+    return ' class="ms-end"' if tick > 0.97 * end else ""
 
 
 def _tick(seconds, longest):
@@ -190,7 +196,8 @@ def _tick(seconds, longest):
 
 def _y_axis(highest):
     labels = "".join(
-        f'<span style="bottom:{100000 * tick / highest:.3f}%">{tick:g}</span>' for tick in ticks(highest / 1000)
+        f'<span{_at_end(1000 * tick, highest)} style="bottom:{100000 * tick / highest:.3f}%">{tick:g}</span>'
+        for tick in ticks(highest / 1000)
     )
     return f'<div class="ms-y" aria-hidden="true"><b>kHz</b>{labels}</div>'
 

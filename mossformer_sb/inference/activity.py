@@ -7,6 +7,8 @@ has in common with the other one is taken away, nothing of the kind remains.
 Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
 """
 
+import contextlib
+
 import numpy as np
 import torch
 
@@ -128,7 +130,7 @@ class ActivityDetector:
         size = round(FRAME_SECONDS * self.rate)
         probabilities, products = [], []
         self._model.reset_states()
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():  # a frame is too little to share between threads
             for frame in _frames(blocks, size, self.num_spks):
                 signals = torch.from_numpy(np.ascontiguousarray(frame.T))  # [S, samples]
                 probabilities.append(self._model(signals, self.rate)[:, 0].numpy())
@@ -176,15 +178,24 @@ def _is_leakage(products):
     return (far_below | (softer & nothing_remains)).any(axis=2)
 
 
+@contextlib.contextmanager
+def _one_thread():
+    """Context: PyTorch computes in one thread of this process; afterwards in as many as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _load_silero():
     """A model of Silero VAD, which keeps a state, and the function that makes stretches of probabilities."""
-    threads = torch.get_num_threads()
     try:
-        from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
+        with _one_thread():  # its import sets one for the whole process
+            from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
     except ImportError as error:
         raise InputError(
             'who speaks when is found with silero-vad, which is not installed: pip install "mossformer_sb[activity]".'
         ) from error
-    finally:
-        torch.set_num_threads(threads)  # its import sets it to 1, for the whole process
     return load_silero_vad(), get_speech_timestamps_from_probs

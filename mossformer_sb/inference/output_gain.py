@@ -31,12 +31,13 @@ class LevelMeter:
 
     def add(self, estimates, mixture):
         """Add a block: [t, S] and [t]."""
-        estimates = np.asarray(estimates, dtype=np.float64)
+        # Contiguous, so that the same samples give the same bits whatever they are a part of.
+        estimates, mixture = (np.ascontiguousarray(signal, dtype=np.float64) for signal in (estimates, mixture))
         self.num_samples += len(estimates)
         self._products = self._products + estimates.T @ estimates
         self._agreement = self._agreement + estimates.T @ mixture
         self._totals = self._totals + estimates.sum(0)
-        self._mixture += float(mixture.sum(dtype=np.float64))
+        self._mixture += float(mixture.sum())
         self.peaks = np.maximum(self.peaks, np.abs(estimates).max(axis=0, initial=0.0))
 
     @property

@@ -1,6 +1,6 @@
-"""The example recording of two people, `examples/two_speakers.flac`: how it is made, and how a model does on it.
+"""The example recording of two people, `mossformer_sb/web/two_speakers.flac`: how it is made, how a model does on it.
 
-    python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --write examples/two_speakers.flac
+    python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --write two_speakers.flac
     python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --model MODEL
 
 Mixtures of two utterances of train-clean-100 by speakers that no training has heard are drawn by seed. The example is

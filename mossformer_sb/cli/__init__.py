@@ -27,6 +27,7 @@ COMMANDS = {  # the name of its module, and what it does
     "convert": "convert the authors' checkpoint, or into it",
     "info": "say what a model folder or a manifest is",
     "models": "list the authors' released models, which are used by name",
+    "web": "separate recordings in the browser",
 }
 
 

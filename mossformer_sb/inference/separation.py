@@ -3,6 +3,7 @@
 Shapes: B batch, T samples, S speakers.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -186,8 +187,8 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         recording : str, Path, bytes, file object, numpy.ndarray, torch.Tensor or list
-            An audio file in any format that libsndfile or PyAV reads, by its path, content or open file; or samples, [T],
-            [T, channels] or, as from torchaudio, [channels, T], of any type: see
+            An audio file in any format that libsndfile or PyAV reads, by its path, content or open file; or samples,
+            [T], [T, channels] or, as from torchaudio, [channels, T], of any type: see
             `mossformer_sb.data.audio_io.as_float32`.
         sample_rate : int, optional
             Hz, for samples alone; files have their own. Default: the model's.
@@ -200,8 +201,9 @@ class MossFormerSeparation(Pretrained):
             "none": no further gain; their level is then arbitrary, but goes up and down with the recording's.
         chunking : Chunking, optional
             How long recordings are cut. Default: ``Chunking()``.
-        progress : bool
-            Whether to show a progress bar.
+        progress : bool or callable
+            Whether to show a progress bar; or what is called, after each part of the recording, with how many samples
+            are separated and how many there are, None where that is not known. What it raises ends the separation.
 
         Returns
         -------
@@ -402,13 +404,16 @@ class MossFormerSeparation(Pretrained):
             estimates = separate_in_chunks(separate_chunk, mixture, *chunking.samples(model_rate))
         else:
             estimates = (separate_chunk(np.concatenate(list(mixture))) for _ in range(1))
-        bar = tqdm(total=recording.num_samples, unit="sample", unit_scale=True, disable=not progress, leave=False)
+        report = progress if callable(progress) else lambda num_done, num_samples: None
+        hidden = progress is not True
+        bar = tqdm(total=recording.num_samples, unit="sample", unit_scale=True, disable=hidden, leave=False)
         num_given = 0
         with bar:
             for block in resample_blocks(estimates, model_rate, rate):
                 block = block[: num_read - num_given]  # there and back again can give a sample too many
                 num_given += len(block)
                 bar.update(len(block))
+                report(num_given, recording.num_samples)
                 yield block
 
     def forward(self, mix, lengths=None):

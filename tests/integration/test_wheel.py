@@ -77,6 +77,7 @@ def test_wheel_holds_the_package_alone(wheel):
     assert "mossformer_sb/__init__.py" in modules
     assert modules <= members
     assert "mossformer_sb/evaluation/report.html.j2" in members
+    assert {f"mossformer_sb/web/{name}" for name in ("page.css", "page.js", "two_speakers.flac")} <= members
     assert {f"mossformer_sb/{MODEL}/{name}" for name in MODEL_FILES} <= members
     assert any(member.endswith("/LICENSE") for member in members)
 

@@ -57,5 +57,5 @@ def test_too_few_speakers(librispeech, capsys):
 
 
 def test_the_committed_example_is_one_of_these():
-    samples, rate = soundfile.read("examples/two_speakers.flac")
+    samples, rate = soundfile.read("mossformer_sb/web/two_speakers.flac")
     assert rate == 8000 and len(samples) == 64000

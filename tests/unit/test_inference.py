@@ -71,6 +71,23 @@ def test_output_is_aligned_with_the_input(model, monkeypatch):
         np.testing.assert_allclose(estimates.numpy(), np.stack([slow] * 3, 1), atol=1e-3)
 
 
+def test_progress_can_be_reported_to_a_function(model, monkeypatch, capsys):
+    """After each part, to the end; what the function raises ends the separation."""
+    monkeypatch.setattr(MossFormerSeparation, "separate_batch", lambda self, mix: torch.stack([mix, mix], dim=2))
+    recording, chunking = torch.randn(5 * RATE), Chunking(seconds=1.0, overlap=0.25, above=1.0)
+    reports = []
+    model.separate(recording, chunking=chunking, progress=lambda *report: reports.append(report))
+    done = [num_done for num_done, _ in reports]
+    assert len(done) > 3 and done == sorted(done) and reports[-1] == (5 * RATE, 5 * RATE)
+    assert capsys.readouterr().err == ""  # no bar
+
+    def stop(num_done, num_samples):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.separate(recording, chunking=chunking, progress=stop)
+
+
 class TestKindsOfInput:
     def test_all_give_the_same(self, model, tmp_path):
         samples = noise(4000)

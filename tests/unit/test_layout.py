@@ -10,6 +10,7 @@ PACKAGE = ROOT / "mossformer_sb"
 # From the top to the bottom: a package may import from those of a higher number.
 LEVELS = {
     "cli": 0,
+    "web": 1,
     "service": 1,
     "inference": 2,
     "training": 2,

@@ -1,0 +1,75 @@
+"""``mossformer-sb web``: separate recordings in the browser."""
+
+DESCRIPTION = """\
+Serve a page on this machine: drop a recording or use the microphone, hear and see each speaker, download.
+
+  mossformer-sb web                                        # with the model that comes with the package
+  mossformer-sb web --model results/small/export --model results/large/export
+  mossformer-sb web --host 0.0.0.0 --port 8080             # for all who can reach this machine
+  mossformer-sb web --model results/small/export --space my-space      # write a Hugging Face Space
+
+Without --host, nobody but this machine reaches it. Nothing is sent anywhere else. Uploads and results are temporary
+files: they are deleted when a page is closed, after --keep_minutes, and when the program ends (Ctrl+C). It needs the
+extra `web`: pip install 'mossformer_sb[web]'."""
+
+
+def add_arguments(parser):
+    """Add what follows the command's name."""
+    from mossformer_sb.web.server import Settings
+
+    defaults = Settings()
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="folder of an exported model, or a model hub's id; may be given several times (default: the one that "
+        "comes with the package, which is offered in any case)",
+    )
+    parser.add_argument("--host", default=defaults.host, help=f"address to listen at (default: {defaults.host})")
+    parser.add_argument(
+        "--port", type=int, default=defaults.port, help=f"0: any that is free (default: {defaults.port})"
+    )
+    parser.add_argument(
+        "--device", default=defaults.device, help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
+    )
+    parser.add_argument(
+        "--max_minutes",
+        type=float,
+        default=defaults.max_minutes,
+        help=f"longest recording that is taken (default: {defaults.max_minutes:g})",
+    )
+    parser.add_argument(
+        "--max_megabytes",
+        type=int,
+        default=defaults.max_megabytes,
+        help=f"largest file that is taken (default: {defaults.max_megabytes})",
+    )
+    parser.add_argument(
+        "--keep_minutes",
+        type=float,
+        default=defaults.keep_minutes,
+        help=f"delete files after this time, also those of open pages (default: {defaults.keep_minutes:g})",
+    )
+    parser.add_argument("--space", metavar="FOLDER", help="write the files of a Hugging Face Space instead of serving")
+
+
+def run(arguments):
+    """Run the command."""
+    from mossformer_sb.web.server import Settings, serve
+    from mossformer_sb.web.space import write_space
+
+    settings = Settings(
+        models=tuple(arguments.model),
+        host=arguments.host,
+        port=arguments.port,
+        device=arguments.device,
+        max_minutes=arguments.max_minutes,
+        max_megabytes=arguments.max_megabytes,
+        keep_minutes=arguments.keep_minutes,
+    )
+    if arguments.space is not None:
+        folder = write_space(arguments.space, settings)
+        print(f"The Space is in {folder}. Its README.md says how to publish it.")
+        return 0
+    serve(settings, lambda address: print(f"The page is at {address} (Ctrl+C ends it).", flush=True))
+    return 0

@@ -1,0 +1,24 @@
+"""The page of ``mossformer-sb web``: separate a recording in the browser, on this machine or as a Hugging Face Space.
+
+Gradio, of the extra ``web``, is imported when a page is built.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+
+__all__ = ["EXAMPLE", "check_web"]
+
+EXAMPLE = Path(__file__).parent / "two_speakers.flac"  # examples/README.md has its origin and licence
+# What the page says of it, as its licence wants.
+EXAMPLE_CREDIT = "Two utterances of LibriSpeech (Panayotov et al., 2015), resampled, cut and summed; licence CC BY 4.0."
+
+
+def check_web():
+    """Raise InputError if the extra ``web`` is not installed."""
+    absent = [name for name in ("gradio", "matplotlib") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise InputError(
+            f"the web page needs {' and '.join(absent)}, which is not here: pip install 'mossformer_sb[web]'."
+        )

@@ -1,0 +1,150 @@
+"""The models that a page offers: each loaded once, and one separation at a time with each."""
+
+import contextlib
+import threading
+from collections import deque
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.pretrained import default_model
+
+_LOADED = 3  # models that stay in memory
+
+
+class Models:
+    """The choice of models, and the loaded ones.
+
+    Arguments
+    ---------
+    sources : list of str
+        Folders of exported models, names of released ones, or ids of a model hub. The one that comes with the package
+        is added, if there is one.
+    device : str
+        As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
+    any_model : bool
+        Whether a visitor may choose any released model, or type the folder of any other: on this machine alone.
+
+    Raises
+    ------
+    InputError
+        If there is no model at all.
+
+    Example
+    -------
+    >>> Models(["results/small/export", "results/large/export"]).labels[:2]
+    ['results/small/export', 'results/large/export']
+    >>> Models([getfixture("tmp_path")]).labels[0] == getfixture("tmp_path").name
+    True
+    """
+
+    def __init__(self, sources=(), device="auto", any_model=False):
+        self.device = device
+        self.any_model = any_model
+        self._sources = {_label(source, sources): str(source) for source in sources}
+        packaged = _packaged_model(required=not self._sources)
+        if packaged is not None:
+            self._sources[f"{packaged.name}, of the package"] = None
+        self.at_hand = list(self._sources)  # labels of those that take no download, as far as is known
+        if any_model:
+            self._sources |= {label: name for name, label in _released_labels() if name not in self._sources}
+        self._loaded = {}  # source to model, the one used last at the end
+        self._queues = {}  # source to those who wait for it, or use it
+        self._lock = threading.Lock()
+
+    @property
+    def labels(self):
+        """What the models are called in the list."""
+        return list(self._sources)
+
+    def source(self, label):
+        """What a label stands for: a folder, an id, or None for the model that comes with the package.
+
+        Raises
+        ------
+        InputError
+            If it is not in the list, and nothing else may be named.
+        """
+        label = (label or "").strip()
+        if label in self._sources:
+            return self._sources[label]
+        if not label:
+            raise InputError("no model is chosen: choose one from the list.")
+        if not self.any_model:
+            raise InputError(f"model {label!r} is not known here: choose one of {', '.join(self._sources)}.")
+        return label
+
+    def public_name(self, label):
+        """What visitors may see of a model's source: the name of a folder, not where it lies."""
+        source = self.source(label)
+        return source if source is None or not Path(source).is_dir() else Path(source).resolve().name
+
+    def load(self, label):
+        """The model of a label, as from `MossFormerSeparation.from_hparams`; loaded once.
+
+        To be called in its `turn`.
+        """
+        from mossformer_sb.inference.separation import MossFormerSeparation
+
+        source = self.source(label)
+        with self._lock:
+            model = self._loaded.pop(source, None)
+        if model is None:  # meanwhile others can use theirs
+            model = MossFormerSeparation.from_hparams(source, device=self.device)
+        with self._lock:
+            self._loaded[source] = model
+            while len(self._loaded) > _LOADED:
+                del self._loaded[next(iter(self._loaded))]
+        return model
+
+    @contextlib.contextmanager
+    def turn(self, label, waiting=lambda ahead: None):
+        """Context: nobody else uses this model; those who came first go first.
+
+        Arguments
+        ---------
+        label : str
+        waiting : callable
+            Called some times a second with how many are ahead. What it raises ends the wait.
+        """
+        source = self.source(label)
+        mine = threading.Event()
+        with self._lock:
+            queue = self._queues.setdefault(source, deque())
+            queue.append(mine)
+            queue[0].set()
+        try:
+            while not mine.is_set():
+                waiting(queue.index(mine))
+                mine.wait(0.2)
+            yield
+        finally:
+            with self._lock:
+                queue.remove(mine)
+                if queue:
+                    queue[0].set()
+
+
+def _label(source, sources):
+    """The folder's name, where it is the only one of this name, or else the source as it was given."""
+    names = [Path(other).resolve().name for other in sources if Path(other).is_dir()]
+    name = Path(source).resolve().name
+    return name if names.count(name) == 1 and Path(source).is_dir() else str(source)
+
+
+def _packaged_model(required):
+    """The folder of the model that comes with the package, or None where there is none."""
+    try:
+        return Path(default_model())
+    except InputError:
+        if required:
+            raise
+        return None
+
+
+def _released_labels():
+    """Name and label of the models that can be had by name, where this version has any."""
+    try:
+        from mossformer_sb.sharing.released import RELEASED
+    except ImportError:
+        return []
+    return [(name, f"{name}, released ({model.megabytes} MB, downloaded once)") for name, model in RELEASED.items()]

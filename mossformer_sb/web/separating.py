@@ -1,0 +1,288 @@
+"""What happens to a recording that a visitor gives: checked, separated, written, drawn.
+
+Shapes: T samples, t samples of a block, S speakers.
+"""
+
+import json
+import shlex
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mossformer_sb.data.audio_io import FORMATS, Recording, write_recordings
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.output_gain import LEVELS
+from mossformer_sb.web.spectrogram import png, power_spectrogram
+from mossformer_sb.web.timeline import active_times
+
+MIXTURE_FILE = "mixture.wav"
+
+
+class Cancelled(Exception):
+    """The visitor stopped the separation, or left."""
+
+
+@dataclass
+class Progress:
+    """How far a separation is, written by one thread and read by another."""
+
+    stage: str = "Starting"
+    fraction: float | None = None  # None: not known
+    cancelled: bool = False
+
+    def enter(self, stage):
+        """Name what is done now."""
+        if self.cancelled:
+            raise Cancelled
+        self.stage, self.fraction = stage, None
+
+    def waiting(self, num_ahead):
+        """As `mossformer_sb.web.models.Models.turn` calls it."""
+        self.enter(f"Waiting for {num_ahead} other {'separation' if num_ahead == 1 else 'separations'} with this model")
+
+    def separated(self, num_done, num_samples):
+        """As `MossFormerSeparation.separate` calls it."""
+        if self.cancelled:
+            raise Cancelled
+        self.fraction = num_done / num_samples if num_samples else None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a visitor can choose, as for `MossFormerSeparation.separate_to_files`."""
+
+    format: str = "wav"
+    level: str = "mixture"
+    channel: int | None = None
+
+    def __post_init__(self):
+        for name, value, known in (("format", self.format, FORMATS), ("level", self.level, LEVELS)):
+            if value not in known:
+                raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class Track:
+    """A signal that is shown: the mixture, or one speaker."""
+
+    name: str
+    file: str  # its name in the result's folder
+    picture: bytes = field(repr=False)  # spectrogram, PNG
+    times: list | None = None  # when the speaker is active, (start, end) in seconds; None for the mixture
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a visitor gets."""
+
+    name: str  # of the recording
+    model: str  # its label
+    seconds: float  # of the recording
+    sample_rate: int  # Hz, of the recording
+    model_rate: int  # Hz
+    highest: float  # Hz, the upper end of the spectrograms
+    token: str  # name of the folder
+    tracks: list  # the mixture first
+    archive: str  # the name of the file with all speakers
+    elapsed: float  # seconds that the separation took
+
+
+def check_length(path, max_seconds):
+    """Find what is wrong with a recording before it is separated, as far as it can be found quickly.
+
+    Arguments
+    ---------
+    path : Path
+    max_seconds : float
+
+    Returns
+    -------
+    float
+        Seconds.
+
+    Raises
+    ------
+    InputError
+        If it can't be read as audio, or is longer.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> path = getfixture("tmp_path") / "talk.wav"
+    >>> write_recordings([path], [np.zeros((8000, 1))], 8000)
+    >>> check_length(path, max_seconds=1.0)
+    1.0
+    """
+    recording = Recording(path)
+    num_samples = recording.num_samples
+    most = max_seconds * recording.sample_rate
+    if num_samples is None:  # a stream whose header has no length
+        num_samples = 0
+        for block in recording.blocks():
+            num_samples += len(block)
+            if num_samples > most:
+                break
+    if num_samples > most:
+        found = "more" if recording.num_samples is None else _minutes(num_samples / recording.sample_rate)
+        raise InputError(
+            f"{path}: this page takes recordings of up to {_minutes(max_seconds)}; found {found}. Cut it, or separate "
+            f"it with `mossformer-sb separate`, which has no limit."
+        )
+    return num_samples / recording.sample_rate
+
+
+def _minutes(seconds):
+    return f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} seconds"
+
+
+def separate_recording(path, folder, models, label, options, progress, max_seconds):
+    """Separate a recording into a folder, with all that the page shows of it.
+
+    Arguments
+    ---------
+    path : Path
+    folder : Path
+        Empty; nothing is written elsewhere.
+    models : mossformer_sb.web.models.Models
+    label : str
+        Which of them.
+    options : Options
+    progress : Progress
+    max_seconds : float
+        The longest recording that is taken.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        As the command line does. The recording is called by its name alone.
+    Cancelled
+        Soon after ``progress.cancelled`` was set.
+    """
+    try:
+        return _separate(path, folder, models, label, options, progress, max_seconds)
+    except InputError as error:
+        # Where the page keeps its files is of no use to the visitor.
+        raise InputError(str(error).replace(str(path), path.name).replace(f"{folder}/", "")) from error
+
+
+def _separate(path, folder, models, label, options, progress, max_seconds):
+    progress.enter("Reading the recording")
+    seconds = check_length(path, max_seconds)
+    with models.turn(label, progress.waiting):
+        progress.enter("Loading the model")
+        model = models.load(label)
+        progress.enter("Separating")
+        start = time.monotonic()
+        paths = model.separate_to_files(
+            path,
+            folder,
+            format=options.format,
+            level=options.level,
+            channel=options.channel,
+            progress=progress.separated,
+        )
+        elapsed = time.monotonic() - start
+    progress.enter("Drawing")
+    mixture = Recording(path, channel=options.channel)
+    write_recordings(
+        [folder / MIXTURE_FILE], (block[:, None] for block in mixture.blocks()), mixture.sample_rate, "wav"
+    )
+    archive = f"{path.stem}_speakers.zip"
+    with zipfile.ZipFile(folder / archive, "w", zipfile.ZIP_STORED) as file:
+        for written in paths:
+            file.write(written, written.name)
+    tracks, highest = _tracks([folder / MIXTURE_FILE, *paths], model.hparams.sample_rate, progress)
+    return Result(
+        name=path.name,
+        model=label,
+        seconds=seconds,
+        sample_rate=mixture.sample_rate,
+        model_rate=model.hparams.sample_rate,
+        highest=highest,
+        token=folder.name,
+        tracks=tracks,
+        archive=archive,
+        elapsed=elapsed,
+    )
+
+
+def _tracks(paths, model_rate, progress):
+    """The mixture and the speakers, their spectrograms on one scale; and the upper end of these, Hz."""
+    spectrograms = []
+    for path in paths:
+        progress.enter("Drawing")
+        recording = Recording(path)
+        power, highest = power_spectrogram(recording.blocks(), recording.num_samples, recording.sample_rate)
+        spectrograms.append(power)
+    loudest = max(power.max() for power in spectrograms)
+    times = [None, *active_times(paths[1:], paths[0], model_rate)]
+    names = ["Mixture", *(f"Speaker {number}" for number in range(1, len(paths)))]
+    tracks = [
+        Track(name, path.name, png(power, loudest), track_times)
+        for name, path, power, track_times in zip(names, paths, spectrograms, times, strict=True)
+    ]
+    return tracks, highest
+
+
+def python_lines(source, name, options):
+    """The program that does the same as the page.
+
+    Arguments
+    ---------
+    source : str or None
+        The model; None: the one that comes with the package.
+    name : str
+        The recording's file.
+    options : Options
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(python_lines("export", "talk.wav", Options(format="flac")))
+    from mossformer_sb.inference import MossFormerSeparation
+    <BLANKLINE>
+    model = MossFormerSeparation.from_hparams("export")
+    paths = model.separate_to_files("talk.wav", "separated", format="flac")
+    """
+    chosen = [
+        f"{key}={_quoted(value)}" for key, value in vars(options).items() if value != getattr(Options, key)
+    ]  # what differs from the default
+    arguments = ", ".join([_quoted(name), '"separated"', *chosen])
+    return (
+        "from mossformer_sb.inference import MossFormerSeparation\n\n"
+        f"model = MossFormerSeparation.from_hparams({'' if source is None else _quoted(source)})\n"
+        f"paths = model.separate_to_files({arguments})"
+    )
+
+
+def command_line(source, name, options):
+    """The command that does the same as the page.
+
+    Example
+    -------
+    >>> command_line(None, "my talk.wav", Options(channel=1))
+    "mossformer-sb separate 'my talk.wav' --channel 1"
+    """
+    words = ["mossformer-sb", "separate", name, *(["--model", source] if source is not None else [])]
+    for key, value in vars(options).items():
+        if value != getattr(Options, key):
+            words += [f"--{key}", str(value)]
+    return shlex.join(words)
+
+
+def _quoted(value):
+    """A Python literal, with double quotes where it is a string."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def name_of(path):
+    """What a recording is called in the lines of Python: its file's name, or one for all where there is none yet."""
+    return Path(path).name if path else "talk.wav"

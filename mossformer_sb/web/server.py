@@ -1,0 +1,277 @@
+"""Serving the page: on this machine, with nothing sent anywhere else, and no file left behind."""
+
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import threading
+from dataclasses import dataclass
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.web import check_web
+
+logger = logging.getLogger(__name__)
+
+# Read by Gradio and huggingface_hub when they are imported.
+_QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# The browser gets what the page is made of from this server, or not at all.
+_POLICY = "; ".join(
+    (
+        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
+        "connect-src 'self' data: blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+    )
+)
+_SECURITY_HEADERS = {
+    "content-security-policy": _POLICY,
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is served, to whom.
+
+    Arguments
+    ---------
+    models : tuple of str
+        Folders of exported models, or names of released ones; the package's own is added, where there is one.
+    host : str
+        The address to listen at; "0.0.0.0": all of this machine's.
+    port : int
+        0: any free one.
+    device : str
+        As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
+    max_minutes : float
+        The longest recording that is taken.
+    max_megabytes : int
+        The largest file that is taken.
+    keep_minutes : float
+        After which files are deleted, also those of a page that is still open.
+
+    Raises
+    ------
+    InputError
+        If a value makes no sense.
+
+    Example
+    -------
+    >>> Settings().is_local, Settings(host="0.0.0.0").is_local
+    (True, False)
+    """
+
+    models: tuple = ()
+    host: str = "127.0.0.1"
+    port: int = 7860
+    device: str = "auto"
+    max_minutes: float = 10.0
+    max_megabytes: int = 200
+    keep_minutes: float = 60.0
+
+    def __post_init__(self):
+        for name in ("max_minutes", "max_megabytes", "keep_minutes"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be more than 0; found {getattr(self, name)}.")
+        if not 0 <= self.port < 2**16:
+            raise InputError(f"port must be from 0 (any free one) to 65535; found {self.port}.")
+
+    @property
+    def is_local(self):
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def serve(settings, started=lambda address: None):
+    """Serve the page until the program is ended, by Ctrl+C or SIGTERM.
+
+    Arguments
+    ---------
+    settings : Settings
+    started : callable
+        Called with the page's address when it can be visited.
+
+    Raises
+    ------
+    InputError
+        If a package or a model is absent, or the address can't be listened at.
+    """
+    with _interruptible(), contextlib.suppress(KeyboardInterrupt), running(settings) as server:
+        started(server.address)
+        server.wait()
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Context: the first signal to end the program is a KeyboardInterrupt; those after it leave the cleaning alone."""
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+    def interrupt(*_):
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = [signal.signal(number, interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def running(settings):
+    """Context: a `Server` that runs in a thread of its own, and has deleted its files when the context ends."""
+    check_web()
+    from mossformer_sb.web.models import Models
+    from mossformer_sb.web.visits import Visits
+
+    models = Models(settings.models, settings.device, any_model=settings.is_local)
+    for label in models.at_hand:
+        models.load(label)  # what is wrong with one is said before anybody comes
+    with _listening(settings.host, settings.port) as listener:
+        visits = Visits(60 * settings.keep_minutes)
+        try:
+            threading.Thread(target=visits.sweep_until_closed, daemon=True).start()
+            server = Server(_application(settings, models, visits), listener, visits)
+            try:
+                yield server
+            finally:
+                server.stop()
+        finally:
+            visits.close()
+
+
+class Server:
+    """A running uvicorn.
+
+    Arguments
+    ---------
+    application : fastapi.FastAPI
+    listener : socket.socket
+        Bound; closed by `stop`.
+    visits : mossformer_sb.web.visits.Visits
+    """
+
+    def __init__(self, application, listener, visits):
+        import uvicorn
+
+        self.visits = visits
+        host, port = listener.getsockname()[:2]
+        self.address = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        config = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            self._thread.join(0.05)
+
+    def wait(self):
+        """Until it is stopped, or the program is interrupted."""
+        while self._thread.is_alive():
+            self._thread.join(0.5)
+
+    def stop(self):
+        """Stop serving; requests that go on after two seconds are ended."""
+        self._server.should_exit = True
+        self._thread.join(10)
+
+
+def _listening(host, port):
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"can't listen at {host}, port {port} ({error}). Choose another --port, 0 for any that is free, or --host."
+        ) from error
+    return listener
+
+
+def _application(settings, models, visits):
+    """The FastAPI application: the page, and the files that visitors get."""
+    os.environ.update(_QUIET)
+    os.environ["GRADIO_TEMP_DIR"] = str(visits.uploads)
+    import gradio as gr
+    from fastapi import FastAPI, HTTPException
+    from fastapi.responses import FileResponse
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from mossformer_sb.web.page import PAGE_FILES, Limits, Page, theme
+
+    application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    application.add_middleware(_Headers)
+    if settings.is_local:  # else any web page could reach it, under a name that leads to this machine
+        application.add_middleware(
+            TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host]
+        )
+
+    @application.get("/results/{token}/{name}")
+    def result_file(token: str, name: str):
+        path = visits.find(token, name)
+        if path is None:
+            raise HTTPException(404, "This file is no longer here. Separate the recording again.")
+        return FileResponse(path, headers={"cache-control": "no-store"})
+
+    limits = Limits(settings.max_minutes, settings.max_megabytes)
+    blocks = Page(models, visits, limits, settings.is_local).build()
+    return gr.mount_gradio_app(
+        application,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        max_file_size=settings.max_megabytes * 2**20,
+        theme=theme(),
+        css_paths=[PAGE_FILES["css"]],
+        head=f"<script>{PAGE_FILES['js'].read_text(encoding='utf-8')}</script>",
+    )
+
+
+class _Headers:
+    """ASGI middleware: sets the headers that keep a browser from going elsewhere, and refuses to fetch for it.
+
+    Gradio would fetch ``/gradio_api/file=https://...`` for whoever asks.
+    """
+
+    def __init__(self, application):
+        self.application = application
+
+    async def __call__(self, scope, receive, send):
+        async def send_with_headers(message):
+            if message["type"] == "http.response.start":
+                headers = [(name.encode(), value.encode()) for name, value in _SECURITY_HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *headers]}
+            await send(message)
+
+        if scope["type"] != "http":
+            await self.application(scope, receive, send)
+            return
+        if "file=http" in scope["path"].lower():
+            from starlette.responses import PlainTextResponse
+
+            await PlainTextResponse("Not here.", 403)(scope, receive, send_with_headers)
+            return
+        await self.application(scope, receive, send_with_headers)

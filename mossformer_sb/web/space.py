@@ -1,0 +1,125 @@
+"""The page as a Hugging Face Space: a folder with what a Space needs, to upload as it is."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_folder
+from mossformer_sb.version import __version__
+from mossformer_sb.web import EXAMPLE_CREDIT, check_web
+from mossformer_sb.web.models import Models
+
+_APP = '''"""The page of `mossformer-sb web`, as a Hugging Face Space."""
+
+import os
+from pathlib import Path
+
+from mossformer_sb.web.server import Settings, serve
+
+FOLDER = Path(__file__).parent
+MODELS = {models}  # folders beside this file, or names of released models
+
+settings = Settings(
+    models=tuple(str(FOLDER / name) if (FOLDER / name).is_dir() else name for name in MODELS),
+    host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
+    port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
+    device={device!r},
+    max_minutes={max_minutes!r},
+    max_megabytes={max_megabytes!r},
+    keep_minutes={keep_minutes!r},
+)
+
+if __name__ == "__main__":
+    serve(settings, lambda address: print(f"The page is at {{address}}", flush=True))
+'''
+
+_REQUIREMENTS = """\
+# Where this version is not on PyPI, name the repository instead: mossformer_sb[web] @ git+https://...
+mossformer_sb[web]=={version}
+"""
+
+_README = """\
+---
+title: Separate speakers
+emoji: 🗣️
+colorFrom: blue
+colorTo: red
+sdk: gradio
+sdk_version: {gradio}
+python_version: "3.11"
+app_file: app.py
+pinned: false
+license: apache-2.0
+short_description: Hear each of several people who talk at once
+---
+
+# Separate speakers
+
+Give a recording in which people talk at the same time, and hear each of them alone. This Space was written by
+`mossformer-sb web --space`.
+
+- Run it here: `pip install -r requirements.txt`, then `python app.py`.
+- Publish it: make a Space (SDK: Gradio) at <https://huggingface.co/new-space>, then
+  `hf upload NAME/SPACE . --repo-type space` in this folder.
+
+Recordings are sent to the Space's server, which deletes them when the page is closed, after {keep_minutes:g} minutes at
+the latest.
+
+The example: {credit}
+"""
+
+
+def write_space(folder, settings):
+    """Write a Space: `app.py`, `requirements.txt`, `README.md`, and the models that are folders.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Must not exist, or be empty.
+    settings : mossformer_sb.web.server.Settings
+        Its host and port are left out: a Space has its own.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If there is something in the folder, or no model.
+    """
+    check_web()
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is already there, and not empty. Give a new folder for the Space.")
+    local = _unique_names([source for source in settings.models if Path(source).is_dir()])
+    models = Models(settings.models, settings.device)
+    for label in models.at_hand:
+        models.load(label)
+    with atomic_folder(folder) as temporary:
+        for source, name in local.items():
+            shutil.copytree(source, temporary / name)
+        values = {key: getattr(settings, key) for key in ("device", "max_minutes", "max_megabytes", "keep_minutes")}
+        names = [local.get(source, source) for source in settings.models]
+        files = {
+            "app.py": _APP.format(models=names, **values),
+            "requirements.txt": _REQUIREMENTS.format(version=__version__),
+            "README.md": _README.format(
+                gradio=importlib.metadata.version("gradio"), credit=EXAMPLE_CREDIT, keep_minutes=settings.keep_minutes
+            ),
+        }
+        for name, text in files.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def _unique_names(sources):
+    """Source to the name of its folder in the Space."""
+    names = {}
+    for source in sources:
+        name = stem = Path(source).resolve().name
+        while name in names.values():
+            name = f"{stem}-{len(names) + 1}"
+        names[source] = name
+    return names

@@ -1,0 +1,138 @@
+"""The temporary files of a page: a folder below one root for what each visitor uploads and gets.
+
+A visit is one open page in one browser. Its files go when it ends, when a new result takes the place of the last one,
+when they are old, and when the program ends.
+"""
+
+import contextlib
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+
+class Visits:
+    """Where the files of all visits are.
+
+    Arguments
+    ---------
+    keep_seconds : float
+        Files that are older are deleted by `sweep`.
+    parent : str or Path, optional
+        Where the root is made. Default: the system's folder of temporary files.
+
+    Example
+    -------
+    >>> visits = Visits(parent=getfixture("tmp_path"))
+    >>> folder = visits.new_result("visit 1")
+    >>> _ = (folder / "talk_spk1.wav").write_bytes(b"...")
+    >>> visits.find(folder.name, "talk_spk1.wav").name, visits.find("other", "talk_spk1.wav")
+    ('talk_spk1.wav', None)
+    >>> visits.end("visit 1")
+    >>> folder.exists()
+    False
+    >>> visits.close()
+    """
+
+    def __init__(self, keep_seconds=3600.0, parent=None):
+        self.keep_seconds = keep_seconds
+        self.root = Path(tempfile.mkdtemp(prefix="mossformer-sb-web-", dir=parent)).resolve()
+        self.uploads = self.root / "uploads"
+        self.results = self.root / "results"
+        self.uploads.mkdir()
+        self.results.mkdir()
+        self._owned = {}  # (visit, "result" or "uploads") to paths
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def new_result(self, visit):
+        """An empty folder for what a visit gets; its last one is deleted.
+
+        Its name is what others would have to guess to see it.
+        """
+        folder = self.results / secrets.token_urlsafe(16)
+        folder.mkdir()
+        self._replace(visit, "result", {folder})
+        return folder
+
+    def new_upload_folder(self):
+        """An empty folder for what counts as an upload."""
+        folder = self.uploads / secrets.token_hex(16)
+        folder.mkdir()
+        return folder
+
+    def keep_uploads(self, visit, paths):
+        """Remember the uploads of a visit, so that they go with it; those that it had before are deleted.
+
+        Arguments
+        ---------
+        visit : str
+        paths : list of str or Path
+            Files below ``uploads``. Two visits that upload the same file share it: Gradio names its folder by the
+            content.
+        """
+        relative = [Path(path).resolve().relative_to(self.uploads) for path in paths]
+        self._replace(visit, "uploads", {self.uploads / path.parts[0] for path in relative})
+
+    def find(self, token, name):
+        """The path of a file of a result, or None.
+
+        Arguments
+        ---------
+        token, name : str
+            Of the folder and of the file, as they come from the network.
+        """
+        path = self.results / token / name
+        with contextlib.suppress(ValueError, OSError):  # a name that no file can have
+            if path.resolve() == path and path.parent.parent == self.results and path.is_file():
+                return path
+        return None
+
+    def end(self, visit):
+        """Delete all files of a visit."""
+        self._replace(visit, "result", set())
+        self._replace(visit, "uploads", set())
+
+    def sweep(self):
+        """Delete what is older than ``keep_seconds``, whosever it is."""
+        oldest = time.time() - self.keep_seconds
+        for path in [*self.results.iterdir(), *self.uploads.iterdir()]:
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    _delete(path)
+        with self._lock:
+            for owner, paths in list(self._owned.items()):
+                self._owned[owner] = {path for path in paths if path.exists()}
+                if not self._owned[owner]:
+                    del self._owned[owner]
+
+    def sweep_until_closed(self, every=60.0):
+        """Call `sweep` every so many seconds, until `close`."""
+        while not self._closed.wait(every):
+            self.sweep()
+
+    def close(self):
+        """Delete everything, also what a separation that goes on writes meanwhile."""
+        self._closed.set()
+        for _ in range(20):
+            shutil.rmtree(self.root, ignore_errors=True)
+            if not self.root.exists():
+                return
+            time.sleep(0.1)
+
+    def _replace(self, visit, kind, paths):
+        with self._lock:
+            before = self._owned.pop((visit, kind), set())
+            if paths:
+                self._owned[visit, kind] = paths
+            for path in before.difference(*self._owned.values()):
+                _delete(path)
+
+
+def _delete(path):
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

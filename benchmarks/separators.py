@@ -47,7 +47,9 @@ def build(names, size):
         if name == "ours":
             built[name] = ours
         elif name == "reference":
-            built[name] = MossFormerSeparator(ours.encoder, _reference_like(ours.masknet, size), ours.decoder)
+            built[name] = MossFormerSeparator.from_modules(
+                ours.encoder, _reference_like(ours.masknet, size), ours.decoder
+            )
         else:
             built[name] = _baseline(BASELINES[name]())
     return {name: separator.eval() for name, separator in built.items()}
@@ -86,4 +88,4 @@ def _baseline(masknet):
     channels = masknet.config["in_channels"]
     encoder = Encoder(kernel_size=16, out_channels=channels)
     decoder = Decoder(in_channels=channels, out_channels=1, kernel_size=16, stride=8, bias=False)
-    return MossFormerSeparator(encoder, masknet, decoder)
+    return MossFormerSeparator.from_modules(encoder, masknet, decoder)

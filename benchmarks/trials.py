@@ -13,7 +13,7 @@ import pandas as pd
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.si_snr import si_snr
-from mossformer_sb.sharing.loading import NETWORKS, Tree
+from mossformer_sb.sharing.settings import read_settings
 from mossformer_sb.training.epoch_stats import TABLE_FILE
 
 HPARAMS_FILE = "hyperparams.yaml"
@@ -47,8 +47,7 @@ def read_trial(folder):
             raise InputError(
                 f"{folder}: holds no {name}; needed the output_folder of a training with one finished epoch or more."
             )
-    tree = Tree((folder / HPARAMS_FILE).read_text(encoding="utf-8"), str(folder / HPARAMS_FILE), NETWORKS)
-    values = {key: value for key, value in tree.root.items() if isinstance(value, PLAIN)}
+    values = {key: value for key, value in read_settings(folder / HPARAMS_FILE).items() if isinstance(value, PLAIN)}
     settings = {key: value for key, value in values.items() if not key.endswith(FOLDER_SUFFIX)}
     return settings, pd.read_csv(folder / TABLE_FILE)
 

@@ -27,7 +27,9 @@ def add_arguments(parser):
     )
     parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
     parser.add_argument(
-        "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
+        "--trust",
+        action="store_true",
+        help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
     )
 
 

@@ -82,7 +82,9 @@ def add_arguments(parser):
     parser.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again what is already there")
     parser.add_argument(
-        "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
+        "--trust",
+        action="store_true",
+        help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
     )
     _add_output_arguments(parser.add_argument_group("what is written"))
     _add_report_arguments(parser.add_argument_group("what is told"))

@@ -34,7 +34,9 @@ def add_arguments(parser):
         "--upload_seconds", type=float, default=30, help="longest pause of a client that sends (default: 30)"
     )
     parser.add_argument(
-        "--trust", action="store_true", help="run the code that the model's YAML file names, its maker's"
+        "--trust",
+        action="store_true",
+        help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
     )
 
 

@@ -22,7 +22,7 @@ def _loud_rms(power):
     return _rms(power[loud] if loud.any() else power)
 
 
-# What a model's YAML file may have as input_level: how to measure a signal's power, and the level that it is given.
+# What a model may have as input_level: how to measure a signal's power, and the level that it is given.
 INPUT_LEVELS = {"rms": (_rms, LEVEL), "loud_rms": (_loud_rms, LOUD_LEVEL)}
 
 

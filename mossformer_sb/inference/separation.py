@@ -25,18 +25,16 @@ from mossformer_sb.inference.input_level import check_input_level, normalise
 from mossformer_sb.inference.output_files import Output, made_folders, reduction_without_clipping
 from mossformer_sb.inference.output_gain import check_level, mapping_gain
 from mossformer_sb.inference.output_writer import measure, write_separated
+from mossformer_sb.network.hub import CONFIG_FILE, read_config
 from mossformer_sb.network.separator import applies_masks, separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.fetching import NoSuchFile
-from mossformer_sb.sharing.folder import MODULES
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.loading import find_model, load_model
 from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.utils.devices import choose_device
 
 logger = logging.getLogger(__name__)
-
-# Keys that SpeechBrain would take from a model's YAML file to configure itself. How to compute is the caller's matter.
-_RUN_OPTIONS = {*RunOptions().as_dict(), "audio_normalizer"}
 
 
 class MossFormerSeparation(Pretrained):
@@ -65,7 +63,7 @@ class MossFormerSeparation(Pretrained):
     def from_hparams(
         cls,
         source=None,
-        hparams_file="hyperparams.yaml",
+        hparams_file=HPARAMS_FILE,
         device=None,
         trust=False,
         overrides=None,
@@ -85,17 +83,17 @@ class MossFormerSeparation(Pretrained):
             the authors released, see `mossformer_sb.sharing.released`, which is downloaded and converted at its first
             use; or a model hub's id. Default: the model that comes with the package.
         hparams_file : str
-            Name of the YAML file in it.
+            With ``trust`` alone: name of the YAML file.
         device : str or torch.device, optional
             "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
             "auto".
         trust : bool
-            True: code that the YAML file and its checkpoints name is run, as in SpeechBrain. False: see
-            `mossformer_sb.sharing.loading`.
+            False: ``config.json`` and ``model.safetensors`` are read, and nothing is run. True: where there is a
+            ``hyperparams.yaml``, it is loaded as SpeechBrain does, and code that it and its checkpoints name is run.
         overrides : mapping, optional
-            Other values for the YAML's keys.
+            Other values for keys of ``config.json``, or of the YAML.
         overrides_must_match : bool
-            Whether each of these has to be a key of the YAML.
+            Whether each of these has to be a key of it.
         savedir : str or Path, optional
             Where to keep a copy of what is fetched. What lies there of another model is never loaded in its place.
             Default: the hub's cache; local folders are read where they are.
@@ -123,19 +121,14 @@ class MossFormerSeparation(Pretrained):
         trust = trust and source is named  # a released model was converted here, and is loaded as ours
         fetch_config = _fetch_config(fetch_config or FetchConfig(), kwargs)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
-        source = find_model(
-            source, hparams_file, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config
-        )
+        source = find_model(source, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config)
         checking = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
-        if trust:
+        if trust and _has_yaml(source, hparams_file):
             options = {**checking, **_prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
             return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
-        hparams = load_model(source, hparams_file, **checking)
-        check_input_level(hparams.get("input_level", "rms"))
-        ignored = sorted(hparams.keys() & _RUN_OPTIONS - set(overrides or {}))
-        if ignored:
-            logger.warning("%s: its %s can't set %s for this program.", source.name, hparams_file, ", ".join(ignored))
-            hparams = {key: value for key, value in hparams.items() if key not in ignored}
+        if hparams_file != HPARAMS_FILE:
+            raise InputError(f"hparams_file {hparams_file!r} is read with trust=True alone: leave it out, or say that.")
+        hparams = _hparams(source, **checking)
         if download_only:
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
@@ -454,6 +447,32 @@ def _fetch_config(config, kwargs):
     earlier = {"use_auth_token": "token", "revision": "revision", "huggingface_cache_dir": "huggingface_cache_dir"}
     given = {new: kwargs.pop(old, None) for old, new in earlier.items()}
     return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def _hparams(source, overrides, overrides_must_match):
+    """What SpeechBrain's ``Pretrained`` takes, of a model that is not trusted."""
+    more = {}
+    if not overrides_must_match:
+        known = read_config(source.file(CONFIG_FILE)) if overrides else {}
+        more = {key: value for key, value in overrides.items() if key not in known}
+        overrides = {key: value for key, value in overrides.items() if key in known}
+    separator = load_model(source, overrides)
+    level = {} if separator.input_level is None else {"input_level": separator.input_level}
+    check_input_level(level.get("input_level", "rms"))
+    modules = dict(separator.named_children())
+    facts = {"sample_rate": separator.sample_rate, "num_spks": separator.masknet.num_spks, **level}
+    return {**facts, **modules, **more, "modules": modules}
+
+
+def _has_yaml(source, hparams_file):
+    """Whether a trusted model is loaded by its YAML file: one without is loaded as any other."""
+    try:
+        source.file(hparams_file)
+    except NoSuchFile:
+        if hparams_file != HPARAMS_FILE:
+            raise
+        return False
+    return True
 
 
 def _prepared_for_speechbrain(source, hparams_file):

@@ -13,7 +13,7 @@ from speechbrain.nnet.CNN import Conv1d
 from torch import nn
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.checks import check_input
+from mossformer_sb.network.checks import check_input, check_number
 from mossformer_sb.network.lengths import padding_mask, zero_padding
 
 MAX_POSITIONS = 2500  # of SpeechBrain's position embedding: frames of a chunk, and chunks
@@ -388,8 +388,9 @@ def _check_config(dropout=0.0, skip_channels=0, **counts):
     """Raise InputError for a value that no mask net can have."""
     for key, value in {**counts, "skip_channels": skip_channels}.items():
         least = 0 if key == "skip_channels" else 1
-        if not isinstance(value, int) or value < least:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{key} must be a whole number of at least {least}; found {value!r}.")
+    check_number("dropout", dropout)
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
     if counts.get("kernel_size", 1) % 2 == 0:

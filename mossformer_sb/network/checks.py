@@ -1,5 +1,7 @@
 """What a mask net can be built with and called with, and the messages for everything else."""
 
+import math
+
 from torch import nn
 
 from mossformer_sb.errors import InputError
@@ -42,10 +44,24 @@ def check_count(key, value):
         ...
     mossformer_sb.errors.InputError: num_spks must be a whole number of at least 1; found 0.
     """
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         # A network would print all its layers. It gets here as Dual_Path_Model's third positional argument.
         found = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
         raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
+
+
+def check_number(key, value):
+    """Raise InputError for a value that is no finite number.
+
+    Example
+    -------
+    >>> check_number("dropout", "0.1")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: dropout must be a number; found '0.1'.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"{key} must be a number; found {value!r}.")
 
 
 def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expansion_factor, **counts):
@@ -62,8 +78,10 @@ def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expans
         raise InputError(
             f"kernel_size must be an odd whole number, so that the kernel has a middle; found {kernel_size!r}."
         )
+    check_number("dropout", dropout)
     if not 0 <= dropout < 1:
         raise InputError(f"dropout is a probability of at least 0 and less than 1; found {dropout!r}.")
+    check_number("expansion_factor", expansion_factor)
     hidden = out_channels * expansion_factor / 2
     if hidden < 1 or hidden != int(hidden):
         raise InputError(

@@ -3,12 +3,20 @@
 Shapes: B batch, T samples, N encoder channels, L frames, S speakers.
 """
 
+import inspect
+
 import torch
 import torch.nn.functional as F
+from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from torch import nn
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
+from mossformer_sb.network.checks import check_count
+from mossformer_sb.network.hub import CONFIG_FILE, HubModel
 from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask, zero_padding
+from mossformer_sb.network.masknet import MossFormerMaskNet
+from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.network.sizes import build_decoder, build_encoder, build_masknet
 
 
@@ -108,29 +116,123 @@ def num_frames(num_samples, kernel_size=16, stride=8):
     return (num_samples - kernel_size) // stride + 1
 
 
-class MossFormerSeparator(nn.Module):
-    """Encoder, mask net and decoder in one module.
+# What ``config.json`` and `MossFormerSeparator` call each mask net.
+NETWORKS = {
+    masknet.network: masknet
+    for masknet in (MossFormerMaskNet, MossFormer2MaskNet, ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet)
+}
+_GIVEN = ("in_channels", "num_spks", "others")  # arguments of a mask net that have other names here, or none
+
+
+class MossFormerSeparator(nn.Module, HubModel):
+    """Encoder, mask net and decoder in one module, described by plain values.
+
+    The values are what ``config.json`` holds, see `mossformer_sb.network.hub`: ``save_pretrained`` and ``push_to_hub``
+    write it beside the weights, ``from_pretrained`` reads both.
 
     Arguments
     ---------
-    encoder, masknet, decoder : torch.nn.Module
-        As in `separate`.
+    network : str
+        One of `NETWORKS`: "MossFormer", "MossFormer2"; "Conv-TasNet", "DPRNN" or "SepFormer".
+    encoder_channels : int
+        N, filters of the encoder and decoder.
+    encoder_kernel_size : int
+        Samples of one of them, at least 2; the hop is half of it, rounded down.
+    num_spks : int
+        S.
+    sample_rate : int
+        Hz, of the recordings that it is for. What it computes doesn't depend on it.
+    input_level : str, optional
+        As in `mossformer_sb.inference.input_level`. Default: as there.
+    decoder_bias : bool
+        Whether the decoder adds a constant.
+    **masknet
+        The mask net's other arguments: of `MossFormerMaskNet`, ``num_blocks``, ``group_size``, ``query_key_dim``,
+        ``norm`` and so on; of `MossFormer2MaskNet`, ``recurrent_channels`` and ``apply_masks`` too. ``out_channels``,
+        where there is one, is the encoder's channels by default.
+
+    Raises
+    ------
+    InputError
+        If a value can't be used, or an argument is not known.
 
     Example
     -------
-    >>> separator = MossFormerSeparator.from_size("mini", num_spks=3)
+    >>> separator = MossFormerSeparator("MossFormer2", encoder_channels=64, num_blocks=2, num_spks=3)
     >>> separator(torch.randn(2, 4000), lengths=torch.tensor([4000, 3210])).shape
     torch.Size([2, 4000, 3])
+    >>> folder = getfixture("tmp_path")
+    >>> _ = separator.save_pretrained(folder)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['README.md', 'config.json', 'model.safetensors']
+    >>> MossFormerSeparator.from_pretrained(folder).config["num_blocks"]
+    2
     """
 
-    def __init__(self, encoder, masknet, decoder):
+    def __init__(
+        self,
+        network="MossFormer",
+        encoder_channels=512,
+        encoder_kernel_size=16,
+        num_spks=2,
+        sample_rate=8000,
+        input_level=None,
+        decoder_bias=False,
+        **masknet,
+    ):
         super().__init__()
-        self.encoder = encoder
-        self.masknet = masknet
-        self.decoder = decoder
+        self._set_facts(sample_rate, input_level)
+        for key, value in (("encoder_channels", encoder_channels), ("encoder_kernel_size", encoder_kernel_size)):
+            check_count(key, value)
+        if encoder_kernel_size == 1:
+            raise InputError("encoder_kernel_size must be at least 2, since the hop is half of it; found 1.")
+        if not isinstance(decoder_bias, bool):
+            raise InputError(f"decoder_bias must be True or False; found {decoder_bias!r}.")
+        self.encoder = Encoder(kernel_size=encoder_kernel_size, out_channels=encoder_channels)
+        self.masknet = _build_masknet(network, encoder_channels, num_spks, masknet)
+        self.decoder = Decoder(
+            in_channels=encoder_channels,
+            out_channels=1,
+            kernel_size=encoder_kernel_size,
+            stride=encoder_kernel_size // 2,
+            bias=decoder_bias,
+        )
+
+    def _set_facts(self, sample_rate, input_level):
+        check_count("sample_rate", sample_rate)
+        if not isinstance(input_level, (str, type(None))):
+            raise InputError(f"input_level must be a name; found {input_level!r}.")
+        self.sample_rate, self.input_level = sample_rate, input_level
 
     @classmethod
-    def from_size(cls, size, num_spks=2, dropout=0.1, apply_masks=True):
+    def from_modules(cls, encoder, masknet, decoder, sample_rate=8000, input_level=None):
+        """Put ready networks together.
+
+        Arguments
+        ---------
+        encoder, masknet, decoder : torch.nn.Module
+            As in `separate`. They are taken as they are; see `config` for what can be saved.
+        sample_rate, input_level
+            As for the class.
+
+        Returns
+        -------
+        MossFormerSeparator
+
+        Example
+        -------
+        >>> encoder, masknet, decoder = MossFormerSeparator.from_size("mini").children()
+        >>> MossFormerSeparator.from_modules(encoder, masknet, decoder, sample_rate=16000).config["sample_rate"]
+        16000
+        """
+        separator = cls.__new__(cls)
+        nn.Module.__init__(separator)
+        separator._set_facts(sample_rate, input_level)
+        separator.encoder, separator.masknet, separator.decoder = encoder, masknet, decoder
+        return separator
+
+    @classmethod
+    def from_size(cls, size, num_spks=2, dropout=0.1, apply_masks=True, sample_rate=8000):
         """Build a separator of a published size, with random weights.
 
         Arguments
@@ -144,6 +246,8 @@ class MossFormerSeparator(nn.Module):
             Probability.
         apply_masks : bool
             As in `MossFormer2MaskNet`.
+        sample_rate : int
+            Hz.
 
         Returns
         -------
@@ -155,8 +259,68 @@ class MossFormerSeparator(nn.Module):
             If the size is not known.
         """
         masknet = build_masknet(size, num_spks, dropout, apply_masks=apply_masks)
-        return cls(build_encoder(size), masknet, build_decoder(size))
+        return cls.from_modules(build_encoder(size), masknet, build_decoder(size), sample_rate)
+
+    @property
+    def config(self):
+        """The arguments that build a network like this one: dict of plain values, for ``config.json``.
+
+        Raises
+        ------
+        InputError
+            If there are none: a network is of another class than those of `NETWORKS`, or the encoder and decoder
+            differ in more than that.
+        """
+        encoder, masknet, decoder = self.encoder, self.masknet, self.decoder
+        if NETWORKS.get(getattr(masknet, "network", None)) is not type(masknet):
+            raise InputError(
+                f"the mask net is a {type(masknet).__name__}, which {CONFIG_FILE} can't describe: it has a name for "
+                f"{', '.join(network.__name__ for network in NETWORKS.values())} alone."
+            )
+        _check_ends(encoder, decoder)
+        described = {"network": masknet.network, "sample_rate": self.sample_rate, "num_spks": masknet.num_spks}
+        if self.input_level is not None:
+            described["input_level"] = self.input_level
+        described["encoder_channels"] = encoder.conv1d.out_channels
+        described["encoder_kernel_size"] = encoder.conv1d.kernel_size[0]
+        if decoder.bias is not None:
+            described["decoder_bias"] = True
+        return described | {key: value for key, value in masknet.config.items() if key not in _GIVEN}
 
     def forward(self, mixture, lengths=None):
         """[B, T] → [B, T, S]; see `separate`."""
         return separate(self.encoder, self.masknet, self.decoder, mixture, lengths)
+
+
+def _build_masknet(network, channels, num_spks, arguments):
+    if not isinstance(network, str) or network not in NETWORKS:
+        found = f"a {type(network).__name__}" if isinstance(network, nn.Module) else repr(network)
+        raise InputError(
+            f"network must be one of {', '.join(NETWORKS)}; found {found}. Ready networks are put together by "
+            f"MossFormerSeparator.from_modules(encoder, masknet, decoder)."
+        )
+    build = NETWORKS[network]
+    known = [name for name in inspect.signature(build).parameters if name not in _GIVEN]
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise InputError(f"{network} does not take {', '.join(unknown)}: it takes {', '.join(known)}.")
+    defaults = {"out_channels": channels} if "out_channels" in known else {}
+    return build(in_channels=channels, num_spks=num_spks, **{**defaults, **arguments})
+
+
+def _check_ends(encoder, decoder):
+    """Raise InputError for an encoder and decoder that can't be built from channels and a kernel size."""
+    if type(encoder) is not Encoder or type(decoder) is not Decoder:
+        raise InputError(
+            f"the encoder is a {type(encoder).__name__} and the decoder a {type(decoder).__name__}: {CONFIG_FILE} can "
+            f"describe SpeechBrain's Encoder and Decoder alone."
+        )
+    channels, kernel_size = encoder.conv1d.out_channels, encoder.conv1d.kernel_size[0]
+    needed = (1, channels, 1, kernel_size, kernel_size // 2)
+    found = (encoder.conv1d.in_channels, decoder.in_channels, decoder.out_channels)
+    found += (decoder.kernel_size[0], decoder.stride[0])
+    if found != needed:
+        raise InputError(
+            f"encoder and decoder don't belong together: input channels, channels, output channels, kernel and hop are "
+            f"{found}, needed {needed}, of which {CONFIG_FILE} tells."
+        )

@@ -22,10 +22,10 @@ def default_model():
         If this version of the package has none.
     """
     folder = FOLDER / DEFAULT
-    if not (folder / "hyperparams.yaml").is_file():
+    if not (folder / "config.json").is_file():
         raise InputError(
             f"no model is named, and this version of mossformer_sb comes without one ({folder} holds no "
-            "hyperparams.yaml). Name one: a folder that `mossformer-sb export` or a training wrote (--model on the "
+            "config.json). Name one: a folder that `mossformer-sb export` or a training wrote (--model on the "
             "command line, source in Python), or a model hub's id."
         )
     return folder

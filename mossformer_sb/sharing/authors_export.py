@@ -57,8 +57,8 @@ def to_authors(source, output_folder, form):
     if form not in FORMS:
         raise InputError(f"form {form!r} is not known: choose one of {', '.join(FORMS)}.")
     model = load_model(source)
-    modules = model["modules"]
-    masknet = modules["masknet"]
+    modules = dict(model.named_children())
+    masknet = model.masknet
     if not isinstance(masknet, MossFormerMaskNet):
         raise InputError(f"{source}: is a {type(masknet).__name__}, and the authors' forms are for MossFormers.")
     is_second = isinstance(masknet, MossFormer2MaskNet)
@@ -117,10 +117,10 @@ def _write_standalone(folder, states, model):
     for name, state in states.items():
         torch.save(state, folder / f"{name}.ckpt")
     torch.save(_joined(states, STANDALONE_PREFIXES), folder / "pytorch_model.bin")
-    masknet, conv = model["modules"]["masknet"], model["modules"]["encoder"].conv1d
+    masknet, conv = model.masknet, model.encoder.conv1d
     settings = {
         "model_type": "mossformer2",
-        "sample_rate": model["sample_rate"],
+        "sample_rate": model.sample_rate,
         "config_name": f"mossformer2-{masknet.num_spks}spk" if masknet.apply_masks else MAPPING_TASK,
         "encoder_kernel_size": conv.kernel_size[0],
         "encoder_out_nchannels": conv.out_channels,

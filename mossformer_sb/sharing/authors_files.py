@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
-from mossformer_sb.sharing.weights import read_plain, read_state_dict
+from mossformer_sb.sharing.folder import MODULES, describes_model, is_model_folder
+from mossformer_sb.utils.weights import read_plain, read_state_dict
 
 CONFIG_FILE = "config.json"
 POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that is there counts
@@ -110,9 +110,14 @@ def read_checkpoint(source):
         return _of_whole(source, source)
     if not source.is_dir():
         raise InputError(f"{source}: there is no such folder or file. Give a folder with {_EXPECTED}.")
-    if (source / HPARAMS_FILE).is_file():
+    if is_model_folder(source):
+        if not describes_model(source / CONFIG_FILE):
+            raise InputError(
+                f"{source}: is an export of an earlier version of mossformer_sb, or a model for SpeechBrain: "
+                f"`mossformer-sb export {source} --output_folder MODEL` converts the former."
+            )
         raise InputError(
-            f"{source}: holds {HPARAMS_FILE}, so it is a model folder already, which needs no conversion. For the "
+            f"{source}: is a model folder already, which needs no conversion. For the "
             f"authors' form of it, say which with --to."
         )
     for ending in (".bin", ".ckpt"):

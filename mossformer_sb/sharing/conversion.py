@@ -9,7 +9,7 @@ from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.network.separator import MossFormerSeparator
 from mossformer_sb.sharing.authors_files import MAPPING_TASK, read_checkpoint
-from mossformer_sb.sharing.folder import MODULES, WEIGHT_FORMATS, export
+from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.sharing.modelscope import is_constant, masknet_from_modelscope, masknet_sizes, masknet_to_modelscope
 from mossformer_sb.sharing.record import TrainingRecord
 
@@ -28,7 +28,7 @@ def from_authors(
     apply_masks=None,
     input_level=None,
     record=None,
-    formats=WEIGHT_FORMATS,
+    speechbrain=True,
 ):
     """Convert a checkpoint of the authors' into a folder that `MossFormerSeparation.from_hparams` loads.
 
@@ -50,7 +50,7 @@ def from_authors(
         As in `mossformer_sb.inference.input_level`. Default: ClearerVoice's for its form.
     record : TrainingRecord, optional
         For the model card.
-    formats : sequence of str
+    speechbrain : bool
         As for `export`.
 
     Returns
@@ -74,7 +74,7 @@ def from_authors(
         record = TrainingRecord(checkpoint=f"converted from the form of {_NAMES[checkpoint.form]} ({files})")
     settings = {} if input_level is None else {"input_level": input_level}
     modules = dict(separator.named_children())
-    return export(output_folder, modules, sample_rate, record, formats=formats, settings=settings)
+    return export(output_folder, modules, sample_rate, record, speechbrain=speechbrain, settings=settings)
 
 
 def load_separator(checkpoint, group_size=256, apply_masks=None):
@@ -97,7 +97,7 @@ def load_separator(checkpoint, group_size=256, apply_masks=None):
     """
     if apply_masks is None:
         apply_masks = checkpoint.settings.get("config_name") != MAPPING_TASK
-    separator = MossFormerSeparator(*_networks_for(checkpoint, group_size, apply_masks))
+    separator = MossFormerSeparator.from_modules(*_networks_for(checkpoint, group_size, apply_masks))
     modules = dict(separator.named_children())
     _compare(checkpoint, {name: in_modelscope_names(name, module.state_dict()) for name, module in modules.items()})
     for name, module in modules.items():

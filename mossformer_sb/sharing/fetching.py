@@ -20,8 +20,8 @@ from huggingface_hub import constants
 from speechbrain.utils.fetching import FetchConfig, FetchFrom, FetchSource, LocalStrategy, fetch, link_with_strategy
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.weights import EXTENSIONS
 from mossformer_sb.utils.files import atomic_write, write_text
+from mossformer_sb.utils.weights import EXTENSIONS
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,11 @@ TIMEOUT = 5  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT sa
 
 
 class NoSuchFile(InputError):
-    """A model that is there, and has no file of a name."""
+    """A model that is there, and has no file of some ``names``."""
+
+    def __init__(self, message, names=()):
+        super().__init__(message)
+        self.names = names
 
 
 class ModelSource:
@@ -272,12 +276,13 @@ class ModelSource:
     # ---- messages
 
     def _holds_no(self, filenames):
-        module = filenames[0].partition(".")[0]
         if len(filenames) == 1:
-            return NoSuchFile(f"{self.name}: holds no {filenames[0]}.")
+            return NoSuchFile(f"{self.name}: holds no {filenames[0]}.", filenames)
+        module = filenames[0].partition(".")[0]
         return NoSuchFile(
             f"{self.name}: holds no weights for '{module}', neither {' nor '.join(filenames)}. Was the folder copied "
-            f"as a whole, and files in large file storage fetched? Or export the model again."
+            f"as a whole, and files in large file storage fetched? Or export the model again.",
+            filenames,
         )
 
     def _unreachable(self, filenames, reason):

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.separator import applies_masks
+from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, read_config, write_model
+from mossformer_sb.network.separator import MossFormerSeparator, applies_masks
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER, model_card
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.files import atomic_folder
@@ -19,17 +19,25 @@ logger = logging.getLogger(__name__)
 
 MODULES = ("encoder", "masknet", "decoder")
 HPARAMS_FILE = "hyperparams.yaml"
-WEIGHT_FORMATS = ("safetensors", "ckpt")
 
 
 def export(
-    folder, modules, sample_rate, record=None, examples=(), half=False, formats=WEIGHT_FORMATS, notes="", settings=None
+    folder,
+    modules,
+    sample_rate,
+    record=None,
+    examples=(),
+    half=False,
+    speechbrain=True,
+    notes="",
+    settings=None,
+    card="",
 ):
-    """Write a folder that `MossFormerSeparation.from_hparams` loads, and SpeechBrain's ``SepformerSeparation`` too.
+    """Write a folder that `MossFormerSeparation.from_hparams` and ``MossFormerSeparator.from_pretrained`` load.
 
-    It holds ``hyperparams.yaml``, the weights of each module as ``.safetensors`` for ours and as ``.ckpt`` (a plain
-    state dict) for SpeechBrain's, and a model card, ``README.md``. It is written under a temporary name and then
-    renamed; a folder of this name is replaced only if it is an earlier export.
+    It holds ``config.json``, ``model.safetensors`` and a model card, ``README.md``; and, for SpeechBrain's own
+    ``SepformerSeparation``, ``hyperparams.yaml`` and a second copy of the weights, a ``.ckpt`` of each module. It is
+    written under a temporary name and then renamed; a folder of this name is replaced only if it is an earlier export.
 
     Arguments
     ---------
@@ -37,7 +45,8 @@ def export(
         Where to.
     modules : mapping
         ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not. The mask net says what it is:
-        ``config``, its arguments; ``num_spks``; ``network`` and ``paper``, for the model card.
+        ``config``, its arguments; ``num_spks``; ``network`` and ``paper``, for the model card. Of a mask net of your
+        own class there is SpeechBrain's copy alone, which is loaded with ``trust=True``.
     sample_rate : int
         Hz.
     record : TrainingRecord, optional
@@ -46,13 +55,15 @@ def export(
         Audio files to copy into ``examples``.
     half : bool
         Whether to round the weights to half precision. Whoever loads them computes in single precision.
-    formats : sequence of str
-        Which copies of the weights to write, of `WEIGHT_FORMATS`: ours loads either, SpeechBrain's "ckpt" only. No
-        "ckpt" is written of a network whose output is not to be multiplied with the encoded mixture.
+    speechbrain : bool
+        Whether to write the files for SpeechBrain's classes. They are never written of a network whose output is not to
+        be multiplied with the encoded mixture.
     notes : str
         Markdown to add to the model card.
     settings : mapping, optional
-        More keys for the YAML file, with plain values: ``input_level``, see `mossformer_sb.inference.input_level`.
+        ``input_level``, see `mossformer_sb.inference.input_level`.
+    card : str
+        The whole model card, in the place of one that is made here.
 
     Returns
     -------
@@ -62,8 +73,8 @@ def export(
     Raises
     ------
     InputError
-        If the folder exists and is something else, a weight is too large for half precision, or "ckpt" alone is asked
-        for where none is written.
+        If the folder exists and is something else, a weight is too large for half precision, or the mask net is of a
+        class of your own and there is to be nothing for SpeechBrain.
 
     Example
     -------
@@ -71,48 +82,78 @@ def export(
     >>> separator = MossFormerSeparator.from_size("mini")
     >>> folder = export(getfixture("tmp_path") / "model", dict(separator.named_children()), sample_rate=8000)
     >>> sorted(path.name for path in folder.iterdir())
-    ['README.md', 'decoder.ckpt', 'decoder.safetensors', 'encoder.ckpt', 'encoder.safetensors', 'hyperparams.yaml',
-    'masknet.ckpt', 'masknet.safetensors']
+    ['README.md', 'config.json', 'decoder.ckpt', 'encoder.ckpt', 'hyperparams.yaml', 'masknet.ckpt',
+    'model.safetensors']
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / HPARAMS_FILE).is_file():
+    if folder.exists() and not is_model_folder(folder):
         raise InputError(
             f"{folder}: exists and is no exported model, so it is not replaced. Choose another export folder."
         )
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
-    formats = _loadable_formats(modules["masknet"], formats)
+    settings = settings or {}
+    speechbrain = speechbrain and _multiplies(modules["masknet"])
+    config = _config(modules, sample_rate, settings, speechbrain)
     states = {name: _state(module, name, half) for name, module in modules.items()}
     record = record or TrainingRecord()
     with atomic_folder(folder) as temporary:
-        for name, state in states.items():
-            if "ckpt" in formats:
-                torch.save(state, temporary / f"{name}.ckpt")
-            if "safetensors" in formats:
-                (temporary / f"{name}.safetensors").write_bytes(save(state))  # readable for others, as save_file is not
+        if config is not None:
+            joined = {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+            write_model(temporary, config, joined)
+        for name, state in states.items() if speechbrain else ():
+            torch.save(state, temporary / f"{name}.ckpt")
         for path in examples:
             (temporary / EXAMPLES_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(path, temporary / EXAMPLES_FOLDER / Path(path).name)
-        (temporary / HPARAMS_FILE).write_text(_hyperparams(modules, sample_rate, settings or {}), encoding="utf-8")
-        card = model_card(modules, sample_rate, record, examples, half, notes, formats)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
+        if speechbrain:
+            text = _hyperparams(modules, sample_rate, settings)
+            (temporary / HPARAMS_FILE).write_text(text, encoding="utf-8")
+        card = card or model_card(modules, sample_rate, record, examples, half, notes, speechbrain)
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
     logger.info("Exported the model to %s", folder)
     return folder
 
 
-def _loadable_formats(masknet, formats):
-    """Of the formats, those that whoever loads them computes rightly with."""
-    if applies_masks(masknet) or "ckpt" not in formats:
-        return formats
-    if "safetensors" not in formats:
-        raise InputError(
-            "apply_masks: False: SpeechBrain's classes, which .ckpt is for, multiply what the network gives with the "
-            "encoded mixture, and this one is not made for that. Export .safetensors, which ours load."
-        )
+def is_model_folder(folder):
+    """Whether a folder is an exported model, of this version or of an earlier one.
+
+    Example
+    -------
+    >>> is_model_folder(getfixture("tmp_path"))
+    False
+    """
+    return (Path(folder) / HPARAMS_FILE).is_file() or describes_model(Path(folder) / CONFIG_FILE)
+
+
+def describes_model(path):
+    """Whether a file is the ``config.json`` of a separator."""
+    try:
+        return bool(read_config(path))
+    except (InputError, OSError):
+        return False
+
+
+def _multiplies(masknet):
+    """Whether SpeechBrain's classes compute rightly with a network; a warning if not."""
+    if applies_masks(masknet):
+        return True
     logger.warning(
-        "No .ckpt is written: with apply_masks: False the model is for MossFormerSeparation alone, since SpeechBrain's "
-        "classes multiply what the network gives with the encoded mixture."
+        "Nothing is written for SpeechBrain's classes: with apply_masks: False the model is for mossformer_sb's alone, "
+        "since they multiply what the network gives with the encoded mixture."
     )
-    return [name for name in formats if name != "ckpt"]
+    return False
+
+
+def _config(modules, sample_rate, settings, speechbrain):
+    """What ``config.json`` is to hold; None if it can't describe the networks, and SpeechBrain's files do."""
+    separator = MossFormerSeparator.from_modules(**modules, sample_rate=sample_rate, **settings)
+    try:
+        return separator.config
+    except InputError as error:
+        if not speechbrain:
+            raise InputError(f"can't export without the files for SpeechBrain: {error}") from error
+        logger.warning("No %s is written: %s It is loaded with trust=True.", CONFIG_FILE, error)
+        return None
 
 
 def _state(module, name, half):

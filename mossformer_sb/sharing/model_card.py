@@ -14,7 +14,7 @@ from mossformer_sb.version import __version__
 EXAMPLES_FOLDER = "examples"
 
 
-def model_card(modules, sample_rate, record, examples=(), half=False, notes="", formats=("ckpt",)):
+def model_card(modules, sample_rate, record, examples=(), half=False, notes="", speechbrain=True):
     masknet = modules["masknet"]
     num_spks = masknet.num_spks
     num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())
@@ -42,8 +42,8 @@ def model_card(modules, sample_rate, record, examples=(), half=False, notes="", 
 tags:
 - speech-separation
 - {masknet.network.lower()}
-- speechbrain
-library_name: speechbrain
+{"- speechbrain" if speechbrain else "- mossformer_sb"}
+library_name: {"speechbrain" if speechbrain else "mossformer_sb"}
 license: {record.licence or "unknown"}
 ---
 # {masknet.network}: {num_spks} speakers, {sample_rate} Hz
@@ -61,17 +61,29 @@ model = MossFormerSeparation.from_hparams(source="path/to/this/folder")
 estimates = model.separate_file("mixture.wav", output_folder="separated")
 ```
 
-{_speechbrain_line(masknet, formats)}
+{_wrapped(_FILES)}
+
+{_speechbrain_line(masknet, speechbrain)}
 
 {_wrapped(f"The network follows {masknet.paper}.")}
 """
 
 
-def _speechbrain_line(masknet, formats):
-    if applies_masks(masknet) and "ckpt" not in formats:
-        return "SpeechBrain's own classes can't load it: they need the weights as .ckpt, too."
+_FILES = (
+    "`source` may be the id of this model on the Hugging Face hub. It is loaded from `config.json` and "
+    "`model.safetensors`, which hold plain values and tensors: no code of this folder runs. "
+    "`mossformer_sb.MossFormerSeparator.from_pretrained` gives the network alone."
+)
+
+
+def _speechbrain_line(masknet, speechbrain):
+    if speechbrain:
+        return _wrapped(
+            "SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed: "
+            "from `hyperparams.yaml` and the `.ckpt` files."
+        )
     if applies_masks(masknet):
-        return "SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed."
+        return "SpeechBrain's own classes can't load it: it was exported without the files for them."
     return _wrapped(
         "SpeechBrain's own classes can't load it: they multiply what the network gives with the encoded mixture, and "
         "this one gives the encoded estimates themselves."

@@ -47,13 +47,13 @@ def describe(path):
 def _describe_model(path):
     source = find_model(path)
     model = load_model(source)
-    masknet = model["modules"]["masknet"]
-    num_parameters = sum(value.numel() for module in model["modules"].values() for value in module.parameters())
+    masknet = model.masknet
+    num_parameters = sum(value.numel() for value in model.parameters())
     facts = {
         "model": source.name,
         "network": type(masknet).__name__,
-        "speakers": model["num_spks"],
-        "sample rate": f"{model['sample_rate']} Hz",
+        "speakers": masknet.num_spks,
+        "sample rate": f"{model.sample_rate} Hz",
         "parameters": f"{num_parameters / 1e6:.2f} M",
     }
     facts |= getattr(masknet, "config", {})

@@ -42,7 +42,7 @@ def export_onnx(path, encoder, masknet, decoder):
     """
     check_onnx()
     path = Path(path)
-    separator = MossFormerSeparator(encoder, masknet, _Decoder(decoder)).eval()
+    separator = MossFormerSeparator.from_modules(encoder, masknet, _Decoder(decoder)).eval()
     # Not of batch 1, which an exporter takes for a constant, and longer than a group of the mask net.
     example = torch.randn(2, 8000, device=next(encoder.parameters()).device)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}

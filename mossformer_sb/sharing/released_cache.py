@@ -16,14 +16,16 @@ from pathlib import Path
 import filelock
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.hub import CONFIG_FILE
 from mossformer_sb.sharing.authors_files import read_checkpoint
 from mossformer_sb.sharing.conversion import load_separator
 from mossformer_sb.sharing.downloads import difference, download, file_sha256
-from mossformer_sb.sharing.folder import export
+from mossformer_sb.sharing.earlier_exports import convert_export, is_earlier_export
+from mossformer_sb.sharing.folder import describes_model, export
 from mossformer_sb.sharing.hubs import locate, web_page
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.sharing.released import RELEASED, find_released
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_folder, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def model_folder(name):
 
 def is_cached(name):
     """Whether a released model is in the cache, so that its use needs no network."""
-    return (model_folder(name) / SOURCE_FILE).is_file()
+    return (model_folder(name) / SOURCE_FILE).is_file() and describes_model(model_folder(name) / CONFIG_FILE)
 
 
 def resolve_source(source):
@@ -152,7 +154,10 @@ def _alone(path, name):
 
 
 def _make(model, downloads, folder):
-    """Download, check, convert; then give the complete folder its name."""
+    """Convert what an earlier version left; or download, check, convert. Then give the complete folder its name."""
+    if (folder / SOURCE_FILE).is_file() and is_earlier_export(folder):
+        _convert_earlier(model, downloads, folder)
+        return
     fetched = _download(model, downloads)
     made = downloads / "converted"
     shutil.rmtree(made, ignore_errors=True)
@@ -173,11 +178,29 @@ def _make(model, downloads, folder):
     notes = f"Published: {model.published}. It was not evaluated here."
     modules = dict(separator.named_children())
     # Without the second copy of the weights, which is for SpeechBrain's own classes.
-    export(made, modules, model.sample_rate, record, formats=("safetensors",), notes=notes, settings=settings)
+    export(made, modules, model.sample_rate, record, speechbrain=False, notes=notes, settings=settings)
     _note_source(made / SOURCE_FILE, model, fetched)
-    os.replace(made, folder)
+    _publish(made, folder)
     shutil.rmtree(downloads, ignore_errors=True)
     logger.info("%s is in %s", model.name, folder)
+
+
+def _convert_earlier(model, downloads, folder):
+    """The model folder of an earlier version in the form of this one; nothing is downloaded."""
+    made = downloads / "converted"
+    shutil.rmtree(made, ignore_errors=True)
+    convert_export(folder, made, speechbrain=False)
+    shutil.copyfile(folder / SOURCE_FILE, made / SOURCE_FILE)
+    _publish(made, folder)
+    shutil.rmtree(downloads, ignore_errors=True)
+    logger.info("%s was written by an earlier version, and is converted: %s", model.name, folder)
+
+
+def _publish(made, folder):
+    """Give a complete folder its name, in the place of what is there."""
+    with atomic_folder(folder) as temporary:
+        temporary.rmdir()
+        os.replace(made, temporary)
 
 
 def _checked_separator(model, downloads):

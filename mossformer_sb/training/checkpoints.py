@@ -21,7 +21,7 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_process_only
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.sharing.weights import differences, read_state_dict
+from mossformer_sb.utils.weights import differences, read_state_dict
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,14 @@ import torch
 from mossformer_sb.data.corpora import corpus_name
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.examples import AUDIO_FOLDER
-from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, export
-from mossformer_sb.sharing.loading import BUILDERS, NETWORKS, Tree
+from mossformer_sb.network.hub import CONFIG_FILE
+from mossformer_sb.sharing.earlier_exports import convert_export, is_earlier_export
+from mossformer_sb.sharing.folder import HPARAMS_FILE, describes_model, export
 from mossformer_sb.sharing.record import TrainingRecord, conditions_of
-from mossformer_sb.sharing.weights import check_state
+from mossformer_sb.sharing.settings import Unbuilt, build_networks, read_settings
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
 from mossformer_sb.utils.files import locate
+from mossformer_sb.utils.weights import check_state
 
 
 def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):
@@ -22,7 +24,8 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
     Arguments
     ---------
     training_folder : str or Path
-        The experiment's ``output_folder``.
+        The experiment's ``output_folder``. Or an export of an earlier version, which is converted, with its card: for
+        that, ``half`` and ``speechbrain`` are the only options.
     folder : str or Path
         Where to.
     checkpoint : str, optional
@@ -34,7 +37,7 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
     num_examples : int
         How many of the test mixtures that training kept as audio to add.
     **options
-        ``half``, ``formats`` and ``notes`` of `mossformer_sb.sharing.folder.export`.
+        ``half``, ``speechbrain`` and ``notes`` of `mossformer_sb.sharing.folder.export`.
 
     Returns
     -------
@@ -47,32 +50,49 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
         If the training folder holds no such thing, or its settings describe other networks than its weights are of.
     """
     training_folder = Path(training_folder)
-    tree = _read_tree(training_folder)
-    modules = {name: tree.build(name) for name in MODULES}
-    output_folder = tree.build("output_folder") if "output_folder" in tree.root else None
-    save_folder = locate(training_folder, tree.build("save_folder"), output_folder)
+    if is_earlier_export(training_folder):
+        chosen = {"checkpoint": checkpoint, "average": average > 1, "license": licence, "examples": num_examples}
+        chosen["notes"] = options.pop("notes", "")
+        if any(chosen.values()):
+            given = ", ".join(key for key, value in chosen.items() if value)
+            raise InputError(
+                f"{training_folder}: is an export of an earlier version, which is converted with its card and its only "
+                f"weights: leave {given} out, or give the output folder of its training."
+            )
+        return convert_export(training_folder, folder, options.pop("half", False) or None, **options)
+    settings, path = _read_settings(training_folder)
+    modules = build_networks(settings, path)
+    output_folder = settings.get("output_folder")
+    save_folder = locate(training_folder, settings["save_folder"], output_folder)
     chosen = _choose(save_folder, modules, checkpoint, average)
     for name, module in modules.items():
         states = [scored_weights(item, name) for item in chosen]
         for item, state in zip(chosen, states, strict=True):
-            check_state(module, state, item.paramfiles[name], name, f"{training_folder / HPARAMS_FILE}")
+            check_state(module, state, item.paramfiles[name], name, path)
         module.load_state_dict(_average(states))
-    record = _record(training_folder, tree, chosen, checkpoint, licence)
+    record = _record(training_folder, settings, chosen, checkpoint, licence)
     examples = _examples(training_folder, num_examples)
-    return export(folder, modules, tree.build("sample_rate"), record, examples, **options)
+    return export(folder, modules, settings["sample_rate"], record, examples, **options)
 
 
-def _read_tree(training_folder):
+def _read_settings(training_folder):
     path = training_folder / HPARAMS_FILE
+    if describes_model(training_folder / CONFIG_FILE):
+        raise InputError(
+            f"{training_folder}: is no output folder of a training, but an exported model, which is not exported "
+            f"again: give the output_folder of its training."
+        )
     if not path.is_file():
         raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is no output folder of a training.")
-    tree = Tree(path.read_text(encoding="utf-8"), str(path), NETWORKS | BUILDERS)
-    if "save_folder" not in tree.root:
+    settings = read_settings(path)
+    if not isinstance(settings.get("save_folder"), str):
         raise InputError(
-            f"{training_folder}: is no output folder of a training: its {HPARAMS_FILE} has no key save_folder. An "
-            f"exported model is not exported again: give the output_folder of its training."
+            f"{training_folder}: is no output folder of a training: its {HPARAMS_FILE} has no key save_folder, "
+            f"and an export of an earlier version would have the key pretrainer. Give one of these two."
         )
-    return tree
+    if not isinstance(settings.get("sample_rate"), int):
+        raise InputError(f"{path}: sample_rate has to be a whole number in Hz; found {settings.get('sample_rate')!r}.")
+    return settings, path
 
 
 def _choose(save_folder, modules, name, average):
@@ -110,10 +130,10 @@ def _average(states):
     }
 
 
-def _record(training_folder, tree, chosen, name, licence):
+def _record(training_folder, settings, chosen, name, licence):
     """The training's record; its scores are those of the best checkpoint, so another one has none."""
     record = TrainingRecord.read(training_folder)
-    record = dataclasses.replace(record, **_facts(tree), licence=licence)
+    record = dataclasses.replace(record, **_facts(settings), licence=licence)
     epochs = [item.meta.get("epoch") for item in chosen]
     if name is None and len(chosen) == 1 and epochs[0] == record.best_epoch:
         return record
@@ -124,10 +144,10 @@ def _record(training_folder, tree, chosen, name, licence):
     return dataclasses.replace(record, scores={}, num_test=None, best_epoch=epoch, checkpoint=what)
 
 
-def _facts(tree):
+def _facts(settings):
     """What the settings say for the model card."""
     keys = ("task", "corpus", "corpus_name", "num_spks", "target", "noise", "mixture_is_sum")
-    found = {key: tree.build(key) for key in keys if key in tree.root}
+    found = {key: settings[key] for key in keys if key in settings and not isinstance(settings[key], Unbuilt)}
     facts = {"task": found["task"]} if "task" in found else {}
     facts |= {"corpus": corpus_name(found)} if "corpus" in found else {}
     return facts | ({"conditions": conditions_of(found)} if "task" in found else {})

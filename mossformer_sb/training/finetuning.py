@@ -1,6 +1,7 @@
 """Fine-tuning: start from a trained model, as far as it fits, and keep chosen parameters as they are.
 
-Weights are read as plain tensors and a model's ``hyperparams.yaml`` as plain text: nothing of a stranger's model runs.
+Weights are read as plain tensors, a model's ``config.json`` or ``hyperparams.yaml`` as plain text: nothing of a
+stranger's model runs.
 """
 
 import functools
@@ -12,14 +13,15 @@ from pathlib import Path
 import torch
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.hub import CONFIG_FILE, WEIGHTS_FILE, read_config
 from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.released_cache import resolve_source
-from mossformer_sb.sharing.weights import find_weights, read_state_dict
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
 from mossformer_sb.training.command_line import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.utils.files import locate
+from mossformer_sb.utils.weights import find_weights, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +94,8 @@ def start_from(modules, source, sample_rate):
     >>> list(start_from(three, folder, sample_rate=8000)["masknet"].reshaped)
     ['speaker_projection.weight', 'speaker_projection.bias']
     """
-    hparams_file, place, read = _find_model(source)
-    model_rate = _read_sample_rate(hparams_file)
+    settings_file, place, read = _find_model(source)
+    model_rate = _read_sample_rate(settings_file)
     comparisons, fitting = {}, {}
     for name in MODULES:
         there = read(name)
@@ -110,7 +112,7 @@ def start_from(modules, source, sample_rate):
 
 
 def _find_model(source):
-    """Find a model: the file of its hyperparameters, where its weights are, and what reads those of a module."""
+    """Find a model: the file that has its sample rate, where its weights are, and what reads those of a module."""
     source = resolve_source(source)
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -133,29 +135,44 @@ def _find_in_folder(folder):
     if checkpoint and _has_weights(checkpoint.path):
         return folder / HPARAMS_FILE, checkpoint.path, functools.partial(scored_weights, checkpoint)
     raise InputError(
-        f"init_from '{folder}': holds no model, neither {', '.join(MODULES)} as .safetensors or .ckpt, nor the like in "
-        f"{export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported model, or the output folder "
-        f"of a training."
+        f"init_from '{folder}': holds no model, neither {WEIGHTS_FILE} nor {', '.join(MODULES)} as .safetensors or "
+        f".ckpt, nor the like in {export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported "
+        f"model, or the output folder of a training."
     )
 
 
 def _find_on_hub(hub_id):
     try:
         model = ModelSource(hub_id)
-        hparams_file = model.file(HPARAMS_FILE)
+        settings_file = model.first_of([CONFIG_FILE, HPARAMS_FILE])
+        if settings_file.name == CONFIG_FILE:
+            path = model.file(WEIGHTS_FILE)
+            return settings_file, path.parent, _of_one_file(path)
         files = {name: model.weights(name) for name in MODULES}
     except InputError as error:
         raise InputError(f"init_from: {error} Check the name and the connection.") from error
-    return hparams_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
+    return settings_file, files["masknet"].parent, lambda name: read_state_dict(files[name])
 
 
 def _exported(folder):
+    if (folder / WEIGHTS_FILE).is_file():
+        return folder / CONFIG_FILE, folder, _of_one_file(folder / WEIGHTS_FILE)
     files = find_weights(folder, MODULES)
     return folder / HPARAMS_FILE, folder, lambda name: read_state_dict(files[name])
 
 
+def _of_one_file(path):
+    """What reads the weights of one module out of those of all."""
+    state = functools.cache(lambda: read_state_dict(path))
+    return lambda name: {
+        key.removeprefix(f"{name}."): value for key, value in state().items() if key.startswith(f"{name}.")
+    }
+
+
 def _has_weights(folder):
     """Whether a folder holds the weights of all modules; those of some alone are an error."""
+    if (folder / WEIGHTS_FILE).is_file():
+        return True
     missing = [name for name in MODULES if name not in find_weights(folder, MODULES)]
     if missing and len(missing) < len(MODULES):
         raise InputError(
@@ -187,11 +204,12 @@ def _best_checkpoint(folder, save_folder):
     return checkpointer.find_checkpoint(**best) or checkpointer.find_checkpoint()
 
 
-def _read_sample_rate(hparams_file):
-    value = read_yaml(hparams_file).get("sample_rate")
+def _read_sample_rate(settings_file):
+    read = read_config if settings_file.name == CONFIG_FILE else read_yaml
+    value = read(settings_file).get("sample_rate")
     if not isinstance(value, int):
         found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its tag
-        raise InputError(f"{hparams_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")
+        raise InputError(f"{settings_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")
     return value
 
 

@@ -30,7 +30,7 @@ def test_an_epoch_of_train(tmp_path, device):
         out = tmp_path / f"out{number}"
         assert np.isfinite(pd.read_csv(out / "epochs.csv")["valid_si-snr"]).all()
         assert len(pd.read_csv(out / "test_results.csv")) == 3
-        assert (out / "export" / "masknet.safetensors").is_file()
+        assert (out / "export" / "model.safetensors").is_file()
     first, last = (pd.read_csv(tmp_path / f"out{number}" / "epochs.csv") for number in (0, len(runs) - 1))
     assert last["valid_si-snr"].item() == pytest.approx(first["valid_si-snr"].item(), abs=0.5)
     assert f"Computes on {device}" in result.stdout and "deterministic kernels: on" in result.stdout

@@ -55,4 +55,4 @@ def test_epochs_are_those_of_the_uninterrupted_run(resumed):
 def test_it_is_evaluated_and_exported(resumed):
     folder, _ = resumed
     assert len(pd.read_csv(folder / "test_results.csv")) == 4  # three mixtures and their average
-    assert (folder / "export" / "masknet.safetensors").is_file()
+    assert (folder / "export" / "model.safetensors").is_file()

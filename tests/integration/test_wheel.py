@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FROM_THE_CLONE = ("benchmarks", "data_prep", "hparams", "recipes", "tests", "train")
 MODEL = "pretrained/mossformer-small-8k"
-MODEL_FILES = ("README.md", "hyperparams.yaml", "encoder.ckpt", "masknet.ckpt", "decoder.ckpt")
+MODEL_FILES = ("README.md", "config.json", "model.safetensors")
 
 PROBE = """
 import importlib.metadata, importlib.util, json, sys

@@ -113,7 +113,7 @@ def test_the_whole_separator(num_spks):
     theirs = theirs.double().eval()
     masknet = MossFormer2MaskNet(32, 32, num_blocks=1, num_spks=num_spks).double().eval()
     masknet.load_state_dict(masknet_from_modelscope(theirs.mask_net.state_dict()))
-    ours = MossFormerSeparator(theirs.enc, masknet, theirs.dec)
+    ours = MossFormerSeparator.from_modules(theirs.enc, masknet, theirs.dec)
     mixture = torch.randn(2, 3001, dtype=torch.float64)
     with torch.no_grad(), fast.disabled():
         assert relative_error(ours(mixture), theirs(mixture)) <= 1e-10

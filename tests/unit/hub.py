@@ -1,7 +1,12 @@
-"""A stand-in for the Hugging Face hub: models in local folders, over HTTP, as its own client library reads them."""
+"""A stand-in for the Hugging Face hub: models in local folders, over HTTP, as its own client library reads and writes.
 
+What is uploaded comes within the commit ("regular"), which the hub has for small files.
+"""
+
+import base64
 import contextlib
 import hashlib
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,10 +24,12 @@ class Hub:
         Who doesn't send it is refused, if it is there.
     requests : list of str
         The paths that were asked for, with their methods.
+    root : Path or None
+        Where models that are created get their folders.
     """
 
-    def __init__(self, folders, token=None):
-        self.folders, self.token, self.requests = folders, token, []
+    def __init__(self, folders, token=None, root=None):
+        self.folders, self.token, self.requests, self.root = folders, token, [], root
 
     def commit(self, model, revision):
         """40 digits, as git's."""
@@ -47,6 +54,31 @@ class Hub:
         content = file.read_bytes()
         return 200, {**headers, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}, content
 
+    def receive(self, path, authorization, body):
+        """The answer to a POST: status and JSON."""
+        if authorization != f"Bearer {self.token}":
+            return 401, {"error": "Invalid username or password."}
+        kind, *parts = path.partition("?")[0].removeprefix("/api/").split("/")
+        if kind == "validate-yaml":
+            return 200, {"errors": [], "warnings": []}
+        if kind == "repos":
+            request = json.loads(body)
+            model = f"{request.get('organization') or 'me'}/{request['name']}"
+            if (model, "main") not in self.folders:
+                self.folders[model, "main"] = self.root / model
+                (self.root / model).mkdir(parents=True)
+            return 200, {"url": f"{constants.ENDPOINT}/{model}", "name": model}
+        owner, name, what, revision = parts
+        folder = self.folders[f"{owner}/{name}", revision]
+        if what == "preupload":
+            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            return 200, {"files": [{**file, "shouldIgnore": False} for file in files]}
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                (folder / line["value"]["path"]).write_bytes(base64.b64decode(line["value"]["content"]))
+        commit = self.commit(f"{owner}/{name}", revision)
+        return 200, {"commitUrl": f"{constants.ENDPOINT}/{owner}/{name}/commit/{commit}", "commitOid": commit}
+
 
 @contextlib.contextmanager
 def serve(hub, monkeypatch):
@@ -63,7 +95,19 @@ def serve(hub, monkeypatch):
             if self.command == "GET":
                 self.wfile.write(body)
 
+        def receive(self):
+            hub.requests.append(f"{self.command} {self.path}")
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, answer = hub.receive(self.path, self.headers.get("Authorization"), content)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         do_GET = do_HEAD = respond  # noqa: N815, names that http.server looks for
+        do_POST = receive  # noqa: N815
 
         def log_message(self, *_):
             pass

@@ -40,7 +40,7 @@ def small_states(model):
     else:
         masknet = MossFormerMaskNet(**sizes)
     decoder = Decoder(in_channels=width, out_channels=1, kernel_size=16, stride=8, bias=False)
-    separator = MossFormerSeparator(Encoder(16, width), masknet, decoder)
+    separator = MossFormerSeparator.from_modules(Encoder(16, width), masknet, decoder)
     return {name: in_modelscope_names(name, module.state_dict()) for name, module in separator.named_children()}
 
 

@@ -114,7 +114,7 @@ class TestSpeechBrainsNumbers:
         ours.net.load_state_dict(theirs.masknet.state_dict())
         mixture = torch.rand(1, 2004)
         with torch.no_grad():
-            estimates = MossFormerSeparator(theirs.encoder, ours, theirs.decoder).eval()(mixture)
+            estimates = MossFormerSeparator.from_modules(theirs.encoder, ours, theirs.decoder).eval()(mixture)
             assert torch.equal(estimates, theirs(mixture))
 
 
@@ -144,7 +144,7 @@ class TestSkipPath:
 
 @pytest.mark.parametrize("interface", [MossFormerSeparation, SepformerSeparation])
 def test_exported_it_gives_the_same_output(kind, interface, tmp_path):
-    separator = MossFormerSeparator(
+    separator = MossFormerSeparator.from_modules(
         Encoder(kernel_size=16, out_channels=10),
         small(kind, num_spks=3),
         Decoder(in_channels=10, out_channels=1, kernel_size=16, stride=8, bias=False),

@@ -12,10 +12,9 @@ import torch
 
 from mossformer_sb import MossFormerSeparator
 from mossformer_sb.cli import COMMANDS, main
-from mossformer_sb.cli.export import WEIGHTS
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.sharing.folder import WEIGHT_FORMATS, export
+from mossformer_sb.sharing.folder import export
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 8000
@@ -157,7 +156,6 @@ class TestSeparate:
 LIGHT = """
 import sys
 from mossformer_sb.cli import COMMANDS, main
-from mossformer_sb.cli.export import WEIGHTS
 try:
     main(sys.argv[1:])
 except SystemExit:
@@ -179,11 +177,6 @@ def test_as_a_module():
     for name in ("mossformer_sb", "mossformer_sb.cli"):
         done = subprocess.run([sys.executable, "-m", name, "--version"], cwd=ROOT, capture_output=True, text=True)
         assert done.stdout.startswith("mossformer_sb ") and done.returncode == 0, done.stderr
-
-
-def test_the_formats_of_weights_are_those_that_export_has():
-    """They are named twice, so that --help imports no PyTorch."""
-    assert WEIGHTS == ("both", *WEIGHT_FORMATS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -56,7 +56,7 @@ def separator(apply_masks=True, num_spks=3, **sizes):
         for parameter in masknet.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     decoder = Decoder(in_channels=WIDTH, out_channels=1, kernel_size=16, stride=8, bias=False)
-    return MossFormerSeparator(Encoder(16, WIDTH), masknet, decoder)
+    return MossFormerSeparator.from_modules(Encoder(16, WIDTH), masknet, decoder)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ class TestMistakes:
             self.fails(f"config.json: {message}", folder, tmp_path)
 
     def test_folders_of_something_else(self, ours, tmp_path):
-        self.fails("holds hyperparams.yaml, so it is a model folder already", ours, tmp_path)
+        self.fails("is a model folder already, which needs no conversion", ours, tmp_path)
         (tmp_path / "empty").mkdir()
         self.fails(
             "empty: holds no checkpoint of the authors', which would be encoder.bin", tmp_path / "empty", tmp_path

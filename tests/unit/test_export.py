@@ -1,12 +1,14 @@
 """An exported folder: what it holds, who can load it, and that it gives the trained model's output."""
 
+import json
 import os
 
 import pytest
 import torch
 from speechbrain.inference.separation import SepformerSeparation
+from speechbrain.lobes.models.dual_path import Decoder
 
-from mossformer_sb import InputError, MossFormerSeparator
+from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
@@ -58,7 +60,7 @@ class TestHalfPrecision:
     @pytest.fixture(scope="class")
     def half(self, separator, tmp_path_factory):
         modules = dict(separator.named_children())
-        return export(tmp_path_factory.mktemp("half") / "model", modules, RATE, half=True, formats=["ckpt"])
+        return export(tmp_path_factory.mktemp("half") / "model", modules, RATE, half=True)
 
     @pytest.mark.parametrize("interface", [MossFormerSeparation, SepformerSeparation])
     def test_both_interfaces_compute_the_same_in_single_precision(self, separator, half, interface):
@@ -73,10 +75,12 @@ class TestHalfPrecision:
         assert torch.equal(model.separate_batch(mixture), expected)
         assert 0 < (expected - exact).norm() / exact.norm() < 0.01
 
-    def test_is_a_quarter_as_large_with_one_copy(self, folder, half):
-        sizes = [sum(path.stat().st_size for path in where.glob("masknet.*")) for where in (half, folder)]
+    def test_is_a_quarter_as_large_with_one_copy(self, separator, folder, half, tmp_path):
+        modules = dict(separator.named_children())
+        single = export(tmp_path / "single", modules, RATE, half=True, speechbrain=False)
+        sizes = [sum(path.stat().st_size for path in where.iterdir()) for where in (single, folder)]
         assert sizes[0] < 0.27 * sizes[1]
-        assert not list(half.glob("*.safetensors"))
+        assert {path.name for path in single.iterdir()} == {"README.md", "config.json", "model.safetensors"}
         assert "| Weights | half precision" in (half / "README.md").read_text()
         assert "| Weights |" not in (folder / "README.md").read_text()
 
@@ -89,9 +93,11 @@ class TestHalfPrecision:
         assert not list(tmp_path.iterdir())
 
 
-def test_safetensors_alone(separator, tmp_path):
-    folder = export(tmp_path / "model", dict(separator.named_children()), RATE, formats=["safetensors"])
-    assert not list(folder.glob("*.ckpt"))
+def test_nothing_for_speechbrain(separator, tmp_path):
+    folder = export(tmp_path / "model", dict(separator.named_children()), RATE, speechbrain=False)
+    assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    card = (folder / "README.md").read_text()
+    assert "SpeechBrain's own classes can't load it" in card and "library_name: mossformer_sb" in card
     mixture = torch.randn(1, 4000)
     with torch.no_grad():
         expected = separator(mixture)
@@ -122,6 +128,44 @@ def test_yaml_names_only_the_three_packages(folder):
     text = (folder / "hyperparams.yaml").read_text()
     named = {word.split(":")[1].split(".")[0] for word in text.split() if word.startswith("!new:")}
     assert named == {"speechbrain", "mossformer_sb"}
+
+
+def test_config_json_has_plain_values_of_the_network(separator, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config == separator.config
+    assert (config["network"], config["sample_rate"], config["num_spks"]) == ("MossFormer", RATE, 3)
+    assert all(isinstance(value, (str, int, float)) for value in config.values())
+
+
+class Own(MossFormerMaskNet):
+    """A researcher's own mask net."""
+
+
+class TestNetworksThatAreNotDescribed:
+    """A training must not end without its export; the class's module is somebody's own."""
+
+    def test_is_for_those_who_trust_it(self, tmp_path, caplog):
+        modules = dict(MossFormerSeparator.from_size("mini").named_children())
+        modules["masknet"] = Own(128, 128, num_blocks=1, group_size=16, query_key_dim=8)
+        folder = export(tmp_path / "model", modules, RATE)
+        assert "No config.json is written: the mask net is a Own" in caplog.text
+        assert not (folder / "config.json").exists() and not (folder / "model.safetensors").exists()
+        with pytest.raises(InputError, match="holds hyperparams.yaml and no config.json.*with trust=True"):
+            MossFormerSeparation.from_hparams(folder, **ON_CPU)
+        model = MossFormerSeparation.from_hparams(folder, trust=True, **ON_CPU)
+        assert type(model.mods.masknet) is Own
+        with pytest.raises(InputError, match="can't export without the files for SpeechBrain: the mask net is a Own"):
+            export(tmp_path / "other", modules, RATE, speechbrain=False)
+
+    def test_a_decoder_of_another_hop(self, separator, tmp_path):
+        modules = {**dict(separator.named_children()), "decoder": Decoder(128, 1, kernel_size=32, stride=8, bias=False)}
+        with pytest.raises(InputError, match=r"are \(1, 128, 1, 32, 8\), needed \(1, 128, 1, 32, 16\)"):
+            export(tmp_path / "model", modules, RATE, speechbrain=False)
+
+    def test_a_decoder_with_a_bias_is_described(self, separator, tmp_path):
+        modules = {**dict(separator.named_children()), "decoder": Decoder(128, 1, kernel_size=32, stride=16, bias=True)}
+        folder = export(tmp_path / "model", modules, RATE, speechbrain=False)
+        assert MossFormerSeparator.from_pretrained(folder).decoder.bias is not None
 
 
 def test_all_files_have_the_same_permissions(folder):
@@ -170,5 +214,5 @@ def test_an_earlier_export_survives_a_failure(separator, tmp_path, monkeypatch):
 
 
 def test_loading_something_else(tmp_path):
-    with pytest.raises(InputError, match="holds no hyperparams.yaml, so it is no exported model"):
+    with pytest.raises(InputError, match="holds no config.json. A model is loaded from config.json and"):
         MossFormerSeparation.from_hparams(source=tmp_path)

@@ -96,20 +96,20 @@ def test_other_strategies(models, tmp_path, strategy):
 def test_nothing_of_an_earlier_model_is_left_in_savedir(models, tmp_path):
     kept = tmp_path / "kept"
     load(models[0], savedir=kept)
-    assert (kept / "masknet.safetensors").is_file()
-    only_checkpoints = make(tmp_path / "other", seed=3, formats=["ckpt"])
-    load(only_checkpoints, savedir=kept)
+    assert {path.name for path in kept.iterdir()} == {NOTE, "config.json", "model.safetensors"}
+    other = make(tmp_path / "other", seed=3)
+    load(other, savedir=kept, trust=True)
     assert {path.name for path in kept.iterdir()} == {
         NOTE,
         "hyperparams.yaml",
         *(f"{name}.ckpt" for name in ("encoder", "masknet", "decoder")),
     }
-    assert same(load(kept), load(only_checkpoints))
+    assert same(load(kept, trust=True), load(other))
 
 
 def test_savedir_that_cannot_be_written(models, tmp_path):
     (tmp_path / "kept").write_text("a file is in the way")
-    with pytest.raises(InputError, match=r"savedir .*kept: can't write hyperparams.yaml there \(File exists\)"):
+    with pytest.raises(InputError, match=r"savedir .*kept: can't write config.json there \(File exists\)"):
         load(models[0], savedir=tmp_path / "kept")
 
 
@@ -119,7 +119,7 @@ class TestNames:
         shutil.copytree(models[0], tmp_path / "mine")
         for trust in (False, True):
             assert same(load("~/mine", savedir="~/kept", trust=trust), load(models[0]))
-        assert (tmp_path / "kept" / "hyperparams.yaml").is_file()
+        assert (tmp_path / "kept" / "config.json").is_file() and (tmp_path / "kept" / "hyperparams.yaml").is_file()
 
     def test_speechbrains_own_kind_of_source(self, models):
         assert same(load(FetchSource(FetchFrom.LOCAL, str(models[0]))), load(models[0]))
@@ -229,19 +229,20 @@ class TestHub:
 
     def test_a_model_without_some_weights(self, models, hub, config, tmp_path):
         part = shutil.copytree(models[0], tmp_path / "part")
-        for path in part.glob("decoder.*"):
-            path.unlink()
+        (part / "model.safetensors").unlink()
         hub.folders["somebody/part", "main"] = part
-        with pytest.raises(InputError, match="somebody/part: holds no weights for 'decoder', neither decoder.safetens"):
+        with pytest.raises(
+            InputError, match="somebody/part: holds no model.safetensors. A model is loaded from config"
+        ):
             load("somebody/part", fetch_config=config)
 
     def test_all_files_are_of_one_commit(self, models, hub, config):
         """The hub moves on while a model is fetched."""
         source = ModelSource(ID, fetch_config=config)
-        source.file("hyperparams.yaml")
+        source.file("config.json")
         hub.folders[ID, "earlier"] = hub.folders[ID, "main"]
         hub.folders[ID, "main"] = models[1]
-        assert source.weights("masknet").read_bytes() == (models[0] / "masknet.safetensors").read_bytes()
+        assert source.file("model.safetensors").read_bytes() == (models[0] / "model.safetensors").read_bytes()
 
     def test_what_is_in_the_cache_needs_no_network(self, models, hub, config, monkeypatch):
         load(ID, fetch_config=config)
@@ -283,11 +284,9 @@ class TestWithoutNetwork:
             load("somebody/none", fetch_config=config)
 
 
-@pytest.mark.parametrize("name", ["decoder.safetensors", "decoder.ckpt", "hyperparams.yaml"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_pointers_of_git_lfs(models, tmp_path, name):
     folder = shutil.copytree(models[0], tmp_path / "cloned")
-    if name == "decoder.ckpt":
-        (folder / "decoder.safetensors").unlink()
     (folder / name).write_text(
         f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4096\n", encoding="utf-8"
     )

@@ -57,10 +57,10 @@ def trained(tmp_path):
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    """With checkpoints alone, so that a test that changes one changes what is read."""
+    """As an earlier version wrote it, with checkpoints alone: a test that changes one changes what is read."""
     folder = export(tmp_path / "model", trained, RATE)
-    for path in folder.glob("*.safetensors"):
-        path.unlink()
+    for name in ("model.safetensors", "config.json"):
+        (folder / name).unlink()
     return folder
 
 
@@ -188,6 +188,19 @@ class TestSources:
             save_file(trained[name].state_dict(), folder / f"{name}.safetensors")
         self.check(trained, folder)
 
+    def test_an_export(self, trained, tmp_path):
+        for options in ({}, {"speechbrain": False}):
+            folder = export(tmp_path / "model", trained, RATE, **options)
+            for path in folder.glob("*.ckpt"):
+                path.write_bytes(b"not to be read")
+            self.check(trained, folder)
+
+    def test_an_export_on_the_hub(self, trained, tmp_path, monkeypatch):
+        folder = export(tmp_path / "model", trained, RATE, speechbrain=False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        with serve(Hub({("somebody/separator", "main"): folder}), monkeypatch):
+            self.check(trained, "somebody/separator")
+
     def test_export_in_a_training_folder(self, trained, tmp_path):
         export(tmp_path / "run" / "export", trained, RATE)
         self.check(trained, tmp_path / "run")
@@ -299,8 +312,8 @@ class TestSources:
                 start_from(networks(), "somebody/else", RATE)
         message = str(error.value)
         assert message.startswith(
-            "init_from: somebody/else: there is no folder of this name here, and it can't be fetched from the Hugging "
-            "Face hub (401 Client Error"
+            "init_from: somebody/else: there is no folder of this name here, and its config.json can't be fetched from "
+            "the Hugging Face hub (401 Client Error"
         )
         assert message.endswith("Check the name and the connection.")
 
@@ -324,7 +337,10 @@ class TestMessages:
         assert "there is no such folder. Give an exported model" in self.error(tmp_path / "none")
 
     def test_something_else(self, tmp_path):
-        assert "holds no model, neither encoder, masknet, decoder as .safetensors or .ckpt" in self.error(tmp_path)
+        assert (
+            "holds no model, neither model.safetensors nor encoder, masknet, decoder as .safetensors or .ckpt"
+            in self.error(tmp_path)
+        )
 
     def test_a_part_is_missing(self, folder):
         (folder / "encoder.ckpt").unlink()

@@ -21,8 +21,8 @@ def model(tmp_path_factory):
     torch.manual_seed(0)
     masknet = MossFormer2MaskNet(WIDTH, WIDTH, num_blocks=1, recurrent_channels=16, apply_masks=False)
     decoder = Decoder(in_channels=WIDTH, out_channels=1, kernel_size=16, stride=8, bias=False)
-    modules = dict(MossFormerSeparator(Encoder(16, WIDTH), masknet, decoder).named_children())
-    folder = export(tmp_path_factory.mktemp("export") / "model", modules, RATE, formats=("safetensors",))
+    modules = dict(MossFormerSeparator.from_modules(Encoder(16, WIDTH), masknet, decoder).named_children())
+    folder = export(tmp_path_factory.mktemp("export") / "model", modules, RATE, speechbrain=False)
     return MossFormerSeparation.from_hparams(folder, device="cpu")
 
 

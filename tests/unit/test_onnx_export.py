@@ -15,7 +15,7 @@ def separator(kernel_size=16):
     torch.manual_seed(0)
     masknet = MossFormerMaskNet(in_channels=32, out_channels=16, num_blocks=1, num_spks=3, group_size=20)
     decoder = Decoder(in_channels=32, out_channels=1, kernel_size=kernel_size, stride=kernel_size // 2, bias=False)
-    return MossFormerSeparator(Encoder(kernel_size, out_channels=32), masknet, decoder).eval()
+    return MossFormerSeparator.from_modules(Encoder(kernel_size, out_channels=32), masknet, decoder).eval()
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def packaged(tmp_path, monkeypatch):
     torch.manual_seed(0)
     modules = dict(MossFormerSeparator.from_size("mini").named_children())
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "package")
-    return export(tmp_path / "package" / DEFAULT, modules, 8000, half=True, formats=["ckpt"])
+    return export(tmp_path / "package" / DEFAULT, modules, 8000, half=True, speechbrain=False)
 
 
 @pytest.fixture

@@ -95,8 +95,7 @@ class TestEach:
         assert found == [f"talk_spk{number + 1}.wav" for number in range(entry.num_spks)]
         assert not (cache_folder() / "downloads" / name).exists()
         assert {path.name for path in model_folder(name).iterdir()} == {
-            *(f"{module}.safetensors" for module in ("encoder", "masknet", "decoder")),
-            *("README.md", "hyperparams.yaml", "source.json"),
+            *("README.md", "config.json", "model.safetensors", "source.json"),
         }
         hubs.requests.clear()
         load(name)
@@ -191,6 +190,27 @@ class TestUse:
         assert MossFormerSeparation.from_hparams(ONE, trust=True, device="cpu").hparams.num_spks == 2
         assert load(RELEASED[ONE].hub_id).hparams.num_spks == 2
         assert load("iic/speech_mossformer2_separation_temporal_8k").hparams.num_spks == 2
+
+    def test_a_cache_of_an_earlier_version_is_converted(self, hubs, tmp_path, caplog):
+        """Without a network, with the same weights, and a record of what they were made of."""
+        separator, folder = load(ONE), model_folder(ONE)
+        source = (folder / "source.json").read_text()
+        card = (folder / "README.md").read_text()
+        export(tmp_path / "old", dict(separator.mods.named_children()), 8000)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).unlink()
+        for path in (*(tmp_path / "old").glob("*.ckpt"), tmp_path / "old" / "hyperparams.yaml"):
+            shutil.copy(path, folder)
+        assert not is_cached(ONE)
+        hubs.requests.clear()
+        converted = load(ONE)
+        assert hubs.requests == [] and f"{ONE} was written by an earlier version, and is converted" in caplog.text
+        assert {path.name for path in folder.iterdir()} == {
+            *("README.md", "config.json", "model.safetensors", "source.json"),
+        }
+        assert (folder / "source.json").read_text() == source and (folder / "README.md").read_text() == card
+        mixture = torch.randn(1, 3000)
+        assert torch.equal(converted.separate_batch(mixture), separator.separate_batch(mixture))
 
     def test_a_folder_of_that_name_wins(self, hubs, tmp_path, monkeypatch, caplog):
         monkeypatch.chdir(tmp_path)

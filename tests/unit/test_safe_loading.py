@@ -1,11 +1,13 @@
 """Model folders that are not trusted: hostile ones do nothing but raise, honest ones load, from wherever they come."""
 
+import json
 import os
 import pickle
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from speechbrain.inference.separation import SepformerSeparation
 from speechbrain.utils.fetching import FetchConfig
 from speechbrain.utils.run_opts import RunOptions
@@ -13,17 +15,17 @@ from speechbrain.utils.run_opts import RunOptions
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
-from mossformer_sb.sharing.loading import NETWORKS, Tree
+from mossformer_sb.training.export import export_training
 
 RATE = 8000
-ENCODER = "!new:speechbrain.lobes.models.dual_path.Encoder {kernel_size: 32, out_channels: 8}"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     torch.manual_seed(0)
-    modules = dict(MossFormerSeparator.from_size("mini").named_children())
-    return export(tmp_path_factory.mktemp("export") / "model", modules, RATE)
+    separator = MossFormerSeparator(encoder_channels=16, num_blocks=1, group_size=16, query_key_dim=8)
+    return export(tmp_path_factory.mktemp("export") / "model", dict(separator.named_children()), RATE)
 
 
 @pytest.fixture
@@ -31,15 +33,33 @@ def folder(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "model")
 
 
+@pytest.fixture
+def earlier(folder):
+    """As an earlier version wrote it: ``hyperparams.yaml`` and checkpoints."""
+    for name in (CONFIG, WEIGHTS):
+        (folder / name).unlink()
+    return folder
+
+
 def load(folder, **options):
     return MossFormerSeparation.from_hparams(source=folder, device="cpu", **options)
 
 
-def replaced(folder, old, new):
-    path = folder / "hyperparams.yaml"
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
+def refused(folder, message):
+    """By both loaders, with the same message."""
+    for loader in (load, MossFormerSeparator.from_pretrained):
+        with pytest.raises(InputError, match=message) as error:
+            loader(folder)
+    return str(error.value)
+
+
+def output(model):
+    torch.manual_seed(1)
+    mixture = torch.randn(2, 3000)
+    if isinstance(model, MossFormerSeparator):
+        with torch.no_grad():
+            return model.requires_grad_(False)(mixture)
+    return model.separate_batch(mixture)
 
 
 class Touch:
@@ -54,38 +74,28 @@ class Touch:
 
 # What a stranger might write into a YAML file; each makes the file MARK where it is obeyed.
 HOSTILE = {
-    "apply a function": ("!apply:os.system", "x: !apply:os.system ['touch MARK']"),
-    "make an object": ("!new:subprocess.Popen", "x: !new:subprocess.Popen [[touch, MARK]]"),
-    "a package that is trusted": (
-        "!apply:speechbrain.utils.superpowers.run_shell",
-        "x: !apply:speechbrain.utils.superpowers.run_shell ['touch MARK']",
-    ),
-    "a function, then a call of it": (
-        "!name:os.system",
-        "f: !name:os.system\nx: !apply:map [!ref <f>, ['touch MARK']]",
-    ),
-    "a partial one": ("!name:os.system", "x: !name:os.system ['touch MARK']"),
+    "apply a function": "x: !apply:os.system ['touch MARK']",
+    "make an object": "x: !new:subprocess.Popen [[touch, MARK]]",
+    "a package that is trusted": "x: !apply:speechbrain.utils.superpowers.run_shell ['touch MARK']",
+    "a function, then a call of it": "f: !name:os.system\nx: !apply:map [!ref <f>, ['touch MARK']]",
+    "a partial one": "x: !name:os.system ['touch MARK']",
     "nested in an argument": (
-        "!apply:os.system",
-        "x: !new:speechbrain.lobes.models.dual_path.Encoder\n    kernel_size: !apply:os.system ['touch MARK']",
+        "x: !new:speechbrain.lobes.models.dual_path.Encoder\n    kernel_size: !apply:os.system ['touch MARK']"
     ),
-    "nested in lists": ("!apply:os.system", "x: {a: [1, {b: [!apply:os.system ['touch MARK']]}]}"),
-    "in a key": ("a key", "x: {!apply:os.system ['touch MARK']: 1}"),
-    "behind an anchor": ("!apply:os.system", "x: &a [!apply:os.system ['touch MARK']]\ny: *a"),
-    "Python's tag": ("python/object/apply:os.system", "x: !!python/object/apply:os.system ['touch MARK']"),
-    "Python's tag in a tuple": ("a tuple", "x: (!!python/object/apply:os.system ['touch MARK'])"),
-    "Python's name": ("python/name:os.system", "x: !!python/name:os.system"),
-    "another file": ("!include:MORE", "x: !include:MORE"),
-    "a module": ("!module:json.tool", "x: !module:json.tool"),
-    "a function on the tree": ("!applyref:os.system", "x: !applyref:os.system ['touch MARK']"),
-    "an attribute": ("more than the name of a key", "x: !ref <masknet.forward>"),
-    "arithmetic": ("more than the name of a key", "x: !ref <num_spks> ** 99"),
-    "a copy": ("!copy", "x: !copy <masknet>"),
-    "a longer name": ("Encoder.from_file", "x: !apply:speechbrain.lobes.models.dual_path.Encoder.from_file []"),
-    "a prefix": (
-        "!new:mossformer_sb.training.command_line",
-        "x: !new:mossformer_sb.training.command_line.argparse.FileType [w]",
-    ),
+    "nested in lists": "x: {a: [1, {b: [!apply:os.system ['touch MARK']]}]}",
+    "in a key": "x: {!apply:os.system ['touch MARK']: 1}",
+    "behind an anchor": "x: &a [!apply:os.system ['touch MARK']]\ny: *a",
+    "Python's tag": "x: !!python/object/apply:os.system ['touch MARK']",
+    "Python's tag in a tuple": "x: (!!python/object/apply:os.system ['touch MARK'])",
+    "Python's name": "x: !!python/name:os.system",
+    "another file": "x: !include:MORE",
+    "a module": "x: !module:json.tool",
+    "a function on the tree": "x: !applyref:os.system ['touch MARK']",
+    "an attribute": "x: !ref <masknet.forward>",
+    "arithmetic": "x: !ref <num_spks> ** 99",
+    "a copy": "x: !copy <masknet>",
+    "a longer name": "x: !apply:speechbrain.lobes.models.dual_path.Encoder.from_file []",
+    "a prefix": "x: !new:mossformer_sb.training.command_line.argparse.FileType [w]",
 }
 OBEYED = [  # when trusted: the proof that these are dangerous, and that the test would see it
     "apply a function",
@@ -100,18 +110,34 @@ OBEYED = [  # when trusted: the proof that these are dangerous, and that the tes
 ]
 
 
-class TestHostile:
+class TestHostileYaml:
+    """It is read with trust=True alone: nothing in it is even looked at where there is a config.json."""
+
     @pytest.mark.parametrize("name", HOSTILE)
-    def test_yaml_is_refused_by_name_and_does_nothing(self, folder, tmp_path, name):
-        expected, mark, more = self.write(folder, tmp_path, name)
-        with pytest.raises(InputError, match=r"hyperparams.yaml, line \d+: .* is refused") as error:
-            load(folder)
-        assert expected.replace("MORE", str(more)) in str(error.value)
+    def test_beside_a_config_it_does_nothing(self, folder, tmp_path, name):
+        expected = output(load(folder))
+        mark = self.write(folder, tmp_path, name)
+        assert torch.equal(output(load(folder)), expected)
+        assert torch.equal(output(MossFormerSeparator.from_pretrained(folder)), expected)
+        assert not mark.exists()
+
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_alone_it_is_refused_and_does_nothing(self, earlier, tmp_path, name):
+        """Nor when it is converted, where plain values and three networks of it are read, or it is refused."""
+        mark = self.write(earlier, tmp_path, name)
+        with pytest.raises(
+            InputError, match=r"holds hyperparams.yaml and no config.json.*mossformer-sb export .*trust"
+        ):
+            load(earlier)
+        try:
+            export_training(earlier, tmp_path / "converted")
+        except InputError as error:
+            assert "hyperparams.yaml" in str(error)
         assert not mark.exists()
 
     @pytest.mark.parametrize("name", OBEYED)
     def test_the_same_yaml_is_obeyed_when_trusted(self, folder, tmp_path, name):
-        _, mark, _ = self.write(folder, tmp_path, name)
+        mark = self.write(folder, tmp_path, name)
         try:
             model = load(folder, trust=True)
             for value in vars(model.hparams).values():
@@ -124,134 +150,230 @@ class TestHostile:
     def write(self, folder, tmp_path, name):
         mark, more = tmp_path / "MARK", tmp_path / "more.yaml"
         more.write_text(f"z: !apply:os.system ['touch {mark}']\n")
-        expected, text = HOSTILE[name]
         with open(folder / "hyperparams.yaml", "a") as file:
-            file.write("\n" + text.replace("MARK", str(mark)).replace("MORE", str(more)) + "\n")
-        return expected, mark, more
+            file.write("\n" + HOSTILE[name].replace("MARK", str(mark)).replace("MORE", str(more)) + "\n")
+        return mark
 
-    @pytest.mark.parametrize("key", ["paths", "custom_hooks", "collect_in", "conditions"])
-    def test_a_pretrainer_takes_nothing_but_its_loadables(self, folder, key):
-        replaced(folder, "    loadables:", f"    {key}: {{encoder: /etc/passwd}}\n    loadables:")
-        with pytest.raises(InputError, match=f"{key} in the Pretrainer is refused"):
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            ("!new:speechbrain.lobes.models.dual_path.Encoder", "!apply:os.system ['touch MARK'] #"),
+            ("!new:mossformer_sb.MossFormerMaskNet", "!new:mossformer_sb.MossFormerSeparation"),
+            ("num_blocks: 1", "num_blocks: !apply:os.system ['touch MARK']"),
+            ("num_blocks: 1", "num_blocks: 2"),
+        ],
+    )
+    def test_networks_of_a_conversion_are_the_known_ones(self, earlier, tmp_path, old, new):
+        path = earlier / "hyperparams.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new.replace("MARK", str(tmp_path / "MARK"))))
+        with pytest.raises(InputError, match=r"hyperparams.yaml"):
+            export_training(earlier, tmp_path / "converted")
+        assert not (tmp_path / "MARK").exists() and not (tmp_path / "converted").exists()
+
+
+def key(**values):
+    """A config.json with other values; None: without the key."""
+    return lambda config: json.dumps({name: value for name, value in {**config, **values}.items() if value is not None})
+
+
+def text(old, new):
+    return lambda config: json.dumps(config).replace(old, new)
+
+
+CONFIGS = {
+    "a class that is not known": (key(network="os.system"), "network must be one of MossFormer, MossFormer2, Conv-Tas"),
+    "a class by its path": (key(network="mossformer_sb.MossFormerMaskNet"), "network must be one of"),
+    "no text as the class": (key(network=3), "network must be one of .*; found 3"),
+    "another class": (key(network="Conv-TasNet"), "Conv-TasNet does not take out_channels, group_size"),
+    "of another program": (key(network=None, model_type="mossformer2"), "has no network, .*`mossformer-sb convert`"),
+    "no rate": (key(sample_rate=None), "has no sample_rate, so it describes no separator"),
+    "no speakers": (key(num_spks=None), "has no num_spks"),
+    "an unknown key": (key(jit=True), "MossFormer does not take jit: it takes out_channels, num_blocks"),
+    "a key of this program's own": (key(in_channels=16), "MossFormer does not take in_channels"),
+    "arguments of arguments": (key(others={"a": 1}), "others has to be a plain value; found dict"),
+    "code in a list": (key(norm=["!apply:os.system", "ls"]), "norm has to be a plain value; found list"),
+    "a huge depth": (key(num_blocks=10**9), "num_blocks has to be a number up to 1048576; found 1000000000"),
+    "a depth beyond the weights": (
+        key(num_blocks=900),
+        r"num_blocks is 900, and model.safetensors has only \d+ tensors",
+    ),
+    "a huge width": (key(encoder_channels=2**20), "encoder_channels is 1048576, and .* the largest dimension"),
+    "a float as a huge width": (key(expansion_factor=1e12), "expansion_factor is 1000000000000.0, and model.safet"),
+    "another width": (key(out_channels=8), r"another network than the 'separator' of .*config.json: \d+ differ"),
+    "another depth": (key(num_blocks=2), r"another network than the 'separator' of .*config.json: \d+ differ"),
+    "more speakers": (key(num_spks=3), r"another network than .*speaker_projection.weight: \[32, 16\] in the file"),
+    "a negative number": (key(num_blocks=-1), "num_blocks must be a whole number of at least 1; found -1"),
+    "zero hertz": (key(sample_rate=0), "sample_rate must be a whole number of at least 1; found 0"),
+    "text as a number": (key(num_blocks="four"), "num_blocks must be a whole number of at least 1; found 'four'"),
+    "true as a number": (key(num_blocks=True), "num_blocks must be a whole number of at least 1; found True"),
+    "a fraction as a number": (key(group_size=1.5), "group_size must be a whole number of at least 1; found 1.5"),
+    "text as a probability": (key(dropout="0.1"), "dropout must be a number; found '0.1'"),
+    "a number as a name": (key(input_level=3), "input_level must be a name; found 3"),
+    "a norm that is not known": (key(norm="os"), "norm 'os' is not known"),
+    "NaN": (text("0.1", "NaN"), r"config.json: can't be read as JSON \(NaN is no number\)"),
+    "infinity": (text("0.1", "-Infinity"), "-Infinity is no number"),
+    "infinity in digits": (text("0.1", "1e999"), "dropout has to be a number up to 1048576; found inf"),
+    "more digits than are read": (text("0.1", 5000 * "9"), "can't be read as JSON|has to be a number up to"),
+    "a key twice": (text("{", '{"network": "SepFormer", '), "the key 'network' is there twice"),
+    "no JSON": (text("{", ""), "can't be read as JSON"),
+    "a list": (lambda _: "[1]", "has no network, sample_rate, num_spks"),
+    "deep nesting": (lambda _: 60000 * "[", "can't be read as JSON"),
+    "more than can be meant": (text("{", "{" + 70000 * " "), "has more than 65536 bytes"),
+    "nothing": (lambda _: "", "can't be read as JSON"),
+    "a pointer of Git LFS": (lambda _: "version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+}
+
+
+class TestHostileConfig:
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_is_refused_in_one_message(self, folder, name):
+        change, message = CONFIGS[name]
+        (folder / CONFIG).write_text(change(json.loads((folder / CONFIG).read_text())))
+        assert CONFIG in refused(folder, message)
+
+    def test_bytes(self, folder):
+        (folder / CONFIG).write_bytes(b"\xff\xfe")
+        refused(folder, "config.json: can't be read as JSON .*utf-8")
+
+    def test_a_level_that_is_not_known(self, folder):
+        (folder / CONFIG).write_text(key(input_level="os")(json.loads((folder / CONFIG).read_text())))
+        with pytest.raises(InputError, match="input_level 'os'"):
             load(folder)
 
-    def test_loadables_are_networks_with_plain_names(self, folder):
-        replaced(
-            folder, "        encoder: !ref <encoder>\n        masknet", "        ../e: !ref <encoder>\n        masknet"
-        )
-        with pytest.raises(InputError, match="'../e' in the Pretrainer, which is no network, is refused"):
-            load(folder)
+    @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+    def test_a_link_to_a_device(self, folder, name):
+        """Which would be read without an end."""
+        (folder / name).unlink()
+        (folder / name).symlink_to("/dev/zero")
+        refused(folder, f"holds (hyperparams.yaml and )?no {name}")
 
-    def test_loadables_that_are_no_networks(self, folder):
-        replaced(folder, "        encoder: !ref <encoder>\n        masknet", "        encoder: 3\n        masknet")
-        with pytest.raises(InputError, match="'encoder' in the Pretrainer, which is no network, is refused"):
+    @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+    def test_a_link_to_a_file_elsewhere_shows_nothing_of_it(self, folder, tmp_path, name):
+        (tmp_path / "secret").write_text("hush-hush")
+        (folder / name).unlink()
+        (folder / name).symlink_to(tmp_path / "secret")
+        with pytest.raises(InputError) as error:
             load(folder)
+        assert "hush" not in str(error.value) and name in str(error.value)
 
-    @pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
-    def test_a_pickle_in_the_place_of_weights(self, folder, tmp_path, ending):
+    def test_a_card_that_is_a_link_is_not_given_on(self, folder, tmp_path):
+        """Copied and pushed, it would give a file of the user's away."""
+        (tmp_path / "secret").write_text("hush-hush")
+        (folder / "README.md").unlink()
+        (folder / "README.md").symlink_to(tmp_path / "secret")
+        MossFormerSeparator.from_pretrained(folder).save_pretrained(tmp_path / "copy")
+        assert "hush" not in (tmp_path / "copy" / "README.md").read_text()
+
+    def test_nor_are_links_in_an_earlier_export(self, earlier, tmp_path):
+        (tmp_path / "secret").write_text("hush-hush")
+        (earlier / "examples").mkdir()
+        (earlier / "README.md").unlink()
+        for name in ("README.md", "examples/a.wav"):
+            (earlier / name).symlink_to(tmp_path / "secret")
+        (earlier / "examples" / "b.wav").write_text("audio")
+        converted = export_training(earlier, tmp_path / "converted")
+        assert [path.name for path in (converted / "examples").iterdir()] == ["b.wav"]
+        assert "hush" not in (converted / "README.md").read_text()
+
+
+class TestHostileWeights:
+    def test_a_pickle_in_their_place(self, folder, tmp_path):
         mark = tmp_path / "MARK"
-        for path in folder.glob("masknet.*"):
-            path.unlink()
-        weights = folder / f"masknet.{ending}"
-        for content in (Touch(mark), {"norm.weight": Touch(mark)}):
-            torch.save(content, weights)
-            with pytest.raises(InputError, match=rf"masknet.{ending}: can't be read as plain weights"):
-                load(folder)
-            weights.write_bytes(pickle.dumps(content))
-            with pytest.raises(InputError, match=rf"masknet.{ending}: can't be read as plain weights"):
-                load(folder)
+        for content in (Touch(mark), {"masknet.norm.weight": Touch(mark)}):
+            torch.save(content, folder / WEIGHTS)
+            refused(folder, f"{WEIGHTS}: can't be read as plain weights")
+            (folder / WEIGHTS).write_bytes(pickle.dumps(content))
+            refused(folder, f"{WEIGHTS}: can't be read as plain weights")
         assert not mark.exists()
 
-    def test_deep_nesting_and_loops(self, folder, tmp_path):
-        cases = {
-            "nested too deeply": "x: " + 1500 * "[" + 1500 * "]",
-            "a node that contains itself": "x: &a [*a]",
-            "leads back to itself": "x: !ref <y>\ny: !ref <x>",
-            "given twice": "x: 1\nx: 2",
-        }
-        path = folder / "hyperparams.yaml"
-        text = path.read_text()
-        for message, more in cases.items():
-            path.write_text(text + "\n" + more)
-            with pytest.raises(InputError, match=message):
-                load(folder)
-
-    def test_a_bomb_of_aliases_stays_small(self):
-        lines = ["a0: &a0 [1, 1, 1]"] + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
-        tree = Tree("\n".join(lines), "x.yaml", NETWORKS)
-        tree.check()
-        assert len(tree.build("a29")) == 9
-
-
-class TestDamaged:
-    def test_no_weights(self, folder):
-        for path in folder.glob("decoder.*"):
-            path.unlink()
-        message = "model: holds no weights for 'decoder', neither decoder.safetensors nor decoder.ckpt"
-        with pytest.raises(InputError, match=message):
-            load(folder)
-
-    def test_no_yaml(self, tmp_path):
-        with pytest.raises(InputError, match="holds no hyperparams.yaml, so it is no exported model"):
-            load(tmp_path)
+    def test_no_pickle_is_read_where_there_are_none(self, folder, tmp_path):
+        mark = tmp_path / "MARK"
+        (folder / WEIGHTS).unlink()
+        for name in ("pytorch_model.bin", "model.bin", "masknet.ckpt"):
+            torch.save(Touch(mark), folder / name)
+        refused(
+            folder, r"holds no model.safetensors. .* files that can hold code, as .* pytorch_model.bin and .ckpt, are"
+        )
+        assert not mark.exists()
 
     @pytest.mark.parametrize(
-        ("content", "message"),
+        ("change", "message"),
         [
-            (b"", "the key pretrainer has to be"),
-            (b"- 1", "has to hold keys and values; found list"),
-            (b"a: [1", "is not valid YAML"),
-            (b"\xff\xfe", "is not text in UTF-8"),
+            (
+                lambda state: state.pop("decoder.weight"),
+                r"1 differ \(decoder.weight: nothing in the file, \[16, 1, 16\]",
+            ),
+            (lambda state: state.update(more=torch.zeros(1)), r"1 differ \(more: \[1\] in the file, nothing"),
+            (lambda state: state["decoder.weight"].fill_(float("nan")), "decoder.weight holds NaN or infinity"),
+            (
+                lambda state: state.update({"decoder.weight": torch.zeros(16, 1, 16, dtype=torch.int8)}),
+                "the type torch.i",
+            ),
         ],
     )
-    def test_yaml_of_something_else(self, folder, content, message):
-        (folder / "hyperparams.yaml").write_bytes(content)
-        with pytest.raises(InputError, match=message):
-            load(folder)
+    def test_of_another_network(self, folder, change, message):
+        state = load_file(folder / WEIGHTS)
+        change(state)
+        save_file(state, folder / WEIGHTS)
+        refused(folder, f"{WEIGHTS}: .*{message}")
 
-    @pytest.mark.parametrize(
-        ("old", "new", "message"),
-        [
-            ("sample_rate: 8000", "sample_rate: fast", "no usable sample_rate"),
-            ("num_spks: 2\n\n", "\n", "no usable num_spks"),
-            ("    decoder: !ref <decoder>\n\npre", "\npre", "no usable modules: decoder"),
-            ("!ref <encoder>", "!ref <coder>", "line .*: !ref <coder> is an undefined reference"),
-            ("num_blocks: 4", "num_blocks: four", r"line \d+: mossformer_sb.MossFormerMaskNet: num_blocks must be"),
-            ("num_blocks: 4", "blocks: 4", r"MossFormerMaskNet does not take blocks: it takes in_channels"),
-            ("num_blocks: 4", "num_blocks: 3", r"of another network than the 'masknet' of its YAML file: \d+ differ"),
-            ("out_channels: 128", "out_channels: 1000000000000", "Encoder can't be built"),
-            ("!new:mossformer_sb.M", "!new:mossformer_sb.baselines.X", "is refused"),
-        ],
-    )
-    def test_yaml_with_a_mistake(self, folder, old, new, message):
-        replaced(folder, old, new)
-        with pytest.raises(InputError, match=message):
-            load(folder)
+    def test_damaged(self, folder):
+        os.truncate(folder / WEIGHTS, 1000)
+        refused(folder, f"{WEIGHTS}: can't be read as plain weights")
 
-    def test_many_references_in_a_chain(self, folder):
-        chain = "\n".join(f"a{number}: !ref <a{number + 1}>" for number in range(3000)) + "\na3000: 1\n"
-        with open(folder / "hyperparams.yaml", "a") as file:
-            file.write(f"\n{chain}")
-        with pytest.raises(InputError, match="has references or lists in each other, more than 100 deep"):
-            load(folder)
+    def test_a_pointer_of_git_lfs(self, folder):
+        (folder / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1\n")
+        refused(folder, f"{WEIGHTS}: is a pointer of Git LFS, .*`git lfs pull`")
 
-    def test_a_network_that_this_version_does_not_have(self):
-        tree = Tree("x: !new:mossformer_sb.Later", "x.yaml", {"mossformer_sb.Later"})
-        with pytest.raises(InputError, match="there is no mossformer_sb.Later here. Install a newer"):
-            tree.build("x")
-        with pytest.raises(InputError, match="has no key 'y'"):
-            tree.build("y")
+    @pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+    def test_of_an_earlier_export(self, earlier, tmp_path, ending):
+        mark = tmp_path / "MARK"
+        (earlier / "masknet.ckpt").unlink()
+        torch.save({"norm.weight": Touch(mark)}, earlier / f"masknet.{ending}")
+        with pytest.raises(InputError, match=f"masknet.{ending}: can't be read as plain weights"):
+            export_training(earlier, tmp_path / "converted")
+        assert not mark.exists()
 
-    def test_a_state_dict_of_something_else(self, folder):
-        (folder / "encoder.safetensors").unlink(missing_ok=True)
-        torch.save([1, 2], folder / "encoder.ckpt")
-        with pytest.raises(InputError, match="encoder.ckpt: has to hold a state dict"):
-            load(folder)
+    def test_no_files_at_all(self, tmp_path):
+        refused(tmp_path, "holds no config.json. A model is loaded from config.json and model.safetensors")
 
 
-def output(model):
-    torch.manual_seed(1)
-    return model.separate_batch(torch.randn(2, 3000))
+class TestEarlierExport:
+    def test_converted_once_it_loads_with_the_same_output(self, earlier, tmp_path):
+        with open(earlier / "hyperparams.yaml", "a") as file:
+            file.write("input_level: loud_rms\n")
+        (earlier / "README.md").write_text("# Its own card\n")
+        expected = output(SepformerSeparation.from_hparams(source=str(earlier), run_opts={"device": "cpu"}))
+        assert torch.equal(output(load(earlier, trust=True)), expected)
+        converted = export_training(earlier, tmp_path / "converted")
+        model = load(converted)
+        assert torch.equal(output(model), expected) and model.hparams.input_level == "loud_rms"
+        assert (converted / "README.md").read_text() == "# Its own card\n"
+        with pytest.raises(InputError, match="leave average, examples out, or give the output folder of its training"):
+            export_training(earlier, tmp_path / "more", average=3, num_examples=1)
+
+    def test_half_precision_stays(self, earlier, tmp_path):
+        for path in earlier.glob("*.ckpt"):
+            state = torch.load(path, weights_only=True)
+            torch.save({name: value.half() for name, value in state.items()}, path)
+        expected = output(load(earlier, trust=True))
+        converted = export_training(earlier, tmp_path / "converted", speechbrain=False)
+        assert {value.dtype for value in load_file(converted / WEIGHTS).values()} == {torch.half}
+        assert torch.equal(output(load(converted)), expected)
+
+    def test_of_the_first_exports(self, earlier, tmp_path):
+        """With the module's name, where a class is no more."""
+        path = earlier / "hyperparams.yaml"
+        path.write_text(path.read_text().replace("!new:mossformer_sb.Moss", "!new:mossformer_sb.masknet.Moss"))
+        expected = output(load(earlier, trust=True))
+        assert torch.equal(output(load(export_training(earlier, tmp_path / "converted"))), expected)
+
+    def test_a_part_is_missing(self, earlier, tmp_path):
+        (earlier / "decoder.ckpt").unlink()
+        with pytest.raises(InputError, match="holds no weights of decoder. Copy the folder as a whole"):
+            export_training(earlier, tmp_path / "converted")
 
 
 class TestHonest:
@@ -259,34 +381,29 @@ class TestHonest:
         expected = output(SepformerSeparation.from_hparams(source=str(folder), run_opts={"device": "cpu"}))
         assert torch.equal(output(load(folder)), expected)
         assert torch.equal(output(load(folder, trust=True)), expected)
+        assert torch.equal(output(MossFormerSeparator.from_pretrained(folder)), expected)
+
+    def test_trust_changes_nothing_where_there_is_no_yaml(self, folder):
+        expected = output(load(folder))
+        (folder / "hyperparams.yaml").unlink()
+        assert torch.equal(output(load(folder, trust=True)), expected)
+        with pytest.raises(InputError, match="holds no other.yaml"):
+            load(folder, trust=True, hparams_file="other.yaml")
+        with pytest.raises(InputError, match="hparams_file 'other.yaml' is read with trust=True alone"):
+            load(folder, hparams_file="other.yaml")
 
     def test_one_thing_is_built_once(self, folder):
         hparams = load(folder).hparams
         assert hparams.encoder is hparams.modules["encoder"]
 
-    def test_without_safetensors(self, folder):
-        expected = output(load(folder))
-        for path in folder.glob("*.safetensors"):
-            path.unlink()
-        assert torch.equal(output(load(folder)), expected)
-
-    def test_a_model_does_not_configure_the_program(self, folder, caplog):
-        """SpeechBrain takes run options from hyperparameters; only the caller may give them."""
-        expected = output(load(folder))
-        with open(folder / "hyperparams.yaml", "a") as file:
-            file.write("\njit: True\ncompile: True\nprecision: bf16\ndevice: 'cuda:7'\naudio_normalizer: 3\n")
-        with caplog.at_level("WARNING", "mossformer_sb"):
-            model = load(folder)
-        assert torch.equal(output(model), expected) and (model.precision, model.jit) == ("fp32", False)
-        assert callable(model.audio_normalizer) and not hasattr(model.hparams, "jit")
-        assert "can't set audio_normalizer, compile, device, jit, precision for this program" in caplog.text
-        assert load(folder, overrides={"precision": "bf16"}).precision == "bf16"
-
     def test_overrides(self, folder):
-        assert load(folder, overrides={"sample_rate": 16000, "masknet": {"dropout": 0.3}}).hparams.sample_rate == 16000
-        with pytest.raises(InputError, match="has no key 'rate' to override; it has sample_rate"):
+        model = load(folder, overrides={"sample_rate": 16000, "dropout": 0.3})
+        assert model.hparams.sample_rate == 16000 and model.mods.masknet.config["dropout"] == 0.3
+        with pytest.raises(InputError, match="MossFormer does not take rate: it takes"):
             load(folder, overrides={"rate": 16000})
-        assert load(folder, overrides={"rate": 16000}, overrides_must_match=False).hparams.rate == 16000
+        model = load(folder, overrides={"rate": 16000, "precision": "bf16"}, overrides_must_match=False)
+        assert (model.hparams.rate, model.precision) == (16000, "bf16")
+        assert MossFormerSeparator.from_pretrained(folder, dropout=0.3).config["dropout"] == 0.3
 
     def test_run_options(self, folder):
         for run_opts in ({"device": "cpu", "precision": "bf16"}, RunOptions.from_dictionary({"precision": "bf16"})):
@@ -303,7 +420,7 @@ class TestHonest:
         model = load(folder, savedir=tmp_path / "kept", trust=trust)
         shutil.rmtree(folder)
         assert output(model).isfinite().all()
-        assert (tmp_path / "kept" / "hyperparams.yaml").is_file()
+        assert (tmp_path / "kept" / ("hyperparams.yaml" if trust else CONFIG)).is_file()
 
 
 class TestHub:
@@ -323,9 +440,10 @@ class TestHub:
         assert torch.equal(output(load(self.ID, fetch_config=hub, trust=trust)), output(load(folder)))
 
     def test_checkpoints_alone(self, folder, hub, tmp_path):
-        for path in tmp_path.glob("hub/**/*.safetensors"):
+        for path in tmp_path.glob("hub/**/model.safetensors"):
             path.unlink()
-        assert torch.equal(output(load(self.ID, fetch_config=hub)), output(load(folder)))
+        with pytest.raises(InputError, match="can't be fetched from the Hugging Face hub"):
+            load(self.ID, fetch_config=hub)
 
     def test_download_only(self, hub, tmp_path):
         assert load(self.ID, fetch_config=hub, savedir=tmp_path / "kept", download_only=True) is None

@@ -12,7 +12,7 @@ KERNEL, STRIDE = 16, 8
 @pytest.fixture
 def separator():
     separator = MossFormerSeparator.from_size("mini", dropout=0.0)
-    separator = MossFormerSeparator(
+    separator = MossFormerSeparator.from_modules(
         encoder=type(separator.encoder)(kernel_size=KERNEL, out_channels=20),
         masknet=MossFormerMaskNet(20, 24, num_blocks=2, group_size=16, query_key_dim=32, dropout=0.0),
         decoder=type(separator.decoder)(in_channels=20, out_channels=1, kernel_size=KERNEL, stride=STRIDE, bias=False),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data_prep.corpora.librimix import TASKS as LIBRIMIX_TASKS
 from data_prep.corpora.prepare import CORPORA
@@ -202,12 +203,18 @@ def test_command(training, tmp_path, capsys):
 
 
 def test_command_for_a_small_model(training, tmp_path, capsys):
-    """Half precision, one copy of the weights, and notes for the model card."""
+    """Half precision, one copy of the weights, and notes for the model card; and the option of earlier versions."""
     (tmp_path / "notes.md").write_text("## Limits\n\nTwo speakers.\n")
-    words = ["export", str(training), "--output_folder", str(tmp_path / "model"), "--half", "--weights", "ckpt"]
+    words = ["export", str(training), "--output_folder", str(tmp_path / "model"), "--half"]
+    for option in (["--no-speechbrain"], ["--weights", "safetensors"]):
+        assert main([*words, *option, "--notes", str(tmp_path / "notes.md")]) == 0
+        names = {path.name for path in (tmp_path / "model").iterdir()}
+        assert names == {"README.md", "config.json", "model.safetensors"}
+    assert load_file(tmp_path / "model" / "model.safetensors")["encoder.conv1d.weight"].dtype == torch.half
+    assert main([*words, "--weights", "ckpt"]) == 2
+    assert "--weights ckpt: is none of both, safetensors" in capsys.readouterr().err
+    assert main([*words, "--weights", "both"]) == 0 and (tmp_path / "model" / "masknet.ckpt").is_file()
     assert main([*words, "--notes", str(tmp_path / "notes.md")]) == 0
-    assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".ckpt", ".yaml", ".md"}
-    assert torch.load(tmp_path / "model" / "encoder.ckpt", weights_only=True)["conv1d.weight"].dtype == torch.half
     assert "Two speakers." in (tmp_path / "model" / "README.md").read_text()
     assert main([*words, "--notes", str(tmp_path / "none.md")]) == 2
     assert "none.md: can't be read" in capsys.readouterr().err
@@ -261,7 +268,7 @@ class TestSettingsThatDoNotFit:
 
     def test_an_exported_model(self, training, tmp_path):
         folder = export_training(training, tmp_path / "model")
-        with pytest.raises(InputError, match="model: is no output folder of a training: .* has no key save_folder"):
+        with pytest.raises(InputError, match="model: is no output folder of a training, but an exported model"):
             export_training(folder, tmp_path / "again")
 
 

@@ -220,7 +220,7 @@ class TestModels:
 
     def test_the_packages_own_comes_last(self, monkeypatch, tmp_path, model):
         (tmp_path / "mossformer-small-8k").mkdir()
-        (tmp_path / "mossformer-small-8k" / "hyperparams.yaml").touch()
+        (tmp_path / "mossformer-small-8k" / "config.json").touch()
         monkeypatch.setattr("mossformer_sb.pretrained.FOLDER", tmp_path)
         found = Models([model])
         assert found.labels == ["model", "mossformer-small-8k, of the package"]

@@ -1,0 +1,90 @@
+"""Exports of earlier versions, ``hyperparams.yaml`` and a file of weights a module, into the form of this one."""
+
+from pathlib import Path
+
+import torch
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, is_own_file
+from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, describes_model, export
+from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER
+from mossformer_sb.sharing.settings import build_networks, read_settings
+from mossformer_sb.utils.weights import check_state, find_weights, read_state_dict
+
+
+def is_earlier_export(folder):
+    """Whether a folder is an export of an earlier version, which has no ``config.json``.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "hyperparams.yaml").write_text("pretrainer: !new:speechbrain.Pretrainer")
+    >>> is_earlier_export(folder)
+    True
+    """
+    path = Path(folder) / HPARAMS_FILE
+    if not path.is_file() or describes_model(Path(folder) / CONFIG_FILE):
+        return False
+    return "pretrainer" in read_settings(path)
+
+
+def convert_export(folder, output_folder, half=None, speechbrain=True):
+    """Write an export of an earlier version as one of this version, with its card and its examples.
+
+    Nothing of the folder is run: see `mossformer_sb.sharing.settings`.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The earlier export.
+    output_folder : str or Path
+        Where to.
+    half : bool, optional
+        Half precision. Default: as it is there.
+    speechbrain : bool
+        As for `export`.
+
+    Returns
+    -------
+    Path
+        The output folder.
+
+    Raises
+    ------
+    InputError
+        If its files don't describe a separator, or their weights don't fit.
+    """
+    folder = Path(folder)
+    path = folder / HPARAMS_FILE
+    settings = read_settings(path)
+    modules = build_networks(settings, path)
+    files = find_weights(folder, MODULES)
+    missing = [name for name in MODULES if name not in files]
+    if missing:
+        raise InputError(f"{folder}: holds no weights of {', '.join(missing)}. Copy the folder as a whole.")
+    is_half = False
+    for name, module in modules.items():
+        state = read_state_dict(files[name])
+        check_state(module, state, files[name], name, path)
+        is_half = is_half or any(value.dtype == torch.half for value in state.values())
+        module.load_state_dict(state)
+    sample_rate = settings.get("sample_rate")
+    if not isinstance(sample_rate, int):
+        raise InputError(f"{path}: sample_rate has to be a whole number in Hz; found {sample_rate!r}.")
+    level = {"input_level": settings["input_level"]} if isinstance(settings.get("input_level"), str) else {}
+    return export(
+        output_folder,
+        modules,
+        sample_rate,
+        examples=_own_examples(folder),
+        half=is_half if half is None else half,
+        speechbrain=speechbrain,
+        settings=level,
+        card=(folder / CARD_FILE).read_text(encoding="utf-8") if is_own_file(folder, CARD_FILE) else "",
+    )
+
+
+def _own_examples(folder):
+    """Audio of the folder's own; a link to a file elsewhere is not followed."""
+    found = sorted((folder / EXAMPLES_FOLDER).glob("*"))
+    return [path for path in found if is_own_file(folder, f"{EXAMPLES_FOLDER}/{path.name}")]

@@ -1,0 +1,151 @@
+"""The ``hyperparams.yaml`` of a training, or of an export of an earlier version: plain values and three networks of it.
+
+Both are written by this package, for HyperPyYAML, which would build everything in them: datasets, schedules, whatever
+they name. Here tags stay unbuilt, and of ``encoder``, ``masknet`` and ``decoder`` a few classes, named exactly, whose
+constructors do nothing but make layers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from speechbrain.lobes.models.dual_path import Decoder, Encoder
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.network import baselines, masknet, mossformer2, sizes
+from mossformer_sb.sharing.folder import MODULES
+from mossformer_sb.utils.weights import check_no_pointer
+
+_NETWORKS = {
+    f"mossformer_sb.{item.__name__}": item
+    for item in (
+        baselines.ConvTasNetMaskNet,
+        baselines.DPRNNMaskNet,
+        baselines.SepFormerMaskNet,
+        masknet.MossFormerMaskNet,
+        mossformer2.MossFormer2MaskNet,
+        sizes.build_decoder,
+        sizes.build_encoder,
+        sizes.build_masknet,
+    )
+}
+_EARLIER = {  # as exports before version 0.1 have them
+    f"mossformer_sb.{place}.{item.__name__}": item
+    for place, items in (
+        ("baselines", (baselines.ConvTasNetMaskNet, baselines.DPRNNMaskNet, baselines.SepFormerMaskNet)),
+        ("masknet", (masknet.MossFormerMaskNet,)),
+    )
+    for item in items
+}
+_SPEECHBRAIN = {f"speechbrain.lobes.models.dual_path.{item.__name__}": item for item in (Decoder, Encoder)}
+KNOWN = {**_NETWORKS, **_EARLIER, **_SPEECHBRAIN}
+
+
+@dataclass(frozen=True)
+class Unbuilt:
+    """A value with a tag, such as ``!new:a.B``, and what stands behind it, as plain values."""
+
+    tag: str
+    content: Any
+
+
+class _Reader(yaml.SafeLoader):
+    """Of HyperPyYAML's own dialect, with tags kept."""
+
+
+def _keep(loader, suffix, node):
+    if isinstance(node, yaml.MappingNode):
+        return Unbuilt(node.tag, loader.construct_mapping(node, deep=True))
+    if isinstance(node, yaml.SequenceNode):
+        return Unbuilt(node.tag, loader.construct_sequence(node, deep=True))
+    return Unbuilt(node.tag, node.value)
+
+
+_Reader.add_multi_constructor("!", _keep)
+_Reader.add_multi_constructor("tag:yaml.org,2002:python/", _keep)
+
+
+def read_settings(path):
+    """Read the file, with nothing built.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Returns
+    -------
+    dict
+        Key to plain value or `Unbuilt`.
+
+    Raises
+    ------
+    InputError
+        If it can't be read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "hyperparams.yaml"
+    >>> _ = path.write_text("rate: 8000\\nhalf: !apply:os.system [ls]")
+    >>> read_settings(path)
+    {'rate': 8000, 'half': Unbuilt(tag='!apply:os.system', content=['ls'])}
+    """
+    check_no_pointer(path)
+    try:
+        settings = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Reader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: can't be read as YAML ({reason}). Put back a copy.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: has to hold keys and values; found {type(settings).__name__}.")
+    return settings
+
+
+def build_networks(settings, path):
+    """Build the encoder, mask net and decoder that settings describe.
+
+    Arguments
+    ---------
+    settings : dict
+        Of `read_settings`.
+    path : str or Path
+        The file, for messages.
+
+    Returns
+    -------
+    dict
+        ``encoder``, ``masknet`` and ``decoder``, with random weights.
+
+    Raises
+    ------
+    InputError
+        If one is absent, not one of the known classes, or can't be built.
+
+    Example
+    -------
+    >>> encoder = Unbuilt("!apply:mossformer_sb.build_encoder", {"size": "mini"})
+    >>> build_networks({"encoder": encoder, "masknet": Unbuilt("!new:my.MaskNet", {})}, "x.yaml")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: x.yaml: masknet is !new:my.MaskNet, which is none of the networks that are built \
+from a file without trusting it. A network of your own is exported by its training.
+    """
+    return {name: _build(name, settings.get(name), path) for name in MODULES}
+
+
+def _build(name, node, path):
+    kind, _, called = node.tag.partition(":") if isinstance(node, Unbuilt) else ("", "", "")
+    if kind not in ("!new", "!apply") or called not in KNOWN:
+        found = node.tag if isinstance(node, Unbuilt) else f"{node!r:.40}"
+        raise InputError(
+            f"{path}: {name} is {found}, which is none of the networks that are built from a file without trusting it. "
+            f"A network of your own is exported by its training."
+        )
+    try:
+        if isinstance(node.content, dict):
+            return KNOWN[called](**node.content)
+        return KNOWN[called](*(node.content or ()))
+    except InputError as error:
+        raise InputError(f"{path}: {name}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, MemoryError) as error:
+        raise InputError(f"{path}: {name}: {called} can't be built: {error}") from error

@@ -138,5 +138,5 @@ def _without(source, name):
         f"{source.name}: holds {HPARAMS_FILE} and no {CONFIG_FILE}, as exports of earlier versions and models of "
         f"others do. That file can run code. If it is an export of mossformer_sb's, convert it once, which runs none: "
         f"`mossformer-sb export {here} --output_folder MODEL`. If you know who made it, and that its code may run "
-        f"here, load it with trust=True."
+        f"here, load it with trust=True, on the command line --trust."
     )

@@ -4,7 +4,7 @@ import numpy as np
 
 from mossformer_sb.errors import InputError
 
-LEVELS = ("mixture", "speakers", "none", "peak")
+LEVELS = ("speakers", "mixture", "none", "peak")  # the default first
 
 
 class LevelMeter:

@@ -258,8 +258,10 @@ class MossFormerSeparator(nn.Module, HubModel):
         InputError
             If the size is not known.
         """
+        # In this order, so that a seed gives the weights that it has always given.
+        encoder = build_encoder(size)
         masknet = build_masknet(size, num_spks, dropout, apply_masks=apply_masks)
-        return cls.from_modules(build_encoder(size), masknet, build_decoder(size), sample_rate)
+        return cls.from_modules(encoder, masknet, build_decoder(size), sample_rate)
 
     @property
     def config(self):

@@ -211,11 +211,20 @@ class TestLevel:
 
     def test_mixture_is_one_gain_by_least_squares(self, model):
         samples = noise(RATE)
-        estimates = model.separate(samples)
+        estimates = model.separate(samples, level="mixture")
         ratio = estimates / self.at_one_level(model, samples)[0]
         torch.testing.assert_close(ratio, torch.full_like(ratio, ratio.median().item()), rtol=1e-3, atol=1e-3)
         total = estimates.sum(1)
         assert total @ torch.from_numpy(samples - samples.mean()) == pytest.approx((total @ total).item(), rel=1e-4)
+
+    def test_each_speaker_has_a_gain_of_its_own_by_default(self, model):
+        """One that is constant, and what is left of the mixture has nothing in common with any of the estimates."""
+        samples = noise(RATE)
+        estimates = model.separate(samples)
+        ratio = estimates / self.at_one_level(model, samples)[0]
+        torch.testing.assert_close(ratio, ratio.median(0).values.expand_as(ratio), rtol=1e-3, atol=1e-3)
+        rest = torch.from_numpy(samples - samples.mean()) - estimates.sum(1)
+        assert (rest @ estimates).abs().max() <= 1e-3 * estimates.square().sum()
 
     def test_none_is_what_the_network_gives(self, model):
         """At the level that it gets recordings at, taken back."""
@@ -244,7 +253,7 @@ class TestLevel:
         assert "times full scale, which flac can't hold" in caplog.text
 
     def test_unknown(self, model):
-        with pytest.raises(InputError, match="level 'loud' is not known: choose one of mixture, speakers, none, peak"):
+        with pytest.raises(InputError, match="level 'loud' is not known: choose one of speakers, mixture, none, peak"):
             model.separate(noise(4000), level="loud")
 
 

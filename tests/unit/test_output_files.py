@@ -89,7 +89,7 @@ class TestSubtypes:
 
     def test_a_speaker_who_is_not_written_does_not_count(self, model, tmp_path, voices, caplog):
         path = write(tmp_path / "talk.wav", 30 * voices.sum(1))
-        model.separate_recording(path, tmp_path, output=Output(subtype="PCM_16", only=2))
+        model.separate_recording(path, tmp_path, output=Output(subtype="PCM_16", only=2), level="mixture")
         assert "can't hold" not in caplog.text
 
 

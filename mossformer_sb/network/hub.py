@@ -32,6 +32,7 @@ WIDTHS = ("encoder_channels", "encoder_kernel_size", "num_spks", "out_channels",
 WIDTHS += ("kernel_size", "recurrent_channels", "bottleneck_channels", "hidden_channels", "skip_channels")
 WIDTHS += ("hidden_size", "num_heads", "ffn_dim")
 BUILT_BY_RUNNING = ("Conv-TasNet",)  # SpeechBrain finds the shapes of its layers by running them, on the CPU alone
+USUAL_WIDTH, USUAL_DEPTH, USUAL_EXPANSION = 1024, 64, 8
 # What constructors raise for values that no network can have.
 _BUILDING_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, MemoryError)
 
@@ -157,8 +158,9 @@ class HubModel(PyTorchModelHubMixin):
         """
         config, state = {**read_config(config_file), **overrides}, read_state_dict(weights_file)
         _check_sizes(config, state, config_file)
-        if config["network"] not in BUILT_BY_RUNNING:
-            # First without memory: what doesn't fit the weights is found before anything of its size is made.
+        if _is_large(config) and config["network"] not in BUILT_BY_RUNNING:
+            # First without memory: what doesn't fit the weights is found before anything of its size is made. Not for
+            # the usual sizes, since PyTorch takes a second of imports for it.
             with torch.device("meta"):
                 check_state(cls._from_config(config, config_file), state, weights_file, "separator", config_file)
         model = cls._from_config(config, config_file)
@@ -275,6 +277,13 @@ def _check_sizes(config, state, path):
         if isinstance(config[key], (int, float)) and config[key] > limits[key]:
             what = "tensors" if key in DEPTHS else "as the largest dimension of a tensor"
             raise InputError(f"{path}: {key} is {config[key]}, and {WEIGHTS_FILE} has only {limits[key]} {what}.")
+
+
+def _is_large(config):
+    """Whether a network may be larger than any that is published; these have 512 channels and 25 blocks."""
+    limits = {**dict.fromkeys(WIDTHS, USUAL_WIDTH), **dict.fromkeys(DEPTHS, USUAL_DEPTH)}
+    limits["expansion_factor"] = USUAL_EXPANSION
+    return any(isinstance(config.get(key), (int, float)) and config[key] > limit for key, limit in limits.items())
 
 
 def _check_values(state, needed, path):

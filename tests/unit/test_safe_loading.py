@@ -233,6 +233,19 @@ class TestHostileConfig:
         (folder / CONFIG).write_text(change(json.loads((folder / CONFIG).read_text())))
         assert CONFIG in refused(folder, message)
 
+    def test_a_width_that_the_weights_seem_to_bear_out(self, folder, monkeypatch):
+        """It is refused before anything of that size is made, some 40 GB."""
+        state = load_file(folder / WEIGHTS)
+        save_file({**state, "masknet.norm.weight": torch.zeros(100000)}, folder / WEIGHTS)
+        (folder / CONFIG).write_text(key(out_channels=100000)(json.loads((folder / CONFIG).read_text())))
+        built = []
+        initialise = torch.nn.Linear.__init__
+        monkeypatch.setattr(
+            torch.nn.Linear, "__init__", lambda self, *a, **k: initialise(self, *a, **k) or built.append(self)
+        )
+        refused(folder, "another network than the 'separator'")
+        assert built and all(layer.weight.is_meta for layer in built)
+
     def test_bytes(self, folder):
         (folder / CONFIG).write_bytes(b"\xff\xfe")
         refused(folder, "config.json: can't be read as JSON .*utf-8")

@@ -14,7 +14,7 @@ from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_piece
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.output_files import made_folders
-from mossformer_sb.inference.output_gain import check_level
+from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
 
@@ -23,7 +23,7 @@ _STOP_SECONDS = 10  # how long to wait for a thread, which may be in the middle 
 
 
 def separate_recordings(
-    model, tasks, output, level="mixture", channel=None, chunking=None, batch_size=None, report=None
+    model, tasks, output, level=LEVELS[0], channel=None, chunking=None, batch_size=None, report=None
 ):
     """Separate recordings into files; what one of them does wrong leaves the others alone.
 

@@ -23,7 +23,7 @@ from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.input_level import check_input_level
 from mossformer_sb.inference.output_files import Output, made_folders, reduction_without_clipping
-from mossformer_sb.inference.output_gain import check_level
+from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
 from mossformer_sb.network.separator import separate
@@ -176,7 +176,7 @@ class MossFormerSeparation(Pretrained):
         return estimates
 
     def separate(
-        self, recording, sample_rate=None, channel=None, level="mixture", chunking=None, progress=False, batch_size=None
+        self, recording, sample_rate=None, channel=None, level=LEVELS[0], chunking=None, progress=False, batch_size=None
     ):
         """Separate a recording of any kind.
 
@@ -198,10 +198,10 @@ class MossFormerSeparation(Pretrained):
         channel : int, optional
             Which channel to separate, from 0. Default: the mean of all.
         level : str
-            "mixture": one gain, common to all speakers and constant over the whole recording, fits the estimates' sum
-            to the recording. "speakers": the same with a gain for each speaker, for networks that leave the relation of
-            the speakers' levels open. "peak": one such gain brings the loudest sample of all estimates to full scale.
-            "none": no further gain; their level is then arbitrary, but goes up and down with the recording's.
+            "speakers": a gain for each speaker, constant over the whole recording, fits the estimates' sum to the
+            recording; SI-SNR, by which networks are trained, leaves each output's level open. "mixture": the same with
+            one gain for all. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": no
+            further gain; their level is then arbitrary, but goes up and down with the recording's.
         chunking : Chunking, optional
             How long recordings are cut. Default: ``Chunking()``.
         progress : bool or callable
@@ -278,7 +278,7 @@ class MossFormerSeparation(Pretrained):
         name=None,
         format="wav",
         channel=None,
-        level="mixture",
+        level=LEVELS[0],
         chunking=None,
         progress=False,
         batch_size=None,
@@ -319,7 +319,7 @@ class MossFormerSeparation(Pretrained):
         name=None,
         output=None,
         channel=None,
-        level="mixture",
+        level=LEVELS[0],
         chunking=None,
         progress=False,
         batch_size=None,

@@ -15,7 +15,9 @@ import torch
 
 pytest.importorskip("distributed")
 
+import dask  # noqa: E402
 from distributed import Client, LocalCluster  # noqa: E402
+from distributed.utils import get_mp_context  # noqa: E402
 
 from data_prep.__main__ import main as prepare_main  # noqa: E402
 from data_prep.generate.__main__ import main as generate_main  # noqa: E402
@@ -28,15 +30,21 @@ from mossformer_sb.utils import cluster as cluster_module  # noqa: E402
 from mossformer_sb.utils.cluster import Cluster  # noqa: E402
 from tests.unit import cluster_items  # noqa: E402
 from tests.unit.generate_items import plan, tree  # noqa: E402
+from tests.unit.small_corpus import NUMBERS, write_source  # noqa: E402
+from tests.unit.test_generate_librimix import write_noise, write_speech  # noqa: E402
 
 RATE = 8000
 
 
 @pytest.fixture(scope="module")
 def processes():
-    """A cluster of two worker processes on this machine."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL) as made:
-        yield made
+    """A cluster of two worker processes on this machine, which are forked when PyTorch has been imported once."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", "mossformer_sb.inference.separation"])
+        with LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
+        ) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +189,33 @@ class TestCorpora:
                 assert next(iter(mapped([1])))[1] != os.getpid()
         with process_map(cluster_items.where, workers=1) as mapped:
             assert next(iter(mapped([1])))[1] == os.getpid()
+
+    def test_the_corpus_of_many_speakers(self, processes, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        source = {key: os.path.relpath(path) for key, path in write_source(tmp_path).items()}
+        numbers = {key: number for key, number in NUMBERS.items() if key != "workers"}
+        words = [str(word) for key, value in (source | numbers).items() for word in (f"--{key}", value)]
+        words = ["many_speakers", *words, "--output_folder", "manifests", "--data_folder"]
+        assert prepare_main([*words, "here", "--workers", "1"]) == 0
+        assert prepare_main([*words, "there", "--cluster", processes.scheduler_address]) == 0
+        here, there = tree(tmp_path / "here"), tree(tmp_path / "there")
+        audio = {path for path in here if path.endswith((".wav", ".npy"))}
+        assert there.keys() == here.keys() and len(audio) > 40
+        assert all(there[path] == here[path] for path in audio)
+
+    def test_librimix_of_own_speech(self, processes, tmp_path, monkeypatch):
+        """Relative paths mean the same on a worker, whose working directory is another one."""
+        monkeypatch.chdir(tmp_path)
+        write_speech(tmp_path / "speech", speakers=10, each=2)
+        write_noise(tmp_path / "noise")
+        words = ["librimix", "--from_speech", "speech", "--noise", "noise", "--min_seconds", "0.5", "--output_folder"]
+        assert generate_main([*words, "here", "--workers", "1"]) == 0
+        assert generate_main([*words, "there", "--cluster", processes.scheduler_address]) == 0
+        here, there = tree(tmp_path / "here"), tree(tmp_path / "there")
+        audio = {path for path in here if path.endswith(".wav")}
+        assert there.keys() == here.keys() and audio
+        assert all(there[path] == here[path] for path in audio)
+        assert generate_main([*words, "here", "--cluster", processes.scheduler_address]) == 0  # nothing is left to do
 
 
 class TestSeparate:

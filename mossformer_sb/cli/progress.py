@@ -4,6 +4,7 @@ import os
 import time
 
 _UNKNOWN_BYTES = 1  # of a recording that is no file
+_SHOW_SECONDS = 0.2  # between two drawings
 
 
 class Progress:
@@ -39,7 +40,7 @@ class Progress:
         self._shares = {}  # what is done of those that are begun
         self._done, self._seconds = 0, 0.0
         self._clock, self._start = clock, clock()
-        # A line of its own for each where it goes into a file would be one for each tenth of a second.
+        self._shown = float("-inf")  # when the line was drawn last
         style = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} recordings [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(jobs), disable=hidden, bar_format=style)
 
@@ -70,14 +71,18 @@ class Progress:
         return f"{speed}, {f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d} left"
 
     def _show(self):
-        if not self._bar.disable:
-            self._bar.set_postfix_str(self.text(), refresh=False)
-            self._bar.update(0)
+        now = time.monotonic()
+        if self._bar.disable or now - self._shown < _SHOW_SECONDS:
+            return
+        self._shown = now
+        self._bar.set_postfix_str(self.text())
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
+        self._shown = float("-inf")
+        self._show()
         self._bar.close()
 
 

@@ -124,18 +124,15 @@ class Cluster:
 
     def _finished(self, running):
         """Some futures that are done; an error if no worker is there for a long time."""
-        from concurrent.futures import CancelledError
-
+        from distributed import CancelledError, wait
         from distributed import TimeoutError as DaskTimeoutError
-        from distributed import wait
-        from distributed.client import FutureCancelledError
 
         waited = 0
         while True:
             try:
                 with self._client.as_current():
                     return wait(list(running), timeout=_WAIT_SECONDS, return_when="FIRST_COMPLETED").done
-            except (CancelledError, FutureCancelledError) as error:
+            except CancelledError as error:
                 raise self._gone() from error
             except (DaskTimeoutError, TimeoutError):
                 pass
@@ -149,10 +146,7 @@ class Cluster:
                 )
 
     def _result(self, future):
-        from concurrent.futures import CancelledError
-
-        from distributed import KilledWorker
-        from distributed.client import FutureCancelledError
+        from distributed import CancelledError, KilledWorker
 
         try:
             return future.result()
@@ -162,7 +156,7 @@ class Cluster:
                 f"(the last one was {error.last_worker.address}). Finished files are kept: give the workers more "
                 "memory, and start again to continue."
             ) from error
-        except (CancelledError, FutureCancelledError) as error:
+        except CancelledError as error:
             raise self._gone() from error
 
     def _gone(self):

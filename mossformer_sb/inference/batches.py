@@ -109,12 +109,17 @@ def separate_pieces(network, pieces, limit):
     [('a', (3, 2)), ('b', (2, 2))]
     """
     for window in _windows(pieces, limit):
-        found = {}
-        for batch in _batches(window, limit):
+        found, position = {}, 0
+        due = {index for index, (_, piece) in enumerate(window) if piece is not None and not piece.is_silent}
+        for batch in _batches(window, due, limit):
             signals = [window[index][1].samples for index in batch]
             found.update(zip(batch, _separate(network, signals, limit), strict=True))
-        for index, (owner, piece) in enumerate(window):
-            yield owner, piece, found.get(index)
+            due.difference_update(batch)
+            while position < len(window) and position not in due:
+                yield *window[position], found.pop(position, None)
+                position += 1
+        for index in range(position, len(window)):
+            yield *window[index], None
 
 
 def or_raise(found):
@@ -139,10 +144,9 @@ def _windows(pieces, limit):
         yield window
 
 
-def _batches(window, limit):
+def _batches(window, due, limit):
     """Lists of positions in the window, of neighbours in length."""
-    order = [index for index, (_, piece) in enumerate(window) if piece is not None and not piece.is_silent]
-    order.sort(key=lambda index: len(window[index][1].samples))
+    order = sorted(due, key=lambda index: (len(window[index][1].samples), -index))  # taken from its end
     while order:
         batch = [order.pop()]  # the longest decides how many fit
         longest = len(window[batch[0]][1].samples)

@@ -202,6 +202,13 @@ class TestBatches:
     def test_one_at_a_time_in_their_order(self):
         assert self.shapes([10, 100, 11], BatchLimit(1)) == [[10], [100], [11]]
 
+    def test_what_is_done_is_passed_on_before_the_next_batch(self):
+        calls = []
+        found = separate_pieces(
+            lambda batch: calls.append(len(batch)) or batch, [(n, piece(10)) for n in range(8)], BatchLimit(2)
+        )
+        assert [next(found)[0] for _ in range(3)] == [0, 1, 2] and calls == [2, 2]
+
     def test_windows_are_bounded(self, monkeypatch):
         """Of ten thousand pieces, never more are taken than four batches."""
         taken = 0

@@ -78,7 +78,7 @@ $(READY_LINT): $(METADATA) | $(BIN)/python
 	@touch $@
 
 $(READY_DEMO): EXTRAS := mini,report
-$(READY_TEST): EXTRAS := mini,data,parity,report,onnx,serve,activity,av,web,dev
+$(READY_TEST): EXTRAS := mini,data,parity,report,onnx,serve,activity,av,web,cluster,dev
 $(READY_DEMO) $(READY_TEST): $(METADATA) | $(BIN)/python
 	@echo "Installing mossformer_sb[$(EXTRAS)] in $(VENV): the first time takes some minutes and about 5 GB of disk."
 ifneq ($(TORCH_INDEX_URL),)

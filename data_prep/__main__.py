@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from data_prep.command import run
+from data_prep.command import add_cluster_argument, run
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.librimix_rooms import prepare_librimix_rooms
@@ -134,6 +134,7 @@ def _parser():
     many.add_argument("--seed", type=int, help="seed of everything random")
     many.add_argument("--list_file", help="another list of clips: clip,speaker,split,source,file")
     many.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
+    add_cluster_argument(many)
     return parser
 
 

@@ -1,12 +1,15 @@
 """What the command lines of this package share."""
 
+import contextlib
 import logging
+import os
 import sys
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
 INTERRUPTED = 130  # as shells have it
+PATHS = ("from_speech", "noise")  # options that are paths, besides those that are called so
 # Options that had other names in earlier versions.
 RENAMED = {"--deep": "--check_samples", "--on_bad": "--on_invalid"}
 
@@ -32,7 +35,8 @@ def run(parser, arguments=None):
         options = expanded(vars(parser.parse_args(arguments)))
         function = options.pop("function")
         _check_given(options)
-        function(**options)
+        with _working(options):
+            function(**options)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -40,6 +44,40 @@ def run(parser, arguments=None):
         sys.stderr.write("Interrupted. Every file that has its name is whole: start again to go on.\n")
         return INTERRUPTED
     return 0
+
+
+def add_cluster_argument(parser):
+    """Declares `--cluster`, for commands that make files."""
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers do the work; all see the "
+        "same folders (extra `cluster`, see docs/bulk.md)",
+    )
+
+
+def _working(options):
+    """The context in which a command runs: takes `cluster` out of the options, and makes paths absolute for it."""
+    address = options.pop("cluster", None)
+    if address is None or options.get("dry_run"):
+        return contextlib.nullcontext()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("--cluster is given under torchrun, which has no use here. Start one process, without it.")
+    if "workers" in options:
+        raise InputError(
+            f"--workers {options['workers']} and --cluster are given: a cluster has as many workers as were started "
+            "for it. Leave one of them out."
+        )
+    from data_prep.parallel import on_cluster
+
+    paths = {key: os.path.abspath(value) for key, value in options.items() if _is_path(key, value)}
+    options |= paths
+    written = options.get("data_folder", options["output_folder"])
+    return on_cluster(address, written, [path for path in paths.values() if os.path.exists(path)])
+
+
+def _is_path(key, value):
+    return isinstance(value, str) and (key.endswith(("_folder", "_file")) or key in PATHS)
 
 
 def _check_given(options):

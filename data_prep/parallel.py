@@ -1,4 +1,7 @@
-"""Work on many items: in several processes where it is computing, in threads where it is waiting for a disk."""
+"""Work on many items: in several processes where it is computing, in threads where it is waiting for a disk.
+
+The processes are this machine's, or, within `on_cluster`, the workers of a Dask cluster.
+"""
 
 import contextlib
 import functools
@@ -14,10 +17,40 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.cluster import Cluster
 
 NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run
 MOST_AT_ONCE = 100  # items that a thread takes at once
 PARENT_CHECK_SECONDS = 0.05  # how long a worker may live on after its parent
+
+
+_cluster = None  # the one whose workers do the work, instead of processes
+
+
+@contextlib.contextmanager
+def on_cluster(address, output_folder, paths=()):
+    """Context: `process_map` works on a Dask cluster.
+
+    Arguments
+    ---------
+    address : str
+        Of its scheduler, or its scheduler file.
+    output_folder : str or Path
+        Where the workers write.
+    paths : iterable of str or Path
+        What they read. All paths that they get must be absolute.
+
+    Raises
+    ------
+    InputError
+        If it can't be used, see `mossformer_sb.utils.cluster.Cluster`.
+    """
+    global _cluster
+    with Cluster(address, output_folder, paths, package="data_prep") as _cluster:
+        try:
+            yield
+        finally:
+            _cluster = None
 
 
 @contextlib.contextmanager
@@ -25,14 +58,14 @@ def process_map(function, workers=None, ordered=True):
     """Context: a function from items to the results for them, which works in several processes.
 
     The results don't depend on the number of processes. The processes end with the context, and when the program is
-    killed.
+    killed. Within `on_cluster` the cluster's workers are taken.
 
     Arguments
     ---------
     function : Callable
         Of one item. It must be picklable, and so must items and results; each process gets it once.
     workers : int, optional
-        Number of processes; one for each CPU if None. With 1, the work is done in this process.
+        Number of processes; one for each CPU if None. With 1, the work is done in this process, on a cluster too.
     ordered : bool
         Whether results come in the order of the items, or as they are done.
 
@@ -47,9 +80,12 @@ def process_map(function, workers=None, ordered=True):
     ...     list(mapped([-1, 2]))
     [1, 2]
     """
-    workers = count_workers(workers)
+    workers = None if workers is None and _cluster is not None else count_workers(workers)
     if workers == 1:
         yield functools.partial(map, function)
+        return
+    if _cluster is not None:
+        yield functools.partial(_cluster.map, function, ordered=ordered)
         return
     pool = joblib.Parallel(
         n_jobs=workers,
@@ -91,6 +127,19 @@ def count_workers(workers=None):
     if workers < 1:
         raise InputError(f"workers is {workers}: give at least 1, or leave it out for one for each CPU.")
     return workers
+
+
+def workers_for(num_items, workers=None):
+    """Number of processes for some items, for `process_map`: no more than these, and 1 where that will do.
+
+    Example
+    -------
+    >>> workers_for(3, workers=8), workers_for(1), workers_for(0)
+    (3, 1, 1)
+    """
+    if _cluster is not None:
+        return None if num_items > 1 else 1
+    return max(1, min(count_workers(workers), num_items))
 
 
 def thread_map(function, items, description, unit):

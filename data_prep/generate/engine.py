@@ -35,8 +35,9 @@ import numpy as np
 from scipy.io import wavfile
 from tqdm import tqdm
 
+from data_prep.command import add_cluster_argument
 from data_prep.generate.file_access import check_access
-from data_prep.parallel import count_workers, process_map
+from data_prep.parallel import count_workers, process_map, workers_for
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write
 
@@ -188,7 +189,7 @@ def run(plan, output_folder, workers=None, dry_run=False):
     (16044, 0)
     """
     output_folder = output_path(output_folder)
-    workers = count_workers(workers)
+    count_workers(workers)  # refuses what is no number of them
     _check_paths(plan)
     found, recorded = _check_record(plan, output_folder)
     folders = sorted({os.path.dirname(output.path) for output in _outputs(plan.items)})
@@ -219,6 +220,7 @@ def add_arguments(parser):
     """Declares the options that every corpus has: they are passed to `generate`, and from there to `run`."""
     parser.add_argument("--output_folder", required=True, help="folder for the corpus")
     parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
+    add_cluster_argument(parser)
     parser.add_argument("--dry_run", action="store_true", help="only say how much would be written")
 
 
@@ -414,7 +416,7 @@ def remove_temporaries(folder):
 
 def _make_all(plan, items, output_folder, workers):
     make = functools.partial(_make_item, plan.make, output_folder, plan.collect is not None)
-    with process_map(make, max(1, min(workers, len(items))), ordered=False) as mapped:
+    with process_map(make, workers_for(len(items), workers), ordered=False) as mapped:
         for key, measured in tqdm(mapped(items), f"Making {plan.name}", len(items), unit="item", disable=None):
             if plan.collect is not None:
                 plan.collect(key, measured)

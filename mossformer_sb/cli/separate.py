@@ -9,6 +9,7 @@ import tempfile
 
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.cli.input_list import read_input_list
+from mossformer_sb.cli.separate_cluster import ModelChoice, check_cluster_options, separate_on_cluster
 from mossformer_sb.cli.separate_jobs import check_distinct, open_recording, planned, report, separate_jobs
 from mossformer_sb.data.audio_io import FORMATS, SUBTYPES
 from mossformer_sb.errors import InputError
@@ -30,6 +31,7 @@ Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the r
   mossformer-sb separate --input-list wav.scp --json > what_was_written.json
   cat talk.wav | mossformer-sb separate - --only 1 --output_folder - > first_speaker.wav
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
+  mossformer-sb separate archive/ --cluster tcp://host:8786                  # several machines, by Dask
 
 The output folder gets the folders of the input. What is already there is left alone, so the same command resumes
 after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1; so
@@ -85,6 +87,20 @@ def add_arguments(parser):
         "--trust",
         action="store_true",
         help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
+    )
+    parser.add_argument(
+        "--batch-size",
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="how many recordings or chunks go through the network at once (default: on a GPU what fits its memory; "
+        "1 elsewhere, which is the fastest on a CPU)",
+    )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers separate the recordings; "
+        'all see the same folders (extra "cluster", see docs/bulk.md)',
     )
     _add_output_arguments(parser.add_argument_group("what is written"))
     _add_report_arguments(parser.add_argument_group("what is told"))
@@ -155,6 +171,8 @@ def run(arguments):
     )
     if arguments.output_folder == STDOUT:
         _check_stdout(arguments)
+    if arguments.cluster:
+        check_cluster_options(arguments.inputs)
     listed = read_input_list(arguments.input_list) if arguments.input_list else []
     if not arguments.inputs and not listed:
         raise InputError("no recording is given: name files, folders or patterns, or an --input-list.")
@@ -173,6 +191,7 @@ def _separate(arguments, jobs, output, chunking, passed_over):
 
     source = default_model() if arguments.model is None else arguments.model
     options = {"level": arguments.level, "channel": arguments.channel, "chunking": chunking}
+    options["batch_size"] = arguments.batch_size
     device = _device_of_rank(arguments.device)
     if arguments.output_folder == STDOUT:
         if len(jobs) != 1:
@@ -180,16 +199,22 @@ def _separate(arguments, jobs, output, chunking, passed_over):
         model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
         return _separate_to_stdout(model, jobs[0], output, options)
     make_output_folder(arguments.output_folder)
-    model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
-    output.speakers(model.hparams.num_spks)  # an error if there is no such one
-    results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
+    if arguments.cluster:
+        choice = ModelChoice(str(source), arguments.device, arguments.trust)
+        results = separate_on_cluster(
+            arguments.cluster, choice, jobs, output, options, arguments.overwrite, quiet=arguments.quiet
+        )
+    else:
+        model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
+        output.speakers(model.hparams.num_spks)  # an error if there is no such one
+        results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
     report(results, passed_over, str(source), as_json=arguments.json, quiet=arguments.quiet)
     return SOME_FAILED if any(result["status"] == "failed" for result in results) else 0
 
 
 def _check_stdout(arguments):
     """Raise InputError for options that the standard output has no room for."""
-    given = [f"--{name}" for name in ("rest", "activity", "json") if getattr(arguments, name)]
+    given = [f"--{name}" for name in ("rest", "activity", "json", "cluster") if getattr(arguments, name)]
     if arguments.only is None or given:
         raise InputError(
             f"the standard output (--output_folder -) takes one file: choose a speaker with --only N"

@@ -1,4 +1,4 @@
-"""Separating the recordings of a list one after the other, and telling what came of each."""
+"""Separating the recordings of a list, and telling what came of each."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import os
 import sys
 
 from mossformer_sb.cli.input_files import STDIN
+from mossformer_sb.cli.progress import Progress
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, speaker_path
 
@@ -73,7 +74,7 @@ def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
     output : mossformer_sb.inference.output_files.Output
         What to write.
     options : mapping
-        More arguments of `separate_recording`.
+        More arguments of `mossformer_sb.inference.bulk.separate_recordings`.
     overwrite : bool
         Whether to separate again what is already there.
     quiet : bool
@@ -84,34 +85,67 @@ def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
     list of dict
         For each: ``recording``, ``status``, and what `SeparatedRecording.to_dict` has, or ``error``.
     """
-    from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    with logging_redirect_tqdm():
-        bar = tqdm(jobs, unit="file", disable=quiet)
-        return [_separate_job(model, job, output, {**options, "progress": not quiet}, overwrite) for job in bar]
+    from mossformer_sb.inference.bulk import separate_recordings
+
+    results, due = sort_out(jobs, output, model.hparams.num_spks, overwrite)
+    with logging_redirect_tqdm(), Progress([jobs[index] for index in due], hidden=quiet) as progress:
+        tasks = ((open_recording(jobs[index]), jobs[index].folder, jobs[index].name) for index in due)
+        separated = separate_recordings(model, tasks, output, report=progress.add, **options)
+        for number, (index, found) in enumerate(zip(due, separated, strict=True)):
+            results[index] = _told(jobs[index], found)
+            progress.finish(number)
+    return results
 
 
-def _separate_job(model, job, output, options, overwrite):
-    import torch
+def sort_out(jobs, output, num_spks, overwrite=False):
+    """What is known of recordings before any is separated.
 
-    name = str(job.path)
+    Arguments
+    ---------
+    jobs, output, overwrite
+        As for `separate_jobs`.
+    num_spks : int
+        How many speakers the model separates.
+
+    Returns
+    -------
+    results : list of dict or None
+        For each, as from `separate_jobs`; None where it is to be separated.
+    due : list of int
+        The positions of these.
+    """
+    results = [_known(job, output, num_spks, overwrite) for job in jobs]
+    return results, [index for index, result in enumerate(results) if result is None]
+
+
+def _known(job, output, num_spks, overwrite):
     try:
         if job.problem:
             raise InputError(job.problem)
-        paths = output.paths(job.folder, job.name, model.hparams.num_spks)
-        if not overwrite and job.path != STDIN and all(map(os.path.isfile, paths)):
-            return {"recording": name, "status": THERE, "files": [str(path) for path in paths]}
-        found = model.separate_recording(open_recording(job), job.folder, job.name, output, **options)
+        paths = output.paths(job.folder, job.name, num_spks)
     except InputError as error:
         logger.error("failed: %s", error)
-        return _failure(name, error)
-    except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-        logger.error("failed: %s: %s", job.path, error)
-        return _failure(name, error)
-    except Exception as error:  # a fault of this program: it shows, and the other files are separated
-        logger.exception("failed: %s", job.path)
-        return _failure(name, error)
+        return _failure(str(job.path), error)
+    if not overwrite and job.path != STDIN and all(map(os.path.isfile, paths)):
+        return {"recording": str(job.path), "status": THERE, "files": [str(path) for path in paths]}
+    return None
+
+
+def _told(job, found):
+    """The result of a recording from what `separate_recordings` gives for it; says what is amiss."""
+    import torch
+
+    name = str(job.path)
+    if isinstance(found, Exception):
+        if isinstance(found, InputError):
+            logger.error("failed: %s", found)
+        elif isinstance(found, (OSError, MemoryError, torch.OutOfMemoryError)):
+            logger.error("failed: %s: %s", name, found)
+        else:  # a fault of this program: it shows, and the other files are separated
+            logger.error("failed: %s", name, exc_info=found)
+        return _failure(name, found)
     if found.one_speaker_suspected:
         logger.warning("%s: there seems to be one speaker only: all other outputs are far softer.", name)
     return {"status": SEPARATED, **found.to_dict(), "recording": name}

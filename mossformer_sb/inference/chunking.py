@@ -89,10 +89,68 @@ def separate_in_chunks(separate, blocks, length, overlap):
     >>> estimates.shape, [bool((estimate >= 0).all() or (estimate <= 0).all()) for estimate in estimates.T]
     ((10000, 2), [True, True])
     """
+    chunks = ((start, is_last, separate(chunk)) for start, chunk, is_last in cut(blocks, length, overlap))
+    yield from join(chunks, overlap)
+
+
+def cut(blocks, length, overlap):
+    """Cut a recording that comes in blocks into chunks.
+
+    Arguments
+    ---------
+    blocks, length, overlap
+        As for `separate_in_chunks`.
+
+    Returns
+    -------
+    iterator of (int, numpy.ndarray, bool)
+        Where a chunk starts, its samples [T], and whether it is the last one, which reaches back as far as it takes to
+        be of full length.
+
+    Example
+    -------
+    >>> [(start, len(chunk), is_last) for start, chunk, is_last in cut([np.zeros(25)], length=10, overlap=4)]
+    [(0, 10, False), (6, 10, False), (12, 10, False), (15, 10, True)]
+    """
+    start, buffer = 0, np.empty(0, dtype=np.float32)
+    for block in blocks:
+        buffer = np.concatenate((buffer, block))
+        # One sample more than a chunk has come, so it is not the last.
+        while len(buffer) > length + (length - overlap):
+            yield start, buffer[:length], False
+            buffer = buffer[length - overlap :]
+            start += length - overlap
+    if len(buffer) > length:
+        yield start, buffer[:length], False
+        start, buffer = start + len(buffer) - length, buffer[-length:]
+    if len(buffer):
+        yield start, buffer, True
+
+
+def join(chunks, overlap):
+    """Put the estimates of chunks in one order of the speakers, and fade each into the next.
+
+    Arguments
+    ---------
+    chunks : iterable of (int, bool, numpy.ndarray)
+        Start and last of each chunk, as from `cut`, and its estimates [T, S], which may be changed in place.
+    overlap : int
+        As for `cut`.
+
+    Returns
+    -------
+    iterator of numpy.ndarray
+        [t, S].
+
+    Example
+    -------
+    >>> [block.shape for block in join([(0, False, np.ones((10, 2))), (6, True, np.ones((10, 2)))], overlap=4)]
+    [(6, 2), (10, 2)]
+    """
     fade_out = np.linspace(1, 0, overlap + 2, dtype=np.float32)[1:-1, None]
     tail, position = None, 0  # what is held back of the chunk before, and where it starts
-    for start, chunk, is_last in _chunks(blocks, length, overlap):
-        estimates = separate(chunk)
+    for start, is_last, estimates in chunks:
+        end = start + len(estimates)
         if tail is not None:
             estimates = estimates[position - start :]
             estimates = estimates[:, continuing_order(tail, estimates[:overlap])]
@@ -101,7 +159,7 @@ def separate_in_chunks(separate, blocks, length, overlap):
             yield estimates
             return
         yield estimates[:-overlap]
-        tail, position = estimates[-overlap:], start + len(chunk) - overlap
+        tail, position = estimates[-overlap:], end - overlap
 
 
 def joins(num_samples, length, overlap):
@@ -124,7 +182,7 @@ def joins(num_samples, length, overlap):
     >>> joins(10000, length=4000, overlap=1000), joins(4000, length=4000, overlap=1000)
     ([(3000, 4000), (6000, 7000)], [])
     """
-    chunks = _chunks([np.zeros(num_samples, dtype=np.float32)], length, overlap)
+    chunks = cut([np.zeros(num_samples, dtype=np.float32)], length, overlap)
     ends = [start + len(chunk) for start, chunk, is_last in chunks if not is_last]
     return [(end - overlap, end) for end in ends]
 
@@ -158,20 +216,3 @@ def continuing_order(before, after):
 
     correlations = torch.from_numpy(after.T.astype(np.float64) @ before.astype(np.float64))  # [S, S]
     return best_permutation(correlations[None])[0].numpy()
-
-
-def _chunks(blocks, length, overlap):
-    """Start, samples and whether it is the last; the last one reaches back as far as it takes to be of full length."""
-    start, buffer = 0, np.empty(0, dtype=np.float32)
-    for block in blocks:
-        buffer = np.concatenate((buffer, block))
-        # One sample more than a chunk has come, so it is not the last.
-        while len(buffer) > length + (length - overlap):
-            yield start, buffer[:length], False
-            buffer = buffer[length - overlap :]
-            start += length - overlap
-    if len(buffer) > length:
-        yield start, buffer[:length], False
-        start, buffer = start + len(buffer) - length, buffer[-length:]
-    if len(buffer):
-        yield start, buffer, True

@@ -17,16 +17,17 @@ from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from mossformer_sb.data.audio_io import Recording, as_float32, check_format, is_array, write_recordings
-from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
+from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
 from mossformer_sb.inference.block_store import BlockStore
-from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
-from mossformer_sb.inference.input_level import check_input_level, normalise
+from mossformer_sb.inference.chunking import Chunking
+from mossformer_sb.inference.input_level import check_input_level
 from mossformer_sb.inference.output_files import Output, made_folders, reduction_without_clipping
-from mossformer_sb.inference.output_gain import LEVELS, check_level, mapping_gain
+from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import measure, write_separated
+from mossformer_sb.inference.prepared import PreparedRecording
 from mossformer_sb.network.hub import CONFIG_FILE, read_config
-from mossformer_sb.network.separator import applies_masks, separate
+from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.fetching import NoSuchFile
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
@@ -167,7 +168,9 @@ class MossFormerSeparation(Pretrained):
         _check_finite(mix, estimates, lengths)
         return estimates
 
-    def separate(self, recording, sample_rate=None, channel=None, level=LEVELS[0], chunking=None, progress=False):
+    def separate(
+        self, recording, sample_rate=None, channel=None, level=LEVELS[0], chunking=None, progress=False, batch_size=None
+    ):
         """Separate a recording of any kind.
 
         Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
@@ -197,6 +200,9 @@ class MossFormerSeparation(Pretrained):
         progress : bool or callable
             Whether to show a progress bar; or what is called, after each part of the recording, with how many samples
             are separated and how many there are, None where that is not known. What it raises ends the separation.
+        batch_size : int, optional
+            How many chunks go through the network at once. Default: on a GPU what fits its memory, one elsewhere, see
+            `mossformer_sb.inference.batches.BatchLimit`.
 
         Returns
         -------
@@ -212,7 +218,7 @@ class MossFormerSeparation(Pretrained):
         if sample_rate is None and is_array(recording):
             sample_rate = self.hparams.sample_rate
         recording = Recording(recording, sample_rate, channel)
-        estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress)))
+        estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress, batch_size)))
         meter = measure([estimates], recording)
         return torch.from_numpy(estimates * np.asarray(meter.gain(level), dtype=np.float32))
 
@@ -230,7 +236,7 @@ class MossFormerSeparation(Pretrained):
         savedir : None
             Of SpeechBrain's ``SepformerSeparation``, which keeps there what it downloads. Here paths are local.
         **options
-            ``channel``, ``level``, ``chunking``, ``progress``, as for `separate`.
+            ``channel``, ``level``, ``chunking``, ``progress``, ``batch_size``, as for `separate`.
 
         Returns
         -------
@@ -259,7 +265,16 @@ class MossFormerSeparation(Pretrained):
         return estimates
 
     def separate_to_files(
-        self, path, output_folder, name=None, format="wav", channel=None, level=LEVELS[0], chunking=None, progress=False
+        self,
+        path,
+        output_folder,
+        name=None,
+        format="wav",
+        channel=None,
+        level=LEVELS[0],
+        chunking=None,
+        progress=False,
+        batch_size=None,
     ):
         """Separate a recording of any length into files, one for each speaker, in bounded memory.
 
@@ -273,7 +288,7 @@ class MossFormerSeparation(Pretrained):
             What the files' names begin with. Default: as ``path``; needed where that has no name.
         format : str
             As for `separate_file`. Where a format would cut off what exceeds full scale, the common gain is lowered.
-        channel, level, chunking, progress
+        channel, level, chunking, progress, batch_size
             As for `separate`.
 
         Returns
@@ -286,7 +301,8 @@ class MossFormerSeparation(Pretrained):
         InputError
             If the recording can't be separated, or the files can't be written; none of them is there then.
         """
-        options = {"channel": channel, "level": level, "chunking": chunking, "progress": progress}
+        options = {"channel": channel, "level": level, "chunking": chunking}
+        options |= {"progress": progress, "batch_size": batch_size}
         return self.separate_recording(path, output_folder, name, Output(format=format), **options).audio_paths
 
     def separate_recording(
@@ -299,6 +315,7 @@ class MossFormerSeparation(Pretrained):
         level=LEVELS[0],
         chunking=None,
         progress=False,
+        batch_size=None,
     ):
         """Separate a recording of any length into files of any kind, in bounded memory, and tell what came of it.
 
@@ -316,7 +333,7 @@ class MossFormerSeparation(Pretrained):
             no name.
         output : mossformer_sb.inference.output_files.Output, optional
             Which files to write. Default: one WAV a speaker.
-        channel, level, chunking, progress
+        channel, level, chunking, progress, batch_size
             As for `separate`. Where samples would be clipped, the common gain is lowered.
 
         Returns
@@ -346,64 +363,62 @@ class MossFormerSeparation(Pretrained):
         output, name = output or Output(), name or stem(recording)
         recording = Recording(recording, channel=channel)
         check_format(output.format, recording.sample_rate)
-        detector = self._activity_detector(recording) if output.activity else None
+        detector = self.activity_detector(recording) if output.activity else None
         paths = output.paths(output_folder, name, self.hparams.num_spks)
         with made_folders(output_folder, paths), BlockStore(self.hparams.num_spks, output_folder) as store:
-            for block in self._estimates(recording, chunking or Chunking(), progress):
+            for block in self._estimates(recording, chunking or Chunking(), progress, batch_size):
                 store.append(block)
             return write_separated(recording, store, output, output_folder, name, level, detector)
 
-    def _activity_detector(self, recording):
+    def activity_detector(self, recording):
         """What finds when each speaker speaks, at the rate up to which the network's outputs have content."""
         from mossformer_sb.inference.activity import ActivityDetector
 
         rate = min(recording.sample_rate, self.hparams.sample_rate)
         return ActivityDetector(self.hparams.num_spks, recording.sample_rate, analysed_rate=rate)
 
-    def _estimates(self, recording, chunking, progress):
-        """Blocks [t, S] of the estimates at the recording's rate, before their common gain.
+    def separate_signals(self, signals):
+        """Separate signals of any lengths at once.
 
-        Each chunk reaches the network at one level, see `normalise`, which is undone after it.
+        Arguments
+        ---------
+        signals : list of numpy.ndarray
+            [T] each, at the model's rate.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            [T, S] each, float32, as the network gives them alone, up to rounding.
+
+        Example
+        -------
+        >>> from mossformer_sb import MossFormerSeparator
+        >>> from mossformer_sb.sharing.folder import export
+        >>> separator = dict(MossFormerSeparator.from_size("mini").named_children())
+        >>> folder = export(getfixture("tmp_path") / "model", separator, sample_rate=8000)
+        >>> model = MossFormerSeparation.from_hparams(source=folder, device="cpu")
+        >>> [estimates.shape for estimates in model.separate_signals([np.random.randn(4000), np.random.randn(3000)])]
+        [(4000, 2), (3000, 2)]
         """
-        rate, model_rate = recording.sample_rate, self.hparams.sample_rate
-        num_read, offset = 0, None
+        counts = [len(signal) for signal in signals]
+        mix = np.zeros((len(signals), max(counts)), dtype=np.result_type(*signals))
+        for row, signal in zip(mix, signals, strict=True):
+            row[: len(signal)] = signal
+        padded = {} if min(counts) == max(counts) else {"lengths": torch.tensor(counts)}
+        estimates = self.separate_batch(torch.from_numpy(mix), **padded).float().cpu().numpy()
+        return [item[:count] for item, count in zip(estimates, counts, strict=True)]
 
-        def centred():
-            """The recording without its first block's mean: at its ends, resampling takes an offset for a step."""
-            nonlocal num_read, offset
-            for block in recording.blocks():
-                num_read += len(block)
-                offset = block.mean(dtype=np.float64).astype(block.dtype) if offset is None else offset
-                yield block - offset
-
-        def separate_chunk(samples):
-            shortest = self.mods.encoder.conv1d.kernel_size[0]
-            if len(samples) < shortest:
-                raise InputError(
-                    f"{recording.name}: has {len(samples)} samples at the model's {model_rate} Hz; it takes at least "
-                    f"{shortest}."
-                )
-            normalised, gain = normalise(samples, getattr(self.hparams, "input_level", "rms"))
-            if not normalised.any():
-                return np.zeros((len(samples), self.hparams.num_spks), dtype=np.float32)
-            estimates = self.separate_batch(torch.from_numpy(normalised)[None])[0].float().cpu().numpy()
-            if not applies_masks(self.mods.masknet):
-                estimates *= np.float32(mapping_gain(estimates, normalised))
-            return estimates / np.float32(gain)
-
-        mixture = resample_blocks(centred(), rate, model_rate)
-        is_long = recording.num_samples is None or recording.num_samples > chunking.above * rate
-        if is_long:
-            estimates = separate_in_chunks(separate_chunk, mixture, *chunking.samples(model_rate))
-        else:
-            estimates = (separate_chunk(np.concatenate(list(mixture))) for _ in range(1))
+    def _estimates(self, recording, chunking, progress, batch_size):
+        """Blocks [t, S] of the estimates at the recording's rate, before their common gain."""
+        prepared = PreparedRecording(recording, self, chunking)
+        pieces = ((None, piece) for piece in prepared.pieces())
+        separated = separate_pieces(self.separate_signals, pieces, BatchLimit(batch_size, self.device))
         report = progress if callable(progress) else lambda num_done, num_samples: None
         hidden = progress is not True
         bar = tqdm(total=recording.num_samples, unit="sample", unit_scale=True, disable=hidden, leave=False)
         num_given = 0
         with bar:
-            for block in resample_blocks(estimates, model_rate, rate):
-                block = block[: num_read - num_given]  # there and back again can give a sample too many
+            for block in prepared.blocks((piece, or_raise(found)) for _, piece, found in separated):
                 num_given += len(block)
                 bar.update(len(block))
                 report(num_given, recording.num_samples)

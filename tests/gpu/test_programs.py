@@ -7,6 +7,8 @@ import soundfile
 import torch
 
 from mossformer_sb import MossFormerSeparator
+from mossformer_sb.inference.bulk import separate_recordings
+from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 from tests.integration.corpora import write_easy_wham
@@ -50,3 +52,18 @@ def test_a_recording_is_separated_as_on_the_cpu(tmp_path, device, rate):
     for number in (1, 2):
         written, written_rate = soundfile.read(tmp_path / f"talk_spk{number}.wav")
         assert written_rate == rate and len(written) == 2 * rate
+
+
+def test_a_list_in_batches_is_separated_as_one_at_a_time_on_the_cpu(tmp_path, device):
+    """The number at once is the default: on a GPU, by its memory."""
+    torch.manual_seed(0)
+    folder = export(tmp_path / "model", dict(MossFormerSeparator.from_size("mini").named_children()), sample_rate=8000)
+    rng, paths = np.random.default_rng(0), [tmp_path / f"{number}.wav" for number in range(5)]
+    for number, path in enumerate(paths):
+        soundfile.write(path, 0.1 * rng.standard_normal(8000 + 1000 * number), 8000, subtype="FLOAT")
+    one, model = (MossFormerSeparation.from_hparams(folder, device=name) for name in ("cpu", device))
+    found = list(separate_recordings(model, [(path, tmp_path / "out", path.stem) for path in paths], Output()))
+    for path, result in zip(paths, found, strict=True):
+        expected = one.separate(path).numpy()
+        written = np.stack([soundfile.read(track, dtype="float32")[0] for track in result.audio_paths], axis=1)
+        assert np.linalg.norm(written - expected) < 1e-4 * np.linalg.norm(expected)

@@ -15,7 +15,7 @@ from mossformer_sb.cli.input_files import list_recordings
 from mossformer_sb.data import audio_reader
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.inference import bulk
 from mossformer_sb.sharing.folder import export
 from tests.unit.sound_files import encode
 
@@ -156,13 +156,13 @@ class TestSeparate:
 
     def test_a_file_that_vanishes(self, model, folder, tmp_path, caplog, monkeypatch):
         write(folder / "a.wav"), write(folder / "b.wav"), write(folder / "z.wav")
-        real = MossFormerSeparation.separate_recording
+        real = bulk.Recording
 
         def then_remove(*args, **options):
             (folder / "b.wav").unlink(missing_ok=True)
             return real(*args, **options)
 
-        monkeypatch.setattr(MossFormerSeparation, "separate_recording", then_remove)
+        monkeypatch.setattr(bulk, "Recording", then_remove)
         assert self.run(model, tmp_path) == 1
         assert self.separated(tmp_path) == ["a", "z"] and "b.wav: there is no such audio file" in caplog.text
 
@@ -181,14 +181,14 @@ class TestSeparate:
 
     def test_a_fault_of_ours_shows_and_the_rest_goes_on(self, model, folder, tmp_path, caplog, monkeypatch):
         write(folder / "a.wav"), write(folder / "b.wav")
-        real = MossFormerSeparation.separate_recording
+        real = bulk.write_separated
 
-        def fail(self, path, *args, **options):
-            if path.name == "a.wav":
+        def fail(recording, *args, **options):
+            if recording.name.endswith("a.wav"):
                 raise RuntimeError("a fault of ours")
-            return real(self, path, *args, **options)
+            return real(recording, *args, **options)
 
-        monkeypatch.setattr(MossFormerSeparation, "separate_recording", fail)
+        monkeypatch.setattr(bulk, "write_separated", fail)
         assert self.run(model, tmp_path) == 1
         assert self.separated(tmp_path) == ["b"]
         assert "a.wav" in caplog.text and "RuntimeError: a fault of ours" in caplog.text

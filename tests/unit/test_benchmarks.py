@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pandas import read_csv
 
-from benchmarks import data, evaluation, manifests, memory
+from benchmarks import bulk, data, evaluation, manifests, memory
 from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import InputError
 from mossformer_sb.evaluation.metrics import separation_scores
@@ -73,3 +73,15 @@ def test_scores_put_together_from_torchmetrics_are_ours():
 def test_the_corpus_for_manifests_passes_its_checks(tmp_path):
     paths = prepare_wham(manifests.write_corpus(tmp_path, 20), tmp_path / "manifests")
     assert {split: len(read_csv(path)) for split, path in paths.items()} == {"tr": 16, "cv": 2, "tt": 2}
+
+
+def test_many_recordings_in_each_way(monkeypatch, tmp_path, capsys):
+    bulk.main(["batches", "--sizes", "mini", "--seconds", "0.1", "--batches", "1", "2", "--rounds", "1"])
+    assert "| mini | 0.1 | 2 | " in capsys.readouterr().out
+    monkeypatch.setattr(bulk, "_apart", bulk.separate_archive)
+    words = ["--calls", "3", "--seconds", "0.2", "--size", "mini", "--ways", "single", "bulk:2", "--folder"]
+    bulk.main(["archive", *words, str(tmp_path), "--json", str(tmp_path / "rows.json")])
+    single, batched = json.loads((tmp_path / "rows.json").read_text())
+    assert (single["way"], batched["way"]) == ("single", "bulk:2") and batched["cpu_seconds"] > 0
+    with pytest.raises(InputError, match="holds no FLAC file"):
+        bulk.make_archive(tmp_path, 1, 0.2, tmp_path)

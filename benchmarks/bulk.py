@@ -1,0 +1,253 @@
+"""Many recordings: `python -m benchmarks.bulk batches`, `python -m benchmarks.bulk archive`.
+
+    python -m benchmarks.bulk batches --sizes small S --seconds 4 10 30 --batches 1 2 4 8
+    python -m benchmarks.bulk archive --calls 1000 --seconds 30 --speech_folder LibriSpeech --ways single bulk bulk:8
+
+The first times the network alone on batches of noise, by CPU time where it runs on a CPU. The second makes an archive
+of calls at 8 kHz, two people at once, and separates it in several ways, each in a process of its own: `single` calls
+`separate_recording` for one after the other, `bulk` is what `mossformer-sb separate` does, and `bulk:N` the same with
+`--batch-size N`. It says how long each took, and how much memory. Weights are random: they change no time.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from tqdm import tqdm
+
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.resampling import resample
+from mossformer_sb.errors import InputError
+from mossformer_sb.inference.bulk import separate_recordings
+from mossformer_sb.inference.output_files import Output
+from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.network.separator import MossFormerSeparator
+from mossformer_sb.sharing.folder import export
+
+ROOT = Path(__file__).parents[1]
+RATE = 8000  # Hz
+
+
+def time_batches(size, seconds, batches, device="cpu", rounds=3):
+    """Time the network on batches of several sizes, in alternation.
+
+    Arguments
+    ---------
+    size : str
+        One of `mossformer_sb.SIZES`.
+    seconds : float
+        Of each item.
+    batches : list of int
+        Numbers of items.
+    device : str
+        Where; on "cpu" it is the process's CPU time that counts.
+    rounds : int
+        The median of so many is taken.
+
+    Returns
+    -------
+    list of dict
+        ``size``, ``seconds``, ``batch``, and ``item_seconds``: time for one item of the batch.
+
+    Example
+    -------
+    >>> [row["batch"] for row in time_batches("mini", 0.1, [1, 2], rounds=1)]
+    [1, 2]
+    """
+    network = MossFormerSeparator.from_size(size).eval().to(device)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    times = {batch: [] for batch in batches}
+    with torch.no_grad():
+        network(torch.randn(1, round(RATE * seconds), device=device))  # warms up
+        for _ in range(rounds):
+            for batch in batches:
+                mixture = torch.randn(batch, round(RATE * seconds), device=device)
+                start = clock()
+                network(mixture).sum().item()
+                times[batch].append((clock() - start) / batch)
+    return [
+        {"size": size, "seconds": seconds, "batch": batch, "item_seconds": statistics.median(found)}
+        for batch, found in times.items()
+    ]
+
+
+def make_archive(folder, calls, seconds, speech_folder=None, seed=0):
+    """Write calls of two people at once, at 8 kHz, 16 bit.
+
+    Arguments
+    ---------
+    folder : Path
+        Where to.
+    calls : int
+        How many.
+    seconds : float
+        Of each.
+    speech_folder : str, optional
+        FLAC files in folders, whose stems begin with a speaker and a hyphen, as in LibriSpeech. Default: harmonic tones
+        with the rhythm of syllables.
+    seed : int
+        Of what is drawn.
+    """
+    rng, length = np.random.default_rng(seed), round(RATE * seconds)
+    utterances = _utterances(speech_folder) if speech_folder else None
+    for number in tqdm(range(calls), "Writing the archive", unit="call", disable=None):
+        voices = [_talk(utterances, length, rng) if utterances else _tones(length, rng) for _ in range(2)]
+        mixture = sum(0.05 * voice / max(np.sqrt(np.square(voice).mean()), 1e-9) for voice in voices)
+        soundfile.write(folder / f"call{number:04d}.wav", mixture.clip(-1, 1), RATE, subtype="PCM_16")
+
+
+def _utterances(folder):
+    """Speaker → recordings at 8 kHz."""
+    found = {}
+    for path in sorted(Path(folder).rglob("*.flac")):
+        samples, rate = read_audio(path)
+        samples = samples.mean(1) if samples.ndim > 1 else samples
+        found.setdefault(path.stem.split("-")[0], []).append(resample(np.asarray(samples), rate, RATE))
+    if not found:
+        raise InputError(f"{folder}: holds no FLAC file. Give a folder of LibriSpeech, or leave speech_folder out.")
+    return found
+
+
+def _talk(utterances, length, rng):
+    speaker = utterances[rng.choice(sorted(utterances))]
+    parts = []
+    while sum(map(len, parts)) < length:
+        parts.append(speaker[rng.integers(len(speaker))])
+    return np.concatenate(parts)[:length]
+
+
+def _tones(length, rng):
+    times = np.arange(length) / RATE
+    pitch = rng.uniform(90, 250)
+    voice = sum(np.sin(2 * np.pi * pitch * harmonic * times) / harmonic for harmonic in range(1, 12))
+    return voice * np.clip(np.sin(2 * np.pi * rng.uniform(2, 4) * times), 0, None) + 1e-4 * rng.standard_normal(length)
+
+
+def separate_archive(model, archive, output, way, device="cpu"):
+    """Separate an archive in one way; to be called in a process of its own.
+
+    Arguments
+    ---------
+    model, archive, output : str
+        Folders.
+    way : str
+        single, bulk, or bulk:N.
+    device : str
+        Where.
+
+    Returns
+    -------
+    dict
+        ``seconds``, ``cpu_seconds``, ``peak_mb`` of the process above what it had when the model was loaded, and on a
+        GPU ``gpu_mb``.
+    """
+    kind, _, number = way.partition(":")
+    separator = MossFormerSeparation.from_hparams(model, device=device)
+    recordings = sorted(Path(archive).glob("*.wav"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, cpu = time.perf_counter(), time.process_time()
+    if kind == "single":
+        for path in tqdm(recordings, way, unit="call", disable=None):
+            separator.separate_recording(path, output)
+    else:
+        tasks = ((path, output, path.stem) for path in recordings)
+        found = separate_recordings(separator, tasks, Output(), batch_size=int(number) if number else None)
+        for result in tqdm(found, way, len(recordings), unit="call", disable=None):
+            if isinstance(result, Exception):
+                raise result
+    row = {"way": way, "seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
+    row["peak_mb"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+    if torch.device(device).type == "cuda":
+        row["gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return row
+
+
+def _apart(**arguments):
+    code = "import json, sys; from benchmarks.bulk import separate_archive as f"
+    code += "; print(json.dumps(f(**json.loads(sys.argv[1]))))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(arguments)], env=environment, stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def _run_batches(arguments):
+    rows = []
+    print("| network | seconds | batch | time an item, s | against batch 1 |\n|---|---|---|---|---|")
+    for size in arguments.sizes:
+        for seconds in arguments.seconds:
+            found = time_batches(size, seconds, arguments.batches, arguments.device, arguments.rounds)
+            for row in found:
+                ratio = found[0]["item_seconds"] / row["item_seconds"]
+                print(
+                    f"| {size} | {seconds:g} | {row['batch']} | {row['item_seconds']:.3f} | {ratio:.2f}x |", flush=True
+                )
+            rows += found
+    return rows
+
+
+def _run_archive(arguments):
+    rows = []
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        folder = Path(folder)
+        separator = dict(MossFormerSeparator.from_size(arguments.size).named_children())
+        model = export(folder / "model", separator, RATE)
+        (folder / "archive").mkdir()
+        make_archive(folder / "archive", arguments.calls, arguments.seconds, arguments.speech_folder)
+        print("| way | time, s | seconds of audio a second | CPU time, s | memory above the model's, MB |")
+        print("|---|---|---|---|---|")
+        for number, way in enumerate(arguments.ways):
+            case = {"model": str(model), "archive": str(folder / "archive"), "output": str(folder / f"out{number}")}
+            row = _apart(**case, way=way, device=arguments.device)
+            speed = arguments.calls * arguments.seconds / row["seconds"]
+            print(
+                f"| {way} | {row['seconds']:.1f} | {speed:.1f} | {row['cpu_seconds']:.1f} | {row['peak_mb']:.0f} |",
+                flush=True,
+            )
+            rows.append(row)
+    return rows
+
+
+def main(argv=None):
+    """Run a benchmark, print its table, and write it as JSON where wanted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--device", default="cpu", help="as torch writes it (default: cpu)")
+    common.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    common.add_argument("--json", help="file for the rows")
+    batches = parts.add_parser("batches", parents=[common], help="the network alone")
+    batches.add_argument("--sizes", nargs="+", default=["small"], help="networks (default: small)")
+    batches.add_argument("--seconds", nargs="+", type=float, default=[4, 10, 30], help="of an item")
+    batches.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of items")
+    batches.add_argument("--rounds", type=int, default=3, help="the median of so many is taken (default: 3)")
+    batches.set_defaults(run=_run_batches)
+    archive = parts.add_parser("archive", parents=[common], help="a folder of calls")
+    archive.add_argument("--size", default="small", help="the network (default: small)")
+    archive.add_argument("--calls", type=int, default=1000, help="how many (default: 1000)")
+    archive.add_argument("--seconds", type=float, default=30, help="of each (default: 30)")
+    archive.add_argument("--speech_folder", help="of LibriSpeech; without it, tones in the rhythm of speech")
+    archive.add_argument("--ways", nargs="+", default=["single", "bulk"], help="single, bulk, bulk:N")
+    archive.add_argument("--folder", help="for temporary files (default: the system's)")
+    archive.set_defaults(run=_run_archive)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the processes that are started
+    rows = arguments.run(arguments)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The progress of separating many recordings: how many are done, how fast it goes, and how long it will take."""
+
+import os
+import time
+
+_UNKNOWN_BYTES = 1  # of a recording that is no file
+_SHOW_SECONDS = 0.2  # between two drawings
+
+
+class Progress:
+    """A line that shows recordings done, seconds of audio a second, and the time left.
+
+    The time left is that of the bytes that are left, since lengths are known only when a file is opened: lists of short
+    and long recordings are told right.
+
+    Arguments
+    ---------
+    jobs : list of mossformer_sb.cli.input_files.Job
+        What is to be done.
+    hidden : bool
+        Whether to show nothing.
+    clock : callable
+        Seconds.
+
+    Example
+    -------
+    >>> from types import SimpleNamespace
+    >>> times = iter((0.0, 10.0, 20.0))
+    >>> jobs = [SimpleNamespace(path="a"), SimpleNamespace(path="b")]
+    >>> with Progress(jobs, hidden=True, clock=lambda: next(times)) as progress:
+    ...     progress.add(0, num_samples=8000 * 60, total=8000 * 60, sample_rate=8000)
+    ...     print(progress.text())
+    6.0 s of audio a second, 0:10 left
+    """
+
+    def __init__(self, jobs, hidden=False, clock=time.monotonic):
+        from tqdm import tqdm
+
+        self._weights = [_num_bytes(job.path) for job in jobs]
+        self._shares = {}  # what is done of those that are begun
+        self._done, self._seconds = 0, 0.0
+        self._clock, self._start = clock, clock()
+        self._shown = float("-inf")  # when the line was drawn last
+        style = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} recordings [{elapsed}{postfix}]"
+        self._bar = tqdm(total=len(jobs), disable=hidden, bar_format=style)
+
+    def add(self, number, num_samples, total, sample_rate):
+        """More of a recording is separated: its number in the list, samples more, all samples or None, and Hz."""
+        self._seconds += num_samples / sample_rate
+        if total:
+            self._shares[number] = min(1.0, self._shares.get(number, 0.0) + num_samples / total)
+        self._show()
+
+    def finish(self, number):
+        """A recording is done, whatever came of it."""
+        self._shares.pop(number, None)
+        self._done += self._weights[number]
+        self._bar.update(1)
+        self._show()
+
+    def text(self):
+        """Speed and time left."""
+        passed = max(self._clock() - self._start, 1e-9)
+        done = self._done + sum(share * self._weights[number] for number, share in self._shares.items())
+        speed = f"{self._seconds / passed:.1f} s of audio a second"
+        if not done:
+            return speed
+        left = round(passed * (sum(self._weights) - done) / done)
+        minutes, seconds = divmod(left, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{speed}, {f'{hours}:{minutes:02d}' if hours else minutes}:{seconds:02d} left"
+
+    def _show(self):
+        now = time.monotonic()
+        if self._bar.disable or now - self._shown < _SHOW_SECONDS:
+            return
+        self._shown = now
+        self._bar.set_postfix_str(self.text())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._shown = float("-inf")
+        self._show()
+        self._bar.close()
+
+
+def _num_bytes(path):
+    try:
+        return max(os.path.getsize(path), _UNKNOWN_BYTES)
+    except OSError:
+        return _UNKNOWN_BYTES

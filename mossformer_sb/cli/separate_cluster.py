@@ -1,0 +1,181 @@
+"""Separating the recordings of a list on the workers of a Dask cluster."""
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from mossformer_sb.cli.input_files import STDIN
+from mossformer_sb.cli.progress import Progress
+from mossformer_sb.cli.separate_jobs import SEPARATED, separate_jobs, sort_out
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 32  # recordings that a worker gets at once
+_TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
+_SHARES = 8  # for each worker, at least, so that all end at about the same time
+
+
+class ModelChoice(NamedTuple):
+    """What a worker loads: the arguments of `MossFormerSeparation.from_hparams`."""
+
+    source: str
+    device: str
+    trust: bool
+
+
+def check_cluster_options(inputs, environment=os.environ):
+    """Raise InputError for what does not go together with a cluster.
+
+    Arguments
+    ---------
+    inputs : list of str
+        The recordings.
+    environment : mapping
+        Of this process.
+
+    Example
+    -------
+    >>> check_cluster_options(["archive"], {"WORLD_SIZE": "4"})
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: --cluster is given under torchrun, and both share out the recordings. Take \
+torchrun for the GPUs of one machine, or --cluster without it.
+    """
+    if int(environment.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(
+            "--cluster is given under torchrun, and both share out the recordings. Take torchrun for the GPUs of one "
+            "machine, or --cluster without it."
+        )
+    if STDIN in inputs:
+        raise InputError("the standard input (-) can't be read by the workers of a cluster. Give files or folders.")
+
+
+def separate_on_cluster(address, choice, jobs, output, options, overwrite=False, quiet=False):
+    """Separate recordings on the workers of a cluster; what one of them does wrong leaves the others alone.
+
+    Arguments
+    ---------
+    address : str
+        Of the cluster's scheduler, or its scheduler file.
+    choice : ModelChoice
+        A local folder must be seen by all workers.
+    jobs, output, options, overwrite, quiet
+        As for `mossformer_sb.cli.separate_jobs.separate_jobs`.
+
+    Returns
+    -------
+    list of dict
+        As from `separate_jobs`.
+
+    Raises
+    ------
+    InputError
+        If the cluster can't be used, see `mossformer_sb.utils.cluster.Cluster`.
+    """
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from mossformer_sb.inference.separation import MossFormerSeparation
+    from mossformer_sb.utils.cluster import Cluster
+
+    if os.path.exists(choice.source):
+        choice = choice._replace(source=os.path.abspath(choice.source))
+    # Loaded here, too: what is wrong with it is told once, and a model of a hub is fetched once on this machine.
+    model = MossFormerSeparation.from_hparams(choice.source, device="cpu", trust=choice.trust)
+    output.speakers(model.hparams.num_spks)
+    results, due = sort_out(jobs, output, model.hparams.num_spks, overwrite)
+    if not due:
+        return results
+    sample = next((jobs[index].path for index in due if os.path.exists(jobs[index].path)), None)
+    seen = [path for path in (choice.source, sample) if path is not None and os.path.exists(path)]
+    top = Path(os.path.commonpath([jobs[index].folder for index in due]))
+    separate = functools.partial(_separate, choice, output, options)
+    with (
+        Cluster(address, top, seen) as cluster,
+        logging_redirect_tqdm(),
+        Progress([jobs[index] for index in due], hidden=quiet) as progress,
+    ):
+        size = max(1, min(_MOST_AT_ONCE, len(due) // (_SHARES * cluster.num_workers())))
+        shares = [due[start : start + size] for start in range(0, len(due), size)]
+        numbers = {index: number for number, index in enumerate(due)}
+        found = cluster.map(separate, [[(index, jobs[index]) for index in share] for share in shares], False, bundle=1)
+        told = set()
+        for indexed, messages in found:
+            for level, message in messages:
+                if (level, message) not in told:  # threads of one worker tell it each
+                    logger.log(level, "%s", message)
+                told.add((level, message))
+            for index, result in indexed:
+                results[index] = result
+                if "num_samples" in result:
+                    progress.add(numbers[index], result["num_samples"], result["num_samples"], result["sample_rate"])
+                progress.finish(numbers[index])
+    num_spks = model.hparams.num_spks
+    written = ((jobs[index], results[index]["status"]) for index in due)
+    _remove_temporaries(
+        path for job, status in written if status == SEPARATED for path in output.paths(job.folder, job.name, num_spks)
+    )
+    return results
+
+
+def _remove_temporaries(paths):
+    """Remove what killed workers left of some files: of these alone, since others may write in the same folders."""
+    names = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    for folder, wanted in names.items():
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                found = _TEMPORARY.fullmatch(entry.name)
+                if found and found.group(1) in wanted:
+                    os.unlink(entry.path)
+
+
+# In a worker
+
+
+def _separate(choice, output, options, share):
+    """Results of some recordings by their positions, and what was logged about them."""
+    model = _model(choice)
+    with _Collected("mossformer_sb") as messages:
+        # What is there of them comes of a worker that was killed in this run: these files are made again.
+        results = separate_jobs(model, [job for _, job in share], output, options, overwrite=True, quiet=True)
+    return [(index, result) for (index, _), result in zip(share, results, strict=True)], messages
+
+
+_lock = threading.Lock()
+
+
+def _model(choice):
+    with _lock:  # a worker may have several threads
+        return _loaded(choice)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(choice):
+    from mossformer_sb.inference.separation import MossFormerSeparation
+
+    return MossFormerSeparation.from_hparams(choice.source, device=choice.device, trust=choice.trust)
+
+
+class _Collected(logging.Handler):
+    """Context: a list of (level, text) of what is logged in this thread and in those that it starts."""
+
+    def __init__(self, name):
+        super().__init__(logging.WARNING)
+        self._logger, self._messages = logging.getLogger(name), []
+
+    def emit(self, record):
+        self._messages.append((record.levelno, self.format(record)))
+
+    def __enter__(self):
+        self._logger.addHandler(self)
+        return self._messages
+
+    def __exit__(self, *_):
+        self._logger.removeHandler(self)

@@ -1,0 +1,172 @@
+"""Several pieces of recordings through the network at once, in the order in which they come.
+
+Which pieces go together depends on their order, lengths and number alone, never on what is ready first: the same list
+gives the same batches. Shapes: T samples of a piece, S speakers.
+"""
+
+import logging
+
+import torch
+
+from mossformer_sb.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Of pieces at once where none is given. On the CPU one was measured to be the fastest, see docs/bulk.md: there the fast
+# implementation of the network goes through a batch item by item, and one item fits the caches best.
+CPU_BATCH = 1
+MOST_ON_GPU = 32
+MEMORY_SHARE = 0.5  # of a GPU's free memory that a batch may take
+WINDOW = 4  # batches that are collected, so that pieces of about one length can go together
+WINDOW_SAMPLES = 320_000  # of a piece, on average, 20 s at 16 kHz: longer pieces make the window shorter
+
+
+class BatchLimit:
+    """How many pieces go through the network at once.
+
+    Arguments
+    ---------
+    batch_size : int, optional
+        That many. Default: on a GPU what fits half of its free memory, measured at the first piece, at most
+        `MOST_ON_GPU`; `CPU_BATCH` elsewhere.
+    device : str or torch.device
+        Where the network is.
+
+    Raises
+    ------
+    InputError
+        If the number is not one of a batch.
+
+    Example
+    -------
+    >>> limit = BatchLimit(8)
+    >>> limit.allows(8, 240000), limit.allows(9, 10)
+    (True, False)
+    """
+
+    def __init__(self, batch_size=None, device="cpu"):
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"batch size {batch_size}: give a whole number from 1, or leave it out.")
+        self._device = torch.device(device)
+        self._is_automatic = batch_size is None and self._device.type == "cuda"
+        self.most = batch_size or (MOST_ON_GPU if self._is_automatic else CPU_BATCH)
+        self._num_samples = 0 if self._is_automatic else None  # of a padded batch; 0: not measured yet
+
+    def allows(self, num_pieces, longest):
+        """Whether so many pieces, the longest of so many samples, may go at once. One always may."""
+        if num_pieces == 1:
+            return True
+        return num_pieces <= self.most and (self._num_samples is None or num_pieces * longest <= self._num_samples)
+
+    def measured(self, network, signals):
+        """Call the network; on a GPU, learn from the first call how much memory a sample takes."""
+        if self._num_samples != 0:
+            return network(signals)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        found = network(signals)
+        used = torch.cuda.max_memory_allocated(self._device) - before
+        free = torch.cuda.mem_get_info(self._device)[0] + torch.cuda.memory_reserved(self._device) - before
+        padded = len(signals) * max(map(len, signals))
+        self._num_samples = max(1, int(MEMORY_SHARE * free / max(1, used) * padded))
+        return found
+
+    def lower(self, num_pieces):
+        """Allow fewer than so many, which were too many for the memory."""
+        self.most = max(1, num_pieces // 2)
+        logger.warning(
+            "a batch of %d does not fit the memory: from here on at most %d at once (--batch-size).",
+            num_pieces,
+            self.most,
+        )
+
+
+def separate_pieces(network, pieces, limit):
+    """Put pieces through the network in batches.
+
+    Arguments
+    ---------
+    network : callable
+        From a list of arrays [T], of any lengths, to a list of arrays [T, S].
+    pieces : iterable of (object, mossformer_sb.inference.prepared.Piece or None)
+        The object goes with its piece; without a piece it is passed on in its place.
+    limit : BatchLimit
+        How many at once.
+
+    Returns
+    -------
+    iterator of (object, Piece or None, numpy.ndarray, Exception or None)
+        In the order of the pieces, with the estimates [T, S]: None for silence, and the exception where the network
+        failed with this piece alone.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> from mossformer_sb.inference.prepared import Piece
+    >>> pieces = [(name, Piece(np.ones(length), 1.0, 0, True)) for name, length in (("a", 3), ("b", 2))]
+    >>> network = lambda signals: [np.stack((signal, signal), 1) for signal in signals]
+    >>> [(name, found.shape) for name, piece, found in separate_pieces(network, pieces, BatchLimit(2))]
+    [('a', (3, 2)), ('b', (2, 2))]
+    """
+    for window in _windows(pieces, limit):
+        found, position = {}, 0
+        due = {index for index, (_, piece) in enumerate(window) if piece is not None and not piece.is_silent}
+        for batch in _batches(window, due, limit):
+            signals = [window[index][1].samples for index in batch]
+            found.update(zip(batch, _separate(network, signals, limit), strict=True))
+            due.difference_update(batch)
+            while position < len(window) and position not in due:
+                yield *window[position], found.pop(position, None)
+                position += 1
+        for index in range(position, len(window)):
+            yield *window[index], None
+
+
+def or_raise(found):
+    """What `separate_pieces` found for a piece; raises it if it is an exception."""
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _windows(pieces, limit):
+    """Lists of pieces among which batches are formed."""
+    window, num_samples, num_pieces = [], 0, 0
+    for owner, piece in pieces:
+        window.append((owner, piece))
+        if piece is not None:
+            num_samples, num_pieces = num_samples + len(piece.samples), num_pieces + 1
+        size = WINDOW * limit.most if limit.most > 1 else 1
+        if num_pieces >= size or num_samples >= size * WINDOW_SAMPLES:
+            yield window
+            window, num_samples, num_pieces = [], 0, 0
+    if window:
+        yield window
+
+
+def _batches(window, due, limit):
+    """Lists of positions in the window, of neighbours in length."""
+    order = sorted(due, key=lambda index: (len(window[index][1].samples), -index))  # taken from its end
+    while order:
+        batch = [order.pop()]  # the longest decides how many fit
+        longest = len(window[batch[0]][1].samples)
+        while order and limit.allows(len(batch) + 1, longest):
+            batch.append(order.pop())
+        yield batch
+
+
+def _separate(network, signals, limit):
+    """Estimates, or an exception, for each signal; what fails with some of them is done with fewer."""
+    try:
+        return limit.measured(network, signals)
+    except Exception as error:
+        if len(signals) == 1:
+            return [error]
+        if _is_out_of_memory(error):
+            limit.lower(len(signals))
+    half = (len(signals) + 1) // 2  # outside of the handler, where the failed call's tensors are free again
+    return _separate(network, signals[:half], limit) + _separate(network, signals[half:], limit)
+
+
+def _is_out_of_memory(error):
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

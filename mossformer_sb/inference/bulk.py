@@ -1,0 +1,222 @@
+"""Separating many recordings into files, with the network busy all the time.
+
+Three things go on at once: the next recordings are read and resampled, the network separates batches of their pieces,
+and finished recordings are written. What waits between these is bounded. Shapes: t samples, S speakers.
+"""
+
+import contextlib
+import itertools
+import queue
+import threading
+
+from mossformer_sb.data.audio_io import Recording, check_format
+from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
+from mossformer_sb.inference.block_store import BlockStore
+from mossformer_sb.inference.chunking import Chunking
+from mossformer_sb.inference.output_files import made_folders
+from mossformer_sb.inference.output_gain import LEVELS, check_level
+from mossformer_sb.inference.output_writer import write_separated
+from mossformer_sb.inference.prepared import PreparedRecording
+
+_POLL_SECONDS = 0.1  # how soon a waiting thread notices that work is given up
+_STOP_SECONDS = 10  # how long to wait for a thread, which may be in the middle of a batch, when work is given up
+
+
+def separate_recordings(
+    model, tasks, output, level=LEVELS[0], channel=None, chunking=None, batch_size=None, report=None
+):
+    """Separate recordings into files; what one of them does wrong leaves the others alone.
+
+    Each gets the files that `MossFormerSeparation.separate_recording` gives it, up to rounding.
+
+    Arguments
+    ---------
+    model : mossformer_sb.inference.separation.MossFormerSeparation
+    tasks : iterable of (str, Path, bytes or file object; Path; str)
+        Recording, output folder, and what the files are called by. Taken as they are needed.
+    output : mossformer_sb.inference.output_files.Output
+        Which files to write.
+    level, channel, chunking, batch_size
+        As for `MossFormerSeparation.separate`.
+    report : callable, optional
+        Called with the number of the task, from 0, how many samples more of it are separated, its number of samples,
+        None where that is not known, and its rate.
+
+    Returns
+    -------
+    iterator of SeparatedRecording or Exception
+        For each task, in their order.
+
+    Raises
+    ------
+    InputError
+        If an option is not known.
+
+    Example
+    -------
+    >>> import numpy as np, soundfile
+    >>> from mossformer_sb import MossFormerSeparation, MossFormerSeparator
+    >>> from mossformer_sb.inference.output_files import Output
+    >>> from mossformer_sb.sharing.folder import export
+    >>> folder, separator = getfixture("tmp_path"), MossFormerSeparator.from_size("mini")
+    >>> model = export(folder / "model", dict(separator.named_children()), sample_rate=8000)
+    >>> model = MossFormerSeparation.from_hparams(source=model, device="cpu")
+    >>> for name in ("a", "b"):
+    ...     soundfile.write(folder / f"{name}.wav", 0.1 * np.random.randn(4000), 8000)
+    >>> tasks = [(folder / f"{name}.wav", folder / "out", name) for name in ("a", "missing", "b")]
+    >>> [type(found).__name__ for found in separate_recordings(model, tasks, Output(), batch_size=2)]
+    ['SeparatedRecording', 'InputError', 'SeparatedRecording']
+    """
+    check_level(level)
+    limit = BatchLimit(batch_size, model.device)
+    reader = _Reader(model, output, channel, chunking or Chunking())
+    pieces = Ahead(reader.pieces(tasks), 2 * limit.most)
+    separated = Ahead(separate_pieces(model.separate_signals, pieces, limit), 2 * limit.most, pieces.close)
+    try:
+        for number, (task, group) in enumerate(itertools.groupby(separated, key=lambda entry: entry[0])):
+            told = None if report is None else _bound(report, number, task)
+            try:
+                yield task.write(group, level, told)
+            except Exception as error:
+                task.is_given_up = True
+                yield error
+    finally:
+        separated.close()
+
+
+def _bound(report, number, task):
+    def told(num_samples):
+        recording = task.prepared.recording
+        report(number, num_samples, recording.num_samples, recording.sample_rate)
+
+    return told
+
+
+class _Task:
+    """A recording with what is to be made of it."""
+
+    def __init__(self, recording, folder, name):
+        self.recording, self.folder, self.name = recording, folder, name
+        self.prepared = self.output = self.detector = self.error = None
+        self.num_spks = 0
+        self.is_given_up = False  # so that no more of it is read
+
+    def open(self, model, output, channel, chunking):
+        """Read the header, and check what can be checked before the work."""
+        recording = Recording(self.recording, channel=channel)
+        check_format(output.format, recording.sample_rate)
+        self.output, self.num_spks = output, model.hparams.num_spks
+        self.detector = model.activity_detector(recording) if output.activity else None
+        self.prepared = PreparedRecording(recording, model, chunking)
+
+    def write(self, separated, level, told):
+        """From this task's pieces with their estimates to its files."""
+        first = next(separated)
+        separated = self._checked(itertools.chain([first], separated))
+        if self.prepared is None:
+            next(separated)  # raises
+        recording = self.prepared.recording
+        paths = self.output.paths(self.folder, self.name, self.num_spks)
+        with made_folders(self.folder, paths), BlockStore(self.num_spks, self.folder) as store:
+            for block in self.prepared.blocks(separated):
+                store.append(block)
+                if told is not None:
+                    told(len(block))
+            return write_separated(recording, store, self.output, self.folder, self.name, level, self.detector)
+
+    def _checked(self, separated):
+        for _, piece, found in separated:
+            if piece is None:
+                raise self.error
+            yield piece, or_raise(found)
+
+
+class _Reader:
+    """From tasks to their pieces; an error stands in the place of the piece that it prevents."""
+
+    def __init__(self, model, *options):
+        self._model, self._options = model, options
+
+    def pieces(self, tasks):
+        """Iterator of (`_Task`, Piece, or None where `_Task.error` says why there is none)."""
+        for entry in tasks:
+            task = _Task(*entry)
+            try:
+                task.open(self._model, *self._options)
+                for piece in task.prepared.pieces():
+                    yield task, piece
+                    if task.is_given_up:
+                        break
+            except Exception as error:
+                task.error = error
+                yield task, None
+
+
+class Ahead:
+    """An iterator whose items are computed in a thread, some of them before they are wanted.
+
+    Arguments
+    ---------
+    items : iterable
+        What it raises is raised here, in its place.
+    size : int
+        How many items may wait.
+    on_close : callable, optional
+        Called when the rest is not wanted any more.
+
+    Example
+    -------
+    >>> list(Ahead(range(3), 1))
+    [0, 1, 2]
+    """
+
+    def __init__(self, items, size, on_close=None):
+        self._waiting, self._closed, self._on_close = queue.Queue(size), threading.Event(), on_close
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._run, args=(items,), daemon=True)
+        self._thread.start()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._has_ended:
+            raise StopIteration
+        while True:
+            if self._closed.is_set():
+                raise _GivenUp  # and not StopIteration, after which what has come so far would still be worked on
+            with contextlib.suppress(queue.Empty):
+                item, error = self._waiting.get(timeout=_POLL_SECONDS)
+                break
+        if error is None:
+            return item
+        self._has_ended = True
+        raise error
+
+    def close(self):
+        """Give up the rest; waits for the item that is being computed, for a while."""
+        self._closed.set()
+        if self._on_close is not None:
+            self._on_close()
+        self._thread.join(_STOP_SECONDS)
+
+    def _run(self, items):
+        try:
+            for item in items:
+                if not self._put(item, None):
+                    return
+            self._put(None, StopIteration())
+        except BaseException as error:  # it is raised where the items are wanted
+            self._put(None, error)
+
+    def _put(self, item, error):
+        """Whether there was room before the rest was given up."""
+        while not self._closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._waiting.put((item, error), timeout=_POLL_SECONDS)
+                return True
+        return False
+
+
+class _GivenUp(Exception):
+    """The items are not wanted any more."""

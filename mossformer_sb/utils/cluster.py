@@ -1,0 +1,283 @@
+"""Work lists on a Dask cluster: https://distributed.dask.org.
+
+All workers see the same folders under the same paths, have the same version of this package, and write their results
+there. Items travel to a worker in bundles; the function that they are for is kept once in each worker. A worker that is
+killed loses nothing: its bundle goes to another one.
+
+`distributed` is used directly, not by way of joblib's backend of that name: with joblib 1.6, a program waits for ever
+after a worker was killed by the same item for the fourth time, and a cluster with one worker isn't used at all.
+"""
+
+import collections
+import contextlib
+import hashlib
+import os
+import pkgutil
+import platform
+import uuid
+from pathlib import Path
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.version import __version__
+
+CONNECT_SECONDS = 20  # until a cluster must have answered, and have a worker
+_ALONE_SECONDS = 60  # how long a list may wait for a worker when none is left
+_WAIT_SECONDS = 5  # between two looks at that
+_IN_FLIGHT = 3  # bundles for each worker at a time: one in work, and some that wait there
+_BUNDLES = 8  # for each worker, at least, so that all end at about the same time
+_LARGEST_BUNDLE = 32
+
+
+class Cluster:
+    """A Dask cluster, connected and checked; a context.
+
+    Arguments
+    ---------
+    address : str
+        Of its scheduler, as in ``tcp://host:8786``, or a scheduler file.
+    output_folder : str or Path
+        Where the workers write. Where it is not there yet, the nearest folder above it is looked at.
+    paths : iterable of str or Path
+        What they read: files and folders, which each must see with the same content.
+    package : str
+        The one that the functions for items are in, which each worker must be able to import.
+
+    Raises
+    ------
+    InputError
+        If the cluster can't be reached or has no worker, or a worker lacks the package, has another version, or sees
+        other folders.
+    """
+
+    def __init__(self, address, output_folder, paths=(), package="mossformer_sb"):
+        self.address = address
+        self._client = _connect(address)
+        self._probe = _existing(Path(output_folder).resolve()) / f".cluster-{uuid.uuid4().hex}.tmp"
+        try:
+            _check_versions(self._client, package)
+            self._check_folders([Path(path).resolve() for path in paths])
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self._probe.unlink()
+        with contextlib.suppress(Exception):  # a cluster that is gone
+            self._client.close(timeout=_WAIT_SECONDS)
+
+    def map(self, function, items, ordered=True, bundle=None):
+        """The results of a function for items.
+
+        Arguments
+        ---------
+        function : Callable
+            Of one item. It and the items and results must be picklable.
+        items : iterable
+            What it is called with.
+        ordered : bool
+            Whether results come in the order of the items, or as they are done.
+        bundle : int, optional
+            How many items a worker gets at once. Default: by their number.
+
+        Returns
+        -------
+        iterator
+
+        Raises
+        ------
+        InputError
+            If all workers are gone, or an item ends them; and whatever the function raises.
+        """
+        items, num_workers = list(items), self.num_workers()
+        size = bundle or max(1, min(_LARGEST_BUNDLE, len(items) // (_BUNDLES * num_workers)))
+        bundles = collections.deque((start, items[start : start + size]) for start in range(0, len(items), size))
+        # Kept as a task, not as data: what a killed worker held is made again. Each worker has it once.
+        kept = self._client.submit(_identity, function, key=f"function-{uuid.uuid4().hex}", pure=False)
+        running, done, position = {}, {}, 0  # future -> first item; first item -> results
+        try:
+            while bundles or running:
+                while bundles and len(running) < _IN_FLIGHT * num_workers:
+                    start, some = bundles.popleft()
+                    future = self._client.submit(_call, kept, some, str(self._probe), key=f"items-{uuid.uuid4().hex}")
+                    running[future] = start
+                for future in sorted(self._finished(running), key=running.get):
+                    start, results = running.pop(future), self._result(future)
+                    if ordered:
+                        done[start] = results
+                    else:
+                        yield from results
+                while position in done:
+                    results = done.pop(position)
+                    position += len(results)
+                    yield from results
+        finally:
+            with contextlib.suppress(Exception):  # a cluster that is gone
+                self._client.cancel([*running, kept])
+
+    def num_workers(self):
+        """How many items are in work at the same time: the workers' threads; at least 1."""
+        return max(1, sum(self._client.ncores().values()))
+
+    def _finished(self, running):
+        """Some futures that are done; an error if no worker is there for a long time."""
+        from distributed import CancelledError, wait
+        from distributed import TimeoutError as DaskTimeoutError
+
+        waited = 0
+        while True:
+            try:
+                with self._client.as_current():
+                    return wait(list(running), timeout=_WAIT_SECONDS, return_when="FIRST_COMPLETED").done
+            except CancelledError as error:
+                raise self._gone() from error
+            except (DaskTimeoutError, TimeoutError):
+                pass
+            if self._client.status != "running":
+                raise self._gone()
+            waited = 0 if self._client.ncores() else waited + _WAIT_SECONDS
+            if waited >= _ALONE_SECONDS:
+                raise InputError(
+                    f"the cluster at {self.address} has had no worker for {_ALONE_SECONDS} s. Finished files are kept: "
+                    "start workers, and the same command again to continue."
+                )
+
+    def _result(self, future):
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            return future.result()
+        except KilledWorker as error:
+            raise InputError(
+                f"several workers of the cluster at {self.address} were killed by one item, probably out of memory "
+                f"(the last one was {error.last_worker.address}). Finished files are kept: give the workers more "
+                "memory, and start again to continue."
+            ) from error
+        except CancelledError as error:
+            raise self._gone() from error
+
+    def _gone(self):
+        return InputError(
+            f"the cluster at {self.address} is gone. Finished files are kept: start it, and the same command again to "
+            "continue."
+        )
+
+    def _check_folders(self, paths):
+        """Each worker must see this machine's file in the output folder, and this machine what it writes beside it."""
+        folder, secret = self._probe.parent, uuid.uuid4().hex
+        try:
+            self._probe.write_text(secret, encoding="ascii")
+        except OSError as error:
+            raise InputError(f"{folder}: can't write to this folder ({error.strerror}).") from error
+        answers = self._client.run(_look, str(self._probe), secret, [str(path) for path in paths], on_error="return")
+        expected = [_content(path) for path in paths]
+        for worker, answer in answers.items():
+            if isinstance(answer, BaseException):
+                raise InputError(f"worker {worker} can't look at the folders ({answer!r}).") from answer
+            problem, reply, seen = answer
+            other = next((path for path, here, there in zip(paths, expected, seen, strict=True) if here != there), None)
+            if problem is None and not _take(reply):
+                problem = f"what it wrote to {folder} is not there"
+            if problem is None and other is not None:
+                problem = f"{other} is not there, or is another one"
+            if problem is not None:
+                raise InputError(
+                    f"worker {worker} does not see the same folders: {problem}. Mount them under the same paths on all "
+                    "machines of the cluster, for the same user."
+                )
+
+
+def _connect(address):
+    try:
+        from distributed import Client
+        from distributed import TimeoutError as DaskTimeoutError
+    except ImportError as error:
+        raise InputError(
+            f"a cluster needs packages that are not installed ({error.name}): pip install 'mossformer_sb[cluster]'."
+        ) from error
+    given = {"scheduler_file": address} if os.path.isfile(address) else {"address": address}
+    advice = "Start one with `dask scheduler` and `dask worker ADDRESS`, and give the scheduler's address."
+    try:
+        client = Client(**given, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError, DaskTimeoutError, TimeoutError) as error:
+        raise InputError(f"no cluster answers at {address} ({error}). {advice}") from error
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except (DaskTimeoutError, TimeoutError) as error:
+        client.close()
+        raise InputError(f"the cluster at {address} has no worker. {advice}") from error
+    return client
+
+
+def _check_versions(client, package):
+    # From the standard library, so that a worker without this package can answer.
+    found = client.run(pkgutil.resolve_name, "mossformer_sb.version:__version__", on_error="return")
+    for worker, version in found.items():
+        if version != __version__:
+            has = "has no mossformer_sb" if isinstance(version, BaseException) else f"has mossformer_sb {version}"
+            raise InputError(
+                f"worker {worker} {has}, and {__version__} is needed, as here: pip install it there, and start the "
+                "worker again."
+            )
+    for worker, module in client.run(pkgutil.resolve_name, package, on_error="return").items():
+        if isinstance(module, BaseException):
+            raise InputError(
+                f"worker {worker} can't import {package} ({module}): start it with this folder of the clone in "
+                f"PYTHONPATH, {Path(__file__).parents[2]}."
+            )
+
+
+def _existing(folder):
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def _content(path):
+    """What tells a file or folder from another one of the same path: size, or digest of names; None if it is absent."""
+    try:
+        if not os.path.isdir(path):
+            return os.path.getsize(path)
+        names = sorted(name for name in os.listdir(path) if not name.startswith("."))  # without temporary files
+        return hashlib.sha256("/".join(names).encode(errors="surrogateescape")).hexdigest()
+    except OSError:
+        return None
+
+
+def _take(path):
+    """Whether a file is there; it is removed."""
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
+# In a worker
+
+
+def _look(probe, secret, paths):
+    """What is wrong with the output folder or None, the file that is written there, and the content of some paths."""
+    reply = f"{probe}.{uuid.uuid4().hex}"
+    try:
+        with open(probe, encoding="ascii") as file:
+            same = file.read() == secret
+        Path(reply).touch()
+    except OSError as error:
+        return f"{os.path.dirname(probe)} ({error.strerror})", reply, [_content(path) for path in paths]
+    problem = None if same else f"{os.path.dirname(probe)} is another one"
+    return problem, reply, [_content(path) for path in paths]
+
+
+def _identity(function):
+    return function
+
+
+def _call(function, items, probe):
+    if not os.path.isfile(probe):  # of a worker that came later than the check
+        raise InputError(
+            f"a worker on {platform.node()} does not see {os.path.dirname(probe)} as the others do: mount the same "
+            "folders there, under the same paths. Finished files are kept."
+        )
+    return [function(item) for item in items]

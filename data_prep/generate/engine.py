@@ -38,7 +38,7 @@ from tqdm import tqdm
 from data_prep.generate.file_access import check_access
 from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_write, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def output_path(output_folder):
     """
     if not str(output_folder):
         raise InputError("output_folder is empty: give a folder. Is a variable of the shell not set?")
-    return Path(output_folder).expanduser()
+    return Path(expanded(output_folder))
 
 
 def checksum(path):

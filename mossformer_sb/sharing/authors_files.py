@@ -19,6 +19,7 @@ import torch
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.weights import read_plain, read_state_dict
+from mossformer_sb.utils.files import expanded
 
 CONFIG_FILE = "config.json"
 POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that is there counts
@@ -103,7 +104,7 @@ def read_checkpoint(source):
     >>> checkpoint.form, [*checkpoint.states["masknet"]]
     ('clearvoice', ['norm.weight'])
     """
-    source = Path(source).expanduser()
+    source = Path(expanded(source))
     if source.is_file():
         if source.name in POINTERS:
             return _of_whole(source.parent, _pointed_at(source), "clearvoice")

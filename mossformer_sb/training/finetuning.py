@@ -19,7 +19,7 @@ from mossformer_sb.sharing.weights import find_weights, read_state_dict
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
 from mossformer_sb.training.command_line import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
-from mossformer_sb.utils.files import locate
+from mossformer_sb.utils.files import expanded, locate
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def start_from(modules, source, sample_rate):
 def _find_model(source):
     """Find a model: the file of its hyperparameters, where its weights are, and what reads those of a module."""
     source = resolve_source(source)
-    folder = Path(source).expanduser()
+    folder = Path(expanded(source))
     if folder.is_dir():
         return _find_in_folder(folder)
     if HUB_ID.fullmatch(str(source)):

@@ -175,7 +175,7 @@ def file_name(mixture, num_spks):
     Example
     -------
     >>> file_name("a_b", 2), file_name("a_b", 10)
-    ('a_b', '7c12772809c1c0c3deda6103b10fdfa0')
+    ('a_b', 'dbf08e00b01fd58a4a5967753b43784f')
     """
     return mixture if num_spks < MANY_SPEAKERS else hashlib.md5(mixture.encode(), usedforsecurity=False).hexdigest()
 

@@ -74,10 +74,10 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--level",
-        default="mixture",
+        default=LEVELS[0],
         choices=LEVELS,
-        help="mixture: one gain for all speakers fits their sum to the recording; speakers: the same with a gain for "
-        "each; peak: one gain brings the loudest to full scale; none: no further gain (default: mixture)",
+        help="speakers: a gain for each speaker fits their sum to the recording; mixture: the same with one gain for "
+        "all; peak: one gain brings the loudest to full scale; none: no further gain (default: speakers)",
     )
     parser.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again what is already there")

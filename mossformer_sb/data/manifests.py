@@ -60,7 +60,7 @@ def read_manifest(path, data_root, num_spks=None):
     -------
     >>> manifest = getfixture("tmp_path") / "tr.csv"
     >>> header = "ID,duration,sample_rate,mix_wav,s1_wav"
-    >>> _ = manifest.write_text(header + "\na,2.5,8000,$data_root/m.wav,$data_root/s.wav\n")
+    >>> _ = manifest.write_text(header + "\\na,2.5,8000,$data_root/m.wav,$data_root/s.wav\\n")
     >>> read_manifest(manifest, "/data")[["mix_wav", "num_samples"]].iloc[0].to_list() == ["/data/m.wav", 20000]
     True
     """

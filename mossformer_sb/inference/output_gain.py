@@ -4,7 +4,7 @@ import numpy as np
 
 from mossformer_sb.errors import InputError
 
-LEVELS = ("mixture", "speakers", "none", "peak")
+LEVELS = ("speakers", "mixture", "none", "peak")  # the default first
 
 
 class LevelMeter:
@@ -151,7 +151,7 @@ def check_level(level):
     >>> check_level("loud")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: level 'loud' is not known: choose one of mixture, speakers, none, peak.
+    mossformer_sb.errors.InputError: level 'loud' is not known: choose one of speakers, mixture, none, peak.
     """
     if level not in LEVELS:
         raise InputError(f"level {level!r} is not known: choose one of {', '.join(LEVELS)}.")

@@ -14,7 +14,7 @@ from mossformer_sb.inference.output_files import (
     suspects_one_speaker,
     with_mixture,
 )
-from mossformer_sb.inference.output_gain import LevelMeter
+from mossformer_sb.inference.output_gain import LEVELS, LevelMeter
 
 
 def measure(blocks, recording):
@@ -25,7 +25,7 @@ def measure(blocks, recording):
     return meter
 
 
-def write_separated(recording, store, output, folder, name, level="mixture", detector=None):
+def write_separated(recording, store, output, folder, name, level=LEVELS[0], detector=None):
     """Write what is wanted of a recording's estimates.
 
     Arguments

@@ -23,7 +23,7 @@ from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking, separate_in_chunks
 from mossformer_sb.inference.input_level import check_input_level, normalise
 from mossformer_sb.inference.output_files import Output, made_folders, reduction_without_clipping
-from mossformer_sb.inference.output_gain import check_level, mapping_gain
+from mossformer_sb.inference.output_gain import LEVELS, check_level, mapping_gain
 from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.network.separator import applies_masks, separate
 from mossformer_sb.pretrained import default_model
@@ -174,7 +174,7 @@ class MossFormerSeparation(Pretrained):
         _check_finite(mix, estimates, lengths)
         return estimates
 
-    def separate(self, recording, sample_rate=None, channel=None, level="mixture", chunking=None, progress=False):
+    def separate(self, recording, sample_rate=None, channel=None, level=LEVELS[0], chunking=None, progress=False):
         """Separate a recording of any kind.
 
         Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
@@ -195,10 +195,10 @@ class MossFormerSeparation(Pretrained):
         channel : int, optional
             Which channel to separate, from 0. Default: the mean of all.
         level : str
-            "mixture": one gain, common to all speakers and constant over the whole recording, fits the estimates' sum
-            to the recording. "speakers": the same with a gain for each speaker, for networks that leave the relation of
-            the speakers' levels open. "peak": one such gain brings the loudest sample of all estimates to full scale.
-            "none": no further gain; their level is then arbitrary, but goes up and down with the recording's.
+            "speakers": a gain for each speaker, constant over the whole recording, fits the estimates' sum to the
+            recording; SI-SNR, by which networks are trained, leaves each output's level open. "mixture": the same with
+            one gain for all. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": no
+            further gain; their level is then arbitrary, but goes up and down with the recording's.
         chunking : Chunking, optional
             How long recordings are cut. Default: ``Chunking()``.
         progress : bool or callable
@@ -266,7 +266,7 @@ class MossFormerSeparation(Pretrained):
         return estimates
 
     def separate_to_files(
-        self, path, output_folder, name=None, format="wav", channel=None, level="mixture", chunking=None, progress=False
+        self, path, output_folder, name=None, format="wav", channel=None, level=LEVELS[0], chunking=None, progress=False
     ):
         """Separate a recording of any length into files, one for each speaker, in bounded memory.
 
@@ -303,7 +303,7 @@ class MossFormerSeparation(Pretrained):
         name=None,
         output=None,
         channel=None,
-        level="mixture",
+        level=LEVELS[0],
         chunking=None,
         progress=False,
     ):

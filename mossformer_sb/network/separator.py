@@ -154,8 +154,9 @@ class MossFormerSeparator(nn.Module):
         InputError
             If the size is not known.
         """
-        masknet = build_masknet(size, num_spks, dropout, apply_masks=apply_masks)
-        return cls(build_encoder(size), masknet, build_decoder(size))
+        # In this order, so that a seed gives the weights that it has always given.
+        encoder = build_encoder(size)
+        return cls(encoder, build_masknet(size, num_spks, dropout, apply_masks=apply_masks), build_decoder(size))
 
     def forward(self, mixture, lengths=None):
         """[B, T] → [B, T, S]; see `separate`."""

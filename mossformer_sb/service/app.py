@@ -131,7 +131,7 @@ def create_app(model, limits=None):
         request: Request,
         answer: Literal["zip", "json"] = Query("zip", description="zip: a file; json: tracks in base64"),
         format: Literal[tuple(FORMATS)] = Query("wav", description="of the tracks"),
-        level: Literal[tuple(LEVELS)] = Query("mixture", description="as for `mossformer-sb separate`"),
+        level: Literal[tuple(LEVELS)] = Query(LEVELS[0], description="as for `mossformer-sb separate`"),
         channel: int | None = Query(None, ge=0, description="which channel, from 0; default: the mean of all"),
         name: str | None = Query(None, description="what the tracks' names begin with; default: the sent file's name"),
     ):

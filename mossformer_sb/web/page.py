@@ -31,8 +31,8 @@ _LOOK_EVERY = 0.25  # seconds between two looks at how far a separation is
 _MOST_AT_ONCE, _MOST_WAITING = 16, 64  # visitors whose separations run or wait for their model; and in the queue
 _CHANNELS = [("Mean of all", -1), ("First (left)", 0), ("Second (right)", 1), ("Third", 2), ("Fourth", 3)]
 _LEVEL_NAMES = {
-    "mixture": "As in the recording",
-    "speakers": "Each as in the recording",
+    "speakers": "As in the recording",
+    "mixture": "One gain for all",
     "peak": "Loudest at full scale",
     "none": "As the network gives them",
 }
@@ -96,7 +96,7 @@ class Page:
                 format = gr.Dropdown(list(FORMATS), value="wav", label="Format of the files", min_width=220)
                 level = gr.Dropdown(
                     [(_LEVEL_NAMES.get(level, level), level) for level in LEVELS],
-                    value="mixture",
+                    value=LEVELS[0],
                     label="Level",
                     min_width=220,
                 )

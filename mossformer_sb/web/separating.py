@@ -53,7 +53,7 @@ class Options:
     """What a visitor can choose, as for `MossFormerSeparation.separate_to_files`."""
 
     format: str = "wav"
-    level: str = "mixture"
+    level: str = LEVELS[0]
     channel: int | None = None
 
     def __post_init__(self):

@@ -6,7 +6,9 @@ import torch
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.network.sizes import SIZES
-from mossformer_sb.sharing.modelscope import from_modelscope, masknet_from_modelscope, to_modelscope
+from mossformer_sb.sharing.authors_export import to_authors
+from mossformer_sb.sharing.conversion import from_authors
+from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 from tests.parity.reference import (
     computed,
     flat,
@@ -143,14 +145,14 @@ def test_files_of_the_authors_model_convert_to_its_output(tmp_path):
     theirs = MossFormer(str(tmp_path), **sizes, **others).eval()
     for name, module in theirs.as_dict().items():
         torch.save(module.state_dict(), tmp_path / f"{name}.bin")
-    folder = from_modelscope(tmp_path, tmp_path / "ours", group_size=16)
+    folder = from_authors(tmp_path, tmp_path / "ours", group_size=16)
     mixture = torch.randn(2, 1000)
     with torch.no_grad():
         expected = theirs(mixture)
     found = MossFormerSeparation.from_hparams(folder, device="cpu").separate_batch(mixture)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
-    back = to_modelscope(folder, tmp_path / "back")
+    back = to_authors(folder, tmp_path / "back", "modelscope")
     again = MossFormer(str(back), **sizes, **others).eval()
     again.load_check_point()
     with torch.no_grad():

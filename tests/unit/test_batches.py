@@ -156,13 +156,13 @@ class TestSeparate:
 
     def test_a_file_that_vanishes(self, model, folder, tmp_path, caplog, monkeypatch):
         write(folder / "a.wav"), write(folder / "b.wav"), write(folder / "z.wav")
-        real = MossFormerSeparation.separate_to_files
+        real = MossFormerSeparation.separate_recording
 
         def then_remove(*args, **options):
             (folder / "b.wav").unlink(missing_ok=True)
             return real(*args, **options)
 
-        monkeypatch.setattr(MossFormerSeparation, "separate_to_files", then_remove)
+        monkeypatch.setattr(MossFormerSeparation, "separate_recording", then_remove)
         assert self.run(model, tmp_path) == 1
         assert self.separated(tmp_path) == ["a", "z"] and "b.wav: there is no such audio file" in caplog.text
 
@@ -181,14 +181,14 @@ class TestSeparate:
 
     def test_a_fault_of_ours_shows_and_the_rest_goes_on(self, model, folder, tmp_path, caplog, monkeypatch):
         write(folder / "a.wav"), write(folder / "b.wav")
-        real = MossFormerSeparation.separate_to_files
+        real = MossFormerSeparation.separate_recording
 
         def fail(self, path, *args, **options):
             if path.name == "a.wav":
                 raise RuntimeError("a fault of ours")
             return real(self, path, *args, **options)
 
-        monkeypatch.setattr(MossFormerSeparation, "separate_to_files", fail)
+        monkeypatch.setattr(MossFormerSeparation, "separate_recording", fail)
         assert self.run(model, tmp_path) == 1
         assert self.separated(tmp_path) == ["b"]
         assert "a.wav" in caplog.text and "RuntimeError: a fault of ours" in caplog.text

@@ -15,6 +15,8 @@ RENAMING = {
     "mossformer_sb/utils/files.py",  # the one place for write-then-rename
     "mossformer_sb/training/checkpoints.py",  # SpeechBrain writes a checkpoint, into a folder that gets its name later
     "mossformer_sb/training/run_folder.py",  # a backup under a fixed name, so that the next start finds what is left
+    "mossformer_sb/sharing/downloads.py",  # what has come so far keeps its name, so that the next start goes on
+    "mossformer_sb/sharing/released_cache.py",  # a folder that several steps fill, in a place that is locked
     "data_prep/corpora/prepare.py",  # complete manifests get other names
 }
 

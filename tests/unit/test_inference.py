@@ -244,7 +244,7 @@ class TestLevel:
         assert "times full scale, which flac can't hold" in caplog.text
 
     def test_unknown(self, model):
-        with pytest.raises(InputError, match="level 'loud' is not known: choose one of mixture, speakers, none, peak"):
+        with pytest.raises(InputError, match="level 'loud' is not known: choose one of speakers, mixture, none, peak"):
             model.separate(noise(4000), level="loud")
 
 

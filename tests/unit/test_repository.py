@@ -74,7 +74,12 @@ def imported_packages(folder):
 
 def test_every_package_that_is_imported_is_asked_for(metadata):
     """Not only by another package that is asked for, which may stop to do so."""
-    called = {"ruamel": "ruamel.yaml", "yaml": "pyyaml"}
+    called = {
+        "fastapi_offline": "fastapi-offline",
+        "ruamel": "ruamel.yaml",
+        "silero_vad": "silero-vad",
+        "yaml": "pyyaml",
+    }
     lines = [metadata["options"]["install_requires"], *metadata["options.extras_require"].values()]
     asked_for = set(re.findall(r"^([\w.-]+)[<>=]", "\n".join(lines), re.MULTILINE))
     assert {called.get(name, name) for name in imported_packages(PACKAGE)} <= asked_for

@@ -231,7 +231,7 @@ def test_the_tutorials_lines_export_what_a_recipe_has_trained(tmp_path, monkeypa
         torch.nn.init.constant_(scale, loss)
         hparams["checkpointer"].save_checkpoint(meta={"si-snr": loss})
 
-    (lines,) = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(), re.S)
+    lines, *_ = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(), re.S)
     exec(compile(lines, str(TUTORIAL), "exec"), {})
 
     model = MossFormerSeparation.from_hparams(source=run / "export", run_opts={"device": "cpu"})

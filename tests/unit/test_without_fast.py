@@ -96,6 +96,7 @@ def test_every_replaceable_call_has_a_rule():
         "block.gate",
         "layers.Linear.forward",
         "layers.depthwise_conv",
+        "layers.grouped_conv",
         "masknet.MossFormerMaskNet.forward",
         "masknet.run_checkpointed",
     ):

@@ -32,6 +32,7 @@ from mossformer_sb.training.experiment import (
     MANIFESTS,
     build_dataset,
     complete,
+    hint_at_long_mixtures,
     hint_at_settings,
     loader_options,
     manifest_path,
@@ -100,6 +101,7 @@ def prepare(hparams, test_only):
     datasets = run_on_all_ranks(lambda: {name: build_dataset(hparams, name) for name in names})
     fingerprints = ", ".join(f"{name} {data.fingerprint[:FINGERPRINT_SHOWN]}" for name, data in datasets.items())
     logger.info("Data fingerprints: %s", fingerprints)
+    run_on_main(hint_at_long_mixtures, datasets)
     return datasets, fingerprints
 
 

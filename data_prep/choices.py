@@ -12,6 +12,7 @@ SPLIT_NAMES = {
     "tt": ("tt", "test", "testing", "eval"),
 }
 NUMS_SPKS = (2, 3, 4, 5)  # of WSJ0-mix
+MOST_SPKS = 100  # of any mixture; more is a mistyped number
 
 
 def check_choice(key, value, allowed):
@@ -46,6 +47,29 @@ def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
     ):
         for value in values:
             check_choice(key, value, allowed)
+
+
+def check_num_spks(num_spks, least, example=""):
+    """Raises an InputError unless a number of speakers is possible.
+
+    Arguments
+    ---------
+    num_spks : int
+        The number.
+    least : int
+        How many there are at least.
+    example : str
+        What the message says after the least number.
+
+    Example
+    -------
+    >>> check_num_spks(1, 2, ", as in Libri2Mix,")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: num_spks is 1: give 2, as in Libri2Mix, or more, at most 100.
+    """
+    if isinstance(num_spks, bool) or not isinstance(num_spks, int) or not least <= num_spks <= MOST_SPKS:
+        raise InputError(f"num_spks is {num_spks}: give {least}{example} or more, at most {MOST_SPKS}.")
 
 
 def split_of(name):

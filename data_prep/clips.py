@@ -30,7 +30,7 @@ from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_write, expanded
 
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
@@ -61,7 +61,7 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     InputError
         If a recording is absent or can't be read. What could be cut is there then.
     """
-    output = Path(output).expanduser()
+    output = Path(expanded(output))
     clips = [clip for clips in read_list(list_file).values() for clip in clips if clip.source != LIBRISPEECH]
     wanted = {clip: output / clip.speaker / f"{clip.name}.wav" for clip in clips}
     found = _recordings(corpora, {Path(clip.file).stem for clip in clips})
@@ -88,7 +88,7 @@ def _recordings(corpora, stems):
     """Where the recordings lie: name without ending → path."""
     found = {}
     for folder in corpora:
-        folder = Path(folder).expanduser()
+        folder = Path(expanded(folder))
         if not folder.is_dir():
             raise InputError(f"corpora: '{folder}' is not a folder: give the folders of the published corpora.")
         for root, _, names in os.walk(folder, followlinks=True):

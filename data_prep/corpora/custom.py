@@ -14,7 +14,7 @@ is no such folder:
 `tr` is for training, `cv` for validation, `tt` for test; `train`, `valid`, `val`, `dev` and `test` mean the same.
 """
 
-from data_prep.choices import SPLITS, check_choice
+from data_prep.choices import SPLITS, check_choice, check_num_spks
 from data_prep.corpora.custom_folders import list_folders
 from data_prep.corpora.custom_table import list_table
 from data_prep.manifests.corpus_index import MIXTURE
@@ -71,9 +71,9 @@ def prepare_custom(
     InputError
         If an argument, a folder or a file is not as needed.
     """
-    for key, value in (("num_spks", num_spks), ("sample_rate", sample_rate)):
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{key} is {value}: give a whole number, at least 1.")
+    check_num_spks(num_spks, 1)
+    if not isinstance(sample_rate, int) or sample_rate < 1:
+        raise InputError(f"sample_rate is {sample_rate}: give a whole number, at least 1.")
     if output_folder is None:
         raise InputError("output_folder is missing: give a folder for the manifests.")
     if data_folder is None and csv_file is None:

@@ -10,11 +10,10 @@ Corpora of `data_prep.generate librimix --from_speech` lie alike; `DATA_FOLDER/m
 
 import re
 
-from data_prep.choices import check_choice, check_versions
+from data_prep.choices import check_choice, check_num_spks, check_versions
 from data_prep.generate.librimix_metadata import known_speakers
 from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
 from data_prep.manifests.manifest import write_manifests
-from mossformer_sb.errors import InputError
 
 TRAIN_SPLITS = ("train-100", "train-360")
 SPLITS = (*TRAIN_SPLITS, "dev", "test")
@@ -76,8 +75,7 @@ def prepare_librimix(
     check_choice("task", task, TASKS)
     mixture, num_sources, noisy = TASKS[task]
     num_spks = 2 if (num_sources, num_spks) == (1, 1) else num_spks
-    if not isinstance(num_spks, int) or num_spks < 2:
-        raise InputError(f"num_spks is {num_spks}: give 2 or more, as in Libri2Mix.")
+    check_num_spks(num_spks, 2)
     columns = {"mix_wav": mixture} | {f"s{i}_wav": f"s{i}" for i in range(1, (num_sources or num_spks) + 1)}
     columns |= {"noise_wav": "noise"} if noisy else {}
     root, top = corpus_folder(data_folder, f"Libri{num_spks}Mix", SPLITS)

@@ -47,6 +47,7 @@ from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.data.source_pools import NOISE_TABLE, SPEECH_TABLE
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 NAME = "the corpus of many speakers"
 TRAIN_SECONDS = 5.0  # of a fixed training mixture; those of validation and test last as long as their utterances
@@ -148,8 +149,8 @@ def prepare_many_speakers(
     for key, count in (("num_rooms", num_rooms), ("num_noises", num_noises)):
         if count < 1:
             raise InputError(f"{key} is {count}: give at least 1.")
-    data_folder = Path(data_folder).expanduser()
-    clips_folder = data_folder / "clips" if clips_folder is None else Path(clips_folder).expanduser()
+    data_folder = Path(expanded(data_folder))
+    clips_folder = data_folder / "clips" if clips_folder is None else Path(expanded(clips_folder))
     list_file = LIST_FILE if list_file is None else Path(list_file)
     splits = read_list(list_file)
     paths = find_clips(splits, clips_folder, data_folder)

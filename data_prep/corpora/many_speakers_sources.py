@@ -22,7 +22,7 @@ from data_prep.messages import first_of
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_write, expanded
 
 PREFIX = "many_speakers"
 SAMPLE_RATE = 8000  # Hz, of all that is made
@@ -138,7 +138,7 @@ def copy_librispeech(splits, librispeech_folder, data_folder, parameters, worker
                 "that has test-other."
             )
         return
-    root = Path(librispeech_folder).expanduser()
+    root = Path(expanded(librispeech_folder))
     missing = [clip.file for clip in clips if not (root / clip.file).is_file()]
     if missing:
         raise InputError(
@@ -176,7 +176,7 @@ def copy_noise(folder, data_folder, parameters, workers):
     """Writes recorded noise at our rate beside the synthesised noise for training."""
     if folder is None:
         return
-    root = Path(folder).expanduser()
+    root = Path(expanded(folder))
     items = []
     for name in name_noise(folder, "recorded_noise_folder"):
         source, frames, sample_rate = measure_noise((str(root / name), None))

@@ -10,7 +10,7 @@ corpus of one's own that is laid out alike may have more speakers.
 
 from dataclasses import replace
 
-from data_prep.choices import SPLITS, check_choice, check_versions
+from data_prep.choices import SPLITS, check_choice, check_num_spks, check_versions
 from data_prep.corpora.librimix import librispeech_speakers
 from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
 from data_prep.manifests.manifest import write_manifests
@@ -111,8 +111,7 @@ def reverberant_layout(name, prefix, top, num_spks, sample_rate, mode, task, tar
     if (room, target) == ("anechoic", "reverb"):
         raise InputError(f"target 'reverb' is not in the mixtures of task {task!r}: choose target 'anechoic'.")
     mixture, num_sources, noisy = MIXTURES[kind]
-    if not isinstance(num_spks, int) or num_spks < (num_sources or 2):
-        raise InputError(f"num_spks is {num_spks}: give 2, as WHAMR! has, or more.")
+    check_num_spks(num_spks, num_sources or 2, "" if num_sources else ", as WHAMR! has,")
     folders, parts = {}, {}
     for split in splits:
         here = f"{top}wav{sample_rate // 1000}k/{mode}/{split}"

@@ -17,6 +17,7 @@ from data_prep.demo_corpus.mixture_tree import DESCRIPTION, check_free, trim_sil
 from data_prep.demo_corpus.synthetic_noise import make_noise
 from data_prep.demo_corpus.voices import list_voices, synthesize
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, s
     num_mixtures = {"tr": num_train, "cv": num_valid, "tt": num_test}
     description = {"corpus": "mini", "version": VERSION, "seed": seed, "sample_rate": sample_rate}
     description |= numbers
-    if _is_there(Path(data_folder).expanduser(), description):
+    if _is_there(Path(expanded(data_folder)), description):
         logger.info("The small corpus is there: %s", data_folder)
         return
 

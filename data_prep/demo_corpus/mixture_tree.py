@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from data_prep.choices import SAMPLE_RATES, SPLITS, check_choice
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_folder
+from mossformer_sb.utils.files import atomic_folder, expanded
 
 DESCRIPTION = "corpus.json"
 MAX_PEAK = 0.95  # WHAM!'s
@@ -59,7 +59,7 @@ def write_wham_tree(
     InputError
         If the folder is in use, or an utterance, a clip or a speaker's code can't be used.
     """
-    data_folder = Path(data_folder).expanduser()
+    data_folder = Path(expanded(data_folder))
     check_free(data_folder)
     check_choice("sample_rate", sample_rate, SAMPLE_RATES)
     for split in num_mixtures:

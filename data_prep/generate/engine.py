@@ -39,7 +39,7 @@ from data_prep.command import add_cluster_argument
 from data_prep.generate.file_access import check_access
 from data_prep.parallel import count_workers, process_map, workers_for
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_write, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def output_path(output_folder):
     """
     if not str(output_folder):
         raise InputError("output_folder is empty: give a folder. Is a variable of the shell not set?")
-    return Path(output_folder).expanduser()
+    return Path(expanded(output_folder))
 
 
 def checksum(path):

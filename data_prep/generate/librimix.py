@@ -24,7 +24,7 @@ import numpy as np
 from scipy.signal import resample_poly
 
 from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
-from data_prep.choices import check_choice, check_versions
+from data_prep.choices import check_choice, check_num_spks, check_versions
 from data_prep.generate.engine import (
     Item,
     Output,
@@ -57,6 +57,7 @@ from data_prep.generate.rooms import REVERBERATIONS, read_rooms, rooms_text
 from data_prep.generate.utterances import cut_long
 from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -325,7 +326,7 @@ def draw_metadata(
     warn_of_single_utterances(utterances)
     drawing = Drawing(
         speech_folder=str(folder),
-        noise_folder=None if noise is None else str(Path(noise).expanduser()),
+        noise_folder=None if noise is None else str(Path(expanded(noise))),
         num_spks=num_spks,
         seed=seed,
         min_seconds=min_seconds,
@@ -395,8 +396,7 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
 def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
     """Checks what excludes each other, and returns the types of mixtures to make."""
     count_workers(workers)  # refuses what is no number of them
-    if num_spks < 2:
-        raise InputError(f"num_spks is {num_spks}: needed 2 or more.")
+    check_num_spks(num_spks, 2)
     if (metadata_folder is None) == (from_speech is None):
         raise InputError(
             "Give either metadata_folder, for published metadata, or from_speech, to draw it, and not both."
@@ -425,7 +425,7 @@ def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech,
 
 def _find_tables(metadata_folder, num_spks, splits):
     """Finds the tables of mixtures: split → path."""
-    folder = Path(metadata_folder).expanduser()
+    folder = Path(expanded(metadata_folder))
     prefix, tables = f"libri{num_spks}mix_", {}
     for place in metadata_places(folder, ("", f"Libri{num_spks}Mix")):
         check_access(place)
@@ -476,7 +476,7 @@ def _check_noise(recipes, folder, frames, resample):
 
 
 def _expanded(folder):
-    return None if folder is None else str(Path(folder).expanduser())
+    return None if folder is None else str(Path(expanded(folder)))
 
 
 def _hash(text):

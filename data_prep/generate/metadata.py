@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_prep.generate.file_access import access_problem
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 SUBFOLDERS = ("", "metadata", "data")  # of the published repositories, that metadata may lie in
 
@@ -29,7 +30,7 @@ def metadata_places(folder, subfolders=("",)):
     >>> [place.as_posix() for place in metadata_places("clone", ("", "activlev"))][:3]
     ['clone', 'clone/activlev', 'clone/metadata']
     """
-    folder = Path(folder).expanduser()
+    folder = Path(expanded(folder))
     return [folder / place / subfolder for place in SUBFOLDERS for subfolder in subfolders]
 
 
@@ -55,7 +56,7 @@ def find_metadata(folders, name, advice):
     InputError
         If none has it, or it can't be read.
     """
-    paths = [Path(folder).expanduser() / name for folder in folders]
+    paths = [Path(expanded(folder)) / name for folder in folders]
     found = next((path for path in paths if os.path.isfile(path)), None)
     problem = next((problem for path in ([found] if found else paths) if (problem := access_problem(path))), None)
     if problem:

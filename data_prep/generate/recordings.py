@@ -25,6 +25,7 @@ from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.data.tables import likely_cause, read_table, resolve_path
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_
         Path, name and speaker of each, sorted by path.
     """
     check_choice(keys[1], layout, LAYOUTS)
-    source = Path(source).expanduser()
+    source = Path(expanded(source))
     if source.is_file():
         return source.parent, _from_table(source)
     if speaker_pattern is not None:
@@ -131,12 +132,12 @@ def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_
 
 def name_noise(folder, key="noise"):
     """Lists the paths of a folder's recordings, however deep, relative to it; messages call it by the key."""
-    return _audio_files(Path(folder).expanduser(), key)
+    return _audio_files(Path(expanded(folder)), key)
 
 
 def find_noise(folder, resample=False):
     """Lists the recordings of a folder of noise, however deep; see `find_speech`."""
-    folder = Path(folder).expanduser()
+    folder = Path(expanded(folder))
     return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample, "noise")
 
 

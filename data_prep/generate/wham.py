@@ -17,6 +17,7 @@ from data_prep.generate.wham_metadata import find_scaling, read_corpus, read_sca
 from data_prep.generate.wsj0 import RawRecording, check_recordings, find_wsj0, read_recording
 from data_prep.generate.wsj0mix import WSJ0_HELP, add_version_arguments
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 VERSION = 1  # to be increased when the same metadata gives other samples
 SIGNALS = ("mix_clean", "mix_single", "mix_both", "s1", "s2", "noise")
@@ -175,7 +176,7 @@ def _plan_from_wsj0mix(wsj0mix_folder, noise_folder, splits, versions):
 
 def _find_sources(wsj0mix_folder, mixtures, versions):
     """Finds the sources of WSJ0-2mix, and checks the headers: (version, split, ID) → the two recordings."""
-    folder = Path(wsj0mix_folder).expanduser()
+    folder = Path(expanded(wsj0mix_folder))
     folder = folder / "2speakers" if os.path.isdir(folder / "2speakers") else folder
     found = {}
     for sample_rate, mode in versions:
@@ -237,7 +238,7 @@ def find_noise(noise_folder, mixtures):
     InputError
         If a file is absent or can't be used.
     """
-    folder = Path(noise_folder).expanduser()
+    folder = Path(expanded(noise_folder))
     files = {f"{split}/{mixture_id}.wav": (split, mixture_id) for split, mixture_id in mixtures}
     recordings = check_recordings({name: folder / name for name in files}, "noise of WHAM!")
     return {files[name]: recording for name, recording in recordings.items()}

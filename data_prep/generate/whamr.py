@@ -26,6 +26,7 @@ from data_prep.generate.wham_metadata import read_corpus
 from data_prep.generate.wsj0 import RawRecording, check_recordings, find_wsj0, read_recording
 from data_prep.generate.wsj0mix import WSJ0_HELP, add_version_arguments
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ def _find_noise(noise_folder, rows, channels):
     """Finds the noise of all mixtures; two microphones need two channels."""
     if len(channels) == 1:
         return wham.find_noise(noise_folder, ((split, mixture_id) for split, mixture_id, _ in rows))
-    folder = Path(noise_folder).expanduser()
+    folder = Path(expanded(noise_folder))
     files = {f"{split}/{mixture_id}.wav": (split, mixture_id) for split, mixture_id, _ in rows}
     found = check_recordings({name: folder / name for name in files}, "noise of WHAM!", _lacks_channel)
     return {files[name]: recording for name, recording in found.items()}

@@ -13,6 +13,7 @@ from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def find_wsj0(wsj0_folder, names):
         If an utterance is absent or can't be used, or lies there twice with different content; it counts and names all
         that can't.
     """
-    utterances = _Utterances(Path(wsj0_folder).expanduser())
+    utterances = _Utterances(Path(expanded(wsj0_folder)))
     places = {name: utterances.locate(name) for name in dict.fromkeys(names)}
     if utterances.first_microphone:
         logger.info(

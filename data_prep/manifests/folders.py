@@ -12,6 +12,7 @@ from pathlib import Path
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
 from data_prep.messages import first_of
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 # What gives each known corpus away (patterns, any of which may be there), and where the person who has it should go.
 # LibriMix has mix_clean, mix_both and mix_single; where they end in "reverb" or "anechoic", it was mixed as in WHAMR!
@@ -139,7 +140,7 @@ def existing_folder(data_folder):
         ...
     mossformer_sb.errors.InputError: data_folder '/no/such/folder' does not exist: give the folder that ...
     """
-    root = Path(data_folder).expanduser()
+    root = Path(expanded(data_folder))
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise InputError(f"data_folder '{data_folder}' {found}: give the folder that the corpus lies in.")

@@ -24,7 +24,7 @@ from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write
+from mossformer_sb.utils.files import atomic_write, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _static_speech(manifest, data_root, num_spks):
 
 
 def _noise(folder):
-    return [os.path.abspath(Path(folder).expanduser() / path) for path in name_noise(folder, "noise_folder")]
+    return [os.path.abspath(Path(expanded(folder)) / path) for path in name_noise(folder, "noise_folder")]
 
 
 def _static_noise(manifest, data_root):

@@ -1,8 +1,6 @@
 """``mossformer-sb report``: the report of a training."""
 
-from pathlib import Path
-
-from mossformer_sb.utils.files import make_output_folder
+from mossformer_sb.utils.files import check_output_file
 
 DESCRIPTION = """\
 Write the report of a training from what it left in its output folder, without testing again: scores, curves, and
@@ -25,7 +23,7 @@ def run(arguments):
     from mossformer_sb.utils.devices import choose_device
 
     if arguments.output is not None:
-        make_output_folder(Path(arguments.output).parent)
+        check_output_file(arguments.output)
     device = choose_device(arguments.device)
     path = report_training(arguments.training_folder, arguments.model, device, arguments.output)
     print(f"The report is {path}")

@@ -1,10 +1,8 @@
 """What scoring files and evaluating a model have in common: the options of their output, and writing it."""
 
-from pathlib import Path
-
 from mossformer_sb.evaluation.extra_metrics import EXTRA_METRICS, check_metrics
 from mossformer_sb.evaluation.published import PUBLISHED
-from mossformer_sb.utils.files import make_output_folder
+from mossformer_sb.utils.files import check_output_file
 
 
 def add_output_arguments(parser, output):
@@ -25,10 +23,10 @@ def check_output(arguments):
     from mossformer_sb.evaluation.report import check_report
 
     check_metrics(arguments.metrics)
-    make_output_folder(Path(arguments.output).parent)
+    check_output_file(arguments.output)
     if arguments.report is not None:
         check_report()
-        make_output_folder(Path(arguments.report).parent)
+        check_output_file(arguments.report)
 
 
 def write_scores(arguments, results, number):

@@ -18,6 +18,7 @@ import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import MODULES, describes_model, is_model_folder
+from mossformer_sb.utils.files import expanded
 from mossformer_sb.utils.weights import read_plain, read_state_dict
 
 CONFIG_FILE = "config.json"
@@ -103,7 +104,7 @@ def read_checkpoint(source):
     >>> checkpoint.form, [*checkpoint.states["masknet"]]
     ('clearvoice', ['norm.weight'])
     """
-    source = Path(source).expanduser()
+    source = Path(expanded(source))
     if source.is_file():
         if source.name in POINTERS:
             return _of_whole(source.parent, _pointed_at(source), "clearvoice")

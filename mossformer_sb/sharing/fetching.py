@@ -20,7 +20,7 @@ from huggingface_hub import constants
 from speechbrain.utils.fetching import FetchConfig, FetchFrom, FetchSource, LocalStrategy, fetch, link_with_strategy
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write, write_text
+from mossformer_sb.utils.files import atomic_write, expanded, write_text
 from mossformer_sb.utils.weights import EXTENSIONS
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class ModelSource:
 
     def __init__(self, source, savedir=None, local_strategy=LocalStrategy.COPY, fetch_config=None):
         self.kind, self.name = _kind_of(source)
-        self.savedir = None if savedir is None else Path(savedir).expanduser()
+        self.savedir = None if savedir is None else Path(expanded(savedir))
         self.local_strategy = local_strategy
         self.config = fetch_config or FetchConfig()
         self._revision = self.config.revision
@@ -300,7 +300,7 @@ def _kind_of(source):
     """Where a source is, and its name there."""
     if isinstance(source, FetchSource):
         return source.FetchFrom, str(source.path)
-    folder, name = Path(source).expanduser(), str(source)
+    folder, name = Path(expanded(source)), str(source)
     if folder.is_dir():
         return FetchFrom.LOCAL, str(folder)
     if name.startswith(WEB):
@@ -316,7 +316,7 @@ def _kind_of(source):
 
 def _similar(path):
     """A hint to a folder of almost this name."""
-    path = Path(path).expanduser()
+    path = Path(expanded(path))
     with contextlib.suppress(OSError):
         names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
         close = difflib.get_close_matches(path.name, names, n=1)

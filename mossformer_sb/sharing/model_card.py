@@ -46,7 +46,7 @@ tags:
 library_name: {"speechbrain" if speechbrain else "mossformer_sb"}
 license: {record.licence or "unknown"}
 ---
-# {masknet.network}: {num_spks} speakers, {sample_rate} Hz
+# {masknet.network}: {num_spks} {"speaker" if num_spks == 1 else "speakers"}, {sample_rate} Hz
 
 | | |
 |---|---|

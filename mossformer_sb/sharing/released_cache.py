@@ -25,7 +25,7 @@ from mossformer_sb.sharing.folder import describes_model, export
 from mossformer_sb.sharing.hubs import locate, web_page
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.sharing.released import RELEASED, find_released
-from mossformer_sb.utils.files import atomic_folder, atomic_write
+from mossformer_sb.utils.files import atomic_folder, atomic_write, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def cache_folder():
     """
     named = os.environ.get(CACHE_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return Path(expanded(named))
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mossformer_sb"
 
 
@@ -95,7 +95,7 @@ def resolve_source(source):
     """
     if not isinstance(source, str):
         return source
-    if Path(source).expanduser().exists():
+    if Path(expanded(source)).exists():
         if source in RELEASED:
             logger.info("%s: the folder of this name is taken, not the released model", source)
         return source

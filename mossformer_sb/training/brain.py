@@ -21,6 +21,7 @@ from mossformer_sb.training.budget import Progress, TimeBudget
 from mossformer_sb.training.checkpoints import BEST_KEY, nothing_to_evaluate
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader
 from mossformer_sb.training.epoch_stats import History, StageStats, peak_memory, reset_peak_memory
+from mossformer_sb.training.out_of_memory import naming_the_batch
 from mossformer_sb.training.schedules import OneCycle
 from mossformer_sb.training.step import StepBrain
 
@@ -68,7 +69,17 @@ class SeparationBrain(StepBrain):
         self._progress = None
         self.on_stage = lambda stage: None  # called on all ranks when a stage begins
 
+    def fit_batch(self, batch):
+        """As `StepBrain` does; what is too much for the memory is named."""
+        with naming_the_batch(batch, sb.Stage.TRAIN, self.hparams.sample_rate):
+            return super().fit_batch(batch)
+
     # ---- validation and test
+
+    def evaluate_batch(self, batch, stage):
+        """As SpeechBrain does; what is too much for the memory is named."""
+        with naming_the_batch(batch, stage, self.hparams.sample_rate):
+            return super().evaluate_batch(batch, stage)
 
     def compute_forward(self, batch, stage):
         """SeparationBatch → estimates [B, T, S]."""

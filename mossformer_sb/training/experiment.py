@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Sizes for a CPU, and the least rate that suits them.
 SMALL_SIZES, SMALL_LR = ("small", "mini"), 0.0005
+LONG_SECONDS = 120  # of a mixture; the published corpora have shorter ones
 # Manifests of the three datasets, in the manifest_folder.
 MANIFESTS = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
 TRAIN_LOG = "train_log.txt"
@@ -141,6 +142,28 @@ def hint_at_settings(hparams):
             "hparams/mossformer_mini.yaml has --lr 0.002 --dropout 0 --batch_size 4 --segment 2",
             lr,
             size,
+        )
+
+
+def hint_at_long_mixtures(datasets):
+    """Log a hint where validation or test has a mixture that may be too long for the memory, for they take it whole.
+
+    Arguments
+    ---------
+    datasets : dict
+        Name to dataset.
+    """
+    for name in ("valid", "test"):
+        table = getattr(datasets.get(name), "table", None)
+        if table is None or not (table["duration"] > LONG_SECONDS).any():
+            continue
+        longest = table.loc[table["duration"].idxmax()]
+        logger.warning(
+            "The longest mixture of %s is %s with %.0f s. Mixtures are taken whole there, which needs memory in "
+            "proportion: for ten minutes at 8 kHz, some 2.5 GB with size mini and 7 GB with S, on a CPU.",
+            f"{name}.csv",
+            longest["ID"],
+            longest["duration"],
         )
 
 

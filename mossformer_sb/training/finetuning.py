@@ -20,7 +20,7 @@ from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
 from mossformer_sb.training.command_line import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
-from mossformer_sb.utils.files import locate
+from mossformer_sb.utils.files import expanded, locate
 from mossformer_sb.utils.weights import find_weights, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def start_from(modules, source, sample_rate):
 def _find_model(source):
     """Find a model: the file that has its sample rate, where its weights are, and what reads those of a module."""
     source = resolve_source(source)
-    folder = Path(source).expanduser()
+    folder = Path(expanded(source))
     if folder.is_dir():
         return _find_in_folder(folder)
     if HUB_ID.fullmatch(str(source)):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -203,11 +204,47 @@ def make_output_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: can't write to this folder ({error.strerror}). Choose another output folder."
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: can't write to this folder ({reason}). Choose another output folder.") from error
     return folder
+
+
+def check_output_file(path):
+    """Find what is wrong with the path of a file to write, before the work, and make its folder.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that is there will be replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        If nothing can be written there, or it is a folder.
+
+    Example
+    -------
+    >>> check_output_file(getfixture("tmp_path"))
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: ...: is a folder, and a file is to be written there. Give the name of a file.
+    """
+    path = Path(expanded(path))
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:
+        is_folder = False
+    except (OSError, ValueError) as error:  # too long, or with a character that no name has
+        raise InputError(f"{str(path)!r}: can't be written ({error}). Give the name of another file.") from error
+    if is_folder:
+        raise InputError(f"{path}: is a folder, and a file is to be written there. Give the name of a file.")
+    make_output_folder(path.parent)
+    return path
 
 
 def locate(training_folder, path, output_folder=None):

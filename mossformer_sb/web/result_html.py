@@ -20,8 +20,9 @@ def result_html(result):
     str
     """
     num_speakers = len(result.tracks) - 1
+    speakers = f"{num_speakers} speaker{'' if num_speakers == 1 else 's'}"
     facts = (
-        f"{_seconds(result.seconds)} at {result.sample_rate} Hz, separated into {num_speakers} speakers in "
+        f"{_seconds(result.seconds)} at {result.sample_rate} Hz, separated into {speakers} in "
         f"{_seconds(result.elapsed)} by the model {result.model}."
     )
     parts = [

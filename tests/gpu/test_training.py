@@ -1,14 +1,15 @@
 """Training on a device: the CPU's steps, no reading between two of them, mixed precision, and going on."""
 
 import contextlib
+import math
 import os
 import warnings
 
 import pytest
 import torch
 
-from mossformer_sb import MossFormerMaskNet
-from tests.unit.brains import batch_of, fit, make_brain, parameters
+from mossformer_sb import MossFormerMaskNet, MossFormerSeparator
+from tests.unit.brains import batch_of, fit, make_brain, parameters, train_at_levels
 from tests.unit.test_resume import figures, train
 from tests.unit.test_step_syncs import Reads
 
@@ -108,6 +109,22 @@ def test_fp16_finds_its_scale_and_trains(tmp_path, device):
         fit(brain, batch)
     assert brain.scaler.is_enabled() and brain.stats.steps > 0 and brain.stats.skipped == 0
     assert parameters(brain).isfinite().all() and not torch.equal(parameters(brain), start)
+
+
+@pytest.mark.slow
+def test_half_precision_trains_at_any_level(tmp_path, device):
+    """Two thousand steps of size M in fp16, at 40 dB below and 30 dB above the usual level in turn."""
+    if device == "cpu":
+        brain = brain_on(device, tmp_path, precision="bf16", lr=0.001)
+        train_at_levels(brain, steps=12)
+    else:
+        modules = dict(MossFormerSeparator.from_size("M").named_children())
+        brain = make_brain(tmp_path, modules=modules, device=device, precision="fp16", lr=1.5e-4)
+        train_at_levels(brain, steps=2000, num_samples=16000)
+    assert brain.stats.nonfinite == brain.stats.skipped == 0
+    searched = 0 if device == "cpu" else 20  # steps in which the scale was halved, or doubled once too often
+    assert brain.optimizer_step >= brain.step - searched
+    assert parameters(brain).isfinite().all() and math.isfinite(brain.stats.mean)
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """train.py killed and started again."""
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -12,7 +14,7 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from tests.integration.corpora import write_easy_wham
-from tests.integration.programs import ENVIRONMENT, SMALL, WHAM, command, train
+from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, WHAM, command, train, write_tiny_experiment
 
 
 def weights(output_folder):
@@ -94,3 +96,66 @@ def test_the_folder_of_a_speechbrain_recipe_is_refused_and_left_as_it_was(tmp_pa
     assert "out/save: holds checkpoints of one of SpeechBrain's own recipes" in result.stdout
     assert "--init_from with the folder of that recipe's run" in result.stdout
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+IN_ONE_PROCESS = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from mossformer_sb.training.brain import SeparationBrain
+from train import main
+options = json.loads(sys.argv[2])
+fit_batch = SeparationBrain.fit_batch
+seen = []
+
+def interrupting(brain, batch):
+    seen.append(batch.ids)
+    if len(seen) == 9:  # in the second epoch, after a checkpoint within it
+        raise KeyboardInterrupt
+    return fit_batch(brain, batch)
+
+main([*options, "--output_folder", "whole"])
+SeparationBrain.fit_batch = interrupting
+try:
+    main([*options, "--output_folder", "interrupted"])
+    sys.exit("it was not interrupted")
+except KeyboardInterrupt:
+    print("CHECKPOINTS", len(os.listdir("interrupted/save")))
+SeparationBrain.fit_batch = fit_batch
+main([*options, "--output_folder", "interrupted"])
+"""
+
+
+def test_runs_in_one_process_as_in_a_notebook(tmp_path):
+    """One after the other; the second is interrupted from the keyboard, and goes on to the numbers of the first."""
+    corpus = write_easy_wham(tmp_path / "wham", {"tr": 24, "cv": 3, "tt": 3}, seconds=(0.5, 0.7))
+    experiment = write_tiny_experiment(tmp_path / "tiny.yaml")
+    options = [experiment, "--data_folder", corpus, "--segment", 0.4, "--number_of_epochs", 2, "--batch_size", 4]
+    options += [
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+        "--noprogressbar",
+        "--ckpt_interval_minutes",
+        0,
+        "--ckpt_interval_steps",
+        1,
+        "--n_audio_to_save",
+        0,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ONE_PROCESS, str(ROOT), json.dumps([*map(str, options)])],
+        cwd=tmp_path,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0 and "CHECKPOINTS 2" in done.stdout, done.stdout
+    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
+    assert log_without_times(interrupted) == log_without_times(whole)
+    expected = weights(whole)
+    assert all(torch.equal(value, expected[key]) for key, value in weights(interrupted).items())
+    logs = {folder: (folder / "log.txt").read_text() for folder in (whole, interrupted)}
+    assert logs[whole].count("Output folder: whole") == 1 and "interrupted" not in logs[whole]
+    assert logs[interrupted].count("Output folder: interrupted") == 2 and "KeyboardInterrupt" in logs[interrupted]
+    assert logs[interrupted].count("Going into epoch 1") == 1 and logs[interrupted].count("Going into epoch 2") == 2

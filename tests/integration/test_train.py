@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +15,8 @@ import torch
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.corpora import write_easy_wham
-from tests.integration.programs import SMALL, WHAM, train
+from tests.integration.programs import ROOT, SMALL, WHAM, train
+from tests.unit.trees import write_custom
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +170,30 @@ masknet: !new:mossformer_sb.MossFormerMaskNet
     num_blocks: 2
     num_spks: !ref <num_spks>
 """
+
+
+def test_one_speaker_at_48_khz(tmp_path):
+    """Trained on one's own data, exported, and used."""
+    write_custom(tmp_path / "data", num_spks=1, noise=True, frames=24000, sample_rate=48000)
+    words = ["--data_folder", "data", "--num_spks", 1, "--noise", "--sample_rate", 48000, "--output_folder", "out"]
+    words += [*SMALL, "--number_of_epochs", 1, "--dropout", 0]
+    result = train(ROOT / "hparams" / "mossformer_custom.yaml", *words, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout
+    assert "# MossFormer: 1 speaker, 48000 Hz" in (tmp_path / "out/export/README.md").read_text()
+    scores = pd.read_csv(tmp_path / "out" / "test_results.csv")
+    assert scores["snt_id"].tolist() == ["a", "b b", "avg"] and scores.notna().all(axis=None)
+
+    separate = ["separate", "data/tt/mix", "--model", "out/export", "--device", "cpu", "--rest"]
+    used = subprocess.run(
+        [sys.executable, "-m", "mossformer_sb", *separate],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        capture_output=True,
+    )
+    assert used.returncode == 0, used.stderr
+    assert {path.name for path in (tmp_path / "separated").iterdir()} == {
+        f"{stem}_{part}.wav" for stem in ("a", "b b") for part in ("spk1", "rest")
+    }
+    estimate, rate = soundfile.read(tmp_path / "separated" / "a_spk1.wav")
+    assert rate == 48000 and len(estimate) == 24000 and estimate.any()

@@ -46,6 +46,34 @@ class TestTwoProcesses:
         assert alone.returncode == 0, alone.stdout
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "test_results.csv"), both, atol=1e-4)
 
+    def test_frozen_parts_and_checkpointed_blocks(self, corpus, tmp_path):
+        """No process waits for gradients that never come; the figures are those of one process with their batch."""
+        options = [
+            WHAM,
+            "--data_folder",
+            corpus,
+            *SMALL,
+            "--number_of_epochs",
+            1,
+            "--dropout",
+            0,
+            "--valid_batch_size",
+            1,
+        ]
+        options += ["--freeze", "[encoder.*, masknet.blocks.0.*]", "--checkpoint_blocks", "--n_audio_to_save", 0]
+        both = self.torchrun(
+            *options, "--output_folder", "both", "--distributed_backend", "gloo", "--batches_per_epoch", 3, cwd=tmp_path
+        )
+        assert both.returncode == 0, both.stdout
+        assert "Frozen: " in both.stdout and "not used in producing loss" not in both.stdout
+        at = options.index("--batch_size")
+        options[at : at + 2] = ["--batch_size", 8]
+        alone = train(*options, "--output_folder", "alone", "--batches_per_epoch", 3, cwd=tmp_path)
+        assert alone.returncode == 0, alone.stdout
+        tables = [pd.read_csv(tmp_path / name / "epochs.csv") for name in ("both", "alone")]
+        columns = ["train_si-snr", "train_grad-norm", "train_dropped", "valid_si-snr", "lr"]
+        pd.testing.assert_frame_equal(tables[0][columns], tables[1][columns], rtol=1e-3)
+
     def test_an_error_in_the_data_is_shown_once(self, tmp_path):
         result = self.torchrun(WHAM, "--data_folder", "nowhere", *SMALL, *self.OPTIONS, cwd=tmp_path)
         assert result.returncode != 0

@@ -309,3 +309,42 @@ def test_loaders_leave_the_global_random_state_alone(tmp_path):
     before = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class TooLarge(Gains):
+    """A mask net that takes more memory than there is."""
+
+    def forward(self, x, lengths=None):
+        torch.empty(2**50)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (sb.Stage.TRAIN, ["of training", "smaller --batch_size", "shorter --segment"]),
+        (sb.Stage.VALID, ["of validation", "whole mixtures", "--valid_batch_size 1"]),
+        (sb.Stage.TEST, ["of test", "whole mixtures", "--valid_batch_size 1"]),
+    ],
+)
+def test_a_batch_that_is_too_large_for_the_memory_is_named(tmp_path, stage, words):
+    brain = make_brain(tmp_path, masknet=TooLarge())
+    batch = batch_of(num_items=7, num_samples=8000)
+    with pytest.raises(InputError) as caught:
+        if stage == sb.Stage.TRAIN:
+            fit(brain, batch)
+        else:
+            brain.evaluate_batch(batch, stage)
+    message = str(caught.value)
+    for text in [*words, "0 (1.0 s), 1 (1.0 s)", "4 (1.0 s) and 2 more"]:
+        assert text in message
+
+
+def test_other_errors_are_not_taken_for_want_of_memory(tmp_path):
+    brain = make_brain(tmp_path)
+    batch = batch_of()
+    batch.mixture = batch.mixture[0]
+    with pytest.raises(InputError, match="a mixture must be"):
+        brain.evaluate_batch(batch, sb.Stage.VALID)
+    brain.modules["decoder"].forward = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        brain.evaluate_batch(batch_of(), sb.Stage.VALID)

@@ -161,7 +161,7 @@ def padded_batches():
     batches = []
     for num_samples in LENGTHS:
         batch = batch_of(num_items=2, num_samples=num_samples)
-        batch.lengths = torch.tensor([num_samples, num_samples - 24])
+        batch.lengths, batch.is_padded = torch.tensor([num_samples, num_samples - 24]), True
         batches.append(batch)
     return batches
 
@@ -196,3 +196,17 @@ def test_training_compiled_ends_as_training_does(tmp_path, backend, padded, kind
         moved = 1.0 if start is None else (value - start).norm()
         assert moved > 0, f"{name} was not trained"
         assert (compiled[name] - value).norm() <= 1e-4 * moved + 1e-6 * value.norm(), name
+
+
+@pytest.mark.slow
+@NETWORKS
+def test_at_most_two_programs_for_twenty_lengths(tmp_path, backend, kind):
+    """One of batches whose items are of one length, and one of padded batches, whatever order they come in."""
+    frames = torch.randperm(5 * GROUP, generator=torch.Generator().manual_seed(0))[:20] + 2
+    batches = [batch_of(num_items=2, num_samples=8 * count + 8) for count in frames.tolist()]
+    for batch in batches[1::2]:
+        num_samples = batch.mixture.shape[1]
+        batch.lengths, batch.is_padded = torch.tensor([num_samples, num_samples - 8]), True
+    modules = make_modules(kind)
+    train(make_brain(tmp_path, modules, "--compile"), batches)
+    assert len(modules) <= len(backend.graphs) <= 2 * len(modules)

@@ -244,7 +244,8 @@ class TestCustomFolders:
     @pytest.mark.parametrize(
         "options, text",
         [
-            ({"num_spks": 0}, "num_spks is 0: give a whole number, at least 1"),
+            ({"num_spks": 0}, "num_spks is 0: give 1 or more, at most 100"),
+            ({"num_spks": 10**30}, f"num_spks is {10**30}: give 1 or more, at most 100"),
             ({"sample_rate": 0.5}, "sample_rate is 0.5: give a whole number, at least 1"),
             ({"splits": ["train"]}, "split 'train' is not known: choose one of 'tr', 'cv', 'tt'"),
             ({"sample_rate": 44100}, "has a sample rate of 8000 Hz; needed 44100 Hz"),

@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from speechbrain import Stage
@@ -16,7 +18,14 @@ from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.training_data import AugmentedMixtureDataset
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.published import PUBLISHED, comparable_corpus
-from mossformer_sb.training.experiment import MANIFESTS, build_dataset, complete, hint_at_settings, loader_options
+from mossformer_sb.training.experiment import (
+    MANIFESTS,
+    build_dataset,
+    complete,
+    hint_at_long_mixtures,
+    hint_at_settings,
+    loader_options,
+)
 from tests.unit.brains import make_brain
 from tests.unit.trees import write_wham
 
@@ -169,3 +178,15 @@ def test_importing_the_loop_is_quiet():
     code = "import logging; logging.basicConfig(); import mossformer_sb.training.brain"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_long_mixtures_of_validation_are_named(caplog):
+    tables = {
+        "train": pd.DataFrame({"ID": ["t"], "duration": [900.0]}),
+        "valid": pd.DataFrame({"ID": ["short", "talk", "call"], "duration": [9.0, 600.0, 130.0]}),
+        "test": pd.DataFrame({"ID": ["short"], "duration": [119.0]}),
+    }
+    with caplog.at_level("WARNING"):
+        hint_at_long_mixtures({name: SimpleNamespace(table=table) for name, table in tables.items()})
+    (record,) = caplog.records
+    assert "valid.csv is talk with 600 s" in record.getMessage()

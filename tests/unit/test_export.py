@@ -93,6 +93,12 @@ class TestHalfPrecision:
         assert not list(tmp_path.iterdir())
 
 
+def test_the_title_of_the_card(folder, tmp_path):
+    single = dict(MossFormerSeparator.from_size("mini", num_spks=1).named_children())
+    assert "# MossFormer: 1 speaker, 48000 Hz\n" in (export(tmp_path / "one", single, 48000) / "README.md").read_text()
+    assert f"# MossFormer: 3 speakers, {RATE} Hz\n" in (folder / "README.md").read_text()
+
+
 def test_nothing_for_speechbrain(separator, tmp_path):
     folder = export(tmp_path / "model", dict(separator.named_children()), RATE, speechbrain=False)
     assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}

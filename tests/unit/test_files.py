@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mossformer_sb.utils.files import atomic_folder, atomic_write, atomic_write_all, write_text
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_folder, atomic_write, atomic_write_all, check_output_file, write_text
 
 ROOT = Path(__file__).parents[2]
 # What else renames, and why.
@@ -112,3 +113,21 @@ def test_files_get_their_names_in_one_place():
         path.relative_to(ROOT).as_posix() for path in paths if renames(ast.parse(path.read_text(encoding="utf-8")))
     }
     assert found == RENAMING
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder", "folder: is a folder, and a file is to be written there"),
+        ("x" * 300, "can't be written .*File name too long"),
+        ("a\0b", "can't be written .*null"),
+        ("file/x.csv", "can't be written .*Not a directory"),
+    ],
+)
+def test_output_files_are_checked_before_the_work(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=message):
+        check_output_file(tmp_path / name)
+    assert check_output_file(tmp_path / "new" / "x.csv") == tmp_path / "new" / "x.csv"
+    assert check_output_file(tmp_path / "file") == tmp_path / "file" and (tmp_path / "new").is_dir()

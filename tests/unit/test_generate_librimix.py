@@ -516,7 +516,7 @@ def test_folder_that_cannot_be_written(raw, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_spks": 1}, "num_spks is 1: needed 2 or more"),
+        ({"num_spks": 1}, "num_spks is 1: give 2 or more"),
         ({"metadata_folder": None}, "Give either metadata_folder"),
         ({"from_speech": "speech"}, "Give either metadata_folder"),
         ({"librispeech_folder": None}, "librispeech_folder is missing"),

@@ -1,6 +1,7 @@
 """Half precision: lengths stay exact and norms are computed in float32, whichever implementation a call takes."""
 
 import contextlib
+import math
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mossformer_sb.network.attention import QueriesKeys, global_context, joint_a
 from mossformer_sb.network.block import ConvModule
 from mossformer_sb.network.fast.tiled import _global_norm, _statistics
 from mossformer_sb.network.layers import GlobalLayerNorm, ScaleNorm
+from tests.unit.brains import make_brain, parameters, train_at_levels
 
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 WAYS = pytest.mark.parametrize("way", ["fast", "plain"])
@@ -27,8 +29,8 @@ def distance(found, expected):
     return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
 
 
-def random_masknet():
-    network = MossFormerMaskNet(12, 16, num_blocks=2, group_size=64, query_key_dim=16, dropout=0.0)
+def random_masknet(channels=12):
+    network = MossFormerMaskNet(channels, 16, num_blocks=2, group_size=64, query_key_dim=16, dropout=0.0)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -146,3 +148,16 @@ def test_the_tiled_global_norm(dtype):
     norm, x = norm.to(dtype), torch.randn(1, 300, 24).to(dtype)
     found = _global_norm(norm, x[0], _statistics(x[0].split(100)))
     assert distance(found, norm(x)[0]) < SLACK
+
+
+# ---- training
+
+
+def test_bf16_trains_at_any_level(tmp_path):
+    brain = make_brain(tmp_path, masknet=random_masknet(channels=8), precision="bf16", lr=0.001, threshold=None)
+    before = parameters(brain)
+    train_at_levels(brain, steps=60)
+    assert brain.optimizer_step == brain.stats.steps == 60
+    assert brain.stats.count == 120 and brain.stats.nonfinite == brain.stats.skipped == 0
+    assert parameters(brain).isfinite().all() and math.isfinite(brain.stats.mean) and brain.stats.norm_max < math.inf
+    assert not torch.equal(parameters(brain), before)

@@ -56,6 +56,13 @@ def test_workflow_has_every_python_and_the_ends_of_torch(metadata):
     assert f"torch>={found.stdout.strip()}," in metadata["options"]["install_requires"]
 
 
+def test_torch_and_torchaudio_have_one_range(metadata):
+    """So that the newest of each is a pair: they can't be loaded otherwise."""
+    lines = metadata["options"]["install_requires"].split("\n")
+    ranges = {line.partition(">=")[0]: line.partition(">=")[2] for line in lines if line.startswith("torch")}
+    assert set(ranges) == {"torch", "torchaudio"} and len(set(ranges.values())) == 1
+
+
 def imported_packages(folder):
     """Top-level names that the modules below a folder import from elsewhere."""
     for path in folder.rglob("*.py"):

@@ -412,6 +412,7 @@ def test_names_of_files_are_text_in_the_page(tmp_path, models):
     ],
 )
 def test_wrong_options(model, capsys, options, message):
+    pytest.importorskip("gradio")
     assert main(["web", *([] if "--model" in options else ["--model", str(model)]), "--device", "cpu", *options]) == 2
     assert message in capsys.readouterr().err
 
@@ -430,6 +431,7 @@ def test_who_can_reach_it():
 
 class TestSpace:
     def test_its_files(self, model, tmp_path, capsys):
+        pytest.importorskip("gradio")
         folder = tmp_path / "space"
         options = ["--model", str(model), "--space", str(folder), "--max_minutes", "3", "--device", "cpu"]
         assert main(["web", *options]) == 0

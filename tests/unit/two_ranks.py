@@ -17,6 +17,7 @@ from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training import distributed
 from mossformer_sb.training.checkpoints import Checkpointer
+from mossformer_sb.training.finetuning import freeze
 from tests.unit.brains import Recorder, make_brain
 
 # For tests/gpu, which runs it with two GPUs.
@@ -36,6 +37,8 @@ SCENARIOS = {
     "accumulation": ({"nan": [9], "silent": [2]}, {"grad_accumulation_factor": 3}),
     "average": ({}, {"ema_decay": 0.5}),
     "shuffled": ({}, {"shuffle": True}),
+    "frozen": ({"silent": [5]}, {"freeze": ["encoder.*", "masknet.blocks.*"]}),
+    "checkpointed": ({}, {"checkpoint_blocks": True, "freeze": "decoder.*", "grad_accumulation_factor": 2}),
     "time": ({}, {"train_minutes": 0.4}),  # four steps of six seconds
 }
 
@@ -126,13 +129,17 @@ class StepClock:
 def _brain(folder, **hparams):
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    masknet = MossFormerMaskNet(8, 16, num_blocks=1, group_size=32, query_key_dim=32, dropout=0.0)
-    shuffle = hparams.pop("shuffle", False)
+    checkpoint_blocks = hparams.pop("checkpoint_blocks", False)
+    size = {"num_blocks": 1, "group_size": 32, "query_key_dim": 32, "dropout": 0.0}
+    masknet = MossFormerMaskNet(8, 16, **size, checkpoint_blocks=checkpoint_blocks)
+    shuffle, patterns = hparams.pop("shuffle", False), hparams.pop("freeze", ())
     hparams |= {"noprogressbar": True, "train_logger": Recorder(), "distributed_backend": BACKEND, "device": DEVICE}
     brain = make_brain(folder, masknet=masknet, **hparams)
     brain.history.draw = lambda: None  # it takes its time
     for module in brain.modules.values():
         module.double()
+    if patterns:
+        freeze(brain.modules, patterns)
     if "train_minutes" in hparams:
         brain._clock = StepClock(brain)
     loader = {"batch_size": GLOBAL_BATCH // distributed.world_size(), "shuffle": shuffle}

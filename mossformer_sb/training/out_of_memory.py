@@ -1,0 +1,71 @@
+"""The message for a batch that is too large for the memory: which mixtures it has, and what to do."""
+
+import contextlib
+
+import speechbrain as sb
+import torch
+
+from mossformer_sb.errors import InputError
+
+SHOWN_IDS = 5
+# How PyTorch's errors of the type RuntimeError say it: on a CPU, and where a library of CUDA ran out.
+_TEXTS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that there was not enough memory.
+
+    Example
+    -------
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+
+
+@contextlib.contextmanager
+def naming_the_batch(batch, stage, sample_rate):
+    """Context: an `InputError` that names the mixtures of a batch, where they are too much for the memory.
+
+    Arguments
+    ---------
+    batch : SeparationBatch or None
+        What is computed.
+    stage : speechbrain.Stage
+        Training, validation or test.
+    sample_rate : int
+        Hz.
+
+    Example
+    -------
+    >>> from mossformer_sb.data.datasets import Mixture, SeparationBatch
+    >>> batch = SeparationBatch.collate([Mixture("talk", torch.zeros(16000), torch.zeros(16000, 2))])
+    >>> with naming_the_batch(batch, sb.Stage.VALID, 8000):
+    ...     raise MemoryError
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: The memory does not suffice for this batch of validation: talk (2.0 s). ...
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one
+        if batch is None or not is_out_of_memory(error):
+            raise
+        raise InputError(_message(batch, stage, sample_rate)) from error
+
+
+def _message(batch, stage, sample_rate):
+    seconds = [length / sample_rate for length in batch.lengths.tolist()]
+    shown = [f"{item} ({time:.1f} s)" for item, time in zip(batch.ids[:SHOWN_IDS], seconds, strict=False)]
+    more = len(batch.ids) - len(shown)
+    found = ", ".join(shown) + (f" and {more} more" if more else "")
+    if stage == sb.Stage.TRAIN:
+        name, cure = "training", "Use a smaller --batch_size (with a larger --grad_accumulation_factor, if the step is "
+        cure += "to stay the same), a shorter --segment, --checkpoint_blocks True, or a smaller --model_size."
+    else:
+        name = "validation" if stage == sb.Stage.VALID else "test"
+        cure = "It takes whole mixtures. Use --valid_batch_size 1 if it is more, cut the longest mixtures or leave "
+        cure += "them out, or use a machine with more memory; the training goes on from its last checkpoint."
+    return f"The memory does not suffice for this batch of {name}: {found}. {cure}"

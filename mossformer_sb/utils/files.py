@@ -48,6 +48,11 @@ def temporary_name(path):
     It has the number of the process in it, so that several processes don't write into one file. A name that is as long
     as the file system allows is replaced by a hash.
 
+    Raises
+    ------
+    InputError
+        If no file can have the name.
+
     Example
     -------
     >>> temporary_name("results/table.csv").name == f".table.csv.{os.getpid()}.tmp"
@@ -55,10 +60,21 @@ def temporary_name(path):
     """
     path = Path(path)
     name = f".{path.name}.{os.getpid()}.tmp"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()
+    if len(_encoded(name)) > _LONGEST_NAME:
+        digest = hashlib.sha256(_encoded(path.name)).hexdigest()
         name = f".{digest}.{os.getpid()}.tmp"
     return path.with_name(name)
+
+
+def _encoded(name):
+    """The bytes of a file's name; an InputError if none can have it."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name!r}: no file can have this name ({error.reason}). Choose another one.") from error
+    if b"\0" in encoded:
+        raise InputError(f"{name!r}: no file can have a name with a null character. Choose another one.")
+    return encoded
 
 
 @contextlib.contextmanager

@@ -25,6 +25,12 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.parametrize("name", ["\ud800", "a\0b"])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(InputError, match="no file can have"), atomic_write(tmp_path / name):
+        pass
+
+
 class TestFile:
     def test_an_earlier_file_is_there_until_the_new_one_is_complete(self, tmp_path):
         path = tmp_path / "a.txt"

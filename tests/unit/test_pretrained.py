@@ -89,10 +89,10 @@ def test_example_draws_with_the_model_that_is_given(packaged, recording, spectro
 
 
 def test_what_the_package_has_fits(tmp_path):
-    """Where there is a model, it loads, for two speakers at 8 kHz, and is no larger than 24 MB."""
+    """Where there is a model, it loads, for two speakers at 8 kHz, and is no larger than 12 MB."""
     folder = pretrained.FOLDER / DEFAULT
     if not folder.exists():
         pytest.skip("this version comes without a model")
-    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 24e6
+    assert sum(path.stat().st_size for path in folder.rglob("*")) <= 12e6
     model = MossFormerSeparation.from_hparams(device="cpu")
     assert (model.hparams.num_spks, model.hparams.sample_rate) == (2, 8000)

@@ -181,6 +181,10 @@ def run(arguments):
     check_distinct(jobs, output)
     if arguments.list:
         return _print_list(jobs, output, passed_over, arguments.json)
+    if output.activity:
+        from mossformer_sb.inference.activity import check_installed
+
+        check_installed()
     return _separate(arguments, shard(jobs), output, chunking, passed_over)
 
 

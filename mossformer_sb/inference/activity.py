@@ -8,6 +8,7 @@ Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
 """
 
 import contextlib
+import importlib.util
 
 import numpy as np
 import torch
@@ -189,13 +190,17 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def _load_silero():
-    """A model of Silero VAD, which keeps a state, and the function that makes stretches of probabilities."""
-    try:
-        with _one_thread():  # its import sets one for the whole process
-            from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
-    except ImportError as error:
+def check_installed():
+    """Raise InputError if silero-vad is not installed. Programs call it before the work, not after the first file."""
+    if importlib.util.find_spec("silero_vad") is None:
         raise InputError(
             'who speaks when is found with silero-vad, which is not installed: pip install "mossformer_sb[activity]".'
-        ) from error
+        )
+
+
+def _load_silero():
+    """A model of Silero VAD, which keeps a state, and the function that makes stretches of probabilities."""
+    check_installed()
+    with _one_thread():  # its import sets one for the whole process
+        from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
     return load_silero_vad(), get_speech_timestamps_from_probs

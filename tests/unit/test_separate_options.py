@@ -265,3 +265,11 @@ class TestPipes:
     def test_what_the_standard_output_has_no_room_for(self, run, capsys, words, message):
         assert run("--output_folder", "-", *words) == 2
         assert message in capsys.readouterr().err
+
+
+def test_without_the_detector_nothing_is_begun(run, folder, capsys, monkeypatch):
+    """One message before the work, not one for each recording after it has been separated."""
+    monkeypatch.setitem(sys.modules, "silero_vad", None)
+    assert run("in", "--activity") == 2
+    assert 'pip install "mossformer_sb[activity]"' in capsys.readouterr().err
+    assert not (folder / "separated").exists()

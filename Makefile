@@ -1,4 +1,4 @@
-# Each target sets up what it needs in .venv, and reuses it until setup.cfg, pyproject.toml or the version changes.
+# Each target installs its requirements in .venv, and reuses them until setup.cfg, pyproject.toml or the version changes.
 
 PYTHON ?= python3
 PIP_INDEX ?=
@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INDEX = $(if $(PIP_INDEX),--index-url "$(PIP_INDEX)")
 METADATA := setup.cfg pyproject.toml mossformer_sb/version.py
 
-# A stamp is written when its installation has succeeded, never before.
+# A stamp is written only after its installation has succeeded.
 READY_LINT := $(VENV)/.ready-lint
 READY_DEMO := $(VENV)/.ready-demo
 READY_TEST := $(VENV)/.ready-test
@@ -36,7 +36,7 @@ help: ## Show this help
 
 install: $(READY_TEST) ## Install everything for development in .venv
 
-demo: $(READY_DEMO) ## Make a small corpus, train on it, evaluate, export, separate a file
+demo: $(READY_DEMO) ## Generate a small corpus, train on it, evaluate, export, separate a file
 	$(BIN)/python train.py hparams/mossformer_mini.yaml --output_folder "$(DEMO_FOLDER)"
 	@mixture=$$(ls "$(DEMO_FOLDER)"/corpus/wav8k/min/tt/mix_both/*.wav | head -n 1) && \
 	  $(BIN)/python examples/separate.py "$(DEMO_FOLDER)/export" "$(DEMO_FOLDER)/separated" "$$mixture" && \
@@ -48,8 +48,8 @@ demo: $(READY_DEMO) ## Make a small corpus, train on it, evaluate, export, separ
 	  echo "  audio/             some test mixtures with their sources and estimates, to listen to" && \
 	  echo "  export/            the trained model with its model card, README.md: what others load" && \
 	  echo "  separated/         $$mixture, separated by the model in export/" && \
-	  echo "  picture/           the same by the model that comes with the package, where this version has one," && \
-	  echo "                     and the spectrograms of all of it"
+	  echo "  picture/           the same by the packaged model, if this version has one," && \
+	  echo "                     and spectrograms"
 
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -3,8 +3,8 @@
     python train.py hparams/mossformer_wham.yaml --data_folder /path/to/wham [--key value ...]
     torchrun --nproc_per_node=4 train.py hparams/mossformer_wham.yaml --data_folder ...     # on four GPUs
 
-Any top-level key of the YAML file can be given another value as ``--key value``. An interrupted run resumes when the
-same command is given again. To read the code, begin with `main`.
+``--key value`` overrides any top-level key of the YAML file. An interrupted run resumes when the same command is given
+again. To read the code, begin with `main`.
 """
 
 import logging
@@ -66,13 +66,13 @@ def main(argv):
 
 
 def load(hparams_file, overrides):
-    """Build what the YAML file describes, and what is the same in every experiment."""
+    """Build the objects of the YAML file, and those that every experiment has."""
     with open(hparams_file, encoding="utf-8") as file:
         return complete(load_hyperpyyaml(file, overrides))
 
 
 def check(hparams, run_opts, test_only):
-    """Find what would end the run later, before data is prepared; set the weights to start from."""
+    """Check for errors that would end the run later, before data is prepared; load the weights to start from."""
     if hparams["report"]:
         check_report()
     for name in MANIFESTS:
@@ -82,7 +82,7 @@ def check(hparams, run_opts, test_only):
     check_checkpoints(hparams["checkpointer"], test_only, debug)
     if hparams["init_from"] is not None:
         if hparams["checkpointer"].list_checkpoints():
-            logger.info("Going on with the run in %s; init_from was for its beginning", hparams["save_folder"])
+            logger.info("Resuming the run in %s; init_from only applies to a new run", hparams["save_folder"])
         else:
             start_from(hparams["modules"], hparams["init_from"], hparams["sample_rate"])
     if hparams["freeze"] is not None:
@@ -90,7 +90,7 @@ def check(hparams, run_opts, test_only):
 
 
 def prepare(hparams, test_only):
-    """Write the manifests, in the main process; open the datasets. Return these by name, and their fingerprints.
+    """Write the manifests, in the main process; build the datasets. Return these by name, and their fingerprints.
 
     There may be no test set.
     """
@@ -117,7 +117,7 @@ def build(hparams, run_opts):
 
 
 def fit(brain, hparams, datasets):
-    """Train, or resume; with ``test_only`` nothing happens, as SpeechBrain's Brain has it."""
+    """Train, or resume; with ``test_only`` SpeechBrain's Brain does nothing."""
     brain.fit(
         hparams["epoch_counter"],
         datasets.get("train"),
@@ -146,7 +146,7 @@ def share(brain, hparams, datasets, run_folder):
 
 
 def keep_results(brain, hparams, test_data, run_folder):
-    """Keep what was tested, and the scores in the training's record, which is returned."""
+    """Save the test manifest, and the scores in the training's record, which is returned."""
     if test_data is None:
         record = TrainingRecord.read(run_folder.folder).without_evaluation(brain, run_folder.record)
         record.write(run_folder.folder)
@@ -164,7 +164,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
-        # The message says it all; a traceback would bury it, and one comes along from a data loader's process.
+        # Only the message: without the traceback, which errors of data loader processes also contain.
         if should_report(error):
             logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
         sys.exit(2)

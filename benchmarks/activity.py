@@ -1,9 +1,9 @@
-"""How well it is found who speaks when: `python -m benchmarks.activity --manifest TEST.csv --data_folder CORPUS`.
+"""Errors of speech activity detection: `python -m benchmarks.activity --manifest TEST.csv --data_folder CORPUS`.
 
 The truth is the level of the clean sources. Compared with it, frame by frame of 10 ms, are Silero VAD alone on each
-clean source; separation as a model does it (``--model``); and separation that leaves the other speaker in each output
-at a defined level, so that its SI-SNR is that level's negative. Three kinds of talk: the test mixtures themselves, in
-which both speak nearly all the time; conversations of the same speakers, who take turns; and one speaker alone.
+clean source; separation as a model does it (``--model``); and simulated separation with the other speaker in each
+output at a defined level, whose SI-SNR is that level's negative. Three kinds of talk: the test mixtures themselves, in
+which both speak nearly all the time; conversations of the same speakers, with turns; and one speaker alone.
 
 Shapes: T samples, F frames of 10 ms, S speakers.
 """
@@ -108,7 +108,7 @@ def leaking(sources, leak_db):
 
 
 def separated(model, sources):
-    """What a model makes of the sum of sources, in the order of the sources: [T, 2]."""
+    """A model's estimates for the sum of sources, in the order of the sources: [T, 2]."""
     estimates = model.separate(sources.sum(1).astype(np.float32))
     if not sources.any(axis=0).all():  # one speaker alone: the louder output is theirs
         loudest = int(np.square(estimates.numpy()).sum(0).argmax())
@@ -176,7 +176,7 @@ def measure(kinds, sample_rate, model=None):
 
 def _errors(sources, sample_rate, leak, model):
     truth = activity_of_sources(sources, sample_rate)
-    if leak is None:  # each by itself, so that nothing can be taken for leakage
+    if leak is None:  # each separately, so that nothing is treated as leakage
         segments = [activity.speech_activity(source[:, None], sample_rate)[0] for source in sources.T]
     else:
         outputs = separated(model, sources) if leak is model else leaking(sources, leak)
@@ -187,7 +187,7 @@ def _errors(sources, sample_rate, leak, model):
 
 
 def passes(rows):
-    """Whether each row is within what is allowed, see `ALLOWED`: list of bool.
+    """Whether each row is within the allowed error, see `ALLOWED`: list of bool.
 
     Example
     -------
@@ -212,7 +212,7 @@ def main(arguments=None):
     Returns
     -------
     int
-        0; 1 if something is beyond what is allowed; 2 after an error in what the user gave.
+        0; 1 if an error is larger than allowed; 2 after an error in what the user gave.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -242,7 +242,7 @@ def main(arguments=None):
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.activity", description=__doc__.partition(":")[0])
     parser.add_argument("--manifest", required=True, help="mixtures of two clean speakers, as data_prep lists them")
-    parser.add_argument("--data_folder", required=True, help="what its paths begin at")
+    parser.add_argument("--data_folder", required=True, help="folder of its paths")
     parser.add_argument("--model", help="folder of an exported model; without one, leakage alone is measured")
     parser.add_argument("--number", type=int, default=100, help="mixtures and conversations (default: 100)")
     parser.add_argument("--json", help="file for the figures")

@@ -1,4 +1,4 @@
-"""Several implementations of the same, timed in alternation, since a machine's speed drifts."""
+"""Timing several implementations in alternation, since a machine's speed drifts."""
 
 import statistics
 import time
@@ -12,9 +12,9 @@ def time_alternating(functions, items, rounds, description):
     Arguments
     ---------
     functions : dict
-        Name to function of an index; the first is what the others are compared with.
+        Name to function of an index; the first is the reference of the ratios.
     items : int
-        Items that each does in one round.
+        Items of each in one round.
     rounds : int
         How many rounds, after one item of each that warms up and isn't timed.
     description : str

@@ -4,9 +4,9 @@
     python -m benchmarks.bulk archive --calls 1000 --seconds 30 --speech_folder LibriSpeech --ways single bulk bulk:8
 
 The first times the network alone on batches of noise, by CPU time where it runs on a CPU. The second makes an archive
-of calls at 8 kHz, two people at once, and separates it in several ways, each in a process of its own: `single` calls
-`separate_recording` for one after the other, `bulk` is what `mossformer-sb separate` does, and `bulk:N` the same with
-`--batch-size N`. It says how long each took, and how much memory. Weights are random: they change no time.
+of calls at 8 kHz, two speakers at once, and separates it in several ways, each in its own process: `single` calls
+`separate_recording` for one after the other, `bulk` is the way of `mossformer-sb separate`, and `bulk:N` the same with
+`--batch-size N`. It reports time and memory of each. Weights are random: they don't affect time.
 """
 
 import argparse
@@ -50,9 +50,9 @@ def time_batches(size, seconds, batches, device="cpu", rounds=3):
     batches : list of int
         Numbers of items.
     device : str
-        Where; on "cpu" it is the process's CPU time that counts.
+        Where; on "cpu" CPU time is measured.
     rounds : int
-        The median of so many is taken.
+        The median of so many is reported.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def make_archive(folder, calls, seconds, speech_folder=None, seed=0):
         FLAC files in folders, whose stems begin with a speaker and a hyphen, as in LibriSpeech. Default: harmonic tones
         with the rhythm of syllables.
     seed : int
-        Of what is drawn.
+        Of the random choices.
     """
     rng, length = np.random.default_rng(seed), round(RATE * seconds)
     utterances = _utterances(speech_folder) if speech_folder else None
@@ -114,7 +114,7 @@ def _utterances(folder):
         samples = samples.mean(1) if samples.ndim > 1 else samples
         found.setdefault(path.stem.split("-")[0], []).append(resample(np.asarray(samples), rate, RATE))
     if not found:
-        raise InputError(f"{folder}: holds no FLAC file. Give a folder of LibriSpeech, or leave speech_folder out.")
+        raise InputError(f"{folder}: holds no FLAC file. Give a folder of LibriSpeech, or no speech_folder.")
     return found
 
 
@@ -134,7 +134,7 @@ def _tones(length, rng):
 
 
 def separate_archive(model, archive, output, way, device="cpu"):
-    """Separate an archive in one way; to be called in a process of its own.
+    """Separate an archive in one way; call it in a new process.
 
     Arguments
     ---------
@@ -220,7 +220,7 @@ def _run_archive(arguments):
 
 
 def main(argv=None):
-    """Run a benchmark, print its table, and write it as JSON where wanted."""
+    """Run a benchmark, print its table, and optionally write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)

@@ -5,7 +5,7 @@
 The corpus is that of many speakers; training mixes its clips dynamically, two clean speakers at a time. Each network is
 tried with each learning rate for a few minutes; the rate with the best validation SI-SNR trains for an hour; the test
 mixtures are those of unseen speakers. Minutes are CPU time of the training process, so that other work on the machine
-takes nothing away. What was interrupted resumes with the same command.
+has no influence. An interrupted run resumes with the same command.
 """
 
 import argparse
@@ -42,7 +42,7 @@ ROOT = Path(train.__file__).resolve().parent
 
 
 class ProcessorClock:
-    """Seconds of CPU time of this process, in place of `mossformer_sb.training.budget.RunningClock`."""
+    """Seconds of CPU time of this process, instead of `mossformer_sb.training.budget.RunningClock`."""
 
     def seconds(self):
         """Seconds."""
@@ -134,7 +134,7 @@ def table(rows):
 
 
 def main(arguments=None):
-    """Runs what is left, and prints the table."""
+    """Runs the missing trainings, and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__.partition(":")[0])
     parser.add_argument("results", type=Path, help="folder of the runs")
     parser.add_argument("--data_folder", required=True, help=f"the corpus of many speakers, {PREFIX}")

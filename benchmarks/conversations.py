@@ -1,6 +1,7 @@
-"""Conversations of minutes, separated in chunks: do the speakers stay where they are, and are the joins inaudible?
+"""Conversations of minutes, separated in chunks: swaps of the speakers, and clicks at the joins.
 
-Two speakers take turns, and overlap at each change of turns. Utterances are those of the test; nothing else is drawn.
+Two speakers take turns, and overlap at each change of turns. Utterances are those of the test set; only the lengths of
+turns are drawn.
 
 Shapes: T samples.
 """
@@ -126,7 +127,7 @@ def separate_conversations(model, speakers, number, seconds, chunking=None):
 
 
 def count_swaps(estimates, sources):
-    """How often the speakers change places, from one window in which both speak to the next one.
+    """How often the speakers are swapped, from one window in which both speak to the next one.
 
     Arguments
     ---------

@@ -1,6 +1,7 @@
-"""The data side, side by side with the ways others have: `python -m benchmarks.data`.
+"""Data loading beside other implementations: `python -m benchmarks.data`.
 
-Dynamic mixing, manifests and evaluation, each in turns, in one process; all but the reading of headers in one thread.
+Dynamic mixing, manifests and evaluation, each timed in alternation, in one process; all but the reading of headers in
+one thread.
 """
 
 import argparse

@@ -18,13 +18,13 @@ SAMPLE_RATE = 8000
 
 
 def draw(seconds):
-    """A mixture [T], its sources and estimates of them, each [T, S]; what sounds in them does not matter."""
+    """A mixture [T], its sources and estimates of them, each [T, S]; their content does not matter."""
     sources = torch.randn(round(seconds * SAMPLE_RATE), 2)
     return sources.sum(1), sources, sources.flip(1) + 0.3 * torch.randn_like(sources)
 
 
 def by_torchmetrics(mixture, sources, estimates):
-    """The same `Scores` as ours, put together from torchmetrics' functions, in double precision."""
+    """The same `Scores` as ours, computed with torchmetrics' functions, in double precision."""
     mixture, sources, estimates = (x.double() for x in (mixture, sources.T, estimates.T))  # [S, T]
     _, order = permutation_invariant_training(
         estimates[None], sources[None], scale_invariant_signal_noise_ratio, eval_func="max"

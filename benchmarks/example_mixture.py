@@ -1,10 +1,10 @@
-"""The example recording of two people, `mossformer_sb/web/two_speakers.flac`: how it is made, how a model does on it.
+"""The example recording of two people, `mossformer_sb/web/two_speakers.flac`: generating it, and its score by a model.
 
     python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --write two_speakers.flac
     python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --model MODEL
 
-Mixtures of two utterances of train-clean-100 by speakers that no training has heard are drawn by seed. The example is
-the first of them, whatever its score; the second command separates many, and says where the example ranks.
+Mixtures of two utterances of train-clean-100 by speakers that are in no training set are drawn by seed. The example is
+the first of them, whatever its score; the second command separates many, and reports the rank of the example.
 
 Shapes: T samples.
 """
@@ -85,14 +85,14 @@ def draw(paths, number):
 
 
 def write(paths, target):
-    """Write the example as FLAC with 16 bits; say what it is made of."""
+    """Write the example as FLAC with 16 bits; report its sources."""
     names, mixture, _ = draw(paths, 0)
     soundfile.write(target, mixture, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     return f"{target}: {' and '.join(names)}, {SECONDS:g} s, {Path(target).stat().st_size} bytes"
 
 
 def rank(paths, model_folder, count):
-    """SI-SNRi of the example, and where it lies among others."""
+    """SI-SNRi of the example, and its rank among others."""
     from mossformer_sb.inference import MossFormerSeparation
 
     model = MossFormerSeparation.from_hparams(model_folder, device="cpu")

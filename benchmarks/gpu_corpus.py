@@ -5,9 +5,9 @@
 
 `speech8k` and `noise8k` hold Ogg files of several minutes and an index of the clips in each, `SOURCE.jsonl.gz`: one
 line a clip, with `f` its file, `s` its first sample, `n` its samples, `spk` its speaker or kind. Packing takes whole
-files of the sources in `SOURCES`, the test's utterances, and noise, and writes sums of all; unpacking checks them and
-writes what `train.py hparams/mossformer_many_speakers.yaml` takes: `data/clips`, `data/noise`, `data/list.csv`, and the
-test's utterances in `data/corpus/speech/tt`.
+files of the sources in `SOURCES`, the test's utterances, and noise, and writes checksums; unpacking checks them and
+writes the input of `train.py hparams/mossformer_many_speakers.yaml`: `data/clips`, `data/noise`, `data/list.csv`, and
+the test's utterances in `data/corpus/speech/tt`.
 """
 
 import argparse
@@ -39,12 +39,12 @@ MOST_MB = 34.0  # beside 24 MB of wheels and 4 MB of the checkout
 
 
 def pack(speech, noise, librispeech_folder, target, sources=None):
-    """Write the files into a folder; return a line that says how much it is.
+    """Write the files into a folder; return a line with the amount.
 
     Raises
     ------
     InputError
-        If something is absent, or it is more than can be carried.
+        If something is missing, or it is larger than the limit.
     """
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -62,9 +62,7 @@ def pack(speech, noise, librispeech_folder, target, sources=None):
     (target / SUMS).write_text(json.dumps({path.name: _sum(path) for path in files}, indent=1), encoding="utf-8")
     size = sum(path.stat().st_size for path in files) / 1e6
     if size > MOST_MB:
-        raise InputError(
-            f"{target}: {size:.1f} MB are more than the {MOST_MB:g} MB that can be carried: take fewer files."
-        )
+        raise InputError(f"{target}: {size:.1f} MB are more than the limit of {MOST_MB:g} MB: choose fewer files.")
     hours = sum(line["n"] for line in lines if line["kind"] == "speech") / SAMPLE_RATE / 3600
     return f"{target}: {size:.1f} MB, {len(lines)} clips, {hours:.2f} h of speech"
 
@@ -78,7 +76,7 @@ def _index(path):
 
 
 def _pack_noise(folder, target):
-    """Every second clip of noise, written anew: its files are longer than what is taken."""
+    """Every second clip of noise, in new files: the original ones are longer."""
     lines = []
     for path in sorted(folder.glob("*.jsonl.gz")):
         clips = _index(path)[::NOISE_SHARE]
@@ -111,12 +109,12 @@ def _write(target, name, signals, kind, names):
 
 
 def unpack(source, target, workers=16):
-    """Check the files of `pack`, and write the recordings and the list; return a line that says how much it is.
+    """Check the files of `pack`, and write the recordings and the list; return a line with the amount.
 
     Raises
     ------
     InputError
-        If a file is absent or another one than was packed.
+        If a file is missing or differs from the packed one.
     """
     source, target = Path(source), Path(target)
     try:
@@ -127,7 +125,7 @@ def unpack(source, target, workers=16):
         ) from error
     wrong = [name for name, value in sums.items() if not (source / name).is_file() or _sum(source / name) != value]
     if wrong:
-        raise InputError(f"{source}: {', '.join(wrong)} differ from what was packed: carry them again.")
+        raise InputError(f"{source}: {', '.join(wrong)} differ from the packed files: copy them again.")
     lines = [json.loads(line) for line in (source / INDEX).read_text(encoding="utf-8").splitlines()]
     by_file = {}
     for line in lines:

@@ -1,6 +1,6 @@
-"""Manifests of a corpus, side by side with the least that any script does: open each file for its length, in a row.
+"""Manifests of a corpus, beside a minimal script that opens each file for its length, one after the other.
 
-An item is one audio file. Ours also looks for what is missing, cut off, of another rate or length, and writes the
+An item is one audio file. Ours also checks for missing and truncated files, and other rates or lengths, and writes the
 manifests.
 """
 
@@ -19,7 +19,7 @@ SPLITS = {"tr": 0.8, "cv": 0.1, "tt": 0.1}  # shares of the mixtures
 
 
 def write_corpus(folder, num_mixtures):
-    """A corpus in WHAM!'s layout, of links to a few files, since only headers are read; its root."""
+    """Root of a corpus in WHAM!'s layout, of links to a few files, since only headers are read."""
     folder = Path(folder)
     originals = []
     for number in range(10):

@@ -1,8 +1,8 @@
 """Time and peak memory of a training step, by network, length and batch: `python -m benchmarks.memory`.
 
-Each case runs in a process of its own, so that its peak is its own: forward, loss, backward and a step of Adam on
-noise. Memory is what torch allocates on a GPU; on a processor, the process's whole resident set, some hundred megabytes
-of libraries included.
+Each case runs in its own process, since the peak is that of a process: forward, loss, backward and a step of Adam on
+noise. Memory is torch's allocation on a GPU; on a CPU, the process's whole resident set, including some hundred
+megabytes of libraries.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def measure(size, seconds, batch, device="cpu", threads=None, steps=3, precision
     device : str
         As torch writes it.
     threads : int, optional
-        Of a processor; default: torch's choice.
+        On a CPU; default: torch's choice.
     steps : int
         How many are timed.
     precision : str
@@ -52,8 +52,8 @@ def measure(size, seconds, batch, device="cpu", threads=None, steps=3, precision
     Returns
     -------
     dict
-        What was measured: ``step_seconds``, the median, and ``peak_gb`` (10^9 bytes); with the case, ``parameters``
-        in millions, and what it ran on.
+        The measurements: ``step_seconds``, the median, and ``peak_gb`` (10^9 bytes); with the case, ``parameters`` in
+        millions, and the machine.
 
     Example
     -------
@@ -92,7 +92,7 @@ def measure(size, seconds, batch, device="cpu", threads=None, steps=3, precision
 
 
 def measure_apart(**case):
-    """`measure` in a process of its own; None where memory did not suffice."""
+    """`measure` in its own process; None if it ran out of memory."""
     command = [sys.executable, "-m", "benchmarks.memory", "--one", json.dumps(case)]
     # PyTorch's libraries read the number of threads once, when they are loaded.
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(case["threads"])} if case.get("threads") else {})}
@@ -128,7 +128,7 @@ def table(rows):
 
 
 def main(argv=None):
-    """Measure the cases that the command line asks for, and print the table.
+    """Measure the cases of the command line, and print the table.
 
     Arguments
     ---------
@@ -164,11 +164,11 @@ def _parser():
     parser.add_argument("--seconds", nargs="+", type=float, default=[2.0, 4.0], help="lengths (%(default)s)")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2], help="batch sizes (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
-    parser.add_argument("--threads", type=int, help="of a processor (torch's choice)")
+    parser.add_argument("--threads", type=int, help="on a CPU (torch's choice)")
     parser.add_argument("--steps", type=int, default=3, help="how many are timed (%(default)s)")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="%(choices)s")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, as JSON: how each gets its own process
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, as JSON: for its own process
     return parser
 
 

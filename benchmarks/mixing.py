@@ -1,7 +1,7 @@
-"""Dynamic mixing, side by side with SpeechBrain's.
+"""Dynamic mixing, beside SpeechBrain's.
 
-Both make two-speaker mixtures in noise at 8 kHz, with speed perturbation, from the same recordings. What is compared is
-items a second of one worker of a data loader.
+Both make two-speaker mixtures in noise at 8 kHz, with speed perturbation, from the same recordings. Compared are
+items/s of one worker of a data loader.
 """
 
 from pathlib import Path
@@ -20,9 +20,9 @@ NUM_SPEAKERS, UTTERANCES_EACH, NUM_NOISES = 40, 5, 100
 
 
 def write_recordings(folder):
-    """Write what both draw from: utterances of 5 to 12 s, one folder a speaker, and noise of 6 to 14 s; 16 bit.
+    """Write the recordings for both: utterances of 5 to 12 s, one folder per speaker, and noise of 6 to 14 s; 16 bit.
 
-    What sounds in them does not matter here: noise throughout.
+    Their content does not matter here: all are noise.
     """
     rng = np.random.default_rng(0)
     folder = Path(folder)

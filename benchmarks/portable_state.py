@@ -1,10 +1,10 @@
-"""The newest checkpoint of a training as one small file, so that another machine can go on with it.
+"""The newest checkpoint of a training as one small file, so that another machine can resume from it.
 
     python -m benchmarks.portable_state pack results/run state.zip
     python -m benchmarks.portable_state unpack state.zip results/run
 
-Large tensors are kept in 16 bits: weights and their averages in float16, the state of the optimizer in bfloat16. What
-goes on from it is close to the uninterrupted run, not equal to it.
+Large tensors are stored in 16 bits: weights and their averages in float16, the state of the optimizer in bfloat16. A
+run that resumes from it is close to the uninterrupted run, not equal to it.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def pack(folder, target):
 
 
 def unpack(source, folder):
-    """Write the checkpoint in a file into an output folder, from where ``train.py`` goes on.
+    """Write the checkpoint in a file into an output folder, from where ``train.py`` resumes.
 
     Arguments
     ---------
@@ -80,7 +80,7 @@ def unpack(source, folder):
     Raises
     ------
     InputError
-        If the file is none of these, or the folder has a checkpoint.
+        If it is no such file, or the folder has a checkpoint.
     """
     save = Path(folder) / SAVE_FOLDER
     if save.is_dir() and Checkpointer(save).find_checkpoint() is not None:
@@ -103,7 +103,7 @@ def unpack(source, folder):
 
 
 def _converted(content, name, convert):
-    """A file of a checkpoint, with its tensors converted; what is no file of torch's as it is."""
+    """A file of a checkpoint, with its tensors converted; other files unchanged."""
     if not content.startswith(b"PK") or name == RANDOM:
         return content
     value = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -1,12 +1,12 @@
-"""What a model of two speakers can do on the corpus of many speakers: `python -m benchmarks.pretrained`.
+"""Evaluation of a two-speaker model on the corpus of many speakers: `python -m benchmarks.pretrained`.
 
     python -m benchmarks.pretrained MODEL --data_folder results/…/corpus --manifest_folder results/…/manifests \\
         --noise_folder /path/to/recorded/noise
 
 It scores the test mixtures, clean, noisy, reverberant, in recorded noise, and of other corpora; separates single
-speakers, and one recording at several levels; times half a minute; and looks for swaps of the speakers and for clicks
-in conversations of three minutes. No training has heard these speakers. Any exported model of two speakers at 8 kHz
-will do, those of the baselines too.
+speakers, and one recording at several levels; times half a minute; and counts swaps of the speakers and clicks in
+conversations of three minutes. These speakers are in no training set. It accepts any exported model of two speakers at
+8 kHz, including the baselines.
 
 Shapes: T samples, S speakers.
 """
@@ -44,7 +44,7 @@ LEVEL_LIMIT = 120.0  # dB: how far below a silent output counts as
 GAINS = (1.0, 0.1, 0.003)  # at which a recording is separated
 RECORDED = "recorded noise"
 
-# What the package's model is to reach: figure → (whether it does, in words).
+# Targets of the packaged model: figure → (whether it is reached, description).
 TARGETS = {
     "SI-SNRi, clean": (lambda found: found["scores"]["clean"]["si_snr_i"] >= 8, "8 dB or more, 11 dB aimed for"),
     "SI-SNRi, synthetic noise": (lambda found: found["scores"]["noisy"]["si_snr_i"] >= 5, "5 dB, 8 dB"),
@@ -81,13 +81,13 @@ def check_model(
     manifest_folder : str or Path
         Its manifests.
     noise_folder : str or Path, optional
-        Recordings of noise, of any rate, that no training has heard. Default: there is no such condition.
+        Recordings of noise, of any rate, that are in no training set. Default: without this condition.
     limit : int, optional
         Take so many test mixtures of each condition and so many single speakers at most. Default: all.
     conversations : int
         How many, of three minutes each.
     threads : int
-        Of the processor.
+        Of the CPU.
     device : str
         As for `MossFormerSeparation.from_hparams`.
 
@@ -100,7 +100,7 @@ def check_model(
     Raises
     ------
     InputError
-        If the model has another number of speakers or another rate, or the corpus or the noise is absent.
+        If the model has another number of speakers or another rate, or the corpus or the noise is missing.
     """
     torch.set_num_threads(threads)
     model = MossFormerSeparation.from_hparams(model_folder, device=device)
@@ -143,7 +143,7 @@ def conditions(data_folder, manifest_folder, noise_folder=None):
 
 
 class RecordedNoise:
-    """The noisy mixtures, with recorded noise in place of the synthetic one, equally loud.
+    """The noisy mixtures, with recorded noise instead of the synthetic one, at the same level.
 
     Arguments
     ---------
@@ -152,8 +152,8 @@ class RecordedNoise:
     synthetic_folder : Path
         Their noise, ID.wav.
     noise_folder : str or Path
-        Recordings, found in folders of folders, too. Each mixture gets one, in the order of their paths; short ones are
-        repeated. Several channels are averaged.
+        Recordings, at any depth. Each mixture gets one, in the order of their paths; short ones are repeated. Several
+        channels are averaged.
 
     Raises
     ------
@@ -235,8 +235,8 @@ def separate_singles(model, utterances):
     Returns
     -------
     dict
-        ``below``, by how many dB the softer output lies below the louder one, the median; ``share``, of how many
-        that is 15 dB or more; ``si_snr`` of the louder output against the recording, the median; and ``number``.
+        ``below``, dB by which the softer output is below the louder one, the median; ``share`` of those with 15 dB or
+        more; ``si_snr`` of the louder output against the recording, the median; and ``number``.
     """
     levels, ratios = [], []
     for utterance in tqdm(utterances, "Single speakers", unit="recording", disable=None):
@@ -253,7 +253,7 @@ def separate_singles(model, utterances):
 
 
 def level_between(estimates):
-    """By how many dB the softest channel lies below the loudest one: [T, S] → float.
+    """dB by which the softest channel is below the loudest one: [T, S] → float.
 
     Example
     -------
@@ -267,7 +267,7 @@ def level_between(estimates):
 
 
 def compare_levels(model, recording):
-    """How well the outputs of a recording, [T], at other levels equal those at its own: the worst SNR, dB."""
+    """Agreement of the outputs of a recording, [T], at other levels with those at its own: the lowest SNR, dB."""
     expected = model.separate(recording).double()
     worst = LEVEL_LIMIT
     for gain in GAINS:
@@ -278,7 +278,7 @@ def compare_levels(model, recording):
 
 
 def time_separation(model, mixture):
-    """Seconds that it takes to separate a recording, [T], in one piece: the median of some rounds."""
+    """Seconds to separate a recording, [T], in one piece: the median of some rounds."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -321,7 +321,7 @@ def report(found):
 
 
 def _figures(found):
-    """Name of a target → what was found; targets whose data were not given are absent."""
+    """Name of a target → result; targets without data are omitted."""
     single, talks = found["single"], found["conversations"]
     gains = dict(zip(("clean", "noisy", RECORDED, "reverb", "commonvoice", "so762"), list(TARGETS)[:6], strict=True))
     return {
@@ -337,17 +337,17 @@ def _figures(found):
 
 
 def missed(found):
-    """Names of the targets that were measured and not reached."""
+    """Names of the measured targets that were missed."""
     return [name for name in _figures(found) if not TARGETS[name][0](found)]
 
 
 def main(arguments=None):
-    """Runs the checks that the command line asks for.
+    """Runs the checks of the command line.
 
     Returns
     -------
     int
-        0; 1 when something that is wanted was missed; 2 after an error in what the user gave.
+        0; 1 if a target was missed; 2 after an error in what the user gave.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
@@ -384,7 +384,7 @@ def _parser():
     parser.add_argument("--noise_folder", help="recordings of noise, WAV of any rate, for one condition more")
     parser.add_argument("--limit", type=int, help="at most so many mixtures of each condition, for a quick look")
     parser.add_argument("--conversations", type=int, default=10, help="of three minutes each (default: 10)")
-    parser.add_argument("--threads", type=int, default=2, help="of the processor (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--markdown", help="file for the tables")
     parser.add_argument("--json", help="file for the figures")

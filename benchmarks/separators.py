@@ -1,4 +1,4 @@
-"""The separators that speed is compared of: ours, the authors', and SpeechBrain's, with random weights."""
+"""Separators for speed comparisons: ours, the authors', and SpeechBrain's, with random weights."""
 
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from torch import nn
@@ -63,8 +63,8 @@ def _reference_like(masknet, size):
         from modelscope.models.audio.separation.m2.mossformer_block import GatedFSMNBlockDilated
     except ImportError as error:
         raise InputError(
-            "The authors' network comes with the package modelscope, which is missing: "
-            'pip install "mossformer_sb[parity]", or leave reference out of --networks.'
+            "The authors' network comes with the package modelscope, which is not installed: "
+            'pip install "mossformer_sb[parity]", or remove reference from --networks.'
         ) from error
     size = get_size(size)
     sizes = size.group_size, size.query_key_dim, 4.0
@@ -73,7 +73,7 @@ def _reference_like(masknet, size):
         reference = mossformer.MossFormerMaskNet(size.channels, size.channels, blocks, norm="ln", num_spks=2)
     else:
         reference = mossformer2.MossFormerMaskNet(size.channels, size.channels, size.num_blocks, norm="ln", num_spks=2)
-        # Their constructor has no place for other sizes than the published ones.
+        # Their constructor does not support other sizes than the published ones.
         inner = mossformer2.MossFormerM(size.num_blocks, size.channels, False, *sizes, 0.1)
         inner.mossformerM.fsmn = nn.ModuleList(
             GatedFSMNBlockDilated(size.channels, size.recurrent_channels) for _ in range(size.num_blocks)

@@ -3,8 +3,8 @@
     python -m benchmarks.service MODEL --requests 200 --clients 8 --seconds 5
 
 It starts `mossformer-sb serve` and sends it recordings from many clients at once; of every ten requests one is
-malformed, and one client is killed: half of those while they send, half before they take their answer. It says how many
-were answered as they should be, how fast, how the memory of the service went, and what was left behind.
+malformed, and one client is killed: half of those during the upload, half before the response. It reports the numbers
+of correct responses, the speed, the memory of the service over time, and files left behind.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def recordings(seconds, number, seed=0):
 
 
 class Server:
-    """`mossformer-sb serve` in a process of its own."""
+    """`mossformer-sb serve` in its own process."""
 
     def __init__(self, model, *options):
         self.folder = tempfile.mkdtemp(prefix="service-benchmark-")
@@ -82,7 +82,7 @@ class Server:
 
 
 def request(port, kind, body, number):
-    """Send one request; how it ended, in a word."""
+    """Send one request; its result, as one word."""
     if kind == "killed":
         with socket.create_connection(("127.0.0.1", port)) as client:
             head = f"POST /separate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -145,7 +145,7 @@ def load(server, number, clients, bodies):
         thread.join()
     seconds = time.monotonic() - start
     bar.close()
-    for _ in range(200):  # what a killed client has left is separated to its end
+    for _ in range(200):  # recordings of killed clients are separated to their end
         busy = _busy(server.port)
         if not busy:
             break
@@ -168,7 +168,7 @@ def _busy(port):
 
 
 def main(arguments=None):
-    """Prints what was found; 1 if anything was lost or left behind."""
+    """Prints the results; 1 if anything was lost or left behind."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__.partition(":")[0])
     parser.add_argument("model", help="folder of an exported model of two speakers")
     parser.add_argument("--requests", type=int, default=200, help="(default: %(default)s)")

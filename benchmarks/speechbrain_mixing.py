@@ -1,8 +1,8 @@
-"""What SpeechBrain's WHAM! recipe does for a training item with dynamic mixing, step by step, as a yardstick.
+"""The steps of SpeechBrain's WHAM! recipe for a training example with dynamic mixing, for comparison.
 
 Its recipe spreads it over a data pipeline and the training loop: files are found by glob; every item reads the headers
-of its files for their lengths, and again for the crop; loads them; brings them to levels with `rescale`; mixes in a
-whole recording of noise; then the loop throws that mixture away, changes each speaker's speed with `SpeedPerturb`, and
+of its files for their lengths, and again for the crop; loads them; scales them to levels with `rescale`; mixes in a
+whole recording of noise; then the loop discards that mixture, changes each speaker's speed with `SpeedPerturb`, and
 mixes again with the noise at the speakers' mean amplitude. The crop to the training length comes last.
 """
 
@@ -20,7 +20,7 @@ SPEEDS = (95, 100, 105)  # percent
 
 
 class SpeechBrainMixing:
-    """Draws items as described above; indices are without effect, as there.
+    """Draws items as described above; indices have no effect, as there.
 
     Arguments
     ---------
@@ -51,7 +51,7 @@ class SpeechBrainMixing:
         return self._loop(sources, noise)
 
     def _pipeline(self):
-        """What the data pipeline yields: sources [S, T] and noise [T']; its mixture is not used afterwards."""
+        """Output of the data pipeline: sources [S, T] and noise [T']; its mixture is not used afterwards."""
         speakers = np.random.choice(self.speakers, 2, replace=False, p=self.weights)
         noise = audio_io.load(np.random.choice(self.noises, 1, replace=False)[0])[0].squeeze()
         paths = [np.random.choice(self.utterances[speaker], 1, False)[0] for speaker in speakers]
@@ -73,7 +73,7 @@ class SpeechBrainMixing:
         return sources, noise * (sources.abs().mean() / noise.abs().mean())
 
     def _loop(self, sources, noise):
-        """What the training loop makes of it: mixture [T] and sources [T, S]."""
+        """The training loop's processing of it: mixture [T] and sources [T, S]."""
         perturbed = [self.speed_perturb(source[None])[0] for source in sources]
         length = min(len(noise), *(len(source) for source in perturbed))
         sources = torch.stack([source[:length] for source in perturbed], dim=-1)

@@ -1,10 +1,10 @@
-"""Time and memory of separators, side by side: `python -m benchmarks.speed`.
+"""Time and memory of several separators: `python -m benchmarks.speed`.
 
-In one process and in turns: ours, the authors' network with the same weights, whose outputs are compared, and
+In one process and in alternation: ours, the authors' network with the same weights, whose outputs are compared, and
 SpeechBrain's SepFormer and Conv-TasNet. A case is a size of MossFormer, a length and a task, inference or a training
 step (forward, backward and a step of Adam). The ratio is the median over the rounds of the time that the first network
-in fp32 took, divided by the time of the same round here: above 1 is faster than it. Memory on a processor is how far
-the resident set of a fresh process rises above what it was before the call; on a GPU it is what torch allocates.
+in fp32 took, divided by the time of the same round here: above 1 is faster than it. Memory on a CPU is the increase of
+a new process's resident set during the call; on a GPU it is torch's allocation.
 """
 
 import argparse
@@ -31,9 +31,9 @@ ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 8000  # Hz
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 TASKS = ("inference", "training")
-# processor: the time that this process had, for machines that others work on; with one thread.
+# processor: CPU time of this process, for machines with other load; with one thread.
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-MEMORY_CASE = ("network", "size", "seconds", "task", "precision")  # of a row: what its memory depends on
+MEMORY_CASE = ("network", "size", "seconds", "task", "precision")  # keys of a row on which its memory depends
 
 
 class Runner:
@@ -68,7 +68,7 @@ class Runner:
             return self._forward().float()
 
     def seconds(self):
-        """Run the task once, and say how long it took."""
+        """Run the task once, and return how long it took."""
         self.separator.train(self.training)
         _wait(self.mixture.device)
         start = self.now()
@@ -90,7 +90,7 @@ class Runner:
 def measure(
     size, seconds, task, networks=NETWORKS, precisions=("fp32",), device="cpu", rounds=3, batch=1, clock="wall"
 ):
-    """Run the networks in turns.
+    """Run the networks in alternation.
 
     Arguments
     ---------
@@ -101,13 +101,13 @@ def measure(
     task : str
         inference, or training.
     networks : list of str
-        Some of `benchmarks.separators.NETWORKS`; the first is what the others are compared with.
+        Some of `benchmarks.separators.NETWORKS`; the first is the reference of the ratios.
     precisions : list of str
         Some of fp32 and bf16.
     device : str
         As torch writes it.
     rounds : int
-        Turns of each, after one that warms up and isn't timed.
+        Rounds of each, after one that warms up and isn't timed.
     batch : int
         How many mixtures.
     clock : str
@@ -179,7 +179,7 @@ def operations_of(size, num_samples):
 
 
 def ceiling(precision, device="cpu", rounds=5):
-    """Operations a second of the machine's best matrix product of the network's kind, 4000 × 512 times 512 × 2048."""
+    """Operations a second of the machine's fastest matmul of the network's kind, 4000 × 512 times 512 × 2048."""
     dtype = PRECISIONS[precision] or torch.float32
     x, weight = torch.randn(4000, 512, dtype=dtype, device=device), torch.randn(2048, 512, dtype=dtype, device=device)
     found = []
@@ -195,11 +195,11 @@ def ceiling(precision, device="cpu", rounds=5):
 
 
 def memory(network, size, seconds, task, precision, device="cpu", batch=1):
-    """Bytes that one call takes beyond what is there before it; on a processor, run this in a fresh process."""
+    """Bytes that one call allocates; on a CPU, run this in a new process."""
     (separator,) = build([network], size).values()
     mixture = 0.1 * torch.randn(batch, round(seconds * SAMPLE_RATE), device=device)
     separator = separator.to(device)
-    Runner(separator, precision, task, mixture[:, : SAMPLE_RATE // 4]).seconds()  # what is loaded once
+    Runner(separator, precision, task, mixture[:, : SAMPLE_RATE // 4]).seconds()  # loads libraries once
     runner = Runner(separator, precision, task, mixture)
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -212,7 +212,7 @@ def memory(network, size, seconds, task, precision, device="cpu", batch=1):
 
 
 def _reset_peak():
-    """Let the peak of the resident set begin anew where Linux lets it; the resident set, in bytes."""
+    """Reset the peak of the resident set where Linux supports it; the resident set, in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -226,7 +226,7 @@ def _resident(which):
 
 
 def memory_apart(**case):
-    """`memory` in a process of its own; None where that failed for lack of memory."""
+    """`memory` in its own process; None if it ran out of memory."""
     command = [sys.executable, "-m", "benchmarks.speed", "--one", json.dumps(case)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode == 0:
@@ -284,7 +284,7 @@ def draw(rows, path):
         figure = plots.new_figure(7, 1)
     except ImportError as error:
         raise InputError(
-            '--png is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]", or leave --png out.'
+            'matplotlib, which draws --png, is not installed: pip install "mossformer_sb[report]", or remove --png.'
         ) from error
     cases = {}
     for row in rows:
@@ -301,7 +301,7 @@ def draw(rows, path):
 
 
 def main(argv=None):
-    """Measure what the command line asks for, and print the table.
+    """Measure the cases of the command line, and print the table.
 
     Arguments
     ---------
@@ -344,18 +344,18 @@ def _parser():
     parser.add_argument("--seconds", nargs="+", type=float, default=[4.0, 16.0, 60.0], help="lengths (%(default)s)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(both)")
     parser.add_argument("--networks", nargs="+", default=["reference", "ours", "sepformer", "convtasnet"],
-                        help="the first is what the others are compared with (%(default)s)")  # fmt: skip
+                        help="the first is the reference of the ratios (%(default)s)")  # fmt: skip
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["fp32"], help="(fp32)")
     parser.add_argument("--batch", type=int, default=1, help="mixtures of a call (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
-    parser.add_argument("--threads", type=int, help="of a processor (torch's choice)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each network (%(default)s)")
+    parser.add_argument("--threads", type=int, help="on a CPU (torch's choice)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each network (%(default)s)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
                         help="processor: where others work too, with --threads 1 (%(default)s)")  # fmt: skip
-    parser.add_argument("--memory", action="store_true", help="measure memory, too, each case in a process of its own")
+    parser.add_argument("--memory", action="store_true", help="also measure memory, each case in its own process")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--png", type=Path, help="draw the ratios into this file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, as JSON: how memory is measured apart
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, as JSON: to measure memory in its own process
     return parser
 
 

@@ -1,7 +1,7 @@
-"""Short trainings side by side, as a table: `python -m benchmarks.trials results/trials/*`.
+"""Short trainings, compared in a table: `python -m benchmarks.trials results/trials/*`.
 
-One row an output folder of `train.py`: in which keys its experiment differs from the others, how long it trained, and
-what it reached on the validation mixtures.
+One row an output folder of `train.py`: the keys in which its experiment differs from the others, its training time, and
+its validation score.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from mossformer_sb.training.epoch_stats import TABLE_FILE
 
 HPARAMS_FILE = "hyperparams.yaml"
 PLAIN = (str, int, float, bool, list, type(None))
-FOLDER_SUFFIX = "_folder"  # of keys that say where things lie, and nothing of a trial
+FOLDER_SUFFIX = "_folder"  # of keys that are paths
 
 
 def read_trial(folder):
-    """What a training was, and its course.
+    """Settings and epochs of a training.
 
     Arguments
     ---------
@@ -90,10 +90,10 @@ def table(folders, unprocessed):
     keys = different([settings for settings, _ in found])
     rows = []
     for folder, (settings, epochs) in zip(folders, found, strict=True):
-        tried = ", ".join(f"{key} {settings.get(key)}" for key in keys) or "as the file has it"
+        tried = ", ".join(f"{key} {settings.get(key)}" for key in keys) or "as in the file"
         best, seconds = epochs["valid_si-snr"].max() - unprocessed, epochs["train_seconds"].sum()
         rows.append((best, f"| {Path(folder).name} | {tried} | {len(epochs)} | {seconds:.0f} | {best:.2f} |"))
-    head = ["| trial | what was tried | epochs | seconds | SI-SNRi, dB |", "|---|---|---|---|---|"]
+    head = ["| trial | settings | epochs | seconds | SI-SNRi, dB |", "|---|---|---|---|---|"]
     return "\n".join([*head, *(line for _, line in sorted(rows, key=lambda row: -row[0]))])
 
 

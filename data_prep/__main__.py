@@ -20,7 +20,7 @@ SPLITS = {"nargs": "+", "help": "some of tr, cv, tt"}
 
 
 def main(arguments=None):
-    """Runs the preparation that the arguments name.
+    """Runs the preparation of the chosen corpus.
 
     Arguments
     ---------
@@ -36,10 +36,10 @@ def main(arguments=None):
 
 
 def _parser():
-    # Options that are not given are not passed on: the defaults are those of the functions, and so are the checks.
+    # Options that are not given are not passed on: defaults and checks are those of the functions.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     folder = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    folder.add_argument("--data_folder", required=True, help="folder that the corpus lies in")
+    folder.add_argument("--data_folder", required=True, help="folder of the corpus")
     common.add_argument("--output_folder", required=True, help="folder for the manifests")
     common.add_argument("--sample_rate", type=int, help="in Hz, 8000 by default; published corpora have 16000 too")
     checks = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
@@ -69,7 +69,7 @@ def _parser():
     wham.add_argument("--splits", **SPLITS)
 
     whamr = command("whamr", prepare_whamr, "WHAMR!: two speakers in noise and reverberation")
-    whamr.add_argument("--num_spks", type=int, help="2 (default), or more for a corpus laid out alike")
+    whamr.add_argument("--num_spks", type=int, help="2 (default), or more for a corpus with the same layout")
     whamr.add_argument("--mode", **MODE)
     whamr.add_argument("--task", help="{separate_noisy,separate_clean,enhance_single}_{reverb,anechoic}")
     whamr.add_argument("--target", help="anechoic (default) or reverb")
@@ -85,7 +85,9 @@ def _parser():
     minilibrimix.add_argument("--task", help="separate_clean (default) or separate_noisy")
     minilibrimix.add_argument("--splits", nargs="+", help="some of train, val")
 
-    rooms = command("librimix_rooms", prepare_librimix_rooms, "what data_prep.generate librimix --rooms made")
+    rooms = command(
+        "librimix_rooms", prepare_librimix_rooms, "a reverberant corpus by data_prep.generate librimix --rooms"
+    )
     rooms.add_argument("--num_spks", type=int, help="2 (default) or more")
     rooms.add_argument("--mode", **MODE)
     rooms.add_argument("--task", help="{separate_noisy,separate_clean,enhance_single}_{reverb,anechoic}")
@@ -95,10 +97,10 @@ def _parser():
     custom = command(
         "custom",
         prepare_custom,
-        "your own data: {tr,cv,tt}/{mix,s1,…[,noise]}/ID.wav, or {tr,cv,tt}/ID/{mix,s1,…[,noise]}.wav, or a CSV",
+        "custom data: {tr,cv,tt}/{mix,s1,…[,noise]}/ID.wav, or {tr,cv,tt}/ID/{mix,s1,…[,noise]}.wav, or a CSV",
         (common, checks, trim),
     )
-    custom.add_argument("--data_folder", help="folder that the data lies in; not needed with --csv_file")
+    custom.add_argument("--data_folder", help="folder of the data; not needed with --csv_file")
     custom.add_argument("--csv_file", help="ID,split,mix_wav,s1_wav,…[,noise_wav][,s1_spk,…], instead of folders")
     custom.add_argument("--num_spks", type=int, help="number of sources (default: 2)")
     custom.add_argument("--noise", action="store_true", help="there are noise files")
@@ -110,7 +112,9 @@ def _parser():
     )
     custom.add_argument("--splits", **SPLITS)
 
-    mini = command("mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, made if absent", [folder, common])
+    mini = command(
+        "mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, generated if missing", [folder, common]
+    )
     mini.add_argument("--seed", type=int, help="seed of everything random")
     mini.add_argument("--num_train", type=int, help="number of training mixtures")
     mini.add_argument("--num_valid", type=int, help="number of validation mixtures")
@@ -120,12 +124,12 @@ def _parser():
     many = command(
         "many_speakers",
         prepare_many_speakers,
-        "clips of 3,600 speakers in noise and rooms, for the model that comes with the package; made if absent",
+        "clips of 3,600 speakers in noise and rooms, for the packaged model; generated if missing",
         (folder, common, checks),
     )
     many.add_argument("--clips_folder", help="folder of the listed clips at 8 kHz, SPEAKER/CLIP.wav")
     many.add_argument("--recorded_noise_folder", help="recordings of noise for training, KIND/NAME.wav")
-    many.add_argument("--librispeech_folder", help="folder of test-other/, to make the test mixtures of")
+    many.add_argument("--librispeech_folder", help="folder of test-other/, for the test mixtures")
     many.add_argument("--num_train", type=int, help="number of fixed training mixtures")
     many.add_argument("--num_valid", type=int, help="number of validation mixtures")
     many.add_argument("--num_test", type=int, help="number of test mixtures")

@@ -13,7 +13,7 @@ SAMPLE_RATE = 16000  # Hz, of WSJ0, of LibriSpeech, and of the noise of WHAM!
 
 
 def resample(samples, sample_rate):
-    """Brings a signal from 16 kHz to 8 or 16 kHz, in the precision that it has.
+    """Resamples a signal from 16 kHz to 8 or 16 kHz, in its own precision.
 
     Example
     -------
@@ -24,7 +24,7 @@ def resample(samples, sample_rate):
 
 
 def num_resampled(frames, sample_rate):
-    """Length of what `resample` gives.
+    """Length of the result of `resample`.
 
     Example
     -------
@@ -37,7 +37,7 @@ def num_resampled(frames, sample_rate):
 def to_int16_wrapping(samples):
     """Rounds to 16 bit as the published scripts do: to the nearest, ties to even.
 
-    What lies beyond full scale wraps around, as theirs does.
+    Values beyond full scale wrap around, as theirs do.
 
     Example
     -------
@@ -48,14 +48,14 @@ def to_int16_wrapping(samples):
 
 
 def to_int16_libsndfile(samples):
-    """16-bit samples as libsndfile makes them of floating point: mostly it rounds down.
+    """Converts floating point to 16 bit as libsndfile does, which mostly rounds down.
 
     Example
     -------
     >>> to_int16_libsndfile(np.array([0.9, -0.1, 40000], np.float32) / 2**15)
     array([    0,    -1, 32767], dtype=int16)
     """
-    # By itself: it differs between single and double precision by a step, here and there.
+    # By libsndfile itself: its rounding of single and double precision differs by a step in places.
     stream = io.BytesIO()
     soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     stream.seek(0)

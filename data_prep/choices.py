@@ -1,11 +1,11 @@
-"""Choices that several corpora have, and the check that a value is one of them."""
+"""Choices that several corpora share, and the check that a value is one of them."""
 
 from mossformer_sb.errors import InputError
 
 SAMPLE_RATES = (8000, 16000)
 MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
 SPLITS = ("tr", "cv", "tt")
-# What other tools call them.
+# Other tools' names of the splits.
 SPLIT_NAMES = {
     "tr": ("tr", "train", "training"),
     "cv": ("cv", "valid", "val", "validation", "dev"),
@@ -57,9 +57,9 @@ def check_num_spks(num_spks, least, example=""):
     num_spks : int
         The number.
     least : int
-        How many there are at least.
+        Least number.
     example : str
-        What the message says after the least number.
+        Text after the least number in the message.
 
     Example
     -------
@@ -73,7 +73,7 @@ def check_num_spks(num_spks, least, example=""):
 
 
 def split_of(name):
-    """Which of "tr", "cv" and "tt" a name of a split means, or None.
+    """The split "tr", "cv" or "tt" for another tool's name of it, or None.
 
     Example
     -------

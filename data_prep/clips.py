@@ -2,9 +2,9 @@
 
     python -m data_prep.clips --corpora /path/to/LibriSpeech /path/to/cv-corpus /path/to/speechocean762 --output clips
 
-`many_speakers.csv.gz` names the recording of each clip. They are looked for by their names alone, however the corpora
-lie in the folders. Each becomes `OUTPUT/SPEAKER/CLIP.wav`: one channel of 8 kHz and 16 bit, silence at the ends and in
-pauses cut, at one level for all. What is there stays, so an interrupted run resumes.
+`many_speakers.csv.gz` names the recording of each clip. Recordings are found by their names, at any depth in the
+folders. Each becomes `OUTPUT/SPEAKER/CLIP.wav`: one channel of 8 kHz and 16 bit, silence at the ends and in pauses cut,
+at one level for all. Existing clips are kept, so an interrupted run resumes.
 
 The clips that the package's model was trained on came from lossy copies, with ends that differ by some hundredths of a
 second: the same speech, not the same samples.
@@ -34,16 +34,17 @@ from mossformer_sb.utils.files import atomic_write, expanded
 
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
-# What lies so many dB below the recording's level is silence, and so is what exceeds its quietest tenth by so few.
+# Frames that are so many dB below the recording's level are silence, and so are those at most so many above its
+# quietest tenth.
 QUIET, ABOVE_FLOOR = 25.0, 3.0
-PAUSE_DEPTH = 10.0  # dB between the loudest frames and that, without which nobody pauses
+PAUSE_DEPTH = 10.0  # least dB between the loudest frames and that for a pause
 MARGIN_SECONDS = 0.08  # of silence that is kept at either end
 PAUSE_SECONDS = 0.5  # longer pauses become as short as this
 WORTH_WORKERS = 50  # recordings; fewer are cut before the processes have started
 
 
 def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
-    """Cuts all listed clips that are not there yet.
+    """Cuts all listed clips that do not exist yet.
 
     Arguments
     ---------
@@ -59,7 +60,7 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     Raises
     ------
     InputError
-        If a recording is absent or can't be read. What could be cut is there then.
+        If a recording is missing or can't be read. All other clips are written.
     """
     output = Path(expanded(output))
     clips = [clip for clips in read_list(list_file).values() for clip in clips if clip.source != LIBRISPEECH]
@@ -79,13 +80,13 @@ def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
     if missing:
         raise InputError(
             f"corpora: {len(missing)} of {len(clips)} recordings were not found in {', '.join(map(str, corpora))}: "
-            f"{first_of([clip.file for clip in missing], ' …')}. Give the folders of these corpora, too; a part of "
-            "the clips needs a list_file of its own."
+            f"{first_of([clip.file for clip in missing], ' …')}. Give the folders of these corpora, too; for a part of "
+            f"the clips, give another list_file."
         )
 
 
 def _recordings(corpora, stems):
-    """Where the recordings lie: name without ending → path."""
+    """Finds the recordings: name without ending → path."""
     found = {}
     for folder in corpora:
         folder = Path(expanded(folder))
@@ -100,7 +101,7 @@ def _recordings(corpora, stems):
 
 
 def _cut(job):
-    """Cuts one clip; says what was wrong with its recording, or None."""
+    """Cuts one clip; returns the problem of its recording, or None."""
     source, target = job
     try:
         samples, sample_rate = read_audio(source)

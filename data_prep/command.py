@@ -1,4 +1,4 @@
-"""What the command lines of this package share."""
+"""Common parts of this package's command lines."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ RENAMED = {"--deep": "--check_samples", "--on_bad": "--on_invalid"}
 
 
 def run(parser, arguments=None):
-    """Parses arguments and calls the function that they chose.
+    """Parses arguments and calls the function of the chosen command.
 
     Arguments
     ---------
@@ -41,32 +41,32 @@ def run(parser, arguments=None):
         sys.stderr.write(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("Interrupted. Every file that has its name is whole: start again to go on.\n")
+        sys.stderr.write("Interrupted. Finished files are kept: run the same command again to resume.\n")
         return INTERRUPTED
     return 0
 
 
 def add_cluster_argument(parser):
-    """Declares `--cluster`, for commands that make files."""
+    """Declares `--cluster`, for commands that write files."""
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers do the work; all see the "
-        "same folders (extra `cluster`, see docs/bulk.md)",
+        help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers do the work, and must see "
+        "the same folders (extra `cluster`, see docs/bulk.md)",
     )
 
 
 def _working(options):
-    """The context in which a command runs: takes `cluster` out of the options, and makes paths absolute for it."""
+    """Context of a command: removes `cluster` from the options, and makes paths absolute for it."""
     address = options.pop("cluster", None)
     if address is None or options.get("dry_run"):
         return contextlib.nullcontext()
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise InputError("--cluster is given under torchrun, which has no use here. Start one process, without it.")
+        raise InputError("--cluster is given under torchrun. Start one process, without torchrun.")
     if "workers" in options:
         raise InputError(
-            f"--workers {options['workers']} and --cluster are given: a cluster has as many workers as were started "
-            "for it. Leave one of them out."
+            f"--workers {options['workers']} and --cluster are given: a cluster's workers are started with it. Remove "
+            f"one of them."
         )
     from data_prep.parallel import on_cluster
 
@@ -81,14 +81,16 @@ def _is_path(key, value):
 
 
 def _check_given(options):
-    """Refuses empty values, which would stand for the current folder."""
+    """Refuses empty values, which would mean the current folder."""
     for key, value in options.items():
         if value == "":
-            raise InputError(f"--{key} is empty: give a value, or leave it out. Is a variable of the shell not set?")
+            raise InputError(
+                f"--{key} is empty: give a value, or remove the option. Is a variable of the shell not set?"
+            )
 
 
 def _check_names(words):
-    """Refuses options under the names that they had in earlier versions."""
+    """Refuses options under their names of earlier versions."""
     for word in words:
         name = word.partition("=")[0]
         if name in RENAMED:

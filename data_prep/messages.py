@@ -1,6 +1,6 @@
-"""What messages have in common."""
+"""Helpers for messages."""
 
-NUM_SHOWN = 10  # names or problems that a message shows; it counts the rest
+NUM_SHOWN = 10  # names or problems that a message shows; the rest is counted
 
 
 def first_of(names, ellipsis="…"):
@@ -11,7 +11,7 @@ def first_of(names, ellipsis="…"):
     names : sequence of str
         All of them.
     ellipsis : str
-        What stands for the others.
+        Text for the others.
 
     Returns
     -------

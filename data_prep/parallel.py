@@ -1,4 +1,4 @@
-"""Work on many items: in several processes where it is computing, in threads where it is waiting for a disk.
+"""Parallel maps: in several processes for computation, in threads for disk access.
 
 The processes are this machine's, or, within `on_cluster`, the workers of a Dask cluster.
 """
@@ -19,26 +19,26 @@ from tqdm import tqdm
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.cluster import Cluster
 
-NUM_READERS = 16  # on a network disk the waiting dominates, and threads overlap it; NumPy and libsndfile let them run
+NUM_READERS = 16  # on a network disk waiting dominates, and threads overlap it; NumPy and libsndfile release the lock
 MOST_AT_ONCE = 100  # items that a thread takes at once
-PARENT_CHECK_SECONDS = 0.05  # how long a worker may live on after its parent
+PARENT_CHECK_SECONDS = 0.05  # seconds between two checks of a worker whether its parent exists
 
 
-_cluster = None  # the one whose workers do the work, instead of processes
+_cluster = None  # the cluster to use instead of processes
 
 
 @contextlib.contextmanager
 def on_cluster(address, output_folder, paths=()):
-    """Context: `process_map` works on a Dask cluster.
+    """Context: `process_map` uses a Dask cluster.
 
     Arguments
     ---------
     address : str
         Of its scheduler, or its scheduler file.
     output_folder : str or Path
-        Where the workers write.
+        Output folder of the workers.
     paths : iterable of str or Path
-        What they read. All paths that they get must be absolute.
+        Input files of the workers. All paths for them must be absolute.
 
     Raises
     ------
@@ -55,15 +55,15 @@ def on_cluster(address, output_folder, paths=()):
 
 @contextlib.contextmanager
 def process_map(function, workers=None, ordered=True):
-    """Context: a function from items to the results for them, which works in several processes.
+    """Context: a map from items to results that uses several processes.
 
-    The results don't depend on the number of processes. The processes end with the context, and when the program is
-    killed. Within `on_cluster` the cluster's workers are taken.
+    The results don't depend on the number of processes. The processes end with the context, and if the program is
+    killed. Within `on_cluster` the cluster's workers are used.
 
     Arguments
     ---------
     function : Callable
-        Of one item. It must be picklable, and so must items and results; each process gets it once.
+        Of one item. It must be picklable, and so must items and results; it is sent to each process once.
     workers : int, optional
         Number of processes; one for each CPU if None. With 1, the work is done in this process, on a cluster too.
     ordered : bool
@@ -105,7 +105,7 @@ def process_map(function, workers=None, ordered=True):
         yield mapped
     finally:
         for results in started:
-            results.close()  # gives up what is still to be done after an error
+            results.close()  # cancels the remaining work after an error
         get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
@@ -125,12 +125,12 @@ def count_workers(workers=None):
     if workers is None:
         return joblib.cpu_count()
     if workers < 1:
-        raise InputError(f"workers is {workers}: give at least 1, or leave it out for one for each CPU.")
+        raise InputError(f"workers is {workers}: give at least 1, or none for one for each CPU.")
     return workers
 
 
 def workers_for(num_items, workers=None):
-    """Number of processes for some items, for `process_map`: no more than these, and 1 where that will do.
+    """Number of processes for some items, for `process_map`: at most one for each, and 1 where that suffices.
 
     Example
     -------
@@ -150,7 +150,7 @@ def thread_map(function, items, description, unit):
     function : Callable
         Of one item.
     items : sequence
-        What it is called with.
+        Its arguments.
     description, unit : str
         For the progress bar.
 
@@ -163,7 +163,7 @@ def thread_map(function, items, description, unit):
     >>> thread_map(len, ["a", "bb"], "Measuring", "word")
     [1, 2]
     """
-    # Handing an item to a thread takes longer than to read a header, so each is handed some at once.
+    # Passing an item to a thread takes longer than reading a header, so each gets several at once.
     size = max(1, min(MOST_AT_ONCE, len(items) // (4 * NUM_READERS)))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     results = []
@@ -183,25 +183,25 @@ def _results(pool, items, workers):
     except BrokenProcessPool as error:
         raise InputError(
             "A worker process was killed, probably out of memory. Finished files are kept: "
-            f"start again with fewer than {workers} workers to continue."
+            f"start again with fewer than {workers} workers to resume."
         ) from error
 
 
 # In a worker process
 
 
-_function = None  # what this process is there for
+_function = None  # the function of this worker process
 
 
 def _start_worker(function, parent):
     global _function
     _function = function
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops us, and says so once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers, and reports it once
     threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
 
 def _die_with_parent(parent):
-    # A killed parent can't stop its workers, and they would write on next to those of the run that continues.
+    # A killed parent can't stop its workers, and they would write in parallel with those of a resumed run.
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)

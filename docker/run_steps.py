@@ -1,11 +1,11 @@
-"""Run the steps of the Dockerfile where no daemon runs: in an empty environment, in order, then its entry point.
+"""Run the steps of the Dockerfile without a daemon: in an empty environment, in order, then its entry point.
 
     python docker/run_steps.py FOLDER [--arg TORCH_INDEX_URL=ADDRESS] -- --model MODEL --port 8123
 
-FOLDER, which must not exist, stands for the image's root; a new virtual environment in it for its Python. Of the
-caller's environment the steps get PATH, behind that of the virtual environment, and pip's settings. This is no image:
-the base image, the user and the isolation are missing. What it shows is that the files that are copied suffice, and
-that the service starts from them.
+FOLDER, which must not exist, is the image's root; a new virtual environment in it has its Python. Of the caller's
+environment the steps get PATH, after that of the virtual environment, and pip's settings. This is no image: the base
+image, the user and the isolation are missing. It shows that the copied files suffice, and that the service starts from
+them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCKERFILE = REPOSITORY / "docker" / "Dockerfile"
 SKIPPED = ("FROM", "EXPOSE", "HEALTHCHECK", "USER")
-KEPT = ("PIP_", "LANG")  # what the names of the caller's variables begin with
+KEPT = ("PIP_", "LANG")  # prefixes of the caller's variables
 
 
 def steps(text):
@@ -33,12 +33,12 @@ def steps(text):
 
 
 class Image:
-    """What the steps have made so far.
+    """The state of the image after the steps so far.
 
     Arguments
     ---------
     root : Path
-        Stands for ``/``.
+        Used as ``/``.
     arguments : dict
         Values of ``ARG``.
     """
@@ -54,7 +54,7 @@ class Image:
         """One instruction."""
         print(f"{keyword} {rest}", flush=True)
         if keyword in SKIPPED or (keyword == "RUN" and rest.startswith("useradd ")):
-            print("  (needs a daemon; left out)")
+            print("  (needs a daemon; skipped)")
         elif keyword == "ARG":
             name, _, default = rest.partition("=")
             self.environment[name] = self.arguments.get(name, default.strip('"'))
@@ -82,10 +82,10 @@ class Image:
 
 
 def main(words):
-    """Runs the steps and then the entry point, in place of this process."""
+    """Runs the steps, then replaces this process with the entry point."""
     own, service = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
-    parser.add_argument("folder", type=Path, help="stands for the image's root; must not exist")
+    parser.add_argument("folder", type=Path, help="used as the image's root; must not exist")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="as docker's --build-arg")
     options = parser.parse_args(own)
     options.folder.mkdir(parents=True)

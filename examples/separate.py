@@ -2,7 +2,7 @@
 
     python examples/separate.py MODEL_FOLDER OUTPUT_FOLDER RECORDING [RECORDING ...]
 
-Writes one file a speaker, ``<recording>_spk1.wav`` and so on, at the recording's own sample rate.
+Writes one file per speaker, ``<recording>_spk1.wav`` and so on, at the recording's own sample rate.
 """
 
 import sys

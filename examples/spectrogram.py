@@ -1,9 +1,9 @@
-"""Separate a recording and draw what came out.
+"""Separate a recording and draw its spectrograms.
 
     python examples/spectrogram.py RECORDING OUTPUT_FOLDER [MODEL_FOLDER]
 
-Writes one file a speaker, as ``separate.py`` does, and ``<recording>.png``: spectrograms of the recording and of each
-speaker. The model is the one that comes with the package, and MODEL_FOLDER where this version has none.
+Writes one file per speaker, as ``separate.py`` does, and ``<recording>.png``: spectrograms of the recording and of each
+speaker. The model is the packaged one, or MODEL_FOLDER if this version has none.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main(recording, output_folder, model_folder=None):
 
 
 def choose_model(model_folder):
-    """The package's model, or else the one that was given."""
+    """The packaged model, or else the given one."""
     try:
         return default_model()
     except InputError:

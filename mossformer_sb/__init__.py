@@ -5,7 +5,7 @@ import importlib
 from mossformer_sb.errors import InputError
 from mossformer_sb.version import __version__
 
-# Imported when they are asked for, since PyTorch takes seconds, which the command line's --help need not wait for.
+# Imported at first access: importing PyTorch takes seconds, and the command line's --help does not need it.
 _MODULES = {
     "ConvTasNetMaskNet": "network.baselines",
     "DPRNNMaskNet": "network.baselines",

@@ -1,4 +1,4 @@
-"""Where earlier exports look for it: `mossformer_sb.network.baselines`."""
+"""Import path for earlier exports; the code is in `mossformer_sb.network.baselines`."""
 
 from mossformer_sb.network.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
 

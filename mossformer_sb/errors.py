@@ -1,7 +1,7 @@
 """The one exception for wrong input.
 
-Everything that a person can get wrong (a path, a key, a value, a file's content) raises `InputError`, so that programs
-show its message alone, without a traceback, and a bug in the code still shows one.
+Everything that a user can get wrong (a path, a key, a value, a file's content) raises `InputError`. Programs show its
+message without a traceback; a bug in the code still shows one.
 """
 
 

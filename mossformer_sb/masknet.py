@@ -1,4 +1,4 @@
-"""Where earlier exports look for it: `mossformer_sb.network.masknet`."""
+"""Import path for earlier exports; the code is in `mossformer_sb.network.masknet`."""
 
 from mossformer_sb.network.masknet import MossFormerMaskNet
 

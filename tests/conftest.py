@@ -1,4 +1,4 @@
-"""What every test gets: its share of the processor, and the same random numbers in whatever order the tests run."""
+"""Fixtures of all tests: CPU threads, and random numbers that are independent of the order of the tests."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def log_level():
-    """Put back the level of the package's logger, which the command line sets: other tests count messages."""
+    """Restore the level of the package's logger, which the command line sets: other tests count messages."""
     logger = logging.getLogger("mossformer_sb")
     level = logger.level
     yield

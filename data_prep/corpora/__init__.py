@@ -1,1 +1,1 @@
-"""The corpora: a module each, which says how it is laid out on the disk."""
+"""The corpora, one module each, with its folder layout."""

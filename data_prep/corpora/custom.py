@@ -1,4 +1,4 @@
-"""Manifests of one's own data: any number of speakers, with or without noise, in any format that soundfile reads.
+"""Manifests of custom data: any number of speakers, with or without noise, in any format that soundfile reads.
 
 From folders, one for each kind of signal, in which the files of one mixture have the same name, or one for each
 mixture; extensions may differ:
@@ -35,7 +35,7 @@ def prepare_custom(
     on_invalid="error",
     trim=0,
 ):
-    """Checks one's own data and writes its manifests, `custom_{split}.csv`.
+    """Checks custom data and writes its manifests, `custom_{split}.csv`.
 
     Arguments
     ---------
@@ -44,7 +44,7 @@ def prepare_custom(
     output_folder : str
         Folder for the manifests, created if absent.
     csv_file : str, optional
-        List of the files. Default: they lie in folders as the module says.
+        List of the files. Default: the files lie in folders, see the top of this module.
     num_spks : int
         Number of sources, 1 or more.
     sample_rate : int
@@ -67,7 +67,7 @@ def prepare_custom(
     Raises
     ------
     data_prep.manifests.corpus_index.MissingSplits
-        If nothing is there of some splits, and others are there.
+        If some splits are missing, and others exist.
     InputError
         If an argument, a folder or a file is not as needed.
     """

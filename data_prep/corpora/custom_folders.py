@@ -1,4 +1,4 @@
-"""One's own data in folders: one for each kind of signal, or one for each mixture."""
+"""Custom data in folders: one for each kind of signal, or one for each mixture."""
 
 import os
 
@@ -13,7 +13,7 @@ NAME, PREFIX = "custom data", "custom"
 
 
 def list_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):
-    """Lists the mixtures of one's own folders.
+    """Lists the mixtures of custom folders.
 
     Arguments
     ---------
@@ -47,7 +47,7 @@ def list_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):
         raise MissingSplits(
             f"data_folder '{root}' has no folder for split {', '.join(map(repr, absent))} (called "
             f"{' or '.join(SPLIT_NAMES[absent[0]])}); found {found}. For `python -m data_prep`, --splits "
-            f"{' '.join(split for split in names if split not in absent)} takes what is there.",
+            f"{' '.join(split for split in names if split not in absent)} uses the existing ones.",
             absent,
         )
     names = {split: name or split for split, name in names.items()}
@@ -69,7 +69,7 @@ def _first_there(folder, names):
 
 
 def _aliases(signal):
-    """What the files or folders of a signal may be called."""
+    """Possible names of the files or folders of a signal."""
     if signal == "mix":
         return ("mix", "mixture")
     number = signal[1:]
@@ -81,7 +81,7 @@ def _folder_of(folder, signal):
 
 
 def _check_number(folder, columns):
-    """Raises an InputError if there is a source more than the experiment has."""
+    """Raises an InputError if there are more sources than the experiment has."""
     sources = [signal for signal in columns.values() if signal[1:].isdigit()]
     more = _first_there(folder, _aliases(f"s{len(sources) + 1}"))
     if more:
@@ -96,7 +96,7 @@ def _subfolders(folder):
 
 
 def _is_one_folder_a_mixture(folder):
-    """Whether a folder has a folder with a file called after the mixture, and none for the mixtures of all."""
+    """Whether a folder has a subfolder for each mixture, not one for each kind of signal."""
     if not folder.is_dir() or _first_there(folder, _aliases("mix")):
         return False
     return any(_find(_signals(folder / name), "mix") for name in _subfolders(folder))
@@ -113,7 +113,7 @@ def _signals(folder):
 
 
 def _find(found, signal):
-    """The names of a signal's files, one if all is well."""
+    """The names of a signal's files; more than one is a problem."""
     return [name for alias in _aliases(signal) for name in found.get(alias, ())]
 
 
@@ -135,7 +135,7 @@ def _list_mixture_folders(root, names, columns, sample_rate, mixture_is_sum):
 
 
 def _problems(split, folder, mixture_id, files, found, columns):
-    """Yields what is wrong with the names in a mixture's folder."""
+    """Yields problems of the names in a mixture's folder."""
     for column, names in files.items():
         signal = columns[column]
         if not names:

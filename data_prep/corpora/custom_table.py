@@ -1,4 +1,4 @@
-"""One's own data in a table: one row for each mixture, with the paths of its files."""
+"""Custom data in a table: one row for each mixture, with the paths of its files."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ def list_table(csv_file, data_folder, columns, sample_rate, mixture_is_sum, spli
     csv_file : str
         The table; see `mossformer_sb.data.tables` for its form.
     data_folder : str, optional
-        What relative paths start from. Default: the table's folder, and the paths in the result are absolute.
+        Folder of relative paths. Default: the table's folder, and the paths in the result are absolute.
     columns, sample_rate, mixture_is_sum, splits
         As for `list_folders`.
 
@@ -72,7 +72,7 @@ def _add(listing, split, row, columns, mixture_is_sum, where, absolute):
 
 
 def _read(csv_file, columns):
-    """The number of each line and its row as a dict; an InputError unless the columns are those that are needed."""
+    """The number of each line and its row as a dict; an InputError unless the columns are the needed ones."""
     found, rows, numbers = read_table(csv_file, "csv_file")
     needed = ["ID", "split", *columns]
     missing = [column for column in needed if column not in found]
@@ -92,7 +92,7 @@ def _read(csv_file, columns):
 
 
 def _foreign(found):
-    """The advice for a manifest, ours or SpeechBrain's, which is of one split and says so by its name alone."""
+    """The advice for a manifest, ours or SpeechBrain's, which has one split, stated only by its name."""
     if {"ID", "duration", MIXTURE} <= set(found):
         return (
             " It is a manifest, of one split: add a column split to it; or keep one manifest for each split, called "
@@ -102,7 +102,7 @@ def _foreign(found):
 
 
 def _file(cell, root, absolute, where):
-    """A path as seen from the corpus, so that the manifest's `$data_root` can stand before it; or an absolute one."""
+    """A path relative to the corpus, to follow the manifest's `$data_root`; or an absolute one."""
     try:
         path = resolve_path(cell, None if absolute else root, root)
     except InputError as error:

@@ -5,7 +5,8 @@ The corpora as their scripts write them, Libri2Mix and Libri3Mix:
     DATA_FOLDER/Libri{2,3}Mix/wav{8k,16k}/{min,max}/{train-360,train-100,dev,test}/{mix_both,mix_clean,mix_single,
                                                                                     s1,s2[,s3],noise}/ID.wav
 
-Corpora of `data_prep.generate librimix --from_speech` lie alike; `DATA_FOLDER/metadata` says who speaks in a mixture.
+Corpora of `data_prep.generate librimix --from_speech` have the same layout; `DATA_FOLDER/metadata` has the speakers of
+each mixture.
 """
 
 import re
@@ -18,7 +19,7 @@ from data_prep.manifests.manifest import write_manifests
 TRAIN_SPLITS = ("train-100", "train-360")
 SPLITS = (*TRAIN_SPLITS, "dev", "test")
 
-# The mixture and whether there is noise; None speakers stands for all.
+# The mixture, and whether there is noise; None means all speakers.
 TASKS = {
     "separate_clean": ("mix_clean", None, False),
     "separate_noisy": ("mix_both", None, True),
@@ -48,7 +49,7 @@ def prepare_librimix(
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        2 or 3; or more for corpora of one's own that are laid out alike. 1 for "enhance_single": of Libri2Mix.
+        2 or 3; or more for custom corpora with the same layout. 1 for "enhance_single": of Libri2Mix.
     sample_rate : int
         8000 or 16000.
     mode : str
@@ -94,12 +95,12 @@ def prepare_librimix(
 
 
 def corpus_folder(data_folder, name, splits):
-    """Finds where a corpus begins: in a folder of its name, or in the one that is given if it is that folder itself.
+    """Finds the root of a corpus: the given folder if it is the corpus itself, else its subfolder of the corpus's name.
 
     Arguments
     ---------
     data_folder : str
-        What was given.
+        The given folder.
     name : str
         Of the corpus's folder, such as "Libri2Mix".
     splits : sequence of str
@@ -110,7 +111,7 @@ def corpus_folder(data_folder, name, splits):
     root : Path
         The folder above the corpus.
     top : str
-        What paths relative to `data_folder` begin with: "Libri2Mix/", or nothing.
+        Beginning of paths relative to `data_folder`: "Libri2Mix/", or nothing.
     """
     root = existing_folder(data_folder)
     if not (root / name).is_dir():
@@ -120,7 +121,7 @@ def corpus_folder(data_folder, name, splits):
 
 
 def speakers_of(root, num_spks):
-    """The function from the ID of a mixture to its speakers: as LibriSpeech's names tell, or the corpus's metadata."""
+    """The function from the ID of a mixture to its speakers, by LibriSpeech's names or the corpus's metadata."""
     known = known_speakers(root / "metadata" / f"Libri{num_spks}Mix", num_spks)
     return lambda mixture_id: known.get(mixture_id) or librispeech_speakers(mixture_id)
 

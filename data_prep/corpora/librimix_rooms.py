@@ -1,8 +1,8 @@
-"""Manifests of corpora in rooms, as `python -m data_prep.generate librimix --rooms` makes them of any speech.
+"""Manifests of reverberant corpora that `python -m data_prep.generate librimix --rooms` makes from any speech.
 
     DATA_FOLDER/Libri{N}Mix/wav{8k,16k}/{min,max}/{tr,cv,tt}/{noise,s1_*,s2_*,mix_clean_*,mix_single_*,mix_both_*}/ID.wav
 
-where * is `anechoic` or `reverb`, as in WHAMR! Who speaks in a mixture is in `DATA_FOLDER/metadata`.
+where * is `anechoic` or `reverb`, as in WHAMR! The speakers of each mixture are in `DATA_FOLDER/metadata`.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ def prepare_librimix_rooms(
     on_invalid="error",
     trim=0,
 ):
-    """Checks a generated corpus in rooms and writes its manifests, `libri{num_spks}mix_rooms_{split}.csv`.
+    """Checks a generated reverberant corpus and writes its manifests, `libri{num_spks}mix_rooms_{split}.csv`.
 
     Arguments
     ---------

@@ -1,21 +1,21 @@
-"""Speech of 3,600 people and real noise, free enough that weights trained on it can be published.
+"""Speech of 3,600 speakers and real noise, with licences that allow publishing weights trained on it.
 
     python -m data_prep many_speakers --clips_folder clips --recorded_noise_folder noise \\
         --librispeech_folder /path/to/LibriSpeech --data_folder corpus --output_folder manifests
 
 `many_speakers.csv.gz` lists 12,062 clips of LibriSpeech, Common Voice and speechocean762 (docs/pretrained_model.md says
-where they come from and how they are cut), and 100 utterances of LibriSpeech's test-other. No recording comes along.
-Training draws its mixtures dynamically; what is made beside that:
+where they come from and how they are cut), and 100 utterances of LibriSpeech's test-other. Recordings are not included.
+Training draws its mixtures dynamically; this corpus has besides:
 
     DATA_FOLDER/lists/SPLIT.csv                           the clips of each split, to draw from: path,spk
     DATA_FOLDER/noise/{tr,cv,tt}/NUMBER.wav               synthesised noise, and babble of the same split's speech
     DATA_FOLDER/noise/tr/recorded/KIND/NAME.wav           the recorded noise, for training only
-    DATA_FOLDER/rooms/{tr,cv,tt}/NUMBER.npy               responses of rooms, drawn as those of WHAMR! were
+    DATA_FOLDER/rooms/{tr,cv,tt}/NUMBER.npy               room impulse responses, drawn as those of WHAMR! were
     DATA_FOLDER/{tr,cv,tt}/CONDITION/{mix,s1,s2}/ID.wav   fixed mixtures, as many of each condition
     DATA_FOLDER/tt_SOURCE/clean/{mix,s1,s2}/ID.wav        clean mixtures of other held-out speakers
 
 The conditions are `clean`; `noisy`, with its noise in a folder beside the others; and `reverb`, in a room and in noise,
-with sources that are free of both. The mixtures of one number have the same utterances in all conditions. Levels are
+with sources that are free of both. Mixtures with the same number have the same utterances in all conditions. Levels are
 those of LibriMix. No speaker is in two splits.
 """
 
@@ -50,8 +50,8 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
 NAME = "the corpus of many speakers"
-TRAIN_SECONDS = 5.0  # of a fixed training mixture; those of validation and test last as long as their utterances
-# Condition → whether there is a room, and noise.
+TRAIN_SECONDS = 5.0  # of a fixed training mixture; those of validation and test have the length of their utterances
+# Condition → whether there are reverberation and noise.
 CONDITIONS = {"clean": (False, False), "noisy": (False, True), "reverb": (True, True)}
 
 
@@ -62,7 +62,7 @@ class MixtureItem(Item):
     Attributes
     ----------
     split, condition : str
-        Which dataset draws it.
+        Of the dataset that draws it.
     number : int
         Of the dataset's item.
     speakers : tuple of str
@@ -93,7 +93,7 @@ def prepare_many_speakers(
     on_invalid="error",
     workers=None,
 ):
-    """Makes the corpus, as far as it is absent, and writes its manifests, `many_speakers_{tr,cv,tt}.csv` and others.
+    """Generates the missing parts of the corpus, and writes its manifests, `many_speakers_{tr,cv,tt}.csv` and others.
 
     Others are those of the test mixtures of each condition, `…_tt_clean.csv` and so on, and of the held-out speakers of
     Common Voice and speechocean762, `…_tt_commonvoice.csv` and `…_tt_so762.csv`.
@@ -121,8 +121,8 @@ def prepare_many_speakers(
     seed : int
         Seed of everything random in the corpus.
     list_file : str, optional
-        CSV with the columns `clip,speaker,split,source,file`, compressed by gzip or not. Default: the one that lies
-        beside this module.
+        CSV with the columns `clip,speaker,split,source,file`, compressed by gzip or not. Default: the one beside this
+        module.
     check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
     workers : int, optional
@@ -136,15 +136,15 @@ def prepare_many_speakers(
     Raises
     ------
     InputError
-        If an argument can't be used, clips are missing, or the folder holds something else.
+        If an argument can't be used, clips are missing, or the folder holds another corpus.
     """
     check_choice("sample_rate", sample_rate, (SAMPLE_RATE,))
     counts = {"num_train": num_train, "num_valid": num_valid, "num_test": num_test}
     for key, count in counts.items():
         if count < len(CONDITIONS) or count % len(CONDITIONS):
             raise InputError(
-                f"{key} is {count}: give a multiple of {len(CONDITIONS)}, for there are as many mixtures of each "
-                f"condition ({', '.join(CONDITIONS)})."
+                f"{key} is {count}: give a multiple of {len(CONDITIONS)}, since there are equally many mixtures of "
+                f"each condition ({', '.join(CONDITIONS)})."
             )
     for key, count in (("num_rooms", num_rooms), ("num_noises", num_noises)):
         if count < 1:
@@ -177,10 +177,10 @@ def prepare_many_speakers(
 
 
 def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
-    """For each condition, what its fixed mixtures are drawn with; computes the rooms."""
+    """The datasets that draw the fixed mixtures of each condition; computes the rooms."""
     rooms = data_folder / "rooms" / split
     if "reverb" in conditions:
-        # Other rooms in each split: those for training have the seed that dynamic mixing has, too.
+        # Different rooms in each split: those for training have the seed of dynamic mixing.
         compute_rooms(rooms, share_of(num_rooms, split), 2, SAMPLE_RATE, None, seed + SPLITS.index(split), workers)
     tables = data_folder / "tables" / split
     prepare_mixing(
@@ -210,7 +210,7 @@ def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
 
 
 def _plan(split, condition, data):
-    """The mixtures of a split and condition. Which utterances they have is the first thing that is drawn of each."""
+    """The mixtures of a split and condition. Their utterances are the first thing that is drawn for each."""
     for number in range(len(data)):
         chosen = data.speech.draw(data.rng(number), data.num_spks)
         lengths = [
@@ -234,11 +234,11 @@ def _mix(datasets, item):
 
 
 def _listing(items, data_folder):
-    """What the manifests list: the splits, and the test mixtures of each condition."""
+    """The index for the manifests: the splits, and the test mixtures of each condition."""
     splits = {split: {} for split in (*ALL_SPLITS, *(f"tt_{condition}" for condition in CONDITIONS))}
     for item in sorted(items, key=lambda item: item.name):
         files = [output.path for output in item.outputs]
-        # A reverberant mixture isn't the sum of its sources, and their images are not kept.
+        # A reverberant mixture isn't the sum of its sources, and their images are not saved.
         parts = () if item.condition == "reverb" else files[1:]
         columns = dict(zip(("mix_wav", "s1_wav", "s2_wav"), files, strict=False))
         mixture = MixtureFiles(columns, tuple(parts), item.speakers)

@@ -1,4 +1,4 @@
-"""The list of the clips that the corpus of many speakers is made of.
+"""The list of the clips of the corpus of many speakers.
 
 `many_speakers.csv.gz` lists 12,062 clips of LibriSpeech, Common Voice and speechocean762, and 100 utterances of
 LibriSpeech's test-other: `clip,speaker,split,source,file`.
@@ -16,7 +16,7 @@ from mossformer_sb.errors import InputError
 
 LIST_FILE = Path(__file__).with_name("many_speakers.csv.gz")
 COLUMNS = ("clip", "speaker", "split", "source", "file")
-LIBRISPEECH = "librispeech"  # the source whose files are taken as published, and copied at our rate
+LIBRISPEECH = "librispeech"  # the source whose files are used as published, resampled to our rate
 CLEAN_SPLITS = ("tt_commonvoice", "tt_so762")  # whose mixtures are clean; the others have all conditions
 ALL_SPLITS = (*SPLITS, *CLEAN_SPLITS)
 
@@ -30,7 +30,7 @@ class ListedClip:
     name : str
         Of the clip's file, without ending.
     speaker, split, source : str
-        Who speaks, which split it belongs to, and which collection it is from.
+        Its speaker, split, and source corpus.
     file : str
         Its recording in the published corpus.
     """
@@ -43,7 +43,7 @@ class ListedClip:
 
 
 def read_list(path=LIST_FILE):
-    """Reads which clips belong to which split.
+    """Reads the clips of each split.
 
     Arguments
     ---------
@@ -78,7 +78,7 @@ def read_list(path=LIST_FILE):
         where = f"{path}:{rows.line_num}"
         clip = ListedClip(*(row[column] for column in COLUMNS))
         if not re.fullmatch(r"[\w-]+", clip.name or "") or not re.fullmatch(r"[\w-]+", clip.speaker or ""):
-            raise InputError(f"{where}: found the clip {clip.name!r} of {clip.speaker!r}; needed names of a file each.")
+            raise InputError(f"{where}: found the clip {clip.name!r} of {clip.speaker!r}; needed valid file names.")
         check_choice(f"{where}: split", clip.split, ALL_SPLITS)
         if home.setdefault(clip.speaker, clip.split) != clip.split:
             raise InputError(

@@ -1,6 +1,6 @@
-"""What the mixtures of the corpus of many speakers are made of: speech and noise at 8 kHz.
+"""Source signals of the corpus of many speakers: speech and noise at 8 kHz.
 
-`data_prep.corpora.many_speakers` says where the files lie.
+`data_prep.corpora.many_speakers` describes the layout.
 """
 
 import csv
@@ -25,11 +25,11 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
 
 PREFIX = "many_speakers"
-SAMPLE_RATE = 8000  # Hz, of all that is made
+SAMPLE_RATE = 8000  # Hz, of all generated files
 VERSION = 1  # to be increased when the same list gives other samples
 NOISE_SECONDS = 30  # of a clip
 NOISE_PEAK = 0.9
-BABBLE_UTTERANCES = 24  # that the people of one clip take turns with
+BABBLE_UTTERANCES = 24  # from which the speakers of one babble clip are drawn
 WORTH_WORKERS = 30  # files or mixtures; fewer are made before the processes have started
 HELD_OUT_SHARE = 5  # validation and test have so many times fewer rooms and noises
 
@@ -71,7 +71,7 @@ class SynthesisedNoiseItem(Item):
     Attributes
     ----------
     split : str
-        Whose speech babble is made of.
+        Whose speech is used for babble.
     number : int
         Of the clip, from 0.
     """
@@ -81,7 +81,7 @@ class SynthesisedNoiseItem(Item):
 
 
 def run_plan(plan, data_folder, workers):
-    """Makes what a plan lists, in this process where starting others would take longer than the work."""
+    """Runs a plan, in this process where starting others would take longer than the work."""
     run(plan, data_folder, 1 if len(plan.items) < WORTH_WORKERS else workers)
 
 
@@ -89,7 +89,7 @@ def run_plan(plan, data_folder, workers):
 
 
 def find_clips(splits, clips_folder, data_folder):
-    """Where each clip lies, by its name; those of LibriSpeech as published lie where they are copied to."""
+    """The path of each clip, by its name; for published LibriSpeech utterances that of their copy."""
     paths = {
         clip.name: _copy_of(clip, data_folder)
         if clip.source == LIBRISPEECH
@@ -127,7 +127,7 @@ def write_list(data_folder, split, clips, paths):
 
 
 def copy_librispeech(splits, librispeech_folder, data_folder, parameters, workers):
-    """Writes the utterances that are taken as published, at our rate; needs their folder while some are absent."""
+    """Writes the utterances that are used as published, at our rate; needs their folder while some are missing."""
     clips = [clip for clips in splits.values() for clip in clips if clip.source == LIBRISPEECH]
     if librispeech_folder is None:
         missing = [path for path in (_copy_of(clip, data_folder) for clip in clips) if not path.is_file()]
@@ -159,7 +159,7 @@ def _read_speech(item):
 
 
 def _rounded(samples):
-    """As 16 bit; resampling may have lifted a peak above full scale, which would wrap around."""
+    """As 16 bit, clipped: resampling may have raised a peak above full scale, which would wrap around."""
     return to_int16_wrapping(np.clip(samples, -1, 1 - 2**-15))
 
 
@@ -210,7 +210,7 @@ def synthesise_noise(splits, paths, data_folder, seed, num_noises, parameters, w
 
 
 def share_of(number, split):
-    """How many rooms or noises a split has, where training has `number` of them."""
+    """Number of rooms or noises of a split, if training has `number` of them."""
     return number if split == "tr" else max(1, number // HELD_OUT_SHARE)
 
 

@@ -1,4 +1,4 @@
-"""Manifests of the small corpus of synthetic voices, which is made where it is absent."""
+"""Manifests of the small corpus of synthetic voices, which is generated if it does not exist."""
 
 from data_prep.corpora.wham import prepare_wham
 from data_prep.demo_corpus.mini import make_mini_corpus
@@ -14,7 +14,7 @@ def prepare_mini(
     sample_rate=8000,
     task="separate_noisy",
 ):
-    """Makes the small corpus if it is absent, and writes its manifests, `wham_{split}.csv`.
+    """Generates the small corpus if it does not exist, and writes its manifests, `wham_{split}.csv`.
 
     Arguments
     ---------
@@ -39,7 +39,7 @@ def prepare_mini(
     Raises
     ------
     InputError
-        If an argument can't be used, or the folder holds something else.
+        If an argument can't be used, or the folder holds another corpus.
     """
     make_mini_corpus(data_folder, num_train, num_valid, num_test, seed, sample_rate)
     return prepare_wham(data_folder, output_folder, sample_rate, task=task)

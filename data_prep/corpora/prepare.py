@@ -1,6 +1,6 @@
-"""The one way in which experiments prepare any corpus.
+"""Preparation of any corpus for an experiment.
 
-The corpus's name chooses what prepares it, and the manifests get names that don't depend on it: `train.csv`,
+The corpus's name chooses the function that prepares it; the manifests have the same names for all: `train.csv`,
 `valid.csv` and `test.csv`.
 """
 
@@ -48,7 +48,7 @@ OPTIONS = (
     "on_invalid",
     "trim",
 )
-# And keys under which a corpus's own randomness is kept apart from that of the training.
+# And keys for a corpus's seed, which is separate from that of the training.
 CORPUS_KEYS = {"corpus_seed": "seed", "corpus_rooms": "num_rooms"}
 # Keys of dynamic mixing.
 MIXING_OPTIONS = (
@@ -68,7 +68,7 @@ MIXING_OPTIONS = (
 
 
 class Preparation(NamedTuple):
-    """What prepares a corpus, its task where it has but one, and its splits for training, validation and test."""
+    """The function that prepares a corpus, its task if it has only one, and its train, valid and test splits."""
 
     prepare: Callable
     only_task: str | None = None
@@ -89,7 +89,7 @@ CORPORA = {
 
 
 def prepare_experiment(hparams, test_only=False):
-    """Checks the corpus of an experiment, writes its manifests, and what dynamic mixing draws from.
+    """Checks the corpus of an experiment, and writes its manifests and the tables for dynamic mixing.
 
     Arguments
     ---------
@@ -149,7 +149,7 @@ def prepare_corpus(
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        Sources of each mixture. Corpora that can have one number only leave it to the dataset to compare.
+        Sources of each mixture. For corpora with only one possible number, the dataset checks it.
     sample_rate : int
         Hz.
     task : str
@@ -160,7 +160,7 @@ def prepare_corpus(
     test_needed : bool
         Whether it is an error if there is no test set.
     **options
-        Of the corpus's own preparation; None stands for its default.
+        Of the corpus's own preparation; None means its default.
 
     Returns
     -------
@@ -170,7 +170,7 @@ def prepare_corpus(
     Raises
     ------
     InputError
-        If the corpus has not such a task or option; or as the corpus's own preparation.
+        If the corpus does not have the task or option; or as the corpus's own preparation.
     """
     check_choice("corpus", corpus, CORPORA)
     prepare, only_task, splits = CORPORA[corpus]
@@ -182,7 +182,7 @@ def prepare_corpus(
     for key in given:
         if key not in known:
             raise InputError(
-                f"{key} is {given[key]!r}, but corpus '{corpus}' has no such option: leave it null. The corpus has "
+                f"{key} is {given[key]!r}, but corpus '{corpus}' has no such option: set it to null. The corpus has "
                 f"{', '.join(known)}."
             )
 
@@ -206,7 +206,7 @@ def prepare_corpus(
 
 
 def _prepare_what_is_there(prepare, data_folder, output_folder, splits, test_needed, arguments):
-    """Calls the corpus's preparation; where only the test set is missing, goes on without it."""
+    """Calls the corpus's preparation; without the test set if only that is missing."""
     takes_splits = "splits" in inspect.signature(prepare).parameters
     has_test = len(splits) == len(MANIFESTS)
     try:
@@ -221,12 +221,14 @@ def _prepare_what_is_there(prepare, data_folder, output_folder, splits, test_nee
         has_test = False
         manifests = prepare(data_folder, output_folder, splits=splits[:-1], **arguments)
     if not has_test:
-        logger.warning("There is no test set: training goes on without one, and the model is not evaluated at its end.")
+        logger.warning(
+            "There is no test set: training continues without one, and the model is not evaluated at its end."
+        )
     return manifests
 
 
 def _rename(manifest, name):
-    """Gives a manifest, and what lies beside it, another name in the same folder."""
+    """Renames a manifest and the files that belong to it."""
     manifest = Path(manifest)
     renamed = manifest.with_name(MANIFESTS[name])
     os.replace(manifest.with_suffix(".json"), renamed.with_suffix(".json"))

@@ -4,8 +4,8 @@ The corpus as its scripts write it:
 
     DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{noise,s1_*,s2_*,mix_clean_*,mix_single_*,mix_both_*}/ID.wav
 
-where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alone, and lie in time where it arrives. A
-corpus of one's own that is laid out alike may have more speakers.
+where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alone, with its delay. A custom corpus with
+the same layout may have more speakers.
 """
 
 from dataclasses import replace
@@ -49,7 +49,7 @@ def prepare_whamr(
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        2; or more for corpora of one's own. 1 for tasks with one speaker, which go without it.
+        2; or more for custom corpora. 1 for tasks with one speaker, which also accept 2.
     sample_rate : int
         8000 or 16000.
     mode : str
@@ -59,8 +59,8 @@ def prepare_whamr(
         `mix_clean_reverb`; "enhance_single_reverb": the first speaker and noise, `mix_single_reverb`; and the same
         with "anechoic".
     target : str
-        "anechoic": the sources are free of reverberation in every split, as the corpus's tasks want it; "reverb": the
-        sources are as they are in the mixture, so that reverberation stays.
+        "anechoic": the sources are free of reverberation in every split, as the corpus's tasks define it; "reverb": the
+        sources are as they are in the mixture, with reverberation.
     splits : sequence of str
         Which of "tr", "cv" and "tt".
     check_samples, on_invalid, trim
@@ -89,11 +89,11 @@ def reverberant_layout(name, prefix, top, num_spks, sample_rate, mode, task, tar
     name, prefix
         As for `CorpusLayout`.
     top : str
-        Where the corpus begins in its folder: "Libri2Mix/", or nothing.
+        Path of the corpus in its folder: "Libri2Mix/", or nothing.
     num_spks, sample_rate, mode, task, target, splits
         As for `prepare_whamr`.
     images : bool
-        Whether the sources as they are in the mixture are needed where they are no targets.
+        Whether the reverberant sources are needed where they are no targets.
 
     Returns
     -------
@@ -126,5 +126,5 @@ def reverberant_layout(name, prefix, top, num_spks, sample_rate, mode, task, tar
 
 
 def _speakers(mixture_id):
-    """Of WHAMR!, or of a corpus made of LibriSpeech and laid out alike."""
+    """Of WHAMR!, or of a LibriSpeech corpus with the same layout."""
     return wsj0_speakers(mixture_id) or librispeech_speakers(mixture_id)

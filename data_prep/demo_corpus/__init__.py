@@ -1,1 +1,1 @@
-"""A small corpus of synthetic voices and noise, made on the spot."""
+"""A small corpus of synthetic voices and noise, generated without downloads."""

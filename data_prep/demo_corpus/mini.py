@@ -1,7 +1,7 @@
 """A small corpus without downloads: synthetic voices in synthetic noise, laid out as WHAM!.
 
-For tests and for a first training within minutes. Its speech is simple, and so is its noise: results on it say that the
-code works, and nothing about real recordings.
+For tests and for a first training within minutes. Its speech and noise are simple: results on it show that the code
+works, and nothing about real recordings.
 """
 
 import json
@@ -30,7 +30,7 @@ HELD_OUT = 8  # of every 8 voices, one is for validation and one for test
 
 
 def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, seed=1234, sample_rate=8000):
-    """Makes the small corpus, unless it is there with the same arguments.
+    """Generates the small corpus, unless it exists with the same arguments.
 
     The splits share no voice, no utterance and no noise. The same arguments give the same samples.
 
@@ -48,7 +48,7 @@ def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, s
     Raises
     ------
     InputError
-        If an argument can't be used, or the folder holds something else.
+        If an argument can't be used, or the folder holds another corpus.
     """
     check_choice("sample_rate", sample_rate, SAMPLE_RATES)
     numbers = {"num_train": num_train, "num_valid": num_valid, "num_test": num_test}
@@ -61,7 +61,7 @@ def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, s
     description = {"corpus": "mini", "version": VERSION, "seed": seed, "sample_rate": sample_rate}
     description |= numbers
     if _is_there(Path(expanded(data_folder)), description):
-        logger.info("The small corpus is there: %s", data_folder)
+        logger.info("The small corpus exists: %s", data_folder)
         return
 
     speech, noise = {}, {}
@@ -110,8 +110,8 @@ def _is_there(data_folder, description):
     different = [key for key in description | found if found.get(key) != description.get(key)]
     has, asked = (", ".join(f"{key} {values.get(key)!r}" for key in different) for values in (found, description))
     raise InputError(
-        f"data_folder '{data_folder}' holds a corpus with {has}, and {asked} is asked for: "
-        "give the same values or another data_folder, or delete this one."
+        f"data_folder '{data_folder}' holds a corpus with {has}; requested is {asked}: give the same values or another "
+        f"data_folder, or delete this one."
     )
 
 
@@ -119,7 +119,7 @@ def _is_there(data_folder, description):
 
 
 def _speak(voice, count, rng, sample_rate):
-    """Speaks `count` sentences. Every speaker has a pitch and rate, and every sentence is a little off."""
+    """Speaks `count` sentences. Every speaker has a pitch and rate, and every sentence deviates a little."""
     pitch, rate = rng.integers(30, 71), rng.integers(145, 196)
     utterances = []
     for _ in range(count):
@@ -175,7 +175,7 @@ _PATTERNS = (
 
 
 def make_sentence(rng):
-    """Makes up a sentence of three seconds or so.
+    """Generates a sentence of about three seconds.
 
     Example
     -------

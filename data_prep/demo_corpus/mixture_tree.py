@@ -16,7 +16,7 @@ MAX_PEAK = 0.95  # WHAM!'s
 MAX_GAIN = 2.5  # dB. Speaker 1 gets a gain from 0 to 2.5 dB, speaker 2 its negative, as in WSJ0-2mix
 SNR_RANGE = (-3.0, 6.0)  # dB, of the louder speaker against the noise, as in WHAM!
 LEVEL_RANGE = (-32.0, -22.0)  # dB, RMS of the louder speaker against full scale
-MIN_NOISE_LEVEL = 0.1  # a quiet stretch of noise counts as no quieter than this part of its whole clip's RMS
+MIN_NOISE_LEVEL = 0.1  # the level of a noise segment is at least this part of its whole clip's RMS
 
 
 def write_wham_tree(
@@ -25,12 +25,12 @@ def write_wham_tree(
     """Writes `data_folder/wav{8k,16k}/min/{split}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav`.
 
     IDs are `{utt1}_{gain1}_{utt2}_{gain2}`, with utterance ids of 8 characters that begin with the speaker's 3. Files
-    are 32-bit float, mono, and `mix_both` is `s1 + s2 + noise` to the bit. The corpus appears under its name when it is
-    whole: an interrupted run leaves none.
+    are 32-bit float, mono, and `mix_both` is `s1 + s2 + noise` to the bit. The corpus is written atomically: an
+    interrupted run leaves none.
 
-    Gains and signal-to-noise ratios are drawn as for WSJ0-2mix and WHAM!, with two differences: levels are plain RMS of
-    what is mixed, without its mean, where those corpora use active speech level and loudness; and noise is scaled to
-    fit the speech, not the speech to fit the noise.
+    Gains and signal-to-noise ratios are drawn as for WSJ0-2mix and WHAM!, with two differences: levels are the RMS of
+    the mixed segments, without their mean, where those corpora use active speech level and loudness; and noise is
+    scaled to fit the speech, not the speech to fit the noise.
 
     Arguments
     ---------
@@ -39,9 +39,9 @@ def write_wham_tree(
     speech : Mapping
         split → speaker → utterances. Speakers are codes of 3 lowercase letters or digits, and each split needs two;
         utterances are a sequence of arrays of shape [time]. Trim their silence first: a mixture is cut to the shorter
-        utterance, and what is left should be speech.
+        utterance, and should contain only speech.
     noise : Mapping
-        split → sequence of arrays of shape [time]. A mixture takes a random stretch of a random clip.
+        split → sequence of arrays of shape [time]. A mixture gets a random segment of a random clip.
     num_mixtures : Mapping
         split → number of mixtures, for some of "tr", "cv" and "tt".
     seed : int
@@ -49,8 +49,8 @@ def write_wham_tree(
     sample_rate : int
         Sample rate of all signals: 8000 or 16000.
     loop_noise : bool
-        Whether a clip that ends before the mixture does begins anew, without a cross-fade; if False, only clips that
-        are long enough are drawn.
+        Whether a clip that is shorter than the mixture is repeated, without a cross-fade; if False, only clips that are
+        long enough are drawn.
     description : dict, optional
         Written as `corpus.json`.
 
@@ -87,7 +87,7 @@ def mix(speech, noise, rng, loop_noise=True):
     rng : numpy.random.Generator
         Where everything random comes from.
     loop_noise : bool
-        Whether a clip that ends before the mixture does begins anew; if False, only clips long enough are drawn.
+        Whether a clip that is shorter than the mixture is repeated; if False, only clips long enough are drawn.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def mix(speech, noise, rng, loop_noise=True):
     >>> list(signals), len(signals["s1"])
     (['mix_both', 'mix_clean', 'mix_single', 's1', 's2', 'noise'], 80)
     """
-    gain = float(f"{rng.uniform(0, MAX_GAIN):.5g}")  # as the name says it
+    gain = float(f"{rng.uniform(0, MAX_GAIN):.5g}")  # as in the name
     names, utterances = [], []
     for speaker, sign in zip(rng.choice(sorted(speech), 2, replace=False), (1, -1), strict=True):
         number = rng.integers(len(speech[speaker]))
@@ -165,7 +165,7 @@ def trim_silence(signal, sample_rate, threshold=-40.0):
 
 
 def check_free(data_folder):
-    """Raises an InputError if there is something under a name that a corpus shall have."""
+    """Raises an InputError unless a folder for a corpus is new or empty."""
     if data_folder.is_file() or data_folder.is_dir() and any(data_folder.iterdir()):
         raise InputError(f"data_folder '{data_folder}' is in use: give the name of a new folder, or delete this one.")
 
@@ -190,13 +190,13 @@ def _check_signal(name, signal):
     if signal.ndim != 1:
         raise InputError(f"{name} has shape {signal.shape}: needed one dimension, time.")
     if not len(signal) or not np.isfinite(signal).all() or signal.min() == signal.max():
-        raise InputError(f"{name} is empty, silent or not finite: leave it out.")
+        raise InputError(f"{name} is empty, silent or not finite: remove it.")
 
 
 def _scale(signal, level, least=1e-20):
-    """Brings the RMS of a signal to `level` dB, as if it had been `least` or more.
+    """Scales the RMS of a signal to `level` dB, as if it were at least `least`.
 
-    Its mean is taken off: some recordings have an offset that is stronger than their speech, and would count as level.
+    Its mean is subtracted: some recordings have an offset that is stronger than their speech, and would count as level.
     """
     signal = np.asarray(signal, dtype=np.float64)
     signal = signal - signal.mean()
@@ -215,7 +215,7 @@ def _draw_clip(noise, length, rng, loop_noise):
 
 
 def _stretch(clip, length, rng):
-    """A random stretch of a clip, which begins anew where it ends too early."""
+    """A random segment of a clip, which is repeated if it is too short."""
     start = rng.integers(len(clip) - length + 1 if len(clip) >= length else len(clip))
     return np.take(clip, np.arange(start, start + length), mode="wrap")
 

@@ -1,4 +1,4 @@
-"""Noise that anybody may use, since it is made on the spot: coloured noise, hum, clicks, and babble of given speech.
+"""Synthetic noise without licence restrictions: coloured noise, hum, clicks, and babble of given speech.
 
 Shapes: T samples.
 """
@@ -12,14 +12,14 @@ NUM_TALKERS = 6
 
 
 def make_noise(index, utterances, rng, length, sample_rate):
-    """Makes a clip of coloured noise that swells and fades: alone, or with a hum, clicks or other people's voices.
+    """Generates a clip of coloured noise with a varying level: alone, or with hum, clicks or babble.
 
     Arguments
     ---------
     index : int
-        Number of the clip: the four kinds take turns.
+        Number of the clip: the four kinds alternate.
     utterances : sequence of numpy.ndarray
-        [T] each: what babble is made of.
+        [T] each: speech for babble.
     rng : numpy.random.Generator
         Where everything random comes from.
     length : int
@@ -30,7 +30,7 @@ def make_noise(index, utterances, rng, length, sample_rate):
     Returns
     -------
     noise : numpy.ndarray
-        [length], float32; its level means nothing.
+        [length], float32; its level is arbitrary.
 
     Example
     -------
@@ -60,7 +60,7 @@ def _coloured(length, rng, sample_rate):
 
 
 def _swell(length, rng, sample_rate):
-    """A gain that wanders by some 4 dB within seconds."""
+    """A gain that varies by some 4 dB within seconds."""
     points = rng.normal(0, 4, 2 + length // (2 * sample_rate))
     return 10 ** (np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points) / 20)
 
@@ -83,7 +83,7 @@ def _clicks(length, rng, sample_rate):
 
 
 def _babble(length, rng, utterances):
-    """Some people, each saying one sentence after another."""
+    """Babble: several speakers, each saying one sentence after another."""
     babble = np.zeros(length)
     for _ in range(NUM_TALKERS):
         talk = np.zeros(0)

@@ -13,7 +13,7 @@ from mossformer_sb.errors import InputError
 
 NATIVE_RATE = 22050  # of all voices of the engine, in Hz
 
-# Voices that make no speaker of their own: whispers, one whose noise can't be seeded, and near copies of other voices.
+# Voices that are not used: whispers, one whose noise can't be seeded, and near copies of other voices.
 _WHISPERS = {"whisper", "whisperf", "caleb"}
 _NOT_SEEDED = {"Reed"}
 _COPIES = {"RicishayMax3", "adam", "anikaRobot", "croak", "edward2", "fast", "gustave", "iven2", "iven3", "iven4"} | {
@@ -30,7 +30,7 @@ _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _POS_CHARACTER = 1
 _CHARS_UTF8 = 1
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
-_QUIET = 25  # of a normal volume of 100, where a third of the voices clip
+_QUIET = 25  # the normal volume is 100, at which a third of the voices clip
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -113,17 +113,18 @@ def _loader():
         import espeakng_loader
     except ImportError:
         raise InputError(
-            'The small corpus is spoken by espeak-ng, and espeakng_loader is missing: pip install "mossformer_sb[mini]"'
+            "The small corpus is spoken by espeak-ng, but espeakng_loader is not installed: "
+            'pip install "mossformer_sb[mini]"'
         ) from None
     return espeakng_loader
 
 
 @contextlib.contextmanager
 def _engine():
-    """Loads the engine afresh and unloads it.
+    """Context: loads the engine, and unloads it afterwards.
 
-    A library that stays loaded keeps phases of its pitch flutter, echo and random numbers from one text to the next;
-    no function resets them. Loading takes 2 ms.
+    A loaded library keeps the state of its pitch flutter, echo and random numbers from one text to the next; no
+    function resets them. Loading takes 2 ms.
     """
     loader = _loader()
     library = ctypes.CDLL(loader.get_library_path())

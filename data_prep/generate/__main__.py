@@ -1,4 +1,4 @@
-"""Makes the mixtures of a corpus: `python -m data_prep.generate {wsj0mix,wham,whamr,librimix} --output_folder … …`"""
+"""Generates the mixtures of a corpus: `python -m data_prep.generate {wsj0mix,wham,whamr,librimix} …`"""
 
 import argparse
 import sys
@@ -10,12 +10,12 @@ COMMANDS = {
     "wsj0mix": (wsj0mix, "WSJ0-2mix to WSJ0-5mix from raw WSJ0"),
     "wham": (wham, "WHAM! from raw WSJ0, or WSJ0-2mix, and its noise"),
     "whamr": (whamr, "WHAMR! from raw WSJ0, the noise of WHAM! and simulated rooms"),
-    "librimix": (librimix, "LibriMix from LibriSpeech, or such a corpus from any speech"),
+    "librimix": (librimix, "LibriMix from LibriSpeech, or a similar corpus from any speech"),
 }
 
 
 def main(arguments=None):
-    """Makes the corpus that the arguments name.
+    """Generates the corpus that the arguments name.
 
     Arguments
     ---------
@@ -31,7 +31,9 @@ def main(arguments=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m data_prep.generate", description="Make the mixtures of a corpus.")
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.generate", description="Generate the mixtures of a corpus."
+    )
     commands = parser.add_subparsers(metavar="CORPUS", required=True)
     for name, (corpus, description) in COMMANDS.items():
         # Options that are not given are not passed on: the defaults are those of the functions, and so are the checks.

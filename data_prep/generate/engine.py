@@ -1,7 +1,7 @@
-"""From a plan of mixtures to their files: in several processes, and to the same files however often it is interrupted.
+"""Writing the files of a plan of mixtures: in several processes, resumable, and reproducible.
 
-A corpus module plans `Item`s, which know the files that they make down to the number of samples, and gives a function
-that makes the samples of one item:
+A corpus module plans `Item`s, which list their files with the number of samples, and has a function that makes the
+samples of one item:
 
     @dataclass(frozen=True)
     class MixtureItem(Item):
@@ -13,8 +13,8 @@ that makes the samples of one item:
     items = [MixtureItem("a", (Output("tr/mix/a.wav", 8000, 8000, "float32"),), gain=0.5), …]
     run(Plan("wham", items, make, {"mix_param_meta_tr.csv": checksum(path)}), output_folder, workers=2)
 
-A file gets its name when it is whole, and the planned number of samples says its size. So a file of the right size is
-done, whatever happened before, and an item that lacks one is made again.
+Files are written atomically, and the planned number of samples determines their size. So a file of the right size is
+complete, and an item that lacks one is made again.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from mossformer_sb.utils.files import atomic_write, expanded
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = {"int16": 44, "float32": 58}  # of scipy's WAV files
-BLOCK_BYTES = 4096  # a file takes up to this much more of the disk than its size
+BLOCK_BYTES = 4096  # a file takes up to this many bytes more of the disk than its size
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
 
 
@@ -89,7 +89,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """What is made at one go, usually one mixture with its sources. A corpus derives its own class, with more fields.
+    """Unit of work, usually one mixture with its sources. A corpus derives its own class, with more fields.
 
     Attributes
     ----------
@@ -104,13 +104,13 @@ class Item:
 
     @property
     def key(self):
-        """What tells it from all other items: the path of its first file."""
+        """Its unique key: the path of its first file."""
         return self.outputs[0].path
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run shall make.
+    """Everything that a run has to make.
 
     Attributes
     ----------
@@ -122,12 +122,12 @@ class Plan:
         From an item to a dictionary from the path of each of its outputs to an array of the output's type and shape.
         It must be picklable, and give the same for the same item.
     parameters : Mapping
-        What decides on the content of a file of a given path, as strings, numbers, lists and None: seeds, checksums of
-        metadata files, versions. A tree that was begun with other values is not continued. Not what merely decides
-        which files there are, such as splits and sample rates: a tree may be completed later.
+        What determines the content of a file of a given path, as strings, numbers, lists and None: seeds, checksums of
+        metadata files, versions. A tree that was begun with other values is not resumed. Values that only determine
+        which files there are, such as splits and sample rates, are not included: a tree may be completed later.
     collect : Callable, optional
-        If given, `make` returns a pair of the dictionary and of what else is to be known of the item. When the item's
-        files are written, this is called in the main process with the item's `key` and the second.
+        If given, `make` returns a pair of the dictionary and of further data on the item. When the item's files are
+        written, this is called in the main process with the item's `key` and the second.
     """
 
     name: str
@@ -155,7 +155,7 @@ class Amount(NamedTuple):
 
 
 def run(plan, output_folder, workers=None, dry_run=False):
-    """Writes the files of a plan that are not there yet.
+    """Writes the missing files of a plan.
 
     Arguments
     ---------
@@ -166,7 +166,7 @@ def run(plan, output_folder, workers=None, dry_run=False):
     workers : int, optional
         Number of processes; one for each CPU if None. The files don't depend on it.
     dry_run : bool
-        Whether only to say how much there is to write.
+        Whether only to log how much there is to write.
 
     Returns
     -------
@@ -189,19 +189,19 @@ def run(plan, output_folder, workers=None, dry_run=False):
     (16044, 0)
     """
     output_folder = output_path(output_folder)
-    count_workers(workers)  # refuses what is no number of them
+    count_workers(workers)  # raises if the number is invalid
     _check_paths(plan)
     found, recorded = _check_record(plan, output_folder)
     folders = sorted({os.path.dirname(output.path) for output in _outputs(plan.items)})
     items = _unfinished(plan.items, output_folder, folders)
     amount = _amount(items)
-    logger.info("%s: %d of %d items are there", plan.name, len(plan.items) - len(items), len(plan.items))
+    logger.info("%s: %d of %d items exist", plan.name, len(plan.items) - len(items), len(plan.items))
     if dry_run:
         logger.info("%s: would write %s in '%s'", plan.name, amount, output_folder)
         return amount
     if not items and found == recorded:
         for folder in ("", *folders):
-            with contextlib.suppress(OSError):  # a finished tree may lie where nothing can be written
+            with contextlib.suppress(OSError):  # a finished tree may be in a read-only place
                 remove_temporaries(output_folder / folder)
         return amount
     _check_disk(amount, output_folder)
@@ -247,12 +247,12 @@ def checksum(path):
 
 
 def write_text(path, text):
-    """Writes a text file under a temporary name first, so that a file of this name is always whole."""
+    """Writes a text file atomically."""
     _write(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_wav(path, samples, sample_rate):
-    """Writes a WAV file under a temporary name first; the same bytes for the same samples.
+    """Writes a WAV file atomically; the same bytes for the same samples.
 
     Arguments
     ---------
@@ -279,7 +279,7 @@ def _write(path, write):
     except OSError as error:
         raise InputError(
             f"{path}: can't be written ({error.strerror or error}). Finished files are kept: "
-            "make room or allow writing, and start again to continue."
+            "free disk space or allow writing, and start again to resume."
         ) from error
 
 
@@ -303,14 +303,14 @@ def _check_paths(plan):
                 )
             if output.path in makers:
                 raise InputError(
-                    f"{plan.name}: two mixtures have one name, and would make one file, {output.path}: "
-                    f"{makers[output.path]!r} and {item.name!r}. Take one of them out of the metadata."
+                    f"{plan.name}: two mixtures have the same name, and would make the same file, {output.path}: "
+                    f"{makers[output.path]!r} and {item.name!r}. Remove one of them from the metadata."
                 )
             makers[output.path] = item.name
 
 
 def _check_record(plan, output_folder):
-    """Compares the parameters with those that the folder was begun with; returns these, and all together."""
+    """Compares the parameters with those that the folder was begun with; returns these, and their union."""
     path = output_folder / f"{plan.name}.json"
     asked = json.loads(json.dumps(dict(plan.parameters)))  # tuples become lists, as in the file
     check_access(path)
@@ -318,8 +318,8 @@ def _check_record(plan, output_folder):
         strange = next((output for output in _outputs(plan.items) if os.path.exists(output_folder / output.path)), None)
         if strange:
             raise InputError(
-                f"output_folder '{output_folder}' holds {strange.path}, and no {path.name} that says how it was made: "
-                "give the name of a new folder, or delete this one."
+                f"output_folder '{output_folder}' holds {strange.path}, but no {path.name} with its parameters: give "
+                f"the name of a new folder, or delete this one."
             )
         return {}, asked
     try:
@@ -339,12 +339,12 @@ def _check_record(plan, output_folder):
 
 
 def differences(found, asked, keys):
-    """What differs between the parameters of a folder and those that are asked for, for messages.
+    """Differences between the parameters of a folder and the requested ones, for messages.
 
     Example
     -------
     >>> differences({"seed": 1}, {"seed": 2}, ["seed"])
-    'seed 1, and seed 2 is asked for'
+    'seed 1; requested is seed 2'
     >>> differences({"mix_2_spk_tr.txt": 64 * "a"}, {"mix_2_spk_tr.txt": 64 * "b"}, ["mix_2_spk_tr.txt"])
     'other versions of these: mix_2_spk_tr.txt'
     """
@@ -353,7 +353,7 @@ def differences(found, asked, keys):
     texts = [f"other versions of these: {', '.join(sums)}"] if sums else []
     if others:
         has, wanted = (", ".join(f"{key} {values.get(key)!r}" for key in others) for values in (found, asked))
-        texts.append(f"{has}, and {wanted} is asked for")
+        texts.append(f"{has}; requested is {wanted}")
     return "; and with ".join(texts)
 
 
@@ -386,7 +386,7 @@ def _check_disk(amount, output_folder):
     if needed > free:
         raise InputError(
             f"output_folder '{output_folder}': its disk has {free / 1e9:,.2f} GB free, and {needed / 1e9:,.2f} GB are "
-            "needed. Make room, choose another disk, or ask for fewer splits, sample rates or modes."
+            "needed. Free disk space, choose another disk, or choose fewer splits, sample rates or modes."
         )
 
 
@@ -394,17 +394,17 @@ def _make_folders(output_folder, folders):
     try:
         for folder in ("", *folders):
             (output_folder / folder).mkdir(parents=True, exist_ok=True)
-        probe = output_folder / f".probe.{os.getpid()}.tmp"  # permissions alone don't tell: the disk may be read-only
+        probe = output_folder / f".probe.{os.getpid()}.tmp"  # permissions don't show whether the disk is read-only
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"output_folder '{output_folder}' can't be written ({error}): give a folder in which you may create files."
+            f"output_folder '{output_folder}' can't be written ({error}): give a writable folder."
         ) from error
 
 
 def remove_temporaries(folder):
-    """Removes what an interrupted run left in a folder, if it exists. Not while another run writes there."""
+    """Removes temporary files of an interrupted run from a folder, if it exists. Not while another run writes there."""
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder):
             if _TEMPORARY.fullmatch(entry.name):

@@ -1,4 +1,4 @@
-"""Files that may not be read, and names whose upper and lower case is not known."""
+"""Files without read permission, and names whose case is unknown."""
 
 import os
 from pathlib import Path, PurePosixPath
@@ -7,7 +7,7 @@ from mossformer_sb.errors import InputError
 
 
 def access_problem(path):
-    """What keeps a path from being read, where it is not just absent.
+    """Why an existing path can't be read.
 
     Arguments
     ---------
@@ -17,8 +17,7 @@ def access_problem(path):
     Returns
     -------
     problem : str, or None
-        "can't be read (Permission denied): …" with the file or folder that refuses; None for what can be read, and for
-        what does not exist.
+        "can't be read (Permission denied): …" with the file or folder; None for paths that can be read or do not exist.
 
     Example
     -------
@@ -42,11 +41,11 @@ def check_access(path):
     """Raises an InputError if a file or folder exists and can't be read."""
     problem = access_problem(path)
     if problem:
-        raise InputError(f"{path}: {problem}. Allow reading it, or copy it to where you may.")
+        raise InputError(f"{path}: {problem}. Allow reading it, or copy it to a readable place.")
 
 
 def _refusing(path):
-    """The file or folder that can't be read itself; below a closed folder nothing can even be looked at."""
+    """The file or folder itself that can't be read: below a closed folder nothing can be checked."""
     while path != path.parent:
         try:
             os.stat(path)
@@ -57,7 +56,7 @@ def _refusing(path):
 
 
 class FolderListings:
-    """Finds paths whose spelling is known but for upper and lower case. Each folder is listed once.
+    """Finds paths case-insensitively. Each folder is listed once.
 
     Example
     -------
@@ -80,7 +79,7 @@ class FolderListings:
         name : str
             Path below it, with slashes.
         suffixes : sequence of str
-            Endings that stand for the one in the name; the first that is there counts. Only that of the name if empty.
+            Endings to try instead of the one in the name; the first that exists counts. Only that of the name if empty.
 
         Returns
         -------
@@ -123,7 +122,7 @@ def walk_files(folder, key):
     folder : str or Path
         Where.
     key : str
-        What messages call it.
+        Its name in messages.
 
     Yields
     ------
@@ -132,7 +131,7 @@ def walk_files(folder, key):
     Raises
     ------
     InputError
-        If a folder in it can't be read: its files would be missing without a word.
+        If a folder in it can't be read: its files would be missing silently.
     """
     top = os.path.realpath(folder)
     seen = {top}
@@ -143,7 +142,7 @@ def walk_files(folder, key):
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         yield from (os.path.join(place, name) for name in files)
         links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
-        # What lies in the folder itself is listed under its own name; and links may lead in a circle.
+        # Folders inside are listed under their own names; and links may form a cycle.
         skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}
         folders[:] = [name for name in folders if name not in skipped]
         seen |= set(links.values())

@@ -1,11 +1,11 @@
 """Impulse responses of rooms by the image-source method, as published for WHAMR! (Maciejewski et al., 2020).
 
-The published responses were made with pyroomacoustics 0.3.1. Later releases differ from it in ways that can't be
-undone from outside, by 1e-3 of the peak, so the sum is computed here:
+The published responses were made with pyroomacoustics 0.3.1. Later releases differ from it in ways that can't be undone
+by options, by 1e-3 of the peak, so the sum is computed here:
 
 - The absorption `a` comes from the reverberation time by Sabine's formula, as an energy. But each reflection multiplies
   the *amplitude* by 1 - a, where √(1 - a) would be physics: the rooms decay faster than their T60 says. In a few rooms
-  `a` exceeds 1, and the sign changes with each reflection. That is how the corpus is.
+  `a` exceeds 1, and the sign changes with each reflection. The corpus is like that.
 - An image at distance d arrives at d/c with amplitude (1 - a)^reflections / (4πd), as a sinc of 81 taps under a Hann
   window that is centred on a sample; all are 40 samples late, so that the taps begin at time zero.
 - Images with at most ceil(T60·c / smallest dimension) reflections count; the response is cut after ceil(T60·16000).
@@ -34,7 +34,7 @@ from data_prep.generate.rooms import SAMPLE_RATE, SPEED_OF_SOUND
 
 NUM_TAPS = 81
 OFFSET = NUM_TAPS // 2  # samples
-DEGREE = 16  # of the polynomials that stand for the sinc between two samples: exact to 1e-13
+DEGREE = 16  # of the polynomials that approximate the sinc between two samples, to 1e-13
 POINTS = 20  # of the table of the sinc, for each sample
 SINCS = ("exact", "table")
 
@@ -104,7 +104,7 @@ def impulse_response(room, source, microphone, anechoic=False, sinc="exact"):
 def _place_exactly(distance, amplitude, num_samples):
     """The response [T] of images [I], each a windowed sinc.
 
-    Within a sample, the sinc is a smooth function of the delay: a polynomial serves for each tap. So it is enough to
+    Within a sample, the sinc is a smooth function of the delay: a polynomial approximates each tap. So it is enough to
     sum, in each sample, the powers of all delays that fall there, and to convolve each sum with its coefficients: a
     dozen sums instead of 81 taps for each of up to two million images.
     """
@@ -191,7 +191,7 @@ def _axis(size, source, microphone, max_reflections, precision):
 
 
 def reverberate(room, signals, microphones=(0,), sinc="exact"):
-    """Lets signals sound in a room.
+    """Convolves signals with the responses of a room.
 
     Arguments
     ---------
@@ -229,7 +229,7 @@ def matching_factors(signals, anechoic):
     Arguments
     ---------
     signals : sequence of numpy.ndarray
-        S signals of whatever length.
+        S signals of any lengths.
     anechoic : numpy.ndarray
         [S, M, T].
 

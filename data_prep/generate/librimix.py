@@ -1,4 +1,4 @@
-"""LibriMix (Cosentino et al., 2020) from LibriSpeech, noise and published metadata; or such a corpus from any speech.
+"""LibriMix (Cosentino et al., 2020) from LibriSpeech, noise and published metadata; or the like from any speech.
 
 Published metadata: `libri{N}mix_{train-clean-360,train-clean-100,dev-clean,test-clean}.csv`, in the folder that is
 given, in `Libri{N}Mix/` or `metadata/Libri{N}Mix/` there, as in a clone of github.com/JorisCos/LibriMix. Their paths
@@ -6,7 +6,7 @@ are relative to LibriSpeech and to wham_noise. Step by step as published: gains 
 the lengths, then sums; 16 bit as libsndfile makes them of floating point.
 
 From any speech: `data_prep.generate.librimix_drawing` draws the metadata first, in the same format, and it is kept in
-`OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be put in rooms, which LibriMix does not have: then the folders
+`OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be reverberated, which LibriMix does not have: then the folders
 are those of WHAMR!, with the splits tr, cv and tt.
 """
 
@@ -64,12 +64,12 @@ logger = logging.getLogger(__name__)
 VERSION = 1  # to be increased when the same metadata gives other samples
 TYPES = ("mix_clean", "mix_both", "mix_single")
 ROOM_SPLITS = {TRAIN: "tr", "dev": "cv", "test": "tt"}
-MAX_SECONDS = 40.0  # of an utterance, unless another length is given: LibriSpeech has none above 36
+MAX_SECONDS = 40.0  # of an utterance, by default: LibriSpeech has none above 36
 
 
 @dataclass(frozen=True)
 class LibrimixItem(Item):
-    """One mixture, at all the sample rates and in all the modes that are asked for.
+    """One mixture, at all requested sample rates and modes.
 
     Attributes
     ----------
@@ -113,11 +113,11 @@ def generate(
     metadata_folder : str, optional
         Folder of the metadata, published or drawn earlier, or of a clone of LibriMix. Either this or `from_speech`.
     librispeech_folder : str, optional
-        What the paths of speech in the metadata are relative to.
+        Folder of the metadata's relative paths of speech.
     from_speech : str, optional
         A folder of speech, or a CSV `path,spk`, to draw metadata for.
     noise : str, optional
-        Folder of noise: wham_noise, or any other. Without it, clean mixtures are all that is made.
+        Folder of noise: wham_noise, or any other. Without it, only clean mixtures are made.
     rooms : bool
         Whether the speakers are in rooms. With `metadata_folder`, the metadata has them too.
     resample : bool
@@ -153,7 +153,7 @@ def generate(
     types = _check_arguments(
         num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing
     )
-    check_versions(sample_rates, modes, splits=())  # which splits there are, the metadata says
+    check_versions(sample_rates, modes, splits=())  # the metadata determines the splits
     output_folder = output_path(output_folder)
     splits = None if splits is None else [_short(split) for split in splits]
     if from_speech is None:
@@ -218,7 +218,7 @@ def add_arguments(parser):
     parser.add_argument("--librispeech_folder", help="folder that the metadata's paths of speech are relative to")
     parser.add_argument("--from_speech", help="folder of speech, or a CSV path,spk, to draw metadata for")
     parser.add_argument("--noise", help="folder of wham_noise, or of any noise; without it, mixtures are clean")
-    parser.add_argument("--rooms", action="store_true", help="put the speakers in rooms like those of WHAMR!")
+    parser.add_argument("--rooms", action="store_true", help="reverberate the speakers in rooms like those of WHAMR!")
     parser.add_argument(
         "--resample",
         action="store_true",
@@ -233,19 +233,21 @@ def add_arguments(parser):
     drawing = parser.add_argument_group("with --from_speech")
     drawing.add_argument("--layout", help=f"of the folder: {' (default) or '.join(LAYOUTS)}, one folder each")
     drawing.add_argument(
-        "--speaker_pattern", help="in place of a layout: regular expression whose group is the speaker in a file's path"
+        "--speaker_pattern", help="instead of a layout: regular expression whose group is the speaker in a file's path"
     )
     drawing.add_argument(
-        "--max_seconds", type=float, help="cut what is longer at its pauses, into utterances of that (default: 40)"
+        "--max_seconds",
+        type=float,
+        help="cut longer recordings at their pauses, into utterances of at most that (default: 40)",
     )
     drawing.add_argument(
         "--n_mixtures", type=int, nargs=3, help="mixtures of train-100, dev and test; reuses utterances"
     )
     drawing.add_argument("--speaker_shares", type=float, nargs=3, help="parts of the speakers (default: 0.8 0.1 0.1)")
-    drawing.add_argument("--extend_noise", action="store_true", help="repeat short noise before it is chosen")
+    drawing.add_argument("--extend_noise", action="store_true", help="repeat short noise, so that all can be chosen")
     drawing.add_argument("--reverberation", help=f"with --rooms: {', '.join(REVERBERATIONS)} (default)")
     drawing.add_argument("--published", action="store_true", help="3,000 mixtures of dev and test; floor to hundreds")
-    drawing.add_argument("--min_seconds", type=float, help="leave out what is shorter (default: 3)")
+    drawing.add_argument("--min_seconds", type=float, help="skip shorter recordings (default: 3)")
     drawing.add_argument("--seed", type=int, help="seed of everything random (default: 72)")
 
 
@@ -292,7 +294,7 @@ def draw_metadata(
         Numbers of mixtures of train-100, dev and test; utterances are reused for as many as that. One pass over the
         utterances if None.
     speaker_shares : sequence of float
-        Parts of the speakers that train-100, dev and test get; a split whose part is zero is left out.
+        Shares of the speakers for train-100, dev and test; a split with a share of zero is omitted.
     extend_noise, published, min_seconds, seed
         As for `Drawing`.
     max_seconds : float, optional
@@ -304,7 +306,7 @@ def draw_metadata(
     Returns
     -------
     folder : Path
-        What the paths of speech are relative to.
+        Folder of the relative paths of speech.
     recipes : dict
         split → list of Recipe.
 
@@ -349,7 +351,7 @@ def draw_metadata(
     record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout, "resample": resample}
     record |= {} if speaker_pattern is None else {"speaker_pattern": speaker_pattern}
     record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
-    del record["speech_folder"], record["noise_folder"]  # they may be moved
+    del record["speech_folder"], record["noise_folder"]  # they may have been moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
     remove_temporaries(target)
     with process_map(functools.partial(draw_levels, drawing), workers) as mapped:
@@ -388,19 +390,17 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
     write_text(folder / f"{prefix}_info.csv", info_text(recipes))
     if drawing.reverberation is not None:
         write_text(folder / f"{prefix}_rooms.csv", rooms_text({recipe.name: recipe.room for recipe in recipes}))
-    write_text(recorded, json.dumps(record, indent=2, sort_keys=True) + "\n")  # last: it says that the others are there
+    write_text(recorded, json.dumps(record, indent=2, sort_keys=True) + "\n")  # last: it marks the others as complete
     logger.info("Drew %d mixtures of split '%s': %s", len(recipes), split, table)
     return recipes
 
 
 def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
-    """Checks what excludes each other, and returns the types of mixtures to make."""
+    """Checks for conflicting arguments, and returns the types of mixtures to make."""
     count_workers(workers)  # refuses what is no number of them
     check_num_spks(num_spks, 2)
     if (metadata_folder is None) == (from_speech is None):
-        raise InputError(
-            "Give either metadata_folder, for published metadata, or from_speech, to draw it, and not both."
-        )
+        raise InputError("Give either metadata_folder, for published metadata, or from_speech, to draw it, not both.")
     if from_speech is None:
         if librispeech_folder is None:
             raise InputError(
@@ -408,13 +408,13 @@ def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech,
             )
         if drawing:
             key = next(iter(drawing))
-            raise InputError(f"{key} has no effect on metadata that is there: leave it out, or give from_speech.")
+            raise InputError(f"{key} has no effect on existing metadata: remove it, or give from_speech.")
     elif librispeech_folder is not None:
-        raise InputError("librispeech_folder has no effect with from_speech, which says where speech is: leave it out.")
+        raise InputError("librispeech_folder has no effect with from_speech, which is the folder of speech: remove it.")
     if "reverberation" in drawing and not rooms:
-        raise InputError("reverberation has no effect without rooms: leave it out, or give rooms.")
+        raise InputError("reverberation has no effect without rooms: remove it, or give rooms.")
     if "extend_noise" in drawing and noise is None:
-        raise InputError("extend_noise has no effect without noise: leave it out, or give noise.")
+        raise InputError("extend_noise has no effect without noise: remove it, or give noise.")
     possible = TYPES if noise is not None else TYPES[:1]
     for name in types or ():
         check_choice("type", name, TYPES)
@@ -447,7 +447,7 @@ def _find_tables(metadata_folder, num_spks, splits):
 
 
 def _short(split):
-    """Name of a split; those of LibriSpeech's subsets have more to them.
+    """Short name of a split, from that of LibriSpeech's subset.
 
     Example
     -------
@@ -464,10 +464,10 @@ def _read_recipes(path, num_spks, rooms):
 
 
 def _check_noise(recipes, folder, frames, resample):
-    """Raises an InputError unless every mixture has a noise that can be used, as far as headers tell."""
+    """Raises an InputError unless every mixture has a usable noise, by its header."""
     for split, rows in recipes.items():
         if any(recipe.noise is None for recipe in rows):
-            raise InputError(f"The metadata of split '{split}' has no noise: leave out noise, or take other metadata.")
+            raise InputError(f"The metadata of split '{split}' has no noise: remove noise, or use other metadata.")
     needed = {split: {recipe.noise for recipe in rows} for split, rows in recipes.items()}
     noise_frames = frames_of(folder, [path for paths in needed.values() for path in paths], resample, "noise", needed)
     for recipe in (recipe for rows in recipes.values() for recipe in rows):
@@ -534,7 +534,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
     mixture : LibrimixItem
         What to make.
     speech_folder, noise_folder : str
-        What the paths of its recipe are relative to.
+        Folders of the relative paths in its recipe.
     resample : bool
         As for `read_recording`.
     types : sequence of str
@@ -550,7 +550,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
     recipe = mixture.recipe
     speech = [read_recording(os.path.join(speech_folder, path), resample) for path in recipe.sources]
     longest = max(map(len, speech))
-    # A gain that is a number of Python leaves single precision as it is, as in the published script.
+    # A gain as a Python number keeps single precision, as in the published script.
     sources = [samples * gain for samples, gain in zip(speech, recipe.gains, strict=True)]
     noise = None
     if types != TYPES[:1]:
@@ -574,7 +574,7 @@ def make(mixture, speech_folder, noise_folder, resample, types):
 
 
 def mix(sources, noise, types, sample_rate, length):
-    """Brings signals to a sample rate and a length, and adds them.
+    """Resamples signals, adjusts their length, and adds them.
 
     Arguments
     ---------

@@ -1,16 +1,16 @@
 """Draws metadata of LibriMix for any speech, by the published procedure (Cosentino et al., 2020).
 
 1. Utterances and noise of at least 3 s, in tuples of different speakers. A pass over a split uses each utterance once;
-   where more mixtures are wanted there are more passes, and a tuple that was there before is dropped.
-2. A noise at least as long as the longest utterance, each once in a pass. Where none is left, a training mixture takes
-   the longest of the others, and a validation or test tuple is dropped.
+   for more mixtures there are more passes, and a repeated tuple is dropped.
+2. A noise at least as long as the longest utterance, each once in a pass. If none is left, a training mixture gets the
+   longest of the others, and a validation or test tuple is dropped.
 3. At 16 kHz, with speech padded to the longest utterance: a loudness from -33 to -25 LUFS for each speaker and from -38
-   to -30 for noise. What would reach full scale then gets a peak of 0.9; so does all together if the sum exceeds it.
+   to -30 for noise. A signal that would reach full scale gets a peak of 0.9, and so does the sum if it exceeds that.
 4. A gain is the difference of loudness after and before, as a factor.
 
 Three differences from the published script: a clip without a loudness is drawn again, where the script stops or writes
-a gain that is no number; where noise runs out, all of it is there again; and in rooms, which LibriMix does not have,
-the reverberant sum must not exceed the peak either.
+NaN as gain; when all noise has been used, all of it is available again; and in rooms, which LibriMix does not have, the
+reverberant sum must not exceed the peak either.
 
 Shapes: T samples, S sources.
 """
@@ -36,7 +36,7 @@ from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-TRAIN = "train-100"  # called so for those who expect LibriMix
+TRAIN = "train-100"  # LibriMix's names
 SPLITS = (TRAIN, "dev", "test")
 SPEECH_LOUDNESS = (-33.0, -25.0)  # LUFS
 NOISE_LOUDNESS = (-38.0, -30.0)
@@ -55,7 +55,7 @@ def split_speakers(utterances, num_spks, shares, seed):
     num_spks : int
         Each split needs so many speakers.
     shares : sequence of float
-        Parts of the speakers that train, dev and test get; a split whose part is zero is left out.
+        Shares of the speakers for train, dev and test; a split with a share of zero is omitted.
     seed : int
         The same seed gives the same splits.
 
@@ -67,7 +67,7 @@ def split_speakers(utterances, num_spks, shares, seed):
     Raises
     ------
     InputError
-        If there are too few speakers, or the parts can't be used.
+        If there are too few speakers, or the shares can't be used.
 
     Example
     -------
@@ -81,12 +81,12 @@ def split_speakers(utterances, num_spks, shares, seed):
     speakers = sorted({clip.speaker for clip in utterances})
     wanted = {split: share / sum(shares) for split, share in zip(SPLITS, shares, strict=True) if share > 0}
     counts = {split: max(num_spks, round(share * len(speakers))) for split, share in wanted.items()}
-    first = next(iter(counts))  # the largest as a rule: it takes what is left
+    first = next(iter(counts))  # usually the largest: it gets the rest
     counts[first] = len(speakers) - sum(counts.values()) + counts[first]
     if counts[first] < num_spks:
         raise InputError(
             f"from_speech has {len(speakers)} speakers; needed at least {num_spks} for each of {', '.join(counts)}. "
-            "Add speakers, or leave out a split with a zero in --speaker_shares."
+            "Add speakers, or omit a split with a zero in --speaker_shares."
         )
     order = np.random.default_rng([seed, len(SPLITS)]).permutation(len(speakers))
     bounds = np.cumsum([0, *counts.values()])
@@ -98,14 +98,14 @@ def split_speakers(utterances, num_spks, shares, seed):
 
 
 def split_noises(noises, parts, shares, seed):
-    """Divides noise among the splits as `split_speakers` does speakers; where it is too little, they share it.
+    """Divides noise among the splits as `split_speakers` does speakers; if there is too little, they share it.
 
     Arguments
     ---------
     noises : sequence of Clip
         All there are.
     parts : Iterable of str
-        The splits that there are.
+        The existing splits.
     shares, seed
         As for `split_speakers`.
 
@@ -136,13 +136,13 @@ class Drawing:
     Attributes
     ----------
     speech_folder, noise_folder : str
-        What the paths of the clips are relative to; noise_folder is None without noise.
+        Folders of the clips' relative paths; noise_folder is None without noise.
     num_spks : int
         Speakers of each mixture.
     seed : int
         The same seed gives the same metadata.
     min_seconds : float
-        Shorter utterances are left out, and shorter noise unless it is extended.
+        Shorter utterances are skipped, and shorter noise unless it is extended.
     extend_noise : bool
         Whether noise is repeated before it is chosen, so that every noise is long enough for every mixture.
     reverberation : str, optional
@@ -207,12 +207,12 @@ class Drawing:
         return recipes, redrawn
 
     def plan(self, split, utterances, noises=(), count=None):
-        """Tells how long the mixtures would be, without listening to anything.
+        """Plans the mixtures with their lengths, without reading audio.
 
         Returns
         -------
         tuples : list of (tuple of Clip, Clip or None)
-            Speakers and noise. A clip without a loudness is still among them.
+            Speakers and noise. Clips without a loudness are not excluded yet.
         """
         count = NUM_EVALUATION if self.published and count is None and split != TRAIN else count
         rng = np.random.default_rng([self.seed, SPLITS.index(split)])
@@ -238,7 +238,7 @@ class Drawing:
     def _usable_noises(self, noises, split):
         if self.noise_folder is None:
             return []
-        # Repeating takes a cross-fade.
+        # Repeating needs a cross-fade.
         least = FADE + 2 if self.extend_noise else max(self.min_seconds * SAMPLE_RATE, FADE + 2)
         usable = [clip for clip in noises if clip.frames >= least]
         if not usable:
@@ -282,7 +282,7 @@ class Drawing:
         return recipes, redrawn
 
     def _next(self, utterances, silent, seen, count, idle, split, num_found):
-        """What the next pass draws from."""
+        """The clips for the next pass."""
         audible = [clip for clip in utterances if clip not in silent]
         if count is None:
             used = set().union(*seen) if seen else set()
@@ -290,7 +290,8 @@ class Drawing:
         if idle >= MAX_IDLE_PASSES and num_found < count:
             raise InputError(
                 f"Split '{split}': found {num_found} different mixtures; needed {count}. "
-                f"Ask for fewer, add speech{', or add noise or give --extend_noise' if self.noise_folder else ''}."
+                f"Give a lower number, add "
+                f"speech{', or add noise or give --extend_noise' if self.noise_folder else ''}."
             )
         return audible
 
@@ -328,7 +329,7 @@ def draw_tuples(rng, utterances, num_spks):
 
 
 def draw_noises(rng, tuples, noises, extend, drop):
-    """Gives each tuple a noise that is long enough, each noise once before any is there again.
+    """Draws a noise that is long enough for each tuple, each noise once before any is repeated.
 
     Arguments
     ---------
@@ -341,7 +342,7 @@ def draw_noises(rng, tuples, noises, extend, drop):
     extend : bool
         Whether every noise counts as long enough.
     drop : bool
-        Whether a tuple for which none is long enough is dropped; it takes the longest otherwise.
+        Whether a tuple for which none is long enough is dropped; otherwise it gets the longest.
 
     Returns
     -------
@@ -372,7 +373,7 @@ def draw_levels(drawing, job):
     Returns
     -------
     Recipe or Clip
-        The clip that has no loudness, where there is one.
+        The clip that has no loudness, if there is one.
     """
     (speech, noise), seed = job
     rng = np.random.default_rng(seed)
@@ -411,7 +412,7 @@ def _read_padded(path, num_frames, resample):
 
 
 def draw_gains(rng, signals, ranges, room=None):
-    """Draws a loudness for each signal, and returns the factors that bring it about without clipping.
+    """Draws a loudness for each signal, and returns the factors that achieve it without clipping.
 
     Arguments
     ---------
@@ -427,7 +428,7 @@ def draw_gains(rng, signals, ranges, room=None):
     Returns
     -------
     gains : list of float
-        NaN for what has no loudness.
+        NaN for signals without a loudness.
     """
     before, scaled = [], []
     for signal, (lowest, highest) in zip(signals, ranges, strict=True):

@@ -1,4 +1,4 @@
-"""Metadata of LibriMix in the published format: which recordings make a mixture, with which gains."""
+"""Metadata of LibriMix in the published format: the recordings and gains of each mixture."""
 
 import csv
 import hashlib
@@ -12,12 +12,12 @@ from data_prep.generate.rooms import Room
 from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
 
-MANY_SPEAKERS = 10  # from here on, names of mixtures are too long for files, and a hash stands for them
+MANY_SPEAKERS = 10  # from this number on, names of mixtures are too long for files, and are replaced by a hash
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One line of the metadata: what makes a mixture.
+    """One line of the metadata: the parts of a mixture.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ def read_metadata(path, num_spks, rooms=None):
                 raise InputError(f"{place}: has {len(fields)} fields; needed {len(header)}. Copy the file again.")
             recipes.append(_recipe(place, fields, num_spks, noise, rooms))
     if not recipes:
-        raise InputError(f"{path}: has a header and no mixtures. Copy the file again, or leave its split out.")
+        raise InputError(f"{path}: has a header and no mixtures. Copy the file again, or omit its split.")
     return recipes
 
 
@@ -110,7 +110,7 @@ def _recipe(place, fields, num_spks, noise, rooms):
     except ValueError as error:
         raise InputError(f"{place}: {error}; needed a gain, as a factor. Copy the file again.") from None
     if not all(math.isfinite(gain) for gain in gains):
-        raise InputError(f"{place}: has a gain that is not finite. Take this line out.")
+        raise InputError(f"{place}: has a gain that is not finite. Remove this line.")
     if rooms is not None and name not in rooms:
         raise InputError(f"{place}: {name} has no room in the table of rooms. Copy both files again.")
     return Recipe(
@@ -134,7 +134,7 @@ def metadata_text(recipes):
 
 
 def info_text(recipes):
-    """The table of speakers that goes with it. The published one also has their sex, which we don't know."""
+    """The table of speakers that goes with it. The published one also has their sex, which is unknown here."""
     numbers = range(1, len(recipes[0].speakers) + 1)
     return csv_text(
         [["mixture_ID", *(f"speaker_{number}_ID" for number in numbers)]]
@@ -143,7 +143,7 @@ def info_text(recipes):
 
 
 def known_speakers(folder, num_spks):
-    """Reads who speaks in the mixtures of a corpus, from the tables that `info_text` or LibriMix's authors made.
+    """Reads the speakers of a corpus's mixtures, from tables by `info_text` or LibriMix's authors.
 
     Arguments
     ---------
@@ -155,7 +155,7 @@ def known_speakers(folder, num_spks):
     Returns
     -------
     speakers : dict
-        Name of a mixture's files, without ending → names of its speakers. Empty where nothing is known.
+        Name of a mixture's files, without ending → names of its speakers. Empty if unknown.
     """
     columns = [f"speaker_{number}_ID" for number in range(1, num_spks + 1)]
     speakers = {}
@@ -170,7 +170,7 @@ def known_speakers(folder, num_spks):
 
 
 def file_name(mixture, num_spks):
-    """What the files of a mixture are called, without ending.
+    """Name of a mixture's files, without ending.
 
     Example
     -------
@@ -181,7 +181,7 @@ def file_name(mixture, num_spks):
 
 
 def csv_text(rows):
-    """Rows as the text of a CSV; numbers keep all their digits.
+    """Rows as the text of a CSV; numbers have all digits.
 
     Example
     -------

@@ -1,8 +1,8 @@
-"""The published tables of what was made of LibriMix: files, and the ratio of each signal to the rest of its mixture.
+"""The published tables of a generated LibriMix: files, and the ratio of each signal to the rest of its mixture.
 
     OUTPUT_FOLDER/Libri{N}Mix/wav{8k,16k}/{min,max}/metadata/{mixture,metrics}_{split}_{mix_clean,mix_both,mix_single}.csv
 
-Ratios are measured as published: on signals as they are before they are rounded to 16 bit and clipped.
+Ratios are measured as published: on signals before rounding to 16 bit and clipping.
 """
 
 import functools
@@ -20,7 +20,7 @@ EPSILON = 1e-10  # of the published ratios
 
 
 def parts_of(mixture, num_spks):
-    """The signals that a mixture is the sum of.
+    """The parts of a mixture, whose sum it is.
 
     Example
     -------
@@ -39,7 +39,7 @@ def measure_ratios(mixture, parts):
     mixture : numpy.ndarray
         [T].
     parts : sequence of numpy.ndarray
-        What it is the sum of, each [T].
+        Its parts, each [T].
 
     Returns
     -------
@@ -56,7 +56,7 @@ def measure_ratios(mixture, parts):
 
 
 def write_tables(output_folder, items, types, measured, make, workers):
-    """Writes the tables that are not there, and those of mixtures that were made just now.
+    """Writes the missing tables, and those of mixtures that were just made.
 
     Arguments
     ---------
@@ -65,10 +65,10 @@ def write_tables(output_folder, items, types, measured, make, workers):
     items : sequence of data_prep.generate.librimix.LibrimixItem
         The mixtures, in the order of the tables.
     types : sequence of str
-        Which mixtures there are.
+        The types of mixtures.
     measured : dict
-        Key of an item → (folder of its split, type of mixture with the kind) → ratios, for those that were made just
-        now. Those of an earlier run are measured again, and put into it.
+        Key of an item → (folder of its split, type of mixture with the kind) → ratios, for those that were just made.
+        Those of an earlier run are measured again, and added.
     make : Callable
         From an item to its signals and its ratios.
     workers : int, optional
@@ -101,7 +101,7 @@ def write_tables(output_folder, items, types, measured, make, workers):
 def _remove_temporaries(folder):
     try:
         remove_temporaries(folder)
-    except OSError:  # a finished tree may lie where nothing can be written
+    except OSError:  # a finished tree may be in a read-only place
         return
 
 
@@ -135,6 +135,6 @@ def _write_table(output_folder, top, name, items, measured):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: can't be made ({error.strerror}). Allow writing, and start again.") from error
+        raise InputError(f"{folder}: can't be created ({error.strerror}). Allow writing, and start again.") from error
     write_text(output_folder / _table(top, "mixture_", name), csv_text(files))
     write_text(output_folder / _table(top, "metrics_", name), csv_text(metrics))

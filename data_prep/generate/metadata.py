@@ -12,7 +12,7 @@ SUBFOLDERS = ("", "metadata", "data")  # of the published repositories, that met
 
 
 def metadata_places(folder, subfolders=("",)):
-    """The folders in which metadata may lie: as given, or the published repository as it was cloned.
+    """Folders to search for metadata: the given one, and those of a clone of the published repository.
 
     Arguments
     ---------
@@ -40,11 +40,11 @@ def find_metadata(folders, name, advice):
     Arguments
     ---------
     folders : sequence of str or Path
-        Where it may lie, the first that has it counts.
+        Folders to search; the first that has it counts.
     name : str
         Its name.
     advice : str
-        What to give, for messages.
+        Advice, for messages.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def find_metadata(folders, name, advice):
     found = next((path for path in paths if os.path.isfile(path)), None)
     problem = next((problem for path in ([found] if found else paths) if (problem := access_problem(path))), None)
     if problem:
-        raise InputError(f"Metadata file {name} {problem}. Allow reading it, or copy the metadata to where you may.")
+        raise InputError(f"Metadata file {name} {problem}. Allow reading it, or copy the metadata to a readable place.")
     if found is None:
         looked = ", ".join(f"'{path.parent}'" for path in paths)
         raise InputError(f"Metadata file {name} does not exist in {looked}: {advice}.")
@@ -75,9 +75,9 @@ def read_fields(path, needed, separator=None):
     path : str or Path
         The file; empty lines don't count.
     needed : sequence of str
-        What the fields are, for messages.
+        Names of the fields, for messages.
     separator : str, optional
-        What lies between fields; any white space if None.
+        Separator of the fields; any white space if None.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def read_fields(path, needed, separator=None):
         if len(fields) != len(needed):
             raise InputError(
                 f"{path}:{number}: has {len(fields)} fields; needed {len(needed)}: {', '.join(needed)}. "
-                "Is it the published file, and whole?"
+                "Is it the complete published file?"
             )
         lines.append((f"{path}:{number}", fields))
     if not lines:

@@ -1,8 +1,8 @@
-"""Arrays of .npz files, without running what a pickle in them may name.
+"""Arrays of .npz files, without running code of a pickle in them.
 
-NumPy keeps an array of Python objects as a pickle, and a pickle can run any program when it is read. The published
-scaling files of WHAM! have their names in such an array. So names are taken from a table beside the file, where there
-is one, and else from the pickle with nothing admitted but what an array of strings consists of.
+NumPy stores an array of Python objects as a pickle, and a pickle can run any code when it is read. The published
+scaling files of WHAM! have their names in such an array. So names are read from a table beside the file, if there is
+one, else from the pickle with only the classes of an array of strings allowed.
 """
 
 import csv
@@ -51,7 +51,7 @@ def read_arrays(path, keys):
 
 
 def read_names(path, key, table):
-    """Reads an array of strings, whether NumPy kept it as text, as bytes or as Python objects.
+    """Reads an array of strings, whether NumPy stored it as text, as bytes or as Python objects.
 
     Arguments
     ---------
@@ -98,7 +98,7 @@ def read_names(path, key, table):
 
 
 class _opened:  # noqa: N801, a context manager
-    """Opens an archive, and says in one message what is wrong with it, now or while it is read."""
+    """Context: opens an archive; raises InputError for any error, also while it is read."""
 
     def __init__(self, path):
         self.path = path
@@ -141,14 +141,14 @@ def _column(path, key):
 
 
 def _latin1(text, encoding):
-    """What pickles of protocol 2 call to make bytes of text, for this one encoding."""
+    """The function that pickles of protocol 2 call to encode text, for this one encoding."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"it names the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 class _StringArrays(pickle.Unpickler):
-    """Reads arrays of strings from a pickle, and refuses whatever else it names."""
+    """Unpickler for arrays of strings, which refuses all other classes."""
 
     def find_class(self, module, name):
         reconstruct = np.array(["a"], dtype=object).__reduce__()[0]  # it has moved from numpy.core to numpy._core

@@ -1,4 +1,4 @@
-"""One message for all the recordings that can't be used, with their numbers and what to do."""
+"""One message for all recordings that can't be used, with their number and the remedy."""
 
 import collections
 
@@ -11,18 +11,18 @@ class AbsentRecording(InputError):
 
 
 def describe_problems(folder, paths, problems, key, splits):
-    """Says which recordings can't be used, how many there are, and what to do.
+    """The message on recordings that can't be used: which, how many, and what to do.
 
     Arguments
     ---------
     folder : str or Path
-        What the paths are relative to.
+        Folder of the relative paths.
     paths : sequence of str
         All recordings that are needed.
     problems : Mapping
         Path → InputError.
     key : str
-        What messages call the folder.
+        The folder's name in messages.
     splits : Mapping
         Split → the paths that it needs; empty where there are no splits.
 
@@ -38,7 +38,7 @@ def describe_problems(folder, paths, problems, key, splits):
     folder 'speech': 1 of 2 recordings can't be used.
       dev-clean/1.flac: there is no such recording.
     Absent: 1 of 1 of dev-clean.
-    Complete or repair them, or leave out the splits that need them with --splits test. Then start again.
+    Complete or repair them, or omit the splits that need them with --splits test. Then start again.
     """
     messages = [str(problem) for problem in problems.values()]
     if len(paths) == 1 and not splits:
@@ -58,5 +58,5 @@ def describe_problems(folder, paths, problems, key, splits):
     whole = [split for split, needed in splits.items() if problems.keys().isdisjoint(needed)]
     advice = "Complete or repair them"
     if whole:
-        advice += f", or leave out the splits that need them with --splits {' '.join(whole)}"
+        advice += f", or omit the splits that need them with --splits {' '.join(whole)}"
     return "\n".join([*lines, f"{advice}. Then start again."])

@@ -1,4 +1,4 @@
-"""Recordings of any origin: finding them in a folder or a table, and reading them at 16 kHz.
+"""Recordings from folders or tables: finding them, and reading them at 16 kHz.
 
 Shapes: T samples.
 """
@@ -20,7 +20,7 @@ from data_prep.generate.file_access import check_access, walk_files
 from data_prep.generate.recording_problems import AbsentRecording, describe_problems
 from data_prep.messages import first_of
 from data_prep.parallel import thread_map
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, skipped_formats_message
 from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.data.tables import likely_cause, read_table, resolve_path
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 LAYOUTS = ("librispeech", "speakers")
 PATTERN_ADVICE = "--speaker_pattern, a regular expression with the speaker in parentheses, such as '^([a-z]+)_'"
 _PART = re.compile(r"(.+)#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)")
-FADE = SAMPLE_RATE // 2  # samples over which a noise fades into its own beginning
+FADE = SAMPLE_RATE // 2  # samples of the cross-fade from a noise's end to its beginning
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Clip:
     path : str
         Relative to the folder that was given, with slashes. What follows `#t=` is a part of it, see `file_and_part`.
     name : str
-        Its part in the names of mixtures.
+        For the names of mixtures.
     speaker : str
         Empty for noise.
     frames : int
@@ -68,27 +68,27 @@ def find_speech(source, layout="librispeech", resample=False, speaker_pattern=No
     source : str or Path
         A folder, or a CSV with the columns `path,spk`, whose paths are absolute or relative to the CSV's folder.
     layout : str
-        Of a folder. "librispeech": files called `{speaker}-{chapter}-{utterance}`, however deep; "speakers": one folder
-        a speaker, named after them, with files however deep.
+        Of a folder. "librispeech": files called `{speaker}-{chapter}-{utterance}`, at any depth; "speakers": one folder
+        per speaker, named after them, with files at any depth.
     resample : bool or int
         As for `read_recording`.
     speaker_pattern : str, optional
-        A regular expression that is searched for in the paths of a folder's files, in place of a layout. Its group is
+        Instead of a layout: a regular expression that is searched for in the paths of a folder's files. Its group is
         the speaker.
     cut : Callable, optional
-        From the folder and the clips to those that are drawn from: what divides long recordings.
+        Function from the folder and the clips to the clips to draw from, which cuts long recordings.
 
     Returns
     -------
     folder : Path
-        What the paths are relative to.
+        Folder of the relative paths.
     utterances : list of Clip
         Sorted by path.
 
     Raises
     ------
     InputError
-        If there is none, a file can't be used, or two have one name.
+        If there is none, a file can't be used, or two have the same name.
     """
     folder, named = name_speech(source, layout, speaker_pattern)
     clips = _clips(folder, named, resample, "from_speech")
@@ -97,7 +97,8 @@ def find_speech(source, layout="librispeech", resample=False, speaker_pattern=No
     for clip in clips:
         if clip.name in paths:
             raise InputError(
-                f"{source}: two recordings have one name, {clip.name}, so their mixtures would: {paths[clip.name]} and "
+                f"{source}: two recordings have the same name, {clip.name}, and so would their mixtures: "
+                f"{paths[clip.name]} and "
                 f"{clip.path}. Rename one of them."
             )
         paths[clip.name] = clip.path
@@ -105,19 +106,19 @@ def find_speech(source, layout="librispeech", resample=False, speaker_pattern=No
 
 
 def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_speech", "layout")):
-    """Lists the utterances of a folder or a table by name alone, without looking into them; see `find_speech`.
+    """Lists the utterances of a folder or a table by name, without reading headers; see `find_speech`.
 
     Arguments
     ---------
     source, layout, speaker_pattern
         As for `find_speech`.
     keys : sequence of str
-        What messages call these two.
+        Names of these two in messages.
 
     Returns
     -------
     folder : Path
-        What the paths are relative to.
+        Folder of the relative paths.
     named : list of tuple of str
         Path, name and speaker of each, sorted by path.
     """
@@ -131,12 +132,12 @@ def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_
 
 
 def name_noise(folder, key="noise"):
-    """Lists the paths of a folder's recordings, however deep, relative to it; messages call it by the key."""
+    """Lists the paths of a folder's recordings, at any depth, relative to it; the key is its name in messages."""
     return _audio_files(Path(expanded(folder)), key)
 
 
 def find_noise(folder, resample=False):
-    """Lists the recordings of a folder of noise, however deep; see `find_speech`."""
+    """Lists the recordings of a folder of noise, at any depth; see `find_speech`."""
     folder = Path(expanded(folder))
     return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample, "noise")
 
@@ -151,7 +152,7 @@ def _audio_files(folder, key):
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
     endings = (path.suffix.lower() for path in folder.rglob("*") if path.name[0] != ".")
-    others = tell_passed_over(Counter(ending for ending in endings if ending in OTHER_MEDIA_ENDINGS))
+    others = skipped_formats_message(Counter(ending for ending in endings if ending in OTHER_MEDIA_ENDINGS))
     if not files:
         needed = f"needed files that end in {', '.join(AUDIO_ENDINGS)}"
         raise InputError(f"{key} '{folder}' holds no recording; {needed}. {others}".rstrip())
@@ -168,23 +169,23 @@ def _from_folder(folder, layout, key, layout_key):
         if layout == "speakers":
             if not parents:
                 raise InputError(
-                    f"{key} '{folder}': {path} lies in no speaker's folder. Move or remove it; or, where names of "
-                    f"files tell the speakers, give {PATTERN_ADVICE}."
+                    f"{key} '{folder}': {path} lies in no speaker's folder. Move or remove it; or, if file names have "
+                    f"the speakers, give {PATTERN_ADVICE}."
                 )
             named.append((path, "-".join((*parents, stem)), parents[0]))
         else:
             if not re.fullmatch(r"\w+-\w+-\w+", stem):
                 raise InputError(
                     f"{key} '{folder}': {path} is not called speaker-chapter-utterance, as in LibriSpeech. "
-                    f"For one folder a speaker, give --{layout_key} speakers; where names of files tell it otherwise, "
-                    f"{PATTERN_ADVICE}; for anything else, a CSV with path,spk."
+                    f"For one folder per speaker, give --{layout_key} speakers; if file names have the speaker in "
+                    f"another form, {PATTERN_ADVICE}; otherwise, a CSV with path,spk."
                 )
             named.append((path, stem, stem.split("-")[0]))
     return named
 
 
 def _from_pattern(folder, pattern, key):
-    """Lists (path, name, speaker) of the utterances in a folder, whose speakers a regular expression finds."""
+    """Lists (path, name, speaker) of the utterances in a folder, with speakers by a regular expression."""
     try:
         expression = re.compile(pattern)
     except (re.error, TypeError) as error:
@@ -240,13 +241,13 @@ def frames_of(folder, paths, resample=False, key="folder", splits=None):
     Arguments
     ---------
     folder : str or Path
-        What the paths are relative to.
+        Folder of the relative paths.
     paths : iterable of str
         The recordings.
     resample : bool
         As for `read_recording`.
     key : str
-        What messages call the folder.
+        The folder's name in messages.
     splits : Mapping, optional
         Split → paths that it needs, for messages.
 
@@ -279,7 +280,7 @@ def _count_or_problem(path, resample):
 
 
 def warn_of_single_utterances(utterances):
-    """Logs which speakers have one utterance only: with the others they can't teach what a voice is like.
+    """Logs which speakers have only one utterance, from which a model learns little about voices.
 
     Returns
     -------
@@ -296,7 +297,7 @@ def warn_of_single_utterances(utterances):
 
 
 def fingerprint(clips):
-    """A hash over names, speakers and lengths: other recordings draw other mixtures."""
+    """A hash over names, speakers and lengths, on which the drawn mixtures depend."""
     text = "\n".join(f"{clip.path} {clip.speaker} {clip.frames}" for clip in clips)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -312,8 +313,8 @@ def read_recording(path, resample=False, num_frames=None):
     path : str or Path
         The recording.
     resample : bool or int
-        Whether one of another sample rate is converted; it is an error otherwise. A number: those of so many Hz or more
-        are, since nothing is lost that the corpus has.
+        Whether a recording of another sample rate is converted; otherwise it is an error. A number: those of so many Hz
+        or more are converted, since they have the corpus's full bandwidth.
     num_frames : int, optional
         At most so many samples, from the start.
 
@@ -345,7 +346,7 @@ def count_frames(path, resample=False):
 
 
 def file_and_part(path):
-    """Divides a path into that of the file, and the part of it that is meant.
+    """Splits a path into that of the file, and the part of it.
 
     Arguments
     ---------
@@ -369,21 +370,21 @@ def file_and_part(path):
 
 
 def _frames_of_part(path, recording):
-    """First frame and number of frames of what a path means, at the recording's own rate."""
+    """First frame and number of frames of a path's part, at the recording's own rate."""
     _, part = file_and_part(path)
     if part is None:
         return 0, recording.frames
     start, end = (round(seconds * recording.sample_rate) for seconds in part)
     if not start < end <= recording.frames:
         raise InputError(
-            f"{path}: the recording has {recording.frames / recording.sample_rate:.3f} s, so it has no such part. Was "
-            "it changed after the metadata was drawn?"
+            f"{path}: the recording has {recording.frames / recording.sample_rate:.3f} s, so this part does not exist. "
+            f"Was it changed after the metadata was drawn?"
         )
     return start, end - start
 
 
 def _open(path, resample):
-    """An `AudioReader` of the file that a path means, if it has a sample rate that is wanted."""
+    """An `AudioReader` of a path's file, if its sample rate is allowed."""
     path, _ = file_and_part(path)
     check_access(path)
     if not os.path.isfile(path):
@@ -395,13 +396,13 @@ def _open(path, resample):
     recording.close()
     if resample:
         raise InputError(
-            f"{path}: has a sample rate of {rate} Hz; needed {resample} Hz or more, as the corpus has: what is above "
-            f"{rate // 2} Hz would be missing. Give --sample_rates {rate} if that is one of "
-            f"{', '.join(map(str, SAMPLE_RATES))}, or --resample to convert it all the same."
+            f"{path}: has a sample rate of {rate} Hz; needed {resample} Hz or more, as the corpus has: frequencies "
+            f"above {rate // 2} Hz would be missing. Give --sample_rates {rate} if that is one of "
+            f"{', '.join(map(str, SAMPLE_RATES))}, or --resample to convert it anyway."
         )
     raise InputError(
         f"{path}: has a sample rate of {rate} Hz; needed {SAMPLE_RATE} Hz, as LibriSpeech and wham_noise have. "
-        "Give --resample to convert what has another."
+        "Give --resample to convert other rates."
     )
 
 
@@ -419,7 +420,7 @@ def check_noise(path, found, needed):
     if found < needed and found <= FADE + 1:
         raise InputError(
             f"{path}: has {found / SAMPLE_RATE:.2f} s; needed more than {FADE / SAMPLE_RATE} s, so that it can be "
-            f"repeated with a cross-fade to {needed / SAMPLE_RATE:.2f} s. Take it out."
+            f"repeated with a cross-fade to {needed / SAMPLE_RATE:.2f} s. Remove it."
         )
 
 

@@ -1,9 +1,8 @@
-"""Impulse responses of many rooms, computed once, for dynamic mixing.
+"""Room impulse responses for dynamic mixing, computed once.
 
 `mossformer_sb.data.impulse_responses` reads them.
 
-Each room is a file of its own, written under a temporary name first: an interrupted run resumes with those that are
-missing.
+Each room has its own file, written atomically: an interrupted run resumes with the missing ones.
 """
 
 import functools
@@ -29,7 +28,7 @@ VERSION = 1  # to be increased when the same rooms give other responses
 
 
 def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=None, seed=0, workers=None):
-    """Computes the responses of rooms from each speaker to the left microphone, unless they are there.
+    """Computes the responses of rooms from each speaker to the left microphone, unless they exist.
 
     They are computed at 16 kHz, as WHAMR!'s were, and then resampled. Those of another seed, number of speakers or
     rate in the same folder are replaced.
@@ -45,7 +44,7 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
     sample_rate : int
         Of the responses, in Hz.
     rooms_csv : str or Path, optional
-        WHAMR!'s table of rooms, `reverb_params_tr.csv`; `num_rooms` and `seed` are without effect then.
+        WHAMR!'s table of rooms, `reverb_params_tr.csv`; `num_rooms` and `seed` have no effect then.
     seed : int
         Of the rooms.
     workers : int, optional
@@ -61,7 +60,7 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
         rooms = [draw_room(np.random.default_rng([seed, number]), num_spks) for number in range(num_rooms)]
     else:
         rooms = list(read_rooms(rooms_csv, num_spks).values())
-    # WHAMR!'s rooms sound as in WHAMR!
+    # WHAMR!'s rooms have the responses of WHAMR!
     sinc = "exact" if rooms_csv is None else "table"
     described = (VERSION, sample_rate, rooms) + ((sinc,) if sinc != "exact" else ())
     identity = hashlib.sha256(repr(described).encode()).hexdigest()
@@ -81,7 +80,7 @@ def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=Non
 
 
 def _make_folder(folder, facts):
-    """Makes the folder, or empties it of the responses of other rooms."""
+    """Creates the folder, or deletes the responses of other rooms from it."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{DESCRIPTION}.unfinished"
     for path in (unfinished, folder / DESCRIPTION):
@@ -98,7 +97,7 @@ def _compute(folder, sample_rate, sinc, job):
     direct, full = (impulse_responses(room, anechoic=anechoic, sinc=sinc)[:, 0] for anechoic in (True, False))
     responses = np.stack([direct, full], axis=1)  # [S, 2, R]
     if sample_rate != SAMPLE_RATE:
-        # Convolution at the lower rate needs as much more of each sample as there are fewer of them.
+        # At a lower rate the sum over fewer samples needs a larger factor.
         responses = resample_poly(responses, sample_rate, SAMPLE_RATE, axis=-1) * (SAMPLE_RATE / sample_rate)
     path = folder / response_name(number)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:

@@ -1,6 +1,6 @@
 """Rooms, drawn and tabulated as those of WHAMR! (Maciejewski et al., 2020): boxes with microphones and speakers.
 
-`data_prep.generate.image_source` computes how they sound.
+`data_prep.generate.image_source` computes their impulse responses.
 """
 
 import csv
@@ -18,7 +18,7 @@ from mossformer_sb.errors import InputError
 SAMPLE_RATE = 16000  # of all responses, in Hz
 SPEED_OF_SOUND = 343.0  # m/s
 
-# Reverberation times in seconds. The published ones follow the label of each noise recording; the weights stand for
+# Reverberation times in seconds. The published ones follow the label of each noise recording; the weights replace
 # labels where there are none, and give the published mean of 0.56 s.
 T60_RANGES = {"high": (0.4, 1.0), "medium": (0.2, 0.6), "low": (0.1, 0.3)}
 T60_WEIGHTS = (0.6, 0.3, 0.1)
@@ -50,14 +50,14 @@ class Room:
 
     @property
     def amplitude_factor(self):
-        """1 - a: what a reflection does to the amplitude; below zero in rooms that Sabine's formula does not fit."""
+        """1 - a, the factor of each reflection; negative in rooms that Sabine's formula does not fit."""
         x, y, z = self.size
         surface = 2 * (x * y + x * z + y * z)
         return 1 - 24 * (x * y * z) * math.log(10) / (SPEED_OF_SOUND * surface * self.t60)
 
     @property
     def max_reflections(self):
-        """Images with more reflections are left out."""
+        """Images with more reflections are ignored."""
         return math.ceil(self.t60 * SPEED_OF_SOUND / min(self.size))
 
     @property
@@ -160,7 +160,7 @@ def read_rooms(path, num_spks=2):
                 raise InputError(f"{place}: has {len(fields)} fields; needed {len(header)}. Copy the file again.")
             row = dict(zip(header, fields, strict=True))
             if row["utterance_id"] in rooms:
-                raise InputError(f"{place}: {row['utterance_id']} is there for the second time. Remove one of them.")
+                raise InputError(f"{place}: {row['utterance_id']} occurs twice. Remove one of them.")
             rooms[row["utterance_id"]] = _room(place, {key: row[key] for key in needed[1:]}, num_spks)
     return rooms
 

@@ -1,7 +1,7 @@
-"""Long recordings, such as interviews, divided into utterances at their pauses.
+"""Cutting long recordings, such as interviews, into utterances at their pauses.
 
 A pause is where the energy stays low: more than `DEPTH` dB below the loudest frames, or hardly above the quietest ones
-where there is noise. Nothing is written: an utterance is a part of its recording.
+in noise. Nothing is written: an utterance is a part of its recording.
 
 Shapes: F frames.
 """
@@ -25,11 +25,11 @@ DEPTH, ABOVE_FLOOR, LEAST_DEPTH = 30.0, 6.0, 10.0  # dB
 PAUSE = 0.3  # seconds; shorter ones are within words or between them
 LONG_PAUSE = 1.0  # seconds; an utterance has no longer one
 SHORTEST = 0.1  # seconds; shorter sounds between pauses are clicks
-MARGIN = 0.1  # seconds of the pause that stay with the utterance
+MARGIN = 0.1  # seconds of the pause that are kept with the utterance
 
 
 def cut_long(folder, clips, max_seconds, min_seconds):
-    """Replaces recordings that are too long by their utterances.
+    """Replaces recordings that are too long with their utterances.
 
     Arguments
     ---------
@@ -40,12 +40,12 @@ def cut_long(folder, clips, max_seconds, min_seconds):
     max_seconds : float
         Longer ones are cut, into utterances of at most that.
     min_seconds : float
-        Shorter utterances are left out.
+        Shorter utterances are skipped.
 
     Returns
     -------
     clips : list of Clip
-        In the same order; utterances are called after their recording and the second that they begin in.
+        In the same order; names of utterances have their recording and the second that they begin in.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def _levels(path):
 
 
 def _speech(levels):
-    """First frame, and the one after the last, of each stretch of speech between two pauses."""
+    """First frame, and the one after the last, of each segment of speech between two pauses."""
     if not len(levels):
         return []
     loud, floor = np.percentile(levels, 95), np.percentile(levels, 10)
@@ -137,7 +137,7 @@ def _speech(levels):
 
 
 def _halves(levels, start, end, longest):
-    """A stretch in pieces of at most `longest` frames, cut where it is quietest in the second half of a piece."""
+    """A segment in parts of at most `longest` frames, cut at the quietest point in the second half of each."""
     while end - start > longest:
         cut = start + longest // 2 + int(levels[start + longest // 2 : start + longest].argmin())
         yield start, cut
@@ -146,7 +146,7 @@ def _halves(levels, start, end, longest):
 
 
 def _joined(pieces, max_seconds):
-    """Pieces in a row as one utterance, as long as it is not too long and has no long pause."""
+    """Consecutive parts joined to one utterance, as long as it is not too long and has no long pause."""
     joined = []
     for start, end in pieces:
         fits = joined and (end - joined[-1][0]) * FRAME + 2 * MARGIN <= max_seconds

@@ -1,6 +1,6 @@
 """WHAM! from raw WSJ0 or from WSJ0-2mix, and its noise (Wichern et al., 2019), sample by sample as published.
 
-`data_prep.generate.wham_metadata` says where the metadata lies, in the formats of the published scripts. Noise:
+`data_prep.generate.wham_metadata` describes the metadata, in the formats of the published scripts. Noise:
 NOISE_FOLDER/{tr,cv,tt}/ID.wav. WSJ0-2mix as its scripts write it: WSJ0MIX_FOLDER/2speakers/wav{8k,16k}/{min,max}/….
 """
 
@@ -25,7 +25,7 @@ SIGNALS = ("mix_clean", "mix_single", "mix_both", "s1", "s2", "noise")
 
 @dataclass(frozen=True)
 class WhamItem(Item):
-    """One mixture, at all the sample rates and in all the modes that are asked for.
+    """One mixture, at all requested sample rates and modes.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class WhamItem(Item):
 
 @dataclass(frozen=True)
 class RemixedItem(Item):
-    """One mixture of sources of WSJ0-2mix, at all the sample rates and in all the modes that are asked for.
+    """One mixture of sources of WSJ0-2mix, at all requested sample rates and modes.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ def generate(
     dry_run : bool
         Whether only to say how much would be written.
     wsj0mix_folder : str, optional
-        Folder of WSJ0-2mix, which holds `2speakers/`: its sources are taken as they are.
+        Folder of WSJ0-2mix, which holds `2speakers/`: its sources are used unchanged.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def generate(
 def add_arguments(parser):
     """Declares the options of `generate`, without those of every corpus."""
     parser.add_argument("--wsj0_folder", help=f"{WSJ0_HELP}; this or --wsj0mix_folder")
-    parser.add_argument("--wsj0mix_folder", help="folder of WSJ0-2mix, with 2speakers/, to take its sources instead")
+    parser.add_argument("--wsj0mix_folder", help="folder of WSJ0-2mix, with 2speakers/, to use its sources instead")
     parser.add_argument("--noise_folder", required=True, help="wham_noise, with tr/, cv/, tt/ and metadata/")
     parser.add_argument(
         "--metadata_folder",
@@ -139,11 +139,11 @@ def add_arguments(parser):
 
 def _check_folders(wsj0_folder, noise_folder, metadata_folder, output_folder, wsj0mix_folder):
     if (wsj0_folder is None) == (wsj0mix_folder is None):
-        raise InputError("Give either wsj0_folder, raw WSJ0, or wsj0mix_folder, WSJ0-2mix, and not both.")
+        raise InputError("Give either wsj0_folder, raw WSJ0, or wsj0mix_folder, WSJ0-2mix, not both.")
     if wsj0_folder is not None and metadata_folder is None:
         raise InputError("metadata_folder is missing: give the folder of the published scripts, wham_scripts.")
     if wsj0mix_folder is not None and metadata_folder is not None:
-        raise InputError("metadata_folder has no effect with wsj0mix_folder: leave it out.")
+        raise InputError("metadata_folder has no effect with wsj0mix_folder: remove it.")
     for key, folder in (("noise_folder", noise_folder), ("output_folder", output_folder)):
         if folder is None:
             raise InputError(f"{key} is missing: give it.")
@@ -245,7 +245,7 @@ def find_noise(noise_folder, mixtures):
 
 
 def check_noise(mixture_id, path, noise_frames, start, speech_frames):
-    """Raises an InputError unless noise lasts from before the speech of a mixture to its end.
+    """Raises an InputError unless the noise covers the speech of a mixture.
 
     Arguments
     ---------
@@ -335,7 +335,7 @@ def make_remixed(mixture):
 
 
 def scale_speech(samples, wsj0mix_gain, gain, sample_rate):
-    """From a raw utterance to a source of WHAM!, which has been a 16-bit source of WSJ0-2mix on the way.
+    """Scales a raw utterance to a source of WHAM!, by way of a 16-bit source of WSJ0-2mix.
 
     Arguments
     ---------

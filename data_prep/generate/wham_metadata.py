@@ -1,4 +1,4 @@
-"""The published metadata of WHAM!: what its mixtures are made of, and with which gains.
+"""The published metadata of WHAM!: the parts and gains of its mixtures.
 
     METADATA_FOLDER/[data/]mix_2_spk_filenames_{tr,cv,tt}.csv   mixture and its two utterances
     NOISE_FOLDER/metadata/scaling_{tr,cv,tt}.npz                gains of each mixture, and where its speech begins
@@ -40,7 +40,7 @@ class Scaling(NamedTuple):
 
 
 class Parameters(NamedTuple):
-    """What the metadata says about one mixture.
+    """Metadata of one mixture.
 
     Attributes
     ----------
@@ -102,13 +102,13 @@ def read_corpus(metadata_folder, noise_folder, splits, versions):
 
 
 def find_scaling(noise_folder, split, metadata_folder=None):
-    """Finds the gains of the mixtures of a split, which lie with the noise; an InputError if there are none."""
+    """Finds the file with the gains of a split, in the folder of noise; an InputError if there is none."""
     places = [Path(noise_folder) / "metadata", *([] if metadata_folder is None else metadata_places(metadata_folder))]
     return find_metadata(places, f"scaling_{split}.npz", SCALING_ADVICE)
 
 
 def read_filenames(path):
-    """Reads which utterances the mixtures of a split are made of.
+    """Reads the utterances of the mixtures of a split.
 
     Arguments
     ---------
@@ -123,7 +123,7 @@ def read_filenames(path):
     Raises
     ------
     InputError
-        If the file is not of this form, or two mixtures have one name.
+        If the file is not of this form, or two mixtures have the same name.
     """
     needed = ("output_filename", "s1_path", "s2_path")
     (_, header), *lines = read_fields(path, needed, ",")
@@ -133,7 +133,7 @@ def read_filenames(path):
     for place, (name, *paths) in lines:
         mixture_id = name.removesuffix(".wav")
         if mixture_id in sources:
-            raise InputError(f"{place}: a second mixture has the name {mixture_id}. Take one of them out.")
+            raise InputError(f"{place}: a second mixture has the name {mixture_id}. Remove one of them.")
         sources[mixture_id] = tuple(paths)
     if not sources:
         raise InputError(f"{path}: has a header and no mixtures. Copy it again.")

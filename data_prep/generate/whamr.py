@@ -4,9 +4,9 @@ Metadata, in the formats of the published scripts: those of `data_prep.generate.
 
     METADATA_FOLDER/[data/]reverb_params_{tr,cv,tt}.csv   room, microphones, speakers and T60 of each mixture
 
-The dry utterances sound in their rooms, and are then scaled so that the direct paths at the left microphone have the
-energy of WHAM!'s sources. The noise is WHAM!'s. Responses are those of pyroomacoustics 0.3.1 as pip installs it, to the
-precision that `data_prep.generate.image_source` states.
+The dry utterances are reverberated, and then scaled so that the direct paths at the left microphone have the energy of
+WHAM!'s sources. The noise is WHAM!'s. Responses are those of pyroomacoustics 0.3.1 as pip installs it, to the precision
+that `data_prep.generate.image_source` states.
 """
 
 import logging
@@ -39,7 +39,7 @@ SIGNALS = (*(f"{name}_{kind}" for kind in KINDS for name in wham.SIGNALS if name
 
 @dataclass(frozen=True)
 class WhamrItem(Item):
-    """One mixture, at all the sample rates and in all the modes that are asked for.
+    """One mixture, at all requested sample rates and modes.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class WhamrItem(Item):
     start : int
         Sample of the noise where the speech begins, at 16 kHz.
     room : Room
-        Where it sounds.
+        The room.
     channels : tuple of int
         Microphones and channels of the noise: 0 left, 1 right.
     """
@@ -180,7 +180,7 @@ def _find_noise(noise_folder, rows, channels):
 
 def _lacks_channel(path, header):
     if header is not None and header.channels != 2:
-        return f"has {header.channels} channels; needed 2, or leave out --channels both: '{path}'"
+        return f"has {header.channels} channels; needed 2, or remove --channels both: '{path}'"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Raw WSJ0 (LDC93S6A), the recordings that WSJ0-mix, WHAM! and WHAMR! are made of, and their way into arrays."""
+"""Raw WSJ0 (LDC93S6A), the recordings of WSJ0-mix, WHAM! and WHAMR!: finding and reading them."""
 
 import filecmp
 import logging
@@ -19,17 +19,17 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("si_tr_s", "si_dt_05", "si_et_05")
 FIRST_MICROPHONE, SECOND_MICROPHONE = ".wv1", ".wv2"  # Sennheiser near the mouth, and others
-SUFFIXES = (".wav", FIRST_MICROPHONE, ".flac", ".sph")  # that an utterance may have, the first that is there counts
+SUFFIXES = (".wav", FIRST_MICROPHONE, ".flac", ".sph")  # of an utterance; the first that exists counts
 _SPHERE_HEADER = 1024  # bytes
 
 
 class RawRecording(NamedTuple):
-    """A file that can be used, and its length.
+    """A usable file, and its length.
 
     Attributes
     ----------
     path : str
-        Where it lies.
+        Its path.
     frames : int
         Samples per channel, as its header says.
     """
@@ -41,14 +41,14 @@ class RawRecording(NamedTuple):
 def find_wsj0(wsj0_folder, names):
     """Finds utterances of WSJ0, as WAV, NIST SPHERE or FLAC files, and checks their headers.
 
-    An utterance that the metadata calls `wsj0/si_tr_s/40n/40na010x.wav` may also lie there as `40na010x.wv1`, the name
-    that the recordings of the first microphone have on the discs, as `.flac` or `.sph`, and all names in capitals.
+    An utterance with the name `wsj0/si_tr_s/40n/40na010x.wav` in the metadata may also exist as `40na010x.wv1`, the
+    name of the first microphone's recordings on the discs, as `.flac` or `.sph`, and in upper case.
 
     Arguments
     ---------
     wsj0_folder : str or Path
         The folder that holds `wsj0/`, or this folder itself, or the one that holds the discs (`11-1.1/wsj0/`, …), or
-        the folder above that, as `csr_1` lies in it.
+        the folder above that, which contains `csr_1`.
     names : Iterable of str
         Paths as in the metadata.
 
@@ -60,15 +60,15 @@ def find_wsj0(wsj0_folder, names):
     Raises
     ------
     InputError
-        If an utterance is absent or can't be used, or lies there twice with different content; it counts and names all
-        that can't.
+        If an utterance is absent or can't be used, or exists twice with different content; the message counts and names
+        all of these.
     """
     utterances = _Utterances(Path(expanded(wsj0_folder)))
     places = {name: utterances.locate(name) for name in dict.fromkeys(names)}
     if utterances.first_microphone:
         logger.info(
-            "WSJ0: %d utterances are taken from the first microphone (.wv1); %d of them are there from the second, too "
-            "(.wv2), which is not used",
+            "WSJ0: %d utterances are from the first microphone (.wv1); %d of them exist from the second, too (.wv2), "
+            "which is not used",
             utterances.first_microphone,
             utterances.second_microphone,
         )
@@ -90,9 +90,9 @@ def check_recordings(files, corpus, explain=None, sample_rate=SAMPLE_RATE, advic
     corpus : str
         For messages.
     explain : Callable, optional
-        From a path and its header, or None where it can't be read, to what is wrong in addition, or None.
+        Function from a path and its header (None if it can't be read) to a further problem, or None.
     sample_rate : int
-        That they must have, in Hz.
+        Required, in Hz.
     advice : str
         For messages: what to do about those that can't be used.
 
@@ -104,7 +104,7 @@ def check_recordings(files, corpus, explain=None, sample_rate=SAMPLE_RATE, advic
     Raises
     ------
     InputError
-        If a file is absent, can't be read, or has another sample rate; it counts and names all that can't be used.
+        If a file is absent, can't be read, or has another sample rate; the message counts and names all of these.
     """
     results = thread_map(
         lambda path: _check_header(path, explain, sample_rate), list(files.values()), f"Checking {corpus}", "file"
@@ -143,7 +143,7 @@ def read_recording(recording, channel=0):
     samples, _ = read_audio(recording.path)
     if len(samples) != recording.frames:
         raise InputError(
-            f"{recording.path}: has {len(samples)} frames where its header promised {recording.frames}: "
+            f"{recording.path}: has {len(samples)} frames where its header states {recording.frames}: "
             "the file is truncated or has changed. Copy it again, then start again."
         )
     return samples if samples.ndim == 1 else samples[:, channel]
@@ -153,7 +153,7 @@ def read_recording(recording, channel=0):
 
 
 def _find_roots(folder, listings):
-    """The folders that paths of the metadata may start from: those that hold `wsj0/`, or else its own folder."""
+    """The folders that the metadata's paths may be relative to: those that contain `wsj0/`, or its own folder."""
     if not os.path.isdir(folder) and access_problem(folder) is None:
         found = "is a file" if os.path.exists(folder) else "does not exist"
         raise InputError(f"wsj0_folder '{folder}' {found}: give the folder that holds wsj0/.")
@@ -161,7 +161,7 @@ def _find_roots(folder, listings):
     roots = [place for place in (folder, *children) if _is_folder(listings.find(place, "wsj0"))]
     if not roots and any(_is_folder(listings.find(folder, part)) for part in PARTS):
         return [folder]
-    if not roots:  # from the folder of csr_1, which holds the discs
+    if not roots:  # the folder of csr_1, which contains the discs
         below = (place for child in children for place in _subfolders(child, must=False))
         roots = [place for place in below if _is_folder(listings.find(place, "wsj0"))]
     if not roots:
@@ -173,7 +173,7 @@ def _find_roots(folder, listings):
 
 
 def _subfolders(folder, must=True):
-    """The folders in a folder, sorted; an InputError if it can't be read and must be."""
+    """The folders in a folder, sorted; an InputError if it can't be read but is required."""
     problem = access_problem(folder)
     if problem:
         if must:
@@ -187,16 +187,16 @@ def _is_folder(path):
 
 
 class _Utterances:
-    """Where the utterances lie, as paths."""
+    """Paths of the utterances."""
 
     def __init__(self, folder):
         self.listings = FolderListings()
         self.roots = _find_roots(folder, self.listings)
-        self.first_microphone = 0  # number of utterances that the first one recorded
-        self.second_microphone = 0  # number of these that the second one recorded, too
+        self.first_microphone = 0  # number of utterances from the first one
+        self.second_microphone = 0  # number of these from the second one, too
 
     def locate(self, name):
-        """Paths of an utterance, one for each root that has it; where there is none, the one that it should have."""
+        """Paths of an utterance, one for each root that has it; if there is none, the expected one."""
         places = []
         for root in self.roots:
             below = name if _is_folder(self.listings.find(root, "wsj0")) else name.removeprefix("wsj0/")
@@ -213,7 +213,7 @@ class _Utterances:
 
 
 def _check_header(path, explain, sample_rate):
-    """Returns a RawRecording, or what is wrong."""
+    """Returns a RawRecording, or the problem."""
     problem = access_problem(path)
     if problem:
         return problem
@@ -247,7 +247,7 @@ def _wsj0_problem(path, header):
     if not os.path.isfile(path):
         if path.with_suffix(".wv2").is_file():
             return (
-                "is there from the second microphone only (.wv2), and the corpus is made of the first's recordings "
+                "exists only from the second microphone (.wv2), and the corpus is made from the first one's recordings "
                 f"(.wv1): put '{path.with_suffix('.wv1')}' next to it"
             )
         return None
@@ -262,8 +262,8 @@ def _wsj0_problem(path, header):
 
 
 def _copies_problem(path, copies):
-    """What is wrong with an utterance that lies in several folders, or None."""
+    """The problem of an utterance that exists in several folders, or None."""
     for copy in copies:
         if not access_problem(copy) and os.path.isfile(copy) and not filecmp.cmp(path, copy, shallow=False):
-            return f"is there twice, with different content: '{path}' and '{copy}'; give the folder of one of them"
+            return f"exists twice, with different content: '{path}' and '{copy}'; give the folder of one of them"
     return None

@@ -1,8 +1,8 @@
 """WSJ0-2mix and WSJ0-3mix from raw WSJ0 (Hershey et al., "Deep clustering", 2016), sample by sample as published.
 
 And WSJ0-4mix and WSJ0-5mix, in the same way (Nachmani et al., "Voice separation with an unknown number of multiple
-speakers", 2020). Metadata, in the formats of the published scripts, which also may lie in `metadata/` of the folder
-that is given, as in a clone of github.com/mpariente/pywsj0-mix:
+speakers", 2020). Metadata, in the formats of the published scripts, which may also be in `metadata/` of the given
+folder, as in a clone of github.com/mpariente/pywsj0-mix:
 
     METADATA_FOLDER/mix_{2,3,4,5}_spk_{tr,cv,tt}.txt              utterance gain utterance gain …, gains in dB
     METADATA_FOLDER/[activlev/]activlev_si_{tr_s,dt_05,et_05}.txt utterance and its active level, a power
@@ -20,7 +20,7 @@ from data_prep.generate.metadata import find_metadata, metadata_places, read_fie
 from data_prep.generate.wsj0 import find_wsj0, read_recording
 from mossformer_sb.errors import InputError
 
-WSJ0_HELP = "folder that holds wsj0/, the raw recordings, or the discs with it; or one above, that csr_1 lies in"
+WSJ0_HELP = "folder that holds wsj0/, the raw recordings, or the discs with it; or the folder that contains csr_1"
 VERSION = 1  # to be increased when the same metadata gives other samples
 PEAK = 0.9
 ADVICE = (
@@ -32,7 +32,7 @@ LEVELS = {"tr": ("si_tr_s",), "cv": ("si_tr_s",), "tt": ("si_dt_05", "si_et_05")
 
 @dataclass(frozen=True)
 class Wsj0mixItem(Item):
-    """One mixture, at all the sample rates and in all the modes that are asked for.
+    """One mixture, at all requested sample rates and modes.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ def add_arguments(parser):
 
 
 def add_version_arguments(parser):
-    """Declares the options for which parts of a corpus are made, the same for all that come from WSJ0."""
+    """Declares the options that select parts of a corpus, common to all corpora from WSJ0."""
     parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
     parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
     parser.add_argument("--splits", nargs="+", help="some of tr, cv, tt (default: all)")

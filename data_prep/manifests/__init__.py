@@ -1,1 +1,1 @@
-"""From files on the disk to manifests and tables, with all checks."""
+"""Manifests and tables of a corpus's files, with all checks."""

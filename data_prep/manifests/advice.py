@@ -1,4 +1,4 @@
-"""What to do about the problems of a corpus, where they have one cause."""
+"""Advice on the problems of a corpus, if they have a common cause."""
 
 import os
 import re
@@ -14,27 +14,27 @@ REPAIR = (
 
 
 def advice(listing, headers, problems):
-    """Say what to do.
+    """The advice.
 
     Arguments
     ---------
     listing : CorpusIndex
-        What was checked.
+        The checked corpus.
     headers : dict
         file → Header or Fault, from `data_prep.manifests.checks.check`.
     problems : list of Problem
-        What was found.
+        The problems found.
 
     Returns
     -------
     text : str
-        The likely cause and its remedy; where there is none, that the files want repair.
+        The likely cause and its remedy; without one, to repair the files.
     """
     return _rate(listing, headers) or _lengths(listing, headers, problems) or _place(listing, problems) or REPAIR
 
 
 def _rate(listing, headers):
-    """Where all files have one rate, it is the one to give: unless the folder is named after another."""
+    """Advice if all files have the same rate: to give it, unless the folder is named after another."""
     rates = {header.sample_rate for header in headers.values() if isinstance(header, Header)}
     in_name = any(re.search(r"(^|/)wav\d+k/", file) for file in headers)
     if len(rates) != 1 or rates == {listing.sample_rate} or in_name:
@@ -59,7 +59,7 @@ def _lengths(listing, headers, problems):
 
 
 def _place(listing, problems):
-    """Where files don't exist: whether they are written as on another machine, or lie elsewhere now."""
+    """Advice if files don't exist: their paths are of another machine, or they were moved."""
     absent = [problem.file for problem in problems if problem.kind == "missing files"]
     first = os.path.normpath(listing.root / absent[0]) if absent else ""
     cause = likely_cause(first, listing.root) if absent else ""

@@ -1,6 +1,6 @@
-"""Checks of a corpus before it is used: the headers of its files, and on request every sample.
+"""Checks of a corpus before it is used: the headers of its files, and optionally every sample.
 
-A check never stops at the first problem. It lists them all, each with the mixture that it spoils.
+A check does not stop at the first problem: it lists all, each with its mixture.
 """
 
 import collections
@@ -20,11 +20,11 @@ NOT_MONO = "files that are not mono"
 MONO_ADVICE = {
     "WHAMR!": "Made with --channels both? `python -m data_prep.generate whamr --channels left` makes mono files.",
 }
-CLIPPED_RUN = 3  # samples on end at full scale: fewer may be a peak that just reaches it
+CLIPPED_RUN = 3  # consecutive samples at full scale: fewer may be a peak that just reaches it
 
 
 class Header(NamedTuple):
-    """What the header of an audio file says."""
+    """Facts from the header of an audio file."""
 
     frames: int
     sample_rate: int
@@ -32,7 +32,7 @@ class Header(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with a file."""
+    """A problem of a file."""
 
     kind: str
     text: str
@@ -41,8 +41,8 @@ class Fault(NamedTuple):
 def check(listing, check_samples=False, trim=0):
     """Checks every file of a corpus.
 
-    Headers tell whether a file exists, can be read and is whole, its sample rate, whether it is mono, and whether all
-    files of a mixture have the same length. The samples of mixtures that pass are read if `check_samples` is set: there
+    By its header, each file must exist, be readable and complete, have the right sample rate, be mono, and have the
+    length of its mixture's other files. The samples of mixtures that pass are read if `check_samples` is set: there
     must be no NaN, no silence and no clipping, and the mixture must be the sum of its parts.
 
     Arguments
@@ -57,7 +57,7 @@ def check(listing, check_samples=False, trim=0):
     Returns
     -------
     headers : dict
-        file → Header, or a Fault where there is none to be used.
+        file → Header, or a Fault if it can't be used.
     problems : list of Problem
         Those of the listing, then the others.
     """
@@ -74,12 +74,12 @@ def check(listing, check_samples=False, trim=0):
 
 
 def spoiled(problems):
-    """The mixtures that have a problem, as a set of (split, ID)."""
+    """Mixtures with a problem, as a set of (split, ID)."""
     return {(problem.split, problem.mixture_id) for problem in problems}
 
 
 def summary(listing, problems):
-    """Says how many problems of which kind there are, and shows the first ones.
+    """Numbers of problems of each kind, and the first ones.
 
     Arguments
     ---------
@@ -91,12 +91,12 @@ def summary(listing, problems):
     Returns
     -------
     text : str
-        Some lines. A file that several mixtures share is counted once.
+        Several lines. A file that several mixtures share is counted once.
     """
     distinct = list({(problem.kind, problem.file): problem for problem in reversed(problems)}.values())[::-1]
     kinds = collections.Counter(problem.kind for problem in distinct)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    lines = [f"{listing.name} in '{listing.root}', {len(listing.rows)} mixtures looked at: {counts}."]
+    lines = [f"{listing.name} in '{listing.root}', {len(listing.rows)} mixtures checked: {counts}."]
     lines += [f"  {problem.file} {problem.text}" for problem in distinct[:NUM_SHOWN]]
     if len(distinct) > NUM_SHOWN:
         lines.append(f"  … and {len(distinct) - NUM_SHOWN} more")
@@ -106,12 +106,12 @@ def summary(listing, problems):
 
 
 def shared_speakers(listing):
-    """Speakers of the test split who are in a training split too.
+    """Speakers of the test split who are also in a training split.
 
     Arguments
     ---------
     listing : CorpusIndex
-        What to look at. Mixtures that don't tell their speakers are passed over.
+        The corpus. Mixtures without names of speakers are ignored.
 
     Returns
     -------
@@ -139,7 +139,7 @@ def shared_speakers(listing):
 
 
 def read_header(path):
-    """Returns a Header, or a Fault where there is none to be used."""
+    """Returns a Header, or a Fault if the file can't be used."""
     try:
         if path.stat().st_size == 0:
             return Fault("unreadable files", "is empty (0 bytes); needed an audio file")
@@ -160,7 +160,7 @@ def read_header(path):
 
 
 def _header_faults(mixture, headers, sample_rate, trim):
-    """Yields (file, Fault): files that can't be used, of the wrong format, or unlike their mixture in length."""
+    """Yields (file, Fault): files that can't be used, have the wrong format, or differ from their mixture in length."""
     first = headers[mixture.files[MIXTURE]]
     comparable = isinstance(first, Header) and first.sample_rate == sample_rate
     if comparable:
@@ -200,7 +200,7 @@ def _check_samples(listing, headers, passed_over):
 
 
 def _sample_faults(root, mixture, headers):
-    """Yields (file, Fault) for what the samples of a mixture's files have."""
+    """Yields (file, Fault) for problems in the samples of a mixture's files."""
     signals = {}
     for file in mixture.all_files:
         signal = _read_samples(root / file, headers[file].frames)
@@ -228,22 +228,22 @@ def _read_samples(path, frames):
 
 
 def _signal_fault(signal):
-    """The first of the things that no signal should have, or None."""
+    """The first problem of a signal's samples, or None."""
     if not np.isfinite(signal).all():
         count = np.count_nonzero(~np.isfinite(signal))
         return Fault("files with NaN or infinity", f"has {count} samples that are NaN or infinite; needed none")
     if np.abs(signal).max() <= STEP:
         return Fault("silent files", "is silent: no sample is above one 16-bit step; needed a signal")
     if _is_clipped(signal):
-        text = f"is clipped: {CLIPPED_RUN} or more samples on end are at full scale; needed a signal within it"
+        text = f"is clipped: {CLIPPED_RUN} or more consecutive samples are at full scale; needed a signal below it"
         return Fault("clipped files", text)
     return None
 
 
 def _is_clipped(signal):
-    """Whether the signal rests at one value at or above full scale.
+    """Whether the signal has a run of equal samples at or above full scale.
 
-    Float files may exceed it unharmed; what was once cut off there stays flat.
+    Float files may exceed it without clipping; clipped samples are equal.
     """
     full = np.abs(signal) >= 1 - STEP
     if np.count_nonzero(full) < CLIPPED_RUN:

@@ -1,4 +1,4 @@
-"""What a corpus holds: its mixtures, split by split, before and after they are checked."""
+"""The index of a corpus: its mixtures, split by split, before and after they are checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ MIXTURE = "mix_wav"  # the column of the mixture itself
 
 
 class MissingSplits(InputError):
-    """A corpus has nothing of some splits, and others as needed.
+    """A corpus lacks some splits, and has others.
 
     Arguments
     ---------
     message : str
         What is missing.
     splits : sequence of str
-        The splits that are not there.
+        The missing splits.
     """
 
     def __init__(self, message, splits=()):
@@ -27,7 +27,7 @@ class MissingSplits(InputError):
 
 
 class Problem(NamedTuple):
-    """One thing wrong with one file; without an ID where no mixture has the file."""
+    """One problem of one file; without an ID if the file belongs to no mixture."""
 
     kind: str
     split: str
@@ -45,7 +45,7 @@ class MixtureFiles:
     files : dict
         The manifest's column → file.
     parts : Sequence of str
-        Files whose sum the mixture is; none where it isn't a sum of files.
+        Files whose sum is the mixture; none if it isn't a sum of files.
     speakers : Sequence of str, optional
         Names of the speakers in the order of the sources.
     """
@@ -75,13 +75,13 @@ class CorpusIndex:
     root : Path
         Folder that the files are relative to; or that of relative paths, where the corpus has no folder.
     train : Sequence of str
-        The splits that a network learns from.
+        The training splits.
     test : str
-        The split whose speakers it must not have heard.
+        The test split, whose speakers must not be in a training split.
     splits : dict
         split → ID → MixtureFiles, sorted by ID.
     problems : list of Problem
-        What was wrong with the listing itself, such as missing files.
+        Problems found while listing, such as missing files.
     """
 
     name: str

@@ -1,6 +1,6 @@
-"""Corpora that lie in folders: one folder for each kind of signal, and in each the same file names.
+"""Corpora in folders: one folder for each kind of signal, with the same file names in each.
 
-A corpus is described by a `CorpusLayout`: which folder fills which column of which split.
+A `CorpusLayout` describes a corpus: the folder of each column and split.
 """
 
 import os
@@ -14,8 +14,8 @@ from data_prep.messages import first_of
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
-# What gives each known corpus away (patterns, any of which may be there), and where the person who has it should go.
-# LibriMix has mix_clean, mix_both and mix_single; where they end in "reverb" or "anechoic", it was mixed as in WHAMR!
+# How to recognise each known corpus (patterns, any of which may exist), and which command prepares it. LibriMix has
+# mix_clean, mix_both and mix_single; where they end in "reverb" or "anechoic", it was mixed as in WHAMR!
 LAYOUTS = {
     "WSJ0-2mix": ("2speakers/wav*/*/*/mix", "`python -m data_prep wsj0mix` or hparams/mossformer_wsj0mix.yaml"),
     **{
@@ -31,7 +31,7 @@ LAYOUTS = {
         "train/mix_both | MiniLibriMix/train/mix_both",
         "`python -m data_prep minilibrimix` or hparams/mossformer_librimix.yaml with --corpus minilibrimix",
     ),
-    "a corpus in rooms that data_prep.generate made": (
+    "a reverberant corpus by data_prep.generate": (
         "Libri*Mix/wav*/*/*/mix_*_reverb",
         "hparams/mossformer_whamr.yaml with --corpus librimix_rooms",
     ),
@@ -48,7 +48,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class CorpusLayout:
-    """How the files of a corpus lie in its folder.
+    """Folder layout of a corpus.
 
     In each split, the files of one mixture have the same name in every folder.
 
@@ -64,18 +64,18 @@ class CorpusLayout:
         For each split, a mapping from the manifest's column to a folder relative to the corpus, with `mix_wav` first:
         `{"tr": {"mix_wav": "wav8k/min/tr/mix_both", "s1_wav": "wav8k/min/tr/s1", …}}`.
     speakers : Callable, optional
-        From the ID of a mixture to the names of its speakers in the order of the sources, or None where the ID does
-        not tell. The manifests have speaker columns if every ID tells.
+        From the ID of a mixture to the names of its speakers in the order of the sources, or None if the ID has none.
+        The manifests have speaker columns if every ID has speakers.
     parts : Mapping, optional
         For each split, the folders whose signals add up to the mixture. Default: those of the other columns.
     extensions : Sequence of str
-        How the names of audio files end.
+        Endings of audio files.
     train : Sequence of str
-        The splits that a network learns from.
+        The training splits.
     test : str
-        The split whose speakers it must not have heard.
+        The test split, whose speakers must not be in a training split.
     known_splits : Sequence of str
-        All splits that the corpus can have, also those that are not wanted; their folders are called like them.
+        All splits that the corpus can have, also those that are not requested; their folders have the same names.
     """
 
     name: str
@@ -118,7 +118,7 @@ def list_mixtures(corpus, data_folder):
     Raises
     ------
     MissingSplits
-        If nothing is there of some splits, and others are complete.
+        If some splits are missing, and others are complete.
     InputError
         If a folder is missing.
     """
@@ -176,7 +176,7 @@ _WSJ0_SOURCE = r"[0-9a-z]{8}_-?\d+(\.\d+)?(e-?\d+)?"  # utterance_gain; a few ga
 
 
 def _check_layout(corpus, root):
-    """Raises an InputError that names the folders a corpus lacks, and what seems to have happened."""
+    """Raises an InputError that names the missing folders of a corpus, and the likely cause."""
     needed = [folder for split in corpus.folders for folder in corpus.folders_of(split)]
     missing = [folder for folder in needed if not (root / folder).is_dir()]
     if missing:
@@ -191,7 +191,7 @@ def _check_layout(corpus, root):
 
 
 def _missing_splits(corpus, root, absent):
-    """What to say where some splits are there and others are not."""
+    """The message if some splits exist and others do not."""
     present = [split for split in corpus.folders if split not in absent]
     first = corpus.folders_of(present[0])[0]
     others = [
@@ -200,14 +200,14 @@ def _missing_splits(corpus, root, absent):
         if split not in corpus.folders and (root / first.replace(f"/{present[0]}/", f"/{split}/")).is_dir()
     ]
     text = (
-        f"data_folder '{root}' has {corpus.name}, but nothing of split {', '.join(map(repr, absent))}: it lacks "
+        f"data_folder '{root}' has {corpus.name}, but not split {', '.join(map(repr, absent))}: it lacks "
         f"{corpus.folders_of(absent[0])[0]}."
     )
     train = [split for split in others if split in corpus.train]
     if train and set(absent) & set(corpus.train):
         text += f" There is {', '.join(train)}: give --train_split {train[0]}, or --splits to python -m data_prep."
     text += f" {_what_is_there(root, corpus.folders_of(absent[0])[0])}"
-    return f"{text} For `python -m data_prep`, --splits {' '.join(present + others)} takes what is there."
+    return f"{text} For `python -m data_prep`, --splits {' '.join(present + others)} uses the existing ones."
 
 
 def _advice(corpus, root, missing):
@@ -215,7 +215,7 @@ def _advice(corpus, root, missing):
         name: next((found for pattern in telltale.split(" | ") for found in root.glob(pattern)), None)
         for name, (telltale, _) in LAYOUTS.items()
     }
-    if not layouts.get(corpus.name):  # several corpora may share a folder, and this one be the incomplete one
+    if not layouts.get(corpus.name):  # several corpora may share a folder, and this one may be incomplete
         for name, found in layouts.items():
             if found:
                 return (
@@ -223,13 +223,13 @@ def _advice(corpus, root, missing):
                     f"Use {LAYOUTS[name][1]}, or give the folder that has {missing[0]}."
                 )
     for other in (*root.resolve().parents[:4], *sorted(root.iterdir())):
-        if os.path.isdir(other / missing[0]):  # not Path.is_dir, which raises where we may not look
+        if os.path.isdir(other / missing[0]):  # not Path.is_dir, which raises without permission
             return f"Found it in '{other}': give that as data_folder."
     return _what_is_there(root, missing[0])
 
 
 def _what_is_there(root, folder):
-    """Says what the deepest existing folder on the way to a missing one holds instead."""
+    """The content of the deepest existing parent of a missing folder."""
     parent = root / folder
     while not parent.is_dir():
         wanted, parent = parent.name, parent.parent
@@ -239,7 +239,7 @@ def _what_is_there(root, folder):
 
 
 def _list_split(corpus, split, listing):
-    """Adds the mixtures of one split, and what is wrong with their names."""
+    """Adds the mixtures of one split, and the problems of their names."""
     mix_folder, *_ = folders = corpus.folders_of(split)
     found = {folder: _audio_files(listing.root / folder, corpus.extensions) for folder in folders}
     mixtures = sorted(found[mix_folder])
@@ -255,7 +255,7 @@ def _list_split(corpus, split, listing):
 
 
 def _name_faults(folder, column, mix_folder, found):
-    """Yields (kind, ID, file, text) for names that a folder lacks, or has and should not have."""
+    """Yields (kind, ID, file, text) for missing and superfluous names in a folder."""
     for mixture_id, (name, *_) in sorted(found[mix_folder].items()):
         if mixture_id not in found[folder]:
             text = f"does not exist; needed as the {column} of {mix_folder}/{name}"
@@ -270,7 +270,7 @@ def _name_faults(folder, column, mix_folder, found):
 
 
 def _mixture(corpus, split, mixture_id, found):
-    """The files of one mixture that are there."""
+    """The existing files of one mixture."""
 
     def files(folders):
         return {key: f"{f}/{found[f][mixture_id][0]}" for key, f in folders.items() if mixture_id in found[f]}

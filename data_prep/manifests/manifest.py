@@ -1,4 +1,4 @@
-"""From the mixtures of a corpus to its manifests, the same for every corpus.
+"""Writing the manifests of a corpus, the same for every corpus.
 
 A manifest is a CSV with one row per mixture, sorted by ID:
 
@@ -33,8 +33,8 @@ ON_INVALID = ("error", "skip")
 def write_manifests(listing, output_folder, check_samples=False, on_invalid="error", trim=0):
     """Checks every file of a corpus and writes one manifest per split.
 
-    All problems are collected before any is reported: in full in `{prefix}_problems.csv`, in short in the error or on
-    the screen.
+    All problems are collected before any is reported: completely in `{prefix}_problems.csv`, summarised in the error or
+    the log.
 
     Arguments
     ---------
@@ -57,7 +57,7 @@ def write_manifests(listing, output_folder, check_samples=False, on_invalid="err
     Raises
     ------
     InputError
-        If a file is missing or can't be used, or all of a split are excluded.
+        If a file is missing or can't be used, or all mixtures of a split are excluded.
     """
     check_choice("on_invalid", on_invalid, ON_INVALID)
     if not isinstance(trim, int) or trim < 0:
@@ -65,7 +65,7 @@ def write_manifests(listing, output_folder, check_samples=False, on_invalid="err
     output_folder = _make_folder(expanded(output_folder))
     headers, problems = check(listing, check_samples, trim)
     report = output_folder / f"{listing.prefix}_problems.csv"
-    report.unlink(missing_ok=True)  # that of an earlier run
+    report.unlink(missing_ok=True)  # from an earlier run
     if problems:
         _write_csv(report, [problem._asdict() for problem in problems], Problem._fields)
         text = f"{summary(listing, problems)}\nAll of them are in {report}."
@@ -79,7 +79,7 @@ def write_manifests(listing, output_folder, check_samples=False, on_invalid="err
 
 
 def _make_folder(output_folder):
-    """Before the checks, which may take minutes."""
+    """Create the folder before the checks, which may take minutes."""
     try:
         os.makedirs(output_folder, exist_ok=True)
         if not os.access(output_folder, os.W_OK):
@@ -91,12 +91,12 @@ def _make_folder(output_folder):
 
 
 def _without(listing, bad, what_to_do=""):
-    """The listing without the bad mixtures; each split must keep some."""
+    """The listing without the mixtures with problems; each split must keep some."""
     splits = {}
     for split, mixtures in listing.splits.items():
         splits[split] = {key: mixture for key, mixture in mixtures.items() if (split, key) not in bad}
         logger.warning(
-            "Left out %d of %d mixtures of split '%s'", len(mixtures) - len(splits[split]), len(mixtures), split
+            "Excluded %d of %d mixtures of split '%s'", len(mixtures) - len(splits[split]), len(mixtures), split
         )
         if not splits[split]:
             raise InputError(
@@ -110,7 +110,7 @@ def _warn_of_shared_speakers(listing):
     shared = shared_speakers(listing)
     if shared:
         logger.warning(
-            "%s: %d speakers are both in training and in split '%s' (%s): scores on it will be too good.",
+            "%s: %d speakers are both in training and in split '%s' (%s): scores on it will be too high.",
             listing.name,
             len(shared),
             listing.test,
@@ -119,7 +119,7 @@ def _warn_of_shared_speakers(listing):
 
 
 def _write_manifest(listing, split, headers, output_folder):
-    """Writes the manifest of one split and, beside it, what it holds."""
+    """Writes the manifest of one split and, beside it, facts about it."""
     path = output_folder / f"{listing.prefix}_{split}.csv"
     rows = _rows(listing.splits[split], headers)
     _write_csv(path, rows, rows[0])
@@ -157,7 +157,7 @@ def _rows(mixtures, headers):
         sample_rate = headers[mixture.files[MIXTURE]].sample_rate
         frames = min(headers[file].frames for file in mixture.files.values())
         row = {"ID": mixture_id, "duration": frames / sample_rate, "sample_rate": sample_rate}
-        # Absolute paths are those of a list of files without a common folder.
+        # Absolute paths are from a list of files without a common folder.
         row |= {key: file if os.path.isabs(file) else f"{DATA_ROOT}/{file}" for key, file in mixture.files.items()}
         if speakers_known:
             names = enumerate(mixture.speakers, 1)
@@ -167,7 +167,7 @@ def _rows(mixtures, headers):
 
 
 def _write_csv(path, rows, columns):
-    """Writes rows under a temporary name first: an interrupted run leaves no half file."""
+    """Writes rows as a CSV, atomically."""
     with io.StringIO(newline="") as text:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Long work on many items, with progress, that an interrupted run resumes."""
+"""Resumable work on many items, with progress."""
 
 import json
 import os
@@ -8,19 +8,19 @@ from tqdm import tqdm
 
 
 def resumable(path, key, items, mapped, name=""):
-    """The results of a function for many items; each is written down as soon as it is there.
+    """The results of a function for many items; each is saved as soon as it is computed.
 
     Arguments
     ---------
     path : str or Path
-        File for the results so far. The caller deletes it when its own work is done.
+        File for the results so far. The caller deletes it in the end.
     key : str
-        Tells this work from another: results under another key are thrown away.
+        Identifies this work: results under another key are discarded.
     items : sequence
-        What the function is called with.
+        Arguments of the function.
     mapped : Callable
-        From some of the items to the results for them in their order, as `data_prep.parallel.process_map` gives it.
-        Results go through JSON: lists, numbers, text.
+        Function from items to their results in order, as from `data_prep.parallel.process_map`. Results are saved as
+        JSON: lists, numbers, text.
     name : str
         For the progress bar.
 
@@ -49,7 +49,7 @@ def resumable(path, key, items, mapped, name=""):
 
 
 def _read(path, key):
-    """The whole lines of an earlier run; what follows the last of them is cut off."""
+    """The complete lines of an earlier run; the file is truncated after them."""
     if not path.is_file():
         return []
     lines, length = [], 0

@@ -1,7 +1,7 @@
-"""What dynamic mixing draws from: tables of speech and noise, and rooms.
+"""Sources for dynamic mixing: tables of speech and noise, and room impulse responses.
 
-Speech is single-speaker recordings, or else the sources of the static training set; noise is any recordings, or else
-that of the static training set. The levels of every utterance are measured once.
+Speech is single-speaker recordings, by default the sources of the static training set; noise is any recordings, by
+default that of the static training set. The levels of every utterance are measured once.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ def prepare_mixing(
     seed=0,
     workers=None,
 ):
-    """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty where there is no noise, and computes rooms.
+    """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty without noise, and computes rooms.
 
-    What is there from an earlier run of the same recordings stays; an interrupted run resumes.
+    Files of an earlier run of the same recordings are kept; an interrupted run resumes.
 
     Arguments
     ---------
@@ -61,13 +61,13 @@ def prepare_mixing(
     manifest : str
         Of the static training set.
     data_root : str
-        What `$data_root` stands for in it.
+        Value of `$data_root` in it.
     output_folder : str
         Folder for the tables, created if absent.
     test_manifest : str, optional
         Of the test set, if there is one: a warning is logged if a speaker of it is among the single-speaker recordings.
     task : str
-        Of the training set. One that ends in "anechoic" can't go with rooms.
+        Of the training set. One that ends in "anechoic" can't be combined with rooms.
     num_spks : int
         Number of speakers of each mixture.
     sample_rate : int
@@ -75,18 +75,18 @@ def prepare_mixing(
     speech_folder : str, optional
         Single-speaker recordings, or a CSV with the columns `path,spk`; the sources of the manifest if None.
     speech_layout : str
-        Of the folder. "speakers": one folder a speaker, as in WSJ0's `si_tr_s`; "librispeech": files called
+        Of the folder. "speakers": one folder per speaker, as in WSJ0's `si_tr_s`; "librispeech": files called
         `{speaker}-{chapter}-{utterance}`.
     speaker_pattern : str, optional
-        In place of a layout: a regular expression whose group is the speaker in the path of a file.
+        Instead of a layout: a regular expression whose group is the speaker in the path of a file.
     noise_folder : str, optional
-        Recordings of noise, however deep; the noise that the manifest lists, which may be none, if None.
+        Folder of noise recordings, at any depth; the noise that the manifest lists, which may be none, if None.
     rir_folder : str, optional
         Folder for impulse responses; no rooms if None.
     num_rooms : int
         How many rooms are drawn, as those of WHAMR! were.
     rooms_csv : str, optional
-        WHAMR!'s `reverb_params_tr.csv`, whose rooms are taken instead.
+        WHAMR!'s `reverb_params_tr.csv`, whose rooms are used instead.
     seed : int
         Of the rooms.
     workers : int, optional
@@ -95,7 +95,7 @@ def prepare_mixing(
     Raises
     ------
     InputError
-        If recordings are absent or can't be used, or the manifest names no speakers where they are needed.
+        If recordings are missing or can't be used, or the manifest has no speakers but they are needed.
     """
     if not dynamic_mixing:
         return
@@ -117,7 +117,7 @@ def prepare_mixing(
         compute_rooms(rir_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
 
 
-# ---- which recordings
+# ---- lists of recordings
 
 
 def _speech(source, layout, speaker_pattern):
@@ -131,7 +131,7 @@ def _warn_of_test_speakers(speech_folder, speakers, test_manifest, data_root):
     shared = sorted(speakers & set(table[columns].astype(str).to_numpy().ravel()))
     if shared:
         logger.warning(
-            "speech_folder %s has recordings of %d speakers of the test set (%s): scores on it will be too good.",
+            "speech_folder %s has recordings of %d speakers of the test set (%s): scores on it will be too high.",
             speech_folder,
             len(shared),
             first_of(shared),
@@ -143,9 +143,9 @@ def _static_speech(manifest, data_root, num_spks):
     missing = [f"s{i}_spk" for i in range(1, num_spks + 1) if f"s{i}_spk" not in table.columns]
     if missing:
         raise InputError(
-            f"{manifest}: has no column {', '.join(missing)}, so dynamic mixing can't tell the speakers apart. Give "
-            "single-speaker recordings with --speech_folder; or say who speaks: in columns of the --csv_file, for your "
-            "own data, and for a corpus of data_prep.generate in its folder metadata, which lies beside Libri2Mix."
+            f"{manifest}: has no column {', '.join(missing)}, so the speakers for dynamic mixing are unknown. Give "
+            f"single-speaker recordings with --speech_folder; or state the speakers: for custom data in columns of the "
+            f"--csv_file, for a corpus of data_prep.generate in its folder metadata beside Libri2Mix."
         )
     sources = [
         (os.path.abspath(path), speaker)
@@ -166,11 +166,11 @@ def _static_noise(manifest, data_root):
     return sorted({os.path.abspath(path) for path in table["noise_wav"]})
 
 
-# ---- what is known of them
+# ---- tables
 
 
 def _write_table(path, recordings, measure, columns, workers):
-    """Writes the table of some recordings, path → speaker or None, unless it is there."""
+    """Writes the table of some recordings, path → speaker or None, unless it exists."""
     key = hashlib.sha256("\n".join(f"{name}\t{spk}\t{_size(name)}" for name, spk in recordings.items()).encode())
     made_of = path.with_suffix(".sha256")
     if path.is_file() and made_of.is_file() and made_of.read_text() == key.hexdigest():
@@ -213,5 +213,5 @@ def measure_noise(recording):
     path, _ = recording
     with AudioReader(path) as header:
         if not header.frames:
-            raise InputError(f"{path}: has no samples. Take it out.")
+            raise InputError(f"{path}: has no samples. Remove it.")
         return path, header.frames, header.sample_rate

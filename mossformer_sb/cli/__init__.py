@@ -1,7 +1,7 @@
 """The command line: ``mossformer-sb COMMAND``, or ``python -m mossformer_sb.cli COMMAND``.
 
 Each command has a module of its own, with its ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments)``. Only
-``run`` imports PyTorch, which takes seconds: ``--help`` and a mistyped command need not wait for it.
+``run`` imports PyTorch, which takes seconds, so that ``--help`` and a mistyped command answer at once.
 """
 
 import argparse
@@ -17,17 +17,17 @@ __all__ = ["main"]
 
 WRONG_INPUT, INTERRUPTED = 2, 130  # exit codes
 
-COMMANDS = {  # the name of its module, and what it does
+COMMANDS = {  # the name of its module, and its help
     "separate": "separate recordings",
     "evaluate": "evaluate a model on a test set",
-    "serve": "separate recordings for other programs, over HTTP",
+    "serve": "serve separation over HTTP, for programs",
     "score": "score estimates against references",
     "report": "write the report of a training",
-    "export": "make a model folder from a training",
-    "convert": "convert the authors' checkpoint, or into it",
-    "info": "say what a model folder or a manifest is",
-    "models": "list the authors' released models, which are used by name",
-    "web": "separate recordings in the browser",
+    "export": "export a training as a model folder",
+    "convert": "convert from or to the authors' checkpoints",
+    "info": "describe a model folder or a manifest",
+    "models": "list the authors' released models",
+    "web": "serve a web page that separates recordings",
 }
 
 
@@ -46,7 +46,7 @@ def main(argv=None):
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(**expanded(vars(_parser(argv).parse_args(argv))))
-    # Our messages, and of others only what is amiss.
+    # Messages of this package, and only warnings of others.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)
     try:
@@ -55,12 +55,12 @@ def main(argv=None):
         print(f"mossformer-sb {arguments.command}: {error}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("Interrupted. What was finished is kept; the same command resumes from there.", file=sys.stderr)
+        print("Interrupted. Finished files are kept; the same command resumes.", file=sys.stderr)
         return INTERRUPTED
 
 
 def _parser(argv):
-    """The parser, with the arguments of the command that ``argv`` chooses."""
+    """The parser, with the arguments of the command in ``argv``."""
     parser = argparse.ArgumentParser(
         prog="mossformer-sb",
         description="Separate recordings, evaluate models, score separations, and share models.",

@@ -1,7 +1,7 @@
-"""``mossformer-sb convert``: the authors' checkpoint into a model folder, or back."""
+"""``mossformer-sb convert``: from the authors' checkpoints to a model folder, or back."""
 
 DESCRIPTION = """\
-Convert a checkpoint of the authors' MossFormer or MossFormer2 into a model folder, or back. Its form is recognised:
+Convert a checkpoint of the authors' MossFormer or MossFormer2 into a model folder, or back. Its format is recognised:
 
   MossFormer, ModelScope      encoder.bin, masknet.bin, decoder.bin
   MossFormer2, ModelScope     pytorch_model.pt or pytorch_model.bin
@@ -22,7 +22,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--to",
         choices=["modelscope", "standalone", "clearvoice"],
-        help="convert one of our models into this form of the authors'; a MossFormer into modelscope's alone",
+        help="convert a model folder into this format of the authors'; a MossFormer only into modelscope",
     )
     parser.add_argument(
         "--sample_rate",
@@ -34,7 +34,8 @@ def add_arguments(parser):
         "--mapping",
         action="store_true",
         default=None,
-        help="the mask net's output is decoded as it is, as in the authors' model for WHAMR! (default: if config.json "
+        help="the mask net's output is decoded without masking, as in the authors' model for WHAMR! (default: if "
+        "config.json "
         "names that model)",
     )
 

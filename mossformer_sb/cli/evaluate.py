@@ -1,4 +1,4 @@
-"""``mossformer-sb evaluate``: a model on a test set."""
+"""``mossformer-sb evaluate``: evaluate a model on a test set."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
+        help="load the model's hyperparams.yaml, which runs the code that it refers to",
     )
 
 

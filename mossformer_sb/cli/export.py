@@ -1,11 +1,11 @@
-"""``mossformer-sb export``: a model folder from a training."""
+"""``mossformer-sb export``: export a training as a model folder."""
 
 from pathlib import Path
 
 from mossformer_sb.errors import InputError
 
 DESCRIPTION = """\
-Export a trained model from a training's output folder to one that others load, ready for a model hub.
+Export a trained model from a training's output folder to a model folder, ready for a model hub.
 
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --license cc-by-4.0
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder averaged --average 5
@@ -15,9 +15,9 @@ Export a trained model from a training's output folder to one that others load, 
 
 It holds config.json, model.safetensors and a model card, README.md, which are loaded without running code; and
 hyperparams.yaml with a second copy of the weights as .ckpt, for SpeechBrain's own classes, unless --no-speechbrain.
---half rounds the weights to half precision; loaded, they are computed with in single precision. --onnx adds
-separator.onnx: mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length.
---examples copies recordings of the corpus: see that its licence allows that."""
+--half rounds the weights to half precision; loaded, they are converted to single precision. --onnx adds separator.onnx:
+mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length. --examples copies recordings
+of the corpus: see that its licence allows that."""
 
 
 def add_arguments(parser):
@@ -70,12 +70,12 @@ def run(arguments):
 
 
 def _for_speechbrain(arguments):
-    """Whether to write the files for SpeechBrain's classes, as the options say."""
+    """Whether to write the files for SpeechBrain's classes."""
     weights = arguments.weights
     if weights not in (None, "both", "safetensors"):
         raise InputError(
-            f"--weights {weights}: is none of both, safetensors. Every export has config.json and model.safetensors; "
-            f"the .ckpt files beside them, for SpeechBrain's classes, are left out by --no-speechbrain."
+            f"--weights {weights}: must be both or safetensors. Every export has config.json and model.safetensors; "
+            f"--no-speechbrain omits the .ckpt files beside them, for SpeechBrain's classes."
         )
     return weights != "safetensors" and not arguments.no_speechbrain
 

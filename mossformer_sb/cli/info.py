@@ -1,7 +1,7 @@
-"""``mossformer-sb info``: what a model folder or a manifest is."""
+"""``mossformer-sb info``: describe a model folder or a manifest."""
 
 DESCRIPTION = """\
-Say what a model folder or a manifest is.
+Describe a model folder or a manifest.
 
   mossformer-sb info mossformer-wham
   mossformer-sb info manifests/wham_tt.csv"""

@@ -1,4 +1,4 @@
-"""Which recordings a command line means, and where what comes of each goes."""
+"""Input files: the recordings that a command line lists, and the output folder of each."""
 
 import fnmatch
 import glob
@@ -8,14 +8,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, tell_passed_over
+from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, skipped_formats_message
 from mossformer_sb.data.media_file import MEDIA_ENDINGS, can_read_media
 from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
-_NAMED = 5  # files that a message names at most
+_NAMED = 5  # most files that a message names
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class Job:
 
     path: Path  # STDIN for the standard input
     folder: Path  # of its output
-    name: str  # what the names of its output begin with
-    problem: str | None = None  # why it can't be read, where that is known from the folder
+    name: str  # beginning of the names of its output
+    problem: str | None = None  # why it can't be read, if the folder shows it
 
 
 def list_recordings(inputs, output_folder, listed=(), passed_over=None):
-    """List the recordings that files, folders and patterns stand for.
+    """List the recordings that files, folders and patterns match.
 
-    Output goes to the same folders below the output folder as the recordings have below what all inputs have in common:
-    files of one name don't collide. Two that differ in their ending alone keep it. A link counts under its own name;
-    folders that links point at are entered, each once. What can't be looked at is listed with its problem, and files of
+    The output folder gets the subfolders that the recordings have below the common parent of all inputs, so files of
+    one name don't collide. Two that differ only in their ending keep it. A link counts under its own name; linked
+    folders are searched, each once. A file or folder that can't be read is listed with its problem, and files of
     formats that can't be read here are counted in a warning.
 
     Arguments
@@ -42,9 +42,9 @@ def list_recordings(inputs, output_folder, listed=(), passed_over=None):
         Files; folders, of which all audio files are taken, also from those inside; patterns such as ``calls/**/*.wav``;
         ``-`` for the standard input.
     output_folder : str or Path
-        What lies in it is never an input.
+        Files in it are never inputs.
     listed : iterable of mossformer_sb.cli.input_list.Listed
-        More files, from a list. One that is not there is listed with that as its problem.
+        More files, from a list. A missing one is listed with that as its problem.
     passed_over : list, optional
         Gets the paths of the files whose formats can't be read here.
 
@@ -56,7 +56,7 @@ def list_recordings(inputs, output_folder, listed=(), passed_over=None):
     Raises
     ------
     InputError
-        If an input stands for nothing, or the output folder is one of the inputs.
+        If an input matches no file, or the output folder is one of the inputs.
 
     Example
     -------
@@ -98,7 +98,7 @@ def list_recordings(inputs, output_folder, listed=(), passed_over=None):
 
 
 def _find(given, output_folder):
-    """The recordings of one input with their problems, other media, and the folder below which all lie."""
+    """The recordings of one input with their problems, other media, and their common parent folder."""
     path = Path(given)
     if os.path.isdir(path):
         anchor = path.resolve()
@@ -111,7 +111,7 @@ def _find(given, output_folder):
     if os.path.lexists(path):
         anchor = path.parent.resolve()
         named = anchor / path.name
-        return {named: _dangling(named)}, [], anchor  # given by its name, it is taken whatever its ending
+        return {named: _dangling(named)}, [], anchor  # a file that is given by its name may have any ending
     if not glob.has_magic(given):
         raise InputError(f"{given}: there is no such file or folder.")
     before = Path(*_until_magic(path.parts))
@@ -140,7 +140,7 @@ def _matches(parts, pattern):
 
 
 def _sort_out(files, output_folder):
-    """Which of some files are recordings, each with what is wrong with it or None; and other media."""
+    """The recordings among some files, each with its problem or None; and other media."""
     recordings, others = {}, []
     for path, problem in files:
         if _is_below(path, output_folder):
@@ -155,9 +155,9 @@ def _sort_out(files, output_folder):
 
 
 def _walk(anchor):
-    """Yields the files of a folder, however deep, and folders that can't be read, with what is wrong with them.
+    """Yields the files of a folder and its subfolders, and folders that can't be read, with their problems.
 
-    Links to folders come last, and only where they are new.
+    Links to folders come last, and only if their target is new.
     """
     folders, links, seen = [anchor], [], set()
     while folders or links:
@@ -169,7 +169,7 @@ def _walk(anchor):
         try:
             entries = list(os.scandir(folder))
         except OSError as error:
-            yield folder, f"{folder}: this folder can't be read ({error.strerror}), so what lies in it is left out."
+            yield folder, f"{folder}: this folder can't be read ({error.strerror}), so its files are skipped."
             continue
         for entry in entries:
             path = Path(entry.path)
@@ -180,17 +180,17 @@ def _walk(anchor):
 
 
 def _dangling(path):
-    """What is wrong with a link that leads nowhere, or None."""
+    """The problem of a broken link, or None."""
     if os.path.islink(path) and not os.path.exists(path):
-        return f"{path}: is a link to {os.readlink(path)}, which is not there."
+        return f"{path}: is a link to {os.readlink(path)}, which does not exist."
     return None
 
 
 def _absent(path):
-    """What is wrong with a file of a list that is not there, or None."""
+    """The problem of a listed file that does not exist, or None."""
     if os.path.exists(path):
         return None
-    return _dangling(path) or f"{path}: there is no such file, which the list names."
+    return _dangling(path) or f"{path}: there is no such file; the list names it."
 
 
 def _is_recording(path):
@@ -204,7 +204,7 @@ def _is_below(path, folder):
 
 
 def _each_once(found):
-    """Without those that are reached by several ways, as through links to folders: the shortest one stays."""
+    """Without duplicates, as through links to folders: the shortest path stays."""
     ways = {}
     for path in sorted(found, key=lambda path: (len(path.parts), path)):
         ways.setdefault((os.path.realpath(path.parent), path.name), path)
@@ -212,7 +212,7 @@ def _each_once(found):
 
 
 def _names(outputs):
-    """What the names of each recording's output begin with: different ones in each folder."""
+    """Beginning of the names of each recording's output, unique within each folder."""
     names = {path: path.stem for path in outputs}
     while True:
         counts = Counter((outputs[path], name) for path, name in names.items())
@@ -231,7 +231,7 @@ def _tell(others):
     for_media = (
         ' Or pip install "mossformer_sb[av]" for those of phones and films.' if MEDIA_ENDINGS & set(endings) else ""
     )
-    return f"{tell_passed_over(endings)}{for_media} They are {names}."
+    return f"{skipped_formats_message(endings)}{for_media} They are {names}."
 
 
 def _until_magic(parts):
@@ -242,7 +242,7 @@ def _until_magic(parts):
 
 
 def shard(jobs, environment=os.environ):
-    """The part of a list that this process of several takes, as ``torchrun`` numbers them.
+    """The part of a list for this process of several, as ``torchrun`` numbers them.
 
     Example
     -------

@@ -11,7 +11,7 @@ class Listed(NamedTuple):
     """A recording of a list."""
 
     path: Path
-    name: str | None  # what its output is called by, where the list has an ID for it
+    name: str | None  # name of its output, if the list has an ID for it
 
 
 def read_input_list(path):
@@ -31,7 +31,7 @@ def read_input_list(path):
     Raises
     ------
     InputError
-        If the list can't be read, names nothing, has an ID twice, or a command or an archive in the place of a path.
+        If the list can't be read, is empty, has an ID twice, or a command or an archive instead of a path.
 
     Example
     -------
@@ -56,7 +56,7 @@ def read_input_list(path):
     names = [name for _, name in found if name is not None]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
-        raise InputError(f"{path}: has the ID {twice} twice, and output is named by IDs. Give each its own.")
+        raise InputError(f"{path}: has the ID {twice} twice, and output is named by IDs. Give each line a unique ID.")
     return found
 
 
@@ -68,7 +68,7 @@ def _read_scp(line, place):
     if rest.endswith("|"):
         raise InputError(f"{place}: has a command, '{rest}', which is not run here. Write its output to a file first.")
     if not os.path.exists(rest) and rest.rpartition(":")[2].isdigit():
-        raise InputError(f"{place}: has a place in an archive, '{rest}', which can't be read here. Give audio files.")
+        raise InputError(f"{place}: has an offset in an archive, '{rest}', which can't be read here. Give audio files.")
     if name in (".", "..") or set(name) & set("/\\"):
         raise InputError(f"{place}: has the ID '{name}', which can't name a file. Give IDs without slashes.")
     return Listed(Path(rest), name)

@@ -1,23 +1,23 @@
-"""``mossformer-sb models``: the authors' released models, which are used by name."""
+"""``mossformer-sb models``: list the authors' released models."""
 
 DESCRIPTION = """\
-List the models that the authors of MossFormer and MossFormer2 released, or say what is known of one. These names serve
-wherever a model is named; the first use downloads and converts the model.
+List the models that the authors of MossFormer and MossFormer2 released, or describe one. Use these names wherever a
+model is given; the first use downloads and converts the model.
 
   mossformer-sb models
   mossformer-sb models mossformer2-whamr
-  mossformer-sb models mossformer2-whamr --download     # now, for a time without a network
+  mossformer-sb models mossformer2-whamr --download     # now, for use without a network
   mossformer-sb separate talk.wav --model mossformer2-16k
   python train.py hparams/mossformer_wham.yaml --init_from mossformer-wsj0-2mix ...
 
-They are kept in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). Where the current directory has a folder of
-such a name, that is taken instead. Their licences are their makers'."""
+They are kept in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). A folder of such a name in the current
+directory takes precedence. Their licences are their authors'."""
 
 
 def add_arguments(parser):
     """Add what follows the command's name."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="of one model (default: all)")
-    parser.add_argument("--download", action="store_true", help="download and convert it, if it is not there yet")
+    parser.add_argument("--download", action="store_true", help="download and convert it, unless it is in the cache")
 
 
 def run(arguments):
@@ -63,12 +63,12 @@ def _facts(model):
     folder = model_folder(model.name)
     return {
         **_summary(model),
-        "masks": "applied" if model.apply_masks else "not applied: the network gives the estimates themselves",
+        "masks": "applied" if model.apply_masks else "not applied: the network outputs the encoded estimates",
         "published": model.published,
         "from": web_page(model.hub, model.hub_id),
         "files": ", ".join(model.files),
-        "sha256": "; ".join(f"{file} {digest}" for file, digest in model.sha256.items()) or "not known beforehand",
-        "folder": folder if is_cached(model.name) else f"{folder} (not there yet)",
+        "sha256": "; ".join(f"{file} {digest}" for file, digest in model.sha256.items()) or "unknown",
+        "folder": folder if is_cached(model.name) else f"{folder} (does not exist yet)",
     }
 
 

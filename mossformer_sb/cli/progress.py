@@ -1,22 +1,22 @@
-"""The progress of separating many recordings: how many are done, how fast it goes, and how long it will take."""
+"""Progress of separating many recordings: how many are done, speed, and time left."""
 
 import os
 import time
 
-_UNKNOWN_BYTES = 1  # of a recording that is no file
+_UNKNOWN_BYTES = 1  # size of a recording that is no file
 _SHOW_SECONDS = 0.2  # between two drawings
 
 
 class Progress:
     """A line that shows recordings done, seconds of audio a second, and the time left.
 
-    The time left is that of the bytes that are left, since lengths are known only when a file is opened: lists of short
-    and long recordings are told right.
+    The time left is estimated from the remaining bytes, since lengths are known only when a file is opened: this is
+    right for lists of short and long recordings.
 
     Arguments
     ---------
     jobs : list of mossformer_sb.cli.input_files.Job
-        What is to be done.
+        The recordings to separate.
     hidden : bool
         Whether to show nothing.
     clock : callable
@@ -37,7 +37,7 @@ class Progress:
         from tqdm import tqdm
 
         self._weights = [_num_bytes(job.path) for job in jobs]
-        self._shares = {}  # what is done of those that are begun
+        self._shares = {}  # progress of those that have begun
         self._done, self._seconds = 0, 0.0
         self._clock, self._start = clock, clock()
         self._shown = float("-inf")  # when the line was drawn last
@@ -45,14 +45,14 @@ class Progress:
         self._bar = tqdm(total=len(jobs), disable=hidden, bar_format=style)
 
     def add(self, number, num_samples, total, sample_rate):
-        """More of a recording is separated: its number in the list, samples more, all samples or None, and Hz."""
+        """Report progress of a recording: its number in the list, samples more, all samples or None, and Hz."""
         self._seconds += num_samples / sample_rate
         if total:
             self._shares[number] = min(1.0, self._shares.get(number, 0.0) + num_samples / total)
         self._show()
 
     def finish(self, number):
-        """A recording is done, whatever came of it."""
+        """Report that a recording is done, successfully or not."""
         self._shares.pop(number, None)
         self._done += self._weights[number]
         self._bar.update(1)

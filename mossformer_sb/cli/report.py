@@ -1,10 +1,10 @@
-"""``mossformer-sb report``: the report of a training."""
+"""``mossformer-sb report``: write the report of a training."""
 
 from mossformer_sb.utils.files import check_output_file
 
 DESCRIPTION = """\
-Write the report of a training from what it left in its output folder, without testing again: scores, curves, and
-examples with sound.
+Write the report of a training from the files in its output folder, without evaluating again: scores, curves, and audio
+examples.
 
   mossformer-sb report results/mossformer_wham_L/1234"""
 

@@ -1,4 +1,4 @@
-"""``mossformer-sb score``: estimates against references."""
+"""``mossformer-sb score``: score estimates against references."""
 
 import os
 
@@ -13,17 +13,17 @@ Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under
   mossformer-sb score --table files.csv --metrics stoi pesq --output scores.csv
 
 A folder holds ID_spk1.wav, ID_spk2.wav and so on, or a subfolder for each speaker, s1/ID.wav, or a subfolder for each
-mixture, ID/spk1.wav. Other programs' names for a signal are taken too: est1, estimate1, s1, source1, source1hat,
-speaker1. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..., and takes any names."""
+mixture, ID/spk1.wav. Other toolkits' names for a signal are recognised too: est1, estimate1, s1, source1, source1hat,
+speaker1. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..., and allows any names."""
 
 
 def add_arguments(parser):
     """Add what follows the command's name."""
-    parser.add_argument("--estimates", help="folder of what a model gave")
+    parser.add_argument("--estimates", help="folder of the estimates")
     parser.add_argument("--references", help="folder of the true sources, or a manifest")
-    parser.add_argument("--mixtures", help="folder of the mixtures, where they aren't found by themselves")
+    parser.add_argument("--mixtures", help="folder of the mixtures, if they aren't found automatically")
     parser.add_argument("--table", help="CSV of all files, instead of the three above")
-    parser.add_argument("--subset", action="store_true", help="leave out references without estimates")
+    parser.add_argument("--subset", action="store_true", help="skip references without estimates")
     parser.add_argument(
         "--trim",
         type=int,
@@ -42,7 +42,7 @@ def run(arguments):
 
     check_output(arguments)
     utterances = _utterances(arguments)
-    # Utterances side by side use two cores better than the threads within one do.
+    # Scoring several utterances in parallel uses two cores better than threads within one do.
     torch.set_num_threads(1)
     results = score(utterances, arguments.metrics, num_threads=os.cpu_count() or 1, trim=arguments.trim)
     scores = write_scores(arguments, results, len(utterances))

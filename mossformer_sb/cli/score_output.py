@@ -1,4 +1,4 @@
-"""What scoring files and evaluating a model have in common: the options of their output, and writing it."""
+"""Output options of scoring files and evaluating a model, and writing the output."""
 
 from mossformer_sb.evaluation.extra_metrics import EXTRA_METRICS, check_metrics
 from mossformer_sb.evaluation.published import PUBLISHED
@@ -7,19 +7,19 @@ from mossformer_sb.utils.files import check_output_file
 
 def add_output_arguments(parser, output):
     """Add the options; ``output`` is where the scores go by default."""
-    parser.add_argument("--data_root", help="what $data_root in a CSV stands for (default: the folder of the CSV)")
+    parser.add_argument("--data_root", help="value of $data_root in a CSV (default: the folder of the CSV)")
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="METRIC", help=f"more metrics: {', '.join(EXTRA_METRICS)}"
     )
     parser.add_argument("--output", default=output, help=f"the scores of each ID (default: {output})")
-    parser.add_argument("--report", metavar="FILE", help="also write a page with pictures and sound, FILE.html")
+    parser.add_argument("--report", metavar="FILE", help="also write a report with plots and audio, FILE.html")
     parser.add_argument(
-        "--corpus", default="", choices=["", *PUBLISHED], help="what is published on this corpus goes into the report"
+        "--corpus", default="", choices=["", *PUBLISHED], help="add the published results on this corpus to the report"
     )
 
 
 def check_output(arguments):
-    """Find what is wrong with the output before the work."""
+    """Check the output options before the work."""
     from mossformer_sb.evaluation.report import check_report
 
     check_metrics(arguments.metrics)

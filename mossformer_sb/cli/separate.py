@@ -1,4 +1,4 @@
-"""``mossformer-sb separate``: recordings into one file per speaker."""
+"""``mossformer-sb separate``: separate recordings into one file per speaker."""
 
 import json
 import logging
@@ -33,10 +33,10 @@ Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the r
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
   mossformer-sb separate archive/ --cluster tcp://host:8786                  # several machines, by Dask
 
-The output folder gets the folders of the input. What is already there is left alone, so the same command resumes
-after an interruption. A file that can't be separated is reported, the others are separated, and the exit code is 1; so
-it is with a truncated file. Links count under their own names, linked folders are entered. Formats that can't be read
-here are passed over in folders, counted and named."""
+The output folder gets the subfolders of the input. Existing output is kept, so the same command resumes after an
+interruption. A file that can't be separated, such as a truncated one, is reported, the others are separated, and the
+exit code is 1. Links count under their own names, linked folders are searched. Files of formats that can't be read here
+are skipped in folders, counted and named."""
 
 
 def add_arguments(parser):
@@ -62,8 +62,8 @@ def add_arguments(parser):
     parser.add_argument(
         "--output_folder",
         default="separated",
-        help="where to write; made if it is not there; - for the standard "
-        "output, which takes one file, as with --only (default: separated)",
+        help="where to write; created if it does not exist; - for the standard output, for one file, as with --only "
+        "(default: separated)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
@@ -79,21 +79,21 @@ def add_arguments(parser):
         default=LEVELS[0],
         choices=LEVELS,
         help="speakers: a gain for each speaker fits their sum to the recording; mixture: the same with one gain for "
-        "all; peak: one gain brings the loudest to full scale; none: no further gain (default: speakers)",
+        "all; peak: one gain scales the loudest sample to full scale; none: no further gain (default: speakers)",
     )
-    parser.add_argument("--channel", type=int, help="take this channel, counted from 0 (default: the mean of all)")
-    parser.add_argument("--overwrite", action="store_true", help="separate again what is already there")
+    parser.add_argument("--channel", type=int, help="use this channel, counted from 0 (default: the mean of all)")
+    parser.add_argument("--overwrite", action="store_true", help="separate again where output exists")
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
+        help="load the model's hyperparams.yaml, which runs the code that it refers to",
     )
     parser.add_argument(
         "--batch-size",
         "--batch_size",
         type=int,
         metavar="N",
-        help="how many recordings or chunks go through the network at once (default: on a GPU what fits its memory; "
+        help="how many recordings or chunks go through the network at once (default: on a GPU as many as fit; "
         "1 elsewhere, which is the fastest on a CPU)",
     )
     parser.add_argument(
@@ -102,9 +102,9 @@ def add_arguments(parser):
         help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers separate the recordings; "
         'all see the same folders (extra "cluster", see docs/bulk.md)',
     )
-    _add_output_arguments(parser.add_argument_group("what is written"))
+    _add_output_arguments(parser.add_argument_group("output files"))
     _add_report_arguments(parser.add_argument_group("what is told"))
-    chunks = parser.add_argument_group("long recordings, in seconds", "Cut into chunks, and joined again.")
+    chunks = parser.add_argument_group("long recordings, in seconds", "They are cut into overlapping chunks.")
     defaults = Chunking()
     chunks.add_argument(
         "--chunk_above",
@@ -119,7 +119,7 @@ def add_arguments(parser):
         "--chunk_overlap",
         type=float,
         default=defaults.overlap,
-        help=f"what chunks share; longer than the pauses in which nobody speaks ({defaults.overlap:g})",
+        help=f"overlap of chunks; longer than pauses of all speakers ({defaults.overlap:g})",
     )
 
 
@@ -127,7 +127,7 @@ def _add_output_arguments(group):
     group.add_argument(
         "--subtype",
         choices=SUBTYPES,
-        help="how samples are stored in wav and flac; with PCM, all files are made softer where one would clip "
+        help="how samples are stored in wav and flac; with PCM, all files are attenuated where one would clip "
         "(default: FLOAT in wav, PCM_24 in flac)",
     )
     group.add_argument(
@@ -142,7 +142,8 @@ def _add_output_arguments(group):
     group.add_argument(
         "--activity",
         action="store_true",
-        help='write who speaks when too: NAME_activity.rttm, .json, and .txt, labels for Audacity (extra "activity")',
+        help="also write the speech activity of each speaker: NAME_activity.rttm, .json, and .txt, labels for Audacity "
+        '(extra "activity")',
     )
 
 
@@ -199,7 +200,7 @@ def _separate(arguments, jobs, output, chunking, passed_over):
     device = _device_of_rank(arguments.device)
     if arguments.output_folder == STDOUT:
         if len(jobs) != 1:
-            raise InputError(f"the standard output takes one file, and {len(jobs)} recordings are given. Give one.")
+            raise InputError(f"the standard output is for one file, and {len(jobs)} recordings are given. Give one.")
         model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
         return _separate_to_stdout(model, jobs[0], output, options)
     make_output_folder(arguments.output_folder)
@@ -217,12 +218,12 @@ def _separate(arguments, jobs, output, chunking, passed_over):
 
 
 def _check_stdout(arguments):
-    """Raise InputError for options that the standard output has no room for."""
+    """Raise InputError for options that don't fit the standard output."""
     given = [f"--{name}" for name in ("rest", "activity", "json", "cluster") if getattr(arguments, name)]
     if arguments.only is None or given:
         raise InputError(
-            f"the standard output (--output_folder -) takes one file: choose a speaker with --only N"
-            f"{', and leave out ' + ', '.join(given) if given else ''}."
+            f"the standard output (--output_folder -) is for one file: choose a speaker with --only N"
+            f"{', and remove ' + ', '.join(given) if given else ''}."
         )
 
 
@@ -239,7 +240,7 @@ def _separate_to_stdout(model, job, output, options):
 
 
 def _print_list(jobs, output, passed_over, as_json):
-    """Print what would be done."""
+    """Print the plan."""
     plan = [
         {"recording": str(job.path), "files": [str(path) for path in planned(job, output)], "problem": job.problem}
         for job in jobs
@@ -253,7 +254,7 @@ def _print_list(jobs, output, passed_over, as_json):
 
 
 def _device_of_rank(device):
-    """Under torchrun, each process on a machine takes a GPU of its own."""
+    """Under torchrun, each process on a machine uses its own GPU."""
     import torch
 
     if device == "auto" and torch.cuda.is_available():

@@ -16,13 +16,13 @@ from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 32  # recordings that a worker gets at once
+_MOST_AT_ONCE = 32  # recordings per bundle
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
 _SHARES = 8  # for each worker, at least, so that all end at about the same time
 
 
 class ModelChoice(NamedTuple):
-    """What a worker loads: the arguments of `MossFormerSeparation.from_hparams`."""
+    """The model that a worker loads: the arguments of `MossFormerSeparation.from_hparams`."""
 
     source: str
     device: str
@@ -30,7 +30,7 @@ class ModelChoice(NamedTuple):
 
 
 def check_cluster_options(inputs, environment=os.environ):
-    """Raise InputError for what does not go together with a cluster.
+    """Raise InputError for options that can't be combined with a cluster.
 
     Arguments
     ---------
@@ -49,7 +49,7 @@ torchrun for the GPUs of one machine, or --cluster without it.
     """
     if int(environment.get("WORLD_SIZE", 1)) > 1:
         raise InputError(
-            "--cluster is given under torchrun, and both share out the recordings. Take torchrun for the GPUs of one "
+            "--cluster is given under torchrun, and both distribute the recordings. Use torchrun for the GPUs of one "
             "machine, or --cluster without it."
         )
     if STDIN in inputs:
@@ -57,7 +57,7 @@ torchrun for the GPUs of one machine, or --cluster without it.
 
 
 def separate_on_cluster(address, choice, jobs, output, options, overwrite=False, quiet=False):
-    """Separate recordings on the workers of a cluster; what one of them does wrong leaves the others alone.
+    """Separate recordings on the workers of a cluster; an error in one of them does not affect the others.
 
     Arguments
     ---------
@@ -85,7 +85,7 @@ def separate_on_cluster(address, choice, jobs, output, options, overwrite=False,
 
     if os.path.exists(choice.source):
         choice = choice._replace(source=os.path.abspath(choice.source))
-    # Loaded here, too: what is wrong with it is told once, and a model of a hub is fetched once on this machine.
+    # Loaded here, too, so that its errors are reported once, and a model of a hub is fetched once on this machine.
     model = MossFormerSeparation.from_hparams(choice.source, device="cpu", trust=choice.trust)
     output.speakers(model.hparams.num_spks)
     results, due = sort_out(jobs, output, model.hparams.num_spks, overwrite)
@@ -107,7 +107,7 @@ def separate_on_cluster(address, choice, jobs, output, options, overwrite=False,
         told = set()
         for indexed, messages in found:
             for level, message in messages:
-                if (level, message) not in told:  # threads of one worker tell it each
+                if (level, message) not in told:  # each thread of a worker reports it
                     logger.log(level, "%s", message)
                 told.add((level, message))
             for index, result in indexed:
@@ -124,7 +124,7 @@ def separate_on_cluster(address, choice, jobs, output, options, overwrite=False,
 
 
 def _remove_temporaries(paths):
-    """Remove what killed workers left of some files: of these alone, since others may write in the same folders."""
+    """Remove temporary files that killed workers left for some files; others may write in the same folders."""
     names = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
@@ -143,7 +143,7 @@ def _separate(choice, output, options, share):
     """Results of some recordings by their positions, and what was logged about them."""
     model = _model(choice)
     with _Collected("mossformer_sb") as messages:
-        # What is there of them comes of a worker that was killed in this run: these files are made again.
+        # Existing output is from a worker that was killed in this run: it is written again.
         results = separate_jobs(model, [job for _, job in share], output, options, overwrite=True, quiet=True)
     return [(index, result) for (index, _), result in zip(share, results, strict=True)], messages
 

@@ -1,4 +1,4 @@
-"""Separating the recordings of a list, and telling what came of each."""
+"""Separating the recordings of a list, and reporting the result of each."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, sp
 
 logger = logging.getLogger(__name__)
 
-SEPARATED, THERE, FAILED = "separated", "already there", "failed"  # what can come of a recording
+SEPARATED, THERE, FAILED = "separated", "already there", "failed"  # statuses of a recording
 _CHECKED_SPEAKERS = range(1, 10)  # whose names are compared; no model separates more
 
 
@@ -29,7 +29,7 @@ def planned(job, output):
     Returns
     -------
     list of Path
-        With ``{n}`` in the place of a speaker's number, unless one is chosen.
+        With ``{n}`` for a speaker's number, unless one is chosen.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def check_distinct(jobs, output):
 
 
 def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
-    """Separate recordings; what one of them does wrong leaves the others alone.
+    """Separate recordings; an error in one of them does not affect the others.
 
     Arguments
     ---------
@@ -76,7 +76,7 @@ def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
     options : mapping
         More arguments of `mossformer_sb.inference.bulk.separate_recordings`.
     overwrite : bool
-        Whether to separate again what is already there.
+        Whether to separate again where output exists.
     quiet : bool
         Whether to show no progress.
 
@@ -100,7 +100,7 @@ def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
 
 
 def sort_out(jobs, output, num_spks, overwrite=False):
-    """What is known of recordings before any is separated.
+    """Results of recordings that are known before any is separated.
 
     Arguments
     ---------
@@ -134,7 +134,7 @@ def _known(job, output, num_spks, overwrite):
 
 
 def _told(job, found):
-    """The result of a recording from what `separate_recordings` gives for it; says what is amiss."""
+    """The result of a recording, from that of `separate_recordings`; logs errors and warnings."""
     import torch
 
     name = str(job.path)
@@ -143,16 +143,16 @@ def _told(job, found):
             logger.error("failed: %s", found)
         elif isinstance(found, (OSError, MemoryError, torch.OutOfMemoryError)):
             logger.error("failed: %s: %s", name, found)
-        else:  # a fault of this program: it shows, and the other files are separated
+        else:  # a bug in this program: it is reported, and the other files are separated
             logger.error("failed: %s", name, exc_info=found)
         return _failure(name, found)
     if found.one_speaker_suspected:
-        logger.warning("%s: there seems to be one speaker only: all other outputs are far softer.", name)
+        logger.warning("%s: there seems to be only one speaker: all other outputs are far softer.", name)
     return {"status": SEPARATED, **found.to_dict(), "recording": name}
 
 
 def open_recording(job):
-    """What `separate_recording` takes: a path, or the standard input."""
+    """The input for `separate_recording`: a path, or the standard input."""
     return sys.stdin.buffer if job.path == STDIN else job.path
 
 
@@ -161,7 +161,7 @@ def _failure(name, error):
 
 
 def report(results, passed_over, model, as_json=False, quiet=False):
-    """Print what came of all.
+    """Print the results.
 
     Arguments
     ---------
@@ -174,7 +174,7 @@ def report(results, passed_over, model, as_json=False, quiet=False):
     as_json : bool
         As JSON, on the standard output.
     quiet : bool
-        Not at all, unless as JSON.
+        Print nothing, unless as JSON.
     """
     if as_json:
         content = {"model": model, "recordings": results, "passed_over": [str(path) for path in passed_over]}
@@ -186,5 +186,5 @@ def report(results, passed_over, model, as_json=False, quiet=False):
     there = f", {counts[THERE]} were already there" if counts[THERE] else ""
     single = sum(result.get("one_speaker_suspected", False) for result in results)
     print(f"{counts[SEPARATED]} of {len(results)} recordings separated{there}, {counts[FAILED]} failed.", end="")
-    print(f" {single} seem to have one speaker only." if single else "", end="")
-    print(f" {len(passed_over)} files of other formats were passed over." if passed_over else "")
+    print(f" {single} seem to have only one speaker." if single else "", end="")
+    print(f" {len(passed_over)} files of other formats were skipped." if passed_over else "")

@@ -1,4 +1,4 @@
-"""``mossformer-sb serve``: an HTTP service that separates recordings for other programs."""
+"""``mossformer-sb serve``: serve separation over HTTP."""
 
 from mossformer_sb.errors import InputError
 
@@ -9,10 +9,10 @@ Separate recordings over HTTP. The model stays loaded.
   curl --data-binary @talk.mp3 'http://127.0.0.1:8000/separate?name=talk' --output tracks.zip
   curl -F file=@talk.mp3 'http://127.0.0.1:8000/separate?answer=json&format=flac'
 
-http://127.0.0.1:8000/docs describes all addresses, http://127.0.0.1:8000/health says whether the service runs. A
-recording that is too large or too long is answered by 413, one more than can wait by 429, what is no recording by 422.
-Ctrl-C and SIGTERM end the service when all recordings that it has accepted are separated. Anybody who reaches the
-address can use it: put a server with passwords in front of it before it leaves this machine."""
+http://127.0.0.1:8000/docs describes all addresses, http://127.0.0.1:8000/health whether the service runs. Status codes:
+413 for a recording that is too large or too long, 429 if too many are waiting, 422 if it can't be read as audio. Ctrl-C
+and SIGTERM end the service after all accepted recordings are separated. There is no authentication: put a server with
+passwords in front of it before it can be reached from other machines."""
 
 
 def add_arguments(parser):
@@ -31,12 +31,12 @@ def add_arguments(parser):
     parser.add_argument("--max_waiting", type=int, default=16, help="recordings that may wait (default: 16)")
     parser.add_argument("--parallel", type=int, default=1, help="recordings separated at a time (default: 1)")
     parser.add_argument(
-        "--upload_seconds", type=float, default=30, help="longest pause of a client that sends (default: 30)"
+        "--upload_seconds", type=float, default=30, help="longest pause of a client during an upload (default: 30)"
     )
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="load the model's hyperparams.yaml, and run the code that it names, its maker's",
+        help="load the model's hyperparams.yaml, which runs the code that it refers to",
     )
 
 
@@ -63,8 +63,8 @@ def run(arguments):
     model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
     try:
         uvicorn.run(create_app(model, limits), host=arguments.host, port=arguments.port, server_header=False)
-    except SystemExit as error:  # uvicorn has said why
+    except SystemExit as error:  # uvicorn has logged the reason
         raise InputError(
-            f"{arguments.host}:{arguments.port} can't be listened on. Is another program there? Give another --port."
+            f"{arguments.host}:{arguments.port} can't be listened on. Does another program use it? Give another --port."
         ) from error
     return 0

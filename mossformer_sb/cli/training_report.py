@@ -1,4 +1,4 @@
-"""The report of a training, from what it left in its output folder, without testing again."""
+"""The report of a training, from the files in its output folder, without evaluating again."""
 
 import logging
 from pathlib import Path
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def report_training(training_folder, export_folder=None, device="cpu", path=None):
-    """Write the report of a training from what it left in its output folder, without testing again.
+    """Write the report of a training from the files in its output folder, without evaluating again.
 
-    The examples are separated by the exported model, where the test set is at hand; otherwise they are of the mixtures
-    that the evaluation kept as audio.
+    The examples are separated by the exported model, if the test set is available; otherwise they are the mixtures that
+    the evaluation saved as audio.
 
     Arguments
     ---------
@@ -49,7 +49,7 @@ def report_training(training_folder, export_folder=None, device="cpu", path=None
     Raises
     ------
     InputError
-        If the folder holds no evaluation, or matplotlib is absent.
+        If the folder holds no evaluation, or matplotlib is not installed.
     """
     check_report()
     folder = Path(training_folder)
@@ -78,7 +78,7 @@ def report_training(training_folder, export_folder=None, device="cpu", path=None
 
 
 def _training_examples(folder, export_folder, record, scores, device):
-    """Of the test set, if its recordings and the model are there; else of the audio that is there."""
+    """From the test set, if its recordings and the model are available; else from the saved audio."""
     manifest, data_root = folder / TEST_MANIFEST, record.test_set.get("data_root")
     try:
         if data_root is None:

@@ -1,16 +1,16 @@
-"""``mossformer-sb web``: separate recordings in the browser."""
+"""``mossformer-sb web``: serve a web page that separates recordings."""
 
 DESCRIPTION = """\
 Serve a page on this machine: drop a recording or use the microphone, hear and see each speaker, download.
 
   mossformer-sb web                                        # with the model that comes with the package
   mossformer-sb web --model results/small/export --model results/large/export
-  mossformer-sb web --host 0.0.0.0 --port 8080             # for all who can reach this machine
+  mossformer-sb web --host 0.0.0.0 --port 8080             # for all computers that can reach this machine
   mossformer-sb web --model results/small/export --space my-space      # write a Hugging Face Space
 
-Without --host, nobody but this machine reaches it. Nothing is sent anywhere else. Uploads and results are temporary
-files: they are deleted when a page is closed, after --keep_minutes, and when the program ends (Ctrl+C). It needs the
-extra `web`: pip install 'mossformer_sb[web]'."""
+Without --host, it can only be reached from this machine. Nothing is sent anywhere else. Uploads and results are
+temporary files: they are deleted when a page is closed, after --keep_minutes, and when the program ends (Ctrl+C). It
+needs the extra `web`: pip install 'mossformer_sb[web]'."""
 
 
 def add_arguments(parser):
@@ -23,12 +23,10 @@ def add_arguments(parser):
         action="append",
         default=[],
         help="folder of an exported model, or a model hub's id; may be given several times (default: the one that "
-        "comes with the package, which is offered in any case)",
+        "comes with the package, which is always offered)",
     )
     parser.add_argument("--host", default=defaults.host, help=f"address to listen at (default: {defaults.host})")
-    parser.add_argument(
-        "--port", type=int, default=defaults.port, help=f"0: any that is free (default: {defaults.port})"
-    )
+    parser.add_argument("--port", type=int, default=defaults.port, help=f"0: any free port (default: {defaults.port})")
     parser.add_argument(
         "--device", default=defaults.device, help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
     )
@@ -36,19 +34,19 @@ def add_arguments(parser):
         "--max_minutes",
         type=float,
         default=defaults.max_minutes,
-        help=f"longest recording that is taken (default: {defaults.max_minutes:g})",
+        help=f"longest recording that is accepted (default: {defaults.max_minutes:g})",
     )
     parser.add_argument(
         "--max_megabytes",
         type=int,
         default=defaults.max_megabytes,
-        help=f"largest file that is taken (default: {defaults.max_megabytes})",
+        help=f"largest file that is accepted (default: {defaults.max_megabytes})",
     )
     parser.add_argument(
         "--keep_minutes",
         type=float,
         default=defaults.keep_minutes,
-        help=f"delete files after this time, also those of open pages (default: {defaults.keep_minutes:g})",
+        help=f"delete files after this time, including those of open pages (default: {defaults.keep_minutes:g})",
     )
     parser.add_argument("--space", metavar="FOLDER", help="write the files of a Hugging Face Space instead of serving")
 

@@ -1,1 +1,1 @@
-"""From audio files to batches: manifests, datasets, dynamic mixing, and what they draw from."""
+"""From audio files to batches: audio I/O, manifests, datasets, dynamic mixing and its source pools."""

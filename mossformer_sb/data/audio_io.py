@@ -1,4 +1,4 @@
-"""Audio files: read whole, in parts or block by block, and written so that a file of its name is always complete.
+"""Audio files: read whole, in parts or block by block, and written atomically.
 
 Shapes: T samples, t samples of a block, S speakers.
 """
@@ -36,8 +36,8 @@ OTHER_MEDIA_ENDINGS = frozenset(".ac3 .ape .dts .mpc .mpeg .mpg .ra".split()) | 
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
-def tell_passed_over(endings):
-    """The sentence on files that were passed over, since they are of formats that can't be read here; "" if none are.
+def skipped_formats_message(endings):
+    """The sentence on files that were skipped because their formats can't be read here; "" if there are none.
 
     Arguments
     ---------
@@ -50,20 +50,20 @@ def tell_passed_over(endings):
 
     Example
     -------
-    >>> tell_passed_over({".mp4": 1, ".m4a": 2})[:73]
-    "Passed over 3 files of formats that can't be read here (2 .m4a, 1 .mp4): "
+    >>> skipped_formats_message({".mp4": 1, ".m4a": 2})[:69]
+    "Skipped 3 files of formats that can't be read here (2 .m4a, 1 .mp4): "
     """
     if not endings:
         return ""
     kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
     return (
-        f"Passed over {sum(endings.values())} files of formats that can't be read here ({kinds}): convert them, as "
+        f"Skipped {sum(endings.values())} files of formats that can't be read here ({kinds}): convert them, as "
         f"with `ffmpeg -i IN OUT.wav`."
     )
 
 
 class Format(NamedTuple):
-    """How libsndfile calls a file format."""
+    """libsndfile's name of a file format."""
 
     name: str
     subtypes: tuple  # how samples can be stored; the first one where nothing is said
@@ -93,7 +93,7 @@ def read_audio(path, start=0, num_frames=-1, total=None, trim=0):
     total : int, optional
         How many the whole file must have, see `check_total`.
     trim : int
-        By how many it may be longer than that.
+        Frames by which it may be longer than that.
 
     Returns
     -------
@@ -105,8 +105,8 @@ def read_audio(path, start=0, num_frames=-1, total=None, trim=0):
     Raises
     ------
     InputError
-        If the file is absent, can't be read as audio, is truncated, ends too early, or has not the length that it must
-        have.
+        If the file is absent, can't be read as audio, is truncated, ends too early, or does not have the
+            expected length.
 
     Example
     -------
@@ -161,7 +161,7 @@ def check_total(path, header, total, trim=0):
 
 
 def write_audio(path, samples, sample_rate):
-    """Write a float32 WAV: under a temporary name first, so that a file of this name is always whole.
+    """Write a float32 WAV atomically: under a temporary name first, so a file of this name is always complete.
 
     Arguments
     ---------
@@ -186,7 +186,7 @@ class Recording:
         [T, channels] or, as torchaudio has them, [channels, T]. Full scale is 1 for floating point and the type's range
         for integers; of unsigned ones the middle is zero.
     sample_rate : int, optional
-        Hz; needed for samples, and not to be given for files, which have their own.
+        Hz; required for samples; an error for files, which have their own.
     channel : int, optional
         Which channel to take, from 0. Default: the mean of all.
 
@@ -243,7 +243,7 @@ class Recording:
         Raises
         ------
         InputError
-            If it is damaged, or has samples that are no numbers.
+            If it is damaged, or has samples that are NaN or infinite.
         """
         position, powers = 0, np.zeros(2)
         for channels in self._blocks(size):
@@ -282,12 +282,12 @@ class Recording:
 
 
 def is_array(source):
-    """Whether it holds samples, and is no file: an array, a tensor, or what NumPy makes one of, a list for example."""
+    """Whether it holds samples, not a file: an array, a tensor, or what NumPy converts to an array, such as a list."""
     return isinstance(source, (list, tuple, np.generic)) or hasattr(source, "__array__") or _is_tensor(source)
 
 
 def _is_tensor(source):
-    """Whether it is a torch.Tensor. Where there is one, torch has been imported; reading files needs none of it."""
+    """Whether it is a torch.Tensor. If it is one, torch has been imported; reading files does not import it."""
     return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
 
 
@@ -319,8 +319,8 @@ def as_float32(source):
     kind = samples.dtype.kind
     if kind == "i" and isinstance(source, (list, tuple)):
         raise InputError(
-            "a list of whole numbers has no full scale: give an array of the type that it is of, such as int16, or "
-            "numbers with a point, full scale 1."
+            "a list of integers has no full scale: give an array of their type, such as int16, or floating-point "
+            "numbers, full scale 1."
         )
     if kind == "i":
         return (samples / np.float32(-float(np.iinfo(samples.dtype).min))).astype(np.float32, copy=False)
@@ -387,7 +387,7 @@ def _as_file(source):
 
 
 def _hint_at_fetching(path):
-    """How to fetch what SpeechBrain's classes would: an address, or a file on the Hugging Face hub."""
+    """How to download what SpeechBrain's classes would download: an address, or a file on the Hugging Face hub."""
     if re.match(r"https?://", str(path)):
         return " Download it, and give the path or the content of the file."
     match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)/(.+)", str(path))
@@ -460,7 +460,7 @@ def _subtype_advice(kind):
 
 
 def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None, subtype=None, texts=None):
-    """Write files of one channel each, all of them or none: under temporary names first.
+    """Write files of one channel each, atomically: all of them or none.
 
     Arguments
     ---------
@@ -514,7 +514,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None,
                 for file, samples in zip(files, block.T, strict=True):
                     file.write(np.ascontiguousarray(samples))
                 written += len(block)
-        # What an encoder still held when its file was closed may have found the disk full without a word.
+        # Writing what the encoder still held when its file was closed may have failed on a full disk without an error.
         for path in temporaries:
             if soundfile.info(path).frames != written:
                 raise OSError("the file is shorter than what was written to it")
@@ -522,12 +522,12 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None,
 
 @contextlib.contextmanager
 def writing(path):
-    """Turn the ways in which writing fails into one."""
+    """Turn the errors of writing into one `InputError`."""
     try:
         yield
     except (OSError, soundfile.LibsndfileError, AssertionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        advice = "Is the disk full, or the folder not yours to write in?"
+        advice = "Is the disk full, or the folder not writable?"
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
             advice = "Give the recording a shorter name."
         raise InputError(f"{path}: can't be written ({reason}). {advice} Nothing was left half-written.") from error

@@ -1,6 +1,6 @@
-"""Reading an audio file to its end, whatever its header says of the end; or saying why that can't be.
+"""Reading an audio file to its end, whatever length its header states, or an error that says why it can't be read.
 
-Everything that reads audio does it here, so that a file gets the same verdict everywhere.
+Everything that reads audio uses this module, so a file is accepted or refused everywhere alike.
 
 Shapes: T samples, C channels.
 """
@@ -21,24 +21,24 @@ from mossformer_sb.errors import InputError
 logger = logging.getLogger(__name__)
 
 _UNKNOWN = 2**62  # frames: libsndfile gives about twice as many where a header says nothing
-_SKIPPED = 2**16  # frames that are decoded at once to be passed over
+_SKIPPED = 2**16  # frames that are decoded at once to be skipped
 _UNREADABLE = (soundfile.SoundFileError, RuntimeError, TypeError)  # what soundfile raises
 
 
 class _Sequential(soundfile.SoundFile):
-    """A file that stays where reading it has brought it.
+    """A file that soundfile doesn't seek in between two blocks.
 
-    After each block, soundfile seeks the place where it stands. An MP3 decoder begins anew then, without the bits
-    that later frames lean on: the samples behind each block's end come out wrong.
+    After each block, soundfile seeks to the current position. That resets an MP3 decoder, which loses the bits that
+    later frames refer to: the samples after each block's end would be wrong.
     """
 
     def seekable(self):
-        """Not by itself; `seek` works where the format allows it."""
+        """Not for soundfile; `seek` works where the format allows it."""
         return False
 
 
 class DamagedAudio(InputError):
-    """A file that announces audio that it does not hold, or holds some that can't be read.
+    """A file that holds less audio than its header states, or some that can't be read.
 
     Arguments
     ---------
@@ -62,11 +62,11 @@ class AudioReader:
         Any format that libsndfile reads, or, with PyAV, m4a, mp4 and the like; a file object is binary, and can be
         sought in.
     name : str, optional
-        What messages call it. Default: its path.
+        Its name in messages. Default: its path.
     start : int
         Where in a file object it begins.
     notify : bool
-        Whether to log what is odd about a file all of whose audio can be read.
+        Whether to log irregularities of a file whose audio can all be read.
 
     Attributes
     ----------
@@ -77,7 +77,7 @@ class AudioReader:
     frames : int
         T.
     notes : tuple of str
-        What is odd about it, though all its audio can be read.
+        Its irregularities, though all its audio can be read.
 
     Raises
     ------
@@ -137,12 +137,12 @@ class AudioReader:
         if any((file.samplerate, file.channels) != (self.sample_rate, self.channels) for file in self._files):
             raise InputError(
                 f"{self.name}: changes its sample rate or number of channels in the middle. Files were joined byte by "
-                f"byte: convert it with `ffmpeg -i IN OUT.wav`, or take them apart."
+                f"byte: convert it with `ffmpeg -i IN OUT.wav`, or split them."
             )
         self._bounds = np.cumsum([0, *counts]).tolist()
         self.frames = self._bounds[-1]
         if self.frames >= _UNKNOWN:
-            raise InputError(f"{self.name}: does not say how long it is. Write it anew with `ffmpeg -i IN OUT.wav`.")
+            raise InputError(f"{self.name}: does not state its length. Convert it with `ffmpeg -i IN OUT.wav`.")
         self._position = 0  # where to read next
         self._stands = [0] * len(self._files)  # where each file stands
         if found.check_end and self.frames:
@@ -173,7 +173,7 @@ class AudioReader:
         return True
 
     def _check_end(self):
-        """Decode the last frame, since what lacks its end can't be told from its headers."""
+        """Decode the last frame, since headers don't show whether its end is missing."""
         self.seek(self.frames - 1)
         try:
             self.read(1)
@@ -203,7 +203,7 @@ class AudioReader:
         self._position = frame
 
     def read(self, num_frames):
-        """Read on.
+        """Read the next frames.
 
         Arguments
         ---------
@@ -218,7 +218,7 @@ class AudioReader:
         Raises
         ------
         InputError
-            If it ends before the end that it announces, or something in it can't be decoded.
+            If it is shorter than its header states, or something in it can't be decoded.
         """
         blocks, wanted = [], min(num_frames, self.frames - self._position)
         while wanted > 0:
@@ -227,8 +227,8 @@ class AudioReader:
             block = self._read_part(number, self._position - self._bounds[number], count)
             if len(block) < count:
                 raise InputError(
-                    f"{self.name}: ends after {self._position + len(block)} of the {self.frames} samples that it "
-                    f"announces. It is truncated or damaged. {WHOLE_COPY}"
+                    f"{self.name}: ends after {self._position + len(block)} of the {self.frames} samples that its "
+                    f"header states. It is truncated or damaged. {WHOLE_COPY}"
                 )
             blocks.append(block)
             self._position += count
@@ -277,7 +277,7 @@ class AudioReader:
 
 @functools.lru_cache(maxsize=2**10)
 def _notify(name, notes):
-    """Log what is odd about a file; once, though it may be read in many places."""
+    """Log the irregularities of a file once, though it may be read in many places."""
     for note in notes:
         logger.warning("%s: %s.", name, note)
 

@@ -14,7 +14,7 @@ SPEED_PERTURBATIONS = ("none", "discrete", "continuous")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training mixture before it is summed up.
+    """Random changes to the parts of a training mixture before they are summed.
 
     Arguments
     ---------
@@ -26,7 +26,7 @@ class Augmentation:
         Whether the noise changes its speed, too.
     random_shift : float
         Each speaker is shifted by up to so many seconds, either way. Zeros fill the gap: what is shifted out of the
-        item is gone, not wrapped around.
+        segment is lost, not wrapped around.
     level_imbalance : float
         dB. One speaker keeps its level, and each of the others is attenuated by something from 0 to this.
     single_speaker_rate : float

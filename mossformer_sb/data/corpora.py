@@ -1,4 +1,4 @@
-"""The corpora by name, as experiments choose them, and as tables and model cards call them."""
+"""The corpora: their names in experiments, and in tables and model cards."""
 
 # {num_spks}: the number of speakers is part of the name.
 CORPUS_NAMES = {
@@ -15,7 +15,7 @@ CORPUS_NAMES = {
 
 
 def corpus_name(settings):
-    """What tables and model cards call the corpus of an experiment.
+    """The name of an experiment's corpus in tables and model cards.
 
     Arguments
     ---------
@@ -25,7 +25,7 @@ def corpus_name(settings):
     Returns
     -------
     str
-        A corpus that is not in `CORPUS_NAMES` is called as it is given.
+        A corpus that is not in `CORPUS_NAMES` keeps the given name.
 
     Example
     -------

@@ -41,7 +41,7 @@ class SeparationBatch:
 
     @classmethod
     def collate(cls, items):
-        """Pad a list of `Mixture` with zeros to the longest.
+        """Zero-pad a list of `Mixture` to the longest.
 
         Example
         -------
@@ -92,9 +92,9 @@ class SeparationBatch:
 
 
 class EpochDataset(Dataset):
-    """A dataset whose items are pure functions of (seed, epoch, index).
+    """A dataset whose examples are pure functions of (seed, epoch, index).
 
-    They are the same in whatever worker, rank or resumed run they are made.
+    They do not depend on the worker, on the rank, or on whether the run was resumed.
 
     Arguments
     ---------
@@ -112,7 +112,7 @@ class EpochDataset(Dataset):
 
     def __init__(self, seed=0):
         self.seed = seed
-        # In shared memory, so that workers which outlive an epoch see the next one.
+        # In shared memory, so that persistent workers see the next epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch):
@@ -207,11 +207,11 @@ def _rate_advice(rates):
 
 @dataclass(frozen=True)
 class Parts:
-    """What a mixture is made of. Where there is no room, targets and images are the same."""
+    """The signals that a mixture is made of. Without reverberation, targets and images are the same."""
 
     id: str
-    targets: np.ndarray  # [S, T], float32: what a separator is to give
-    images: np.ndarray  # [S, T], float32: how the speakers sound in the mixture
+    targets: np.ndarray  # [S, T], float32: what a separator should output
+    images: np.ndarray  # [S, T], float32: the speakers as they are in the mixture
     noise: np.ndarray  # [T], float32; zero where there is none
     speakers: tuple
 
@@ -244,9 +244,9 @@ def shifted(parts, shifts):
 class AugmentedMixtureDataset(MixtureDataset):
     """The mixtures of a manifest, with another speed, time or level for each speaker in each epoch.
 
-    Where a mixture is the sum of its sources and noise, each source is changed by itself, and they are summed up
-    again. Where it is not, as in WHAMR!, whose mixtures are reverberant and whose sources are not, the mixture and all
-    its sources get one and the same speed and shift. The preparation notes beside the manifest which is the case.
+    Where a mixture is the sum of its sources and noise, each source is changed separately, and they are summed again.
+    Where it is not, as in WHAMR!, whose mixtures are reverberant and whose sources are not, the mixture and all its
+    sources get one and the same speed and shift. The preparation notes beside the manifest which is the case.
 
     Arguments
     ---------
@@ -258,7 +258,7 @@ class AugmentedMixtureDataset(MixtureDataset):
     Raises
     ------
     InputError
-        If levels shall change in mixtures that are no sum, and as for `MixtureDataset`.
+        If levels are to change in mixtures that are not sums, and as for `MixtureDataset`.
     """
 
     def __init__(self, manifest, data_root, augmentation, **options):

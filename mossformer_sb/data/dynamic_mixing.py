@@ -1,7 +1,7 @@
-"""Training mixtures that are generated on the fly, other ones in each epoch.
+"""Dynamic mixing: training mixtures that are generated on the fly, different ones in each epoch.
 
-An item is a pure function of (seed, epoch, index): whatever worker, rank or resumed run makes it, it is the same. The
-mixture is the sum of its parts as they are handed on: nothing is rescaled afterwards.
+An example is a pure function of (seed, epoch, index): it does not depend on the worker, the rank or a resumption. The
+mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 
 1. Draw one utterance for each speaker, all speakers different, each utterance as likely as another.
 2. Draw a speed for each, and a segment of the item's length, which is the given one or that of the shortest
@@ -9,7 +9,7 @@ mixture is the sum of its parts as they are handed on: nothing is rescaled after
 3. Draw a segment of noise, repeated with a cross-fade where the recording is too short.
 4. Draw levels, as the corpus has them: `mossformer_sb.data.level_distributions`.
 5. Convolve the speakers with impulse responses of one room, the same for all: `mossformer_sb.data.impulse_responses`.
-6. Shift the speakers in time, if asked. Sum up.
+6. Shift the speakers in time, if configured. Sum up.
 
 Shapes: S sources, T samples.
 """
@@ -64,7 +64,7 @@ class DynamicMixtureDataset(EpochDataset):
     augmentation : Augmentation, optional
         Default: none.
     room_rate, noise_rate : float
-        Probabilities that an item has a room, and noise, where there are any.
+        Probabilities that an example has reverberation, and noise, where there are any.
     seed : int
         Of everything random.
 
@@ -119,7 +119,7 @@ class DynamicMixtureDataset(EpochDataset):
         self.noise = None if noise_table is None else NoisePool.read(noise_table)
         if self.noise is not None and not self.levels.has_noise:
             raise InputError(
-                f"level_distribution {level_distribution!r} does not say how loud noise is, but {noise_table} lists "
+                f"level_distribution {level_distribution!r} has no level for noise, but {noise_table} lists "
                 "some: choose wham, librimix or speechbrain, or a task without noise."
             )
         self.rooms = None if rir_folder is None else ImpulseResponses(rir_folder, num_spks, sample_rate)
@@ -166,7 +166,7 @@ class DynamicMixtureDataset(EpochDataset):
             room = self.rooms.draw(rng)
 
         dry, lead = self._speech(rng, chosen, speeds, 0 if room is None else room.shape[-1])
-        inside = dry[:, lead:]  # [S, T]; what comes before is there for the room's tail
+        inside = dry[:, lead:]  # [S, T]; what comes before is needed for the reverberation
         noise = self._noise(rng, inside.shape[1])
         measured = {name: self.speech.measured[name][chosen] for name in self.levels.measures}
         gains, noise_gain = self.levels.gains(rng, inside, measured, noise, self.sample_rate, offsets)

@@ -75,7 +75,7 @@ class ImpulseResponses:
         dry : numpy.ndarray
             [S, lead + T].
         lead : int
-            Samples at the beginning that are there only for their reverberation in what follows.
+            Samples at the beginning that only contribute their reverberation to what follows.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""How loud the speakers and the noise of a mixture are: distributions to draw from, by name.
+"""Level distributions of the speakers and the noise of a mixture, by name.
 
 Each is a class with one method, `gains`, which draws the factors that dry speech and noise are multiplied by. Levels
 are measured as the corpus defines them: those of speech on the whole utterance, since a crop may hold little of it;
@@ -20,7 +20,7 @@ class Levels(ABC):
 
     # Columns of the speech table that are read.
     measures = ()
-    # Whether it says how loud noise is.
+    # Whether it has a level for noise.
     has_noise = True
 
     @abstractmethod
@@ -53,8 +53,8 @@ class Levels(ABC):
 class Wsj0MixLevels(Levels):
     """WSJ0-2mix and -3mix: active speech levels g and -g dB, g from U(0, 2.5), and 0 dB for a third speaker; peak 0.9.
 
-    More speakers go on in such pairs. Source: the mixing lists of WSJ0-mix, where g1 lies in that range with mean 1.25,
-    g2 = -g1 and g3 = 0.
+    More speakers continue in such pairs. Source: the mixing lists of WSJ0-mix, where g1 lies in that range with mean
+    1.25, g2 = -g1 and g3 = 0.
 
     Example
     -------
@@ -85,7 +85,7 @@ class Wsj0MixLevels(Levels):
 
 
 class WhamLevels(Wsj0MixLevels):
-    """WHAM! and WHAMR!: speech as in WSJ0-2mix; noise as recorded, and speech set against it.
+    """WHAM! and WHAMR!: speech as in WSJ0-2mix; noise as recorded, and speech scaled relative to it.
 
     The louder speaker's loudness is from U(-3, 6) dB above the noise's; where the peak of a signal or of a sum of them
     exceeds 0.95, all is scaled down to it. Source: the scripts of WHAM! (Wichern et al., 2019).
@@ -153,9 +153,9 @@ class LibriMixLevels(Levels):
 class SpeechBrainLevels(Levels):
     """SpeechBrain's dynamic mixing: mean amplitudes from N(-27.43, 2.57) dB, and N(-2.51, 2.66) dB relative to that.
 
-    The first is a speaker's, the other is how the others lie to it; none leaves [-45, 0] dB. Amplitudes are measured
-    on the segment that is used. Noise has the mean amplitude of the speakers: that is what its recipes train on by
-    default, with speed perturbation, whatever was added before. The peak is 0.9.
+    The first is a speaker's level, the second the other speakers' levels relative to it; all are clamped to [-45, 0]
+    dB. Amplitudes are measured on the segment that is used. Noise has the mean amplitude of the speakers: that is what
+    its recipes train on by default, with speed perturbation, whatever noise was added before. The peak is 0.9.
     """
 
     first = (-27.43, 2.57)  # dB, mean and standard deviation

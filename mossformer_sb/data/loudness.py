@@ -1,4 +1,4 @@
-"""How loud a signal is: the measures by which published mixtures were made.
+"""Loudness and level measures, those by which published mixtures were made.
 
 Shapes: T samples.
 """
@@ -12,7 +12,7 @@ from scipy.signal import lfilter, sosfilt
 
 from mossformer_sb.errors import InputError
 
-LOUDNESS_BLOCK = 0.4  # seconds; BS.1770 says nothing of shorter signals
+LOUDNESS_BLOCK = 0.4  # seconds; BS.1770 does not define shorter signals
 
 _PARTS = 4  # of a block, by one of which each is later than the one before
 _ABSOLUTE_GATE = -70.0  # LUFS: blocks below do not count
@@ -117,7 +117,7 @@ def loudness(signal, sample_rate):
     quarters = np.arange(1 + round(len(signal) / length * _PARTS)) * (length / _PARTS)
     quarters = np.minimum(quarters.astype(int), len(signal))
     energies = np.add.reduceat(np.square(weighted), quarters[:-1])
-    energies[-1] -= np.square(weighted[quarters[-1] :]).sum()  # reduceat goes on to the end
+    energies[-1] -= np.square(weighted[quarters[-1] :]).sum()  # reduceat continues to the end
     blocks = np.convolve(energies, np.ones(_PARTS), "valid") / length
     blocks = blocks[_lufs(blocks) >= _ABSOLUTE_GATE]
     if not len(blocks):
@@ -131,12 +131,12 @@ def _lufs(power):
 
 @functools.lru_cache
 def _k_weighting(sample_rate):
-    """The two filters that stand for head and ear, as second-order sections; their design is pyloudnorm's."""
+    """The two filters that model head and ear, as second-order sections; their design is pyloudnorm's."""
     try:
         import pyloudnorm
     except ImportError:
         raise InputError(
-            'Loudness is measured with pyloudnorm\'s filters, and it is missing: pip install "mossformer_sb[data]"'
+            'Loudness is measured with pyloudnorm\'s filters, which is not installed: pip install "mossformer_sb[data]"'
         ) from None
     filters = pyloudnorm.Meter(sample_rate)._filters.values()
     return np.array([[*stage.passband_gain * stage.b, *stage.a] for stage in filters])

@@ -25,7 +25,7 @@ __all__ = ["DATA_ROOT", "read_manifest", "check_lengths", "fingerprint"]
 SPEECHBRAIN_COLUMN = "mix_wav_format"  # that the tables of SpeechBrain's recipes have beside each path
 HEADER_THREADS = 8
 LARGEST = 1e9  # no duration in seconds and no rate in Hz is larger
-FINGERPRINT_SHOWN = 12  # digits of a fingerprint that people get to see
+FINGERPRINT_SHOWN = 12  # digits of a fingerprint that are shown
 SAMPLED_RECORDINGS = 48  # of a dataset, of which a fingerprint has samples
 SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # in each of them, and frames at each place
 
@@ -110,7 +110,7 @@ def _check_cells(path, table, columns):
             raise InputError(f"{path}: {column} of mixture {row} is empty. Give every row a value for each column.")
     twice = table["ID"][table["ID"].duplicated()]
     if len(twice):
-        raise InputError(f"{path}: the ID {twice.iloc[0]} is given twice. Give every mixture an ID of its own.")
+        raise InputError(f"{path}: the ID {twice.iloc[0]} occurs twice. Give every mixture a unique ID.")
 
 
 def _numbers(path, table, column):
@@ -144,7 +144,8 @@ def _header(manifest, data_root, path):
 def check_lengths(manifest, table, trim=0):
     """Compare the lengths in a manifest with those of the files, for a few mixtures.
 
-    It finds durations that are wrong everywhere before training begins; reading a mixture compares those of its files.
+    It finds durations that are wrong everywhere, before training begins; each mixture's files are compared when they
+    are read.
 
     Arguments
     ---------
@@ -170,14 +171,14 @@ def check_lengths(manifest, table, trim=0):
 
 
 def fingerprint(table):
-    """Tell whether two manifests list the same data, wherever it lies.
+    """Hash of the data that a manifest lists, wherever it lies: equal for the same data.
 
     Covered are: which kinds of signal there are (the ``…_wav`` columns), the ID, length and sample rate of every
     mixture, and, of all signals of a few mixtures, some samples. So another task or target, other speakers, noise or
     levels give another fingerprint, and so does another corpus with the same names. A change in a single recording may
     go unnoticed: the samples are of at most `SAMPLED_RECORDINGS` mixtures, so that the time doesn't grow with the
-    corpus. The order of the rows and the format of the files are without effect; lossy formats count as they are
-    decoded here.
+    corpus. The order of the rows and the format of the files have no effect; lossy formats count as they are decoded
+    here.
 
     Arguments
     ---------
@@ -262,7 +263,7 @@ def recordings_fingerprint(names, paths, num_samples, sample_rates):
     Arguments
     ---------
     names : sequence of str
-        What is known of each recording besides: its speaker and its name without folder.
+        Further facts on each recording: its speaker and its name without folder.
     paths, num_samples, sample_rates : sequence
         The file, its length, and its rate in Hz.
 
@@ -277,7 +278,7 @@ def recordings_fingerprint(names, paths, num_samples, sample_rates):
 
 
 def mixtures_are_sums(manifest):
-    """Tell whether the mixtures of a manifest are the sum of its sources and noise, as its preparation noted beside it.
+    """Whether the mixtures of a manifest are the sum of its sources and noise, as its preparation noted beside it.
 
     Arguments
     ---------
@@ -299,5 +300,5 @@ def mixtures_are_sums(manifest):
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"{facts}: does not say whether the mixtures are the sum of sources and noise (mixture_is_sum), which "
-            "augmentation needs to know. Prepare the data again (without --skip_prep)."
+            f"augmentation needs. Prepare the data again (without --skip_prep)."
         ) from error

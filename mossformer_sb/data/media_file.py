@@ -1,4 +1,4 @@
-"""Sound in the containers of phones and films, decoded by PyAV, which brings its own FFmpeg; no program is started.
+"""Audio in the containers of phones and films, decoded by PyAV, whose wheel includes FFmpeg; no program is started.
 
 Only containers that are recognised by their first bytes are opened, each by its own reader, so that no file can have
 another file or an address opened.
@@ -28,10 +28,10 @@ _BY_MAGIC = {
     b"TTA1": "tta",
 }
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"}
-# Readers whose files say how long they are; of the others, FFmpeg's duration is an estimate from the bit rate.
+# Readers whose files state their length; of the others, FFmpeg's duration is an estimate from the bit rate.
 _WITH_DURATION = {"mov", "matroska", "asf", "avi", "flv", "wv", "tta"}
-_TOLERANCE = 0.15  # seconds by which a container may announce more than it holds: a few packets, for rounding
-_LATE = 0.1  # seconds after the beginning of the pictures, from which on a late sound is told
+_TOLERANCE = 0.15  # seconds by which a container may state more than it holds: a few packets, for rounding
+_LATE = 0.1  # seconds after the beginning of the pictures, from which on a late start of the audio is reported
 
 
 def media_format(head):
@@ -57,7 +57,7 @@ def can_read_media():
 
 
 class DamagedMedia(Exception):
-    """A container that does not hold what it announces; ``damage`` says what is wrong."""
+    """A container that holds less than its header states; ``damage`` says what is wrong."""
 
     def __init__(self, text, truncated=True):
         super().__init__(text)
@@ -67,7 +67,7 @@ class DamagedMedia(Exception):
 class MediaFile:
     """The first audio stream of a container, in the manner of `soundfile.SoundFile`.
 
-    All of it is decoded once to find how long it is, since containers only say so roughly, and whether it is whole.
+    All of it is decoded once to find its exact length, which containers only state roughly, and whether it is complete.
 
     Arguments
     ---------
@@ -78,14 +78,14 @@ class MediaFile:
     name : str
         For messages.
     key : hashable, optional
-        What tells this content from all others: what was found of it is kept. Default: nothing is kept.
+        Identifies this content: the survey is cached under it. Default: no cache.
 
     Attributes
     ----------
     samplerate, channels, frames : int
         As of `soundfile.SoundFile`.
     notes : tuple of str
-        What is odd about it.
+        Its irregularities.
 
     Raises
     ------
@@ -154,7 +154,7 @@ class MediaFile:
             raise DamagedMedia("is truncated or damaged: its index is missing")
         if not self._container.streams.audio:
             raise InputError(
-                f"{self._name}: has no sound, or its index is cut off. Give a whole file with an audio stream."
+                f"{self._name}: has no audio, or its index is cut off. Give a whole file with an audio stream."
             )
         return self._container
 
@@ -206,14 +206,14 @@ class MediaFile:
                 )
             frames += len(block)
         if rate is None:
-            raise DamagedMedia("holds no sound, though it announces some")
+            raise DamagedMedia("holds no audio, though its header states some")
         there = frames / rate if streams is None else self._end - (container.start_time or 0) / 1e6
         if announced is not None and there < announced - max(_TOLERANCE, 0.001 * announced):
             raise DamagedMedia(f"is truncated: {there:.2f} of {announced:.2f} s can be read")
         return rate, channels, frames, tuple(notes)
 
     def _announced(self, container, sound):
-        """Seconds that the container announces, or None; and of which streams, or None for the sound alone."""
+        """Seconds that the container's header states, or None; and of which streams, or None for the audio alone."""
         if self._reader not in _WITH_DURATION:
             return None, None
         if self._reader == "avi":  # FFmpeg takes its duration from what is left of the file; the header has a count
@@ -226,7 +226,7 @@ class MediaFile:
 
 
 class _Key:
-    """Stands for an open file in a cache by what tells its content from others."""
+    """Key of an open file in a cache, by its content."""
 
     def __init__(self, file, key):
         self.file, self.key = file, key
@@ -254,6 +254,6 @@ def _reason(error):
 
 
 def media_key(path):
-    """What tells the content of a file from that of others, while nobody writes to it."""
+    """Key that identifies the content of a file, as long as it isn't written to."""
     found = os.stat(path)
     return os.fspath(path), found.st_size, found.st_mtime_ns

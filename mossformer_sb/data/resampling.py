@@ -1,4 +1,4 @@
-"""Another sample rate or speed: for whole signals, block by block, and for excerpts of files.
+"""Resampling and change of speed: of whole signals, block by block, and of segments of files.
 
 Shapes: T samples, t samples of a block; P periods of ``up`` results, each of G groups of N, which look at W samples.
 Further axes of blocks, such as sources, stay as they are.
@@ -16,14 +16,14 @@ from scipy.signal import firwin, resample_poly
 from mossformer_sb.data.audio_io import read_audio
 
 _ZERO_CROSSINGS = 10  # of scipy's filter, on each side: so many samples of the slower of the two rates
-SPEED_STEP = 1000  # speeds are multiples of 1/1000, so that resampling is by whole numbers
+SPEED_STEP = 1000  # speeds are multiples of 1/1000, so that resampling is by integers
 _MAX_GROUP = 32  # results of one matrix product
 
 
 def resample(samples, old_rate, new_rate):
     """Convert the sample rate with scipy's polyphase filter, as the published corpora were converted.
 
-    The filter has linear phase and its delay is taken away, so that the result stays aligned with the input.
+    The filter has linear phase and its delay is compensated, so that the result stays aligned with the input.
 
     Arguments
     ---------
@@ -96,10 +96,10 @@ def _ratio(old_rate, new_rate):
 
 @dataclass(frozen=True)
 class SpeedResampler:
-    """A change of sample rate and speed in one: ``up`` samples come of ``down``.
+    """Resampler that changes sample rate and speed at once: ``down`` samples become ``up``.
 
-    A speed of 1.05 makes a recording shorter and its pitch higher, as SoX's effect ``speed`` does, and as
-    "speed perturbation" is understood everywhere.
+    A speed of 1.05 makes a recording shorter and its pitch higher, as SoX's effect ``speed`` does, and as in "speed
+    perturbation".
 
     Arguments
     ---------
@@ -112,7 +112,7 @@ class SpeedResampler:
 
     @classmethod
     def between(cls, source_rate, target_rate, speed=1.0):
-        """From a recording's rate to the wanted one, in Hz, at a speed (rounded to 1/1000).
+        """From a recording's rate to the target rate, in Hz, at a speed (rounded to 1/1000).
 
         Example
         -------
@@ -123,11 +123,11 @@ class SpeedResampler:
         return cls(ratio.numerator, ratio.denominator)
 
     def num_out(self, num_in):
-        """How many samples come of a recording of ``num_in``."""
+        """Number of output samples for ``num_in`` input samples."""
         return num_in * self.up // self.down
 
     def num_in(self, num_out):
-        """How many samples ``num_out`` are made of."""
+        """Number of input samples for ``num_out`` output samples."""
         return -(-num_out * self.down // self.up)
 
     def read(self, path, total, start, num_samples, trim=0):
@@ -205,7 +205,7 @@ class SpeedResampler:
 
 @functools.lru_cache(maxsize=512)
 def _interpolation(up, down, reach):
-    """Where each group of a period's results begins to look, [G], and its weights, [G, W, N].
+    """Where the window of each group of a period's results begins, [G], and its weights, [G, W, N].
 
     The filter is the one that scipy's resample_poly has by default. Place 0 is ``reach`` samples before the period.
     """

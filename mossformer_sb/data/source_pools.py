@@ -1,4 +1,4 @@
-"""Source pools, speech and noise to draw from: tables that the preparation writes and dynamic mixing reads.
+"""Source pools of speech and noise: tables that the preparation writes and dynamic mixing draws from.
 
 A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
 speech also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
@@ -24,7 +24,7 @@ SPEECH_COLUMNS = (*NOISE_COLUMNS, "spk", "active_level", "loudness")
 
 @dataclass(frozen=True)
 class SpeechPool:
-    """Utterances, and what is known of them.
+    """Utterances to draw from, with their speakers, lengths and levels.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class SpeechPool:
     measured : dict
         Name of a measure to the levels of all utterances, in dB.
     codes : numpy.ndarray
-        A number for each utterance that tells its speaker from others.
+        A number for each utterance that identifies its speaker.
     """
 
     paths: list
@@ -76,7 +76,7 @@ class SpeechPool:
             usable &= np.isfinite(table[measure])
         if not usable.all():
             logger.info(
-                "%s: %d of %d utterances are too short or silent, and not drawn", path, (~usable).sum(), len(usable)
+                "%s: %d of %d utterances are too short or silent, and skipped", path, (~usable).sum(), len(usable)
             )
         table = table[usable]
         found = table["spk"].nunique()
@@ -113,7 +113,7 @@ class SpeechPool:
 
 @dataclass(frozen=True)
 class NoisePool:
-    """Noise, a long recording as likely as several short ones that last as long together.
+    """Noise recordings to draw from, with a probability in proportion to their length.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
-"""Tables that people make: CSV files of any spreadsheet, read as text.
+"""Tables made by users: CSV files of any spreadsheet, read as text.
 
-What differs between programs is found out: the separator (comma, semicolon, tab or bar), the encoding (UTF-8, UTF-16
+What differs between programs is detected: the separator (comma, semicolon, tab or bar), the encoding (UTF-8, UTF-16
 with or without a byte order mark, or else Windows-1252), the line ends, quotes, blanks around values, blank lines.
 """
 
@@ -34,7 +34,7 @@ def read_table(path, what="table"):
     path : str or Path
         Its first line has the names of the columns.
     what : str
-        What messages call it.
+        Its name in messages.
 
     Returns
     -------
@@ -73,8 +73,8 @@ def read_table(path, what="table"):
     for number, values in lines[1:]:
         if any(values[len(columns) :]):
             raise InputError(
-                f"{name}, line {number}: has {len(values)} values for {len(columns)} columns. Put a value that "
-                "contains the separator in double quotes."
+                f"{name}, line {number}: has {len(values)} values for {len(columns)} columns. Put values that contain "
+                f"the separator in double quotes."
             )
         values += [""] * (len(columns) - len(values))
         rows.append(dict(zip(columns, values, strict=False)))
@@ -115,7 +115,7 @@ def _lines(text, name):
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first, _, rest = text.partition("\n")
     skipped = 0
-    separator = re.fullmatch(r'\s*"?sep=(.)"?\s*', first)  # how Excel notes it
+    separator = re.fullmatch(r'\s*"?sep=(.)"?\s*', first)  # Excel's way to state it
     if separator:
         text, skipped = rest, 1
     separator = separator[1] if separator else _separator(text)
@@ -149,7 +149,7 @@ def _column(name):
 
 
 def other_table(columns):
-    """Say which program's table this is, if it is one whose columns are not those of a manifest; else nothing.
+    """The program whose table this is, if its columns are not those of a manifest; else an empty string.
 
     Arguments
     ---------
@@ -174,7 +174,7 @@ def other_table(columns):
 
 
 def resolve_path(cell, data_root, here="."):
-    """Find the file that a value of a table means.
+    """Resolve the path in a cell of a table.
 
     Arguments
     ---------
@@ -203,14 +203,14 @@ def resolve_path(cell, data_root, here="."):
         cell = cell.replace("\\", "/")
     if cell.startswith(DATA_ROOT):
         if data_root is None:
-            raise InputError(f"{cell}: {DATA_ROOT} stands for no folder: give the one that the data lies in.")
+            raise InputError(f"{cell}: {DATA_ROOT} is not set: give the folder that the data lies in.")
         return f"{expanded(data_root)}{cell[len(DATA_ROOT) :]}"
     cell = expanded(cell)
     return cell if os.path.isabs(cell) or str(here) in ("", ".") else os.path.join(here, cell)
 
 
 def likely_cause(path, data_root=None):
-    """Say why a file of a table may not be there, as the end of a message: empty if nothing is known.
+    """The likely reason why a file of a table does not exist, as the end of a message; empty if unknown.
 
     Arguments
     ---------

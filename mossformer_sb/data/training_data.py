@@ -1,4 +1,4 @@
-"""The training set of an experiment: mixtures as they lie on the disk, augmented, or generated on the fly."""
+"""The training set of an experiment: static mixtures, augmented ones, or mixtures generated on the fly."""
 
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import AugmentedMixtureDataset, MixtureDataset
@@ -28,7 +28,7 @@ def training_data(
     trim : int
         As for `mossformer_sb.data.datasets.MixtureDataset`.
     dynamic_mixing : bool
-        Whether mixtures are generated on the fly, other ones in each epoch.
+        Whether mixtures are generated on the fly, different ones in each epoch.
     **mixing
         Further arguments of `DynamicMixtureDataset`, without effect if ``dynamic_mixing`` is False.
 

@@ -1,1 +1,1 @@
-"""Scores of estimates, tables of them, and a page that shows them."""
+"""Metrics of estimates, tables of scores, plots and the report."""

@@ -1,4 +1,4 @@
-"""Examples to listen to and to look at: a mixture, its sources, and the estimates in their order and at their level.
+"""Audio examples: a mixture, its sources, and the estimates in the order and at the level of the sources.
 
 Shapes: T samples, S speakers.
 """
@@ -21,7 +21,7 @@ LONGEST_EXAMPLE = 10.0  # seconds of an example that are kept
 def mixture_gain(estimates, mixture):
     """The one gain, common to all estimates, with which their sum comes closest to the mixture (least squares).
 
-    A gain of its own for each estimate would lose how loud the speakers were against each other.
+    A gain for each estimate would lose the relative levels of the speakers.
 
     Arguments
     ---------
@@ -59,7 +59,7 @@ def peak_gain(*signals):
 
 @dataclass
 class Example:
-    """An utterance for the page; each estimate stands in the place of its source."""
+    """An utterance for the report; the estimates are in the order of the sources."""
 
     title: str
     mixture: np.ndarray  # [T]
@@ -177,7 +177,8 @@ def save_example(folder, utterance_id, mixture, sources, estimates, permutation,
     Arguments
     ---------
     folder : str or Path
-        Made if it is not there. Files are ``<id>_mix.wav``, ``<id>_source1.wav``, ``<id>_estimate1.wav`` and so on.
+        Created if it does not exist. Files are ``<id>_mix.wav``, ``<id>_source1.wav``, ``<id>_estimate1.wav`` and so
+        on.
     utterance_id : str
         The mixture's ID; separators of paths in it become underscores.
     mixture : torch.Tensor
@@ -212,13 +213,13 @@ def saved_example(title, folder, utterance_id):
             found.append(torch.from_numpy(read_audio(path)[0]))
             number += 1
         if not found:
-            raise InputError(f"{folder}: holds {stem}_mix.wav, but no {stem}_{kind}1.wav. Was it copied as a whole?")
+            raise InputError(f"{folder}: holds {stem}_mix.wav, but no {stem}_{kind}1.wav. Was it copied completely?")
         signals.append(torch.stack(found, -1))
     return Example.of(f"{title}: {utterance_id}", torch.from_numpy(mixture), *signals, rate)
 
 
 def example_stem(utterance_id):
-    """What the names of an example's files begin with.
+    """Beginning of the names of an example's files.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""STOI and PESQ, which need more packages: the extra ``score``."""
+"""STOI and PESQ, whose packages are in the extra ``score``."""
 
 import importlib.util
 import threading
@@ -11,7 +11,7 @@ _PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
 
 
 def check_metrics(metrics):
-    """Raise InputError if a metric is not known, or its package is not there.
+    """Raise InputError if a metric is not known, or its package is not installed.
 
     Example
     -------
@@ -26,8 +26,8 @@ def check_metrics(metrics):
         for package in (EXTRA_METRICS[name], "torchmetrics"):
             if importlib.util.find_spec(package) is None:
                 raise InputError(
-                    f"{name.upper()} needs the package {package}, which is not here: "
-                    f"pip install 'mossformer_sb[score]'."
+                    f"{name.upper()} needs the package {package}, which is not installed: pip install "
+                    f"'mossformer_sb[score]'."
                 )
 
 
@@ -63,7 +63,9 @@ def extra_metric(name, estimates, sources, rate, utterance_id):
     if name == "stoi":
         return short_time_objective_intelligibility(estimates, sources, rate).mean().item()
     if rate not in PESQ_MODES:
-        raise InputError(f"{utterance_id}: has {rate} Hz; PESQ is defined for 8000 and 16000 Hz. Leave it out.")
+        raise InputError(
+            f"{utterance_id}: has {rate} Hz; PESQ is defined for 8000 and 16000 Hz. Remove it from --metrics."
+        )
     import pesq
 
     with _PESQ_ALONE:

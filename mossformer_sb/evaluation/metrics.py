@@ -1,4 +1,4 @@
-"""What a separation is worth: SI-SNR, SDR, and their improvement over the unprocessed mixture."""
+"""Metrics of a separation: SI-SNR, SDR, and their improvement over the unprocessed mixture."""
 
 from typing import NamedTuple
 
@@ -106,7 +106,7 @@ def _sdr(estimates, sources):
 
 
 def _filtered_ratio(estimate, source):
-    """Energy of what the best filter makes of the source, against that of the rest of the estimate: [T] twice → dB.
+    """Energy of the optimally filtered source, relative to that of the rest of the estimate: [T] twice → dB.
 
     The same as torchmetrics' ``signal_distortion_ratio``; the filter's equations are solved by Levinson's recursion.
     """

@@ -1,4 +1,4 @@
-"""All pictures: scores, the course of a training, spectrograms. Drawn by matplotlib, which is imported when needed.
+"""All plots: scores, training curves, spectrograms. Drawn by matplotlib, which is imported when needed.
 
 Shapes: T samples.
 """
@@ -18,7 +18,7 @@ _BLUE, _BLACK = "#4477aa", "#222222"
 
 
 def check_plots(purpose):
-    """Raise InputError if matplotlib is absent.
+    """Raise InputError if matplotlib is not installed.
 
     Arguments
     ---------
@@ -27,7 +27,7 @@ def check_plots(purpose):
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
-            f"{purpose} needs the package matplotlib, which is not here: pip install 'mossformer_sb[report]'."
+            f"{purpose} needs the package matplotlib, which is not installed: pip install 'mossformer_sb[report]'."
         )
 
 
@@ -46,7 +46,7 @@ def png(figure, dpi=90):
 
 
 def save_png(figure, path, dpi=90):
-    """Write the figure as a PNG file, complete or not at all."""
+    """Write the figure as a PNG file, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
 
@@ -187,7 +187,7 @@ def draw_spectrograms(path, signals, sample_rate):
     Raises
     ------
     InputError
-        If matplotlib is absent.
+        If matplotlib is not installed.
 
     Example
     -------
@@ -195,7 +195,7 @@ def draw_spectrograms(path, signals, sample_rate):
     >>> draw_spectrograms(path, {"mixture": np.random.randn(8000)}, 8000).read_bytes()[1:4]
     b'PNG'
     """
-    check_plots("a picture of spectrograms")
+    check_plots("an image of spectrograms")
     figure = new_figure(4.2 * len(signals), 2.6)
     axes = figure.subplots(1, len(signals), squeeze=False)[0]
     loudest = largest_magnitude(signals.values())

@@ -25,17 +25,17 @@ PUBLISHED = {
     "WHAM!": {"Wavesplit + DM": 16.0, "SepFormer + DM": 16.4, "MossFormer(L) + DM": 17.3, "MossFormer2 + DM": 18.1},
     "WHAMR!": {"Wavesplit + DM": 13.2, "SepFormer + DM": 14.0, "MossFormer(L) + DM": 16.3, "MossFormer2 + DM": 17.0},
 }
-_PUBLISHED_FOR = {  # what else a test has to be to be compared with these
+_PUBLISHED_FOR = {  # what else a test must have to be comparable with these
     "WSJ0-2mix": {"task": "separate_clean"},
     "WSJ0-3mix": {"task": "separate_clean"},
     "WHAM!": {"task": "separate_noisy"},
     "WHAMR!": {"task": "separate_noisy_reverb", "target": "anechoic"},
 }
-_DEFAULTS = {"mode": "min", "target": "anechoic"}  # what null stands for
+_DEFAULTS = {"mode": "min", "target": "anechoic"}  # the meaning of null
 
 
 def comparable_corpus(hparams):
-    """The corpus of an experiment, if its test is the published one in task, rate and mode; else nothing.
+    """The corpus of an experiment, if its test is the published one in task, rate and mode; else an empty string.
 
     Example
     -------

@@ -1,6 +1,6 @@
-"""One page to look at and to listen to: scores against the published ones, curves, and examples with sound.
+"""The HTML report: scores beside published ones, curves, and audio examples.
 
-The page holds all its pictures and sounds itself, and no script: it can be sent as it is. Its form is the template
+All images and audio are embedded in the page, and it has no script: a single file to send. The template is
 ``report.html.j2`` beside this file.
 """
 
@@ -24,11 +24,11 @@ _LABELS = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi", "si-snr": "SI-SNR", "sdr": "S
 
 
 def check_report():
-    """Raise InputError if what makes the page is absent."""
+    """Raise InputError if a package for the report is not installed."""
     for package in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(package) is None:
             raise InputError(
-                f"the report needs the package {package}, which is not here: pip install 'mossformer_sb[report]'."
+                f"the report needs the package {package}, which is not installed: pip install 'mossformer_sb[report]'."
             )
 
 
@@ -42,11 +42,11 @@ def write_report(path, scores, examples=(), title="Separation", corpus="", facts
     scores : pandas.DataFrame
         From `ScoreTable.to_frame`.
     examples : iterable of Example
-        With pictures and sound.
+        With spectrograms and audio.
     title : str
         The page's.
     corpus : str
-        One of `PUBLISHED` to compare with; others have nothing to compare with.
+        One of `PUBLISHED` to compare with; for others nothing is published.
     facts : dict, optional
         Name to value, for a table.
     epochs : pandas.DataFrame, optional
@@ -59,7 +59,7 @@ def write_report(path, scores, examples=(), title="Separation", corpus="", facts
     Raises
     ------
     InputError
-        If matplotlib or jinja2 is absent, or there is nothing to report.
+        If matplotlib or jinja2 is not installed, or there is nothing to report.
     """
     check_report()
     rows = scored(scores)
@@ -99,14 +99,14 @@ def _statistics(values):
 
 
 def _ranked(ours, corpus):
-    """Names and SI-SNRi of what is published on a corpus and of this model, from the lowest; empty if nothing is."""
+    """Names and SI-SNRi of published results on a corpus and of this model, lowest first; empty if there are none."""
     if corpus not in PUBLISHED:
         return []
     return sorted([*PUBLISHED[corpus].items(), (_OURS, ours)], key=lambda item: item[1])
 
 
 def _example(example):
-    """What the template shows of an `Example`: the mixture, and below it each source beside its estimate."""
+    """The template's values for an `Example`: the mixture, and below it each source beside its estimate."""
     rows = [[("mixture", example.mixture)]]
     for number, pair in enumerate(zip(example.sources.T, example.estimates.T, strict=True), start=1):
         rows.append([(f"{name} {number}", signal) for name, signal in zip(("source", "estimate"), pair, strict=True)])

@@ -1,4 +1,4 @@
-"""The scores of a test set: computing them with a model, and their table."""
+"""The scores of a test set: computing them with a model, and the table of scores."""
 
 import itertools
 import math
@@ -67,7 +67,7 @@ class ScoreTable:
 
     @property
     def num_silent(self):
-        """Number of utterances without scores, which the average leaves out."""
+        """Number of utterances without scores, which the average excludes."""
         return sum(math.isnan(row[len(self.COLUMNS) - 1]) for row in self._rows)
 
     def average(self):
@@ -80,7 +80,7 @@ class ScoreTable:
         return pd.concat([self._frame(), average], ignore_index=True)
 
     def write(self, path):
-        """Write the table as a CSV, under a temporary name first."""
+        """Write the table as a CSV, atomically."""
         with atomic_write(path) as temporary:
             self.to_frame().to_csv(temporary, index=False, float_format="%.6f")
 
@@ -94,7 +94,7 @@ class ScoreTable:
         if len(self.columns) > len(self.COLUMNS):
             lines.append(f"{', '.join(self.columns[len(self.COLUMNS) :])}: not in dB")
         if self.num_silent:
-            lines.append(f"{self.num_silent} utterances with nothing but silent sources are left out")
+            lines.append(f"{self.num_silent} utterances with only silent sources are excluded")
         return "\n".join(lines)
 
     def _frame(self):
@@ -102,7 +102,7 @@ class ScoreTable:
 
 
 def score_table(results, metrics=()):
-    """Put what `score` gives into a `ScoreTable`."""
+    """Collect the results of `score` in a `ScoreTable`."""
     table = ScoreTable(metrics)
     for utterance_id, scores, others in results:
         table.add(utterance_id, scores, **others)

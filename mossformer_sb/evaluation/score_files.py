@@ -1,4 +1,4 @@
-"""Scoring files: which estimates, references and mixtures belong together, and their scores."""
+"""Scoring files: matching estimates with references and mixtures, and computing their scores."""
 
 import functools
 import logging
@@ -80,7 +80,7 @@ def find_utterances(estimates, references, mixtures=None, data_root=None, subset
 
 
 def _without_item(estimates, sources):
-    """SpeechBrain's recipes write ``item<ID>_source1hat.wav``: the ID alone, if the references have it so."""
+    """The ID in ``item<ID>_source1hat.wav`` of SpeechBrain's recipes, if the references have it without "item"."""
     names = {name: name.removeprefix("item") for name in estimates}
     if all(name.startswith("item") for name in names) and not names.keys() & sources.keys():
         return {names[name]: paths for name, paths in estimates.items()}
@@ -130,7 +130,7 @@ def _without(problems, utterances):
         more = f"\n  and {len(problems) - SHOWN_PROBLEMS} more" if len(problems) > SHOWN_PROBLEMS else ""
         raise InputError(
             f"estimates, references and mixtures don't match:\n  {shown}{more}\nEach ID needs one mixture, and as many "
-            f"estimates as references. --subset leaves out references without estimates."
+            f"estimates as references. --subset skips references without estimates."
         )
     if not utterances:
         raise InputError("there is nothing to score: no ID has estimates and references.")
@@ -145,7 +145,7 @@ def _read_rows(path):
         raise InputError(f"{path}: column ID is missing; found {', '.join(columns)}.{other_table(columns)}")
     counts = Counter(row["ID"] for row in rows)
     for name in (name for name, count in counts.items() if count > 1 or not name):
-        raise InputError(f"{path}: the ID {name!r} is given {counts[name]} times. Give every row an ID of its own.")
+        raise InputError(f"{path}: the ID {name!r} occurs {counts[name]} times. Give every row a unique ID.")
     return rows
 
 
@@ -202,7 +202,7 @@ def score(utterances, metrics=(), num_threads=1, trim=0):
 
 
 def _score(utterance, metrics, trim):
-    """What `score_signals` gives, and by how many samples the longest signal was cut."""
+    """The result of `score_signals`, and by how many samples the longest signal was cut."""
     signals, rate, cut = _read(utterance, trim)
     return score_signals(utterance.id, *signals, rate, metrics), cut
 

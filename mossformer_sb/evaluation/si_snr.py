@@ -1,4 +1,4 @@
-"""SI-SNR, and which permutation of the estimates has the best.
+"""SI-SNR, and the best permutation of the estimates.
 
 Shapes: B batch, T samples, S sources (and as many estimates). Signals are [B, T, S], as everywhere in SpeechBrain.
 """
@@ -15,7 +15,7 @@ from mossformer_sb.network.lengths import check_lengths, padding_mask
 
 # Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
 EPS = 1e-12
-# A source whose root mean square lies below the last bit of 24-bit audio is silence: nothing can be said about it.
+# A source whose root mean square lies below the last bit of 24-bit audio counts as silent.
 SILENCE = 2.0**-23
 # Up to here all S! permutations are compared at once; beyond, the Hungarian algorithm finds the best.
 _MAX_ENUMERATED = 4
@@ -32,12 +32,12 @@ def si_snr(estimates, sources, lengths=None):
     estimates, sources : torch.Tensor
         [B, T, S].
     lengths : torch.Tensor, optional
-        [B], int64, samples of each item; what lies beyond is not looked at. Default: all T.
+        [B], int64, samples of each item; samples beyond are ignored. Default: all T.
 
     Returns
     -------
     torch.Tensor
-        [B, S], dB, between -120 and 120. A silent source gives -120 and no gradient: leave it out (see `is_active`).
+        [B, S], dB, between -120 and 120. A silent source gives -120 and no gradient: exclude it (see `is_active`).
 
     Raises
     ------
@@ -81,7 +81,7 @@ def pairwise_si_snr(estimates, sources, lengths=None):
     tensor([[2, 1, 0]])
     """
     estimates, centred_sources = zero_mean(estimates, sources, lengths=lengths)
-    # No matrix product: under autocast it would be computed in half precision.
+    # No matrix multiplication: under autocast it would be computed in half precision.
     pairs = _unit_norm(estimates)[..., :, None] * _unit_norm(centred_sources)[..., None, :]  # [B, T, S, S]
     explained = pairs.sum(1).square()
     scores = _decibels(explained, (1 - explained).clamp(min=0))
@@ -131,7 +131,7 @@ def best_permutation(scores):
 
 @functools.cache
 def _permutations(num_spks, device):
-    """[S!, S]. Kept, for copying them to an accelerator each time would wait for it."""
+    """[S!, S]. Cached, since each copy to an accelerator would wait for it."""
     with torch.inference_mode(False):
         return torch.tensor(list(itertools.permutations(range(num_spks))), device=device)
 
@@ -148,7 +148,7 @@ def reorder(estimates, permutation):
 
 
 def check_signals(*signals, lengths=None):
-    """Check that signals have one shape, [B, T, S], and their lengths; returns the lengths, where the signals are."""
+    """Check that signals have the same shape, [B, T, S], and their lengths; return these on the signals' device."""
     shape = signals[0].shape
     if len(shape) != 3 or any(signal.shape != shape for signal in signals):
         found = " and ".join(str(list(signal.shape)) for signal in signals)

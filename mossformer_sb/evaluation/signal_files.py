@@ -1,4 +1,4 @@
-"""Finding the files of sources, estimates and mixtures by their names, as separation programs write them.
+"""Finding the files of sources, estimates and mixtures by the file names of common separation toolkits.
 
 Three layouts, each with several names for a signal, in any case; ID may have folders in it:
 
@@ -13,8 +13,7 @@ from pathlib import Path
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
 
-# What signals are called, the first that is found counts: where sources and estimates lie in one folder, each has names
-# of its own.
+# Names of signals; the first that is found counts. Where sources and estimates lie in one folder, their names differ.
 ESTIMATES = (
     *(r"estimate(\d+)", r"est(\d+)", r"source(\d+)hat", r"s(\d+)_estimate"),
     *(r"spk(\d+)", r"s(\d+)", r"speaker(\d+)", r"source(\d+)"),
@@ -87,7 +86,7 @@ def find_mixtures(references, folder=None):
     Raises
     ------
     InputError
-        If there is no such folder, or several might be meant.
+        If there is no such folder, or several fit.
     """
     if folder is not None:
         folder = Path(folder)
@@ -107,12 +106,12 @@ def find_mixtures(references, folder=None):
 
 
 def audio_below(folder):
-    """The audio files of a folder, however deep, sorted."""
+    """The audio files of a folder and its subfolders, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
 
 
 def identify(path, folder):
-    """The ID of a file that is called by it: its path below the folder, without its ending."""
+    """The ID of a file that is named by it: its path below the folder, without its ending."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
@@ -151,7 +150,7 @@ def _single(folder, files):
 
 
 def _name(path, folder, stem):
-    """The ID of a file: what its name begins with, or its folder; None for a file that has neither."""
+    """The ID of a file: the beginning of its name, or its folder; None for a file that has neither."""
     if stem:
         return path.relative_to(folder).with_name(stem).as_posix()
     parent = path.parent.relative_to(folder).as_posix()

@@ -4,7 +4,7 @@ __all__ = ["MossFormerSeparation"]
 
 
 def __getattr__(name):
-    # Imported when it is used, since PyTorch takes seconds, which the command line's --help need not wait for.
+    # Imported at first access: importing PyTorch takes seconds, and the command line's --help does not need it.
     if name != "MossFormerSeparation":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mossformer_sb.inference.separation import MossFormerSeparation

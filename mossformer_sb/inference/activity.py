@@ -1,8 +1,8 @@
-"""Who speaks when, from the outputs of a separation: Silero VAD on each, without what is only another one's leakage.
+"""Speech activity of each speaker, from the outputs of a separation: Silero VAD on each, without leakage.
 
-A network never separates completely: where one speaker pauses, a softer copy of the other one is left, which a detector
-of speech takes for speech. Over such a stretch the output is far below the other one, or it is softer and, once what it
-has in common with the other one is taken away, nothing of the kind remains.
+A network never separates completely: where one speaker pauses, an attenuated copy of the other one leaks, which a voice
+activity detector reports as speech. In such a segment the output is far below the other one, or it is softer and, after
+the part that is correlated with the other one is removed, little remains.
 
 Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
 """
@@ -19,31 +19,31 @@ from mossformer_sb.inference.input_level import LEVEL
 from mossformer_sb.inference.output_gain import LevelMeter
 
 FRAME_SECONDS = 0.032  # of the detector
-# Tuned on 30 mixtures of the validation set and 12 conversations made of their speakers, see benchmarks/activity.py.
-_FAR_BELOW_DB = -20.0  # an output that is this much below another one, there and then, is leakage
-_SOFTER_DB = -4.0  # at least so much softer it must be,
-_REMAINDER_DB = -22.0  # and so much below the other one without what both have in common, to be leakage
+# Tuned on 30 mixtures of the validation set and 12 conversations made from their speakers, see benchmarks/activity.py.
+_FAR_BELOW_DB = -20.0  # an output that is this much below another one in the same frame is leakage
+_SOFTER_DB = -4.0  # leakage is at least so much softer,
+_REMAINDER_DB = -22.0  # and, without the part that is correlated with the other one, so much below it
 _REACH = 1  # frames on each side over which levels are compared
 _SPEECH = {"threshold": 0.5, "min_speech_duration_ms": 100, "min_silence_duration_ms": 100, "speech_pad_ms": 30}
 
 
 def speech_activity(estimates, sample_rate, mixture=None):
-    """When each speaker speaks, from the outputs of a separation.
+    """Speech activity of each speaker, from the outputs of a separation.
 
     Arguments
     ---------
     estimates : torch.Tensor or numpy.ndarray
         [T, S], as `MossFormerSeparation.separate` gives them.
     sample_rate : int
-        Hz. 8 and 16 kHz are taken as they are, other rates are resampled to one of these.
+        Hz. 8 and 16 kHz are used directly, other rates are resampled to one of these.
     mixture : torch.Tensor or numpy.ndarray, optional
-        [T], the recording. With it, the outputs are compared at the levels that they have in it, which SI-SNR, by which
-        networks are trained, leaves open. Default: at the levels that they have.
+        [T], the recording. With it, the outputs are compared at their levels in the recording, since networks that are
+        trained by SI-SNR have arbitrary output levels. Default: at the given levels.
 
     Returns
     -------
     list of list of tuple of float
-        For each speaker, start and end of each stretch of speech, in seconds.
+        For each speaker, start and end of each speech segment, in seconds.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def speech_activity(estimates, sample_rate, mixture=None):
 
 
 class ActivityDetector:
-    """When each speaker speaks, from estimates that come in blocks.
+    """Speech activity of each speaker, from estimates that come in blocks.
 
     Arguments
     ---------
@@ -106,14 +106,14 @@ class ActivityDetector:
         meter : mossformer_sb.inference.output_gain.LevelMeter
             Of all of them.
         fit : bool
-            Whether to bring the estimates to the levels of the speakers in the recording.
+            Whether to scale the estimates to the levels of the speakers in the recording.
 
         Returns
         -------
         list of list of tuple of float
         """
         gains = np.abs(meter.gain("speakers")) if fit else np.ones(self.num_spks)
-        # Silero hears quiet recordings less well, so all come at one level.
+        # Silero VAD misses more speech in quiet recordings, so all are scaled to one level.
         power = float((meter.energies * gains**2).sum()) / max(1, meter.num_samples)
         gains = gains * (LEVEL / np.sqrt(power) if power > 0 else 1.0)
 
@@ -131,7 +131,7 @@ class ActivityDetector:
         size = round(FRAME_SECONDS * self.rate)
         probabilities, products = [], []
         self._model.reset_states()
-        with torch.inference_mode(), _one_thread():  # a frame is too little to share between threads
+        with torch.inference_mode(), _one_thread():  # a frame is too small to be split between threads
             for frame in _frames(blocks, size, self.num_spks):
                 signals = torch.from_numpy(np.ascontiguousarray(frame.T))  # [S, samples]
                 probabilities.append(self._model(signals, self.rate)[:, 0].numpy())
@@ -152,7 +152,7 @@ def _as_array(signal):
 
 
 def _frames(blocks, size, num_columns):
-    """[size, S] each; the last one is filled up with zeros."""
+    """[size, S] each; the last one is zero-padded."""
     rest = np.empty((0, num_columns), dtype=np.float32)
     for block in blocks:
         rest = np.concatenate((rest, block))
@@ -164,7 +164,7 @@ def _frames(blocks, size, num_columns):
 
 
 def _is_leakage(products):
-    """Which outputs are only leakage of another one: [F, S, S] → [F, S], bool."""
+    """Which outputs are only leakage from another one: [F, S, S] → [F, S], bool."""
     num_frames, num_spks, _ = products.shape
     sums = np.concatenate((np.zeros((1, num_spks, num_spks)), products.cumsum(0)))
     first = np.clip(np.arange(num_frames) - _REACH, 0, num_frames)
@@ -191,16 +191,17 @@ def _one_thread():
 
 
 def check_installed():
-    """Raise InputError if silero-vad is not installed. Programs call it before the work, not after the first file."""
+    """Raise InputError if silero-vad is not installed. Programs call it before they start, not after the first file."""
     if importlib.util.find_spec("silero_vad") is None:
         raise InputError(
-            'who speaks when is found with silero-vad, which is not installed: pip install "mossformer_sb[activity]".'
+            "speech activity is detected with silero-vad, which is not installed: "
+            'pip install "mossformer_sb[activity]".'
         )
 
 
 def _load_silero():
-    """A model of Silero VAD, which keeps a state, and the function that makes stretches of probabilities."""
+    """A model of Silero VAD, which is stateful, and the function that turns probabilities into segments."""
     check_installed()
-    with _one_thread():  # its import sets one for the whole process
+    with _one_thread():  # its import sets one thread for the whole process
         from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
     return load_silero_vad(), get_speech_timestamps_from_probs

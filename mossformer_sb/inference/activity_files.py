@@ -1,4 +1,4 @@
-"""Files of who speaks when: RTTM for tools of diarisation, JSON for programs, labels for Audacity."""
+"""Files of speech activity: RTTM for diarisation tools, JSON for programs, labels for Audacity."""
 
 import json
 import re
@@ -15,7 +15,7 @@ def activity_texts(segments, recording, paths, speakers):
     segments : list of list of tuple of float
         As from `mossformer_sb.inference.activity.speech_activity`, of all speakers.
     recording : str
-        What the files call it; RTTM allows no blanks in it, they become underscores.
+        Its name in the files; RTTM allows no blanks in it, they become underscores.
     paths : mapping
         Ending → path of the file.
     speakers : mapping

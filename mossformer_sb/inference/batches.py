@@ -1,7 +1,7 @@
-"""Several pieces of recordings through the network at once, in the order in which they come.
+"""Batched inference: several pieces of recordings through the network at once, in their order.
 
-Which pieces go together depends on their order, lengths and number alone, never on what is ready first: the same list
-gives the same batches. Shapes: T samples of a piece, S speakers.
+Which pieces are in a batch depends only on their order, lengths and number, never on timing: the same list gives the
+same batches. Shapes: T samples of a piece, S speakers.
 """
 
 import logging
@@ -12,13 +12,13 @@ from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Of pieces at once where none is given. On the CPU one was measured to be the fastest, see docs/bulk.md: there the fast
-# implementation of the network goes through a batch item by item, and one item fits the caches best.
+# Default batch size on the CPU, which was measured to be the fastest, see docs/bulk.md: the fast implementation of the
+# network computes a batch item by item, and one item fits the caches best.
 CPU_BATCH = 1
 MOST_ON_GPU = 32
 MEMORY_SHARE = 0.5  # of a GPU's free memory that a batch may take
 WINDOW = 4  # batches that are collected, so that pieces of about one length can go together
-WINDOW_SAMPLES = 320_000  # of a piece, on average, 20 s at 16 kHz: longer pieces make the window shorter
+WINDOW_SAMPLES = 320_000  # of a piece, on average, 20 s at 16 kHz: the window is shorter for longer pieces
 
 
 class BatchLimit:
@@ -46,20 +46,20 @@ class BatchLimit:
 
     def __init__(self, batch_size=None, device="cpu"):
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-            raise InputError(f"batch size {batch_size}: give a whole number from 1, or leave it out.")
+            raise InputError(f"batch size {batch_size}: give an integer of at least 1, or none for the default.")
         self._device = torch.device(device)
         self._is_automatic = batch_size is None and self._device.type == "cuda"
         self.most = batch_size or (MOST_ON_GPU if self._is_automatic else CPU_BATCH)
         self._num_samples = 0 if self._is_automatic else None  # of a padded batch; 0: not measured yet
 
     def allows(self, num_pieces, longest):
-        """Whether so many pieces, the longest of so many samples, may go at once. One always may."""
+        """Whether so many pieces, the longest of so many samples, may be a batch. One always may."""
         if num_pieces == 1:
             return True
         return num_pieces <= self.most and (self._num_samples is None or num_pieces * longest <= self._num_samples)
 
     def measured(self, network, signals):
-        """Call the network; on a GPU, learn from the first call how much memory a sample takes."""
+        """Call the network; on a GPU, measure at the first call how much memory a sample takes."""
         if self._num_samples != 0:
             return network(signals)
         torch.cuda.reset_peak_memory_stats(self._device)
@@ -72,7 +72,7 @@ class BatchLimit:
         return found
 
     def lower(self, num_pieces):
-        """Allow fewer than so many, which were too many for the memory."""
+        """Allow fewer than so many, which ran out of memory."""
         self.most = max(1, num_pieces // 2)
         logger.warning(
             "a batch of %d does not fit the memory: from here on at most %d at once (--batch-size).",
@@ -89,7 +89,7 @@ def separate_pieces(network, pieces, limit):
     network : callable
         From a list of arrays [T], of any lengths, to a list of arrays [T, S].
     pieces : iterable of (object, mossformer_sb.inference.prepared.Piece or None)
-        The object goes with its piece; without a piece it is passed on in its place.
+        The object is returned with its piece's result; without a piece it is passed through.
     limit : BatchLimit
         How many at once.
 
@@ -97,7 +97,7 @@ def separate_pieces(network, pieces, limit):
     -------
     iterator of (object, Piece or None, numpy.ndarray, Exception or None)
         In the order of the pieces, with the estimates [T, S]: None for silence, and the exception where the network
-        failed with this piece alone.
+        failed with only this piece.
 
     Example
     -------
@@ -156,7 +156,7 @@ def _batches(window, due, limit):
 
 
 def _separate(network, signals, limit):
-    """Estimates, or an exception, for each signal; what fails with some of them is done with fewer."""
+    """Estimates, or an exception, for each signal; a batch that fails is repeated in smaller ones."""
     try:
         return limit.measured(network, signals)
     except Exception as error:
@@ -164,7 +164,7 @@ def _separate(network, signals, limit):
             return [error]
         if _is_out_of_memory(error):
             limit.lower(len(signals))
-    half = (len(signals) + 1) // 2  # outside of the handler, where the failed call's tensors are free again
+    half = (len(signals) + 1) // 2  # outside of the handler, so that the failed call's tensors are freed
     return _separate(network, signals[:half], limit) + _separate(network, signals[half:], limit)
 
 

@@ -1,4 +1,4 @@
-"""Estimates of a long recording, kept on the disk until their common gain is known."""
+"""Estimates of a long recording, stored on disk until their gain is known."""
 
 import contextlib
 import tempfile
@@ -9,14 +9,14 @@ from mossformer_sb.data.audio_io import BLOCK, writing
 
 
 class BlockStore:
-    """Blocks of estimates kept in a temporary file without a name, which goes with the process whatever ends it.
+    """Blocks of estimates in an unnamed temporary file, which the system removes when the process ends in any way.
 
     Arguments
     ---------
     num_columns : int
         S.
     folder : Path
-        On whose disk there is room.
+        On the disk to use.
 
     Example
     -------
@@ -49,5 +49,5 @@ class BlockStore:
         return self
 
     def __exit__(self, *_):
-        with contextlib.suppress(OSError):  # unwritten rests of a full disk, already reported
+        with contextlib.suppress(OSError):  # data that a full disk did not take, already reported
             self._file.close()

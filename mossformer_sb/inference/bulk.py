@@ -1,7 +1,7 @@
-"""Separating many recordings into files, with the network busy all the time.
+"""Separating many recordings into files, in a pipeline that keeps the network busy.
 
-Three things go on at once: the next recordings are read and resampled, the network separates batches of their pieces,
-and finished recordings are written. What waits between these is bounded. Shapes: t samples, S speakers.
+Three stages run in parallel: the next recordings are read and resampled, the network separates batches of their pieces,
+and finished recordings are written. The queues between them are bounded. Shapes: t samples, S speakers.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
 
-_POLL_SECONDS = 0.1  # how soon a waiting thread notices that work is given up
-_STOP_SECONDS = 10  # how long to wait for a thread, which may be in the middle of a batch, when work is given up
+_POLL_SECONDS = 0.1  # how soon a waiting thread notices that work is cancelled
+_STOP_SECONDS = 10  # how long to wait for a thread, which may be computing a batch, when work is cancelled
 
 
 def separate_recordings(
     model, tasks, output, level=LEVELS[0], channel=None, chunking=None, batch_size=None, report=None
 ):
-    """Separate recordings into files; what one of them does wrong leaves the others alone.
+    """Separate recordings into files; an error in one of them does not affect the others.
 
     Each gets the files that `MossFormerSeparation.separate_recording` gives it, up to rounding.
 
@@ -33,14 +33,14 @@ def separate_recordings(
     ---------
     model : mossformer_sb.inference.separation.MossFormerSeparation
     tasks : iterable of (str, Path, bytes or file object; Path; str)
-        Recording, output folder, and what the files are called by. Taken as they are needed.
+        Recording, output folder, and name for the files. Consumed lazily.
     output : mossformer_sb.inference.output_files.Output
         Which files to write.
     level, channel, chunking, batch_size
         As for `MossFormerSeparation.separate`.
     report : callable, optional
-        Called with the number of the task, from 0, how many samples more of it are separated, its number of samples,
-        None where that is not known, and its rate.
+        Called with the number of the task, from 0, how many more samples of it are separated, its number of samples
+        (None if unknown), and its rate.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def _bound(report, number, task):
 
 
 class _Task:
-    """A recording with what is to be made of it."""
+    """A recording with its output."""
 
     def __init__(self, recording, folder, name):
         self.recording, self.folder, self.name = recording, folder, name
@@ -102,7 +102,7 @@ class _Task:
         self.is_given_up = False  # so that no more of it is read
 
     def open(self, model, output, channel, chunking):
-        """Read the header, and check what can be checked before the work."""
+        """Read the header, and check what can be checked before separating."""
         recording = Recording(self.recording, channel=channel)
         check_format(output.format, recording.sample_rate)
         self.output, self.num_spks = output, model.hparams.num_spks
@@ -110,7 +110,7 @@ class _Task:
         self.prepared = PreparedRecording(recording, model, chunking)
 
     def write(self, separated, level, told):
-        """From this task's pieces with their estimates to its files."""
+        """Write this task's files from its pieces and their estimates."""
         first = next(separated)
         separated = self._checked(itertools.chain([first], separated))
         if self.prepared is None:
@@ -132,7 +132,7 @@ class _Task:
 
 
 class _Reader:
-    """From tasks to their pieces; an error stands in the place of the piece that it prevents."""
+    """Reads the pieces of tasks; an error takes the place of the piece that can't be read."""
 
     def __init__(self, model, *options):
         self._model, self._options = model, options
@@ -153,16 +153,16 @@ class _Reader:
 
 
 class Ahead:
-    """An iterator whose items are computed in a thread, some of them before they are wanted.
+    """An iterator that prefetches items in a thread.
 
     Arguments
     ---------
     items : iterable
-        What it raises is raised here, in its place.
+        Its exception is raised here, in its place.
     size : int
         How many items may wait.
     on_close : callable, optional
-        Called when the rest is not wanted any more.
+        Called when the remaining items are cancelled.
 
     Example
     -------
@@ -184,7 +184,7 @@ class Ahead:
             raise StopIteration
         while True:
             if self._closed.is_set():
-                raise _GivenUp  # and not StopIteration, after which what has come so far would still be worked on
+                raise _GivenUp  # and not StopIteration, after which the items so far would still be processed
             with contextlib.suppress(queue.Empty):
                 item, error = self._waiting.get(timeout=_POLL_SECONDS)
                 break
@@ -194,7 +194,7 @@ class Ahead:
         raise error
 
     def close(self):
-        """Give up the rest; waits for the item that is being computed, for a while."""
+        """Cancel the remaining items; waits for the item that is being computed, for a while."""
         self._closed.set()
         if self._on_close is not None:
             self._on_close()
@@ -206,11 +206,11 @@ class Ahead:
                 if not self._put(item, None):
                     return
             self._put(None, StopIteration())
-        except BaseException as error:  # it is raised where the items are wanted
+        except BaseException as error:  # it is raised by the consumer
             self._put(None, error)
 
     def _put(self, item, error):
-        """Whether there was room before the rest was given up."""
+        """Whether there was room before the remaining items were cancelled."""
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
                 self._waiting.put((item, error), timeout=_POLL_SECONDS)
@@ -219,4 +219,4 @@ class Ahead:
 
 
 class _GivenUp(Exception):
-    """The items are not wanted any more."""
+    """The remaining items were cancelled."""

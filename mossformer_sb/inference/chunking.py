@@ -1,7 +1,7 @@
-"""Recordings of any length: separated in overlapping chunks, whose outputs are put in order and joined.
+"""Recordings of any length: separated in overlapping chunks, whose outputs are permuted consistently and joined.
 
-A network gives its outputs in an order of its own for each chunk. Neighbours share some seconds, and there both have
-estimated the same voices, so the order that fits best over these seconds is the one that continues the speakers.
+The order of a network's outputs is arbitrary for each chunk. Neighbouring chunks overlap by some seconds, where both
+estimate the same voices, so the permutation that correlates best over the overlap continues the speakers.
 
 Shapes: T samples, t samples of a block, S speakers.
 """
@@ -22,10 +22,11 @@ class Chunking:
     seconds : float
         Length of a chunk.
     overlap : float
-        What a chunk shares with the one before it, at most half a chunk. It must be longer than the pauses in which
-        nobody speaks, for in these there is nothing to tell the speakers by.
+        Overlap of a chunk with the one before it, at most half a chunk. It must be longer than pauses of all speakers,
+        in which there is nothing to identify the speakers by.
     above : float
-        Recordings longer than this are cut, shorter ones go through in one piece. ``float("inf")``: none is cut.
+        Recordings longer than this are cut into chunks, shorter ones are separated in one piece. ``float("inf")``: none
+        is cut.
 
     Raises
     ------
@@ -72,12 +73,12 @@ def separate_in_chunks(separate, blocks, length, overlap):
     blocks : iterable of numpy.ndarray
         [t] each, of any lengths.
     length, overlap : int
-        Samples of a chunk, and of what it shares with the one before.
+        Samples of a chunk, and of its overlap with the one before.
 
     Returns
     -------
     iterator of numpy.ndarray
-        [t, S], as many samples in all as came in. Over the overlap, one chunk is faded into the next.
+        [t, S], as many samples in all as came in. Over the overlap, chunks are cross-faded.
 
     Example
     -------
@@ -104,8 +105,8 @@ def cut(blocks, length, overlap):
     Returns
     -------
     iterator of (int, numpy.ndarray, bool)
-        Where a chunk starts, its samples [T], and whether it is the last one, which reaches back as far as it takes to
-        be of full length.
+        Where a chunk starts, its samples [T], and whether it is the last one, which starts earlier so that it has the
+        full length.
 
     Example
     -------
@@ -115,7 +116,7 @@ def cut(blocks, length, overlap):
     start, buffer = 0, np.empty(0, dtype=np.float32)
     for block in blocks:
         buffer = np.concatenate((buffer, block))
-        # One sample more than a chunk has come, so it is not the last.
+        # There is at least one more sample after this chunk, so it is not the last.
         while len(buffer) > length + (length - overlap):
             yield start, buffer[:length], False
             buffer = buffer[length - overlap :]
@@ -128,7 +129,7 @@ def cut(blocks, length, overlap):
 
 
 def join(chunks, overlap):
-    """Put the estimates of chunks in one order of the speakers, and fade each into the next.
+    """Permute the estimates of chunks into one order of the speakers, and cross-fade them.
 
     Arguments
     ---------
@@ -148,7 +149,7 @@ def join(chunks, overlap):
     [(6, 2), (10, 2)]
     """
     fade_out = np.linspace(1, 0, overlap + 2, dtype=np.float32)[1:-1, None]
-    tail, position = None, 0  # what is held back of the chunk before, and where it starts
+    tail, position = None, 0  # the pending end of the chunk before, and where it starts
     for start, is_last, estimates in chunks:
         end = start + len(estimates)
         if tail is not None:
@@ -163,7 +164,7 @@ def join(chunks, overlap):
 
 
 def joins(num_samples, length, overlap):
-    """Where `separate_in_chunks` fades one chunk into the next.
+    """Where `separate_in_chunks` cross-fades chunks.
 
     Arguments
     ---------
@@ -188,10 +189,10 @@ def joins(num_samples, length, overlap):
 
 
 def continuing_order(before, after):
-    """In which order the outputs of a chunk continue those of the one before.
+    """The permutation in which the outputs of a chunk continue those of the one before.
 
     The one with the greatest sum of correlations. They are not normalised, so that a speaker who is silent in the
-    overlap, of whom there are only traces, decides nothing; it is also the order of the least squared difference.
+    overlap has no influence; it is also the permutation with the least squared difference.
 
     Arguments
     ---------
@@ -209,7 +210,7 @@ def continuing_order(before, after):
     >>> continuing_order(before, before[:, [1, 2, 0]]).tolist()
     [2, 0, 1]
     """
-    # Imported here, so that `Chunking` alone, whose values the command line's --help shows, needs no PyTorch.
+    # Imported here, so that `Chunking`, whose defaults the command line's --help shows, needs no PyTorch.
     import torch
 
     from mossformer_sb.evaluation.si_snr import best_permutation

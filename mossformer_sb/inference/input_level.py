@@ -1,4 +1,4 @@
-"""The level at which a network gets a recording. It is always the same, so that loudness and offset change nothing.
+"""Normalisation of a network's input to a fixed level, so that loudness and offset have no influence.
 
 Shapes: T samples.
 """
@@ -7,8 +7,8 @@ import numpy as np
 
 from mossformer_sb.errors import InputError
 
-LEVEL = 0.05  # root mean square of what the network gets, against full scale
-LOUD_LEVEL = 10 ** (-25 / 20)  # that of the louder samples, where these are measured
+LEVEL = 0.05  # root mean square of the network's input, relative to full scale
+LOUD_LEVEL = 10 ** (-25 / 20)  # that of the louder samples, for "loud_rms"
 # The root mean square, -120 dB, up to which a signal is amplified in full; quieter ones get no more gain than this one.
 _QUIETEST = 1e-6
 
@@ -22,15 +22,15 @@ def _loud_rms(power):
     return _rms(power[loud] if loud.any() else power)
 
 
-# What a model may have as input_level: how to measure a signal's power, and the level that it is given.
+# Values of input_level: how to measure a signal's power, and the level to scale it to.
 INPUT_LEVELS = {"rms": (_rms, LEVEL), "loud_rms": (_loud_rms, LOUD_LEVEL)}
 
 
 def normalise(samples, measure="rms"):
     """Bring a signal to zero mean and to a fixed level.
 
-    What a network gives is not proportional to its input: norms add a small constant to the variance, which decides
-    for quiet signals, and an offset changes it altogether.
+    A network's output is not proportional to its input: norms add a small constant to the variance, which dominates for
+    quiet signals, and an offset changes the output completely.
 
     Arguments
     ---------
@@ -43,9 +43,9 @@ def normalise(samples, measure="rms"):
     Returns
     -------
     normalised : numpy.ndarray
-        [T], of the same type. A constant signal becomes zeros, or as good as that.
+        [T], of the same type. A constant signal becomes zeros, up to rounding.
     gain : float
-        What it was amplified by; the estimates are to be divided by it. Above zero, and finite for silence too.
+        The gain that was applied; divide the estimates by it. Above zero, and finite for silence too.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is written of a separated recording, and what is told of it.
+"""Output of a separated recording: which files are written, and the facts about them.
 
 Shapes: t samples of a block, S speakers.
 """
@@ -20,13 +20,13 @@ from mossformer_sb.utils.files import make_output_folder
 
 logger = logging.getLogger(__name__)
 
-# Of the other outputs against the loudest, as far as they explain the recording: from here on one speaker is suspected.
+# Level of the other outputs relative to the loudest, fitted to the recording, below which one speaker is suspected.
 ONE_SPEAKER_DB = -12.0
 
 
 @dataclass(frozen=True)
 class Output:
-    """Which files come of a separated recording, and of what kind.
+    """Which files to write for a separated recording, and in what format.
 
     Arguments
     ---------
@@ -42,7 +42,8 @@ class Output:
     rest : bool
         Whether to write the recording minus all speakers as one more file.
     activity : bool
-        Whether to write when each speaker speaks: as RTTM, JSON and Audacity labels; needs the extra ``activity``.
+        Whether to write the speech activity of each speaker: as RTTM, JSON and Audacity labels; needs the extra
+        ``activity``.
 
     Raises
     ------
@@ -91,7 +92,7 @@ class Output:
         return paths + ([companion_path(folder, stem, "rest", self.format, self.pattern)] if self.rest else [])
 
     def activity_paths(self, folder, stem):
-        """The files of who speaks when, as a dict of ending to Path; empty where they aren't wanted."""
+        """The files of speech activity, as a dict of ending to Path; empty without ``activity``."""
         endings = ENDINGS if self.activity else ()
         return {ending: companion_path(folder, stem, "activity", ending, self.pattern) for ending in endings}
 
@@ -102,7 +103,7 @@ class Output:
 
 @dataclass(frozen=True)
 class SeparatedRecording:
-    """What came of a recording.
+    """The result of separating a recording.
 
     Attributes
     ----------
@@ -113,18 +114,18 @@ class SeparatedRecording:
     num_samples : int
         Of each file.
     speakers : tuple of dict
-        For each file of a speaker: ``speaker``, from 1, ``path`` and ``level_db``, its root mean square against full
-        scale in the output, None for silence.
+        For each file of a speaker: ``speaker``, from 1, ``path`` and ``level_db``, its root mean square relative to
+        full scale in the output, None for silence.
     rest : Path, optional
         The recording minus all speakers.
     softer_db : float
-        By how much all is softer than the level policy gives, since the format would have clipped.
+        dB by which all outputs were attenuated below the level policy's, since the format would have clipped.
     one_speaker_suspected : bool
         Whether all outputs but one are far below the loudest.
     activity : dict
-        "rttm", "json" and "txt": the files that tell when each speaker speaks.
+        "rttm", "json" and "txt": the files of speech activity.
     segments : list, optional
-        When each speaker speaks: lists of (start, end) in seconds.
+        Speech activity of each speaker: lists of (start, end) in seconds.
     """
 
     recording: str
@@ -143,7 +144,7 @@ class SeparatedRecording:
         return [speaker["path"] for speaker in self.speakers] + ([self.rest] if self.rest else [])
 
     def to_dict(self):
-        """All of it in terms of JSON."""
+        """As a dict of JSON types."""
         found = {
             "recording": self.recording,
             "sample_rate": self.sample_rate,
@@ -161,7 +162,7 @@ class SeparatedRecording:
 
 
 def level_db(energy, num_samples, gain=1.0):
-    """Root mean square in dB against full scale; None for silence.
+    """Root mean square in dB relative to full scale; None for silence.
 
     Example
     -------
@@ -195,14 +196,14 @@ def suspects_one_speaker(energies):
 
 
 def reduction_without_clipping(peak, output, name):
-    """By which factor all is to be softer, so that the format cuts off no peaks; with a message in the log.
+    """The factor by which to attenuate all outputs so that the format clips no peaks; logged if below 1.
 
     Arguments
     ---------
     peak : float
-        Of all that is written.
+        Of all outputs.
     output : Output
-        What is written.
+        The files to write.
     name : str
         Of the recording.
 
@@ -214,8 +215,8 @@ def reduction_without_clipping(peak, output, name):
     if not output.clips or peak <= 1:
         return 1.0
     logger.warning(
-        "%s: the estimates reach %.2f times full scale, which %s can't hold: all are %.1f dB softer. wav with floating "
-        "point holds them.",
+        "%s: the estimates reach %.2f times full scale, which %s would clip: all are attenuated by %.1f dB. wav with "
+        "floating point does not clip.",
         name,
         peak,
         output.subtype or output.format,
@@ -225,7 +226,7 @@ def reduction_without_clipping(peak, output, name):
 
 
 def with_mixture(blocks, recording):
-    """Blocks of estimates [t, S] with the recording's samples of the same time [t], which are read once more."""
+    """Blocks of estimates [t, S] with the recording's samples of the same time [t]; the recording is read again."""
     mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
     for block in blocks:
         while len(behind) < len(block):
@@ -236,7 +237,7 @@ def with_mixture(blocks, recording):
 
 @contextlib.contextmanager
 def made_folders(folder, paths):
-    """Context: the folders of some files, made where they aren't there; taken away again if nothing came of it.
+    """Context: create the folders of some files; remove the new ones if an error occurs.
 
     Arguments
     ---------

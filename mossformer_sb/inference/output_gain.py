@@ -1,4 +1,4 @@
-"""The level of estimates. SI-SNR does not see it, so a network's outputs have none of their own."""
+"""The level of estimates. SI-SNR is invariant to it, so a network's output levels are arbitrary."""
 
 import numpy as np
 
@@ -51,9 +51,8 @@ class LevelMeter:
         Arguments
         ---------
         level : str
-            "mixture": with which the estimates' sum comes closest to the mixture without its mean. "speakers": the same
-            with a gain for each speaker. "peak": with which the loudest sample of all estimates is at full scale.
-            "none": 1.
+            "mixture": one gain that fits the estimates' sum to the zero-mean mixture (least squares). "speakers": the
+            same with a gain for each speaker. "peak": the loudest sample of all estimates is at full scale. "none": 1.
 
         Returns
         -------
@@ -79,9 +78,9 @@ class LevelMeter:
 
 
 def fitted_gains(products, agreement):
-    """With which gains, one for each estimate, their sum comes closest to the mixture.
+    """Gains, one for each estimate, that fit their sum to the mixture (least squares).
 
-    Where estimates are multiples of each other, the louder one gets more of it.
+    Where estimates are multiples of each other, the louder one gets the larger share.
 
     Arguments
     ---------
@@ -98,7 +97,7 @@ def fitted_gains(products, agreement):
     Example
     -------
     >>> voices = np.random.randn(8000, 2)
-    >>> estimates = voices * [0.01, 3.0]  # each at a level of its own
+    >>> estimates = voices * [0.01, 3.0]  # at different levels
     >>> ((0.01, 3.0) * fitted_gains(estimates.T @ estimates, estimates.T @ voices.sum(1))).round(3)
     array([1., 1.])
     """
@@ -109,10 +108,10 @@ def fitted_gains(products, agreement):
 
 
 def mapping_gain(estimates, mixture):
-    """The gain that brings the estimates of a network without masks to the level of their mixture.
+    """The gain that scales the estimates of a network without masks to the level of their mixture.
 
-    A mask takes away from the mixture, so its estimates are about as loud as what is in it. A network that applies none
-    has a level of its own, whatever the mixture's is, and a chunk's need not be that of the next.
+    A mask only attenuates the mixture, so its estimates are about as loud as the sources in it. The output level of a
+    network that applies none is independent of the mixture's, and may differ from chunk to chunk.
 
     Arguments
     ---------
@@ -124,8 +123,8 @@ def mapping_gain(estimates, mixture):
     Returns
     -------
     float
-        With which the estimates' sum comes closest to the mixture, so that noise counts little. Above zero: where the
-        two have nothing in common, it is that of equal power, and where all is silent, 1.
+        Fits the estimates' sum to the mixture (least squares), so that noise has little influence. Above zero: that of
+        equal power where the two are uncorrelated, and 1 where all is silent.
 
     Example
     -------

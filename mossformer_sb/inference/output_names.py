@@ -1,4 +1,4 @@
-"""The names of the files that come of a separated recording, by a pattern such as ``{stem}_spk{n}``."""
+"""Names of the output files, by a pattern such as ``{stem}_spk{n}``."""
 
 import re
 import string
@@ -10,18 +10,18 @@ DEFAULT_PATTERN = "{stem}_spk{n}"
 
 _FIELDS = "{stem}, the recording's name without its ending, and {n}, the number of the speaker"
 _NUMBER_SPEC = re.compile(r"0?\d{0,2}d?")
-# {n} with the letters before it, which name what is numbered: "spk{n}". What has no number has its own word there.
+# {n} with the letters before it: "spk{n}". Files that belong to no speaker have another word in its place.
 _NUMBERED = re.compile(r"[A-Za-z]*\{n(:[^}]*)?\}")
 
 
 class _AnySpeaker(str):
-    """Stays ``{n}`` however the pattern says that numbers are written."""
+    """Stays ``{n}``, whatever the pattern's number format is."""
 
     def __format__(self, spec):
         return "{n}"
 
 
-ANY_SPEAKER = _AnySpeaker()  # in the place of a number, for names to show
+ANY_SPEAKER = _AnySpeaker()  # instead of a number, for names that are only displayed
 
 
 def check_pattern(pattern):
@@ -56,12 +56,13 @@ add it, as in {stem}_spk{n}.
         if allowed is None or conversion or not allowed.fullmatch(spec):
             field = f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
             raise InputError(
-                f"the name pattern '{pattern}' has the field {field}, which is not known: it takes {_FIELDS}, also as "
+                f"the name pattern '{pattern}' has the field {field}, which is not known: possible are {_FIELDS}, also "
+                f"as "
                 f"{{n:02d}}."
             )
     if "n" not in {name for name, *_ in fields}:
         raise InputError(
-            f"the name pattern '{pattern}' has no {{n}}, so that all speakers would have one file: add it, as in "
+            f"the name pattern '{pattern}' has no {{n}}, so that all speakers would have the same file: add it, as in "
             f"{DEFAULT_PATTERN}."
         )
     _check_relative(pattern, f"the name pattern '{pattern}'")
@@ -77,7 +78,7 @@ def speaker_path(folder, stem, number, ending, pattern=DEFAULT_PATTERN):
     Arguments
     ---------
     folder : str or Path
-        Where a recording's output goes.
+        Output folder of a recording.
     stem : str
         The recording's name without its ending.
     number : int
@@ -107,14 +108,14 @@ def speaker_path(folder, stem, number, ending, pattern=DEFAULT_PATTERN):
 
 
 def companion_path(folder, stem, word, ending, pattern=DEFAULT_PATTERN):
-    """A file that belongs to all speakers: a word takes the place of their number and of the letters before it.
+    """A file that belongs to all speakers: a word replaces the number and the letters before it.
 
     Arguments
     ---------
     folder, stem, ending, pattern
         As for `speaker_path`.
     word : str
-        What the file is.
+        The word.
 
     Returns
     -------
@@ -136,7 +137,7 @@ def _below(folder, name, ending):
 
 
 def _check_relative(name, what):
-    """Names of both kinds of systems are refused on each, so that a command means the same everywhere."""
+    """Refuse absolute and parent paths of Windows and POSIX on both, so that a command works the same everywhere."""
     if re.match(r"[/\\~]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
         raise InputError(
             f"{what} leads out of the output folder: give a name below it, as in {{stem}}/spk{{n}}, and the folder by "

@@ -1,4 +1,4 @@
-"""Writing what was separated: levels, the rest of the recording, and who speaks when, from estimates kept on the disk.
+"""Writing a recording's output from its stored estimates: gains, the rest of the recording, and speech activity.
 
 Shapes: t samples of a block, S speakers.
 """
@@ -18,7 +18,7 @@ from mossformer_sb.inference.output_gain import LEVELS, LevelMeter
 
 
 def measure(blocks, recording):
-    """`LevelMeter` of blocks [t, S] against the recording, read once more."""
+    """`LevelMeter` of blocks [t, S] and the recording, which is read again."""
     meter = LevelMeter()
     for block, mixture in with_mixture(blocks, recording):
         meter.add(block, mixture)
@@ -26,7 +26,7 @@ def measure(blocks, recording):
 
 
 def write_separated(recording, store, output, folder, name, level=LEVELS[0], detector=None):
-    """Write what is wanted of a recording's estimates.
+    """Write the output files of a recording's estimates.
 
     Arguments
     ---------
@@ -35,15 +35,15 @@ def write_separated(recording, store, output, folder, name, level=LEVELS[0], det
     store : mossformer_sb.inference.block_store.BlockStore
         Its estimates.
     output : mossformer_sb.inference.output_files.Output
-        What to write.
+        The files to write.
     folder : str or Path
         Where to; the folders of the files must exist.
     name : str
-        What the files are called by.
+        Name for the files.
     level : str
         As for `mossformer_sb.inference.output_gain.LevelMeter.gain`.
     detector : mossformer_sb.inference.activity.ActivityDetector, optional
-        Needed where `output` has files of who speaks when.
+        Required where `output` has files of speech activity.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def write_separated(recording, store, output, folder, name, level=LEVELS[0], det
     Raises
     ------
     InputError
-        If the files can't be written; none of them is there then.
+        If the files can't be written; none is left then.
     """
     meter = measure(store.blocks(), recording)
     speakers = output.speakers(len(meter.energies))
@@ -94,7 +94,7 @@ def write_separated(recording, store, output, folder, name, level=LEVELS[0], det
 
 
 def _scale_of_rest(meter, level):
-    """What the recording is multiplied by before the speakers are taken away, so that it has their level."""
+    """Gain of the recording before the speakers are subtracted, so that it has their level."""
     if level in ("mixture", "speakers"):
         return 1.0
     return meter.gain(level) / (meter.gain("mixture") or 1.0)

@@ -1,4 +1,4 @@
-"""One recording on its way to the network and back: cut into pieces at the model's rate and level, and put together.
+"""Pre- and post-processing of a recording: pieces at the model's rate and level, and their estimates joined again.
 
 Shapes: T samples of a piece, t samples of a block, S speakers.
 """
@@ -16,14 +16,14 @@ from mossformer_sb.network.separator import applies_masks
 
 
 class Piece(NamedTuple):
-    """What the network gets of a recording at one go: all of it, or a chunk.
+    """Network input: a whole recording, or a chunk of it.
 
     Attributes
     ----------
     samples : numpy.ndarray
         [T], at the model's rate and level.
     gain : float
-        What they were amplified by.
+        The gain that was applied to them.
     start : int
         Where the piece starts in the recording, in samples at the model's rate.
     is_last : bool
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
     @property
     def is_silent(self):
-        """Whether the network has nothing to do."""
+        """Whether the network can be skipped."""
         return not self.samples.any()
 
 
@@ -49,7 +49,7 @@ class PreparedRecording:
     recording : mossformer_sb.data.audio_io.Recording
         It is read once.
     model : mossformer_sb.inference.separation.MossFormerSeparation
-        Says rate, level, speakers and the shortest piece.
+        Determines rate, level, speakers and the shortest piece.
     chunking : mossformer_sb.inference.chunking.Chunking
         Whether and how it is cut.
     """
@@ -87,18 +87,18 @@ class PreparedRecording:
         for start, samples, is_last in cuts:
             if len(samples) < self._shortest:
                 raise InputError(
-                    f"{recording.name}: has {len(samples)} samples at the model's {self._model_rate} Hz; it takes at "
-                    f"least {self._shortest}."
+                    f"{recording.name}: has {len(samples)} samples at the model's {self._model_rate} Hz; at least "
+                    f"{self._shortest} are needed."
                 )
             yield Piece(*normalise(samples, self._input_level), start, is_last)
 
     def blocks(self, separated):
-        """Put a recording's estimates together.
+        """Join the estimates of a recording's pieces.
 
         Arguments
         ---------
         separated : iterable of (Piece, numpy.ndarray)
-            All pieces in their order, each with what the network gave for it, [T, S]; None for silence.
+            All pieces in their order, each with the network's output for it, [T, S]; None for silence.
 
         Returns
         -------
@@ -110,12 +110,12 @@ class PreparedRecording:
         _, overlap = self._chunking.samples(self._model_rate)
         num_given = 0
         for block in resample_blocks(join(levelled, overlap), self._model_rate, rate):
-            block = block[: self._num_read - num_given]  # there and back again can give a sample too many
+            block = block[: self._num_read - num_given]  # resampling twice can give a sample too many
             num_given += len(block)
             yield block
 
     def _centred(self):
-        """The recording without its first block's mean: at its ends, resampling takes an offset for a step."""
+        """The recording without its first block's mean: at its ends, resampling would see an offset as a step."""
         offset = None
         for block in self.recording.blocks():
             self._num_read += len(block)

@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 
 class MossFormerSeparation(Pretrained):
-    """A trained separator, ready to use.
+    """A trained separator, for inference.
 
-    Loading a model runs no code that its folder brings along, unless you say that you trust it.
+    Loading a model runs no code from its folder, unless you set ``trust``.
 
     Example
     -------
@@ -90,18 +90,19 @@ class MossFormerSeparation(Pretrained):
             "auto".
         trust : bool
             False: ``config.json`` and ``model.safetensors`` are read, and nothing is run. True: where there is a
-            ``hyperparams.yaml``, it is loaded as SpeechBrain does, and code that it and its checkpoints name is run.
+            ``hyperparams.yaml``, it is loaded as SpeechBrain does, and code that it and its checkpoints refer to is
+            run.
         overrides : mapping, optional
             Other values for keys of ``config.json``, or of the YAML.
         overrides_must_match : bool
             Whether each of these has to be a key of it.
         savedir : str or Path, optional
-            Where to keep a copy of what is fetched. What lies there of another model is never loaded in its place.
+            Where to keep a copy of the downloaded files. Files of another model there are never loaded instead.
             Default: the hub's cache; local folders are read where they are.
         download_only : bool
-            Fetch, and return None.
+            Only download, and return None.
         local_strategy : speechbrain.utils.fetching.LocalStrategy
-            How files come into ``savedir``. Default: as copies, since symbolic links are not everywhere.
+            How files are put into ``savedir``. Default: copied, since not all systems have symbolic links.
         fetch_config : speechbrain.utils.fetching.FetchConfig, optional
             A revision, a token and so on, for a model hub.
         **kwargs
@@ -115,7 +116,8 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If there is no such model, the device is not there, or something in the folder is refused or doesn't fit.
+            If there is no such model, the device is not available, or something in the folder is refused or doesn't
+            fit.
         """
         named = default_model() if source is None else source
         source = resolve_source(named)
@@ -128,7 +130,9 @@ class MossFormerSeparation(Pretrained):
             options = {**checking, **_prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
             return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
         if hparams_file != HPARAMS_FILE:
-            raise InputError(f"hparams_file {hparams_file!r} is read with trust=True alone: leave it out, or say that.")
+            raise InputError(
+                f"hparams_file {hparams_file!r} is only read with trust=True: set that, or remove hparams_file."
+            )
         hparams = _hparams(source, **checking)
         if download_only:
             return None
@@ -147,12 +151,12 @@ class MossFormerSeparation(Pretrained):
         Returns
         -------
         torch.Tensor
-            [B, T, S], on the model's device, as the network gives them: their level is arbitrary.
+            [B, T, S], on the model's device, unscaled: their level is arbitrary.
 
         Raises
         ------
         InputError
-            If a shape or a length is wrong, or something is no sample or no number.
+            If a shape or a length is wrong, or a value is no sample, NaN or infinite.
         """
         needed = self.mods.encoder.conv1d.weight.dtype
         if not (torch.is_tensor(mix) and mix.is_floating_point()):
@@ -173,11 +177,11 @@ class MossFormerSeparation(Pretrained):
     ):
         """Separate a recording of any kind.
 
-        Inside it is always one channel at the model's rate; what comes out has the recording's rate and length, and is
+        The network gets one channel at the model's rate; the estimates have the recording's rate and length, and are
         aligned with it to the sample. Long recordings are separated in chunks, see
-        `mossformer_sb.inference.chunking.Chunking`. How loud the recording is makes no difference, nor does a constant
-        offset: the network gets each chunk at one level, see `mossformer_sb.inference.input_level.normalise`. A network
-        that applies no masks gives estimates of a level of its own: each chunk's are brought to the mixture's, see
+        `mossformer_sb.inference.chunking.Chunking`. The recording's loudness and a constant offset have no influence:
+        each chunk is normalised to one level, see `mossformer_sb.inference.input_level.normalise`. The estimates of a
+        network that applies no masks have an arbitrary level: each chunk's are scaled to the mixture's, see
         `mossformer_sb.inference.output_gain.mapping_gain`.
 
         Arguments
@@ -192,17 +196,17 @@ class MossFormerSeparation(Pretrained):
             Which channel to separate, from 0. Default: the mean of all.
         level : str
             "speakers": a gain for each speaker, constant over the whole recording, fits the estimates' sum to the
-            recording; SI-SNR, by which networks are trained, leaves each output's level open. "mixture": the same with
-            one gain for all. "peak": one such gain brings the loudest sample of all estimates to full scale. "none": no
-            further gain; their level is then arbitrary, but goes up and down with the recording's.
+            recording; networks are trained by SI-SNR, so their output levels are arbitrary. "mixture": the same with
+            one gain for all. "peak": one gain scales the loudest sample of all estimates to full scale. "none": no
+            further gain; their level is then arbitrary, but follows the recording's.
         chunking : Chunking, optional
-            How long recordings are cut. Default: ``Chunking()``.
+            How long recordings are cut into chunks. Default: ``Chunking()``.
         progress : bool or callable
-            Whether to show a progress bar; or what is called, after each part of the recording, with how many samples
-            are separated and how many there are, None where that is not known. What it raises ends the separation.
+            Whether to show a progress bar; or a function that is called, after each part of the recording, with how
+            many samples are separated and how many there are (None if unknown). An exception in it ends the separation.
         batch_size : int, optional
-            How many chunks go through the network at once. Default: on a GPU what fits its memory, one elsewhere, see
-            `mossformer_sb.inference.batches.BatchLimit`.
+            How many chunks go through the network at once. Default: on a GPU as many as fit its memory, one elsewhere,
+            see `mossformer_sb.inference.batches.BatchLimit`.
 
         Returns
         -------
@@ -212,7 +216,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If the recording can't be read, has a sample that is no number, or is too short.
+            If the recording can't be read, has NaN or infinite samples, or is too short.
         """
         check_level(level)
         if sample_rate is None and is_array(recording):
@@ -250,8 +254,8 @@ class MossFormerSeparation(Pretrained):
         """
         if savedir is not None:
             raise InputError(
-                f"savedir {savedir}: has no place here, for only local files are separated. Leave it out, and to "
-                f"write the estimates, give output_folder."
+                f"savedir {savedir}: has no effect here, since only local files are separated. Remove it; to write the "
+                f"estimates, give output_folder."
             )
         if output_folder is None:
             return self.separate(path, **options)
@@ -285,9 +289,9 @@ class MossFormerSeparation(Pretrained):
         output_folder : str or Path
             Made if it is not there.
         name : str, optional
-            What the files' names begin with. Default: as ``path``; needed where that has no name.
+            Beginning of the files' names. Default: as ``path``; required where that has no name.
         format : str
-            As for `separate_file`. Where a format would cut off what exceeds full scale, the common gain is lowered.
+            As for `separate_file`. Where a format would clip, all outputs are attenuated.
         channel, level, chunking, progress, batch_size
             As for `separate`.
 
@@ -299,7 +303,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If the recording can't be separated, or the files can't be written; none of them is there then.
+            If the recording can't be separated, or the files can't be written; none is left then.
         """
         options = {"channel": channel, "level": level, "chunking": chunking}
         options |= {"progress": progress, "batch_size": batch_size}
@@ -317,7 +321,7 @@ class MossFormerSeparation(Pretrained):
         progress=False,
         batch_size=None,
     ):
-        """Separate a recording of any length into files of any kind, in bounded memory, and tell what came of it.
+        """Separate a recording of any length into files, in bounded memory, with all options of the output.
 
         The estimates go through a temporary file in the output folder, since their common gain is known only when the
         whole recording has been separated. The files get their names when all are complete.
@@ -329,12 +333,11 @@ class MossFormerSeparation(Pretrained):
         output_folder : str or Path
             Made if it is not there.
         name : str, optional
-            What the files are called by, ``{stem}`` in their pattern. Default: as ``recording``; needed where that has
-            no name.
+            Name for the files, ``{stem}`` in their pattern. Default: as ``recording``; required where that has no name.
         output : mossformer_sb.inference.output_files.Output, optional
             Which files to write. Default: one WAV a speaker.
         channel, level, chunking, progress, batch_size
-            As for `separate`. Where samples would be clipped, the common gain is lowered.
+            As for `separate`. Where samples would be clipped, all outputs are attenuated.
 
         Returns
         -------
@@ -343,7 +346,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If the recording can't be separated, or the files can't be written; none of them is there then.
+            If the recording can't be separated, or the files can't be written; none is left then.
 
         Example
         -------
@@ -371,7 +374,7 @@ class MossFormerSeparation(Pretrained):
             return write_separated(recording, store, output, output_folder, name, level, detector)
 
     def activity_detector(self, recording):
-        """What finds when each speaker speaks, at the rate up to which the network's outputs have content."""
+        """The detector of speech activity, at the rate up to which the network's outputs have content."""
         from mossformer_sb.inference.activity import ActivityDetector
 
         rate = min(recording.sample_rate, self.hparams.sample_rate)
@@ -388,7 +391,7 @@ class MossFormerSeparation(Pretrained):
         Returns
         -------
         list of numpy.ndarray
-            [T, S] each, float32, as the network gives them alone, up to rounding.
+            [T, S] each, float32, equal to those of separate calls, up to rounding.
 
         Example
         -------
@@ -442,13 +445,13 @@ def _check_finite(mix, estimates, lengths):
 
 
 def _with_device(run_opts, device):
-    """SpeechBrain's run options, a dict or its own class, with a device that is there, as SpeechBrain reads it."""
+    """SpeechBrain's run options, a dict or its own class, with an available device, in SpeechBrain's form."""
     is_class = isinstance(run_opts, RunOptions)
     options = {} if is_class else dict(run_opts or {})
     if device is None:
         device = run_opts.device if is_class else options.get("device")
     device = choose_device("auto" if device is None else device)
-    if device == "cuda":  # SpeechBrain takes the number from the name, and else warns that there is none
+    if device == "cuda":  # SpeechBrain reads the number from the name, and warns if there is none
         device = f"cuda:{torch.cuda.current_device()}"
     if is_class:
         return dataclasses.replace(run_opts, device=device, overridden_args={*run_opts.overridden_args, "device"})
@@ -456,16 +459,16 @@ def _with_device(run_opts, device):
 
 
 def _fetch_config(config, kwargs):
-    """Take arguments out of ``kwargs`` that SpeechBrain had before it had ``FetchConfig``, and put them into one."""
+    """Move the arguments that SpeechBrain had before ``FetchConfig`` from ``kwargs`` into one."""
     if kwargs.pop("pymodule_file", None) is not None:
-        raise InputError("pymodule_file is not supported: no code of a model folder is loaded. Leave it out.")
+        raise InputError("pymodule_file is not supported: no code of a model folder is loaded. Remove it.")
     earlier = {"use_auth_token": "token", "revision": "revision", "huggingface_cache_dir": "huggingface_cache_dir"}
     given = {new: kwargs.pop(old, None) for old, new in earlier.items()}
     return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def _hparams(source, overrides, overrides_must_match):
-    """What SpeechBrain's ``Pretrained`` takes, of a model that is not trusted."""
+    """The hparams of SpeechBrain's ``Pretrained`` for a model that is not trusted."""
     more = {}
     if not overrides_must_match:
         known = read_config(source.file(CONFIG_FILE)) if overrides else {}
@@ -480,7 +483,7 @@ def _hparams(source, overrides, overrides_must_match):
 
 
 def _has_yaml(source, hparams_file):
-    """Whether a trusted model is loaded by its YAML file: one without is loaded as any other."""
+    """Whether a trusted model is loaded by its YAML file; without one it is loaded as if it were not trusted."""
     try:
         source.file(hparams_file)
     except NoSuchFile:
@@ -491,7 +494,7 @@ def _has_yaml(source, hparams_file):
 
 
 def _prepared_for_speechbrain(source, hparams_file):
-    """Arguments for SpeechBrain's loading, after what is in ``savedir`` has been found to be this model's."""
+    """Arguments for SpeechBrain's loading, after the files in ``savedir`` are known to be this model's."""
     source.file(hparams_file)
     for name in MODULES:
         with contextlib.suppress(NoSuchFile):  # a trusted YAML file may have other modules, and other names for them
@@ -500,7 +503,7 @@ def _prepared_for_speechbrain(source, hparams_file):
 
 
 def stem(recording):
-    """What the names of a recording's output files begin with.
+    """Beginning of the names of a recording's output files.
 
     Arguments
     ---------
@@ -522,5 +525,5 @@ def stem(recording):
     """
     name = recording if isinstance(recording, (str, os.PathLike)) else getattr(recording, "name", None)
     if not isinstance(name, (str, os.PathLike)) or not Path(name).stem:
-        raise InputError("the recording has no name to call the files by: give one (name=...).")
+        raise InputError("the recording has no name for the files: give one (name=...).")
     return Path(name).stem

@@ -1,8 +1,8 @@
 """The networks.
 
 A MossFormer, from the smallest part to the largest: `layers`, `attention`, `block`, `masknet`, `separator`; what
-MossFormer2 adds: `recurrent`, `mossformer2`; `sizes` has the published ones. `mossformer_sb.network.fast` is what makes
-them fast, and has the switch that turns it off. The network is complete without that folder.
+MossFormer2 adds: `recurrent`, `mossformer2`; `sizes` has the published ones. `mossformer_sb.network.fast` has their
+fast implementations, and the switch that turns these off. The network is complete without that folder.
 """
 
 import importlib

@@ -33,7 +33,7 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     queries_keys : QueriesKeys
         Four tensors [B, L, K].
     values : torch.Tensor
-        [B, L, E]; zero past each item's length, which is all that keeps padding out of both attentions: neither is
+        [B, L, E]; zero past each item's length. This alone keeps padding out of both attentions, since neither is
         normalised by its weights.
     group_size : int
         P.
@@ -59,7 +59,7 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
 
 
 def local_attention(query, key, values, group_size, dropout=0.0):
-    """ReLU(Q Kᵀ / P)² V within groups of P frames, the last of which is filled up with zeros.
+    """ReLU(Q Kᵀ / P)² V within groups of P frames, the last of which is zero-padded.
 
     Arguments
     ---------
@@ -84,9 +84,9 @@ def local_attention(query, key, values, group_size, dropout=0.0):
     torch.Size([2, 70, 32])
     """
     batch_size, num_frames, _ = values.shape
-    # Compilers and exporters make another program for an axis of size one, and for a slice that is all there is. So
-    # items and groups share an axis, and there are always zeros, a whole group of them where no frame is missing: this
-    # is one program for all lengths.
+    # Compilers and exporters specialise on an axis of size one, and on a slice that covers a whole axis. So items and
+    # groups share an axis, and zeros are always appended, a whole group where no frame is missing: this gives one graph
+    # for all lengths.
     missing = group_size - num_frames % group_size
     query, key, values = (
         F.pad(x, (0, 0, 0, missing)).flatten(0, 1).unflatten(0, (-1, group_size)) for x in (query, key, values)
@@ -98,7 +98,8 @@ def local_attention(query, key, values, group_size, dropout=0.0):
 
 def drop(weights, dropout):
     """Attention weights after dropout, of any shape."""
-    # Not `training=dropout > 0`: of a float, a compiler for all lengths makes a symbol, which that argument can't be.
+    # Not `training=dropout > 0`: with dynamic shapes, a compiler makes a symbol of a float, which that argument can't
+    # be.
     return F.dropout(weights, dropout) if dropout > 0 else weights
 
 
@@ -119,7 +120,7 @@ def global_context(key, values, lengths=None):
     torch.Tensor
         [B, K, E].
     """
-    # The key is divided before the product is summed: a sum over the frames of minutes would leave float16's range.
+    # The key is divided before the product is summed: a sum over minutes of frames would overflow float16.
     return torch.matmul(over_length(key, key.shape[1], lengths).transpose(1, 2), values)
 
 

@@ -17,7 +17,7 @@ from mossformer_sb.network.checks import check_input, check_number
 from mossformer_sb.network.lengths import padding_mask, zero_padding
 
 MAX_POSITIONS = 2500  # of SpeechBrain's position embedding: frames of a chunk, and chunks
-MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames, less than a ninth block takes
+MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames, fewer than a ninth block needs
 
 
 class BaselineMaskNet(nn.Module):
@@ -75,7 +75,7 @@ class ConvTasNetMaskNet(BaselineMaskNet):
     """The mask net of Conv-TasNet: a stack of dilated convolutions.
 
     SpeechBrain's ``conv_tasnet.MaskNet`` with global layer norm, not causal, and two changes that make it the published
-    one: the sum over all blocks of a skip path goes on to the masks, not the last block's output; and borders are
+    one: the masks are made from the sum of the blocks' skip outputs, not from the last block's output; and borders are
     padded with zeros, where SpeechBrain reflects the signal, which fails for less than 2^(num_blocks - 1) + 1 frames.
     The masks end in ReLU, as in SpeechBrain and in the other networks here; the paper has a sigmoid.
 
@@ -167,7 +167,7 @@ class SkipPath(nn.Module):
     Arguments
     ---------
     blocks : iterable of speechbrain.lobes.models.conv_tasnet.TemporalBlock
-        Their layers are taken over.
+        Their layers are reused.
     hidden_channels : int
         H, channels within a block.
     skip_channels : int

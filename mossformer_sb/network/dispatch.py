@@ -1,7 +1,8 @@
 """Registering another implementation of a plain call.
 
 The network is written plainly, and is complete without any registration. Calls that are marked `replaceable` may be
-computed by something else with the same result: `mossformer_sb.network.fast.register` registers what makes them fast.
+computed by another implementation with the same result: `mossformer_sb.network.fast.register` registers what makes them
+fast.
 """
 
 import functools
@@ -34,7 +35,7 @@ def replaceable(plain):
 
 
 def register(call):
-    """Decorator: register the rule that chooses who computes a replaceable call.
+    """Decorator: register the rule that chooses the implementation of a replaceable call.
 
     Arguments
     ---------

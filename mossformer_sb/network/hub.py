@@ -1,8 +1,8 @@
-"""A separator as files that the Hugging Face hub keeps: ``config.json`` and ``model.safetensors``.
+"""A separator as files for the Hugging Face hub: ``config.json`` and ``model.safetensors``.
 
-`HubModel` is huggingface_hub's ``PyTorchModelHubMixin`` with a stricter way to read: ``config.json`` holds plain values
-only, which become arguments of one class; weights come from safetensors alone, of exactly the names and shapes that the
-network has. So loading a stranger's files runs nothing of theirs, and none of their files is a program.
+`HubModel` is huggingface_hub's ``PyTorchModelHubMixin`` with stricter reading: ``config.json`` holds plain values only,
+which become arguments of one class; weights come from safetensors alone, of exactly the names and shapes that the
+network has. So loading files of an unknown origin runs no code of theirs.
 """
 
 import json
@@ -43,7 +43,7 @@ class HubModel(PyTorchModelHubMixin):
     ``save_pretrained`` and ``push_to_hub`` are those of huggingface_hub.
     """
 
-    _card = None  # text, and the checksum of the weights that it tells of
+    _card = None  # text, and the checksum of the weights that it describes
 
     def _save_pretrained(self, save_directory):
         write_model(save_directory, self.config, self.state_dict())
@@ -59,7 +59,7 @@ class HubModel(PyTorchModelHubMixin):
         Arguments
         ---------
         save_directory : str or Path
-            Made if it is not there.
+            Created if it does not exist.
         **options
             Of huggingface_hub's ``save_pretrained``: ``push_to_hub``, ``repo_id`` and so on.
 
@@ -317,7 +317,7 @@ def _find_file(source, name, download):
 
 
 def missing_file(source, name):
-    """What to say of a model without one of its two files."""
+    """The message for a model that lacks one of its two files."""
     return (
         f"{source}: holds no {name}. A model is loaded from {CONFIG_FILE} and {WEIGHTS_FILE}; files that can hold "
         f"code, as hyperparams.yaml, pytorch_model.bin and .ckpt, are not read in their place. `mossformer-sb export "

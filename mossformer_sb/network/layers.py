@@ -170,8 +170,8 @@ class Angles(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.channels = channels
-        # No buffer: DDP would send this constant around before every step. On the CPU whatever the default device is,
-        # so that it has its values in a network built on the meta device.
+        # No buffer: DDP would broadcast this constant before every step. On the CPU whatever the default device is, so
+        # that it has its values in a network built on the meta device.
         self.frequencies = self._frequencies()
 
     def _frequencies(self):

@@ -29,8 +29,8 @@ def lengths_are_checked():
 def check_lengths(lengths, batch_size, maximum, minimum=1, unit="samples"):
     """Raise if ``lengths`` can't be the lengths of a padded batch.
 
-    Reading the values of a tensor on an accelerator waits for all that was started there, so check the copy on the CPU
-    where there is one, and what follows within `lengths_are_checked`.
+    Reading the values of a tensor on an accelerator waits for all work that is queued there, so check the copy on the
+    CPU where there is one, and what follows within `lengths_are_checked`.
 
     Arguments
     ---------

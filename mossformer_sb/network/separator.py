@@ -23,7 +23,7 @@ from mossformer_sb.network.sizes import build_decoder, build_encoder, build_mask
 def separate(encoder, masknet, decoder, mixture, lengths=None):
     """Separate a batch of mixtures.
 
-    The three networks are arguments because training wraps each of them by itself (DDP, compilation).
+    The three networks are arguments because training wraps each of them separately (DDP, compilation).
 
     Arguments
     ---------
@@ -70,7 +70,7 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     if lengths is not None:
         check_lengths(lengths, batch_size, maximum=num_samples, minimum=kernel_size)
         lengths = lengths.to(mixture.device, non_blocking=True)
-        # Nothing that stands in the padding, not even NaN, may reach the estimates.
+        # No value in the padding, not even NaN, may reach the estimates.
         mixture = zero_padding(mixture, padding_mask(lengths, num_samples))
         frames = {"lengths": num_frames(lengths, kernel_size, stride)}
 
@@ -206,7 +206,7 @@ class MossFormerSeparator(nn.Module, HubModel):
 
     @classmethod
     def from_modules(cls, encoder, masknet, decoder, sample_rate=8000, input_level=None):
-        """Put ready networks together.
+        """Build a separator from existing networks.
 
         Arguments
         ---------

@@ -1,4 +1,4 @@
-"""Faults of PyTorch and its libraries that the network would suffer from, and how it gets around them.
+"""Workarounds for faults of PyTorch and its libraries that would change the network's results.
 
 They concern correctness, not speed. Each can go when the fault has gone from the oldest PyTorch that is supported.
 """

@@ -1,1 +1,1 @@
-"""An HTTP service that separates recordings for other programs: ``mossformer-sb serve``."""
+"""The HTTP service of ``mossformer-sb serve``."""

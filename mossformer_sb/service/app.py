@@ -1,7 +1,7 @@
-"""The service: one address that separates, one that says how it is.
+"""The HTTP service: an endpoint that separates, and a health check.
 
-A request gets a place or a refusal at once; its recording is written to a temporary folder of its own, separated there
-by one of a few threads, and the folder goes when the answer has been sent or the client has gone.
+A request is accepted or refused at once; its recording is written to a temporary folder, separated there by one of a
+few threads, and the folder is deleted when the response has been sent or the client has disconnected.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from mossformer_sb.version import __version__
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
-CLIENT_CLOSED = 499  # no client reads it; it stands in the log
+CLIENT_CLOSED = 499  # no client reads it; it is for the log
 BODY = {
     "requestBody": {
         "required": True,
@@ -60,7 +60,7 @@ ANSWERS = {
 
 
 class Places:
-    """So many requests at a time, and a refusal for one more.
+    """Limit of concurrent requests; one more is refused.
 
     Example
     -------
@@ -77,11 +77,11 @@ class Places:
 
     @contextlib.contextmanager
     def take(self):
-        """Raises HTTPException 429 if there is none. To be used in one thread."""
+        """Raises HTTPException 429 if there is none. Not thread-safe."""
         if self.taken >= self.number:
             raise HTTPException(
                 429,
-                f"{self.taken} recordings are being separated or waiting, the most that are taken. Try again later.",
+                f"{self.taken} recordings are being separated or waiting, the maximum. Try again later.",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             )
         self.taken += 1
@@ -116,7 +116,7 @@ def create_app(model, limits=None):
     )
     app.state.places = places
 
-    @app.get("/health", summary="Whether the service runs, and with what model")
+    @app.get("/health", summary="Whether the service runs, and its model")
     async def health():
         return {
             "status": "ok",
@@ -142,13 +142,13 @@ def create_app(model, limits=None):
             try:
                 path, sent = await receive(request, folder, limits)
             except ClientDisconnect:
-                return JSONResponse({"detail": "the client went away"}, CLIENT_CLOSED)
+                return JSONResponse({"detail": "the client disconnected"}, CLIENT_CLOSED)
             work = asyncio.get_running_loop().run_in_executor(
                 threads, _separate, model, path, sent, format, level, channel, limits
             )
             tracks = await _unless_gone(request, work)
             if tracks is None:
-                return JSONResponse({"detail": "the client went away"}, CLIENT_CLOSED)
+                return JSONResponse({"detail": "the client disconnected"}, CLIENT_CLOSED)
             if answer == "json":
                 return JSONResponse(_as_json(tracks, format))
             archive = await asyncio.to_thread(_as_zip, tracks, folder)
@@ -158,24 +158,24 @@ def create_app(model, limits=None):
 
 
 class TemporaryFile(FileResponse):
-    """A file that is sent and then removed, also if the client goes away meanwhile."""
+    """A file response whose file is removed afterwards, also if the client disconnects."""
 
     def __init__(self, path, filename, cleanup):
         super().__init__(path, filename=filename, media_type="application/zip")
         self.cleanup = cleanup
 
     async def __call__(self, scope, receive, send):
-        """Sends it."""
+        """Send it."""
         with self.cleanup:
             await super().__call__(scope, receive, send)
 
 
 async def _unless_gone(request, work):
-    """The result of some work. If the client goes away before its turn has come: None, and it is not begun."""
+    """The result of some work; None, without starting it, if the client disconnects before its turn."""
     while not work.done():
         await asyncio.wait([work], timeout=0.5)
         if not work.done() and await request.is_disconnected() and work.cancel():
-            # What runs already can't be stopped, and its folder is needed until it ends.
+            # Work that has started can't be stopped, and its folder is needed until it ends.
             return None
     return work.result()
 
@@ -186,7 +186,7 @@ def _separate(model, path, name, format, level, channel, limits):
         _check_length(Recording(path), limits)
         return model.separate_to_files(path, path.parent / "tracks", name, format, channel, level)
     except InputError as error:
-        # The recording is called what the client calls it, not by the name of a temporary file.
+        # The recording has the client's name for it, not that of a temporary file.
         raise HTTPException(422, str(error).replace(str(path), name)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise HTTPException(503, "there is too little memory for this recording now. Try again later.") from error
@@ -194,7 +194,7 @@ def _separate(model, path, name, format, level, channel, limits):
 
 def _check_length(recording, limits):
     longest, samples = 60 * limits.minutes * recording.sample_rate, recording.num_samples
-    if samples is None:  # only reading it tells
+    if samples is None:  # only known after reading
         samples = 0
         for block in recording.blocks():
             samples += len(block)
@@ -203,8 +203,8 @@ def _check_length(recording, limits):
     if samples > longest:
         raise HTTPException(
             413,
-            f"the recording takes {samples / recording.sample_rate / 60:.1f} minutes or more; {limits.minutes:g} are "
-            "the most that are taken. Cut it, or give the service a larger --max_minutes.",
+            f"the recording takes {samples / recording.sample_rate / 60:.1f} minutes or more; the maximum is "
+            f"{limits.minutes:g}. Cut it, or start the service with a larger --max_minutes.",
         )
 
 
@@ -217,7 +217,7 @@ def _as_json(tracks, format):
 
 def _as_zip(tracks, folder):
     archive = folder / f"{tracks[0].stem.rpartition('_spk')[0]}.zip"
-    with zipfile.ZipFile(archive, "w") as file:  # audio hardly shrinks
+    with zipfile.ZipFile(archive, "w") as file:  # audio is hardly compressible
         for track in tracks:
             file.write(track, track.name)
     return archive

@@ -1,4 +1,4 @@
-"""What the service accepts: the size and length of a recording, and how many wait for their turn."""
+"""Limits of the service: size and length of a recording, and length of the queue."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from mossformer_sb.errors import InputError
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service accepts.
+    """Limits of the service.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-"""Receiving a recording: the body itself or a field of a form, written to a file, with limits as it comes in."""
+"""Receiving a recording, as the body or a field of a form, into a file, with limits during the upload."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ async def receive(request, folder, limits):
     path : Path
         The file.
     name : str
-        What the client calls it, by the parameter ``name`` or the form's file name, made safe; or "recording".
+        The client's name for it, by the parameter ``name`` or the form's file name, sanitised; or "recording".
 
     Raises
     ------
@@ -53,7 +53,7 @@ async def receive(request, folder, limits):
 
 
 def safe_name(name):
-    """What files can be called: of a client's name, whatever it is, no folder, no control character, not too much.
+    """A client's name as a file name: without folders and control characters, and shortened.
 
     Example
     -------
@@ -64,13 +64,13 @@ def safe_name(name):
 
 
 async def _limited(request, limits):
-    """The chunks of the body, as long as they come soon enough and are not too many."""
+    """The chunks of the body; raises HTTPException if they come too slowly or are too many."""
     received, stream = 0, request.stream()
     while True:
         try:
             chunk = await asyncio.wait_for(anext(stream, None), limits.upload_seconds)
         except asyncio.TimeoutError as error:
-            raise HTTPException(408, f"nothing came for {limits.upload_seconds:g} s: send it again.") from error
+            raise HTTPException(408, f"nothing was received for {limits.upload_seconds:g} s: send it again.") from error
         if chunk is None:
             return
         received += len(chunk)
@@ -89,7 +89,7 @@ async def _from_form(request, chunks, path):
     try:
         upload = form.get(FIELD)
         if upload is None or isinstance(upload, str):
-            raise HTTPException(400, "the form has no file of the name 'file': send the recording as this field.")
+            raise HTTPException(400, "the form has no file field named 'file': send the recording as this field.")
         with open(path, "wb") as file:
             while chunk := await upload.read(COPIED):
                 file.write(chunk)
@@ -99,7 +99,7 @@ async def _from_form(request, chunks, path):
 
 
 def _too_large(limits):
-    return HTTPException(413, f"the request is larger than {limits.megabytes:g} MB, the most that is taken.")
+    return HTTPException(413, f"the request is larger than {limits.megabytes:g} MB, the maximum.")
 
 
 __all__ = ["ClientDisconnect", "receive"]

@@ -1,4 +1,4 @@
-"""Model folders: writing, reading and converting them."""
+"""Model folders: writing, loading, downloading and converting them."""
 
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord

@@ -1,4 +1,4 @@
-"""Model folders into the authors' forms, for their programs."""
+"""Conversion of model folders into the authors' formats, for their programs."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from mossformer_sb.sharing.loading import load_model
 from mossformer_sb.utils.files import atomic_folder
 
 FORMS = ("modelscope", "standalone", "clearvoice")
-# What is written into the source of their MossFormer2, and can't be said in its files.
+# Values that are fixed in the source of their MossFormer2, not stored in its files.
 _FIXED = {
     "group_size": 256,
     "query_key_dim": 128,
@@ -33,14 +33,14 @@ _FIXED = {
 
 
 def to_authors(source, output_folder, form):
-    """Convert a model folder into a form of the authors'.
+    """Convert a model folder into one of the authors' formats.
 
     Arguments
     ---------
     source : str or Path
         A model folder, a model hub's id, or the name of a released model.
     output_folder : str or Path
-        Where to; it must not be there.
+        Where to; it must not exist.
     form : str
         One of `FORMS`: "modelscope"; "standalone" or "clearvoice", of MossFormer2 alone.
 
@@ -86,8 +86,8 @@ def _check(source, masknet, form, is_second):
         return
     if not masknet.apply_masks and form != "standalone":
         raise InputError(
-            f"{source}: applies no masks, which only the standalone form can say; the programs of {form} would "
-            f"multiply. Take --to standalone."
+            f"{source}: applies no masks, which only the standalone form can store; the programs of {form} would "
+            f"multiply. Use --to standalone."
         )
     config = masknet.config
     needed = {**_FIXED, "in_channels": config["out_channels"]}
@@ -131,7 +131,7 @@ def _write_standalone(folder, states, model):
         "masknet_useextralinearlayer": False,
         "masknet_extraskipconnection": True,
         "intra_numlayers": masknet.config["num_blocks"],
-        # Without effect there, but their wrapper reads them.
+        # They have no effect, but their wrapper reads them.
         "masknet_chunksize": 250,
         "intra_nhead": 8,
         "intra_dffn": 1024,

@@ -1,4 +1,4 @@
-"""The files of the authors' checkpoints: telling their forms apart, and reading them as plain tensors.
+"""The files of the authors' checkpoints: recognising their formats, and reading them as plain tensors.
 
 Four forms of two networks:
 
@@ -7,7 +7,7 @@ Four forms of two networks:
 - MossFormer2 "standalone", of github.com/alibabasglab/MossFormer2: ``config.json``, and ``encoder.ckpt``,
   ``masknet.ckpt``, ``decoder.ckpt``, or all in ``pytorch_model.bin`` or ``model.safetensors``.
 - MossFormer2 in ClearerVoice-Studio: ``last_best_checkpoint``, a text file with the name of a checkpoint, which holds
-  the weights under ``model`` and the state of the optimizer, which is left out.
+  the weights under ``model`` and the state of the optimizer, which is ignored.
 """
 
 import json
@@ -22,20 +22,20 @@ from mossformer_sb.utils.files import expanded
 from mossformer_sb.utils.weights import read_plain, read_state_dict
 
 CONFIG_FILE = "config.json"
-POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that is there counts
+POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that exists counts
 WHOLE_FILES = ("pytorch_model.pt", "pytorch_model.bin", "model.safetensors")
 MAPPING_TASK = "mossformer2-whamr-2spk"  # config_name with which the standalone multiplies no masks
 TRAINING_FILES = "model.ckpt-*.pt"  # of ClearerVoice, while it trains
 # What keys begin with, in the order of `MODULES`.
 MODELSCOPE_PREFIXES = ("enc.", "mask_net.", "dec.")
 STANDALONE_PREFIXES = ("encoder.", "masknet.", "decoder.")
-# Part of a mask net's key in the standalone, and in ModelScope's package; the rest is letter for letter the same.
+# Part of a mask net's key in the standalone, and in ModelScope's package; the rest is identical.
 _STANDALONE_PARTS = (
     ("dual_mdl.0.intra_mdl.mdl.flashT.", "mdl.intra_mdl.mossformerM."),
     ("dual_mdl.0.intra_mdl.mdl.norm.norm.", "mdl.intra_mdl.norm."),
     ("dual_mdl.0.intra_norm.", "mdl.intra_norm."),
 )
-# The other networks of ClearerVoice-Studio, by what a key of theirs begins with.
+# The other networks of ClearerVoice-Studio, by the beginning of a key.
 _OTHERS = {
     "mossformer.": "MossFormer2_SE_48K, which enhances the speech of one speaker",
     "sep_network.": "AV_MossFormer2_TSE_16K, which extracts one speaker with the help of video",
@@ -67,7 +67,7 @@ class AuthorsCheckpoint:
     one_file: bool = False
 
     def key_in_file(self, module, key):
-        """What a parameter is called in the file."""
+        """Name of a parameter in the file."""
         if self.form == "standalone" and module == "masknet":
             key = to_standalone(key)
         if not self.one_file:
@@ -77,7 +77,7 @@ class AuthorsCheckpoint:
 
 
 def read_checkpoint(source):
-    """Read a checkpoint of the authors', of whichever form.
+    """Read a checkpoint of the authors', of any of their formats.
 
     Arguments
     ---------
@@ -91,7 +91,7 @@ def read_checkpoint(source):
     Raises
     ------
     InputError
-        If it is none, or is of a network that is no separator of ours.
+        If it is none, or its network is not supported.
 
     Example
     -------
@@ -167,7 +167,7 @@ def _of_whole(source, path, form="modelscope"):
 
 
 def _read_whole(path):
-    """The state dict, without what training in parallel puts before its keys; and whether a training wrote it."""
+    """The state dict, without what training in parallel puts before its keys; and whether it is from a training."""
     content = read_plain(path)
     content = content if isinstance(content, dict) else {}
     if any(isinstance(content.get(key), dict) for key in ("mossformer", "generator")):
@@ -181,7 +181,7 @@ def _read_whole(path):
 
 
 def _refuse_others(path, keys):
-    """Raise InputError if keys are of a network of the authors' that is no separator of ours."""
+    """Raise InputError if keys are of a network of the authors' that is not supported."""
     for key in keys:
         for prefix, what in _OTHERS.items():
             if key.startswith(prefix):
@@ -190,7 +190,7 @@ def _refuse_others(path, keys):
 
 def _is_other(path, what):
     return InputError(
-        f"{path}: is ClearerVoice's {what}. It is no separator of mixtures by their sound alone, and isn't supported. "
+        f"{path}: is ClearerVoice's {what}. It is no audio-only separator of mixtures, and isn't supported. "
         f"`mossformer-sb models` lists the authors' models that are."
     )
 
@@ -229,7 +229,7 @@ def _only_training_file(folder):
 
 
 def _settings(folder):
-    """What config.json says, if there is one."""
+    """The content of config.json, if it exists."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         return {}
@@ -243,7 +243,7 @@ def _settings(folder):
 
 
 def from_standalone(key):
-    """A key of the standalone's mask net by ModelScope's name.
+    """ModelScope's name for a key of the standalone's mask net.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' into model folders."""
+"""Conversion of the authors' checkpoints into model folders."""
 
 import logging
 
@@ -32,7 +32,7 @@ def from_authors(
 ):
     """Convert a checkpoint of the authors' into a folder that `MossFormerSeparation.from_hparams` loads.
 
-    Its form is found by itself, see `mossformer_sb.sharing.authors_files`. Every name and shape is compared.
+    Its format is recognised, see `mossformer_sb.sharing.authors_files`. Every name and shape is compared.
 
     Arguments
     ---------
@@ -43,7 +43,7 @@ def from_authors(
     sample_rate : int, optional
         Hz that it was trained at. Default: as ``config.json`` says; else 8000 for ModelScope's form.
     group_size : int
-        Frames of one local attention group: like the rate, weights don't tell it.
+        Frames of one local attention group: like the rate, it can't be read from the weights.
     apply_masks : bool, optional
         As in `MossFormer2MaskNet`. Default: False if ``config.json`` names the authors' model for WHAMR!, else True.
     input_level : str, optional
@@ -61,8 +61,8 @@ def from_authors(
     Raises
     ------
     InputError
-        If files are missing or are of another network, with a table of the keys and shapes that differ; or if something
-        has to be said that they don't tell.
+        If files are missing or are of another network, with a table of the keys and shapes that differ; or if the files
+        lack a value that must be given.
     """
     checkpoint = read_checkpoint(source)
     sample_rate = _sample_rate(checkpoint) if sample_rate is None else sample_rate
@@ -78,7 +78,7 @@ def from_authors(
 
 
 def load_separator(checkpoint, group_size=256, apply_masks=None):
-    """Make a separator of the sizes that a checkpoint's weights show, with these weights.
+    """Build a separator with a checkpoint's weights, and the sizes that follow from their shapes.
 
     Arguments
     ---------
@@ -107,7 +107,7 @@ def load_separator(checkpoint, group_size=256, apply_masks=None):
 
 
 def in_modelscope_names(module, state_dict):
-    """A state dict of ours by ModelScope's names, for the module called ``module``."""
+    """A state dict of ours with ModelScope's names, for the module called ``module``."""
     return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
 
 
@@ -118,13 +118,13 @@ def _sample_rate(checkpoint):
     if checkpoint.form == "modelscope":
         return MODELSCOPE_RATE
     raise InputError(
-        f"{checkpoint.source}: doesn't tell the sample rate that the model was trained at. Say it: --sample_rate 16000 "
+        f"{checkpoint.source}: has no sample rate. Give the one that the model was trained at: --sample_rate 16000 "
         f"for ClearerVoice's MossFormer2_SS_16K, --sample_rate 8000 for a model of 8 kHz."
     )
 
 
 def _networks_for(checkpoint, group_size, apply_masks):
-    """Encoder, mask net and decoder of the sizes that the authors' files show."""
+    """Encoder, mask net and decoder of the sizes in the authors' files."""
     sizes = masknet_sizes(checkpoint.states["masknet"], checkpoint.source)
     filters = checkpoint.states["encoder"].get("conv1d.weight")
     if filters is None or filters.dim() != 3 or filters.shape[1] != 1 or filters.shape[2] < 2:
@@ -140,7 +140,7 @@ def _networks_for(checkpoint, group_size, apply_masks):
     elif apply_masks:
         masknet = MossFormerMaskNet(**sizes, group_size=group_size)
     else:
-        raise InputError(f"{checkpoint.source}: is a MossFormer, whose masks are always applied: leave --mapping out.")
+        raise InputError(f"{checkpoint.source}: is a MossFormer, whose masks are always applied: remove --mapping.")
     in_channels = sizes["in_channels"]
     return (
         Encoder(kernel_size, channels),

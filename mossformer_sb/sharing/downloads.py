@@ -1,4 +1,4 @@
-"""Downloading a file over HTTPS: resumed after an interruption, checked, and complete under its name or not there."""
+"""Downloading a file over HTTPS: resumed after an interruption, verified, and written atomically."""
 
 import hashlib
 import json
@@ -14,27 +14,28 @@ from mossformer_sb.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # when a connection breaks half way
+ATTEMPTS = 3  # after a broken connection
 TIMEOUT = 20  # seconds without a byte
-BLOCK = 1 << 14  # bytes; of one that is incomplete when the connection breaks, nothing is kept
-PART, NOTE = ".part", ".part.json"  # what has come so far, and of which version of the file it is
+BLOCK = 1 << 14  # bytes; an incomplete one is discarded when the connection breaks
+PART, NOTE = ".part", ".part.json"  # the partial download, and the version of the file that it is of
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 def download(url, path, headers=None, size=None, sha256=None):
-    """Download a file, or the rest of it.
+    """Download a file, or resume its download.
 
     Arguments
     ---------
     url : str
     path : str or Path
-        Where to; its folder must exist. What has come of it lies beside it, and an interrupted download goes on there.
+        Where to; its folder must exist. The partial download lies beside it, and an interrupted download resumes from
+        there.
     headers : mapping, optional
-        Of the request, such as a token. They are not sent to another host that the first one names.
+        Of the request, such as a token. They are not sent to another host after a redirect.
     size : int, optional
-        Bytes that the file has to have. Default: as many as the server says.
+        Bytes that the file has to have. Default: the server's content length.
     sha256 : str, optional
-        What its content has to give, in hexadecimal digits.
+        Expected hash of its content, in hexadecimal digits.
 
     Raises
     ------
@@ -50,9 +51,9 @@ def download(url, path, headers=None, size=None, sha256=None):
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             come = part.stat().st_size if part.is_file() else 0
             if attempt == ATTEMPTS or not come:
-                kept = f" {_megabytes(come)} MB of it are kept: the same command goes on from there." if come else ""
+                kept = f" {_megabytes(come)} MB of it are kept: the same command resumes from there." if come else ""
                 raise InputError(f"{url}: can't be downloaded ({_reason(error)}).{kept}") from error
-            logger.info("%s: the connection broke after %s MB; going on", path.name, _megabytes(come))
+            logger.info("%s: the connection broke after %s MB; resuming", path.name, _megabytes(come))
         except requests.RequestException as error:
             raise InputError(f"{url}: can't be downloaded ({_reason(error)}).") from error
         except OSError as error:
@@ -61,12 +62,12 @@ def download(url, path, headers=None, size=None, sha256=None):
     part.with_name(path.name + NOTE).unlink(missing_ok=True)
     if problem:
         part.unlink()
-        raise InputError(f"{url}: what came {problem}. It was removed; try again.")
+        raise InputError(f"{url}: the downloaded file {problem}. It was removed; try again.")
     os.replace(part, path)
 
 
 def difference(path, size=None, sha256=None):
-    """What is wrong with a file: its size or its content.
+    """How a file differs from the expected size or content.
 
     Arguments
     ---------
@@ -74,7 +75,7 @@ def difference(path, size=None, sha256=None):
     size : int, optional
         Bytes that it has to have.
     sha256 : str, optional
-        What its content has to give, in hexadecimal digits.
+        Expected hash of its content, in hexadecimal digits.
 
     Returns
     -------
@@ -115,14 +116,14 @@ def file_sha256(path):
 
 
 def _receive(url, part, headers, name, size):
-    """Append to ``part`` what is missing of the file; from its beginning if the server has another version of it."""
+    """Append the missing rest of the file to ``part``; start again if the server has another version of it."""
     start, etag = _what_has_come(part)
     request = {**(headers or {}), "Accept-Encoding": "identity"}
     if start:
         request |= {"Range": f"bytes={start}-", "If-Range": etag}
     with requests.get(url, headers=request, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            part.unlink()  # nothing is missing, or it is of another version: from the beginning
+            part.unlink()  # nothing is missing, or it is of another version: start again
             return _receive(url, part, headers, name, size)
         response.raise_for_status()
         sent = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -131,7 +132,7 @@ def _receive(url, part, headers, name, size):
             raise requests.RequestException(f"the server sent bytes from {sent[1]}, not from {start}")
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
-        if None not in (size, total) and total != size:  # before it comes, which can take an hour
+        if None not in (size, total) and total != size:  # before the download, which can take an hour
             raise InputError(f"{url}: has {total} bytes, needed are {size}: it is truncated, or of another version.")
         _note(part, response.headers.get("ETag"))
         with open(part, "ab" if start else "wb") as file, _bar(name, total, start) as bar:
@@ -140,11 +141,11 @@ def _receive(url, part, headers, name, size):
                 bar.update(len(block))
     found = part.stat().st_size
     if total is not None and found < total:
-        raise requests.ConnectionError(f"{found} of {total} bytes came")
+        raise requests.ConnectionError(f"{found} of {total} bytes were received")
 
 
 def _what_has_come(part):
-    """How many bytes there are that can be gone on from, and the version of the file that they are of."""
+    """How many bytes can be resumed from, and the version of the file that they are of."""
     note = part.with_name(part.name.removesuffix(PART) + NOTE)
     try:
         etag = json.loads(note.read_text(encoding="utf-8"))["etag"]
@@ -154,7 +155,7 @@ def _what_has_come(part):
 
 
 def _note(part, etag):
-    """Without a strong tag of its version, a file can't be gone on with."""
+    """Without a strong ETag, a download can't be resumed."""
     note = part.with_name(part.name.removesuffix(PART) + NOTE)
     note.write_text(json.dumps({"etag": etag if etag and not etag.startswith("W/") else None}), encoding="utf-8")
 
@@ -168,7 +169,7 @@ def _megabytes(size):
 
 
 def _reason(error):
-    """The innermost cause, which says what happened; the others say where."""
+    """The innermost cause, which is the informative one."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__
     return str(error).strip().partition("\n")[0] or type(error).__name__

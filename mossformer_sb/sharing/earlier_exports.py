@@ -1,4 +1,4 @@
-"""Exports of earlier versions, ``hyperparams.yaml`` and a file of weights a module, into the form of this one."""
+"""Conversion of earlier versions' exports: ``hyperparams.yaml`` and one file of weights per module."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def is_earlier_export(folder):
 def convert_export(folder, output_folder, half=None, speechbrain=True):
     """Write an export of an earlier version as one of this version, with its card and its examples.
 
-    Nothing of the folder is run: see `mossformer_sb.sharing.settings`.
+    No code of the folder is run: see `mossformer_sb.sharing.settings`.
 
     Arguments
     ---------
@@ -40,7 +40,7 @@ def convert_export(folder, output_folder, half=None, speechbrain=True):
     output_folder : str or Path
         Where to.
     half : bool, optional
-        Half precision. Default: as it is there.
+        Half precision. Default: as in the earlier export.
     speechbrain : bool
         As for `export`.
 
@@ -61,7 +61,7 @@ def convert_export(folder, output_folder, half=None, speechbrain=True):
     files = find_weights(folder, MODULES)
     missing = [name for name in MODULES if name not in files]
     if missing:
-        raise InputError(f"{folder}: holds no weights of {', '.join(missing)}. Copy the folder as a whole.")
+        raise InputError(f"{folder}: holds no weights of {', '.join(missing)}. Copy the complete folder.")
     is_half = False
     for name, module in modules.items():
         state = read_state_dict(files[name])

@@ -1,7 +1,7 @@
-"""Where a model's files are: a folder here, the Hugging Face hub, or a web address; and copies of them in ``savedir``.
+"""Fetching a model's files: from a local folder, the Hugging Face hub, or a web address; copies in ``savedir``.
 
-A file is always of the model that was named. Copies in ``savedir`` take the place of a download only where a note
-beside them says that they are of this model, and what was not fetched is not overwritten.
+A file is always of the model that was named. Copies in ``savedir`` replace a download only if a note beside them says
+that they are of this model, and files that were not fetched are not overwritten.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ TIMEOUT = 5  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT sa
 
 
 class NoSuchFile(InputError):
-    """A model that is there, and has no file of some ``names``."""
+    """The model exists, but has no file of some ``names``."""
 
     def __init__(self, message, names=()):
         super().__init__(message)
@@ -47,16 +47,16 @@ class ModelSource:
     source : str, Path or speechbrain.utils.fetching.FetchSource
         A local folder, ``~`` being the home; the id of a model on the Hugging Face hub; or a web address.
     savedir : str or Path, optional
-        Where to keep what is fetched. Default: the hub's cache; local folders are read where they are.
+        Where to keep fetched files. Default: the hub's cache; local folders are read where they are.
     local_strategy : speechbrain.utils.fetching.LocalStrategy
-        How files come into ``savedir``.
+        How files are put into ``savedir``.
     fetch_config : speechbrain.utils.fetching.FetchConfig, optional
         A revision, a token and so on, for the hub.
 
     Raises
     ------
     InputError
-        If it is neither a folder nor the name of anything that could be fetched.
+        If it is neither a folder nor a name that could be fetched.
 
     Example
     -------
@@ -95,7 +95,7 @@ class ModelSource:
         Raises
         ------
         InputError
-            If it is not there, or can't be fetched.
+            If it does not exist, or can't be fetched.
         """
         return self.first_of([filename])
 
@@ -131,7 +131,7 @@ class ModelSource:
         return self.first_of(module + ending for ending in EXTENSIONS)
 
     def for_speechbrain(self):
-        """Arguments of SpeechBrain's own loading, such that it takes no file of another model from ``savedir``."""
+        """Arguments of SpeechBrain's own loading, so that it takes no file of another model from ``savedir``."""
         config = dataclasses.replace(self.config, overwrite=self.savedir is not None)
         return {
             "source": self.name,
@@ -143,7 +143,7 @@ class ModelSource:
     # ---- finding
 
     def _locate(self, filenames):
-        """Name and path of the first file that is here or can be fetched."""
+        """Name and path of the first file that is local or can be fetched."""
         if self.kind is FetchFrom.LOCAL:
             for name in filenames:
                 if (self.folder / name).is_file():
@@ -180,7 +180,7 @@ class ModelSource:
             return self._download(filenames)
         if not self.config.allow_network:
             raise self._unreachable(filenames, "fetch_config has allow_network=False, and it isn't in the hub's cache")
-        logger.info("There is no folder %s here: looking for it on the Hugging Face hub", self.name)
+        logger.info("There is no local folder %s: looking for it on the Hugging Face hub", self.name)
         for name in filenames:
             try:
                 return name, self._from_hub(name)
@@ -192,7 +192,7 @@ class ModelSource:
 
     def _from_hub(self, filename):
         timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else TIMEOUT
-        # Without a network, hf_hub_download goes on trying for half a minute; this ends at once.
+        # Without a network, hf_hub_download retries for half a minute; this fails at once.
         url = huggingface_hub.hf_hub_url(self.name, filename, revision=self._revision)
         huggingface_hub.get_hf_file_metadata(url, token=self.config.token, timeout=timeout)
         path = huggingface_hub.hf_hub_download(
@@ -206,14 +206,14 @@ class ModelSource:
         return self._pinned(path)
 
     def _pinned(self, path):
-        """The path; and the commit that it is of, for the other files."""
+        """The path; stores its commit, for the other files."""
         path = Path(path)
         if path.parent.parent.name == "snapshots":
             self._revision = path.parent.name
         return path
 
     def _download(self, filenames):
-        """From a web address into savedir; SpeechBrain's way."""
+        """Download from a web address into savedir, as SpeechBrain does."""
         reason = "there is no such file"
         self._remove_other_models()
         for name in filenames:
@@ -237,7 +237,7 @@ class ModelSource:
         return os.path.abspath(self.name) if self.folder else self.name, self.config.revision
 
     def _keep(self, filename, path):
-        """Put a copy into savedir, and note whose it is; remove what is left there of another model."""
+        """Put a copy into savedir, and note its model; remove files of another model."""
         place = self.savedir / filename
         try:
             self.savedir.mkdir(parents=True, exist_ok=True)
@@ -251,7 +251,7 @@ class ModelSource:
         except OSError as error:
             raise InputError(
                 f"savedir {self.savedir}: can't write {filename} there ({error.strerror or error}). Give another "
-                f"folder, or leave savedir out."
+                f"folder, or no savedir."
             ) from error
 
     def _check_replaceable(self, filename, path):
@@ -262,8 +262,8 @@ class ModelSource:
         if path is not None and filecmp.cmp(place, path, shallow=False):
             return
         raise InputError(
-            f"savedir {self.savedir}: holds a {filename} of its own that is not that of {self.name}. To load what is "
-            f"there, give it as source; otherwise give another savedir, or empty this one."
+            f"savedir {self.savedir}: holds a {filename} that is not that of {self.name}. To load that model, give the "
+            f"folder as source; otherwise give another savedir, or empty this one."
         )
 
     def _remove_other_models(self):
@@ -280,24 +280,24 @@ class ModelSource:
             return NoSuchFile(f"{self.name}: holds no {filenames[0]}.", filenames)
         module = filenames[0].partition(".")[0]
         return NoSuchFile(
-            f"{self.name}: holds no weights for '{module}', neither {' nor '.join(filenames)}. Was the folder copied "
-            f"as a whole, and files in large file storage fetched? Or export the model again.",
+            f"{self.name}: holds no weights for '{module}', neither {' nor '.join(filenames)}. Was the complete folder "
+            f"copied, with the files in Git LFS? Or export the model again.",
             filenames,
         )
 
     def _unreachable(self, filenames, reason):
         what = "it" if len(filenames) == 1 else f"its {filenames[0]}"
         place = "the Hugging Face hub" if self.kind is FetchFrom.HUGGING_FACE else "the web"
-        message = f"{self.name}: there is no folder of this name here{_similar(self.name)}, and "
+        message = f"{self.name}: there is no local folder of this name{_similar(self.name)}, and "
         message += f"{what} can't be fetched from {place} ({reason})."
         note = _read_note(self.savedir) if self.savedir is not None else {"files": []}
         if note["files"]:
-            message += f" What lies in savedir {self.savedir} is of {note['source']}."
+            message += f" The files in savedir {self.savedir} are of {note['source']}."
         return InputError(message)
 
 
 def _kind_of(source):
-    """Where a source is, and its name there."""
+    """Kind of a source, and its name there."""
     if isinstance(source, FetchSource):
         return source.FetchFrom, str(source.path)
     folder, name = Path(expanded(source)), str(source)
@@ -315,7 +315,7 @@ def _kind_of(source):
 
 
 def _similar(path):
-    """A hint to a folder of almost this name."""
+    """Suggestion of a folder with a similar name."""
     path = Path(expanded(path))
     with contextlib.suppress(OSError):
         names = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
@@ -325,7 +325,7 @@ def _similar(path):
 
 
 def _is_about_one_file(error):
-    """Whether the hub has the model, and not this file; a file that is not in the cache is no such case."""
+    """Whether the hub has the model, but not this file. False for a file that is only missing from the cache."""
     return not isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError)
 
 

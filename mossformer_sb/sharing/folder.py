@@ -1,4 +1,4 @@
-"""A trained separator as a folder that others load."""
+"""Exporting a trained separator as a model folder."""
 
 import logging
 import shutil
@@ -44,9 +44,9 @@ def export(
     folder : str or Path
         Where to.
     modules : mapping
-        ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not. The mask net says what it is:
-        ``config``, its arguments; ``num_spks``; ``network`` and ``paper``, for the model card. Of a mask net of your
-        own class there is SpeechBrain's copy alone, which is loaded with ``trust=True``.
+        ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not. The mask net has ``config``, its
+        arguments; ``num_spks``; ``network`` and ``paper``, for the model card. A mask net of your own class is only
+        written in SpeechBrain's format, which is loaded with ``trust=True``.
     sample_rate : int
         Hz.
     record : TrainingRecord, optional
@@ -54,16 +54,16 @@ def export(
     examples : iterable of Path
         Audio files to copy into ``examples``.
     half : bool
-        Whether to round the weights to half precision. Whoever loads them computes in single precision.
+        Whether to round the weights to half precision. Loaded, they are converted to single precision.
     speechbrain : bool
-        Whether to write the files for SpeechBrain's classes. They are never written of a network whose output is not to
-        be multiplied with the encoded mixture.
+        Whether to write the files for SpeechBrain's classes. They are never written for a network whose output is not
+        multiplied with the encoded mixture.
     notes : str
         Markdown to add to the model card.
     settings : mapping, optional
         ``input_level``, see `mossformer_sb.inference.input_level`.
     card : str
-        The whole model card, in the place of one that is made here.
+        The complete model card, instead of a generated one.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def export(
     ------
     InputError
         If the folder exists and is something else, a weight is too large for half precision, or the mask net is of a
-        class of your own and there is to be nothing for SpeechBrain.
+        class of your own and ``speechbrain`` is False.
 
     Example
     -------
@@ -90,7 +90,7 @@ def export(
         raise InputError(
             f"{folder}: exists and is no exported model, so it is not replaced. Choose another export folder."
         )
-    modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # out of DDP's wrapping
+    modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}
     speechbrain = speechbrain and _multiplies(modules["masknet"])
     config = _config(modules, sample_rate, settings, speechbrain)
@@ -134,18 +134,18 @@ def describes_model(path):
 
 
 def _multiplies(masknet):
-    """Whether SpeechBrain's classes compute rightly with a network; a warning if not."""
+    """Whether SpeechBrain's classes compute a network correctly; a warning if not."""
     if applies_masks(masknet):
         return True
     logger.warning(
-        "Nothing is written for SpeechBrain's classes: with apply_masks: False the model is for mossformer_sb's alone, "
-        "since they multiply what the network gives with the encoded mixture."
+        "No files for SpeechBrain's classes are written: with apply_masks: False only mossformer_sb can load the "
+        "model, since they multiply the network's output with the encoded mixture."
     )
     return False
 
 
 def _config(modules, sample_rate, settings, speechbrain):
-    """What ``config.json`` is to hold; None if it can't describe the networks, and SpeechBrain's files do."""
+    """The content of ``config.json``; None if it can't describe the networks, but SpeechBrain's files can."""
     separator = MossFormerSeparator.from_modules(**modules, sample_rate=sample_rate, **settings)
     try:
         return separator.config
@@ -171,7 +171,7 @@ def _state(module, name, half):
 
 
 def _hyperparams(modules, sample_rate, settings):
-    """The YAML that builds the three modules again and loads their weights."""
+    """The YAML that builds the three modules and loads their weights."""
     encoder, masknet, decoder = (modules[name] for name in MODULES)
     more = "".join(f"{key}: {value}\n" for key, value in settings.items())
     masknet_arguments = "\n".join(f"    {key}: {value}" for key, value in masknet.config.items())
@@ -206,7 +206,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def _class_path(module):
-    """Name a module's class: by the package where the package offers it, for files are split and joined."""
+    """Path of a module's class: from the top-level package if that exports it, since modules may move."""
     name = type(module).__name__
     offered = getattr(mossformer_sb, name, None) is type(module)
     return f"mossformer_sb.{name}" if offered else f"{type(module).__module__}.{name}"

@@ -1,4 +1,4 @@
-"""Where a file of a model hub is to be had, and what the hub says about it: of Hugging Face, and of ModelScope."""
+"""Locating files on the model hubs of Hugging Face and ModelScope, with their size and hash."""
 
 import os
 import re
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 class Place:
     """Where a file is: ``cached``, a copy on this machine, or ``url``.
 
-    ``sha256`` and ``size`` are what the hub states; ``revision`` is what the model's other files have to be of.
+    ``sha256`` and ``size`` are stated by the hub; ``revision`` must be that of the model's other files.
     """
 
     url: str
@@ -53,14 +53,14 @@ def locate(hub, hub_id, file, revision=None):
     Raises
     ------
     InputError
-        If the hub hasn't the file or can't be reached, or ``HF_HUB_OFFLINE`` is set, which counts for both hubs.
+        If the hub does not have the file or can't be reached, or ``HF_HUB_OFFLINE`` is set, which applies to both hubs.
     """
     find = _on_hugging_face if hub == HUGGING_FACE else _on_modelscope
     return find(hub_id, file, revision)
 
 
 def web_page(hub, hub_id):
-    """The page of a model, for people.
+    """The web page of a model.
 
     Example
     -------
@@ -82,7 +82,7 @@ def _on_hugging_face(hub_id, file, revision):
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{url}: can't be reached ({reason}).") from error
     revision = facts.commit_hash or revision
-    # Of files in large file storage, the tag is the sha256; of others it is git's number.
+    # The ETag of files in Git LFS is the sha256; that of others is git's blob ID.
     sha256 = facts.etag if _SHA256.fullmatch(facts.etag or "") else None
     headers = huggingface_hub.utils.build_hf_headers()
     url = huggingface_hub.hf_hub_url(hub_id, file, revision=revision)
@@ -104,4 +104,4 @@ def _modelscope_endpoint():
 
 def _check_online(url):
     if constants.HF_HUB_OFFLINE:
-        raise InputError(f"{url}: is not downloaded, since HF_HUB_OFFLINE is set.")
+        raise InputError(f"{url}: can't be downloaded, since HF_HUB_OFFLINE is set.")

@@ -1,7 +1,7 @@
-"""Finding a model's folder, and loading it without running anything that is written in it.
+"""Finding a model's folder, and loading it without running code from it.
 
-A model is ``config.json`` and ``model.safetensors``, see `mossformer_sb.network.hub`. SpeechBrain's way to load one,
-HyperPyYAML and pickled checkpoints, calls whatever a file names: only ``trust=True`` goes that way.
+A model is ``config.json`` and ``model.safetensors``, see `mossformer_sb.network.hub`. SpeechBrain loads a model by
+HyperPyYAML and pickled checkpoints, which call whatever a file names: only ``trust=True`` does that.
 """
 
 import logging
@@ -41,8 +41,8 @@ def find_model(source, **fetching):
     Raises
     ------
     InputError
-        If there is no such folder, or it is the output folder of a training without an export; a model hub is not
-        asked.
+        If there is no such folder, or it is the output folder of a training without an export. Model hubs are not
+        accessed here.
     """
     if isinstance(source, ModelSource):
         return source
@@ -50,7 +50,7 @@ def find_model(source, **fetching):
     export_folder = None if model.folder is None else export_of_training(model.folder)
     if export_folder is None:
         return model
-    logger.info("%s is the output folder of a training: taking its export, %s", model.folder, export_folder)
+    logger.info("%s is the output folder of a training: loading its export, %s", model.folder, export_folder)
     return ModelSource(export_folder, **fetching)
 
 
@@ -64,7 +64,7 @@ def export_of_training(folder):
     Returns
     -------
     Path or None
-        None for a folder that is no training's.
+        None if the folder is not that of a training.
 
     Raises
     ------
@@ -85,8 +85,8 @@ def export_of_training(folder):
     if is_model_folder(export_folder):
         return export_folder
     raise InputError(
-        f"{folder}: is the output folder of a training. Its model is in its export_folder, {export_folder}, which "
-        f"is not there yet: `mossformer-sb export {folder} --output_folder MODEL` makes one of the best checkpoint."
+        f"{folder}: is the output folder of a training. Its model is in its export_folder, {export_folder}, which does "
+        f"not exist yet: `mossformer-sb export {folder} --output_folder MODEL` exports the best checkpoint."
     )
 
 
@@ -126,7 +126,7 @@ def load_model(source, overrides=None, **fetching):
 
 
 def _without(source, name):
-    """What to say of a model without one of its files."""
+    """The message for a model that lacks one of its files."""
     if name == WEIGHTS_FILE:
         return missing_file(source.name, name)
     try:
@@ -136,7 +136,7 @@ def _without(source, name):
     here = source.folder or "FOLDER"
     return (
         f"{source.name}: holds {HPARAMS_FILE} and no {CONFIG_FILE}, as exports of earlier versions and models of "
-        f"others do. That file can run code. If it is an export of mossformer_sb's, convert it once, which runs none: "
-        f"`mossformer-sb export {here} --output_folder MODEL`. If you know who made it, and that its code may run "
-        f"here, load it with trust=True, on the command line --trust."
+        f"others do. That file can run code. If it is an export of mossformer_sb, convert it once, which runs no code: "
+        f"`mossformer-sb export {here} --output_folder MODEL`. If you trust its author to run code here, load it with "
+        f"trust=True, on the command line --trust."
     )

@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what a model is, how it came about, its scores, how to use it."""
+"""The model card of an exported folder: facts about the model and its training, its scores, and its use."""
 
 import sys
 import textwrap
@@ -26,7 +26,7 @@ def model_card(modules, sample_rate, record, examples=(), half=False, notes="", 
         "Speakers": num_spks,
         "Sample rate": f"{sample_rate} Hz",
         "Parameters": f"{num_parameters / 1e6:.2f} M",
-        "Weights": "half precision; they are computed with in single precision" if half else "",
+        "Weights": "half precision; converted to single precision when loaded" if half else "",
         "Experiment": record.experiment,
         "Command": f"`{record.command}`" if record.command else "",
         "Evaluated by": f"`{record.test_command}`" if record.scores and record.test_command else "",
@@ -85,8 +85,8 @@ def _speechbrain_line(masknet, speechbrain):
     if applies_masks(masknet):
         return "SpeechBrain's own classes can't load it: it was exported without the files for them."
     return _wrapped(
-        "SpeechBrain's own classes can't load it: they multiply what the network gives with the encoded mixture, and "
-        "this one gives the encoded estimates themselves."
+        "SpeechBrain's own classes can't load it: they multiply the network's output with the encoded mixture, and "
+        "this network outputs the encoded estimates."
     )
 
 
@@ -102,7 +102,7 @@ def _example_section(examples):
     if not examples:
         return ""
     rows = "\n".join(f"- [{path.name}]({EXAMPLES_FOLDER}/{path.name})" for path in map(Path, examples))
-    return f"\n## Examples\n\nTest mixtures, their sources, and what the model made of them.\n\n{rows}\n"
+    return f"\n## Examples\n\nTest mixtures, their sources, and the model's estimates.\n\n{rows}\n"
 
 
 def _score_section(record):

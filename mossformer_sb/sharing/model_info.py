@@ -1,4 +1,4 @@
-"""What a model folder or a manifest is, in a few facts."""
+"""Facts about a model folder or a manifest."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def describe(path):
     Returns
     -------
     dict
-        Name of a fact to its value, for the screen.
+        Name of a fact to its value, for display.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def _describe_manifest(path):
 
 
 def _fingerprint(path, table):
-    """Of the recordings, or, where these aren't below the manifest's folder, as the preparation noted it."""
+    """Of the recordings or, where these aren't below the manifest's folder, the one that the preparation noted."""
     try:
         return fingerprint(table)[:FINGERPRINT_SHOWN]
     except InputError:

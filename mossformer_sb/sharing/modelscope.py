@@ -1,4 +1,4 @@
-"""The authors' names for the parameters of a mask net, those in their package `modelscope`, and ours."""
+"""Names of a mask net's parameters in the authors' package `modelscope`, and here."""
 
 import re
 
@@ -7,7 +7,7 @@ import torch
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.masknet import ROTATED_CHANNELS
 
-# The authors' names in `modelscope` (and their released masknet.bin), and ours, but for what lies inside of the blocks.
+# The authors' names in `modelscope` (and their released masknet.bin), and ours, except within the blocks.
 _MASKNET_NAMES = {
     "norm.weight": "norm.weight",
     "norm.bias": "norm.bias",
@@ -83,18 +83,18 @@ _RECURRENT_NAMES = {
 }
 _OUR_BLOCK_NAMES = {ours: theirs for theirs, ours in _BLOCK_NAMES.items()}
 _OUR_RECURRENT_NAMES = {ours: theirs for theirs, ours in _RECURRENT_NAMES.items()}
-# Frequencies of sines: constants, which ours computes.
+# Frequencies of sines: constants, which our network computes.
 _CONSTANTS = re.compile(r"pos_enc\.inv_freq|mdl\.(?:att|intra)_mdl\.mossformerM\.layers\.\d+\.rotary_pos_emb\.freqs")
 
 
 def masknet_from_modelscope(state_dict):
-    """Translate the state dict of the authors' mask net into that of `MossFormerMaskNet` or `MossFormer2MaskNet`.
+    """Convert the state dict of the authors' mask net into that of `MossFormerMaskNet` or `MossFormer2MaskNet`.
 
     Arguments
     ---------
     state_dict : dict
-        Of ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, or read from a released ``masknet.bin``;
-        or of the mask net of ``modelscope.models.audio.separation.m2.mossformer.MossFormer2``.
+        Of ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, or loaded from a released
+        ``masknet.bin``; or of the mask net of ``modelscope.models.audio.separation.m2.mossformer.MossFormer2``.
 
     Returns
     -------
@@ -117,11 +117,11 @@ def masknet_from_modelscope(state_dict):
         if _CONSTANTS.fullmatch(key):
             continue
         name = _our_name(key)
-        # 1×1 convolutions [out, in, 1] are linear layers here, and depthwise filters [C, 1, taps] have no second axis.
+        # 1×1 convolutions [out, in, 1] are linear layers here, and depthwise filters [C, 1, K] have no second axis.
         if value.dim() == 3:
             value = value.squeeze(1 if name.endswith("depthwise.weight") else 2)
         elif value.dim() == 4:
-            value = value.squeeze(3)  # filters of MossFormer2's memory, [C, group, taps, 1]
+            value = value.squeeze(3)  # filters of MossFormer2's memory, [C, group, K, 1]
         translated[name] = value
     return translated
 
@@ -183,7 +183,7 @@ def masknet_to_modelscope(state_dict):
 
 
 def _recurrent_as_theirs(name, value):
-    """A tensor of the recurrent module with the axes of length one that the authors' convolutions have."""
+    """A tensor of the recurrent module with the singleton axes of the authors' convolutions."""
     if name.endswith("depthwise.weight"):
         return value.unsqueeze(1)
     if name in ("bottleneck.weight", "output.weight"):
@@ -192,7 +192,7 @@ def _recurrent_as_theirs(name, value):
 
 
 def _constants(state_dict, folder):
-    """The frequencies that the authors' files hold and ours computes."""
+    """The frequencies, which the authors' files store and our network computes."""
     channels = state_dict["input_projection.weight"].shape[0]
     blocks = [key.split(".")[1] for key in state_dict if key.endswith("offset_scale.gamma")]
     rotated = min(ROTATED_CHANNELS, state_dict["blocks.0.offset_scale.gamma"].shape[1])
@@ -206,7 +206,7 @@ def _frequencies(channels):
 
 
 def is_constant(key):
-    """Whether a key of the authors' mask net is of frequencies, which files may lack and which ours computes.
+    """Whether a key of the authors' mask net is for frequencies, which files may lack and our network computes.
 
     Example
     -------
@@ -217,7 +217,7 @@ def is_constant(key):
 
 
 def masknet_sizes(state_dict, folder):
-    """Read the sizes of a mask net off the state dict of the authors'.
+    """Sizes of a mask net, from the state dict of the authors'.
 
     Arguments
     ---------
@@ -230,7 +230,7 @@ def masknet_sizes(state_dict, folder):
     -------
     dict
         Arguments of `MossFormerMaskNet`, and ``recurrent_channels`` if it is a MossFormer2; without ``group_size``,
-        which weights don't tell.
+        which can't be read from weights.
 
     Raises
     ------
@@ -262,7 +262,7 @@ def masknet_sizes(state_dict, folder):
             sizes["recurrent_channels"] = state_dict[f"{_FOLDER_2}.fsmn.0.conv1.0.weight"].shape[0]
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
-            f"{folder}: is no checkpoint of the authors' MossFormer or MossFormer2: the key or the shape of {error} is "
-            f"not as theirs."
+            f"{folder}: is no checkpoint of the authors' MossFormer or MossFormer2: the key or the shape of {error} "
+            f"does not match."
         ) from error
     return sizes

@@ -38,12 +38,12 @@ def export_onnx(path, encoder, masknet, decoder):
     Raises
     ------
     InputError
-        If the packages for it are absent.
+        If the packages for it are not installed.
     """
     check_onnx()
     path = Path(path)
     separator = MossFormerSeparator.from_modules(encoder, masknet, _Decoder(decoder)).eval()
-    # Not of batch 1, which an exporter takes for a constant, and longer than a group of the mask net.
+    # Not of batch 1, which an exporter would treat as a constant, and longer than a group of the mask net.
     example = torch.randn(2, 8000, device=next(encoder.parameters()).device)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad(), _quiet():
@@ -62,16 +62,16 @@ def export_onnx(path, encoder, masknet, decoder):
 
 
 def check_onnx():
-    """Raise InputError if the packages for ONNX are absent."""
+    """Raise InputError if the packages for ONNX are not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"ONNX needs the packages {', '.join(missing)}, which are not here: pip install 'mossformer_sb[onnx]'."
+            f"ONNX needs the packages {', '.join(missing)}, which are not installed: pip install 'mossformer_sb[onnx]'."
         )
 
 
 class _Decoder(nn.Module):
-    """SpeechBrain's decoder without its squeezing of every axis of size one, which ONNX would do to the batch too."""
+    """SpeechBrain's decoder without squeezing every axis of size one, which in ONNX would affect the batch too."""
 
     def __init__(self, decoder):
         super().__init__()
@@ -83,7 +83,7 @@ class _Decoder(nn.Module):
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the exporter's progress, and its notes on packages that are absent."""
+    """Context: without the exporter's progress, and its notes on missing packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a model card tells of how a model came about, and the file that keeps it in a training's output folder."""
+"""The training record: the facts for a model card, and the file that stores them in a training's output folder."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ RECORD_FILE = "training_record.json"
 
 @dataclass
 class TrainingRecord:
-    """What a model card tells of how a model came about; empty fields are not shown."""
+    """Facts about a training for the model card; empty fields are not shown."""
 
     task: str = ""
     corpus: str = ""
@@ -31,14 +31,14 @@ class TrainingRecord:
     licence: str = ""  # as model hubs call it, such as cc-by-4.0
 
     def write(self, folder):
-        """Keep it in a training's output folder, for exports that come later."""
+        """Write it into a training's output folder, for later exports."""
         write_text(Path(folder) / RECORD_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder):
         """Read it from a training's output folder; an empty one if there is none.
 
-        Fields that are not known, as of a later version, are passed over.
+        Unknown fields, as of a later version, are ignored.
 
         Example
         -------
@@ -56,17 +56,17 @@ class TrainingRecord:
             return cls(**{key: value for key, value in facts.items() if key in known})
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{path}: can't be read ({error}). Put back a copy, or remove it: only the model card needs it."
+                f"{path}: can't be read ({error}). Restore a copy, or remove it: only the model card needs it."
             ) from error
 
     @classmethod
     def of_experiment(cls, hparams, experiment, command, data=""):
-        """Gather what is known before training: what is trained, on what, with which command.
+        """Collect the facts before training: network, data and command.
 
         Arguments
         ---------
         hparams : mapping
-            Of the experiment: ``task``, ``corpus``, and, where they are there, the other arguments of `conditions`.
+            Of the experiment: ``task``, ``corpus``, and, if present, the other arguments of `conditions`.
         experiment : str or Path
             The YAML file.
         command : str
@@ -88,7 +88,7 @@ class TrainingRecord:
         )
 
     def of_training(self, new):
-        """This record, when training resumes as a new one says: the scores stay until the next evaluation."""
+        """The new record of a resumed training, with the scores of this one until the next evaluation."""
         names = ("task", "corpus", "conditions", "experiment", "command")
         data = new.data if not self.scores else _with_test(new.data, self.data)
         return dataclasses.replace(self, data=data, **{name: getattr(new, name) for name in names})
@@ -100,7 +100,7 @@ class TrainingRecord:
         ---------
         brain : SeparationBrain
         new : TrainingRecord
-            Of the run that evaluated. What it says of the training counts only if nothing is known of that.
+            Of the run that evaluated. Its facts about the training count only if this record has none.
         test_set : dict
             See the field.
 
@@ -112,7 +112,7 @@ class TrainingRecord:
         return dataclasses.replace(
             record,
             data=_with_test(record.data, new.data),
-            best_epoch=brain.hparams.epoch_counter.current,  # as the best checkpoint has it
+            best_epoch=brain.hparams.epoch_counter.current,  # that of the best checkpoint
             num_test=len(brain.scores),
             scores=brain.scores.average(),
             test_command="" if new.command == record.command else new.command,
@@ -127,13 +127,13 @@ class TrainingRecord:
 
 
 def conditions_of(hparams):
-    """The `conditions` of an experiment: ``task`` and, where they are there, the other arguments."""
+    """The `conditions` of an experiment: ``task`` and, if present, the other arguments."""
     options = {key: hparams[key] for key in ("target", "noise", "mixture_is_sum") if key in hparams}
     return conditions(hparams["task"], **options)
 
 
 def conditions(task, target=None, noise=None, mixture_is_sum=None):
-    """Say which recordings a model is for, and what its estimates are to be free of.
+    """Describe the recordings that a model is for, and what its estimates should be free of.
 
     Arguments
     ---------
@@ -141,7 +141,7 @@ def conditions(task, target=None, noise=None, mixture_is_sum=None):
         As the experiments have it.
     target : str, optional
         Of tasks with reverberation: "anechoic", or "reverb" for targets that keep it. Default: as the experiments,
-        "anechoic". Not known: "".
+        "anechoic". "" if unknown.
     noise : bool, optional
         For the task "separate" of one's own data: whether there are noise files.
     mixture_is_sum : bool, optional
@@ -185,7 +185,7 @@ def conditions(task, target=None, noise=None, mixture_is_sum=None):
 
 
 def _own_conditions(noise, mixture_is_sum):
-    """Of one's own data, of which only is known what the experiment says."""
+    """Conditions of custom data, as far as the experiment states them."""
     if noise is None:
         return ""
     heard = "speech in noise; the estimates are to be free of it" if noise else "speech without noise"
@@ -196,6 +196,6 @@ def _own_conditions(noise, mixture_is_sum):
 
 
 def _with_test(data, other):
-    """Fingerprints, with that of the test set from others."""
+    """Fingerprints, with the test set's from another record."""
     parts = [part for part in data.split(", ") if part and not part.startswith("test ")]
     return ", ".join(parts + [part for part in other.split(", ") if part.startswith("test ")])

@@ -1,4 +1,4 @@
-"""The models that the authors have released, by name: where they are, and what is known of them."""
+"""The models that the authors have released: names, addresses, and facts about them."""
 
 import difflib
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ _STANDALONE_FILES = ("config.json", "encoder.ckpt", "masknet.ckpt", "decoder.ckp
 class Released:
     """A released model.
 
-    ``sizes`` and ``sha256`` have the files of which they are known exactly, in bytes and in hexadecimal digits;
-    ``megabytes`` is what is to be downloaded, about. ``published`` is the result that the authors state for this
-    network or file, on the test set of ``corpus`` unless it says otherwise.
+    ``sizes`` (bytes) and ``sha256`` (hexadecimal digits) have the files for which they are known; ``megabytes`` is the
+    approximate download. ``published`` is the result that the authors state for this network or file, on the test set
+    of ``corpus`` unless it says otherwise.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Released:
     corpus: str
     task: str
     published: str
-    licence: str = ""  # as model hubs call it; empty where none was seen
+    licence: str = ""  # as model hubs call it; empty if unknown
     sample_rate: int = 8000  # Hz
     num_spks: int = 2
     apply_masks: bool = True
@@ -121,7 +121,7 @@ RELEASED = {model.name: model for model in _MODELS}
 
 
 def find_released(name):
-    """Look a released model up, by its name or its hub's id.
+    """Find a released model by its name or its hub's id.
 
     Arguments
     ---------
@@ -130,7 +130,7 @@ def find_released(name):
     Returns
     -------
     Released or None
-        None if nothing is called that.
+        None if there is none of this name.
 
     Raises
     ------
@@ -156,7 +156,7 @@ model; did you mean mossformer2-wsj0-2mix or mossformer-wsj0-2mix? `mossformer-s
     near = difflib.get_close_matches(name.lower(), RELEASED, n=2, cutoff=_NEAR)
     if near:
         raise InputError(
-            f"{name}: there is no folder of this name here, and no released model; did you mean {' or '.join(near)}? "
+            f"{name}: there is no local folder of this name, and no released model; did you mean {' or '.join(near)}? "
             f"`mossformer-sb models` lists them all."
         )
     return None

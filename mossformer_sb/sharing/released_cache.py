@@ -1,8 +1,8 @@
-"""Released models in the cache: downloaded and converted when they are first used.
+"""Cache of released models, which are downloaded and converted at their first use.
 
 The cache is ``$MOSSFORMER_SB_CACHE``, else ``$XDG_CACHE_HOME/mossformer_sb``, else ``~/.cache/mossformer_sb``. In it,
-``downloads/NAME`` has what has come of a model's files, and ``released/NAME`` is the model folder, which is there when
-it is complete. ``source.json`` in it says what it was made of.
+``downloads/NAME`` has a model's downloaded or partial files, and ``released/NAME`` is the model folder, written
+atomically. ``source.json`` in it lists the files that it was converted from.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ SOURCE_FILE = "source.json"
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A file of a released model; ``sha256`` is what it was compared with, and ``stated`` whose number that is."""
+    """A file of a released model; ``sha256`` is the hash that it was compared with, and ``stated`` its source."""
 
     path: Path
     revision: str | None
@@ -44,7 +44,7 @@ class _Fetched:
 
 
 def cache_folder():
-    """Where released models are kept.
+    """Folder of the cache.
 
     Example
     -------
@@ -60,24 +60,24 @@ def cache_folder():
 
 
 def model_folder(name):
-    """The folder in the cache of a released model, which need not be there."""
+    """The folder in the cache of a released model, which need not exist."""
     return cache_folder() / "released" / name
 
 
 def is_cached(name):
-    """Whether a released model is in the cache, so that its use needs no network."""
+    """Whether a released model is in the cache, so that no network is needed."""
     return (model_folder(name) / SOURCE_FILE).is_file() and describes_model(model_folder(name) / CONFIG_FILE)
 
 
 def resolve_source(source):
-    """The folder of a released model for its name; anything else as it is.
+    """The folder of a released model, given its name; anything else is returned unchanged.
 
-    A folder of that name in the current directory is what is meant, if there is one.
+    A folder of that name in the current directory takes precedence.
 
     Arguments
     ---------
     source : object
-        What `MossFormerSeparation.from_hparams` takes.
+        As for `MossFormerSeparation.from_hparams`.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def resolve_source(source):
     Raises
     ------
     InputError
-        If it is a released model that can't be had.
+        If it is a released model that can't be downloaded or converted.
 
     Example
     -------
@@ -97,7 +97,7 @@ def resolve_source(source):
         return source
     if Path(expanded(source)).exists():
         if source in RELEASED:
-            logger.info("%s: the folder of this name is taken, not the released model", source)
+            logger.info("%s: using the folder of this name, not the released model", source)
         return source
     model = find_released(source)
     return source if model is None else get_released(model)
@@ -118,7 +118,7 @@ def get_released(model):
     Raises
     ------
     InputError
-        If it can't be downloaded, or is not what it has to be; nothing that was wrong is kept.
+        If it can't be downloaded, or its files are not the expected ones; wrong files are removed.
     """
     folder = model_folder(model.name)
     if is_cached(model.name):
@@ -132,7 +132,7 @@ def get_released(model):
                 _make(model, downloads, folder)
     except OSError as error:
         raise InputError(
-            f"{model.name}: can't be kept in {cache_folder()} ({error.strerror or error}). {CACHE_VARIABLE} names "
+            f"{model.name}: can't be written to {cache_folder()} ({error.strerror or error}). Set {CACHE_VARIABLE} to "
             f"another folder."
         ) from error
     return folder
@@ -140,7 +140,7 @@ def get_released(model):
 
 @contextlib.contextmanager
 def _alone(path, name):
-    """Context: in no other process at the same time. What ends a process gives the lock back."""
+    """Context: a lock against other processes, which the system releases when a process ends."""
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -154,7 +154,7 @@ def _alone(path, name):
 
 
 def _make(model, downloads, folder):
-    """Convert what an earlier version left; or download, check, convert. Then give the complete folder its name."""
+    """Convert the folder of an earlier version; or download, verify, convert. Then rename the complete folder."""
     if (folder / SOURCE_FILE).is_file() and is_earlier_export(folder):
         _convert_earlier(model, downloads, folder)
         return
@@ -165,7 +165,7 @@ def _make(model, downloads, folder):
         separator = _checked_separator(model, downloads)
     except InputError as error:
         raise InputError(
-            f"{error}\nThese are not the files that {model.name} was when this version of mossformer_sb was made. They "
+            f"{error}\nThese are not the files of {model.name} that this version of mossformer_sb was made for. They "
             f"are kept: remove {downloads} to download them again."
         ) from error
     record = TrainingRecord(
@@ -186,7 +186,7 @@ def _make(model, downloads, folder):
 
 
 def _convert_earlier(model, downloads, folder):
-    """The model folder of an earlier version in the form of this one; nothing is downloaded."""
+    """Convert the model folder of an earlier version; nothing is downloaded."""
     made = downloads / "converted"
     shutil.rmtree(made, ignore_errors=True)
     convert_export(folder, made, speechbrain=False)
@@ -197,14 +197,14 @@ def _convert_earlier(model, downloads, folder):
 
 
 def _publish(made, folder):
-    """Give a complete folder its name, in the place of what is there."""
+    """Rename a complete folder, replacing an earlier one."""
     with atomic_folder(folder) as temporary:
         temporary.rmdir()
         os.replace(made, temporary)
 
 
 def _checked_separator(model, downloads):
-    """The separator, of the kind and the size that the model has to have."""
+    """The separator, whose kind and size are verified."""
     separator = load_separator(read_checkpoint(downloads), apply_masks=model.apply_masks)
     masknet = separator.masknet
     needed = {"out_channels": model.channels, "num_blocks": model.num_blocks, "num_spks": model.num_spks}
@@ -215,15 +215,17 @@ def _checked_separator(model, downloads):
 
 
 def _note_source(path, model, fetched):
-    """Note what the model was made of, and what its files were compared with besides their keys and shapes."""
+    """Write the model's source files, and what they were compared with besides keys and shapes."""
     facts = {}
     for name, file in fetched.items():
         digest = file.sha256 or file_sha256(file.path)
-        compared = file.stated if file.sha256 else "not compared: none is known"
+        compared = file.stated if file.sha256 else "not compared: unknown"
         facts[name] = {"bytes": file.path.stat().st_size, "sha256": digest, "compared": compared}
         facts[name]["revision"] = file.revision
         if not file.sha256:
-            logger.info("%s: keys and shapes fit; no sha256 of %s is known, it is %s", model.name, name, digest)
+            logger.info(
+                "%s: keys and shapes fit; the expected sha256 of %s is unknown, it is %s", model.name, name, digest
+            )
     content = {"name": model.name, "hub": model.hub, "id": model.hub_id, "files": facts}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
@@ -232,9 +234,9 @@ def _note_source(path, model, fetched):
 
 
 def _download(model, downloads):
-    """The files of a model: `_Fetched` for each name. What is in ``downloads`` already is taken from there."""
+    """The files of a model: `_Fetched` for each name. Those in ``downloads`` are used."""
     logger.info(
-        "%s: getting %s from %s, about %d MB, licence: %s, into %s",
+        "%s: downloading %s from %s, about %d MB, licence: %s, into %s",
         model.name,
         model.hub_id,
         model.hub,
@@ -248,7 +250,9 @@ def _download(model, downloads):
         if path.is_file():
             problem = difference(path, size, sha256)
             if problem:
-                raise InputError(f"{path}: {problem}. Remove it, so that it is downloaded; or put the right one there.")
+                raise InputError(
+                    f"{path}: {problem}. Remove it, so that it is downloaded; or put the correct one there."
+                )
             fetched[name] = _Fetched(path, None, sha256, "as published")
             continue
         try:
@@ -275,4 +279,6 @@ def _fetch(place, path, size, sha256):
 
 def _by_hand(model, downloads):
     page = web_page(model.hub, model.hub_id)
-    return f"To do it by hand, put {', '.join(model.files)} from {page} into {downloads}, and run the same again."
+    return (
+        f"To download manually, put {', '.join(model.files)} from {page} into {downloads}, and run the command again."
+    )

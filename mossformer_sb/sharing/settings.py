@@ -1,8 +1,7 @@
-"""The ``hyperparams.yaml`` of a training, or of an export of an earlier version: plain values and three networks of it.
+"""The ``hyperparams.yaml`` of a training, or of an export of an earlier version: its plain values and three networks.
 
-Both are written by this package, for HyperPyYAML, which would build everything in them: datasets, schedules, whatever
-they name. Here tags stay unbuilt, and of ``encoder``, ``masknet`` and ``decoder`` a few classes, named exactly, whose
-constructors do nothing but make layers.
+Both are written by this package for HyperPyYAML, which would build everything in them. Here tags are not built, except
+for ``encoder``, ``masknet`` and ``decoder`` of a few allowed classes, whose constructors only make layers.
 """
 
 from dataclasses import dataclass
@@ -44,14 +43,14 @@ KNOWN = {**_NETWORKS, **_EARLIER, **_SPEECHBRAIN}
 
 @dataclass(frozen=True)
 class Unbuilt:
-    """A value with a tag, such as ``!new:a.B``, and what stands behind it, as plain values."""
+    """A value with a tag, such as ``!new:a.B``, and its content, as plain values."""
 
     tag: str
     content: Any
 
 
 class _Reader(yaml.SafeLoader):
-    """Of HyperPyYAML's own dialect, with tags kept."""
+    """Reader of HyperPyYAML's dialect that keeps tags."""
 
 
 def _keep(loader, suffix, node):
@@ -67,7 +66,7 @@ _Reader.add_multi_constructor("tag:yaml.org,2002:python/", _keep)
 
 
 def read_settings(path):
-    """Read the file, with nothing built.
+    """Read the file without building anything.
 
     Arguments
     ---------
@@ -95,7 +94,7 @@ def read_settings(path):
         settings = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Reader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: can't be read as YAML ({reason}). Put back a copy.") from error
+        raise InputError(f"{path}: can't be read as YAML ({reason}). Restore a copy.") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: has to hold keys and values; found {type(settings).__name__}.")
     return settings

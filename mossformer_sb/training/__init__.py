@@ -2,5 +2,5 @@
 
 import logging
 
-# SpeechBrain's module of loggers says on import that it can't save figures without torchvision. Nothing here does.
+# SpeechBrain's loggers warn on import that they can't save figures without torchvision. Nothing here saves figures so.
 logging.getLogger("speechbrain.utils.train_logger").addFilter(lambda record: "torchvision" not in record.getMessage())

@@ -70,14 +70,14 @@ class SeparationBrain(StepBrain):
         self.on_stage = lambda stage: None  # called on all ranks when a stage begins
 
     def fit_batch(self, batch):
-        """As `StepBrain` does; what is too much for the memory is named."""
+        """As `StepBrain` does; an out-of-memory error names the batch."""
         with naming_the_batch(batch, sb.Stage.TRAIN, self.hparams.sample_rate):
             return super().fit_batch(batch)
 
     # ---- validation and test
 
     def evaluate_batch(self, batch, stage):
-        """As SpeechBrain does; what is too much for the memory is named."""
+        """As SpeechBrain does; an out-of-memory error names the batch."""
         with naming_the_batch(batch, stage, self.hparams.sample_rate):
             return super().evaluate_batch(batch, stage)
 
@@ -110,7 +110,7 @@ class SeparationBrain(StepBrain):
     # ---- stages
 
     def fit(self, epoch_counter, train_set, valid_set=None, progressbar=None, **loader_kwargs):
-        """As SpeechBrain's; with a budget in time, as many epochs as it takes, and a bar in minutes.
+        """As SpeechBrain's; with a time budget, as many epochs as it takes, and a progress bar in minutes.
 
         Arguments
         ---------
@@ -141,7 +141,7 @@ class SeparationBrain(StepBrain):
                 self._progress = Progress(self.budget, bar=self._draws_bar)
 
     def _report_budget(self):
-        """Say how much of the time is left and, where a resumed run was given another time, how the rate moves."""
+        """Log how much time is left and, where a resumed run was given another time, how the learning rate changes."""
         budget, schedule = self.budget, self.schedule.scheduler
         logger.info("%.1f of %g minutes of training are left", budget.minutes_left, budget.minutes)
         if budget.previous_minutes in (None, budget.minutes) or not isinstance(schedule, OneCycle):
@@ -158,7 +158,7 @@ class SeparationBrain(StepBrain):
         return getattr(self.hparams, "seed", 0)
 
     def optimizers_step(self):
-        """A step, see `StepBrain`; with a budget in time, show how much of it is used."""
+        """A step, see `StepBrain`; with a time budget, show how much of it is used."""
         super().optimizers_step()
         if self._progress is not None:
             self._progress.update(self.hparams.epoch_counter.current, self.step, -self.stats.mean)
@@ -288,7 +288,7 @@ class SeparationBrain(StepBrain):
         Raises
         ------
         InputError
-            If an argument would get in the way of the sampling.
+            If an argument conflicts with the sampling.
         """
         refused = sorted({"sampler", "batch_sampler", "drop_last"} & set(loader_kwargs))
         training = stage == sb.Stage.TRAIN
@@ -298,8 +298,8 @@ class SeparationBrain(StepBrain):
         if refused:
             name = f"{stage.name.lower()}_loader"
             raise InputError(
-                f"{name}: {', '.join(refused)} can't be set here, for the order of the items and their division among "
-                f"processes are decided in one place. Remove it; in train_loader, shuffle chooses between two orders."
+                f"{name}: {', '.join(refused)} can't be set here: the order of the examples and their division among "
+                f"processes are set in one place. Remove it; in train_loader, shuffle chooses between two orders."
             )
         batches = GlobalBatches(
             len(dataset),

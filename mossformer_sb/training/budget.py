@@ -1,4 +1,4 @@
-"""Training for a given time: how much of it is used, and when an epoch and the training end."""
+"""Training with a time budget: how much of it is used, and when an epoch and the training end."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ LOG_SECONDS = 60  # between two lines of progress, where there is no terminal to
 
 
 class RunningClock:
-    """Seconds for which this process has been running: time in which it is stopped does not count.
+    """Seconds for which this process has been running, without the time in which it was stopped.
 
     A thread reads the system's clock several times a second. Where it finds a gap that is longer than a busy
     machine explains, the process was stopped (SIGSTOP, a suspended machine), and the gap counts as one tick.
@@ -68,7 +68,7 @@ class TimeBudget:
     minutes : float, optional
         Of the whole training. Default: no limit.
     epoch_minutes : float, optional
-        Of an epoch, if its items last that long. Default: no limit.
+        Of an epoch, if its data lasts that long. Default: no limit.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Atomic checkpoints, and what a run needs to know of those that it begins with.
+"""Atomic checkpoints, and the checks of those that a run starts from.
 
 A checkpoint is written under a temporary name, flushed to the disk, listed file by file with sizes and checksums, and
-then renamed; deletion renames first. However a run is interrupted, a folder with a checkpoint's name was complete when
-it got that name, and the list shows whether it still is.
+then renamed; deletion renames first. So a folder with a checkpoint's name was complete when it got that name, however a
+run was interrupted, and the list shows whether it still is.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from mossformer_sb.utils.weights import differences, read_state_dict
 
 logger = logging.getLogger(__name__)
 
-# SpeechBrain takes a folder for a checkpoint when its name begins with CKPT, so not one of these.
+# SpeechBrain treats every folder whose name begins with CKPT as a checkpoint, so these begin otherwise.
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
-BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is known
+BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is chosen
 AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 _OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
 _THEIRS = "counter"  # what these call the epoch counter
@@ -38,10 +38,10 @@ class Checkpointer(stock.Checkpointer):
     """SpeechBrain's Checkpointer, safe against interrupted runs, damaged files and other architectures.
 
     - Saving and deleting are atomic. What an interrupted run left behind is deleted at the next save.
-    - Checkpoints with missing, shortened or altered files are skipped, with a warning, for the next in rank. When
-      only such ones are left, that is an error, for training would otherwise start again from the beginning.
+    - Checkpoints with missing, shortened or altered files are skipped, with a warning, and the next one is used. It is
+      an error if only damaged ones are left: training would otherwise start again from the beginning.
     - Loading first compares names and shapes of all modules, and changes none if one differs.
-    - Deleting old checkpoints keeps a whole one, even if the ones that should be kept are damaged.
+    - Deleting old checkpoints keeps a complete one, even if the ones that should be kept are damaged.
 
     The ranks of a distributed run need to see the same folder. Checkpoints written by SpeechBrain's own class have no
     list of files: they load, with a warning that they could not be verified.
@@ -134,13 +134,13 @@ class Checkpointer(stock.Checkpointer):
     # ---- finding
 
     def list_checkpoints(self):
-        """List the checkpoints whose files are there, in full length. Checksums are left to ``find_checkpoints``."""
+        """List the checkpoints whose files exist, in full length. Checksums are left to ``find_checkpoints``."""
         return [checkpoint for checkpoint in super().list_checkpoints() if not self._damage(checkpoint.path)]
 
     def find_checkpoints(
         self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None, max_num_checkpoints=None
     ):
-        """Find whole checkpoints, the most important first. Arguments as in SpeechBrain.
+        """Find complete checkpoints, the most important first. Arguments as in SpeechBrain.
 
         All that are returned have been read and verified. Where the value of a key is NaN, it counts as the worst.
 
@@ -162,8 +162,8 @@ class Checkpointer(stock.Checkpointer):
         if damaged and not whole:
             found = "; ".join(f"{folder.name} ({damage})" for folder, damage in damaged.items())
             raise InputError(
-                f"{self.checkpoints_dir} holds no whole checkpoint that fits, only damaged ones: {found}. "
-                "Put back a copy, or remove them to start from the beginning."
+                f"{self.checkpoints_dir} holds no complete checkpoint that fits, only damaged ones: {found}. Restore a "
+                f"copy, or remove them to start from the beginning."
             )
         if if_main_process():
             for folder, damage in damaged.items():
@@ -174,7 +174,7 @@ class Checkpointer(stock.Checkpointer):
         return whole
 
     def find_checkpoint(self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None):
-        """Find the most important whole checkpoint, or None. Arguments as in SpeechBrain."""
+        """Find the most important complete checkpoint, or None. Arguments as in SpeechBrain."""
         found = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints=1)
         return found[0] if found else None
 
@@ -186,7 +186,7 @@ class Checkpointer(stock.Checkpointer):
         return [folder for folder in self._folders() if _has_meta(folder)]
 
     def _damage(self, folder, read=False):
-        """Say what is wrong with a checkpoint, or None: its files are there, in full length and, if read, unaltered."""
+        """What is wrong with a checkpoint; None if its files exist, in full length and, if read, unaltered."""
         try:
             for name, expected in self._expected_files(folder).items():
                 size = (folder / name).stat().st_size
@@ -206,7 +206,7 @@ class Checkpointer(stock.Checkpointer):
         """Read the list of files: from name to size and checksum."""
         if (folder / FILE_LIST).exists():
             return json.loads((folder / FILE_LIST).read_text(encoding="utf-8"))
-        # SpeechBrain's own class writes the meta first: what it was killed at has a meta and not all of the files.
+        # SpeechBrain's own class writes the meta first: a save that was killed leaves a meta and not all of the files.
         return {f"{name}{stock.PARAMFILE_EXT}": None for name in self._required()}
 
     def _required(self):
@@ -218,7 +218,7 @@ class Checkpointer(stock.Checkpointer):
     # ---- loading
 
     def load_checkpoint(self, checkpoint):
-        """Load a checkpoint, unless it is of something else.
+        """Load a checkpoint, unless it was saved with other settings.
 
         Raises
         ------
@@ -268,7 +268,7 @@ class Checkpointer(stock.Checkpointer):
     ):
         """Delete the least important checkpoints. Arguments as in SpeechBrain.
 
-        Unless none is to be kept, a whole one is. Damaged ones stay: they are for a person to look at.
+        Unless ``num_to_keep`` is 0, a complete one is kept. Damaged ones stay, for a person to inspect.
         """
         if num_to_keep < 0:
             raise ValueError(f"num_to_keep has to be 0 or more, found {num_to_keep}.")
@@ -314,13 +314,13 @@ def scored_weights(checkpoint, name):
     return state
 
 
-# ---- what a run begins with
+# ---- checks before a run
 
 
 def is_of_a_recipe(checkpoint):
     """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
 
-    They keep the validation loss under the name that is that of a score here: lower is better.
+    They save the validation loss under the name that is a score here: lower is better.
     """
     if _OURS in checkpoint.paramfiles:
         return False
@@ -328,7 +328,7 @@ def is_of_a_recipe(checkpoint):
 
 
 def check_checkpoints(checkpointer, test_only=False, debug=False):
-    """Find what is wrong with the checkpoints that a run begins with, or with their absence.
+    """Check the checkpoints that a run starts from, or their absence.
 
     Arguments
     ---------
@@ -337,13 +337,13 @@ def check_checkpoints(checkpointer, test_only=False, debug=False):
     test_only : bool
         Whether the run only evaluates.
     debug : bool
-        Whether the run goes through a few batches, and saves nothing.
+        Whether the run only computes a few batches, and saves nothing.
 
     Raises
     ------
     InputError
-        If they are of another program or another architecture, or there is none to evaluate, or the results of a few
-        batches would replace theirs.
+        If they are of another program or another architecture, or there is none to evaluate, or a debug run would
+        replace their results.
 
     Example
     -------
@@ -358,8 +358,8 @@ def check_checkpoints(checkpointer, test_only=False, debug=False):
     there = checkpointer.list_checkpoints()
     if debug and there:
         raise InputError(
-            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would put the results "
-            f"of its few batches in the place of that training's: give another --output_folder."
+            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would replace the "
+            f"results of that training with those of a few batches: give another --output_folder."
         )
     if test_only and not debug and not there:
         raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
@@ -386,14 +386,14 @@ def check_origin(checkpointer):
     InputError
         If its folder holds such a checkpoint.
     """
-    # SpeechBrain's own listing: ours takes a folder for damaged where a file that a training needs is not there.
+    # SpeechBrain's own listing: ours treats a folder as damaged where a file that a training needs is missing.
     found = [
         checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)
     ]
     if found:
         raise InputError(
             f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "
-            f"({found[0].path.name}), and a training here can only go on from its own. To start from their weights, "
+            f"({found[0].path.name}), and a training here can only resume from its own. To start from their weights, "
             f"give another --output_folder, and --init_from with the folder of that recipe's run."
         )
 
@@ -406,7 +406,7 @@ def _temporary(folder):
 
 
 def _set_aside(folder):
-    """Rename a checkpoint before it is deleted: an interrupted deletion leaves nothing that looks complete."""
+    """Rename a checkpoint before it is deleted, so that an interrupted deletion leaves nothing that looks complete."""
     aside = folder.with_name(f"{TEMPORARY_PREFIX}deleted-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
@@ -437,7 +437,7 @@ def _flush_folder(folder):
 
 
 def _checksum(path):
-    # CRC-32 is no seal, but finds what disks and copies do to files, at the speed of reading them.
+    # CRC-32 is not secure, but finds damage by disks and copies, at the speed of reading the files.
     value = 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

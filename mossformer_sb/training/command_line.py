@@ -1,7 +1,7 @@
 """The command line of an experiment: a YAML file, SpeechBrain's run options, and new values for the YAML's keys.
 
-`parse_arguments` stands in for ``speechbrain.parse_arguments``, which takes whatever it is given: a mistyped key, the
-first letters of one of its own options, half of a path. Here every name has to be known, and values arrive as written.
+`parse_arguments` replaces ``speechbrain.parse_arguments``, which accepts anything: a mistyped key, the first letters of
+one of its own options, half of a path. Here unknown names are errors, and values are kept as written.
 """
 
 import argparse
@@ -35,7 +35,7 @@ USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--
 REFERENCE = re.compile(r"<[^>]*>")
 TUPLE = re.compile(r"\(.*\)")
 
-# Whole numbers whose value is used when objects are built, and the least that each can be.
+# Integers whose values are used when objects are built, and the least value of each.
 LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1}
 WIDE = 40  # characters of a value, beyond which its comment in --help isn't lined up
 
@@ -163,11 +163,11 @@ def check_device(run_opts):
         choose_device(run_opts["device"], auto=False)
 
 
-# ---- the words of the command line
+# ---- splitting the command line
 
 
 def _group(words):
-    """Sort the words by name: ``["--a", "1", "--b=2", "--c"]`` becomes ``{"a": ["1"], "b": ["2"], "c": []}``."""
+    """Group the words by name: ``["--a", "1", "--b=2", "--c"]`` becomes ``{"a": ["1"], "b": ["2"], "c": []}``."""
     groups, values = {}, None
     for word in words:
         if not word.startswith("--") and values is not None:
@@ -177,7 +177,7 @@ def _group(words):
         if not word.startswith("--") or not name:
             raise InputError(f"{word!r} is not an option: an option starts with -- and a name. Usage: {USAGE}")
         if name in groups:
-            raise InputError(f"--{name} is given more than once: give it once, with the value that is meant.")
+            raise InputError(f"--{name} is given more than once: give it once.")
         groups[name] = [value] if equals else []
         values = None if equals else groups[name]
     return groups
@@ -193,7 +193,7 @@ def _override_value(name, values):
 
 
 def _yaml_value(name, text):
-    """Read a value as YAML where it is a number, a boolean, null, in quotes or in brackets; else keep the text."""
+    """Read a value as YAML if it is a number, a boolean, null, in quotes or in brackets; else keep the text."""
     yaml = YAML(typ="safe", pure=True)
     try:
         if text.startswith(("[", "{")):
@@ -201,7 +201,7 @@ def _yaml_value(name, text):
         node = yaml.compose(text)
         if isinstance(node, ScalarNode) and node.style in ("'", '"'):
             return yaml.load(text)
-        # The value of a node differs from the text when YAML has taken something away, such as a comment.
+        # The value of a node differs from the text when YAML has removed something, such as a comment.
         if isinstance(node, ScalarNode) and node.value == text:
             value = yaml.load(text)
             return value if value is None or isinstance(value, (bool, int, float)) else text
@@ -247,7 +247,7 @@ def _speechbrain_run_opts(argv):
             _, run_opts, _ = RunOptions.from_command_line_args(argv)
     except SystemExit as error:  # how argparse refuses a value
         raise InputError("SpeechBrain's options: " + messages.getvalue().partition("error: ")[2].strip()) from error
-    # SpeechBrain leaves this one as text, since its default, None, has no type, and later compares it with a number.
+    # SpeechBrain parses this one as text, since its default, None, has no type, and later compares it with a number.
     if isinstance(run_opts.optimizer_step_limit, str):
         try:
             run_opts = dataclasses.replace(run_opts, optimizer_step_limit=int(run_opts.optimizer_step_limit))
@@ -366,10 +366,10 @@ def _tag(node):
 
 
 def _check_overrides(tree, overrides, hparams_file, path=""):
-    """Refuse what HyperPyYAML would take silently, or fail on with a message of its own."""
+    """Refuse overrides that HyperPyYAML would accept silently, or fail on with an unclear message."""
     for key, value in overrides.items():
         here = f"{path}.{key}" if path else str(key)
-        open_mapping = path and not tree and not _tag(tree)  # `{}`: whoever reads it knows what it takes
+        open_mapping = path and not tree and not _tag(tree)  # `{}`: the code that reads it checks its keys
         if path and not open_mapping and key not in tree and not _accepts(tree, key, hparams_file):
             close = difflib.get_close_matches(str(key), [*map(str, tree)], n=1)
             hint = f" Did you mean {close[0]}?" if close else ""
@@ -378,7 +378,7 @@ def _check_overrides(tree, overrides, hparams_file, path=""):
             )
         if isinstance(value, Mapping) and key in tree:
             if not isinstance(tree[key], Mapping):
-                raise InputError(f"{here} in {hparams_file} is not a mapping, found {dict(value)} for it.")
+                raise InputError(f"{here} in {hparams_file} is not a mapping; found {dict(value)} for it.")
             _check_overrides(tree[key], value, hparams_file, here)
         else:
             _check_text(here, value)
@@ -387,7 +387,7 @@ def _check_overrides(tree, overrides, hparams_file, path=""):
 
 
 def _check_kind(path, default, value, hparams_file):
-    """Refuse text in the place of a number, and what is neither true nor false in the place of these."""
+    """Refuse text for a number, and anything but True or False for a boolean."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{path} is true or false, as in {hparams_file}; found {value!r}. Give one of the two.")
@@ -401,20 +401,20 @@ def _check_kind(path, default, value, hparams_file):
 
 
 def _check_text(path, value):
-    """Refuse text that HyperPyYAML would make something else of."""
+    """Refuse text that HyperPyYAML would interpret."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
             _check_text(path, item)
     elif isinstance(value, str) and REFERENCE.search(value):
-        raise InputError(f"{path}: {value!r} contains <...>, which HyperPyYAML takes for a reference. Rename it.")
+        raise InputError(f"{path}: {value!r} contains <...>, which HyperPyYAML reads as a reference. Rename it.")
     elif isinstance(value, str) and TUPLE.fullmatch(value):
         raise InputError(f"{path}: {value!r} may be read as a tuple. Write a list, [...], or rename it.")
 
 
 def _accepts(node, key, hparams_file):
-    """Whether the class, the function or the file that a node names has a place for this key."""
+    """Whether the class, the function or the file that a node names accepts this key."""
     kind, _, name = _tag(node).partition(":")
     if kind == "!include":
         return key in read_yaml(os.path.join(os.path.dirname(os.path.realpath(hparams_file)), name))
@@ -436,7 +436,7 @@ def _check_placeholders(tree, overrides, hparams_file):
 
 
 def _check_numbers(tree, hparams_file):
-    """Refuse numbers with which PyTorch or SpeechBrain would end in an error of their own."""
+    """Refuse numbers with which PyTorch or SpeechBrain would fail with an unclear error."""
     for key, least in LEAST.items():
         value = tree.get(key)
         if isinstance(value, (int, float)) and (isinstance(value, bool) or int(value) != value or value < least):

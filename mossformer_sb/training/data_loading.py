@@ -1,6 +1,6 @@
-"""Batches for one process or several: which items make up which batch, and what an unreadable one does.
+"""Batches for one process or several: which examples are in which batch, and what happens if one can't be read.
 
-Items are put in an order, this is cut into global batches, and each of them is dealt to the ranks like cards.
+Examples are put in an order, which is cut into global batches; the examples of each go to the ranks in turn.
 """
 
 import re
@@ -18,35 +18,36 @@ from mossformer_sb.training import distributed
 _ORDER = 0x6F72646572
 
 
-# Of torch's DataLoader, as dataloader_opts. What else it takes would change what an epoch is.
+# Of torch's DataLoader, as dataloader_opts. Its other options would change what an epoch is.
 LOADER_OPTIONS = ("persistent_workers", "prefetch_factor", "pin_memory", "timeout", "multiprocessing_context")
-# How PyTorch's errors tell that shared memory was used up, or that a worker was killed.
+# PyTorch's messages for shared memory that is used up, or a worker that was killed.
 _SHARED_MEMORY = re.compile(r"Bus error|shared memory|</torch_|/dev/shm")
 _KILLED = re.compile(r"DataLoader worker .* killed by signal: Killed")
 # What the order of an epoch depends on, with the number of the epoch.
-_ORDER_KEYS = {"num_items": "items of the training data", "seed": "seed", "shuffle": "shuffle"}
+_ORDER_KEYS = {"num_items": "examples of the training data", "seed": "seed", "shuffle": "shuffle"}
 
 
 @register_checkpoint_hooks
 class GlobalBatches(Sampler):
     """Batches of indices, for ``torch.utils.data.DataLoader(batch_sampler=…)``.
 
-    A global batch has ``world_size`` x ``batch_size`` items; rank r takes every ``world_size``-th of it, from the r-th
-    on. So the k-th batches of all the ranks make up the k-th batch of one process with ``world_size`` times the batch
-    size. The order is a pure function of (seed, epoch).
+    A global batch has ``world_size`` x ``batch_size`` examples; rank r takes every ``world_size``-th of it, from the
+    r-th on. So the k-th batches of all the ranks together are the k-th batch of one process with ``world_size`` times
+    the batch size. The order is a pure function of (seed, epoch).
 
-    For training, every rank has the same number of batches, none of them empty, for the gradients' sake: a remainder
-    with fewer items than ranks joins the batch before. No item is lost or comes twice.
+    For training, every rank has the same number of batches, none of them empty, since DDP averages their gradients: a
+    remainder with fewer examples than ranks joins the batch before. No example is lost or repeated.
 
-    A checkpoint holds what the order depends on. In mid-epoch, another order is refused: it would skip items and repeat
-    others. Another batch size or number of ranks only cuts what is left in another way, see `set_epoch`.
+    A checkpoint holds what the order depends on. In mid-epoch, another order is refused: it would skip examples and
+    repeat others. Another batch size or number of ranks only divides the remaining examples differently, see
+    `set_epoch`.
 
     Arguments
     ---------
     num_items : int
         Length of the dataset.
     batch_size : int
-        Items in a batch of one rank.
+        Examples in a batch of one rank.
     shuffle : bool
         Whether the order changes from epoch to epoch.
     seed : int
@@ -78,60 +79,60 @@ class GlobalBatches(Sampler):
                 raise InputError(f"{name} must be a whole number of at least 1; found {value!r}.")
         if even and num_items < world_size:
             raise InputError(
-                f"The training data has {num_items} items, too few for {world_size} processes: "
-                f"each needs one at least. Start fewer processes, or use more data."
+                f"The training data has {num_items} examples, too few for {world_size} processes: each needs at least "
+                f"one. Start fewer processes, or use more data."
             )
         self.num_items, self.batch_size = num_items, batch_size
         self.shuffle, self.seed, self.limit = shuffle, seed, limit
         self.rank, self.world_size, self.even = rank, world_size, even
         self.epoch = 0
-        self._done = (0, 0)  # items of all ranks, and batches of each, that have been taken of the epoch before
+        self._done = (0, 0)  # examples of all ranks, and batches of each, that the epoch has had already
         self._length = len(self._spans(0))
 
     def set_epoch(self, epoch, items_done=0, batches_done=0):
-        """Choose the epoch whose order comes next, and where in it to begin: only once, the next begins with 0.
+        """Choose the epoch of the next order, and where in it to begin; the epoch after it begins with 0.
 
         Arguments
         ---------
         epoch : int
             Its number.
         items_done : int
-            How many items of its order all ranks together have had. Whatever the batches were in which they came, the
-            others come once each.
+            How many examples of its order all ranks together have had, in batches of any size. The others come once
+            each.
         batches_done : int
             How many batches each rank has had.
 
         Raises
         ------
         InputError
-            If fewer items are left than there are ranks.
+            If fewer examples are left than there are ranks.
         """
         self.epoch, self._done = epoch, (items_done, batches_done)
         self._length = batches_done + len(self._spans(items_done))
 
     def _spans(self, items_done):
-        """First item and end of each global batch in which this rank has a share, from an item on."""
+        """Start and end of each global batch in which this rank has a share, from an example on."""
         firsts = self._firsts(0, self.num_items)
         end = self.num_items if self.limit is None or self.limit >= len(firsts) else firsts[self.limit]
         left = end - items_done
         if items_done and self.even and 0 < left < self.world_size:
             raise InputError(
-                f"The epoch to go on with has {left} items left, too few for {self.world_size} processes: each needs "
-                f"one at least. Start {left} processes or fewer; from the next epoch on, there may be more."
+                f"The epoch to resume has {left} examples left, too few for {self.world_size} processes: each needs at "
+                f"least one. Start {left} processes or fewer; from the next epoch on, there may be more."
             )
         firsts = self._firsts(items_done, end)
         spans = zip(firsts, [*firsts, end][1:], strict=True)  # none where nothing is left
         return [(first, end) for first, end in spans if first + self.rank < end]
 
     def _firsts(self, begin, end):
-        """First item of each global batch of a part of the order."""
+        """Start of each global batch of a part of the order."""
         firsts = list(range(begin, end, self.batch_size * self.world_size))
         if self.even and len(firsts) > 1 and end - firsts[-1] < self.world_size:
             firsts.pop()
         return firsts
 
     def __len__(self):
-        """Batches of the whole epoch, those that had been taken before included."""
+        """Batches of the whole epoch, including those before a resumption."""
         return self._length
 
     def __iter__(self):
@@ -162,28 +163,27 @@ class GlobalBatches(Sampler):
         ]
         if different:
             raise InputError(
-                f"{path}: was saved within an epoch, whose items come in another order now ({'; '.join(different)}). "
-                f"Some would be skipped, and others come twice. Go on with what was set there; or remove the folder of "
-                f"this checkpoint, to go on from the end of an epoch."
+                f"{path}: was saved within an epoch, whose examples come in another order now "
+                f"({'; '.join(different)}). Some would be skipped, and others repeated. Resume with the settings that "
+                f"it was saved with; or remove the folder of this checkpoint, to resume from the end of an epoch."
             )
 
 
 class RankLoader(DataLoader):
     """``torch.utils.data.DataLoader`` for one of several ranks.
 
-    When a recording can't be read, the other ranks know nothing of it: they would wait for this one's gradients until
-    something ends them. So the error is only noted, and what follows is None instead of batches, as many as are left
-    in training. The Brain takes part in the exchange of gradients with nothing to give, and once all the ranks meet, it
-    calls `check`. A single process has nobody to wait for it, and raises at once.
+    When a recording can't be read, the other ranks would wait for this rank's gradients. So the error is only stored,
+    and the remaining batches are None, as many as are left in training. The Brain contributes zero gradients for them,
+    and calls `check` where all ranks synchronize. A single process raises at once.
 
     Arguments
     ---------
     *args, **kwargs
         As for ``torch.utils.data.DataLoader``.
     goes_on : bool
-        Whether None takes the place of the batches that are left; otherwise the loader ends.
+        Whether the remaining batches are None after an error; otherwise the loader ends.
     ended : callable, optional
-        Asked before each batch whether to end here, before all are through. Default: never.
+        Called before each batch: True ends the epoch early. Default: never.
 
     Example
     -------
@@ -219,16 +219,16 @@ class RankLoader(DataLoader):
             yield None
 
     def check(self):
-        """Raise the error that was noted, if there was one."""
+        """Raise the stored error, if there is one."""
         if self.error is not None:
             raise InputError(self.error)
 
 
 class _IntoSharedMemory:
-    """A collate function whose batches, in a worker, are in shared memory already.
+    """A collate function that puts batches into shared memory in the worker.
 
-    Otherwise PyTorch puts them there in a thread of its own: where that fails for want of memory, the batch is lost,
-    and the main process waits for it for ever. Here it is an error of the worker, which reaches the main process.
+    Otherwise PyTorch does so in a separate thread: if that runs out of memory, the batch is lost, and the main process
+    waits for it for ever. Here it is an error of the worker, which reaches the main process.
     """
 
     def __init__(self, collate):
@@ -244,20 +244,21 @@ class _IntoSharedMemory:
 
 
 def _what_ended(error, num_workers):
-    """The message for an error that a loader ended with, if it isn't one of the program."""
+    """The message for an error that ended a loader, if it isn't a bug of the program."""
     if isinstance(error, InputError):
         return str(error)
     text = f"{error} {error.__cause__}"  # "exited unexpectedly", and why
     if _SHARED_MEMORY.search(text):
         return (
-            f"The {num_workers} processes that load data have used up the shared memory, through which they hand on "
-            f"batches{_shared_memory()}. In docker, give it more with --shm-size=2g, or take that of the machine with "
+            f"The {num_workers} processes that load data have used up the shared memory, through which they pass "
+            f"batches on{_shared_memory()}. In docker, give it more with --shm-size=2g, or take that of the machine "
+            f"with "
             f"--ipc=host; else use a smaller --num_workers, --batch_size or --segment. --num_workers 0 needs none."
         )
     if _KILLED.search(text):
         return (
-            f"One of the {num_workers} processes that load data was killed, which an operating system does when its "
-            f"memory is used up. Use a smaller --num_workers, --batch_size or --segment."
+            f"One of the {num_workers} processes that load data was killed, probably by the operating system, out of "
+            f"memory. Use a smaller --num_workers, --batch_size or --segment."
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Several processes that train one network: what each does, and how an error in one of them ends all.
+"""Distributed training: what each process does, and how an error in one of them ends all.
 
 A rank is the number of a process, from 0. ``torchrun`` starts them, with the rank in their environment. Every function
 here works in a single process too, where it costs nothing.
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class SharedError(InputError):
-    """An `InputError` that every rank raises, so that one of them is enough to show it."""
+    """An `InputError` that every rank raises, so that only one of them shows it."""
 
 
 def start(run_opts):
@@ -34,12 +34,12 @@ def start(run_opts):
     Arguments
     ---------
     run_opts : speechbrain.utils.run_opts.RunOptions
-        ``distributed_backend`` is looked at.
+        ``distributed_backend`` is read.
 
     Raises
     ------
     InputError
-        If the backend can't be used on this machine, for want of GPUs as a rule.
+        If the backend can't be used on this machine, usually because there are too few GPUs.
     """
     try:
         ddp_init_group(run_opts)
@@ -53,7 +53,7 @@ def start(run_opts):
 
 
 def stop():
-    """Leave the other processes. Only after what all of them have come to, success or a `SharedError`."""
+    """Leave the process group. Only after success or a `SharedError`, which all ranks reach."""
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
 
@@ -71,7 +71,7 @@ def world_size():
 def should_report(error):
     """Whether this process is the one to report an `InputError`.
 
-    What is found before the processes have joined is found by all of them.
+    An error before the processes have joined is raised by all of them.
     """
     found_by_all = isinstance(error, SharedError) or not is_distributed_initialized()
     return not found_by_all or (get_rank() or 0) == 0
@@ -152,7 +152,7 @@ def run_on_all_ranks(function, *args, **kwargs):
 
 
 def seed_each_rank(seed):
-    """Give each rank random numbers of its own, for dropout. A single process keeps those that it has."""
+    """Give each rank its own random numbers, for dropout. A single process keeps its random state."""
     if not is_distributed_initialized():
         return
     own = (seed + rank()) % 2**32
@@ -164,8 +164,8 @@ def seed_each_rank(seed):
 def unwrapped(modules):
     """The networks without DDP or `torch.compile` around them: dict, name to module.
 
-    DDP's forward exchanges buffers with the other ranks, so where these don't call it as often, it would wait for ever.
-    A compiled network's parameters have other names, with which a model could not be loaded.
+    DDP's forward exchanges buffers with the other ranks, so it would wait for ever for ranks that don't call it. A
+    compiled network's parameters have other names, with which a model could not be loaded.
 
     Example
     -------

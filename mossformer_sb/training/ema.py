@@ -25,7 +25,7 @@ class AveragedWeights:
         Name to module, before they are wrapped for several GPUs. The values of their parameters are exchanged in
         place, so that every reference to a parameter sees the average.
     decay : float
-        How much of the average an update keeps, between 0 and 1.
+        Share of the average that an update keeps, between 0 and 1.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self):
-        """Take in the weights after a step of the optimizer."""
+        """Update the average with the weights after a step of the optimizer."""
         weights = [parameter.detach() for parameter in self._parameters.values()]
         if not self._averages:
             self._averages = {name: weight.clone() for name, weight in zip(self._parameters, weights, strict=True)}
@@ -74,14 +74,14 @@ class AveragedWeights:
 
     @torch.no_grad()
     def use(self):
-        """Put the averaged weights in the place of the raw ones, unless they are there."""
+        """Replace the raw weights with the averaged ones, unless that is done already."""
         if self._raw is None and self._averages:
             self._raw = [parameter.detach().clone() for parameter in self._parameters.values()]
             self._set(self._averages.values())
 
     @torch.no_grad()
     def restore(self):
-        """Put the raw weights back, unless they are there."""
+        """Restore the raw weights, unless that is done already."""
         if self._raw is not None:
             self._set(self._raw)
             self._raw = None
@@ -92,7 +92,7 @@ class AveragedWeights:
 
     @mark_as_saver
     def save(self, path):
-        """Save the averages. The modules' own files are to hold the raw weights, so these must be in place."""
+        """Save the averages. The modules' own files must hold the raw weights, so these must be in place."""
         if self._raw is not None:
             raise RuntimeError("The averaged weights are in use: restore the raw ones before a checkpoint is saved.")
         torch.save({"num_updates": self._num_updates, "averages": self._averages}, path)

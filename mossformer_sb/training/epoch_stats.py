@@ -238,7 +238,7 @@ class History:
             table.to_csv(temporary, index=False, float_format="%.6g")
 
     def draw(self):
-        """Draw the curves; without matplotlib, say once what brings it."""
+        """Draw the curves; without matplotlib, log once how to install it."""
         if not self._draws:
             return
         try:
@@ -246,7 +246,7 @@ class History:
         except ImportError:
             self._draws = False
             logger.warning(
-                '%s is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]"', CURVES_FILE
+                '%s is drawn by matplotlib, which is not installed: pip install "mossformer_sb[report]"', CURVES_FILE
             )
             return
         plots.save_png(figure, self.folder / CURVES_FILE, dpi=120)

@@ -1,7 +1,6 @@
-"""What is the same in every experiment: its datasets and loaders, and what counts epochs, logs and saves checkpoints.
+"""The parts that every experiment has: datasets, loaders, epoch counter, log and checkpointer.
 
-An experiment's YAML has the values that somebody may want to change. What never varies from one to another is built
-here from them.
+An experiment's YAML has the values that a user may change. What is the same in all experiments is built here from them.
 """
 
 import logging
@@ -22,7 +21,7 @@ from mossformer_sb.training.data_loading import LOADER_OPTIONS
 
 logger = logging.getLogger(__name__)
 
-# Sizes for a CPU, and the least rate that suits them.
+# Sizes for a CPU, and the least learning rate for them.
 SMALL_SIZES, SMALL_LR = ("small", "mini"), 0.0005
 LONG_SECONDS = 120  # of a mixture; the published corpora have shorter ones
 # Manifests of the three datasets, in the manifest_folder.
@@ -38,7 +37,7 @@ AUGMENTATION = (
     "level_imbalance",
     "single_speaker_rate",
 )
-# What an experiment may have beside the keys that all have.
+# Optional keys of an experiment.
 DYNAMIC_MIXING = (
     "rir_folder",
     "target",
@@ -216,10 +215,13 @@ def _check_loader_options(options, num_workers):
     for key, value in options.items():
         if key not in LOADER_OPTIONS:
             hint = f"; {key} is a key of its own" if key in ("batch_size", "valid_batch_size", "num_workers") else ""
-            raise InputError(f"dataloader_opts: {key} can't be set there{hint}. What can: {', '.join(LOADER_OPTIONS)}.")
+            raise InputError(
+                f"dataloader_opts: {key} can't be set there{hint}. Possible keys: {', '.join(LOADER_OPTIONS)}."
+            )
         if key != "pin_memory" and value and num_workers == 0:
             raise InputError(
-                f"dataloader_opts: {key} is for workers, and num_workers is 0: leave it out, or have some."
+                f"dataloader_opts: {key} is for workers, and num_workers is 0: remove it, or set num_workers to 1 or "
+                f"more."
             )
     prefetch = options.get("prefetch_factor")
     if prefetch is not None and (not isinstance(prefetch, int) or isinstance(prefetch, bool) or prefetch < 1):

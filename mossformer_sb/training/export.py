@@ -1,4 +1,4 @@
-"""From a training's output folder to one that others load: its best checkpoint, a named one, or an average."""
+"""Exporting a training's output folder as a model folder: its best checkpoint, a named one, or an average."""
 
 import dataclasses
 from pathlib import Path
@@ -47,7 +47,7 @@ def export_training(training_folder, folder, checkpoint=None, average=1, licence
     Raises
     ------
     InputError
-        If the training folder holds no such thing, or its settings describe other networks than its weights are of.
+        If the training folder holds no such checkpoint, or its settings describe other networks than its weights.
     """
     training_folder = Path(training_folder)
     if is_earlier_export(training_folder):
@@ -145,7 +145,7 @@ def _record(training_folder, settings, chosen, name, licence):
 
 
 def _facts(settings):
-    """What the settings say for the model card."""
+    """Facts from the settings for the model card."""
     keys = ("task", "corpus", "corpus_name", "num_spks", "target", "noise", "mixture_is_sum")
     found = {key: settings[key] for key in keys if key in settings and not isinstance(settings[key], Unbuilt)}
     facts = {"task": found["task"]} if "task" in found else {}

@@ -1,7 +1,7 @@
-"""Fine-tuning: start from a trained model, as far as it fits, and keep chosen parameters as they are.
+"""Fine-tuning: load the weights of a trained model, as far as they fit, and freeze chosen parameters.
 
-Weights are read as plain tensors, a model's ``config.json`` or ``hyperparams.yaml`` as plain text: nothing of a
-stranger's model runs.
+Weights are read as plain tensors, a model's ``config.json`` or ``hyperparams.yaml`` as plain text: no code of a model
+runs.
 """
 
 import functools
@@ -25,8 +25,8 @@ from mossformer_sb.utils.weights import find_weights, read_state_dict
 
 logger = logging.getLogger(__name__)
 
-# Single scales, and what depends on the query/key width alone, fit any mask net. That is no start: from one published
-# size to another it is at most 1 % of the values, and 2 % to the mini size.
+# Single scales, and what depends on the query/key width alone, fit any mask net. That is not enough to start from:
+# between two published sizes it is at most 1 % of the values, and 2 % to the mini size.
 LEAST_SHARE = 0.2
 
 
@@ -35,7 +35,7 @@ LEAST_SHARE = 0.2
 
 @dataclass
 class Comparison:
-    """How the tensors of one module fit those of the model to start from, by name."""
+    """Comparison of the tensors of one module with those of the model to start from, by name."""
 
     loaded: list = field(default_factory=list)
     missing: list = field(default_factory=list)  # only here
@@ -45,7 +45,7 @@ class Comparison:
 
     @classmethod
     def of(cls, here, there, renew=False):
-        """Compare two state dicts; with ``renew``, what would fit is not to be loaded."""
+        """Compare two state dicts; with ``renew``, tensors that fit are not loaded either."""
         comparison = cls(unexpected=[name for name in there if name not in here])
         for name, value in here.items():
             if name not in there:
@@ -62,7 +62,7 @@ def start_from(modules, source, sample_rate):
 
     What fits by name and shape is loaded, the rest keeps its random weights: with another number of speakers that is
     the projection to the speakers, with more blocks the new ones. With another sample rate it is the whole encoder and
-    decoder too, whose filters are of that rate, even where shapes fit.
+    decoder too, whose filters belong to that rate, even where shapes fit.
 
     Arguments
     ---------
@@ -112,7 +112,7 @@ def start_from(modules, source, sample_rate):
 
 
 def _find_model(source):
-    """Find a model: the file that has its sample rate, where its weights are, and what reads those of a module."""
+    """Find a model: the file with its sample rate, its weights, and the function that reads those of a module."""
     source = resolve_source(source)
     folder = Path(expanded(source))
     if folder.is_dir():
@@ -136,7 +136,7 @@ def _find_in_folder(folder):
         return folder / HPARAMS_FILE, checkpoint.path, functools.partial(scored_weights, checkpoint)
     raise InputError(
         f"init_from '{folder}': holds no model, neither {WEIGHTS_FILE} nor {', '.join(MODULES)} as .safetensors or "
-        f".ckpt, nor the like in {export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported "
+        f".ckpt, nor these in {export_folder.name}/, nor checkpoints in {save_folder.name}/. Give an exported "
         f"model, or the output folder of a training."
     )
 
@@ -162,7 +162,7 @@ def _exported(folder):
 
 
 def _of_one_file(path):
-    """What reads the weights of one module out of those of all."""
+    """Reader of one module's weights from a file with all."""
     state = functools.cache(lambda: read_state_dict(path))
     return lambda name: {
         key.removeprefix(f"{name}."): value for key, value in state().items() if key.startswith(f"{name}.")
@@ -192,7 +192,7 @@ def _folders_of_a_training(folder):
 
 
 def _best_checkpoint(folder, save_folder):
-    """The checkpoint with the best score or, of a run that was killed in its first epoch, the newest."""
+    """The checkpoint with the best score or, for a run that was interrupted in its first epoch, the newest."""
     checkpointer = Checkpointer(save_folder)
     of_recipes = {is_of_a_recipe(checkpoint) for checkpoint in checkpointer.list_checkpoints()}
     if len(of_recipes) > 1:
@@ -214,7 +214,7 @@ def _read_sample_rate(settings_file):
 
 
 def _check_share(source, here, there, comparison):
-    """Raise unless a good part of the mask net fits."""
+    """Raise InputError unless a minimum share of the mask net fits."""
     values = sum(here[name].numel() for name in comparison.loaded)
     share = values / max(1, min(_count(here), _count(there)))
     if share >= LEAST_SHARE:
@@ -264,21 +264,21 @@ def _not_loaded(module, comparison):
         yield from (f"reshaped: {module}.{group}, {shapes}, new" for group in merge_numbers(names))
 
 
-# ---- keep parameters as they are
+# ---- freezing parameters
 
 
 def freeze(modules, patterns):
-    """Keep parameters from training, by name.
+    """Freeze parameters by name.
 
-    They get no gradient, so the optimizer skips them, with whatever weight decay and momentum it has. Dropout
-    within frozen parts stays active.
+    They get no gradient, so the optimizer skips them, weight decay and momentum included. Dropout within frozen parts
+    stays active.
 
     Arguments
     ---------
     modules : mapping
         Module's name to module.
     patterns : str or sequence of str
-        Shell wildcards for full names: ``masknet.blocks.*`` is all that is in the blocks, ``encoder.*`` the encoder.
+        Shell wildcards for full names: ``masknet.blocks.*`` is all parameters of the blocks, ``encoder.*`` the encoder.
 
     Returns
     -------

@@ -18,7 +18,7 @@ from mossformer_sb.evaluation.si_snr import (
 )
 from mossformer_sb.network.lengths import lengths_are_checked
 
-# What estimates have at least, in sum over all samples, when another is compared with them.
+# Lower bound of the summed energy of the estimates that another one is compared with.
 _LEAST_ENERGY = 1e-24
 
 
@@ -36,23 +36,24 @@ def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
 
     Source: Kolbæk et al., "Multi-talker Speech Separation with Utterance-level Permutation Invariant Training", 2017.
 
-    A silent source has no SI-SNR. Either its estimate is left alone, or `silence_loss` pushes it below the others. The
-    permutation is the best one in SI-SNR of the active sources in both cases.
+    A silent source has no SI-SNR. Either its estimate has no loss, or `silence_loss` attenuates it below the others.
+    The permutation is the best one in SI-SNR of the active sources in both cases.
 
     Arguments
     ---------
     estimates, sources : torch.Tensor
         [B, T, S].
     lengths : torch.Tensor, optional
-        [B], int64, samples of each item; what lies beyond is not looked at. Default: all T.
+        [B], int64, samples of each item; samples beyond are ignored. Default: all T.
     silence_snr : float, optional
-        dB below the other estimates, to which the estimate of a silent source is pushed. Default: it is left alone.
+        Level in dB below the other estimates at which the loss of a silent source's estimate levels off. Default: no
+        loss.
 
     Returns
     -------
     PitLoss
         ``losses`` [B], dB: the mean over an item's active sources, or over all with ``silence_snr``. An item without
-        any active source has loss 0, no gradient, and ``num_active`` 0, to be left out by the caller.
+        any active source has loss 0, no gradient, and ``num_active`` 0; the caller excludes it.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
 
 
 def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
-    """Reads nothing from the device, so that an accelerator gets its work without a pause (up to four speakers)."""
+    """Reads nothing from the device, so that an accelerator always has work queued (up to four speakers)."""
     with torch.no_grad():
         permutation = best_permutation(pairwise_si_snr(estimates, sources, lengths))
     active = is_active(sources, lengths)
@@ -83,7 +84,8 @@ def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
         silent = ~active & (num_active > 0)[:, None]
         has_silent = silent.any(-1)  # [B]
         share = num_active / active.shape[1]
-        # Zero where nothing of it is used: a ratio of hardly anything has a gradient that zero times it is NaN.
+        # Zero where it is not used: a ratio of almost zero energies has an infinite gradient, and zero times that is
+        # NaN.
         compared = torch.where(has_silent[:, None, None], estimates, 0.0)
         suppression = _mean_where(silence_loss(compared, active, silence_snr, lengths), silent)
         losses = torch.where(has_silent, share * losses + (1 - share) * suppression, losses)
@@ -91,12 +93,12 @@ def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
 
 
 def silence_loss(estimates, active, silence_snr, lengths=None):
-    """How loud each estimate is against the active ones together: 10·log10(‖ŝ‖² / ‖Σ ŝ_active‖² + τ), in dB.
+    """Level of each estimate relative to the active ones together: 10·log10(‖ŝ‖² / ‖Σ ŝ_active‖² + τ), in dB.
 
     τ = 10^(-silence_snr / 10) bounds it below: an estimate that is quiet enough has little gradient. Source: the loss
     for inactive sources in Wisdom et al., "What's All the FUSS about Free Universal Sound Separation Data?", ICASSP
-    2021, equation 5, which compares with the mixture. Here it is compared with the other estimates, since SI-SNR leaves
-    the level of all of them open: they would get below a mixture by getting quieter together.
+    2021, equation 5, which compares with the mixture. Here it is compared with the other estimates, since SI-SNR
+    doesn't constrain their levels: they would get below a mixture by all getting quieter.
 
     Arguments
     ---------

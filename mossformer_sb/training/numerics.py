@@ -1,4 +1,4 @@
-"""What decides the last bits of a training: device, precision, TF32, deterministic kernels, versions."""
+"""Numerical settings of a training: device, precision, TF32, deterministic kernels, versions."""
 
 import os
 from importlib.metadata import PackageNotFoundError, version
@@ -13,11 +13,11 @@ _CUBLAS_VARIABLE, _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 def make_deterministic():
-    """Have torch use kernels that give the same bits each time, for the whole process.
+    """Make torch use deterministic kernels, for the whole process.
 
     The same command then gives the same weights on the same kind of device, with the same versions and the same number
-    of ranks; a run that is killed and resumed is one of them. Another device, version or number of ranks adds up in
-    another order. An operation that has no such kernel raises an error. It costs time on a GPU; on a CPU, kernels are
+    of ranks; so does a run that is interrupted and resumed. Another device, version or number of ranks sums in another
+    order. An operation without such a kernel raises an error. It costs time on a GPU; on a CPU, kernels are
     deterministic anyway, for the same number of threads.
     """
     os.environ.setdefault(_CUBLAS_VARIABLE, _CUBLAS_WORKSPACE)
@@ -27,7 +27,7 @@ def make_deterministic():
 
 
 def describe(device, precision, eval_precision):
-    """Say in one line what a training computes with.
+    """Device, precision, kernels and versions of a training, in one line.
 
     Arguments
     ---------
@@ -70,14 +70,14 @@ def _processes():
 
 
 def _tf32():
-    """TF32 rounds the factors of float32 products to 10 bits. SpeechBrain turns it on when it is imported."""
+    """TF32 rounds the inputs of float32 matrix multiplications to 10 bits. Importing SpeechBrain turns it on."""
     states = {"products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
     told = ", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in states.items())
     yield f"TF32 in float32: {told} (SpeechBrain turns it on; SB_DISABLE_QUIRKS=allow_tf32 leaves it off)"
 
 
 def _fast_paths():
-    """Whether networks compute in their own ways, or as they are written."""
+    """Whether networks use the fast implementations, or the plain ones."""
     try:
         from mossformer_sb.network import fast
     except ImportError:  # there is no switch

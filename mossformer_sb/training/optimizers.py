@@ -6,7 +6,7 @@ from mossformer_sb.errors import InputError
 
 OPTIMIZERS = ("adam", "adamw", "muon")
 # Of a matrix, in both dimensions. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four
-# copies of queries and keys.
+# heads of queries and keys.
 LEAST_SIZE = 32
 
 
@@ -52,7 +52,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         chosen = {id(p) for p in matrices}
         others = [p for p in params if id(p) not in chosen]
         common = {"lr": lr, "weight_decay": weight_decay}
-        # They bring the update rules; groups and states are this optimizer's, so that it is saved and loaded as one.
+        # They have the update rules; groups and states belong to this optimizer, so that it is saved and loaded as one.
         self._rules = []
         if matrices:
             self._rules.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common))
@@ -62,13 +62,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Take a step; as any optimizer of PyTorch."""
+        """Take a step, as other PyTorch optimizers do."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for rule, group in zip(self._rules, self.param_groups, strict=True):
-            # Anew each time: loading a state replaces groups and states.
+            # Set at each step: loading a state replaces groups and states.
             rule.param_groups, rule.state = [group], self.state
             rule.step()
         return loss
@@ -80,7 +80,7 @@ def choose_optimizer(params, name="adam", lr=1e-3, weight_decay=0.0):
     Arguments
     ---------
     params : iterable of torch.nn.Parameter
-        What it moves.
+        The parameters to optimize.
     name : str
         "adam", without weight decay, as the paper trains; "adamw"; or "muon", see `MuonWithAdamW`.
     lr, weight_decay : float

@@ -1,4 +1,4 @@
-"""The message for a batch that is too large for the memory: which mixtures it has, and what to do."""
+"""The message for a batch that doesn't fit into memory: its mixtures, and what to do."""
 
 import contextlib
 
@@ -8,12 +8,12 @@ import torch
 from mossformer_sb.errors import InputError
 
 SHOWN_IDS = 5
-# How PyTorch's errors of the type RuntimeError say it: on a CPU, and where a library of CUDA ran out.
+# PyTorch's out-of-memory messages of the type RuntimeError: on a CPU, and of CUDA libraries.
 _TEXTS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error):
-    """Whether an exception says that there was not enough memory.
+    """Whether an exception is an out-of-memory error.
 
     Example
     -------
@@ -27,12 +27,12 @@ def is_out_of_memory(error):
 
 @contextlib.contextmanager
 def naming_the_batch(batch, stage, sample_rate):
-    """Context: an `InputError` that names the mixtures of a batch, where they are too much for the memory.
+    """Context: turns an out-of-memory error into an `InputError` that names the mixtures of a batch.
 
     Arguments
     ---------
     batch : SeparationBatch or None
-        What is computed.
+        The batch that is computed.
     stage : speechbrain.Stage
         Training, validation or test.
     sample_rate : int
@@ -46,7 +46,7 @@ def naming_the_batch(batch, stage, sample_rate):
     ...     raise MemoryError
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: The memory does not suffice for this batch of validation: talk (2.0 s). ...
+    mossformer_sb.errors.InputError: Out of memory for this batch of validation: talk (2.0 s). ...
     """
     try:
         yield
@@ -66,6 +66,6 @@ def _message(batch, stage, sample_rate):
         cure += "to stay the same), a shorter --segment, --checkpoint_blocks True, or a smaller --model_size."
     else:
         name = "validation" if stage == sb.Stage.VALID else "test"
-        cure = "It takes whole mixtures. Use --valid_batch_size 1 if it is more, cut the longest mixtures or leave "
-        cure += "them out, or use a machine with more memory; the training goes on from its last checkpoint."
-    return f"The memory does not suffice for this batch of {name}: {found}. {cure}"
+        cure = "It takes whole mixtures. Use --valid_batch_size 1 if it is more, cut or remove the longest mixtures, "
+        cure += "or use a machine with more memory; the training resumes from its last checkpoint."
+    return f"Out of memory for this batch of {name}: {found}. {cure}"

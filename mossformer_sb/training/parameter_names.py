@@ -1,11 +1,11 @@
-"""Few words for many parameters: branches of names, numbers in ranges, and what a mistyped name may have meant."""
+"""Short names for many parameters: wildcards, ranges of numbers, and suggestions for mistyped names."""
 
 import difflib
 import re
 
 
 def branches(names, among):
-    """Replace names by their highest branch of which all names are there.
+    """Replace names by their highest branch all of whose names are given.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-"""The random state, as a part of a checkpoint: a resumed run drops out what an uninterrupted one would."""
+"""The random state, as a part of a checkpoint, so that a resumed run has the dropout masks of an uninterrupted one."""
 
 import functools
 import logging
@@ -12,14 +12,14 @@ from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
 logger = logging.getLogger(__name__)
 
 
-# All the ranks save, for their states are gathered into one file.
+# All the ranks call this, since their states are gathered into one file.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomState:
     """The random state of Python, NumPy (the global one), torch and its CUDA devices, as a recoverable.
 
-    Loading only notes the state: it becomes current in `apply_pending`, which the Brain calls when a batch begins.
-    What lies between two batches must not draw from these generators, or a resumed run would not see it; a data
-    loader, which draws a seed for its workers, needs a generator of its own.
+    Loading only stores the state: it becomes current in `apply_pending`, which the Brain calls when a batch begins.
+    Code between two batches must not draw from these generators, since a resumed run would not repeat it; a data
+    loader, which draws a seed for its workers, needs its own generator.
 
     In a distributed run, each rank's state is saved, and each gets its own back. A rank that the saved run did not
     have, or a device, keeps the state that it has, with a warning.
@@ -40,7 +40,7 @@ class RandomState:
 
     @mark_as_saver
     def save(self, path):
-        """Save the states of all the ranks; while loaded ones are pending, those: the run resumes there."""
+        """Save the states of all the ranks; while a loaded state is pending, that one."""
         states = self._pending or [_random_state()]
         if self._pending is None and not ddp_prevent_block():
             states *= torch.distributed.get_world_size()

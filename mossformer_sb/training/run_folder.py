@@ -1,11 +1,11 @@
-"""What a run of ``train.py`` writes into its output folder about itself, and when.
+"""The output folder of a run of ``train.py``: when settings, log, environment and training record are written.
 
-A run that is refused, for wrong data, other settings or an option that can't be used, leaves the folder as it was. So
-nothing is written about a run before it trains or evaluates. Two things have to be written earlier, the manifests and
-empty folders: these are put back, or removed.
+A run that fails its checks (of data, settings or options) leaves the folder as it was. So nothing is written about a
+run before it trains or evaluates. Two things have to be written earlier, the manifests and empty folders: these are put
+back, or removed.
 
-Settings, environment and training record tell of the training. A run that trains no epoch, because of ``--test_only``
-or since all epochs are done, changes none of them.
+Settings, environment and training record describe the training. A run that trains no epoch, because of ``--test_only``
+or because all epochs are done, changes none of them.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ LOG_FILE = "log.txt"
 ENVIRONMENT_FILE = "env.log"
 BACKUP = ".manifests-before"
 MANIFEST_ENDINGS = (".csv", ".json", ".sha256")
-# Libraries that log every step of theirs at the level DEBUG, which goes to log.txt.
+# Libraries that log very much at the level DEBUG, which goes to log.txt.
 CHATTY = ("matplotlib", "PIL", "fsspec", "urllib3", "asyncio", "h5py", "numba")
 
 
@@ -70,7 +70,9 @@ class RunFolder:
         with open(hparams_file, encoding="utf-8") as file:
             self._settings = resolve_references(file, overrides).read()
         if log_config is not None and not os.path.isfile(log_config):
-            raise InputError(f"log_config '{log_config}': there is no such file. Give another one, or leave it out.")
+            raise InputError(
+                f"log_config '{log_config}': there is no such file. Give another one, or remove the option."
+            )
         self._hparams_file, self._script = hparams_file, script
         self._log_config = log_config or sb.core.DEFAULT_LOG_CONFIG
         values = YAML().load(self._settings)
@@ -94,7 +96,7 @@ class RunFolder:
             self._close()
 
     def stage_begins(self, stage):
-        """Note that training or evaluation begins: from now on the run counts, and writes what tells of it."""
+        """Note that training or evaluation begins: from now on the files about the run are written."""
         if stage == sb.Stage.TRAIN and not self.trained:
             self.trained = True
             distributed.run_on_main(self._write_settings)
@@ -139,7 +141,7 @@ class RunFolder:
     def _close(self):
         if self._buffer is not None:
             self._stop_buffering()
-        if self._log is not None:  # what the process goes on to do, in a notebook for instance, is not of this run
+        if self._log is not None:  # what the process does afterwards, as in a notebook, is not part of this run
             logging.getLogger().removeHandler(self._log)
             self._log.close()
             self._log = None
@@ -172,7 +174,7 @@ class RunFolder:
         os.replace(unfinished, self._backup)
 
     def _restore_manifests(self):
-        """Put back the manifests that the backup has, if there is one; a copy stays until all are there."""
+        """Restore the manifests from the backup, if there is one; a copy stays until all are restored."""
         if not self._backup.is_dir():
             return
         self._manifests.mkdir(parents=True, exist_ok=True)
@@ -182,7 +184,7 @@ class RunFolder:
         self._remove_backup()
 
     def _remove_new_manifests(self):
-        """Except for what helps the next start: lists of problems, and the levels of recordings, which take long."""
+        """Keep files that the next start can use: lists of problems, and the levels of recordings, which take long."""
         for name in set(self._manifest_files()) - self._before:
             if not (name.endswith("_problems.csv") or name.startswith("mixing_")):
                 (self._manifests / name).unlink()

@@ -1,7 +1,7 @@
-"""Learning-rate schedules: which there are, and when each is stepped.
+"""Learning-rate schedules by name, and when each is stepped.
 
-`Schedule` is what the training loop calls; `OneCycle` and `choose_schedule` are what the experiments offer by name; how
-each kind of scheduler is called stands below them.
+The training loop calls `Schedule`; experiments choose by name with `choose_schedule`, `OneCycle` among them; the
+adapters for each kind of scheduler come last.
 """
 
 import copy
@@ -28,7 +28,7 @@ _BEFORE_STEP = {
 SCHEDULES = ("plateau", "linear", "one_cycle")
 LEAST_STEPS = 4  # of one_cycle
 START_FACTOR, END_FACTOR = 1 / 25, 1 / 25e4  # of one_cycle's highest rate, as torch's OneCycleLR has them
-# These of torch's count batches, the others epochs.
+# These of torch's schedulers count batches, the others epochs.
 _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
 
 
@@ -87,7 +87,7 @@ class Schedule:
     def before_step(self, step, share=None):
         """Set the rate for a step of the optimizer; the first is number 1.
 
-        ``share`` is how much of a budget in time is used, for `OneCycle` without a number of steps.
+        ``share`` is the used share of a time budget, for `OneCycle` without a number of steps.
         """
         if self.by_step:
             self._caller.before_step(step, share)
@@ -112,16 +112,16 @@ class Schedule:
 class OneCycle:
     """Rise to the highest rate, hold it, and decay to nearly zero, both along a cosine, within a budget.
 
-    The rate is a pure function of how much of the budget is used: of the steps, or of the time. So a run that is
-    resumed with a larger budget continues where that budget has it; where both have the highest rate, nothing changes.
-    Source: Smith and Topin, "Super-Convergence", 2017, with the ends of torch's ``OneCycleLR``.
+    The rate is a pure function of the used share of the budget, in steps or time. So a run that is resumed with a
+    larger budget continues with the rate of that budget; where both have the highest rate, nothing changes. Source:
+    Smith and Topin, "Super-Convergence", 2017, with the ends of torch's ``OneCycleLR``.
 
     Arguments
     ---------
     lr : float
         The highest rate.
     total_steps : int, optional
-        The budget. Default: it is one of time.
+        The budget. Default: a time budget.
     warmup_share : float
         Share of the budget in which the rate rises.
     decay_share : float, optional
@@ -130,7 +130,7 @@ class OneCycle:
     Raises
     ------
     InputError
-        If the shares are no shares of one whole, or there are too few steps.
+        If the shares are negative or exceed 1 together, or there are too few steps.
 
     Example
     -------
@@ -149,8 +149,8 @@ class OneCycle:
         decay = 1 - warmup_share if decay_share is None else decay_share
         if not (0 <= warmup_share < 1 and 0 < decay and warmup_share + decay <= 1 + 1e-9):
             raise InputError(
-                f"warmup_share {warmup_share!r} and decay_share {decay_share!r} are to be shares of the training that "
-                "fit into one whole, such as 0.05 and 0.25."
+                f"warmup_share {warmup_share!r} and decay_share {decay_share!r} must be shares of the training, at "
+                f"least 0 and at most 1 together, such as 0.05 and 0.25."
             )
         self.lr, self.total_steps = lr, total_steps
         self.warmup_share, self.decay_share = warmup_share, decay
@@ -202,7 +202,7 @@ def choose_schedule(
     warmup_share, decay_share : float
         As in `OneCycle`.
     train_minutes : float, optional
-        Budget in time, which goes before that in steps.
+        Time budget, which takes precedence over one in steps.
     final_lr : float
         The last epoch's rate, for "linear".
 
@@ -240,11 +240,11 @@ def choose_schedule(
     return OneCycle(lr, number_of_epochs * steps_per_epoch, warmup_share, decay_share)
 
 
-# ---- how each kind is called
+# ---- adapters
 
 
 def _caller(scheduler, optimizer):
-    """What calls a scheduler, of any kind: it has ``scheduler``, ``by_step`` and the methods of `_Constant`."""
+    """The adapter of a scheduler: it has ``scheduler``, ``by_step`` and the methods of `_Constant`."""
     if scheduler is None:
         return _Constant()
     if isinstance(scheduler, OneCycle):
@@ -293,7 +293,7 @@ class _OneCycleCaller(_Constant):
 
 
 class _TorchCaller(_Constant):
-    """Torch's schedulers know their optimizer, and set the first rate when they are made."""
+    """Torch's schedulers hold their optimizer, and set the first rate when they are built."""
 
     def __init__(self, scheduler):
         self.scheduler = scheduler
@@ -315,9 +315,9 @@ class _TorchCaller(_Constant):
 
 
 class _SpeechBrainCaller(_Constant):
-    """SpeechBrain's schedulers take an optimizer, an epoch or a loss, each in its own way.
+    """SpeechBrain's schedulers are called with an optimizer, an epoch or a loss, each with other arguments.
 
-    Its own savers leave out some of what calls change, and one scheduler has no loader.
+    Their own savers omit some of the state that calls change, and one scheduler has no loader.
     """
 
     def __init__(self, scheduler, optimizer):
@@ -378,7 +378,7 @@ def supported():
     >>> supported()[:3]
     ['CyclicCosineScheduler', 'CyclicLRScheduler', 'IntervalScheduler']
     """
-    module = inspect.getmodule(stock.NoamScheduler)  # SpeechBrain imports lazily: `stock` may only stand for it
+    module = inspect.getmodule(stock.NoamScheduler)  # SpeechBrain imports lazily: `stock` may be a placeholder
     classes = inspect.getmembers(module, lambda obj: inspect.isclass(obj) and obj.__module__ == module.__name__)
     return [name for name, scheduler_class in classes if works(scheduler_class)]
 

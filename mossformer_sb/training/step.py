@@ -7,10 +7,10 @@ Weight of an example
     their number. Each rank adds up its losses, DDP averages over the ranks, and `StepBrain._step` multiplies by ranks /
     valid examples. So neither the size of a batch nor the number of ranks nor skipped examples change a weight.
 Ranks in step
-    In a window each rank calls the wrapped networks forward and backward equally often, and synchronizes gradients in
-    the last backward alone; a rank without data or without a valid example takes part with a loss of zero. Everything
-    that decides what happens next (a retry, a skipped step, the end of an epoch or of the run) is computed from
-    all-reduced values, so it is the same on all ranks, and no rank waits for another that has gone elsewhere.
+    In a window each rank runs the wrapped networks forward and backward equally often, and synchronizes gradients only
+    in the last backward; a rank without data or without a valid example takes part with a loss of zero. Everything that
+    decides what happens next (a retry, a skipped step, the end of an epoch or of the run) is computed from all-reduced
+    values, so it is the same on all ranks, and no rank waits for one that doesn't come.
 No reads between steps
     Nothing is read from an accelerator before a step is due, so that it always has work queued. What is not finite is
     noticed then, and the window is computed again, by all ranks, without those examples.
@@ -81,7 +81,7 @@ class StepBrain(sb.Brain):
     def __init__(self, modules=None, opt_class=None, hparams=None, run_opts=None, checkpointer=None):
         try:
             super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        except ValueError as error:  # SpeechBrain's way to refuse an option, such as fp16 on a CPU
+        except ValueError as error:  # SpeechBrain's error for an option, such as fp16 on a CPU
             raise InputError(f"SpeechBrain can't run with these options: {error}") from error
         self.stats = StageStats()
         self._window_stats = WindowStats()  # of this rank alone
@@ -106,7 +106,7 @@ class StepBrain(sb.Brain):
         """As SpeechBrain does; the schedule belongs to the optimizer."""
         try:
             super().init_optimizers()
-        except (TypeError, ValueError) as error:  # an optimizer's way to refuse its arguments, such as a negative lr
+        except (TypeError, ValueError) as error:  # an optimizer's error for its arguments, such as a negative lr
             raise InputError(f"opt_class can't be built: {error}. Check lr and the other settings of it.") from error
         self.schedule = Schedule(self.hparams.lr_scheduler, self.optimizer)
         if self.checkpointer is not None:
@@ -132,7 +132,7 @@ class StepBrain(sb.Brain):
         return BatchResult(result.losses, result.si_snr, valid, finite, samples=sum(batch.lengths.tolist()))
 
     def on_fit_batch_start(self, batch, should_step):
-        """Restore the random state of the checkpoint that the run was resumed from, now that it is to be used."""
+        """Restore the random state of the checkpoint that the run was resumed from."""
         self.random_state.apply_pending()
 
     def fit_batch(self, batch):
@@ -221,7 +221,7 @@ class StepBrain(sb.Brain):
     def _finite_loss(self, batch):
         """The sum of the losses of the valid examples. Only finite examples take part.
 
-        Zero times NaN is NaN, so no mask can take an example out of a gradient: the others are computed again.
+        Zero times NaN is NaN, so a mask can't remove an example from a gradient: the others are computed again.
         """
         networks = self.modules
         while len(batch):
@@ -241,7 +241,7 @@ class StepBrain(sb.Brain):
     # ---- the step
 
     def optimizers_step(self):
-        """Step along the mean gradient over the valid examples, on all ranks alike, or on none."""
+        """Step along the mean gradient over the valid examples, on all ranks or on none."""
         self._window_stats.failed = int(getattr(self._loaders.get(sb.Stage.TRAIN), "error", None) is not None)
         seconds = self._seconds_since_last()
         self._window_stats.seconds = seconds if distributed.rank() == 0 else 0.0
@@ -251,7 +251,7 @@ class StepBrain(sb.Brain):
         if window.nonfinite:
             window = self._repeat_window()
         self.stats.merge(window)
-        # Without a valid example Adam would move on its momentum alone.
+        # Without a valid example Adam would still move by its momentum.
         norm = self._step(window.count) if window.count else None
         self.zero_grad(set_to_none=True)
         self._check_nonfinite(window.nonfinite, norm)
@@ -292,7 +292,7 @@ class StepBrain(sb.Brain):
         of_window = [item_id for batch in self._window_batches if batch is not None for item_id in batch.ids]
         ids = self._nonfinite_ids if num_nonfinite else of_window
         ids = [item_id for ids_of_rank in distributed.gather(ids) for item_id in ids_of_rank]
-        found = f"{num_nonfinite} items without a finite loss" if num_nonfinite else f"a gradient of norm {norm}"
+        found = f"{num_nonfinite} examples without a finite loss" if num_nonfinite else f"a gradient of norm {norm}"
         found += f" ({', '.join(ids[:SHOWN_IDS])}{', …' if len(ids) > SHOWN_IDS else ''})"
         if self.stats.consecutive_nonfinite > self.nonfinite_patience:
             raise distributed.SharedError(
@@ -305,23 +305,23 @@ class StepBrain(sb.Brain):
             logger.warning("Epoch step %d had %s: skipped.", self.step, found)
 
     def _check_loading(self, stage):
-        """Raise on all ranks what one of them could not read."""
+        """Raise on all ranks the reading error of any of them."""
         if stage in self._loaders:
             distributed.run_on_all_ranks(self._loaders[stage].check)
 
     def update_average(self, loss, avg_loss):
-        """The stage's mean loss over valid examples, for the progress bar: a skipped example is no loss of zero."""
+        """The stage's mean loss over valid examples, for the progress bar: skipped examples don't count."""
         return -self.stats.mean
 
     # ---- time, and checkpoints between two windows
 
     def _seconds_since_last(self):
-        """Seconds since the last call, without those in which the process was stopped."""
+        """Seconds since the last call, without the time in which the process was stopped."""
         before, self._last_seconds = self._last_seconds, self._clock.seconds()
         return self._last_seconds - before
 
     def _epoch_is_over(self):
-        """Whether the time of an epoch is used up. Both times change where a window ends alone, alike on all ranks."""
+        """Whether the time of an epoch is used up. Both times change only where a window ends, on all ranks alike."""
         return self.budget.ends_epoch(self.stats.seconds)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of separation."""
+"""Helpers that are independent of separation."""

@@ -1,11 +1,11 @@
-"""Work lists on a Dask cluster: https://distributed.dask.org.
+"""Mapping a function over a list on a Dask cluster: https://distributed.dask.org.
 
 All workers see the same folders under the same paths, have the same version of this package, and write their results
-there. Items travel to a worker in bundles; the function that they are for is kept once in each worker. A worker that is
-killed loses nothing: its bundle goes to another one.
+there. Items are sent to workers in bundles; the function is sent once to each worker. If a worker is killed, its bundle
+is computed by another one.
 
-`distributed` is used directly, not by way of joblib's backend of that name: with joblib 1.6, a program waits for ever
-after a worker was killed by the same item for the fourth time, and a cluster with one worker isn't used at all.
+`distributed` is used directly, not through joblib's backend of that name: with joblib 1.6, a program waits for ever
+after an item has killed a worker for the fourth time, and a cluster with one worker isn't used at all.
 """
 
 import collections
@@ -22,7 +22,7 @@ from mossformer_sb.version import __version__
 
 CONNECT_SECONDS = 20  # until a cluster must have answered, and have a worker
 _ALONE_SECONDS = 60  # how long a list may wait for a worker when none is left
-_WAIT_SECONDS = 5  # between two looks at that
+_WAIT_SECONDS = 5  # between two checks of that
 _IN_FLIGHT = 3  # bundles for each worker at a time: one in work, and some that wait there
 _BUNDLES = 8  # for each worker, at least, so that all end at about the same time
 _LARGEST_BUNDLE = 32
@@ -36,11 +36,11 @@ class Cluster:
     address : str
         Of its scheduler, as in ``tcp://host:8786``, or a scheduler file.
     output_folder : str or Path
-        Where the workers write. Where it is not there yet, the nearest folder above it is looked at.
+        Where the workers write. If it does not exist yet, its nearest existing parent is checked.
     paths : iterable of str or Path
-        What they read: files and folders, which each must see with the same content.
+        Files and folders that they read, which each must see with the same content.
     package : str
-        The one that the functions for items are in, which each worker must be able to import.
+        The package of the functions for items, which each worker must be able to import.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Cluster:
     def __exit__(self, *_):
         with contextlib.suppress(OSError):
             self._probe.unlink()
-        with contextlib.suppress(Exception):  # a cluster that is gone
+        with contextlib.suppress(Exception):  # a cluster that has shut down
             self._client.close(timeout=_WAIT_SECONDS)
 
     def map(self, function, items, ordered=True, bundle=None):
@@ -77,11 +77,11 @@ class Cluster:
         function : Callable
             Of one item. It and the items and results must be picklable.
         items : iterable
-            What it is called with.
+            Its arguments.
         ordered : bool
             Whether results come in the order of the items, or as they are done.
         bundle : int, optional
-            How many items a worker gets at once. Default: by their number.
+            Items per bundle. Default: by their number.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class Cluster:
         items, num_workers = list(items), self.num_workers()
         size = bundle or max(1, min(_LARGEST_BUNDLE, len(items) // (_BUNDLES * num_workers)))
         bundles = collections.deque((start, items[start : start + size]) for start in range(0, len(items), size))
-        # Kept as a task, not as data: what a killed worker held is made again. Each worker has it once.
+        # A task, not data, so that it is computed again if a worker that held it was killed. Each worker has it once.
         kept = self._client.submit(_identity, function, key=f"function-{uuid.uuid4().hex}", pure=False)
         running, done, position = {}, {}, 0  # future -> first item; first item -> results
         try:
@@ -115,7 +115,7 @@ class Cluster:
                     position += len(results)
                     yield from results
         finally:
-            with contextlib.suppress(Exception):  # a cluster that is gone
+            with contextlib.suppress(Exception):  # a cluster that has shut down
                 self._client.cancel([*running, kept])
 
     def num_workers(self):
@@ -123,7 +123,7 @@ class Cluster:
         return max(1, sum(self._client.ncores().values()))
 
     def _finished(self, running):
-        """Some futures that are done; an error if no worker is there for a long time."""
+        """Some futures that are done; an error if there is no worker for a long time."""
         from distributed import CancelledError, wait
         from distributed import TimeoutError as DaskTimeoutError
 
@@ -142,7 +142,7 @@ class Cluster:
             if waited >= _ALONE_SECONDS:
                 raise InputError(
                     f"the cluster at {self.address} has had no worker for {_ALONE_SECONDS} s. Finished files are kept: "
-                    "start workers, and the same command again to continue."
+                    f"start workers, and run the same command again to resume."
                 )
 
     def _result(self, future):
@@ -154,19 +154,19 @@ class Cluster:
             raise InputError(
                 f"several workers of the cluster at {self.address} were killed by one item, probably out of memory "
                 f"(the last one was {error.last_worker.address}). Finished files are kept: give the workers more "
-                "memory, and start again to continue."
+                f"memory, and run the same command again to resume."
             ) from error
         except CancelledError as error:
             raise self._gone() from error
 
     def _gone(self):
         return InputError(
-            f"the cluster at {self.address} is gone. Finished files are kept: start it, and the same command again to "
-            "continue."
+            f"the cluster at {self.address} has shut down. Finished files are kept: start it, and run the same command "
+            f"again to resume."
         )
 
     def _check_folders(self, paths):
-        """Each worker must see this machine's file in the output folder, and this machine what it writes beside it."""
+        """Each worker must see a file that this machine writes into the output folder, and vice versa."""
         folder, secret = self._probe.parent, uuid.uuid4().hex
         try:
             self._probe.write_text(secret, encoding="ascii")
@@ -176,13 +176,13 @@ class Cluster:
         expected = [_content(path) for path in paths]
         for worker, answer in answers.items():
             if isinstance(answer, BaseException):
-                raise InputError(f"worker {worker} can't look at the folders ({answer!r}).") from answer
+                raise InputError(f"worker {worker} can't check the folders ({answer!r}).") from answer
             problem, reply, seen = answer
             other = next((path for path, here, there in zip(paths, expected, seen, strict=True) if here != there), None)
             if problem is None and not _take(reply):
-                problem = f"what it wrote to {folder} is not there"
+                problem = f"the file that it wrote to {folder} is not visible here"
             if problem is None and other is not None:
-                problem = f"{other} is not there, or is another one"
+                problem = f"{other} does not exist there, or is another one"
             if problem is not None:
                 raise InputError(
                     f"worker {worker} does not see the same folders: {problem}. Mount them under the same paths on all "
@@ -203,7 +203,7 @@ def _connect(address):
     try:
         client = Client(**given, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError, DaskTimeoutError, TimeoutError) as error:
-        raise InputError(f"no cluster answers at {address} ({error}). {advice}") from error
+        raise InputError(f"no cluster responds at {address} ({error}). {advice}") from error
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except (DaskTimeoutError, TimeoutError) as error:
@@ -213,14 +213,14 @@ def _connect(address):
 
 
 def _check_versions(client, package):
-    # From the standard library, so that a worker without this package can answer.
+    # Only the standard library, so that it runs on a worker without this package.
     found = client.run(pkgutil.resolve_name, "mossformer_sb.version:__version__", on_error="return")
     for worker, version in found.items():
         if version != __version__:
             has = "has no mossformer_sb" if isinstance(version, BaseException) else f"has mossformer_sb {version}"
             raise InputError(
-                f"worker {worker} {has}, and {__version__} is needed, as here: pip install it there, and start the "
-                "worker again."
+                f"worker {worker} {has}, and {__version__} is needed, the version on this machine: pip install it "
+                f"there, and restart the worker."
             )
     for worker, module in client.run(pkgutil.resolve_name, package, on_error="return").items():
         if isinstance(module, BaseException):
@@ -235,7 +235,7 @@ def _existing(folder):
 
 
 def _content(path):
-    """What tells a file or folder from another one of the same path: size, or digest of names; None if it is absent."""
+    """Identity of a file's or folder's content: size, or digest of names; None if it does not exist."""
     try:
         if not os.path.isdir(path):
             return os.path.getsize(path)
@@ -246,7 +246,7 @@ def _content(path):
 
 
 def _take(path):
-    """Whether a file is there; it is removed."""
+    """Whether a file exists; it is removed."""
     try:
         os.unlink(path)
     except OSError:
@@ -258,7 +258,7 @@ def _take(path):
 
 
 def _look(probe, secret, paths):
-    """What is wrong with the output folder or None, the file that is written there, and the content of some paths."""
+    """The problem of the output folder or None, the file that is written there, and the content of some paths."""
     reply = f"{probe}.{uuid.uuid4().hex}"
     try:
         with open(probe, encoding="ascii") as file:
@@ -275,7 +275,7 @@ def _identity(function):
 
 
 def _call(function, items, probe):
-    if not os.path.isfile(probe):  # of a worker that came later than the check
+    if not os.path.isfile(probe):  # of a worker that joined after the check
         raise InputError(
             f"a worker on {platform.node()} does not see {os.path.dirname(probe)} as the others do: mount the same "
             "folders there, under the same paths. Finished files are kept."

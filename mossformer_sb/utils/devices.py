@@ -6,7 +6,7 @@ from mossformer_sb.errors import InputError
 
 
 def choose_device(name, auto=True):
-    """Find the device that a name stands for.
+    """The device for a name.
 
     Arguments
     ---------
@@ -18,7 +18,7 @@ def choose_device(name, auto=True):
     Returns
     -------
     str
-        As PyTorch calls it.
+        PyTorch's name for it.
 
     Raises
     ------
@@ -45,6 +45,6 @@ def choose_device(name, auto=True):
         raise InputError(f"device {name!r} is not known: choose {', '.join(choices)}, or one of several as in cuda:1.")
     if int(index or 0) >= num_devices[kind]:
         available = ", ".join(f"{count} of kind {kind}" for kind, count in num_devices.items() if count)
-        hint = "choose auto" if auto else "leave --device out for the best of these"
+        hint = "choose auto" if auto else "give no --device for the best of these"
         raise InputError(f"device {name!r} is not available; available: {available}. Or {hint}.")
     return name

@@ -1,4 +1,4 @@
-"""Writing files and folders so that one of a given name is always complete: the one place for write-then-rename."""
+"""Writing files and folders atomically: under a temporary name, then renamed. Used by all writers."""
 
 import contextlib
 import hashlib
@@ -16,13 +16,13 @@ _LONGEST_NAME = 255  # bytes, of nearly all file systems
 def expanded(value):
     """Replace ``~`` at the start of a path, or of the paths in a list or a mapping, with the home folder.
 
-    A shell does so only where ``~`` begins a word: not in ``--data_folder=~/wham``, nor in a file. The programs apply
-    this once to all that their command line and YAML file say; functions apply it to the paths that they are given.
+    A shell does so only where ``~`` begins a word: not in ``--data_folder=~/wham``, nor in a file. Programs apply this
+    to all values of their command line and YAML file; functions apply it to the paths that they are given.
 
     Arguments
     ---------
     value : object
-        Anything; what is no path that begins with ``~`` is returned as it is.
+        Anything; other values than paths that begin with ``~`` are returned unchanged.
 
     Returns
     -------
@@ -43,10 +43,10 @@ def expanded(value):
 
 
 def temporary_name(path):
-    """The path in the same folder under which a file, or a folder, is made; see `atomic_write`.
+    """Temporary path in the same folder for a file or a folder; see `atomic_write`.
 
-    It has the number of the process in it, so that several processes don't write into one file. A name that is as long
-    as the file system allows is replaced by a hash.
+    It contains the process ID, so that several processes don't write into one file. A name that is as long as the file
+    system allows is replaced by a hash.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def temporary_name(path):
 
 
 def _encoded(name):
-    """The bytes of a file's name; an InputError if none can have it."""
+    """The bytes of a file's name; an InputError if it is not a valid one."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError as error:
@@ -79,9 +79,9 @@ def _encoded(name):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Context: a temporary path in the same folder, whose file gets the name of ``path`` if all went well.
+    """Context: a temporary path in the same folder, whose file is renamed to ``path`` if no error occurs.
 
-    Whatever ends the program half way, ``path`` is what it was before, or complete.
+    However the program is interrupted, ``path`` is unchanged or complete.
 
     Arguments
     ---------
@@ -107,7 +107,7 @@ def atomic_write(path):
 
 @contextlib.contextmanager
 def atomic_write_all(paths):
-    """As `atomic_write` for several files: they get their names when all of them are written, or none does.
+    """As `atomic_write` for several files: all are renamed once all are written, or none.
 
     Arguments
     ---------
@@ -141,14 +141,14 @@ def atomic_write_all(paths):
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """As `atomic_write` for a folder: context, a new empty folder beside it, which takes its place if all went well.
+    """As `atomic_write` for a folder: context, a new empty folder beside it, which replaces it if no error occurs.
 
-    A folder that is there is deleted last, and put back where the new one can't take its place.
+    An existing folder is deleted last, and restored if the new one can't be renamed.
 
     Arguments
     ---------
     path : str or Path
-        The folders above it are made.
+        Its parents are created.
 
     Yields
     ------
@@ -184,26 +184,26 @@ def atomic_folder(path):
 
 
 def write_text(path, text):
-    """Write a text file in UTF-8, complete or not at all.
+    """Write a text file in UTF-8, atomically.
 
     Arguments
     ---------
     path : str or Path
         Its folder must exist.
     text : str
-        Its content, with the line ends that are to be written.
+        Its content; line ends are written unchanged.
     """
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         file.write(text)
 
 
 def make_output_folder(folder):
-    """Make a folder to write to, if it is not there.
+    """Create a folder to write to, if it does not exist.
 
     Arguments
     ---------
     folder : str or Path
-        Parents are made too.
+        Parents are created too.
 
     Returns
     -------
@@ -227,12 +227,12 @@ def make_output_folder(folder):
 
 
 def check_output_file(path):
-    """Find what is wrong with the path of a file to write, before the work, and make its folder.
+    """Check the path of an output file before the work, and create its folder.
 
     Arguments
     ---------
     path : str or Path
-        A file that is there will be replaced.
+        An existing file will be replaced.
 
     Returns
     -------
@@ -248,23 +248,23 @@ def check_output_file(path):
     >>> check_output_file(getfixture("tmp_path"))
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: ...: is a folder, and a file is to be written there. Give the name of a file.
+    mossformer_sb.errors.InputError: ...: is a folder; needed is a file to write. Give the name of a file.
     """
     path = Path(expanded(path))
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except FileNotFoundError:
         is_folder = False
-    except (OSError, ValueError) as error:  # too long, or with a character that no name has
+    except (OSError, ValueError) as error:  # too long, or with an invalid character
         raise InputError(f"{str(path)!r}: can't be written ({error}). Give the name of another file.") from error
     if is_folder:
-        raise InputError(f"{path}: is a folder, and a file is to be written there. Give the name of a file.")
+        raise InputError(f"{path}: is a folder; needed is a file to write. Give the name of a file.")
     make_output_folder(path.parent)
     return path
 
 
 def locate(training_folder, path, output_folder=None):
-    """Find a folder that the YAML of a training names, though the output folder may have moved since.
+    """Find a folder that the YAML of a training names, although the output folder may have been moved.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-"""Weights in files that are not trusted: finding them, reading tensors and nothing else, refusing what doesn't fit."""
+"""Weights in untrusted files: finding them, reading only tensors, and refusing those that don't fit."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from mossformer_sb.errors import InputError
 
-EXTENSIONS = (".safetensors", ".ckpt")  # the first that is there counts
+EXTENSIONS = (".safetensors", ".ckpt")  # the first that exists counts
 SHOWN_DIFFERENCES = 3
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -24,7 +24,7 @@ def find_weights(folder, modules):
     Returns
     -------
     dict
-        Name to path, for those that are there.
+        Name to path, for those that exist.
 
     Example
     -------
@@ -39,7 +39,7 @@ def find_weights(folder, modules):
 
 
 def load_weights(module, path, name):
-    """Load a module's weights from a file that is not trusted.
+    """Load a module's weights from an untrusted file.
 
     Arguments
     ---------
@@ -47,12 +47,12 @@ def load_weights(module, path, name):
     path : str or Path
         ``.safetensors``, or else a file of ``torch.save`` with a state dict.
     name : str
-        What the module is called, for messages.
+        The module's name, for messages.
 
     Raises
     ------
     InputError
-        If the file holds anything else, or weights of another network.
+        If the file holds other objects, or weights of another network.
     """
     state = read_state_dict(path)
     check_state(module, state, path, name, "its YAML file")
@@ -60,7 +60,7 @@ def load_weights(module, path, name):
 
 
 def check_state(module, state, path, name, described_in):
-    """Raise InputError unless a state dict is of a module, in names and shapes.
+    """Raise InputError unless a state dict fits a module, in names and shapes.
 
     Arguments
     ---------
@@ -70,7 +70,7 @@ def check_state(module, state, path, name, described_in):
     path : str or Path
         The file that it comes from, for the message.
     name : str
-        What the module is called.
+        The module's name.
     described_in : str
         Where the module is described.
     """
@@ -88,14 +88,14 @@ def differences(found, needed, where_found, where_needed):
     Arguments
     ---------
     found, needed : mapping
-        Name to tensor; what is no tensor has no shape.
+        Name to tensor; values that are no tensors have no shape.
     where_found, where_needed : str
         For the text, such as "in the file".
 
     Returns
     -------
     number : int
-        Of names whose shapes differ, or that one of them lacks.
+        Number of names whose shapes differ, or that one of them lacks.
     text : str
         The first of them.
 
@@ -118,7 +118,7 @@ def _shapes(state):
 
 
 def read_state_dict(path):
-    """Read a state dict, and nothing else, from a file.
+    """Read a state dict from an untrusted file.
 
     Arguments
     ---------
@@ -133,7 +133,7 @@ def read_state_dict(path):
     Raises
     ------
     InputError
-        If the file holds anything else.
+        If the file holds other objects.
     """
     state = read_plain(path)
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
@@ -152,12 +152,12 @@ def read_plain(path):
     Returns
     -------
     object
-        What was saved; tensors are on the CPU.
+        The saved object; tensors are on the CPU.
 
     Raises
     ------
     InputError
-        If the file holds anything else.
+        If the file holds other objects.
     """
     try:
         if str(path).endswith(".safetensors"):
@@ -173,7 +173,7 @@ def read_plain(path):
 
 
 def check_no_pointer(path):
-    """Raise InputError if a file is what Git LFS has in the place of the real one."""
+    """Raise InputError if a file is a Git LFS pointer."""
     with open(path, "rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:
             raise InputError(

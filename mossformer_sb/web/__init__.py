@@ -1,6 +1,6 @@
 """The page of ``mossformer-sb web``: separate a recording in the browser, on this machine or as a Hugging Face Space.
 
-Gradio, of the extra ``web``, is imported when a page is built.
+Gradio, in the extra ``web``, is imported when a page is built.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ from mossformer_sb.errors import InputError
 __all__ = ["EXAMPLE", "check_web"]
 
 EXAMPLE = Path(__file__).parent / "two_speakers.flac"  # examples/README.md has its origin and licence
-# What the page says of it, as its licence wants.
+# Its attribution on the page, which its licence requires.
 EXAMPLE_CREDIT = "Two utterances of LibriSpeech (Panayotov et al., 2015), resampled, cut and summed; licence CC BY 4.0."
 
 
@@ -20,5 +20,5 @@ def check_web():
     absent = [name for name in ("gradio", "matplotlib") if importlib.util.find_spec(name) is None]
     if absent:
         raise InputError(
-            f"the web page needs {' and '.join(absent)}, which is not here: pip install 'mossformer_sb[web]'."
+            f"the web page needs {' and '.join(absent)}, which is not installed: pip install 'mossformer_sb[web]'."
         )

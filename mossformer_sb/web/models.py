@@ -1,4 +1,4 @@
-"""The models that a page offers: each loaded once, and one separation at a time with each."""
+"""The models that a page offers: each is loaded once, and runs one separation at a time."""
 
 import contextlib
 import threading
@@ -22,7 +22,7 @@ class Models:
     device : str
         As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
     any_model : bool
-        Whether a visitor may choose any released model, or type the folder of any other: on this machine alone.
+        Whether a visitor may choose any released model, or type the folder of any other: only for local use.
 
     Raises
     ------
@@ -44,25 +44,25 @@ class Models:
         packaged = _packaged_model(required=not self._sources)
         if packaged is not None:
             self._sources[f"{packaged.name}, of the package"] = None
-        self.at_hand = list(self._sources)  # labels of those that take no download, as far as is known
+        self.at_hand = list(self._sources)  # labels of those that need no download, as far as known
         if any_model:
             self._sources |= {label: name for name, label in _released_labels() if name not in self._sources}
         self._loaded = {}  # source to model, the one used last at the end
-        self._queues = {}  # source to those who wait for it, or use it
+        self._queues = {}  # source to the visitors that wait for it, or use it
         self._lock = threading.Lock()
 
     @property
     def labels(self):
-        """What the models are called in the list."""
+        """Names of the models in the list."""
         return list(self._sources)
 
     def source(self, label):
-        """What a label stands for: a folder, an id, or None for the model that comes with the package.
+        """The source for a label: a folder, an id, or None for the packaged model.
 
         Raises
         ------
         InputError
-            If it is not in the list, and nothing else may be named.
+            If it is not in the list, and other models are not allowed.
         """
         label = (label or "").strip()
         if label in self._sources:
@@ -74,21 +74,21 @@ class Models:
         return label
 
     def public_name(self, label):
-        """What visitors may see of a model's source: the name of a folder, not where it lies."""
+        """A model's source as visitors may see it: the name of a folder without its path."""
         source = self.source(label)
         return source if source is None or not Path(source).is_dir() else Path(source).resolve().name
 
     def load(self, label):
         """The model of a label, as from `MossFormerSeparation.from_hparams`; loaded once.
 
-        To be called in its `turn`.
+        Call it within `turn`.
         """
         from mossformer_sb.inference.separation import MossFormerSeparation
 
         source = self.source(label)
         with self._lock:
             model = self._loaded.pop(source, None)
-        if model is None:  # meanwhile others can use theirs
+        if model is None:  # meanwhile other models can be used
             model = MossFormerSeparation.from_hparams(source, device=self.device)
         with self._lock:
             self._loaded[source] = model
@@ -98,13 +98,13 @@ class Models:
 
     @contextlib.contextmanager
     def turn(self, label, waiting=lambda ahead: None):
-        """Context: nobody else uses this model; those who came first go first.
+        """Context: exclusive use of this model, first come first served.
 
         Arguments
         ---------
         label : str
         waiting : callable
-            Called some times a second with how many are ahead. What it raises ends the wait.
+            Called several times a second with how many are ahead. An exception in it ends the wait.
         """
         source = self.source(label)
         mine = threading.Event()
@@ -125,14 +125,14 @@ class Models:
 
 
 def _label(source, sources):
-    """The folder's name, where it is the only one of this name, or else the source as it was given."""
+    """The folder's name if it is unique, else the source as it was given."""
     names = [Path(other).resolve().name for other in sources if Path(other).is_dir()]
     name = Path(source).resolve().name
     return name if names.count(name) == 1 and Path(source).is_dir() else str(source)
 
 
 def _packaged_model(required):
-    """The folder of the model that comes with the package, or None where there is none."""
+    """The folder of the packaged model, or None if there is none."""
     try:
         return Path(default_model())
     except InputError:
@@ -142,7 +142,7 @@ def _packaged_model(required):
 
 
 def _released_labels():
-    """Name and label of the models that can be had by name, where this version has any."""
+    """Name and label of the released models."""
     try:
         from mossformer_sb.sharing.released import RELEASED
     except ImportError:

@@ -1,4 +1,4 @@
-"""The page itself, made of Gradio's components."""
+"""The page, built from Gradio's components."""
 
 import logging
 import shutil
@@ -27,8 +27,8 @@ from mossformer_sb.web.separating import (
 logger = logging.getLogger(__name__)
 
 PAGE_FILES = {kind: Path(__file__).parent / f"page.{kind}" for kind in ("css", "js")}
-_LOOK_EVERY = 0.25  # seconds between two looks at how far a separation is
-_MOST_AT_ONCE, _MOST_WAITING = 16, 64  # visitors whose separations run or wait for their model; and in the queue
+_LOOK_EVERY = 0.25  # seconds between two updates of the progress
+_MOST_AT_ONCE, _MOST_WAITING = 16, 64  # separations that run or wait for their model at a time; and in the queue
 _CHANNELS = [("Mean of all", -1), ("First (left)", 0), ("Second (right)", 1), ("Third", 2), ("Fourth", 3)]
 _LEVEL_NAMES = {
     "speakers": "As in the recording",
@@ -40,14 +40,14 @@ _LEVEL_NAMES = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What the page takes: the length of a recording, and the size of its file."""
+    """Limits of the page: the length of a recording, and the size of its file."""
 
     minutes: float = 10.0
     megabytes: int = 200
 
 
 class Page:
-    """The page, and what its buttons do.
+    """The page, and the actions of its buttons.
 
     Arguments
     ---------
@@ -55,14 +55,14 @@ class Page:
     visits : mossformer_sb.web.visits.Visits
     limits : Limits
     local : bool
-        Whether it is served to this machine alone, for the page's words.
+        Whether it is served only to this machine, for the page's text.
     """
 
     def __init__(self, models, visits, limits, local=True):
         self.models, self.visits, self.limits, self.local = models, visits, limits, local
 
     def build(self):
-        """Make the components, and join them.
+        """Build the components, and connect them.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class Page:
 
     def _introduction(self):
         where = (
-            "Everything happens on this machine."
+            "It is processed on this machine."
             if self.local
             else "It is sent to this server, which deletes it when you close the page."
         )
@@ -152,7 +152,7 @@ class Page:
         )
 
     def separate(self, kind, file, microphone, label, format, level, channel, request: gr.Request):
-        """Separate what a visitor gave, and show how far it is. Yields what is shown, and the buttons."""
+        """Separate a visitor's recording. Yields updates of the display and of the buttons."""
         path = file if kind == "file" else microphone
         progress = Progress()
         busy, ready = (gr.update(interactive=False), gr.update(visible=True)), (gr.update(interactive=True), _HIDDEN)
@@ -161,7 +161,7 @@ class Page:
                 what = "record something first" if kind == "microphone" else "drop a file first, or take the example"
                 raise InputError(f"There is no recording yet: {what}.")
             if not Path(path).is_file():
-                raise InputError(f"{Path(path).name}: is no longer here, since too much time went by. Give it again.")
+                raise InputError(f"{Path(path).name}: has expired and was deleted. Upload it again.")
             options = Options(format, level, None if channel == -1 else channel)
             work = _Work(self._separate, Path(path), request.session_hash, label, options, progress)
             shown = None
@@ -177,7 +177,7 @@ class Page:
             yield error_html(f"{Path(path).name}: {error}"), *ready
         except Exception:
             logger.exception("a separation failed")
-            yield error_html("This failed by an error of the program; the terminal shows it."), *ready
+            yield error_html("This failed because of a bug in the program; its traceback is in the terminal."), *ready
         finally:
             progress.cancelled = True
 
@@ -190,18 +190,18 @@ class Page:
             raise
 
     def take_example(self, request: gr.Request):
-        """Put the example in the place of a file; returns the file and the chosen tab."""
+        """Choose the example as the file; returns the file and the selected tab."""
         folder = self.visits.new_upload_folder()
         return str(shutil.copy(EXAMPLE, folder)), "file"
 
     def keep(self, file, microphone, request: gr.Request):
-        """Remember what was uploaded, so that it is deleted when the visit ends."""
+        """Register uploads, so that they are deleted when the visit ends."""
         self.visits.keep_uploads(request.session_hash, [path for path in (file, microphone) if path])
 
     def lines(self, kind, file, microphone, label, format, level, channel):
-        """The lines of Python and of the command line for what is chosen."""
+        """The Python code and the command line for the chosen options."""
         try:
-            # What others may see of a folder is its name.
+            # Other machines see only the folder's name.
             source = self.models.source(label) if self.local else self.models.public_name(label)
         except InputError as error:
             return f"# {error}", f"# {error}"
@@ -210,7 +210,7 @@ class Page:
         return python_lines(source, name, options), command_line(source, name, options)
 
     def leave(self, request: gr.Request):
-        """A visit has ended."""
+        """End a visit."""
         self.visits.end(request.session_hash)
 
 
@@ -218,20 +218,20 @@ _HIDDEN = gr.update(visible=False)
 
 
 def theme():
-    """Gradio's own, in blue, with the fonts that are there."""
+    """Gradio's theme, in blue, with system fonts."""
     plain = gr.themes.Default(
         primary_hue="blue", font=[gr.themes.Font("sans-serif")], font_mono=[gr.themes.Font("monospace")]
     )
-    # White on it has to be readable.
+    # White text on it must be readable.
     return plain.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
 def _without_addresses(move):
-    """Gradio's method that fetches what a visitor names by its address, with uploads alone allowed."""
+    """Wraps Gradio's method that fetches files by address, to allow only uploads."""
 
     async def move_upload(path):
         if path is not None and "://" in str(path):
-            raise gr.Error("Only uploads are taken.", print_exception=False)
+            raise gr.Error("Only uploads are accepted.", print_exception=False)
         return await move(path)
 
     return move_upload
@@ -242,7 +242,7 @@ def _stopped():
 
 
 class _Work:
-    """A function that runs in a thread of its own."""
+    """A function that runs in its own thread."""
 
     def __init__(self, function, *arguments):
         self._function, self._arguments = function, arguments
@@ -259,12 +259,12 @@ class _Work:
             self._error = error
 
     def is_going_on(self, seconds):
-        """Wait so long for its end; whether it goes on after that."""
+        """Wait for its end for so long; whether it is still running."""
         self._thread.join(seconds)
         return self._thread.is_alive()
 
     def result(self):
-        """What it returned; what it raised is raised."""
+        """Its return value, or its exception, raised."""
         if self._error is not None:
             raise self._error
         return self._result

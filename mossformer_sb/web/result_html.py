@@ -1,11 +1,11 @@
-"""What a visitor sees of a separation, as HTML: players, spectrograms, a timeline, downloads."""
+"""The result of a separation as HTML: players, spectrograms, a timeline, downloads."""
 
 import base64
 from html import escape
 from urllib.parse import quote
 
 MOST_TICKS = 6  # of an axis
-_SHOWN_TIMES = 8  # stretches that a picture's description lists
+_SHOWN_TIMES = 8  # segments that an image's description lists
 
 
 def result_html(result):
@@ -44,13 +44,13 @@ def error_html(message):
 
 
 def status_html(stage, fraction=None):
-    """How far the work is.
+    """The progress.
 
     Arguments
     ---------
     stage : str
     fraction : float, optional
-        Of the stage. Default: it is not known.
+        Of the stage. Default: unknown.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def status_html(stage, fraction=None):
 
 
 def stopped_html():
-    """That the work was stopped."""
+    """A note that the work was stopped."""
     return _note_html("Stopped.</span>")
 
 
@@ -79,7 +79,7 @@ def _note(result):
     if result.sample_rate <= result.model_rate:
         return ""
     return (
-        f'<p class="ms-note">This model works at {result.model_rate} Hz: the speakers hold nothing above '
+        f'<p class="ms-note">This model works at {result.model_rate} Hz: the outputs have no content above '
         f"{result.model_rate // 2} Hz.</p>"
     )
 
@@ -111,7 +111,7 @@ def _description(result, track):
 
 
 def _speaks(track):
-    """In words."""
+    """As text."""
     if not track.times:
         return f"{track.name} is silent."
     shown = ", ".join(f"{_clock(start)} to {_clock(end)}" for start, end in track.times[:_SHOWN_TIMES])
@@ -187,7 +187,7 @@ def _x_axis(seconds):
 
 
 def _at_end(tick, end):
-    """A label at the end of an axis stays within it."""
+    """Attribute that keeps a label at the end of an axis within it."""
     return ' class="ms-end"' if tick > 0.97 * end else ""
 
 

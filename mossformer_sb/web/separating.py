@@ -1,4 +1,4 @@
-"""What happens to a recording that a visitor gives: checked, separated, written, drawn.
+"""Processing of a visitor's recording: check, separate, write, draw.
 
 Shapes: T samples, t samples of a block, S speakers.
 """
@@ -25,14 +25,14 @@ class Cancelled(Exception):
 
 @dataclass
 class Progress:
-    """How far a separation is, written by one thread and read by another."""
+    """Progress of a separation, written by one thread and read by another."""
 
     stage: str = "Starting"
     fraction: float | None = None  # None: not known
     cancelled: bool = False
 
     def enter(self, stage):
-        """Name what is done now."""
+        """Begin a stage."""
         if self.cancelled:
             raise Cancelled
         self.stage, self.fraction = stage, None
@@ -50,7 +50,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Options:
-    """What a visitor can choose, as for `MossFormerSeparation.separate_to_files`."""
+    """Options that a visitor can choose, as for `MossFormerSeparation.separate_to_files`."""
 
     format: str = "wav"
     level: str = LEVELS[0]
@@ -74,7 +74,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Result:
-    """What a visitor gets."""
+    """The result of a separation."""
 
     name: str  # of the recording
     model: str  # its label
@@ -89,7 +89,7 @@ class Result:
 
 
 def check_length(path, max_seconds):
-    """Find what is wrong with a recording before it is separated, as far as it can be found quickly.
+    """Check a recording before it is separated, as far as that is quick.
 
     Arguments
     ---------
@@ -126,7 +126,8 @@ def check_length(path, max_seconds):
     if num_samples > most:
         found = "more" if recording.num_samples is None else _minutes(num_samples / recording.sample_rate)
         raise InputError(
-            f"{path}: this page takes recordings of up to {_minutes(max_seconds)}; found {found}. Cut it, or separate "
+            f"{path}: this page accepts recordings of up to {_minutes(max_seconds)}; found {found}. Cut it, or "
+            f"separate "
             f"it with `mossformer-sb separate`, which has no limit."
         )
     return num_samples / recording.sample_rate
@@ -137,7 +138,7 @@ def _minutes(seconds):
 
 
 def separate_recording(path, folder, models, label, options, progress, max_seconds):
-    """Separate a recording into a folder, with all that the page shows of it.
+    """Separate a recording into a folder, with everything that the page displays.
 
     Arguments
     ---------
@@ -150,7 +151,7 @@ def separate_recording(path, folder, models, label, options, progress, max_secon
     options : Options
     progress : Progress
     max_seconds : float
-        The longest recording that is taken.
+        The longest recording that is accepted.
 
     Returns
     -------
@@ -159,14 +160,14 @@ def separate_recording(path, folder, models, label, options, progress, max_secon
     Raises
     ------
     InputError
-        As the command line does. The recording is called by its name alone.
+        As the command line does. The message has only the recording's name.
     Cancelled
         Soon after ``progress.cancelled`` was set.
     """
     try:
         return _separate(path, folder, models, label, options, progress, max_seconds)
     except InputError as error:
-        # Where the page keeps its files is of no use to the visitor.
+        # The visitor does not need the path of the page's files.
         raise InputError(str(error).replace(str(path), path.name).replace(f"{folder}/", "")) from error
 
 
@@ -230,7 +231,7 @@ def _tracks(paths, model_rate, progress):
 
 
 def python_lines(source, name, options):
-    """The program that does the same as the page.
+    """Python code that does the same as the page.
 
     Arguments
     ---------
@@ -254,7 +255,7 @@ def python_lines(source, name, options):
     """
     chosen = [
         f"{key}={_quoted(value)}" for key, value in vars(options).items() if value != getattr(Options, key)
-    ]  # what differs from the default
+    ]  # options that differ from the default
     arguments = ", ".join([_quoted(name), '"separated"', *chosen])
     return (
         "from mossformer_sb.inference import MossFormerSeparation\n\n"
@@ -284,5 +285,5 @@ def _quoted(value):
 
 
 def name_of(path):
-    """What a recording is called in the lines of Python: its file's name, or one for all where there is none yet."""
+    """Name of a recording in the Python code: its file's name, or a placeholder."""
     return Path(path).name if path else "talk.wav"

@@ -1,4 +1,4 @@
-"""Serving the page: on this machine, with nothing sent anywhere else, and no file left behind."""
+"""Serving the page: locally, with no requests to other servers, and all temporary files deleted."""
 
 import contextlib
 import ipaddress
@@ -20,7 +20,7 @@ _QUIET = {
     "GRADIO_RUN_HISTORY": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-# The browser gets what the page is made of from this server, or not at all.
+# The browser loads the page's resources only from this server.
 _POLICY = "; ".join(
     (
         "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
@@ -39,29 +39,29 @@ _SECURITY_HEADERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What is served, to whom.
+    """Settings of the server.
 
     Arguments
     ---------
     models : tuple of str
         Folders of exported models, or names of released ones; the package's own is added, where there is one.
     host : str
-        The address to listen at; "0.0.0.0": all of this machine's.
+        The address to listen at; "0.0.0.0": all interfaces.
     port : int
         0: any free one.
     device : str
         As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
     max_minutes : float
-        The longest recording that is taken.
+        The longest recording that is accepted.
     max_megabytes : int
-        The largest file that is taken.
+        The largest file that is accepted.
     keep_minutes : float
-        After which files are deleted, also those of a page that is still open.
+        After which files are deleted, including those of open pages.
 
     Raises
     ------
     InputError
-        If a value makes no sense.
+        If a value is out of range.
 
     Example
     -------
@@ -102,12 +102,12 @@ def serve(settings, started=lambda address: None):
     ---------
     settings : Settings
     started : callable
-        Called with the page's address when it can be visited.
+        Called with the page's address when the server is ready.
 
     Raises
     ------
     InputError
-        If a package or a model is absent, or the address can't be listened at.
+        If a package or a model is missing, or the address can't be listened at.
     """
     with _interruptible(), contextlib.suppress(KeyboardInterrupt), running(settings) as server:
         started(server.address)
@@ -116,7 +116,7 @@ def serve(settings, started=lambda address: None):
 
 @contextlib.contextmanager
 def _interruptible():
-    """Context: the first signal to end the program is a KeyboardInterrupt; those after it leave the cleaning alone."""
+    """Context: the first signal to end the program raises KeyboardInterrupt; later ones don't interrupt the cleanup."""
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
     def interrupt(*_):
@@ -134,14 +134,14 @@ def _interruptible():
 
 @contextlib.contextmanager
 def running(settings):
-    """Context: a `Server` that runs in a thread of its own, and has deleted its files when the context ends."""
+    """Context: a `Server` in its own thread, whose files are deleted when the context ends."""
     check_web()
     from mossformer_sb.web.models import Models
     from mossformer_sb.web.visits import Visits
 
     models = Models(settings.models, settings.device, any_model=settings.is_local)
     for label in models.at_hand:
-        models.load(label)  # what is wrong with one is said before anybody comes
+        models.load(label)  # so that errors are reported before the first visitor
     with _listening(settings.host, settings.port) as listener:
         visits = Visits(60 * settings.keep_minutes)
         try:
@@ -180,12 +180,12 @@ class Server:
             self._thread.join(0.05)
 
     def wait(self):
-        """Until it is stopped, or the program is interrupted."""
+        """Wait until it is stopped, or the program is interrupted."""
         while self._thread.is_alive():
             self._thread.join(0.5)
 
     def stop(self):
-        """Stop serving; requests that go on after two seconds are ended."""
+        """Stop serving; requests that take longer than two more seconds are ended."""
         self._server.should_exit = True
         self._thread.join(10)
 
@@ -220,7 +220,7 @@ def _application(settings, models, visits):
 
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     application.add_middleware(_Headers)
-    if settings.is_local:  # else any web page could reach it, under a name that leads to this machine
+    if settings.is_local:  # else any web page could reach it by DNS rebinding
         application.add_middleware(
             TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", settings.host]
         )
@@ -229,7 +229,7 @@ def _application(settings, models, visits):
     def result_file(token: str, name: str):
         path = visits.find(token, name)
         if path is None:
-            raise HTTPException(404, "This file is no longer here. Separate the recording again.")
+            raise HTTPException(404, "This file was deleted. Separate the recording again.")
         return FileResponse(path, headers={"cache-control": "no-store"})
 
     limits = Limits(settings.max_minutes, settings.max_megabytes)
@@ -251,9 +251,9 @@ def _application(settings, models, visits):
 
 
 class _Headers:
-    """ASGI middleware: sets the headers that keep a browser from going elsewhere, and refuses to fetch for it.
+    """ASGI middleware: sets headers that keep a browser from other servers, and refuses to fetch addresses for it.
 
-    Gradio would fetch ``/gradio_api/file=https://...`` for whoever asks.
+    Gradio would fetch ``/gradio_api/file=https://...`` for any client.
     """
 
     def __init__(self, application):

@@ -1,4 +1,4 @@
-"""The page as a Hugging Face Space: a folder with what a Space needs, to upload as it is."""
+"""The page as a Hugging Face Space: a folder with all files of a Space, to upload."""
 
 import importlib.metadata
 import shutil
@@ -78,7 +78,7 @@ def write_space(folder, settings):
     folder : str or Path
         Must not exist, or be empty.
     settings : mossformer_sb.web.server.Settings
-        Its host and port are left out: a Space has its own.
+        Host and port are ignored: a Space has its own.
 
     Returns
     -------
@@ -87,12 +87,12 @@ def write_space(folder, settings):
     Raises
     ------
     InputError
-        If there is something in the folder, or no model.
+        If the folder is not empty, or there is no model.
     """
     check_web()
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: is already there, and not empty. Give a new folder for the Space.")
+        raise InputError(f"{folder}: exists, and is not empty. Give a new folder for the Space.")
     local = _unique_names([source for source in settings.models if Path(source).is_dir()])
     models = Models(settings.models, settings.device)
     for label in models.at_hand:

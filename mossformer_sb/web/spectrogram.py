@@ -1,4 +1,4 @@
-"""Spectrograms as pictures of bounded size, whatever the length of the recording.
+"""Spectrograms as images of bounded size, independent of the length of the recording.
 
 Shapes: T samples, t samples of a block, K frequencies, C columns of the picture.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 COLUMNS, ROWS = 900, 160  # of a picture, at most
 RANGE = 80.0  # dB from the brightest to the darkest colour
-HIGHEST = 8000.0  # Hz: above it, speech has little
+HIGHEST = 8000.0  # Hz: speech has little energy above
 
 
 def power_spectrogram(blocks, num_samples, sample_rate):

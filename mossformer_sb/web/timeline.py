@@ -1,4 +1,4 @@
-"""Who speaks when: stretches of time for each speaker, from the separated signals.
+"""Speech activity: segments for each speaker, from the separated signals.
 
 Shapes: T samples, t samples of a block, F frames, S speakers.
 """
@@ -11,12 +11,12 @@ from mossformer_sb.inference.output_gain import LevelMeter
 
 FRAME = 0.02  # seconds
 _BELOW_LOUDEST = 40.0  # dB below the recording's loud frames: nobody speaks
-_BELOW_OTHERS = 20.0  # dB below the loudest speaker of the frame: what is left of that one
-_LONGEST_GAP, _SHORTEST = 0.3, 0.1  # seconds: pauses within speech, and what is no speech yet
+_BELOW_OTHERS = 20.0  # dB below the loudest speaker of the frame: leakage of that one
+_LONGEST_GAP, _SHORTEST = 0.3, 0.1  # seconds: pauses within speech, and the shortest speech
 
 
 def active_times(speakers, mixture, model_rate):
-    """When each speaker is active: by a detector of speech, where there is one, or else by the signals' energy.
+    """When each speaker is active: by voice activity detection if that is installed, else by the signals' energy.
 
     Arguments
     ---------
@@ -43,7 +43,7 @@ def active_times(speakers, mixture, model_rate):
 
 
 def _speech_detector(num_spks, sample_rate, analysed_rate):
-    """The package's detector of speech, or None where it or what it needs is not installed."""
+    """The voice activity detector, or None if it is not installed."""
     try:
         from mossformer_sb.inference.activity import ActivityDetector
 
@@ -59,7 +59,7 @@ def _together(paths):
 
 
 def speaking_times(powers, frame=FRAME):
-    """Stretches in which each speaker is active.
+    """Segments in which each speaker is active.
 
     Arguments
     ---------
@@ -117,7 +117,7 @@ def frame_powers(blocks, sample_rate):
     Returns
     -------
     numpy.ndarray
-        [F]; a last frame that is not whole is left out.
+        [F]; an incomplete last frame is dropped.
 
     Example
     -------

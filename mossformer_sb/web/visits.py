@@ -1,6 +1,6 @@
-"""The temporary files of a page: a folder below one root for what each visitor uploads and gets.
+"""The temporary files of a page: folders for each visitor's uploads and results below one root.
 
-A visit is one open page in one browser. Its files go when it ends, when a new result takes the place of the last one,
+A visit is one open page in one browser. Its files are deleted when it ends, when a new result replaces the last one,
 when they are old, and when the program ends.
 """
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 
 class Visits:
-    """Where the files of all visits are.
+    """The files of all visits.
 
     Arguments
     ---------
     keep_seconds : float
         Files that are older are deleted by `sweep`.
     parent : str or Path, optional
-        Where the root is made. Default: the system's folder of temporary files.
+        Parent of the root folder. Default: the system's folder of temporary files.
 
     Example
     -------
@@ -48,9 +48,9 @@ class Visits:
         self._closed = threading.Event()
 
     def new_result(self, visit):
-        """An empty folder for what a visit gets; its last one is deleted.
+        """An empty folder for a visit's result; its last one is deleted.
 
-        Its name is what others would have to guess to see it.
+        Its random name is the secret that protects it from other visitors.
         """
         folder = self.results / secrets.token_urlsafe(16)
         folder.mkdir()
@@ -58,13 +58,13 @@ class Visits:
         return folder
 
     def new_upload_folder(self):
-        """An empty folder for what counts as an upload."""
+        """An empty folder below ``uploads``."""
         folder = self.uploads / secrets.token_hex(16)
         folder.mkdir()
         return folder
 
     def keep_uploads(self, visit, paths):
-        """Remember the uploads of a visit, so that they go with it; those that it had before are deleted.
+        """Register the uploads of a visit, to delete them with it; its earlier ones are deleted.
 
         Arguments
         ---------
@@ -96,7 +96,7 @@ class Visits:
         self._replace(visit, "uploads", set())
 
     def sweep(self):
-        """Delete what is older than ``keep_seconds``, whosever it is."""
+        """Delete all files that are older than ``keep_seconds``."""
         oldest = time.time() - self.keep_seconds
         for path in [*self.results.iterdir(), *self.uploads.iterdir()]:
             with contextlib.suppress(FileNotFoundError):
@@ -114,7 +114,7 @@ class Visits:
             self.sweep()
 
     def close(self):
-        """Delete everything, also what a separation that goes on writes meanwhile."""
+        """Delete everything, including files that a running separation writes meanwhile."""
         self._closed.set()
         for _ in range(20):
             shutil.rmtree(self.root, ignore_errors=True)

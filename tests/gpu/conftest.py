@@ -1,7 +1,7 @@
-"""What the tests for GPUs share. Each runs on the CPU too, so that it is known to work before it meets a GPU.
+"""Fixtures of the GPU tests. Each test also runs on the CPU, so that it is tested itself before it runs on a GPU.
 
-python -m pytest tests/gpu            # what this machine has
-python -m pytest tests/gpu -m gpu     # on the GPU alone
+python -m pytest tests/gpu            # on the devices of this machine python -m pytest tests/gpu -m gpu     # only on
+the GPU
 """
 
 import pytest
@@ -18,7 +18,7 @@ def device(request):
 
 @pytest.fixture(autouse=True)
 def float32_is_float32():
-    """TF32, which SpeechBrain turns on, would leave products 10 bits of their factors."""
+    """TF32, which SpeechBrain turns on, would round the inputs of matrix multiplications to 10 bits."""
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:

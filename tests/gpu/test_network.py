@@ -74,8 +74,8 @@ def test_double_precision_is_the_cpus(separator, batch, expected, device):
 
 @pytest.mark.parametrize(("precision", "limit"), [("fp32", 1e-5), ("bf16", 2e-3), ("fp16", 2e-3)])
 @pytest.mark.parametrize("training", [True, False])
-def test_padded_items_are_what_they_are_alone(separator, batch, device, precision, limit, training):
-    """Whatever is in the padding. In half precision another batch may be added up in another order."""
+def test_padded_items_equal_themselves_alone(separator, batch, device, precision, limit, training):
+    """With any content of the padding. In half precision another batch may be summed in another order."""
     if (device, precision) == ("cpu", "fp16"):
         pytest.skip("SpeechBrain refuses fp16 on a CPU")
     separator = copy.deepcopy(separator).to(device).train(training)

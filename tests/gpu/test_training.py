@@ -1,4 +1,4 @@
-"""Training on a device: the CPU's steps, no reading between two of them, mixed precision, and going on."""
+"""Training on a device: the CPU's steps, no reading between two of them, mixed precision, and resuming."""
 
 import contextlib
 import math
@@ -88,7 +88,7 @@ def test_few_readings_when_a_step_is_due(tmp_path, device):
     assert counts[4:7] == [0, 0, 0] and counts[7] <= 5
 
 
-def test_what_is_not_finite_is_left_out(tmp_path, device):
+def test_non_finite_examples_are_skipped(tmp_path, device):
     brain, other = (brain_on(device, tmp_path, grad_accumulation_factor=2) for _ in range(2))
     window, clean = batches(2), batches(2)
     window[0].mixture[2, 5] = float("nan")
@@ -129,7 +129,7 @@ def test_half_precision_trains_at_any_level(tmp_path, device):
 
 @pytest.fixture
 def deterministic():
-    """Gives torch back as it was."""
+    """Restores torch's settings."""
     set_before = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     yield {"deterministic": True}
     torch.use_deterministic_algorithms(False)
@@ -138,7 +138,7 @@ def deterministic():
         os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, device, deterministic):
+def test_a_resumed_run_is_bit_identical(tmp_path, device, deterministic):
     options = {"device": device, **deterministic}
     whole = train(tmp_path / "whole", **options)
     killed = train(tmp_path / "killed", killed_at=12, **options)
@@ -148,7 +148,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, device, deterministic):
     assert figures(killed) + figures(resumed) == figures(whole)
 
 
-def test_a_run_goes_on_on_another_device(tmp_path, device):
+def test_a_run_resumes_on_another_device(tmp_path, device):
     """From a GPU to the CPU and back: checkpoints hold no device."""
     train(tmp_path, killed_at=12, device=device)
     resumed = train(tmp_path, device="cpu")

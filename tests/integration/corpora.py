@@ -1,4 +1,4 @@
-"""A corpus that a small network learns within a minute: one speaker hums low, the other hisses high."""
+"""A corpus that a small network learns within a minute: one speaker is a low hum, the other high noise."""
 
 import shutil
 

@@ -1,9 +1,9 @@
-"""A run that an earlier version began, killed in its second epoch, goes on with this one.
+"""A run of an earlier version, interrupted in its second epoch, resumes with this one.
 
 ``earlier_version/run.tar.gz`` is the output folder of version 0.1.0 at commit b45f85e: its checkpoints, logs, and in
 ``expected_epochs.csv`` the epochs of the same run without interruption. It was made on the corpus below with the YAML
 and the options below, and ended before the ninth batch of the second epoch; the checkpoint within the epoch is after
-the fifth. Give each later version that changes what a checkpoint holds an archive of its own.
+the fifth. Add an archive for each later version that changes the content of checkpoints.
 """
 
 import tarfile
@@ -35,13 +35,13 @@ def resumed(tmp_path_factory):
     return folder / "run", result.stdout
 
 
-def test_it_goes_on_within_the_epoch(resumed):
+def test_it_resumes_within_the_epoch(resumed):
     _, printed = resumed
     assert "Going into epoch 2" in printed and "Going into epoch 1" not in printed
 
 
 def test_epochs_are_those_of_the_uninterrupted_run(resumed):
-    """With the margin that other machines and versions of torch need."""
+    """With a tolerance for other machines and versions of torch."""
     folder, _ = resumed
     found, expected = (pd.read_csv(folder / name) for name in ("epochs.csv", "expected_epochs.csv"))
     assert found["epoch"].tolist() == expected["epoch"].tolist() == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Fine-tuning as a user does it: from a two-speaker model to three speakers of one's own, in noise."""
+"""Fine-tuning as a user does it: from a two-speaker model to custom data of three speakers, in noise."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def run(source, tmp_path_factory):
-    """One epoch, then a second one with the same command: the run goes on."""
+    """One epoch, then a second one with the same command: the run resumes."""
     folder = tmp_path_factory.mktemp("finetune")
     export(folder / "model", dict(source.named_children()), sample_rate=8000)
     write_custom(folder / "data", num_spks=3, noise=True, frames=6000)
@@ -33,11 +33,11 @@ def run(source, tmp_path_factory):
     return folder / "out", result.stdout
 
 
-def test_says_what_it_started_from_and_that_it_goes_on(run):
+def test_logs_what_it_started_from_and_that_it_resumes(run):
     log = run[1]
     assert log.count("Starting from model, 8000 Hz") == 1
     assert "reshaped: masknet.speaker_projection.weight, [256, 128] there, [384, 128] here, new" in log
-    assert log.count("Going on with the run in out/save; init_from was for its beginning") == 1
+    assert log.count("Resuming the run in out/save; init_from only applies to a new run") == 1
     assert log.count("Frozen: ") == 2 and "Going into epoch 2" in log
 
 

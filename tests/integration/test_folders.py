@@ -1,4 +1,4 @@
-"""What a training's output folder says of it, whatever is tried in it afterwards."""
+"""A training's output folder describes it, whatever is tried in it afterwards."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
         "recordings have [8000] Hz": words("--skip_prep", data_folder=one, sample_rate=16000),
         "opt_class can't be built": words(data_folder=two, lr=-1, number_of_epochs=3),
         "holds no averaged_weights": words(data_folder=two, ema_decay=0.9, number_of_epochs=3),
-        "--debug would put": words("--debug", data_folder=one),
+        "--debug would replace": words("--debug", data_folder=one),
     }
     results = refused_in_turn(cases.values(), cwd=folder)
     allowed = {"1 missing files": ["out/manifests/wham_problems.csv"]}
@@ -89,7 +89,7 @@ def test_a_first_start_that_is_refused_leaves_nothing(corpora, tmp_path):
 
 
 class TestEvaluation:
-    """With another test set, and the fewest words that do: nothing of how the model was trained."""
+    """With another test set and a minimal command line, without the options of the training."""
 
     @pytest.fixture(scope="class")
     def run(self, trained, corpora, tmp_path_factory):
@@ -101,7 +101,7 @@ class TestEvaluation:
         assert result.returncode == 0, result.stdout
         return folder / "out", before, contents(folder / "out")
 
-    def test_what_tells_of_the_training_stays(self, run):
+    def test_files_about_the_training_are_kept(self, run):
         folder, before, after = run
         manifests = [name for name in before if name.startswith(("manifests", "save"))]
         assert len(manifests) > 8
@@ -144,7 +144,7 @@ class TestEvaluation:
         assert contents(folder) == before and str(tmp_path / "page.html") in capsys.readouterr().out
 
 
-def test_the_same_command_again_says_of_the_training_what_it_said(folder, corpora):
+def test_the_same_command_again_keeps_the_record_of_the_training(folder, corpora):
     """All epochs are done, so nothing is trained, whatever the settings."""
     before = contents(folder / "out")
     options = {"data_folder": corpora[1], "dropout": 0.3, "number_of_epochs": 1}
@@ -156,7 +156,7 @@ def test_the_same_command_again_says_of_the_training_what_it_said(folder, corpor
     assert "--dropout 0.3" in TrainingRecord.read(folder / "out").test_command
 
 
-def test_a_training_that_goes_on_with_other_settings_tells_of_these(folder, corpora):
+def test_a_training_resumed_with_other_settings_records_these(folder, corpora):
     result = train(*words(data_folder=corpora[1], dropout=0.3, number_of_epochs=2), cwd=folder)
     assert result.returncode == 0, result.stdout
     record = TrainingRecord.read(folder / "out")
@@ -166,7 +166,7 @@ def test_a_training_that_goes_on_with_other_settings_tells_of_these(folder, corp
     assert not [path for path in (folder / "out").iterdir() if path.name.startswith(".")]
 
 
-def test_log_has_what_matters(trained):
+def test_log_has_the_results_and_no_debug_messages(trained):
     lines = (trained / "out" / "log.txt").read_text().splitlines()
     assert any("Data fingerprints" in line for line in lines) and any("WHAM!: 8 mixtures" in line for line in lines)
     assert not [line for line in lines if re.search(r" - (matplotlib|PIL)\b.*DEBUG", line)]

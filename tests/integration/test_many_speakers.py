@@ -1,4 +1,4 @@
-"""The experiment of the package's model, from recordings to a model of half the size, on a few short files."""
+"""The experiment of the packaged model, from recordings to a half-precision export, on a few short files."""
 
 from pathlib import Path
 

@@ -96,7 +96,7 @@ def test_mapping(tmp_path):
     options = ["--data_folder", corpus, *OPTIONS, "--number_of_epochs", 1, "--apply_masks", "False"]
     result = train(hparams, *options, "--output_folder", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stdout
-    assert "Nothing is written for SpeechBrain's classes: with apply_masks: False" in result.stdout
+    assert "No files for SpeechBrain's classes are written: with apply_masks: False" in result.stdout
     export = tmp_path / "out" / "export"
     assert not (export / "masknet.ckpt").exists()
     model = MossFormerSeparation.from_hparams(source=export, **ON_CPU)

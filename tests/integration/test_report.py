@@ -1,4 +1,4 @@
-"""The report in a real browser: no error, every picture drawn, every player with its sound."""
+"""The report in a real browser: no error, every image shown, every player with its audio."""
 
 import json
 import re
@@ -86,7 +86,7 @@ def test_numbers_against_the_published(page):
 
 def test_other_corpora_have_nothing_to_compare_with(tmp_path):
     text = write_report(tmp_path / "x.html", scores()).read_text()
-    assert "published on" not in text and "Training" not in text
+    assert "published results" not in text and "Training" not in text
 
 
 def test_nothing_to_report(tmp_path):

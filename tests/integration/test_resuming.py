@@ -30,7 +30,7 @@ def corpus(tmp_path_factory):
     return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 80, "cv": 6, "tt": 7})
 
 
-def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_path):
+def test_interrupted_runs_end_bit_identical_to_an_uninterrupted_one(corpus, tmp_path):
     """Dropout and dynamic mixing on, SIGKILL in the middle of the second epoch."""
     options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
     options += ["--dynamic_mixing", "--speed_perturb", "continuous", "--single_speaker_rate", 0.1]
@@ -62,7 +62,7 @@ def test_killed_runs_end_with_the_numbers_of_an_uninterrupted_one(corpus, tmp_pa
 
 
 def log_without_times(output_folder):
-    """The lines of the log without what differs from run to run: time, speed, memory."""
+    """The lines of the log without values that differ from run to run: time, speed, memory."""
     text = (output_folder / "train_log.txt").read_text()
     fields = "|".join(map(re.escape, ("seconds", "items/s", "audio-s/s", "memory-gb")))
     text, found = re.subn(rf", train (?:{fields}): [^,\n]*?(?=,| - |\n)", "", text)
@@ -126,7 +126,7 @@ main([*options, "--output_folder", "interrupted"])
 
 
 def test_runs_in_one_process_as_in_a_notebook(tmp_path):
-    """One after the other; the second is interrupted from the keyboard, and goes on to the numbers of the first."""
+    """One after the other; the second is interrupted from the keyboard, and resumes, bit-identical to the first."""
     corpus = write_easy_wham(tmp_path / "wham", {"tr": 24, "cv": 3, "tt": 3}, seconds=(0.5, 0.7))
     experiment = write_tiny_experiment(tmp_path / "tiny.yaml")
     options = [experiment, "--data_folder", corpus, "--segment", 0.4, "--number_of_epochs", 2, "--batch_size", 4]

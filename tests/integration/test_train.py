@@ -48,7 +48,7 @@ class TestOneRun:
     def test_summary_is_on_the_screen(self, run):
         assert re.search(r"7 utterances, scores in dB", run[1]) and re.search(r"si-snr_i +\d+\.\d\d", run[1])
 
-    def test_course_is_a_table_and_a_picture(self, run):
+    def test_epochs_are_a_table_and_a_plot(self, run):
         table = pd.read_csv(run[0] / "epochs.csv")
         assert table["epoch"].tolist() == [1, 2, 3, 4] and (table["train_memory-gb"] > 0).all()
         assert (run[0] / "training_curves.png").stat().st_size > 10000
@@ -103,7 +103,7 @@ class TestOneRun:
 
 
 class TestWrongInput:
-    """Each ends with one message that names what is wrong, and exit code 2, before any training."""
+    """Each ends with one message that names the error, and exit code 2, before any training."""
 
     @pytest.fixture
     def tree(self, corpus, tmp_path):
@@ -173,7 +173,7 @@ masknet: !new:mossformer_sb.MossFormerMaskNet
 
 
 def test_one_speaker_at_48_khz(tmp_path):
-    """Trained on one's own data, exported, and used."""
+    """Trained on custom data, exported, and used."""
     write_custom(tmp_path / "data", num_spks=1, noise=True, frames=24000, sample_rate=48000)
     words = ["--data_folder", "data", "--num_spks", 1, "--noise", "--sample_rate", 48000, "--output_folder", "out"]
     words += [*SMALL, "--number_of_epochs", 1, "--dropout", 0]

@@ -18,7 +18,7 @@ def corpus(tmp_path_factory):
 
 
 class TestTwoProcesses:
-    """As torchrun starts them, on the processor."""
+    """As torchrun starts them, on the CPU."""
 
     OPTIONS = ["--distributed_backend", "gloo", "--number_of_epochs", 1, "--batches_per_epoch", 3]
     OPTIONS += ["--valid_batch_size", 1, "--n_audio_to_save", 2]
@@ -47,7 +47,8 @@ class TestTwoProcesses:
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "test_results.csv"), both, atol=1e-4)
 
     def test_frozen_parts_and_checkpointed_blocks(self, corpus, tmp_path):
-        """No process waits for gradients that never come; the figures are those of one process with their batch."""
+        """No process waits for gradients that never come; the results are those of one process with the global
+        batch."""
         options = [
             WHAM,
             "--data_folder",

@@ -1,4 +1,5 @@
-"""The page in a browser: what visitors do, that they don't mix, that nothing leaves the machine, that nothing stays."""
+"""The page in a browser: actions of visitors, isolation between them, no requests to other servers, and no files left
+behind."""
 
 import io
 import json
@@ -51,7 +52,7 @@ def server(model):
 
 @pytest.fixture(scope="module")
 def microphone_file(tmp_path_factory):
-    """What Chromium's microphone hears, over and over: a tone of 440 Hz."""
+    """The looped input of Chromium's microphone: a tone of 440 Hz."""
     path = tmp_path_factory.mktemp("microphone") / "tone.wav"
     soundfile.write(path, 0.5 * np.sin(2 * np.pi * 440 * np.arange(48000 * 5) / 48000), 48000, subtype="PCM_16")
     return path
@@ -93,7 +94,7 @@ def browser(tmp_path_factory, microphone_file):
 
 
 class Visitor:
-    """One tab of the browser, and what a person does there."""
+    """One tab of the browser, with a visitor's actions."""
 
     def __init__(self, browser, address):
         browser.switch_to.new_window("tab")
@@ -128,7 +129,7 @@ class Visitor:
         self.wait(lambda: f'"{Path(path).name}"' in self.code())
 
     def clear(self):
-        """Take back what was given."""
+        """Remove the uploaded recording."""
         self.run("document.querySelectorAll('#ms-file button[aria-label=Clear]').forEach(button => button.click())")
         self.wait(lambda: '"talk.wav"' in self.code())
 
@@ -217,7 +218,7 @@ class TestInTheBrowser:
         visitor.give(tmp_path / "long.flac")
         visitor.start()
         visitor.wait(lambda: "long.flac" in visitor.find(".ms-error").text)
-        assert "takes recordings of up to 20 seconds; found 21 seconds" in visitor.result()
+        assert "accepts recordings of up to 20 seconds; found 21 seconds" in visitor.result()
         visitor.clear()
         visitor.find("#ms-file input[type=file]").send_keys(str(tmp_path / "large.wav"))
         visitor.wait(
@@ -228,7 +229,7 @@ class TestInTheBrowser:
         visitor.wait(lambda: visitor.all(".ms-result"))
 
     def test_the_microphone(self, visitor):
-        """What Chromium's microphone hears is what is separated."""
+        """The input of Chromium's microphone is separated."""
         next(tab for tab in visitor.all("button[role=tab]") if "microphone" in tab.text).click()
         visitor.find("#ms-microphone .record-button").click()
         visitor.wait(lambda: visitor.find("#ms-microphone .stop-button").is_displayed())
@@ -319,7 +320,7 @@ class TestInTheBrowser:
         assert blocked == []
 
 
-def test_the_browser_is_told_to_stay_here(server):
+def test_headers_keep_the_browser_from_other_servers(server):
     with urllib.request.urlopen(server.address, timeout=LONGEST) as response:
         assert "connect-src 'self'" in response.headers["content-security-policy"]
         page = response.read().decode()

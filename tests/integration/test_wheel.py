@@ -1,4 +1,4 @@
-"""The wheel holds `mossformer_sb` alone, and works where nothing else of the clone is."""
+"""The wheel holds only `mossformer_sb`, and works without the rest of the clone."""
 
 import json
 import shutil

@@ -3,12 +3,12 @@
     python -m tests.mutation.run --mutants 300 --seed 1 --output results/mutation.jsonl
     python -m tests.mutation.run --report results/mutation.jsonl
 
-Mutants are drawn by seed among all places where an operator, a comparison, a constant, a condition or a statement can
-be changed, in the modules of `TARGETS`; each is run against the tests of its module, in a copy of the repository. A run
+Mutants are drawn by seed from all places where an operator, a comparison, a constant, a condition or a statement can be
+changed, in the modules of `TARGETS`; each is run against the tests of its module, in a copy of the repository. A run
 that was interrupted resumes. Not a part of the test suite: 300 mutants take hours.
 
-A survivor is either a hole in the tests or an equivalent mutant, which no test can tell from the original. Which one it
-is, a person decides: `verdicts.csv` beside this file says so, with the reason.
+A survivor is either a hole in the tests or an equivalent mutant, which no test can distinguish from the original.
+`verdicts.csv` beside this file has a person's decision, with the reason.
 """
 
 import argparse

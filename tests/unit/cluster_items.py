@@ -1,4 +1,4 @@
-"""What the workers of a cluster do in tests, at the top of a module because they import it."""
+"""Functions for the workers of a cluster in tests, at the top of a module because they import it."""
 
 import os
 import signal

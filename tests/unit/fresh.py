@@ -1,4 +1,4 @@
-"""Calls in a process of their own."""
+"""Calls in a new process."""
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor

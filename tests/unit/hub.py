@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 
 class Hub:
-    """What there is on the hub; `serve` makes it reachable.
+    """The content of the hub; `serve` makes it reachable.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Hub:
 
 @contextlib.contextmanager
 def serve(hub, monkeypatch):
-    """Context: huggingface_hub finds this hub in the place of the real one."""
+    """Context: huggingface_hub uses this hub instead of the real one."""
 
     class Handler(BaseHTTPRequestHandler):
         def respond(self):

@@ -1,4 +1,4 @@
-"""Files and folders that may not be read, whoever runs the tests."""
+"""Files and folders without read permission, also for root."""
 
 import contextlib
 import ctypes

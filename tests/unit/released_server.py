@@ -1,4 +1,4 @@
-"""Stand-ins for the model hubs, over HTTP on this machine, and small models in the place of the released ones."""
+"""Stand-ins for the model hubs, over HTTP on this machine, and small models instead of the released ones."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Who speaks when: the detector on synthetic voices, its rules about leakage on made signals, and its files."""
+"""Speech activity: the detector on synthetic voices, its rules about leakage on generated signals, and its files."""
 
 import json
 import subprocess
@@ -61,11 +61,11 @@ class TestSpeech:
         check(speech_activity(torch.from_numpy(sources), rate), ends)
 
     @pytest.mark.parametrize("gain", [1.0, 0.001, 30.0])
-    def test_leakage_is_no_speech_however_loud_the_recording_is(self, talk, gain):
+    def test_leakage_is_no_speech_at_any_level_of_the_recording(self, talk, gain):
         sources, ends = talk(8000)
         check(speech_activity(gain * sources @ LEAK, 8000), ends)
 
-    def test_outputs_at_levels_of_their_own(self, talk):
+    def test_outputs_at_arbitrary_levels(self, talk):
         """The first output is far softer than the other one; in the recording, its speaker is not."""
         sources, ends = talk(8000)
         estimates = sources @ LEAK * np.float32([0.01, 3.0])
@@ -85,7 +85,7 @@ class TestSpeech:
             meter.add(block, block.sum(1))
         assert ActivityDetector(2, 8000).segments(blocks, meter, fit=False) == speech_activity(sources, 8000)
 
-    def test_nothing_lies_behind_the_end(self, talk):
+    def test_no_segment_ends_after_the_recording(self, talk):
         sources, _ = talk(8000)
         cut = sources[: 2 * 8000 + 100]
         assert speech_activity(cut, 8000)[0][-1][1] == pytest.approx(len(cut) / 8000, abs=1e-3)
@@ -121,7 +121,7 @@ class TestLeakage:
         """Which of the two it belongs to can't be told."""
         assert not self.rule(voices[:, :1] * [1, 0.9]).any()
 
-    def test_it_is_decided_there_and_then(self, voices):
+    def test_leakage_is_decided_frame_by_frame(self, voices):
         voices[: 100 * 256, 1] = 0  # the second speaker comes in after half of the time
         second = self.rule(voices @ LEAK)[:, 1]
         assert second[:99].all() and not second[102:].any()

@@ -1,4 +1,4 @@
-"""The command line: what it accepts, and that what it refuses is named."""
+"""The command line: accepted options, and messages for refused ones."""
 
 import re
 
@@ -88,7 +88,7 @@ def test_true_or_false(parse, text):
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("cuda", "device 'cuda' is not available; available: 1 of kind cpu. Or leave --device out"),
+        ("cuda", "device 'cuda' is not available; available: 1 of kind cpu. Or give no --device"),
         ("cuda:1", "device 'cuda:1' is not available; available: 1 of kind cpu"),
         ("gpu", "device 'gpu' is not known: choose cpu, mps, cuda, or one of several as in cuda:1"),
         ("auto", "device 'auto' is not known: choose cpu, mps, cuda, "),
@@ -294,7 +294,7 @@ def test_help_lists_keys_and_options(yaml_file, capsys):
     assert "--seed 1234" in shown and "--data_folder (has to be given)" in shown and "--debug_batches" in shown
 
 
-def test_help_has_the_comments_and_leaves_out_what_is_built(yaml_file, capsys):
+def test_help_has_the_comments_and_omits_built_objects(yaml_file, capsys):
     yaml_file.write_text(
         "lr: 0.1   # rate; see #3\nnet: !apply:os.abort []\nmodules: {net: !ref <net>}\nrange: [1, 2]\nnone: null\n"
         "# ---- a heading\nfolder: !ref <lr>/x\n"

@@ -1,4 +1,4 @@
-"""Damaged audio files of every kind give samples or an InputError, and the same verdict wherever they are read.
+"""Damaged audio files of every kind give samples or an InputError, the same wherever they are read.
 
 The damages are drawn with fixed seeds. MOSSFORMER_SB_FUZZ_SECONDS=600 draws others for so long.
 """

@@ -1,4 +1,4 @@
-"""All of an audio file is read, or it is said what is missing; and the same wherever it is read."""
+"""All of an audio file is read, or an error says what is missing; the same wherever it is read."""
 
 import logging
 
@@ -189,13 +189,13 @@ class TestWav:
 
     def test_something_behind_the_audio(self, tmp_path, caplog):
         assert len(same_everywhere(tmp_path / "a.wav", WAV + b"\1garbage" * 9)) == FRAMES
-        assert "has 72 bytes behind its audio that are no chunk of a WAV" in caplog.text
+        assert "has 72 bytes after its audio that are no chunk of a WAV" in caplog.text
 
     @pytest.mark.parametrize(
         "content, message",
         [
-            (WAV + WAV, "holds another WAV file behind its first 24000 bytes of audio"),
-            (with_wav_size(WAV, 12000), "has 12000 bytes behind the audio of its header that are no chunk"),
+            (WAV + WAV, "holds another WAV file after its first 24000 bytes of audio"),
+            (with_wav_size(WAV, 12000), "has 12000 bytes after the audio of its header that are no chunk"),
         ],
     )
     def test_audio_behind_the_audio(self, tmp_path, content, message):
@@ -209,7 +209,7 @@ class TestFlac:
 
     def test_too_small_a_number(self, tmp_path, caplog):
         assert np.array_equal(same_everywhere(tmp_path / "a.flac", with_flac_total(FLAC, 30000)), blocks(FLAC))
-        assert "announces 30000 samples and has 40000; all of them are read" in caplog.text
+        assert "states 30000 samples in its header and has 40000; all of them are read" in caplog.text
 
     @pytest.mark.parametrize(
         "content, message",
@@ -219,8 +219,8 @@ class TestFlac:
             (FLAC[:-1], "is truncated: it ends within its last frame"),
             (FLAC[: len(FLAC) // 2], "is truncated: it has at most "),
             (FLAC[:60], "is truncated: it has a header and no whole frame"),
-            (FLAC + FLAC, "holds another FLAC file behind the first"),
-            (FLAC + encode("FLAC", "PCM_16", 20000), "holds another FLAC file behind the first"),
+            (FLAC + FLAC, "holds another FLAC file after the first"),
+            (FLAC + encode("FLAC", "PCM_16", 20000), "holds another FLAC file after the first"),
         ],
     )
     def test_refused(self, tmp_path, content, message):
@@ -326,7 +326,7 @@ class TestChannelsThatCancel:
                 list(recording.blocks())
         return [record.message for record in caplog.records]
 
-    def test_said_once(self, caplog):
+    def test_logged_once(self, caplog):
         one = np.random.default_rng(0).standard_normal(20000)
         (message,) = self.warned(np.stack([one, -0.99 * one], 1), caplog)
         assert "its channels cancel each other out" in message and "46 dB softer" in message
@@ -337,9 +337,9 @@ class TestChannelsThatCancel:
         assert not self.warned(np.stack([two[:, 0], -two[:, 0]], 1), caplog, channel=1)
 
 
-def test_generators_count_what_they_pass_over(tmp_path, caplog):
+def test_generators_count_skipped_files(tmp_path, caplog):
     (tmp_path / "b.m4a").touch()
-    with pytest.raises(InputError, match=r"holds no recording; .* Passed over 1 files .* \(1 .m4a\)"):
+    with pytest.raises(InputError, match=r"holds no recording; .* Skipped 1 files .* \(1 .m4a\)"):
         name_noise(tmp_path)
     (tmp_path / "a.wav").write_bytes(WAV)
-    assert name_noise(tmp_path) == ["a.wav"] and "Passed over 1 files" in caplog.text
+    assert name_noise(tmp_path) == ["a.wav"] and "Skipped 1 files" in caplog.text

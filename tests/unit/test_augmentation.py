@@ -1,4 +1,4 @@
-"""Augmentation by itself, and of static data."""
+"""Augmentation alone, and of static data."""
 
 import json
 
@@ -183,7 +183,7 @@ class TestMixturesThatAreNoSums:
         with pytest.raises(InputError, match="tr.csv: its mixtures are not the sum of its sources"):
             dataset(wet, **{key: 0.5})
 
-    def test_the_preparation_must_have_said_so(self, corpus, tmp_path):
+    def test_the_preparation_must_have_noted_it(self, corpus, tmp_path):
         (tmp_path / "tr.csv").write_text((corpus / "tr.csv").read_text())
         with pytest.raises(InputError, match=r"tr.json: does not say whether the mixtures are the sum"):
             training_data(tmp_path / "tr.csv", corpus, augmentation=Augmentation("discrete"))

@@ -168,7 +168,7 @@ def test_every_parameter_learns(kind):
 
 
 @pytest.mark.parametrize("kind", [DPRNNMaskNet, SepFormerMaskNet])
-def test_blocks_begin_with_weights_of_their_own(kind):
+def test_blocks_have_different_initial_weights(kind):
     first, second = (dict(block.named_parameters()) for block in small(kind).net.dual_mdl)
     matrices = [name for name, parameter in first.items() if parameter.dim() > 1]
     assert matrices and not any(torch.equal(first[name], second[name]) for name in matrices)
@@ -177,7 +177,7 @@ def test_blocks_begin_with_weights_of_their_own(kind):
 class TestPadding:
     lengths = torch.tensor([133, 60])
 
-    def test_is_seen_as_zeros_and_given_no_masks(self, kind):
+    def test_is_seen_as_zeros_and_has_no_masks(self, kind):
         masknet = small(kind)
         x = torch.rand(2, 10, 133)
         filled = x.clone()

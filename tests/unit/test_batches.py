@@ -1,4 +1,4 @@
-"""A batch of files never ends because of one: it is reported, the others are separated, and the exit code is 1."""
+"""A bad file never ends a batch: it is reported, the others are separated, and the exit code is 1."""
 
 import errno
 import os
@@ -73,14 +73,14 @@ class TestLinks:
         (folder / "gone.txt").symlink_to("nowhere.txt")
         problems = [job.problem for job in jobs(folder)]
         assert [problem.split("in/")[1] for problem in problems] == [
-            "gone.wav: is a link to nowhere.wav, which is not there.",
-            "loop.wav: is a link to loop.wav, which is not there.",
+            "gone.wav: is a link to nowhere.wav, which does not exist.",
+            "loop.wav: is a link to loop.wav, which does not exist.",
         ]
         assert jobs(folder / "gone.wav")[0].problem == problems[0]
 
 
 class TestNames:
-    def test_that_only_their_endings_tell_apart(self, folder):
+    def test_that_differ_only_in_their_endings(self, folder):
         for name in ("a.wav", "a.flac", "a.wav.wav", "b.wav"):
             write(folder / name)
         assert outputs(folder) == ["a.flac", "a.wav", "a.wav.wav", "b"]
@@ -89,11 +89,11 @@ class TestNames:
         assert {".sph", ".wv1", ".wv2", ".aifc", ".opus", ".mp2"} <= set(AUDIO_ENDINGS)
         assert not OTHER_MEDIA_ENDINGS & set(AUDIO_ENDINGS)
 
-    def test_what_can_not_be_read_is_counted(self, folder, caplog, monkeypatch):
+    def test_unreadable_formats_are_counted(self, folder, caplog, monkeypatch):
         monkeypatch.setattr("mossformer_sb.cli.input_files.can_read_media", lambda: False)
         for name in ("a.m4a", "b.M4A", "c.mp4", "d.txt", ".e.m4a"):
             (folder / name).touch()
-        with pytest.raises(InputError, match=r"Passed over 3 files of formats .* here \(2 .m4a, 1 .mp4\)"):
+        with pytest.raises(InputError, match=r"Skipped 3 files of formats .* here \(2 .m4a, 1 .mp4\)"):
             jobs(folder)
         write(folder / "x.wav")
         assert outputs(folder) == ["x"] and "(2 .m4a, 1 .mp4): convert them" in caplog.text
@@ -130,7 +130,7 @@ class TestSeparate:
         assert self.run(model, tmp_path) == 0
         assert self.separated(tmp_path) == [name]
 
-    def test_each_is_reported_and_the_rest_goes_on(self, model, folder, tmp_path, caplog, capsys):
+    def test_each_is_reported_and_the_rest_is_separated(self, model, folder, tmp_path, caplog, capsys):
         write(folder / "a.wav"), write(folder / "z.wav"), write(folder / f"{'c' * 250}.wav")
         (folder / "cut.wav").write_bytes((folder / "a.wav").read_bytes()[:-1000])
         (folder / "empty.wav").touch()
@@ -179,7 +179,7 @@ class TestSeparate:
         assert self.run(model, tmp_path) == 1
         assert self.separated(tmp_path) == ["b"] and "a.wav: can't be read (Permission denied)" in caplog.text
 
-    def test_a_fault_of_ours_shows_and_the_rest_goes_on(self, model, folder, tmp_path, caplog, monkeypatch):
+    def test_a_bug_is_reported_and_the_rest_is_separated(self, model, folder, tmp_path, caplog, monkeypatch):
         write(folder / "a.wav"), write(folder / "b.wav")
         real = bulk.write_separated
 

@@ -1,4 +1,4 @@
-"""The benchmark of who speaks when: what it counts, and that the command says what it found."""
+"""The benchmark of speech activity: its counts, and its output."""
 
 import json
 
@@ -57,7 +57,7 @@ def test_errors_are_those_of_the_detector(monkeypatch):
     assert row["error"] == 1
 
 
-def test_leakage_has_the_level_that_it_says():
+def test_leakage_has_the_stated_level():
     voice = np.random.default_rng(0).standard_normal(8000)
     alone = leaking(np.stack((voice, np.zeros(8000)), 1), -12)
     assert np.allclose(alone[:, 0], voice) and np.allclose(alone[:, 1], 10 ** (-12 / 20) * voice)

@@ -1,4 +1,4 @@
-"""The checks of the package's model: what each of them counts, and that the command says what it found."""
+"""The checks of the packaged model: their figures, and the output of the command."""
 
 import json
 
@@ -121,7 +121,7 @@ def test_all_that_is_wanted_can_be_reached(corpus, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("key", WORSE)
-def test_whatever_is_missed_is_said(key, corpus, capsys, monkeypatch):
+def test_missed_targets_are_reported(key, corpus, capsys, monkeypatch):
     found = {**GOOD, "scores": {**GOOD["scores"]}}
     place, _, name = key.partition("/")
     if name:
@@ -132,7 +132,7 @@ def test_whatever_is_missed_is_said(key, corpus, capsys, monkeypatch):
     assert main(["model", *corpus]) == 1 and capsys.readouterr().out.count("| missed |") == 1
 
 
-def test_what_was_not_measured_is_not_missed(corpus, capsys, monkeypatch):
+def test_unmeasured_targets_are_not_missed(corpus, capsys, monkeypatch):
     scores = {name: row for name, row in GOOD["scores"].items() if name != RECORDED}
     monkeypatch.setattr(pretrained, "check_model", lambda *_: {**GOOD, "scores": scores})
     assert main(["model", *corpus]) == 0 and RECORDED not in capsys.readouterr().out
@@ -240,7 +240,7 @@ class TestTrials:
         words = ["--manifest", manifest, *corpus[:2]]
         assert trials.main([str(trials_folder / "fast"), *words]) == 0
         printed = capsys.readouterr().out
-        assert "| fast | as the file has it | 3 | 30 | " in printed
+        assert "| fast | as in the file | 3 | 30 | " in printed
         unprocessed = trials.input_si_snr(manifest, corpus[1])
         assert float(printed.split("|")[-2]) == pytest.approx(4.5 - unprocessed, abs=0.01)
         assert trials.main([corpus[1], *words]) == 2
@@ -248,7 +248,7 @@ class TestTrials:
 
 
 class TestMessages:
-    def test_a_model_for_something_else(self, corpus, tmp_path, capsys, threads):
+    def test_a_model_with_another_rate_or_number_of_speakers(self, corpus, tmp_path, capsys, threads):
         folder = make_model(tmp_path / "three", num_spks=3)
         assert main([str(folder), *corpus]) == 2
         assert "three: separates 3 speakers at 8000 Hz; needed 2 at 8000 Hz" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The benchmarks' commands run, and say what they measured. No figure is asserted: machines differ."""
+"""The benchmarks' commands run, and report their measurements. No figure is asserted: machines differ."""
 
 import json
 import os
@@ -32,13 +32,13 @@ def test_memory_of_an_unknown_size():
         memory.main(["--sizes", "XXL"])
 
 
-def test_memory_that_does_not_suffice_is_a_row_too(monkeypatch, capsys):
+def test_out_of_memory_is_a_row_too(monkeypatch, capsys):
     monkeypatch.setattr(memory, "measure_apart", lambda **case: None)
     memory.main(QUICK)
     assert "| mini | 0.1 | 1 | out of memory | out of memory |" in capsys.readouterr().out
 
 
-def test_a_case_that_fails_for_another_reason_is_no_lack_of_memory():
+def test_other_errors_of_a_case_are_not_reported_as_out_of_memory():
     with pytest.raises(RuntimeError, match="unexpected keyword argument"):
         memory.measure_apart(colour="blue")
 
@@ -46,7 +46,7 @@ def test_a_case_that_fails_for_another_reason_is_no_lack_of_memory():
 QUICK_DATA = ["--items", "1", "--rounds", "1", "--mixtures", "10", "--segment", "0.5"]
 
 
-def test_the_data_side_says_how_fast_each_way_is(tmp_path):
+def test_data_benchmarks_report_each_implementation(tmp_path):
     # In a process of its own, as for `in_fresh_process`.
     command = [sys.executable, "-m", "benchmarks.data", *QUICK_DATA, "--json", str(tmp_path / "data.json")]
     done = subprocess.run(
@@ -59,7 +59,7 @@ def test_the_data_side_says_how_fast_each_way_is(tmp_path):
     assert "SpeechBrain's, literally" in done.stdout and "ours, with all checks" in done.stdout
 
 
-def test_the_data_side_of_a_folder_that_is_not_there(tmp_path, capsys):
+def test_data_benchmarks_of_a_missing_folder(tmp_path, capsys):
     assert data.main([*QUICK_DATA, "--parts", "mixing", "--folder", str(tmp_path / "absent")]) == 2
     assert str(tmp_path / "absent") in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What the Brain does with losses, gradients, items left out, averages and loaders, on a tiny separator."""
+"""The Brain: losses, gradients, skipped examples, averages and loaders, on a tiny separator."""
 
 import pytest
 import speechbrain as sb
@@ -32,7 +32,7 @@ def test_half_precision_on_a_cpu_is_refused_with_a_message(tmp_path):
         make_brain(tmp_path, precision="fp16")
 
 
-def test_items_that_are_good_enough_are_dropped_and_counted(tmp_path):
+def test_examples_below_the_loss_threshold_are_skipped_and_counted(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)  # every loss is below
     fit(brain, batch_of())
     assert (brain.stats.count, brain.stats.dropped) == (0, 2)
@@ -48,7 +48,7 @@ def test_a_batch_with_nothing_left_leaves_weights_and_momentum(tmp_path):
     assert brain.update_average(loss, 0.0) == -brain.stats.mean
 
 
-def test_silent_items_are_dropped(tmp_path):
+def test_silent_examples_are_skipped(tmp_path):
     brain = make_brain(tmp_path, threshold=None)
     loss, moved = fit(brain, batch_of(num_items=3, silent=(1,)))
     assert moved and loss.isfinite()
@@ -56,14 +56,14 @@ def test_silent_items_are_dropped(tmp_path):
     assert -loss.item() == pytest.approx(brain.stats.mean, rel=1e-6)
 
 
-def test_validation_drops_nothing_for_being_good(tmp_path):
+def test_validation_has_no_loss_threshold(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     brain.evaluate_batch(batch_of(), sb.Stage.VALID)
     assert brain.stats.count == 2
 
 
-def test_mean_is_over_items_whatever_the_batches(tmp_path):
+def test_mean_is_over_examples_for_any_batches(tmp_path):
     brain = make_brain(tmp_path)
     batches = [batch_of(3), batch_of(1)]
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
@@ -131,7 +131,7 @@ def test_intra_epoch_checkpoints_wait_for_the_optimisers_step(tmp_path):
     assert due == [False, False, False, True] * 2
 
 
-def test_the_gradient_is_the_mean_over_the_items_that_count(tmp_path):
+def test_the_gradient_is_the_mean_over_the_valid_examples(tmp_path):
     """Of all batches of a window, whatever their sizes."""
     batches = [batch_of(3, silent=(1,)), batch_of(1)]
     brain = make_brain(tmp_path, threshold=None, grad_accumulation_factor=2, max_grad_norm=-1)
@@ -194,14 +194,14 @@ def test_a_batch_of_nothing_finite_leaves_the_weights(tmp_path, where):
     assert (brain.stats.count, brain.stats.nonfinite) == (2, 2)
 
 
-def test_patience_with_items_ends_the_run_and_names_them(tmp_path):
+def test_exhausted_patience_ends_the_run_and_names_the_examples(tmp_path):
     brain = make_brain(tmp_path, nonfinite_patience=2)
     bad = batch_of()
     bad.mixture[1] = float("nan")
     for batch in (bad, batch_of(), bad, bad):  # a good step in between starts the count again
         fit(brain, batch)
     with pytest.raises(
-        InputError, match=r"3 steps in a row .*nonfinite_patience: 2.*1 items without a finite loss \(1\)"
+        InputError, match=r"3 steps in a row .*nonfinite_patience: 2.*1 examples without a finite loss \(1\)"
     ):
         fit(brain, bad)
     assert torch.isfinite(parameters(brain)).all()
@@ -231,7 +231,7 @@ def test_the_scalers_own_search_is_no_failure(tmp_path):
     assert moved and 0 < brain.stats.norm - before < 1e3
 
 
-def test_validation_counts_what_is_not_finite_and_leaves_it_out(tmp_path):
+def test_validation_counts_and_skips_non_finite_examples(tmp_path):
     brain = make_brain(tmp_path)
     brain.on_stage_start(sb.Stage.VALID, epoch=1)
     batch = batch_of(3)
@@ -266,7 +266,7 @@ def test_averaged_weights_validate_and_raw_ones_train(tmp_path):
     assert torch.equal(parameters(other), average)  # and stay in place for the export
 
 
-def test_sums_go_on_in_mid_epoch_and_begin_anew_otherwise(tmp_path):
+def test_statistics_resume_in_mid_epoch_and_are_reset_otherwise(tmp_path):
     brain = make_brain(tmp_path)
     brain.stats.merge(StageStats(si_snr=1.0, count=1))
     brain.step = 3  # as after recovery from an intra-epoch checkpoint
@@ -285,7 +285,7 @@ def test_sums_go_on_in_mid_epoch_and_begin_anew_otherwise(tmp_path):
         (sb.Stage.VALID, {"shuffle": True}),
     ],
 )
-def test_loader_arguments_that_get_in_the_way(tmp_path, stage, options):
+def test_conflicting_loader_arguments(tmp_path, stage, options):
     message = f"{stage.name.lower()}_loader: {next(iter(options))} can't be set here"
     with pytest.raises(InputError, match=message):
         make_brain(tmp_path).make_dataloader([], stage, batch_size=2, **options)
@@ -326,7 +326,7 @@ class TooLarge(Gains):
         (sb.Stage.TEST, ["of test", "whole mixtures", "--valid_batch_size 1"]),
     ],
 )
-def test_a_batch_that_is_too_large_for_the_memory_is_named(tmp_path, stage, words):
+def test_an_out_of_memory_error_names_the_batch(tmp_path, stage, words):
     brain = make_brain(tmp_path, masknet=TooLarge())
     batch = batch_of(num_items=7, num_samples=8000)
     with pytest.raises(InputError) as caught:
@@ -339,7 +339,7 @@ def test_a_batch_that_is_too_large_for_the_memory_is_named(tmp_path, stage, word
         assert text in message
 
 
-def test_other_errors_are_not_taken_for_want_of_memory(tmp_path):
+def test_other_errors_are_not_reported_as_out_of_memory(tmp_path):
     brain = make_brain(tmp_path)
     batch = batch_of()
     batch.mixture = batch.mixture[0]

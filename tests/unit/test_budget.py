@@ -1,4 +1,4 @@
-"""Training for a given time: what counts, when it ends, and that a resumed run keeps counting."""
+"""Training with a time budget: what counts, when it ends, and that a resumed run keeps counting."""
 
 import logging
 import os
@@ -202,7 +202,7 @@ def test_windows_of_several_batches_are_never_cut(tmp_path):
     assert epochs(brain) == [1, 2] and brain.optimizer_step == 6  # epochs of six and of six batches
 
 
-def test_a_finished_run_goes_on_with_a_larger_budget(tmp_path, caplog):
+def test_a_finished_run_resumes_with_a_larger_budget(tmp_path, caplog):
     train(tmp_path)
     assert train(tmp_path).rates == []
     with caplog.at_level(logging.INFO):
@@ -224,7 +224,7 @@ def test_a_checkpoint_without_a_budget_can_get_one(tmp_path):
     assert brain.budget.used == 24 and resumed.budget.used == 72 and resumed.optimizer_step == 4 + 12
 
 
-def test_progress_says_what_is_left(tmp_path, caplog):
+def test_progress_shows_the_time_left(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         train(tmp_path)
     lines = [record.getMessage() for record in caplog.records if "minutes left" in record.getMessage()]

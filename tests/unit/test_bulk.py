@@ -1,4 +1,4 @@
-"""Many recordings at once: the same files as one at a time, whatever goes together and whatever fails."""
+"""Many recordings at once: the same files as one at a time, for all batches and errors."""
 
 import threading
 import time
@@ -163,7 +163,7 @@ class TestOneBadRecording:
         assert failed.keys() == {"b"} and "can't be written" in failed["b"]
         assert not (tmp_path / "out" / "b_spk2.wav").exists()
 
-    def test_a_fault_of_ours_is_told_with_its_traceback(self, folder, archive, tmp_path, monkeypatch, caplog, capsys):
+    def test_a_bug_is_reported_with_its_traceback(self, folder, archive, tmp_path, monkeypatch, caplog, capsys):
         def failing(self, mix, lengths=None):
             raise ValueError("a fault")
 
@@ -202,7 +202,7 @@ class TestBatches:
     def test_one_at_a_time_in_their_order(self):
         assert self.shapes([10, 100, 11], BatchLimit(1)) == [[10], [100], [11]]
 
-    def test_what_is_done_is_passed_on_before_the_next_batch(self):
+    def test_results_are_passed_on_before_the_next_batch(self):
         calls = []
         found = separate_pieces(
             lambda batch: calls.append(len(batch)) or batch, [(n, piece(10)) for n in range(8)], BatchLimit(2)
@@ -230,7 +230,7 @@ class TestBatches:
         (found,) = separate_pieces(None, [("a", piece(10, 0.0))], BatchLimit(4))
         assert found[2] is None
 
-    def test_what_is_too_large_for_the_memory_goes_in_smaller_batches(self, caplog):
+    def test_out_of_memory_batches_are_repeated_in_smaller_ones(self, caplog):
         seen = []
 
         def network(signals):
@@ -246,7 +246,7 @@ class TestBatches:
 
     @pytest.mark.parametrize("wrong", [0, -1, 2.5])
     def test_a_size_that_is_none(self, wrong):
-        with pytest.raises(InputError, match=f"batch size {wrong}: give a whole number from 1"):
+        with pytest.raises(InputError, match=f"batch size {wrong}: give an integer of at least 1"):
             BatchLimit(wrong)
 
     def test_a_gpu_is_measured_with_the_first_piece(self, monkeypatch):
@@ -283,7 +283,7 @@ class TestAhead:
             next(items)
         assert list(items) == []
 
-    def test_no_thread_is_left_when_work_is_given_up(self, model, archive, tmp_path):
+    def test_no_thread_is_left_when_work_is_cancelled(self, model, archive, tmp_path):
         before = set(threading.enumerate())
         found = separate_recordings(model, tasks(archive, tmp_path / "out"), Output(), batch_size=2)
         next(found)
@@ -291,7 +291,7 @@ class TestAhead:
         assert set(threading.enumerate()) <= before
 
 
-def test_progress_tells_speed_and_time_left_by_size(tmp_path):
+def test_progress_shows_speed_and_time_left_by_size(tmp_path):
     jobs = []
     for name, size in (("a", 100), ("b", 300)):
         (tmp_path / name).write_bytes(b"0" * size)

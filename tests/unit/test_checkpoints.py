@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, of the right architecture, and a resumed run equal to an uninterrupted one."""
+"""Checkpoints: atomic, of the right architecture, and a resumed run equal to an uninterrupted one."""
 
 import logging
 import os
@@ -150,7 +150,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
-def test_damaged_checkpoint_is_passed_over(checkpointer, model, caplog, damage, message):
+def test_damaged_checkpoint_is_skipped(checkpointer, model, caplog, damage, message):
     older, newer = save(checkpointer, model, 1), save(checkpointer, model, 2)
     damage(newer)
     with caplog.at_level(logging.WARNING):

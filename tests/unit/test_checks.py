@@ -1,4 +1,4 @@
-"""Every way in which samples can be wrong is found, all of them in one report, and bad mixtures can be left out."""
+"""All problems of samples are found, in one report, and bad mixtures can be excluded."""
 
 import csv
 import json
@@ -89,7 +89,7 @@ def test_sound_whamr_has_reverberant_parts(tmp_path, target):
         (put(np.nan, 5), "files with NaN or infinity", "has 1 samples that are NaN or infinite"),
         (put(-np.inf, 5, 9), "files with NaN or infinity", "has 2 samples that are NaN or infinite"),
         (np.zeros_like, "silent files", "is silent"),
-        (put(1.0, 100, 101, 102), "clipped files", "is clipped: 3 or more samples on end are at full scale"),
+        (put(1.0, 100, 101, 102), "clipped files", "is clipped: 3 or more consecutive samples are at full scale"),
         (put(-1.5, 100, 101, 102), "clipped files", "is clipped"),
     ],
 )
@@ -100,7 +100,7 @@ def test_bad_samples(wham, function, kind, text):
 
 
 @pytest.mark.parametrize("function", [put(np.nan, 5), np.zeros_like])
-def test_only_deep_checks_read_samples(wham, tmp_path, function):
+def test_only_check_samples_reads_samples(wham, tmp_path, function):
     change(wham / TRAIN / "s2" / f"{A}.wav", function)
     assert len(prepare_wham(wham, tmp_path / "out")) == 3
 
@@ -158,7 +158,7 @@ def test_the_sum_of_whamr_needs_the_reverberant_images(tmp_path):
     )
 
 
-def test_missing_image_matters_to_deep_checks_only(tmp_path):
+def test_missing_image_matters_only_to_checks_of_samples(tmp_path):
     root = write_whamr(tmp_path / "whamr")
     (root / TRAIN / "s2_reverb" / f"{A}.wav").unlink()
     text = f"{TRAIN}/s2_reverb/{A}.wav does not exist; needed as the part of {TRAIN}/mix_both_reverb/{A}.wav"
@@ -208,7 +208,7 @@ def test_many_problems_are_all_in_the_report(tmp_path):
     assert len(read(tmp_path / "out" / "wham_problems.csv")) == 30
 
 
-def test_skip_leaves_bad_mixtures_out_and_says_how_many(wham, tmp_path, caplog):
+def test_skip_excludes_bad_mixtures_and_logs_their_number(wham, tmp_path, caplog):
     spoil(wham)
     with caplog.at_level(logging.WARNING):
         manifests = prepare_wham(wham, tmp_path / "out", on_invalid="skip")
@@ -218,12 +218,12 @@ def test_skip_leaves_bad_mixtures_out_and_says_how_many(wham, tmp_path, caplog):
         "tt": [B, A],
     }
     assert "1 missing files, 1 files without a mixture, 1 different lengths, 1 unreadable files" in caplog.text
-    assert "Left out 1 of 2 mixtures of split 'tr'" in caplog.text
-    assert "Left out 0 of 2 mixtures of split 'tt'" in caplog.text
+    assert "Excluded 1 of 2 mixtures of split 'tr'" in caplog.text
+    assert "Excluded 0 of 2 mixtures of split 'tt'" in caplog.text
     assert len(read(tmp_path / "out" / "wham_problems.csv")) == 4
 
 
-def test_skip_leaves_out_what_only_deep_checks_find(wham, tmp_path):
+def test_skip_excludes_problems_that_only_samples_show(wham, tmp_path):
     change(wham / TRAIN / "s2" / f"{A}.wav", np.zeros_like)
     manifests = prepare_wham(wham, tmp_path / "out", on_invalid="skip", check_samples=True)
     assert [row["ID"] for row in read(manifests["tr"])] == [B]
@@ -244,7 +244,7 @@ def test_old_report_is_removed(wham, tmp_path):
     assert not (tmp_path / "out" / "wham_problems.csv").exists()
 
 
-def test_unknown_on_bad(wham):
+def test_unknown_on_invalid(wham):
     fails(prepare_wham, wham, "on_invalid 'ignore' is not known: choose one of 'error', 'skip'", on_invalid="ignore")
 
 

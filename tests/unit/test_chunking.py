@@ -1,4 +1,4 @@
-"""Chunks: the speakers stay in order, what comes out is what one piece would give, and memory is bounded."""
+"""Chunks: the speakers stay in order, the output equals that of one piece, and memory is bounded."""
 
 import itertools
 

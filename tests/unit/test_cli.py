@@ -1,4 +1,4 @@
-"""The command line: which files it takes, where the output goes, what happens to bad ones, and its exit codes."""
+"""The command line: input files, output, bad files, and exit codes."""
 
 import subprocess
 import sys
@@ -100,7 +100,7 @@ class TestSeparate:
         ]
         return main(["separate", *map(str, arguments)])
 
-    def test_a_bad_file_is_reported_and_the_rest_goes_on(self, model, tmp_path, capsys, caplog):
+    def test_a_bad_file_is_reported_and_the_rest_is_separated(self, model, tmp_path, capsys, caplog):
         write(tmp_path / "in/a.wav"), write(tmp_path / "in/sub/c.wav")
         (tmp_path / "in/b.wav").write_text("no audio")
         assert self.run(model, tmp_path) == 1
@@ -108,7 +108,7 @@ class TestSeparate:
         assert "2 of 3 recordings separated, 1 failed" in capsys.readouterr().out
         assert names(tmp_path / "out") == ["a_spk1.wav", "a_spk2.wav", "sub/c_spk1.wav", "sub/c_spk2.wav"]
 
-    def test_goes_on_after_an_interruption(self, model, tmp_path, capsys):
+    def test_resumes_after_an_interruption(self, model, tmp_path, capsys):
         write(tmp_path / "in/a.wav"), write(tmp_path / "in/b.wav")
         assert self.run(model, tmp_path) == 0
         before = soundfile.read(tmp_path / "out/a_spk1.wav")[0]
@@ -220,7 +220,7 @@ class TestScore:
         assert main(["score", "--estimates", str(corpus), "--references", str(corpus), *options]) == 0
         assert "The report is" in capsys.readouterr().out
         text = page.read_text()
-        assert text.count("<audio") == 2 * 5 and "published on WHAM!" in text
+        assert text.count("<audio") == 2 * 5 and "published results on WHAM!" in text
 
     def test_which_files(self, corpus, capsys):
         assert main(["score", "--estimates", str(corpus)]) == 2

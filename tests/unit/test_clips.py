@@ -1,4 +1,4 @@
-"""Clips cut out of published corpora: found by name, silence cut, one level; made once; and each message."""
+"""Clips cut from published corpora: found by name, silence cut, one level; written once; and each message."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Work lists on a Dask cluster: the same files as without one, whatever is killed; and what is refused."""
+"""Maps on a Dask cluster: the same files as without one, also if workers are killed; and errors."""
 
 import functools
 import logging
@@ -78,7 +78,7 @@ class TestMap:
             assert sorted(cluster.map(cluster_items.uneven, range(20), False, bundle)) == list(range(20))
             assert list(cluster.map(cluster_items.uneven, [])) == []
 
-    def test_what_is_wrong_with_an_item_is_told_as_without_a_cluster(self, threads, tmp_path):
+    def test_errors_of_items_are_raised_as_without_a_cluster(self, threads, tmp_path):
         with (
             Cluster(threads.scheduler_address, tmp_path) as cluster,
             pytest.raises(InputError, match="item [0-2] is wrong. Give another one."),
@@ -104,7 +104,7 @@ class TestMap:
                 found = cluster.map(cluster_items.uneven, [0] * 100, bundle=1)
                 next(found)
                 made.close()
-                with pytest.raises(InputError, match="is gone. Finished files are kept"):
+                with pytest.raises(InputError, match="has shut down. Finished files are kept"):
                     list(found)
 
 
@@ -114,9 +114,9 @@ class TestChecks:
         fails("pip install 'mossformer_sb[cluster]'", address="tcp://127.0.0.1:1", folder=tmp_path)
 
     @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x", "no address"])
-    def test_nobody_answers(self, tmp_path, monkeypatch, address):
+    def test_no_scheduler_responds(self, tmp_path, monkeypatch, address):
         monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 0.5)
-        fails(f"no cluster answers at {address}", "dask scheduler", address=address, folder=tmp_path)
+        fails(f"no cluster responds at {address}", "dask scheduler", address=address, folder=tmp_path)
 
     def test_no_worker(self, tmp_path, monkeypatch):
         monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 0.5)
@@ -144,7 +144,7 @@ class TestChecks:
         (tmp_path / "in").mkdir()
         monkeypatch.setattr(cluster_module, "_content", lambda path: "as it is here")
         options = {"address": processes.scheduler_address, "folder": tmp_path, "paths": [tmp_path / "in"]}
-        fails(f"{tmp_path / 'in'} is not there, or is another one. Mount them under the same paths", **options)
+        fails(f"{tmp_path / 'in'} does not exist there, or is another one. Mount them under the same paths", **options)
 
     def test_a_worker_that_comes_later_and_sees_nothing(self, processes, tmp_path):
         with Cluster(processes.scheduler_address, tmp_path) as cluster:
@@ -169,7 +169,7 @@ class TestChecks:
         assert main(["separate", "-", "--cluster", "tcp://x:1"]) == 2
         assert "the standard input (-) can't be read by the workers" in capsys.readouterr().err
         assert main(["separate", "x", "--output_folder", "-", "--only", "1", "--cluster", "tcp://x:1"]) == 2
-        assert "leave out --cluster" in capsys.readouterr().err
+        assert "remove --cluster" in capsys.readouterr().err
 
 
 class TestCorpora:

@@ -1,4 +1,4 @@
-"""The comparison at equal CPU time: its data, its choice of a rate, and its table."""
+"""The comparison at equal CPU time: its data, its choice of a learning rate, and its table."""
 
 import pandas as pd
 import pytest

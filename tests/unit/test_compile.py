@@ -1,4 +1,4 @@
-"""`torch.compile`: the gradients and the training of an eager network, and one program for all lengths."""
+"""`torch.compile`: the gradients and the training of an eager network, and one graph for all lengths."""
 
 import copy
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_only_stock_operations_are_compiled(kind, with_lengths):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_experiment_asks_for_one_program_for_all_lengths(path):
+def test_every_experiment_compiles_one_graph_for_all_lengths(path):
     values = dict(line.split(":", 1) for line in path.read_text().splitlines() if line.startswith("compile_"))
     assert values["compile_using_dynamic_shape_tracing"].split("#")[0].strip() == "True"
 

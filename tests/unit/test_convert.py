@@ -1,4 +1,4 @@
-"""The authors' MossFormer and our model folders: there and back again, and what doesn't fit is in a table."""
+"""The authors' MossFormer and our model folders: round trips, and tables of differences."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ class TestMistakes:
 
     def test_another_network(self, theirs, tmp_path):
         torch.save({"weight": torch.zeros(1)}, theirs / "masknet.bin")
-        self.fails("the key or the shape of 'conv1d_encoder.weight' is not as theirs", theirs, tmp_path)
+        self.fails("the key or the shape of 'conv1d_encoder.weight' does not match", theirs, tmp_path)
 
     def test_differences_come_as_a_table(self, theirs, tmp_path):
         def change(state):

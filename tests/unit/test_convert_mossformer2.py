@@ -1,4 +1,4 @@
-"""The forms of the authors' MossFormer2 and our model folders: recognised, there and back again, mistakes named."""
+"""The forms of the authors' MossFormer2 and our model folders: recognised, round trips, and messages."""
 
 import json
 
@@ -158,17 +158,17 @@ class TestForms:
         assert json.loads((theirs / "config.json").read_text())["config_name"] == "mossformer2-whamr-2spk"
         assert torch.equal(output(converted(theirs, tmp_path)), output(ours))
         (theirs / "config.json").unlink()
-        with pytest.raises(InputError, match="doesn't tell the sample rate"):
+        with pytest.raises(InputError, match="has no sample rate"):
             from_authors(theirs, tmp_path / "b")
         assert torch.equal(
             output(from_authors(theirs, tmp_path / "c", sample_rate=8000, apply_masks=False)), output(ours)
         )
-        with pytest.raises(InputError, match="applies no masks, which only the standalone form can say"):
+        with pytest.raises(InputError, match="applies no masks, which only the standalone form can store"):
             to_authors(ours, tmp_path / "d", "clearvoice")
 
-    def test_clearvoice_does_not_tell_the_rate(self, ours, tmp_path):
+    def test_clearvoice_files_have_no_sample_rate(self, ours, tmp_path):
         folder = to_authors(ours, tmp_path / "theirs", "clearvoice")
-        with pytest.raises(InputError, match="theirs: doesn't tell the sample rate .* --sample_rate 16000"):
+        with pytest.raises(InputError, match="theirs: has no sample rate .* --sample_rate 16000"):
             from_authors(folder, tmp_path / "back")
 
     def test_what_their_programs_cannot_build(self, tmp_path):
@@ -188,7 +188,7 @@ class TestForms:
         with pytest.raises(InputError, match="form 'onnx' is not known: choose one of modelscope, standalone"):
             to_authors(ours, tmp_path / "theirs", "onnx")
         theirs = to_authors(ours, tmp_path / "theirs", "modelscope")
-        with pytest.raises(InputError, match="is a MossFormer, whose masks are always applied: leave --mapping out"):
+        with pytest.raises(InputError, match="is a MossFormer, whose masks are always applied: remove --mapping"):
             from_authors(theirs, tmp_path / "back", apply_masks=False)
 
 

@@ -1,4 +1,4 @@
-"""WHAMR!, LibriMix and data of one's own: which files become which column, and wrong input."""
+"""WHAMR!, LibriMix and custom data: the files of each column, and wrong input."""
 
 import csv
 import logging
@@ -79,7 +79,7 @@ class TestWhamr:
         row = read(prepare_whamr(tmp_path / "own", tmp_path / "out", **options)["tt"])[0]
         assert "/s3_anechoic/" in row["s3_wav"] and row["s3_spk"] == "7"
 
-    def test_reverberant_images_are_not_needed_without_deep_checks(self, tmp_path):
+    def test_reverberant_images_are_not_needed_without_checking_samples(self, tmp_path):
         root = write_whamr(tmp_path / "whamr")
         for path in root.glob("wav8k/min/*/s?_reverb"):
             path.rename(path.with_name(f"{path.name}_elsewhere"))
@@ -313,7 +313,7 @@ class TestCustomCsv:
 
     def test_a_file_of_several_mixtures_is_counted_once(self, root):
         rows = [self.row(mixture_id=key).replace("tr/s2/a.wav", "tr/s2/none.wav") for key in "abc"]
-        self.fails(root, rows, "3 mixtures looked at: 1 missing files.")
+        self.fails(root, rows, "3 mixtures checked: 1 missing files.")
         assert len(read(root.parent / "out" / "custom_problems.csv")) == 3
 
     def fails(self, root, rows, *parts, header=HEADER, **options):

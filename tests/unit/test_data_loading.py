@@ -1,4 +1,4 @@
-"""Every item once, the same batches however many ranks share them, and the right place to go on from."""
+"""Every example once, the same batches for any number of ranks, and the right position to resume from."""
 
 import os
 import signal
@@ -98,7 +98,7 @@ def test_numbers_that_make_no_batches(options):
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
 @pytest.mark.parametrize("items_done", [4, 8, 15, 19])
-def test_an_epoch_goes_on_in_other_batches(items_done, batch_size, world_size, limit):
+def test_an_epoch_resumes_with_other_batches(items_done, batch_size, world_size, limit):
     """Every item that is left comes once, on one rank, in equally many batches on all; batches before are counted."""
     options = {"shuffle": True, "seed": 5, "world_size": world_size, "limit": limit}
     order = [item for batch in GlobalBatches(25, 1, shuffle=True, seed=5) for item in batch]
@@ -116,7 +116,7 @@ def test_an_epoch_goes_on_in_other_batches(items_done, batch_size, world_size, l
     assert len({len(share) for share in dealt}) == 1 and all(batch for share in dealt for batch in share)
 
 
-def test_an_epoch_that_was_at_its_end_goes_on_with_nothing():
+def test_an_epoch_that_was_complete_resumes_with_nothing():
     batches = GlobalBatches(10, 4, rank=1, world_size=2)
     batches.set_epoch(0, items_done=10, batches_done=3)
     assert list(batches) == [] and len(batches) == 3
@@ -124,7 +124,7 @@ def test_an_epoch_that_was_at_its_end_goes_on_with_nothing():
 
 def test_fewer_items_left_than_ranks():
     batches = GlobalBatches(10, 1, world_size=4)
-    with pytest.raises(InputError, match="has 2 items left, too few for 4 processes: .* Start 2 processes or fewer"):
+    with pytest.raises(InputError, match="has 2 examples left, too few for 4 processes: .* Start 2 processes or fewer"):
         batches.set_epoch(0, items_done=8, batches_done=8)
 
 
@@ -137,14 +137,15 @@ class TestAnotherOrder:
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
-            ({"num_items": 12}, "items of the training data 10 there, 12 now"),
+            ({"num_items": 12}, "examples of the training data 10 there, 12 now"),
             ({"seed": 2}, "seed 1 there, 2 now"),
             ({"shuffle": False}, "shuffle True there, False now"),
         ],
     )
     def test_is_refused_within_an_epoch(self, tmp_path, changes, told):
         with pytest.raises(
-            InputError, match=f"data_order.ckpt: was saved within an epoch.*{told}.*Go on with what was"
+            InputError,
+            match=f"data_order.ckpt: was saved within an epoch.*{told}.*Resume with the settings that it was",
         ):
             self.check(tmp_path, False, **changes)
         self.check(tmp_path, True, **changes)
@@ -155,7 +156,7 @@ class TestAnotherOrder:
 
 
 def test_fewer_items_than_ranks():
-    with pytest.raises(InputError, match="has 3 items, too few for 4 processes"):
+    with pytest.raises(InputError, match="has 3 examples, too few for 4 processes"):
         GlobalBatches(3, 1, world_size=4)
 
 
@@ -184,10 +185,13 @@ class TestWorkersThatEnd:
                 "The 1 processes that load data have used up the shared memory, .*--num_workers 0 needs none",
             ),
             (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left"), "used up the"),
-            (signal.SIGKILL, "One of the 1 processes that load data was killed, .*memory is used up"),
+            (
+                signal.SIGKILL,
+                "One of the 1 processes that load data was killed, probably by the operating system, out of memory",
+            ),
         ],
     )
-    def test_for_want_of_memory(self, how, message):
+    def test_out_of_memory(self, how, message):
         with pytest.raises(InputError, match=message):
             list(RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork"))
 

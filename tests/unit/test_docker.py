@@ -1,4 +1,4 @@
-"""The Dockerfile's files are there, and its steps are ones that `docker/run_steps.py` can run."""
+"""The Dockerfile's files exist, and its steps are ones that `docker/run_steps.py` can run."""
 
 import importlib.util
 from pathlib import Path
@@ -21,7 +21,7 @@ def test_steps(run_steps):
     assert found == [("FROM", "x"), ("RUN", "a && b"), ("CMD", "c")]
 
 
-def test_what_is_copied_is_there_and_not_ignored(run_steps):
+def test_copied_files_exist_and_are_not_ignored(run_steps):
     ignored = (ROOT / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [
         source

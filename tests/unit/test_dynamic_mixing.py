@@ -233,7 +233,7 @@ class TestRooms:
             fitting, other, *_ = sorted(found)
             assert fitting < 1e-4 and other > 0.01
 
-    def test_images_hold_what_was_said_before_the_crop(self, pools, rooms):
+    def test_images_hold_the_reverberation_of_speech_before_the_crop(self, pools, rooms):
         """The tail of the room at the first sample of a crop is as loud as later on."""
         items = [dataset(pools, rir_folder=rooms, noise_table=None).draw(index) for index in range(60)]
         tails = np.stack([(parts.images - parts.targets) ** 2 for parts in items]).mean(axis=(0, 1))
@@ -290,7 +290,7 @@ class TestWrongInput:
         with pytest.raises(InputError, match=r"mixing_speech.csv: holds utterances of at least 1 s of 1 speakers"):
             dataset(pools)
 
-    def test_short_and_silent_utterances_are_left_out(self, tmp_path):
+    def test_short_and_silent_utterances_are_skipped(self, tmp_path):
         speech = write_speech(tmp_path / "speech", num_speakers=2)
         for name, signal in (("short", stationary(np.random.default_rng(0), 0.9)), ("silent", np.zeros(20000))):
             soundfile.write(speech / "spk0" / f"{name}.wav", signal, RATE)
@@ -304,7 +304,7 @@ class TestWrongInput:
             ({"level_distribution": "loud"}, "level_distribution 'loud' is not known: choose one of wsj0mix"),
             (
                 {"level_distribution": "wsj0mix"},
-                "level_distribution 'wsj0mix' does not say how loud noise is, but .*mixing_noise.csv",
+                "level_distribution 'wsj0mix' has no level for noise, but .*mixing_noise.csv",
             ),
             ({"segment": 0}, "segment 0: give seconds"),
             ({"target": "dry"}, "target 'dry' is not known: choose one of anechoic, reverb"),

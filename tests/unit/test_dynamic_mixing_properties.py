@@ -154,6 +154,6 @@ def test_one_speaker_alone_is_one(pools, seed, index):
 
 @fixed
 @given(seed=st.integers(0, 2**31 - 1), index=st.integers(0, 49), rate=st.sampled_from([0.0, 1.0]))
-def test_noise_is_there_as_often_as_asked(pools, seed, index, rate):
+def test_noise_rate_is_the_share_of_mixtures_with_noise(pools, seed, index, rate):
     data = DynamicMixtureDataset(**pools, segment=0.5, mixtures_per_epoch=50, seed=seed, noise_rate=rate)
     assert bool(np.any(data.draw(index).noise)) == bool(rate)

@@ -1,4 +1,4 @@
-"""The averaged weights are the average, take the place of the raw ones when asked, and survive a checkpoint."""
+"""The averaged weights are the average, replace the raw ones on request, and are saved in checkpoints."""
 
 import pytest
 import torch

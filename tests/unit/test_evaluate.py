@@ -61,7 +61,7 @@ def test_report(model, corpus, manifest, tmp_path, monkeypatch, capsys):
     words = ["evaluate", str(model), "--manifest", manifest, "--data_root", "wham", "--device", "cpu"]
     assert main([*words, "--report", "pages/page.html", "--corpus", "WHAM!"]) == 0
     page = Path("pages/page.html").read_text()
-    assert page.count("<audio") == 3 * 5 and "published on WHAM!" in page and f"<td>{manifest}</td>" in page
+    assert page.count("<audio") == 3 * 5 and "published results on WHAM!" in page and f"<td>{manifest}</td>" in page
     assert Path("test_results.csv").is_file()
 
 
@@ -95,7 +95,7 @@ def test_another_number_of_speakers_or_rate(model, corpus, tmp_path, capsys):
 
 
 class TestReportOfATraining:
-    """From what a training left, when the corpus or the model is no longer at hand."""
+    """From a training's output folder, if the corpus or the model is no longer available."""
 
     @pytest.fixture
     def training(self, model, corpus, manifest, tmp_path):
@@ -157,11 +157,11 @@ except ValueError as error:
 
 def test_torchmetrics_is_for_more_metrics_only():
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCHMETRICS], cwd=ROOT, capture_output=True, text=True)
-    message = "STOI needs the package torchmetrics, which is not here: pip install 'mossformer_sb[score]'."
+    message = "STOI needs the package torchmetrics, which is not installed: pip install 'mossformer_sb[score]'."
     assert done.stdout.splitlines()[-2:] == ["True", message], done.stdout + done.stderr
 
 
-def test_what_everybody_installs_is_what_the_core_imports():
+def test_required_packages_are_those_that_the_core_imports():
     """No package that only an extra needs is among the requirements."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

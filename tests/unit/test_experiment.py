@@ -1,4 +1,4 @@
-"""What train.py makes of an experiment's keys: datasets, loaders, and what counts, logs and saves."""
+"""The objects that train.py builds from an experiment's keys: datasets, loaders, counter, log and checkpointer."""
 
 import os
 import subprocess
@@ -147,7 +147,10 @@ class TestLoaderOptions:
             ({"num_workers": -1}, "num_workers must be a whole number of processes, or null; found -1"),
             ({"num_workers": 1.5}, "num_workers must be a whole number of processes, or null; found 1.5"),
             ({"dataloader_opts": [1]}, r"dataloader_opts must be a mapping, as \{prefetch_factor: 4\}; found \[1\]"),
-            ({"dataloader_opts": {"drop_last": True}}, "drop_last can't be set there. What can: persistent_workers"),
+            (
+                {"dataloader_opts": {"drop_last": True}},
+                "drop_last can't be set there. Possible keys: persistent_workers",
+            ),
             ({"dataloader_opts": {"batch_size": 3}}, "batch_size can't be set there; batch_size is a key of its own"),
             ({"dataloader_opts": {"prefetch_factor": 0}}, "prefetch_factor must be a whole number from 1; found 0"),
             ({"dataloader_opts": {"multiprocessing_context": "thread"}}, "DataLoader refuses them .*thread"),

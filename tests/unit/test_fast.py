@@ -1,4 +1,4 @@
-"""The fast implementations step aside for whatever a user changed, and can be switched off."""
+"""The fast implementations are not used for changed modules, and can be switched off."""
 
 import threading
 
@@ -94,7 +94,7 @@ def test_attention_alone_is_unpadded_where_neither_tiles_nor_a_gradient_are_poss
 
 
 @RUNS
-def test_switched_off_nothing_is_taken(masknet, encoded, taken, run):
+def test_switched_off_no_fast_implementation_is_used(masknet, encoded, taken, run):
     with fast.disabled():
         run(masknet, encoded)
     fast.disabled()(run)(masknet, encoded)
@@ -155,7 +155,7 @@ def test_checkpointed_blocks_are_computed_again_as_before(encoded, first):
     torch.testing.assert_close(*gradients)
 
 
-def test_only_a_processors_own_tensors():
+def test_only_cpu_tensors():
     assert choice.takes_custom_backward(torch.rand(1))
     assert not choice.takes_custom_backward(torch.rand(1, device="meta"))  # not "cpu", as a GPU isn't
     assert not choice.takes_custom_backward(torch.rand(1), torch.rand(1).as_subclass(type("Own", (torch.Tensor,), {})))
@@ -234,7 +234,7 @@ def tilted(output):
 @RUNS
 @pytest.mark.parametrize("how", ["subclass", "instance", "class"])
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "blocks"])
-def test_another_forward_of_any_module_is_what_runs(masknet, encoded, run, how, name, monkeypatch):
+def test_another_forward_of_any_module_is_called(masknet, encoded, run, how, name, monkeypatch):
     before = infer(masknet, encoded)
     module = masknet.get_submodule(name)
     cls, original = type(module), type(module).forward
@@ -432,7 +432,7 @@ def test_second_derivatives_without_fast_implementations():
 
 
 @pytest.mark.parametrize("what", ["network", "filter", "linear"])
-def test_second_derivatives_are_refused_with_what_to_do(masknet, encoded, what, monkeypatch):
+def test_second_derivatives_are_refused_with_advice(masknet, encoded, what, monkeypatch):
     x = encoded.transpose(1, 2).float().requires_grad_()
     if what == "network":
         x, output = encoded.requires_grad_(), masknet(encoded)
@@ -458,7 +458,7 @@ def test_pytorch_keeps_hooks_where_they_are_looked_for(name):
     assert len(getattr(owner, name)) == 0
 
 
-def test_pytorch_says_which_transforms_are_at_work():
+def test_pytorch_reports_active_transforms():
     assert torch._C._are_functorch_transforms_active() is False
     assert torch.autograd.forward_ad._current_level == -1
     with torch.autograd.forward_ad.dual_level():

@@ -1,4 +1,4 @@
-"""The fast implementations of MossFormer2 step aside for whatever a user changed in its recurrent modules."""
+"""The fast implementations of MossFormer2 are not used for changed recurrent modules."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_an_unchanged_network_is_fast(masknet, encoded, tiles, monkeypatch):
 
 
 @RUNS
-def test_switched_off_nothing_is_taken(masknet, encoded, tiles, run, monkeypatch):
+def test_switched_off_no_fast_implementation_is_used(masknet, encoded, tiles, run, monkeypatch):
     monkeypatch.setattr(depthwise, "grouped_conv", None)
     with fast.disabled():
         run(masknet, encoded)
@@ -85,7 +85,7 @@ def test_a_hook_on_any_module_is_called(masknet, encoded, name, register, run, b
 @RUNS
 @pytest.mark.parametrize("how", ["subclass", "instance", "class"])
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "recurrent"])
-def test_another_forward_of_any_module_is_what_runs(masknet, encoded, run, how, name, monkeypatch):
+def test_another_forward_of_any_module_is_called(masknet, encoded, run, how, name, monkeypatch):
     before = infer(masknet, encoded)
     module = masknet.get_submodule(name)
     cls, original = type(module), type(module).forward
@@ -105,7 +105,7 @@ def test_another_forward_of_any_module_is_what_runs(masknet, encoded, run, how, 
 
 @RUNS
 @pytest.mark.parametrize("how", ["subclass", "instance", "class", "class of MossFormer"])
-def test_other_stages_are_what_runs(masknet, encoded, run, how, monkeypatch):
+def test_overridden_stages_are_called(masknet, encoded, run, how, monkeypatch):
     """A method that the mask net has from the class that it is derived from, too."""
     before = infer(masknet, encoded)
 
@@ -169,7 +169,7 @@ def test_replaced_layers(masknet, encoded, run, name, module):
 
 
 @RUNS
-def test_recurrent_modules_left_out(masknet, encoded, run):
+def test_removed_recurrent_modules(masknet, encoded, run):
     """As for a part of the network alone."""
     before = infer(masknet, encoded)
     masknet.recurrent[0] = nn.Identity()
@@ -227,7 +227,7 @@ def test_filters_of_groups_and_their_gradients(num_frames, groups, dilation):
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
 
 
-def test_filters_of_groups_are_for_a_processors_own_tensors():
+def test_filters_of_groups_are_for_cpu_tensors():
     assert choice.takes_depthwise_filters(torch.rand(1), torch.rand(1))
     assert not choice.takes_depthwise_filters(torch.rand(1, device="meta"), torch.rand(1))
 

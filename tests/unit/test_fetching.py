@@ -1,4 +1,4 @@
-"""Where a model comes from: it is always the one that was named, found soon, or refused in one message."""
+"""Fetching a model: always the one that was named, found quickly, or refused with one message."""
 
 import json
 import os
@@ -78,7 +78,7 @@ class TestSavedir:
         """Of the same settings and other weights; not fetched, so not to be overwritten."""
         own = shutil.copytree(models[1], tmp_path / "own")
         before = {path.name: path.read_bytes() for path in own.iterdir()}
-        with pytest.raises(InputError, match=r"savedir .*own: holds a \w+.\w+ of its own that is not that of .*m0"):
+        with pytest.raises(InputError, match=r"savedir .*own: holds a \w+.\w+ that is not that of .*m0"):
             load(models[0], savedir=own, local_strategy=strategy, trust=trust)
         assert {name: (own / name).read_bytes() for name in before} == before
 
@@ -244,22 +244,22 @@ class TestHub:
         hub.folders[ID, "main"] = models[1]
         assert source.file("model.safetensors").read_bytes() == (models[0] / "model.safetensors").read_bytes()
 
-    def test_what_is_in_the_cache_needs_no_network(self, models, hub, config, monkeypatch):
+    def test_files_in_the_cache_need_no_network(self, models, hub, config, monkeypatch):
         load(ID, fetch_config=config)
         requests = len(hub.requests)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert same(load(ID, fetch_config=config), load(models[0]))
         assert len(hub.requests) == requests
 
-    def test_what_is_in_savedir_needs_no_network(self, models, hub, config, tmp_path, monkeypatch):
+    def test_files_in_savedir_need_no_network(self, models, hub, config, tmp_path, monkeypatch):
         load(ID, fetch_config=config, savedir=tmp_path / "kept")
         shutil.rmtree(config.huggingface_cache_dir)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert same(load(ID, fetch_config=config, savedir=tmp_path / "kept"), load(models[0]))
-        with pytest.raises(InputError, match=f"somebody/else.*What lies in savedir .*kept is of {ID}"):
+        with pytest.raises(InputError, match=f"somebody/else.*The files in savedir .*kept are of {ID}"):
             load("somebody/else", fetch_config=config, savedir=tmp_path / "kept")
 
-    def test_updates_are_fetched_where_they_are_asked_for(self, models, hub, config):
+    def test_updates_are_fetched_on_request(self, models, hub, config):
         load(ID, fetch_config=config)
         hub.folders[ID, "main"] = models[1]
         assert same(load(ID, fetch_config=config), load(models[0]))

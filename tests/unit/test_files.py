@@ -1,4 +1,4 @@
-"""Writing under a temporary name first: whatever goes wrong, what was there stays, and nothing is left over."""
+"""Atomic writing: after any error, existing files are unchanged, and no temporary file is left."""
 
 import ast
 import os
@@ -124,7 +124,7 @@ def test_files_get_their_names_in_one_place():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("folder", "folder: is a folder, and a file is to be written there"),
+        ("folder", "folder: is a folder; needed is a file to write"),
         ("x" * 300, "can't be written .*File name too long"),
         ("a\0b", "can't be written .*null"),
         ("file/x.csv", "can't be written .*Not a directory"),

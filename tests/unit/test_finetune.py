@@ -1,4 +1,4 @@
-"""Starting from a trained model as far as it fits, and freezing: what is loaded, what stays, what is said."""
+"""Starting from a trained model as far as it fits, and freezing: what is loaded, what is kept, and the log."""
 
 import logging
 import os
@@ -349,7 +349,7 @@ class TestMessages:
     def test_damaged_checkpoints_only(self, trained, tmp_path):
         checkpoint = Checkpointer(tmp_path / "save", dict(trained)).save_checkpoint()
         os.truncate(checkpoint.paramfiles["masknet"], 10)
-        assert "holds no whole checkpoint" in self.error(tmp_path)
+        assert "holds no complete checkpoint" in self.error(tmp_path)
 
     def test_another_width(self, folder):
         error = self.error(folder, networks(width=32, channels=32))

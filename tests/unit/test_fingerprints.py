@@ -118,7 +118,7 @@ class TestFingerprintOfDynamicMixing:
 
         return of
 
-    def test_is_of_what_is_drawn_from(self, wham, tmp_path, fingerprint):
+    def test_covers_the_source_pools(self, wham, tmp_path, fingerprint):
         speech = {seed: tmp_path / f"speech{seed}" for seed in (1, 2)}
         for seed, folder in speech.items():
             for speaker in "ab":

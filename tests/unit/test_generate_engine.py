@@ -1,4 +1,4 @@
-"""However often a run is killed, and whoever does the work, the tree is the same; and it refuses before it begins."""
+"""The tree is the same for any number of interruptions and processes; errors come before the work."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def test_number_of_workers_changes_nothing(tmp_path, whole):
     assert len(whole) == 2 * NUM_ITEMS + 1 and "tones.json" in whole
 
 
-def test_dry_run_says_how_much_and_writes_nothing(tmp_path, caplog):
+def test_dry_run_reports_the_amount_and_writes_nothing(tmp_path, caplog):
     caplog.set_level("INFO")
     frames = 2 * sum(FRAMES + i for i in range(NUM_ITEMS))
     expected = Amount(2 * NUM_ITEMS, frames / 8000, 2 * NUM_ITEMS * 58 + 4 * frames)
@@ -150,7 +150,7 @@ def test_leftovers_are_removed(tmp_path, whole):
 
 def test_other_parameters_are_not_continued(tmp_path, whole):
     run(plan(), tmp_path / "out", workers=1)
-    fails("was begun with seed 1, and seed 2 is asked for", folder=tmp_path / "out", parameters={"seed": 2})
+    fails("was begun with seed 1; requested is seed 2", folder=tmp_path / "out", parameters={"seed": 2})
     assert tree(tmp_path / "out") == whole
 
 
@@ -165,7 +165,7 @@ def test_a_tree_may_be_completed(tmp_path):
 def test_files_of_unknown_origin(tmp_path):
     run(plan(), tmp_path, workers=1)
     (tmp_path / "tones.json").unlink()
-    fails("holds tr/mix/tone000.wav, and no tones.json", folder=tmp_path)
+    fails("holds tr/mix/tone000.wav, but no tones.json", folder=tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "[1]"])
@@ -179,7 +179,9 @@ def test_damaged_record(tmp_path, text):
 
 def test_two_items_with_one_file(tmp_path):
     twice = [*tones(2), Item("again", tones(2)[1].outputs)]
-    fails("two mixtures have one name", "tr/mix/tone001.wav", "'tone001' and 'again'", folder=tmp_path, items=twice)
+    fails(
+        "two mixtures have the same name", "tr/mix/tone001.wav", "'tone001' and 'again'", folder=tmp_path, items=twice
+    )
     assert not tree(tmp_path)
 
 
@@ -194,13 +196,13 @@ def test_full_disk(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     room = needed.num_bytes + 4096 * needed.files
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, room - 1))
-    fails("its disk has 0.00 GB free, and 0.00 GB are needed", "Make room", folder=tmp_path / "out")
+    fails("its disk has 0.00 GB free, and 0.00 GB are needed", "Free disk space", folder=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 0, room))
     assert run(plan(), tmp_path / "out", workers=1) == needed
 
 
-def test_what_is_there_needs_no_room(tmp_path, monkeypatch):
+def test_existing_files_need_no_disk_space(tmp_path, monkeypatch):
     run(plan(), tmp_path, workers=1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: namedtuple("usage", "free")(0))
     assert run(plan(), tmp_path, workers=1).files == 0
@@ -232,12 +234,12 @@ def test_no_folder(tmp_path, monkeypatch):
 
 def test_checksums_are_not_shown():
     found, asked = {"a.csv": 64 * "0", "seed": 1, "b.csv": 64 * "1"}, {"a.csv": 64 * "2", "seed": 2, "b.csv": 64 * "3"}
-    text = "other versions of these: a.csv, b.csv; and with seed 1, and seed 2 is asked for"
+    text = "other versions of these: a.csv, b.csv; and with seed 1; requested is seed 2"
     assert differences(found, asked, ["a.csv", "b.csv", "seed"]) == text
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_was_measured_is_handed_on(tmp_path, whole, workers):
+def test_measurements_are_passed_on(tmp_path, whole, workers):
     collected = {}
     measured = Plan("tones", tones(24), make_and_measure, {"seed": 1}, collected.__setitem__)
     run(measured, tmp_path / "out", workers)
@@ -259,7 +261,7 @@ def test_interrupted_command(tmp_path, whole):
     _, printed = run_slowly.communicate(timeout=120)
     assert run_slowly.returncode == 130
     assert "Traceback" not in printed
-    assert printed.rstrip().endswith("Interrupted. Every file that has its name is whole: start again to go on.")
+    assert printed.rstrip().endswith("Interrupted. Finished files are kept: run the same command again to resume.")
     run(plan(), tmp_path / "out", workers=2)
     assert tree(tmp_path / "out") == whole
 
@@ -272,7 +274,7 @@ def test_options_without_a_value(main, tmp_path, monkeypatch, capsys):
     extra = ["--wsj0_folder", "x"] if main is generate_main else []
     assert main(["wsj0mix", folder, *extra, "--output_folder", ""]) == 2
     assert capsys.readouterr().err == (
-        "--output_folder is empty: give a value, or leave it out. Is a variable of the shell not set?\n"
+        "--output_folder is empty: give a value, or remove the option. Is a variable of the shell not set?\n"
     )
     assert not tree(tmp_path)
 
@@ -297,7 +299,7 @@ def test_disk_that_fills_up(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(engine.wavfile, "write", fill)
-    fails("tone000.wav", "No space left on device", "start again to continue", folder=tmp_path)
+    fails("tone000.wav", "No space left on device", "start again to resume", folder=tmp_path)
     assert [*tree(tmp_path)] == ["tones.json"]
 
 
@@ -319,6 +321,6 @@ def test_worker_that_is_killed(tmp_path, whole):
 
 
 @pytest.mark.parametrize("wrong", [make_wrong, make_short])
-def test_what_was_not_planned_is_a_bug(tmp_path, wrong):
+def test_unplanned_output_is_a_bug(tmp_path, wrong):
     with pytest.raises(RuntimeError, match="planned"):
         run(plan(wrong), tmp_path, workers=1)

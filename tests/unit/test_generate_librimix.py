@@ -1,4 +1,4 @@
-"""LibriMix is what a literal computation of the published steps gives, from published metadata and from our own."""
+"""LibriMix equals a literal computation of the published steps, from published metadata and from our own."""
 
 import csv
 import json
@@ -183,7 +183,7 @@ def test_equal_to_a_literal_computation(raw, tmp_path):
     assert tree(tmp_path / "out").keys() == expected
 
 
-def test_tables_of_what_was_made(raw, tmp_path):
+def test_tables_of_the_generated_files(raw, tmp_path):
     make(raw, tmp_path / "out", sample_rates=[8000], modes=["max"], splits=["train-100"])
     folder = tmp_path / "out/Libri2Mix/wav8k/max"
     for row, metrics, mixture in zip(
@@ -305,7 +305,7 @@ def test_gain_that_is_none(raw, tmp_path, gain, message):
 
 def test_two_mixtures_with_one_name(raw, tmp_path):
     edit(table(raw), lambda text: text + text.splitlines()[1] + "\n")
-    fails(raw, tmp_path, "two mixtures have one name", "19-198-0000_26-495-0001")
+    fails(raw, tmp_path, "two mixtures have the same name", "19-198-0000_26-495-0001")
 
 
 def test_utterance_absent(raw, tmp_path):
@@ -348,7 +348,7 @@ def test_absent_recordings_are_counted(raw, tmp_path):
         tmp_path,
         text,
         "Absent: 2 of 2 of dev-clean.",
-        "leave out the splits that need them with --splits train-100",
+        "omit the splits that need them with --splits train-100",
     )
     assert make(raw, tmp_path / "out", splits=["train-100"]).files > 0
     everywhere = raw | {"librispeech_folder": str(tmp_path)}
@@ -386,12 +386,12 @@ def test_table_without_mixtures(raw, tmp_path, name, splits):
 @pytest.mark.parametrize(
     "path", ["speech/train-clean-100/26", f"speech/{speech_path('26-495-0001')}", "noise/tr", "lists"]
 )
-def test_what_may_not_be_read(raw, tmp_path, path):
+def test_files_without_read_permission(raw, tmp_path, path):
     with closed(tmp_path / path):
         fails(raw, tmp_path, f"can't be read (Permission denied): '{tmp_path / path}'")
 
 
-def test_recordings_in_a_closed_folder_are_not_left_out(speech, tmp_path):
+def test_recordings_in_a_closed_folder_are_not_skipped(speech, tmp_path):
     folder = tmp_path / "speech/train-clean-100/103"
     with closed(folder):
         fails(speech, tmp_path, f"'{folder}' can't be read (Permission denied)")
@@ -521,7 +521,7 @@ def test_folder_that_cannot_be_written(raw, tmp_path):
         ({"from_speech": "speech"}, "Give either metadata_folder"),
         ({"librispeech_folder": None}, "librispeech_folder is missing"),
         ({"metadata_folder": None, "from_speech": "speech"}, "librispeech_folder has no effect with from_speech"),
-        ({"seed": 1}, "seed has no effect on metadata that is there"),
+        ({"seed": 1}, "seed has no effect on existing metadata"),
         ({"types": ["mix_all"]}, "type 'mix_all' is not known"),
         ({"noise": None, "types": ["mix_both"]}, "type 'mix_both' has noise, and none is given"),
         ({"sample_rates": [44100]}, "sample_rate 44100 is not known"),
@@ -781,7 +781,7 @@ def test_dry_run_writes_nothing(speech, noise, tmp_path):
 
 def test_other_arguments_do_not_continue(speech, tmp_path):
     make(speech, tmp_path / "out", n_mixtures=(3, 2, 2))
-    with pytest.raises(InputError, match="was drawn with n_mixtures 3, and n_mixtures 4 is asked for"):
+    with pytest.raises(InputError, match="was drawn with n_mixtures 3; requested is n_mixtures 4"):
         make(speech, tmp_path / "out", n_mixtures=(4, 2, 2))
     write(tmp_path / "speech/999-1-0000.flac", samples_of("new", RATE))
     with pytest.raises(InputError, match="was drawn with other versions of these: speech: give"):
@@ -889,7 +889,10 @@ def test_two_recordings_with_one_name(tmp_path):
         write(tmp_path / folder / "1.wav", samples_of(folder, RATE))
     (tmp_path / "speech.csv").write_text("path,spk\nx/1.wav,a\ny/1.wav,a\n")
     fails(
-        {"from_speech": tmp_path / "speech.csv"}, tmp_path, "two recordings have one name, a-1", "x/1.wav and y/1.wav"
+        {"from_speech": tmp_path / "speech.csv"},
+        tmp_path,
+        "two recordings have the same name, a-1",
+        "x/1.wav and y/1.wav",
     )
 
 
@@ -900,7 +903,7 @@ def test_speech_in_another_layout(speech, tmp_path):
     fails(speech | {"layout": "flat"}, tmp_path, "layout 'flat' is not known: choose one of 'librispeech', 'speakers'")
 
 
-def test_truncated_flac_of_ones_own(speech, tmp_path):
+def test_truncated_flac_of_custom_speech(speech, tmp_path):
     path = tmp_path / "speech/train-clean-100/103/7/103-7-0001.flac"
     path.write_bytes(path.read_bytes()[:9000])
     fails(speech, tmp_path, f"{path}: ", "truncated", "opy or download it again")
@@ -933,7 +936,7 @@ def test_folder_without_recordings(tmp_path):
     fails({"from_speech": tmp_path / "speech"}, tmp_path, "holds no recording; needed files that end in .wav, .flac")
 
 
-def test_a_split_may_be_left_out(speech):
+def test_a_split_may_be_omitted(speech):
     _, clips = find_speech(speech["from_speech"])
     assert list(split_speakers(clips, 2, (1, 0, 1), seed=0)) == ["train-100", "test"]
 

@@ -90,13 +90,13 @@ class TestRates:
         "workers": 1,
     }
 
-    def test_what_has_the_corpus_rate_needs_no_option(self, speech, tmp_path):
+    def test_recordings_of_the_corpus_rate_need_no_option(self, speech, tmp_path):
         generate(tmp_path / "out", from_speech=speech, sample_rates=(8000,), **self.OPTIONS)
         (path, *_) = (tmp_path / "out/Libri2Mix/wav8k/min/train-100/s1").iterdir()
         assert soundfile.info(path).frames == 8000
 
     def test_lower_rates_do(self, speech, tmp_path):
-        message = "has a sample rate of 8000 Hz; needed 16000 Hz or more, as the corpus has: what is above 4000 Hz"
+        message = "has a sample rate of 8000 Hz; needed 16000 Hz or more, as the corpus has: frequencies above 4000 Hz"
         with pytest.raises(InputError, match=message):
             generate(tmp_path / "out", from_speech=speech, sample_rates=(8000, 16000), **self.OPTIONS)
         generate(tmp_path / "out", from_speech=speech, sample_rates=(16000,), resample=True, **self.OPTIONS)
@@ -147,7 +147,7 @@ class TestCutting:
 
     def test_a_part_that_is_not_there(self, tmp_path):
         soundfile.write(tmp_path / "talk.wav", np.zeros(RATE), RATE)
-        with pytest.raises(InputError, match="the recording has 1.000 s, so it has no such part"):
+        with pytest.raises(InputError, match="the recording has 1.000 s, so this part does not exist"):
             read_recording(tmp_path / "talk.wav#t=0.5,1.5")
 
     def test_wrong_lengths(self, tmp_path):

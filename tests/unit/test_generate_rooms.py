@@ -1,4 +1,4 @@
-"""Impulse responses are what a literal sum over images gives, and rooms are drawn and read as published."""
+"""Impulse responses equal a literal sum over images, and rooms are drawn and read as published."""
 
 import dataclasses
 import math
@@ -247,7 +247,7 @@ LINE = PUBLISHED.splitlines()[1]
         (PUBLISHED.replace("micR_x", "micR"), "column micR_x is missing; found utterance_id, room_x"),
         (PUBLISHED.replace(",0.3313", ""), r"rooms.csv:2: has 15 fields; needed 16"),
         (PUBLISHED.replace("0.3313", "short"), r"rooms.csv:2: could not convert string to float: 'short'"),
-        (PUBLISHED + LINE, rf"rooms.csv:3: {NAME} is there for the second time"),
+        (PUBLISHED + LINE, rf"rooms.csv:3: {NAME} occurs twice"),
         (PUBLISHED.replace("3.9010", "7.9010"), r"rooms.csv:2: needed positions within the room"),
         (PUBLISHED.replace("3.9010", "nan"), r"rooms.csv:2: needed positions within the room"),
         (PUBLISHED.replace("0.3313", "0"), r"rooms.csv:2: .* a T60 of 0 to 10 s"),

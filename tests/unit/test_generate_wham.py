@@ -1,4 +1,4 @@
-"""WHAM! is what a literal computation of the published steps gives, and wrong metadata or noise has its messages."""
+"""WHAM! equals a literal computation of the published steps; messages for wrong metadata and noise."""
 
 import io
 import os
@@ -228,7 +228,7 @@ def test_missing_metadata(raw, tmp_path, name, advice):
 @pytest.mark.parametrize(
     "path", ["noise/metadata", "noise/metadata/scaling_tr.npz", f"noise/tr/{NAME}", "noise/cv", "lists"]
 )
-def test_what_may_not_be_read(raw, tmp_path, path):
+def test_files_without_read_permission(raw, tmp_path, path):
     with closed(tmp_path / path):
         fails(raw, tmp_path, f"can't be read (Permission denied): '{tmp_path / path}'")
 
@@ -406,7 +406,7 @@ def test_from_wsj0mix(raw, wsj0mix, tmp_path, given):
 
 def test_a_tree_is_not_continued_from_the_other_source(raw, wsj0mix, tmp_path):
     make(raw, tmp_path / "out")
-    with pytest.raises(InputError, match="was begun with version 1, and version '1 from WSJ0-2mix' is asked for"):
+    with pytest.raises(InputError, match="was begun with version 1; requested is version '1 from WSJ0-2mix'"):
         remix(wsj0mix, raw, tmp_path / "out")
 
 
@@ -445,15 +445,15 @@ def test_noise_shorter_than_the_sources(raw, wsj0mix, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({}, "Give either wsj0_folder, raw WSJ0, or wsj0mix_folder, WSJ0-2mix, and not both"),
-        ({"wsj0_folder": "a", "wsj0mix_folder": "b"}, "and not both"),
+        ({}, "Give either wsj0_folder, raw WSJ0, or wsj0mix_folder, WSJ0-2mix, not both"),
+        ({"wsj0_folder": "a", "wsj0mix_folder": "b"}, "WSJ0-2mix, not both"),
         ({"wsj0_folder": "a"}, "metadata_folder is missing"),
         ({"wsj0mix_folder": "a", "metadata_folder": "b"}, "metadata_folder has no effect with wsj0mix_folder"),
         ({"wsj0mix_folder": "a"}, "noise_folder is missing"),
         ({"wsj0mix_folder": "a", "noise_folder": "b"}, "output_folder is missing"),
     ],
 )
-def test_folders_that_exclude_each_other(options, message):
+def test_conflicting_folders(options, message):
     with pytest.raises(InputError, match=message):
         generate(**options)
 

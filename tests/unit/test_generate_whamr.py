@@ -1,4 +1,4 @@
-"""WHAMR! is what a literal computation of the published steps gives, and wrong metadata has its messages."""
+"""WHAMR! equals a literal computation of the published steps; messages for wrong metadata."""
 
 import os
 import subprocess

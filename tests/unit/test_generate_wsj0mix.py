@@ -1,4 +1,4 @@
-"""WSJ0-mix is what a literal computation of the published steps gives, and wrong raw data has its messages."""
+"""WSJ0-mix equals a literal computation of the published steps; messages for wrong raw data."""
 
 import math
 import os
@@ -197,7 +197,13 @@ def test_shorten(raw, tmp_path):
 def test_second_microphone(raw, tmp_path):
     path = raw[0] / UTTERANCE
     path.rename(path.with_suffix(".wv2"))
-    fails(raw, tmp_path, UTTERANCE, "second microphone only (.wv2)", f"put '{path.with_suffix('.wv1')}' next to it")
+    fails(
+        raw,
+        tmp_path,
+        UTTERANCE,
+        "exists only from the second microphone (.wv2)",
+        f"put '{path.with_suffix('.wv1')}' next to it",
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +283,7 @@ def test_both_microphones(raw, tmp_path, caplog):
         soundfile.write(path.with_suffix(".wv2"), np.ones(99) / 8, 16000, format="NIST", subtype="PCM_16")
     make((both, raw[1]), tmp_path / "out")
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    assert "8 utterances are taken from the first microphone (.wv1); 8 of them are there from the second" in caplog.text
+    assert "8 utterances are from the first microphone (.wv1); 8 of them exist from the second" in caplog.text
 
 
 # Recordings that can't be used
@@ -295,7 +301,7 @@ def test_both_microphones(raw, tmp_path, caplog):
         ("metadata", "Metadata file mix_2_spk_tr.txt can't be read (Permission denied)"),
     ],
 )
-def test_what_may_not_be_read(raw, tmp_path, path, found):
+def test_files_without_read_permission(raw, tmp_path, path, found):
     refused = f"can't be read (Permission denied): '{tmp_path / path}'"
     with closed(tmp_path / path):
         fails(raw, tmp_path, found.format(tmp_path, tmp_path), refused)
@@ -346,7 +352,7 @@ def test_truncated_recording(raw, tmp_path, container):
 def test_recording_that_changes_during_the_work(raw, tmp_path):
     path = raw[0] / UTTERANCE
     recording = RawRecording(str(path), 2002)
-    with pytest.raises(InputError, match="has 2001 frames where its header promised 2002"):
+    with pytest.raises(InputError, match="has 2001 frames where its header states 2002"):
         read_recording(recording)
 
 
@@ -409,7 +415,10 @@ def test_two_mixtures_with_one_name(raw, tmp_path):
     path = raw[1] / "mix_2_spk_tr.txt"
     path.write_text(2 * path.read_text())
     fails(
-        raw, tmp_path, "two mixtures have one name", "2speakers/wav8k/min/tr/mix/40na010x_1.9857_01xo031a_-1.9857.wav"
+        raw,
+        tmp_path,
+        "two mixtures have the same name",
+        "2speakers/wav8k/min/tr/mix/40na010x_1.9857_01xo031a_-1.9857.wav",
     )
 
 
@@ -450,4 +459,4 @@ def test_two_microphones(tmp_path, caplog):
         soundfile.write(folder / f"011a0101.{ending}", np.full(100, amplitude), 16000, format="NIST", subtype="PCM_16")
     found = find_wsj0(tmp_path, ["wsj0/si_tr_s/011/011a0101.wav"])["wsj0/si_tr_s/011/011a0101.wav"]
     assert found.path.endswith(".wv1") and abs(read_recording(found)[0] - 0.1) < 1e-3
-    assert "1 utterances are taken from the first microphone (.wv1); 1 of them are there from the second" in caplog.text
+    assert "1 utterances are from the first microphone (.wv1); 1 of them exist from the second" in caplog.text

@@ -1,4 +1,4 @@
-"""A part of the corpus to carry: what is packed is what is unpacked, checked by its sums."""
+"""A packed part of the corpus: unpacking restores it, verified by checksums."""
 
 import gzip
 import json
@@ -65,11 +65,11 @@ def test_what_is_packed_is_unpacked(packed, capsys):
     assert [line.split(",")[0] for line in listed] == ["clip", "a-00000", "a-00001", "t-1-2"]
 
 
-def test_a_file_that_was_damaged_on_the_way(packed, capsys):
+def test_a_file_that_was_damaged_in_transfer(packed, capsys):
     path = packed / "packed" / "a-000.ogg"
     path.write_bytes(path.read_bytes()[:-1])
     assert main(["unpack", str(packed / "packed"), str(packed / "out")]) == 2
-    assert "a-000.ogg differ from what was packed: carry them again" in capsys.readouterr().err
+    assert "a-000.ogg differ from the packed files: copy them again" in capsys.readouterr().err
     assert not (packed / "out").exists()
 
 
@@ -77,7 +77,7 @@ def test_more_than_can_be_carried(packed, monkeypatch, capsys):
     monkeypatch.setattr(gpu_corpus, "MOST_MB", 0.001)
     words = ["--speech", str(packed / "speech"), "--noise", str(packed / "noise")]
     assert main(["pack", *words, "--librispeech_folder", str(packed), str(packed / "more")]) == 2
-    assert "MB are more than the 0.001 MB that can be carried: take fewer files" in capsys.readouterr().err
+    assert "MB are more than the limit of 0.001 MB: choose fewer files" in capsys.readouterr().err
 
 
 def test_folders_that_hold_something_else(packed, capsys):

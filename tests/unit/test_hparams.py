@@ -1,4 +1,4 @@
-"""Every experiment file: it loads, its header says what it is, no key is without use, and the files agree."""
+"""Every experiment file: it loads, its header describes it, every key is used, and the files agree."""
 
 import inspect
 import re
@@ -219,7 +219,7 @@ class TestAgreement:
         assert len(lines) <= 160 and max(map(len, lines)) <= 120
 
 
-def test_mossformer2_is_mossformer_but_for_the_network_and_what_is_published_of_its_training():
+def test_mossformer2_is_mossformer_except_for_the_network_and_its_published_training():
     """Each experiment of MossFormer2 has its namesake's lines."""
     of_mossformer2 = [path for path in FILES if path.stem.startswith("mossformer2_")]
     assert len(of_mossformer2) == 4

@@ -1,4 +1,4 @@
-"""Recordings of every kind through a model: rate, length, level, chunks, files, and what can go wrong."""
+"""Recordings of every kind through a model: rate, length, level, chunks, files, and errors."""
 
 import contextlib
 import io
@@ -226,7 +226,7 @@ class TestLevel:
         rest = torch.from_numpy(samples - samples.mean()) - estimates.sum(1)
         assert (rest @ estimates).abs().max() <= 1e-3 * estimates.square().sum()
 
-    def test_none_is_what_the_network_gives(self, model):
+    def test_none_is_the_networks_output(self, model):
         """At the level that it gets recordings at, taken back."""
         samples = noise(RATE)
         estimates, gain = self.at_one_level(model, samples)
@@ -279,10 +279,10 @@ class TestFiles:
         content = write(tmp_path / "talk.wav", noise(4000)).read_bytes()
         (first, *_) = model.separate_to_files(content, tmp_path, name="call.1")
         assert first == tmp_path / "call.1_spk1.wav" and first.is_file()
-        with pytest.raises(InputError, match="the recording has no name to call the files by"):
+        with pytest.raises(InputError, match="the recording has no name for the files"):
             model.separate_to_files(content, tmp_path)
 
-    def test_nothing_is_written_unasked(self, model, tmp_path):
+    def test_nothing_is_written_without_an_output_folder(self, model, tmp_path):
         model.separate_file(write(tmp_path / "talk.wav", noise(4000)))
         assert [path.name for path in tmp_path.iterdir()] == ["talk.wav"]
 
@@ -315,7 +315,7 @@ class TestBadInput:
 
     def test_shorter_than_the_encoders_kernel(self, model, tmp_path):
         path = write(tmp_path / "click.wav", np.ones(10), 16000)
-        self.fails(model, path, tmp_path, "click.wav: has 5 samples at the model's 8000 Hz; it takes at least 32")
+        self.fails(model, path, tmp_path, "click.wav: has 5 samples at the model's 8000 Hz; at least 32")
 
     def test_cut_off(self, model, tmp_path):
         path = write(tmp_path / "talk.flac", noise(200000))
@@ -335,7 +335,7 @@ class TestBadInput:
             (np.zeros(4000, dtype=bool), "floating point or integers; found bool"),
             (np.zeros(4000, dtype=complex), "floating point or integers; found complex128"),
             (np.array(["a", "b"]), "floating point or integers; found <U1"),
-            ([0, 1, 2], "a list of whole numbers has no full scale: give an array of the type"),
+            ([0, 1, 2], "a list of integers has no full scale: give an array of their type"),
             ([[0.1, 0.2], [0.3]], "the given list is no array of samples"),
             (torch.zeros(4000).to_sparse(), "the given Tensor is no array of samples"),
             (np.float32(1), r"found shape \[\]"),
@@ -361,7 +361,7 @@ class TestBadInput:
                 model.separate_batch(batch)
 
     @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-    def test_a_batch_with_what_is_no_number(self, model, wrong):
+    def test_a_batch_with_nan_or_infinity(self, model, wrong):
         batch = torch.from_numpy(noise(3 * 4000)).view(3, 4000)
         batch[1, 3000] = wrong
         with pytest.raises(InputError, match="mix: items 1 of the batch hold NaN or infinity"):
@@ -383,7 +383,7 @@ class TestBadInput:
             model.separate_file("owner/name/a/mixture.wav")
         with pytest.raises(InputError, match="there is no such audio file. Download it, and give the path"):
             model.separate("https://host/mixture.wav")
-        with pytest.raises(InputError, match="savedir keep: has no place here, for only local files are separated"):
+        with pytest.raises(InputError, match="savedir keep: has no effect here, since only local files are separated"):
             model.separate_file("talk.wav", savedir="keep")
 
     def test_the_output_folder_of_a_training(self, tmp_path):

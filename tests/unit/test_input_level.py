@@ -1,4 +1,4 @@
-"""Separation does not depend on how loud a recording is, nor on a constant offset; silence gives silence."""
+"""Separation does not depend on a recording's level or offset; silence gives silence."""
 
 import numpy as np
 import pytest

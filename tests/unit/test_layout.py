@@ -1,4 +1,4 @@
-"""The packages' imports go one way, from the command line down to the network and the data, and in no circle."""
+"""The packages' imports go one way, from the command line down to the network and the data, without cycles."""
 
 import ast
 from pathlib import Path
@@ -49,7 +49,7 @@ NAMES = {module_name(path) for path in PACKAGE.rglob("*.py")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_arrows_go_down(path):
+def test_imports_go_one_way(path):
     own = LEVELS.get(module_name(path).split(".")[1], 0)
     for name in imports(path):
         package = name.split(".")[1] if "." in name else None
@@ -57,7 +57,7 @@ def test_arrows_go_down(path):
             assert LEVELS[package] > own, f"{module_name(path)} imports {name}"
 
 
-def test_there_is_no_circle():
+def test_there_are_no_circular_imports():
     graph = {module_name(path): imports(path, everywhere=False) & NAMES for path in PACKAGE.rglob("*.py")}
     done = set()
 
@@ -82,7 +82,7 @@ def test_the_package_needs_nothing_that_is_not_installed_with_it():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data_prep").rglob("*.py")), ids=module_name)
-def test_arrows_of_data_prep_go_down(path):
+def test_imports_of_data_prep_go_one_way(path):
     """From corpora to manifests and demo_corpus, from these to generate, from all to the helpers."""
     part, *_ = [*module_name(path).split(".")[1:], ""]
     tree = ast.parse(path.read_text(encoding="utf-8"))

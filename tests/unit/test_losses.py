@@ -41,7 +41,7 @@ def test_permutation_is_not_chosen_in_half_precision():
 
 
 class TestSilentSources:
-    def test_are_left_out_of_the_mean(self):
+    def test_are_excluded_from_the_mean(self):
         sources = mixture_of(2, batch_size=1)
         estimates = sources + 0.5 * torch.randn_like(sources)
         one = si_snr(estimates[..., :1], sources[..., :1])
@@ -70,7 +70,7 @@ class TestSilentSources:
 
 
 class TestSilentTargets:
-    """One speaker of two is silent: what becomes of its estimate."""
+    """One speaker of two is silent: the loss of its estimate."""
 
     def case(self, leak=0.1, num_spks=2):
         sources = torch.zeros(1, 4000, num_spks, dtype=torch.float64)
@@ -79,7 +79,7 @@ class TestSilentTargets:
         estimates = torch.cat((leaks, sources[..., :1] + 0.01 * torch.randn(1, 4000, 1)), -1)
         return estimates.requires_grad_(), sources
 
-    def test_left_alone_by_default(self):
+    def test_no_loss_by_default(self):
         estimates, sources = self.case()
         result = pit_si_snr_loss(estimates, sources)
         result.losses.sum().backward()
@@ -87,7 +87,7 @@ class TestSilentTargets:
         assert not estimates.grad[..., 0].any()
 
     @pytest.mark.parametrize("leak, expected", [(0.1, -20), (1.0, 0), (1e-4, -30)])
-    def test_pushed_below_the_others(self, leak, expected):
+    def test_attenuated_below_the_others(self, leak, expected):
         estimates, sources = self.case(leak)
         result = pit_si_snr_loss(estimates, sources, silence_snr=30)
         assert 2 * result.losses.item() + result.si_snr.item() == pytest.approx(expected, abs=0.5)

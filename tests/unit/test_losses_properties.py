@@ -158,7 +158,7 @@ def test_a_silent_estimate_is_the_worst_and_finite(case, with_silence_loss):
 
 @fixed
 @given(cases(min_spks=2, silence=False), st.floats(-60, 60))
-def test_silence_is_pushed_below_where_it_is_and_nothing_else_changes(case, level):
+def test_silence_is_attenuated_and_nothing_else_changes(case, level):
     """Items whose sources are all active have the loss that they have without."""
     sources, estimates, lengths, _ = case
     plain = pit_si_snr_loss(estimates, sources, lengths)

@@ -108,7 +108,7 @@ def test_wsj0mix_rows(tmp_path, num_spks, ids):
     assert f"/{last}/" in rows[0][f"{last}_wav"] and rows[0][f"{last}_spk"] == {2: "01c", 3: "20m"}[num_spks]
 
 
-def test_no_speaker_columns_unless_every_name_tells(wham, tmp_path):
+def test_no_speaker_columns_unless_every_name_has_speakers(wham, tmp_path):
     for folder in ("mix_both", "s1", "s2", "noise"):
         write_wav(wham / TRAIN / folder / "zz-other.wav")
     manifests = prepare_wham(wham, tmp_path / "out")
@@ -285,12 +285,12 @@ def other_length(path):
 )
 def test_damaged_source(wham, tmp_path, damage, kind, text):
     damage(wham / TRAIN / "s1" / f"{A}.wav")
-    fails(tmp_path, f"6 mixtures looked at: 1 {kind}.", f"{TRAIN}/s1/{A}.wav {text}", "No manifest was written")
+    fails(tmp_path, f"6 mixtures checked: 1 {kind}.", f"{TRAIN}/s1/{A}.wav {text}", "No manifest was written")
 
 
 def test_damaged_mixture_is_reported_once(wham, tmp_path):
     truncated(wham / TRAIN / "mix_both" / f"{A}.wav")
-    fails(tmp_path, "looked at: 1 truncated files.")
+    fails(tmp_path, "checked: 1 truncated files.")
 
 
 def test_all_problems_are_counted_and_some_shown(wham, tmp_path):

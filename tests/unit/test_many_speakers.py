@@ -1,4 +1,4 @@
-"""The corpus of many speakers: what is made, that it is what it says, that it is made once, and each message."""
+"""The corpus of many speakers: its content, that it is generated once, and each message."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_manifests_list_all_conditions(made):
     assert len(MixtureDataset(manifests["tt"], folder, num_spks=2, sample_rate=8000)[0].mixture) > 8000
 
 
-def test_mixtures_are_what_their_condition_says(made):
+def test_mixtures_match_their_condition(made):
     folder, manifests = made
     tables = {condition: pd.read_csv(manifests[f"tt_{condition}"]) for condition in CONDITIONS}
     for number in range(2):
@@ -134,7 +134,7 @@ def test_is_made_once_and_completed(source, made, tmp_path):
 
 
 def test_another_seed_is_another_corpus(source, made, tmp_path):
-    with pytest.raises(InputError, match="was begun with seed 1234, and seed 5 is asked for"):
+    with pytest.raises(InputError, match="was begun with seed 1234; requested is seed 5"):
         prepare_many_speakers(made[0], tmp_path, **source, **NUMBERS, seed=5)
 
 
@@ -217,7 +217,7 @@ class TestMessages:
         "text, message",
         [
             ("clip,split\n", r"has the columns \['clip', 'split'\]; needed clip,speaker,split,source,file"),
-            ("{}a/b,s,tr,x,y\n", "list.csv:2: found the clip 'a/b' of 's'; needed names of a file each"),
+            ("{}a/b,s,tr,x,y\n", "list.csv:2: found the clip 'a/b' of 's'; needed valid file names"),
             ("{}a,s,train,x,y\n", "list.csv:2: split 'train' is not known: choose one of 'tr'"),
             ("{}a,s,tr,x,y\nb,s,cv,x,y\n", "list.csv:3: speaker s is in the splits 'tr' and 'cv'; needed in one"),
             ("{}a,s,tr,x,y\n", "split 'tr' has fewer than two speakers"),

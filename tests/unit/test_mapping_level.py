@@ -1,4 +1,4 @@
-"""A network that applies no masks has a level of its own; its estimates get that of their mixture, chunk by chunk."""
+"""Estimates of a network that applies no masks are scaled to their mixture's level, chunk by chunk."""
 
 import numpy as np
 import pytest

@@ -39,7 +39,7 @@ class TestLengths:
     def batch(self):
         return torch.rand(len(self.lengths), N, int(self.lengths.max()), dtype=torch.float64)
 
-    def test_every_item_gets_what_it_gets_alone(self, batch):
+    def test_every_item_equals_itself_alone(self, batch):
         network = masknet()
         together = network(batch, self.lengths)
         for item, length in enumerate(self.lengths):
@@ -51,7 +51,7 @@ class TestLengths:
         for item, length in enumerate(self.lengths):
             assert (masks[:, item, :, length:] == 0).all()
 
-    def test_what_stands_in_the_padding_does_not_matter(self, batch):
+    def test_the_content_of_the_padding_does_not_matter(self, batch):
         network = masknet()
         poisoned = batch.clone()
         for item, length in enumerate(self.lengths):
@@ -141,14 +141,14 @@ class TestCheckpointedBlocks:
         output.square().sum().backward()
         return sum(kept), output.detach(), {name: p.grad for name, p in network.named_parameters()}
 
-    def test_same_output_and_gradients_with_less_kept(self):
+    def test_same_output_and_gradients_with_less_saved(self):
         all_kept, output, gradients = self.train(False)
         few_kept, again, same_gradients = self.train(True)
         assert few_kept < all_kept / 3
         assert torch.equal(output, again)
         torch.testing.assert_close(same_gradients, gradients, rtol=1e-12, atol=1e-12)
 
-    def test_it_is_not_part_of_what_a_network_is(self):
+    def test_it_is_not_in_the_config(self):
         plain, checkpointed = masknet(), masknet(checkpoint_blocks=True)
         assert plain.config == checkpointed.config and plain.state_dict().keys() == checkpointed.state_dict().keys()
 

@@ -1,4 +1,4 @@
-"""Files of phones and films: what is decoded, whether all of it is there, and what is said where PyAV is missing."""
+"""Files of phones and films: decoding, completeness, and the message without PyAV."""
 
 import importlib.util
 import io
@@ -91,7 +91,7 @@ class TestEach:
             read_audio(files[name])
 
 
-def test_what_libsndfile_reads_does_not_come_here(tmp_path, monkeypatch):
+def test_libsndfile_reads_its_own_formats(tmp_path, monkeypatch):
     monkeypatch.setattr(media_file.MediaFile, "__init__", None)
     for format in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "CAF", "AU", "W64", "RF64", "NIST"):
         path = tmp_path / f"a.{format.lower()}"
@@ -126,7 +126,7 @@ class TestStreams:
             frame = av.VideoFrame(32, 32, "yuv420p")
             output.mux(pictures.encode(frame))
             output.mux(pictures.encode(None))
-        with pytest.raises(InputError, match="has no sound"):
+        with pytest.raises(InputError, match="has no audio"):
             read_audio(tmp_path / "mute.mp4")
 
     def test_sound_that_begins_late(self, tmp_path, caplog):
@@ -156,7 +156,7 @@ class TestFolders:
         passed_over = []
         jobs = list_recordings([str(folder)], folder / "out", passed_over=passed_over)
         assert [job.name for job in jobs] == ["a", "film", "talk"] and passed_over == [folder / "old.ra"]
-        assert "Passed over 1 files of formats that can't be read here (1 .ra): convert them" in caplog.text
+        assert "Skipped 1 files of formats that can't be read here (1 .ra): convert them" in caplog.text
 
     def test_without(self, folder, caplog, monkeypatch):
         monkeypatch.setattr("mossformer_sb.cli.input_files.can_read_media", lambda: False)
@@ -164,10 +164,7 @@ class TestFolders:
         jobs = list_recordings([str(folder)], folder / "out", passed_over=passed_over)
         assert [job.name for job in jobs] == ["talk"]
         assert [path.name for path in sorted(passed_over)] == ["a.m4a", "film.mp4", "old.ra"]
-        assert (
-            "Passed over 3 files of formats that can't be read here (1 .m4a, 1 .mp4, 1 .ra): convert them"
-            in caplog.text
-        )
+        assert "Skipped 3 files of formats that can't be read here (1 .m4a, 1 .mp4, 1 .ra): convert them" in caplog.text
         assert 'pip install "mossformer_sb[av]"' in caplog.text and f"They are {folder}/a.m4a, " in caplog.text
 
     def test_an_ending_belongs_to_one_reader(self):

@@ -51,7 +51,7 @@ def test_the_mixture_itself_improves_nothing(utterance):
     assert scores.sdr_i == pytest.approx(0, abs=1e-9)
 
 
-def test_a_silent_source_is_left_out(utterance):
+def test_a_silent_source_is_excluded(utterance):
     mixture, sources, estimates = utterance
     sources[:, 1] = 0
     scores, _ = separation_scores(mixture, sources, estimates)
@@ -90,7 +90,7 @@ class TestTable:
 
     def test_summary_counts_the_silent(self):
         summary = self.table().summary()
-        assert "3 utterances" in summary and "1 utterances with nothing but silent sources" in summary
+        assert "3 utterances" in summary and "1 utterances with only silent sources" in summary
         assert "si-snr_i      5.00" in summary
 
 

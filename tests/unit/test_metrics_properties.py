@@ -97,7 +97,7 @@ def test_the_mixture_improves_nothing(utterance):
 
 @fixed
 @given(utterances(min_spks=2))
-def test_a_silent_source_is_left_out(utterance):
+def test_a_silent_source_is_excluded(utterance):
     mixture, sources, estimates, rng = utterance
     silent = int(rng.integers(sources.shape[1]))
     others = [speaker for speaker in range(sources.shape[1]) if speaker != silent]

@@ -1,4 +1,4 @@
-"""Synthetic voices, mixtures and the small corpus: what they promise about samples, splits and wrong input."""
+"""Synthetic voices, mixtures and the small corpus: samples, splits and wrong input."""
 
 import csv
 import hashlib
@@ -124,7 +124,7 @@ def test_mixtures_are_sums_of_different_speakers_at_the_levels_drawn():
     assert -32 <= min(levels) < -31 and -23 < max(levels) <= -22
 
 
-def test_sources_are_the_utterances_and_noise_is_a_stretch_of_its_clip():
+def test_sources_are_the_utterances_and_noise_is_a_segment_of_its_clip():
     speech, noise = signals(num_speakers=2, num_utterances=1)
     mixture_id, made = mix(speech, noise[1:], np.random.default_rng(0))
     utterance = speech[mixture_id[:3]][0][: len(made["s1"])]
@@ -133,7 +133,7 @@ def test_sources_are_the_utterances_and_noise_is_a_stretch_of_its_clip():
     assert max(np.corrcoef(window, made["noise"])[0, 1] for window in windows) == pytest.approx(1, abs=1e-6)
 
 
-def test_offsets_are_taken_off():
+def test_offsets_are_subtracted():
     speech, noise = signals()
     shifted = {speaker: [utterance + 10 for utterance in own] for speaker, own in speech.items()}
     plain = mix(speech, noise, np.random.default_rng(0))[1]
@@ -141,14 +141,14 @@ def test_offsets_are_taken_off():
         np.testing.assert_allclose(signal, plain[name], atol=1e-6)
 
 
-def test_short_noise_begins_anew():
+def test_short_noise_is_repeated():
     speech, noise = signals()
     _, made = mix(speech, noise[:1], np.random.default_rng(0))
     np.testing.assert_array_equal(made["noise"][:300], made["noise"][300:600])
     assert np.count_nonzero(made["noise"]) == len(made["noise"])
 
 
-def test_short_noise_is_left_out_if_it_may_not_loop():
+def test_short_noise_is_skipped_if_it_may_not_loop():
     speech, noise = signals()
     rngs = (np.random.default_rng(0), np.random.default_rng(0))
     only_long, both = mix(speech, noise[1:], rngs[0]), mix(speech, noise, rngs[1], loop_noise=False)
@@ -156,7 +156,7 @@ def test_short_noise_is_left_out_if_it_may_not_loop():
     fails(lambda: mix(speech, noise[:1], rngs[0], loop_noise=False), "the longest has 300", "set loop_noise")
 
 
-def test_quiet_stretches_of_noise_are_not_blown_up():
+def test_quiet_segments_of_noise_are_not_amplified():
     speech, _ = signals()
     rng = np.random.default_rng(0)
     clip = np.concatenate([1e-6 * rng.standard_normal(100_000), rng.standard_normal(100)])
@@ -303,7 +303,7 @@ def test_corpus_that_is_there_is_used(corpus, monkeypatch):
 
 
 def test_corpus_of_other_arguments(corpus):
-    parts = [f"data_folder '{corpus}' holds a corpus with seed 1234, and seed 7 is asked for", "another data_folder"]
+    parts = [f"data_folder '{corpus}' holds a corpus with seed 1234; requested is seed 7", "another data_folder"]
     fails(lambda: make_mini_corpus(corpus, **SMALL, seed=7), *parts)
 
 

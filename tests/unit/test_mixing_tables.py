@@ -1,4 +1,4 @@
-"""Tables of recordings and rooms: what is in them, and what a killed or a second run does."""
+"""Tables of recordings and rooms: their content, and interrupted and repeated runs."""
 
 import json
 import math
@@ -59,7 +59,9 @@ class TestTables:
         assert [os.path.basename(path) for path in noise["path"]] == ["n.wav"]
 
     def test_it_needs_speakers_then(self, tmp_path):
-        with pytest.raises(InputError, match=r"tr.csv: has no column s1_spk, s2_spk, so dynamic mixing can't tell"):
+        with pytest.raises(
+            InputError, match=r"tr.csv: has no column s1_spk, s2_spk, so the speakers for dynamic mixing are unknown"
+        ):
             prepare_mixing(True, write_manifest(tmp_path / "tr.csv"), tmp_path, tmp_path)
 
     def test_nothing_is_done_without_dynamic_mixing(self, tmp_path):
@@ -74,7 +76,7 @@ class TestTables:
         header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"
         (tmp_path / "tt.csv").write_text(f"{header}\na,2.0,{RATE},m,s1,s2,spk1,new\n")
         prepare_pools(tmp_path, noise=False, test_manifest=tmp_path / "tt.csv")
-        assert "has recordings of 1 speakers of the test set (spk1): scores on it will be too good" in caplog.text
+        assert "has recordings of 1 speakers of the test set (spk1): scores on it will be too high" in caplog.text
 
     @pytest.mark.parametrize(
         "options, message",
@@ -117,7 +119,7 @@ class TestTables:
 
 
 class TestAgain:
-    """What is there is not made again, and what a killed run had is kept."""
+    """Existing files are not computed again, and results of an interrupted run are kept."""
 
     def measured(self, monkeypatch):
         seen = []
@@ -157,7 +159,7 @@ class TestAgain:
         assert (tmp_path / "mixing_speech.csv").read_text() == expected
         assert not (tmp_path / "mixing_speech.partial").exists()
 
-    def test_results_under_another_key_are_thrown_away(self, tmp_path):
+    def test_results_under_another_key_are_discarded(self, tmp_path):
         resumable(tmp_path / "x", "one", [1, 2, 3], lambda items: map(str, items))
         assert resumable(tmp_path / "x", "two", [4], lambda items: map(abs, items)) == [4]
 

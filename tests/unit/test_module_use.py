@@ -1,4 +1,4 @@
-"""What other people's training code does to the mask net, and that it stays itself through all of it."""
+"""Uses of the mask net in other training code."""
 
 import copy
 import importlib
@@ -88,7 +88,7 @@ def test_a_copy_gives_the_same_masks(masknet, encoded, tmp_path, copied):
     assert torch.equal(copied(masknet, tmp_path)(encoded), expected)
 
 
-def test_a_copy_goes_its_own_way(masknet, encoded):
+def test_a_copy_is_independent(masknet, encoded):
     expected = masknet(encoded)
     other = copy.deepcopy(masknet)
     with torch.no_grad():
@@ -325,7 +325,7 @@ class OwnBrain(sb.Brain):
 
 
 def low_and_high(num_batches=25, batch_size=2, num_samples=800):
-    """One speaker hums low, the other high, each at a pitch of its own."""
+    """One speaker is a low hum, the other a high one, each with its own pitch."""
     time = torch.arange(num_samples) / 8000
     batches = []
     for _ in range(num_batches):
@@ -349,7 +349,7 @@ def own_brain(run_opts=None, **hparams):
     return brain
 
 
-def test_a_brain_of_ones_own_trains_it():
+def test_a_custom_brain_trains_it():
     brain = own_brain()
     before = copy.deepcopy(brain.modules.masknet.state_dict())
     brain.fit(range(2), low_and_high())

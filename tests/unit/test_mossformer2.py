@@ -37,7 +37,7 @@ class TestLengths:
         return torch.rand(len(self.lengths), N, int(self.lengths.max()), dtype=torch.float64)
 
     @pytest.mark.parametrize("train", [True, False])
-    def test_every_item_gets_what_it_gets_alone(self, batch, train):
+    def test_every_item_equals_itself_alone(self, batch, train):
         network = masknet().train(train)
         with torch.set_grad_enabled(train):
             together = network(batch, self.lengths)
@@ -56,7 +56,7 @@ class TestLengths:
         for name, parameter in network.named_parameters():
             torch.testing.assert_close(together[name], parameter.grad, rtol=1e-7, atol=1e-9)
 
-    def test_what_stands_in_the_padding_does_not_matter(self, batch):
+    def test_the_content_of_the_padding_does_not_matter(self, batch):
         network = masknet()
         poisoned = batch.clone()
         for item, length in enumerate(self.lengths):
@@ -136,7 +136,7 @@ class TestMapping:
             alone = separator(mixture[1:, :2000])
         torch.testing.assert_close(together[1, :2000], alone[0], rtol=1e-4, atol=1e-5)
 
-    def test_it_is_part_of_what_a_network_is(self):
+    def test_it_is_in_the_config(self):
         assert build_masknet("2mini", apply_masks=False).config["apply_masks"] is False
 
     def test_a_mossformer_has_no_such_option(self):
@@ -205,7 +205,7 @@ class TestCheckpointedBlocks:
         output.square().sum().backward()
         return sum(kept), output.detach(), {name: p.grad for name, p in network.named_parameters()}
 
-    def test_same_output_and_gradients_with_less_kept(self):
+    def test_same_output_and_gradients_with_less_saved(self):
         all_kept, output, gradients = self.train(False)
         few_kept, again, same_gradients = self.train(True)
         assert few_kept < all_kept / 3

@@ -77,7 +77,7 @@ class TestMapping:
     def test_ours_loads_it_and_speechbrains_files_are_not_written(self, mapping, tmp_path, caplog):
         with caplog.at_level(logging.WARNING):
             folder = write(mapping, tmp_path / "model")
-        assert "Nothing is written for SpeechBrain's classes: with apply_masks: False" in caplog.text
+        assert "No files for SpeechBrain's classes are written: with apply_masks: False" in caplog.text
         assert {path.name for path in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
         assert '"apply_masks": false' in (folder / "config.json").read_text()
         card = " ".join((folder / "README.md").read_text().split())
@@ -113,7 +113,7 @@ class TestStartingFromAMossFormer:
         assert set(comparisons["masknet"].loaded) == theirs.keys()
         assert "missing: masknet.recurrent.* (120), new" in caplog.text
 
-    def test_the_other_way_the_recurrent_modules_are_left_out(self, folder, caplog):
+    def test_the_other_way_the_recurrent_modules_are_skipped(self, folder, caplog):
         modules = dict(separator("mini", num_spks=3).named_children())
         with caplog.at_level(logging.INFO):
             comparisons = start_from(modules, folder, RATE)

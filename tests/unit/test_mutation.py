@@ -24,6 +24,6 @@ def test_every_place_gives_another_program():
     assert all("Not 1 of these." in program for program in programs)
 
 
-def test_what_is_drawn_depends_on_the_seed_alone():
+def test_mutants_depend_only_on_the_seed():
     assert draw(20, 1) == draw(20, 1) != draw(20, 2)
     assert {mutant[0] for mutant in draw(500, 1)} == set(TARGETS)

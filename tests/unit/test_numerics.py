@@ -1,4 +1,4 @@
-"""What a training says it computes with, and what `deterministic` turns on."""
+"""The log line on device, precision and kernels, and the effect of `deterministic`."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from tests.unit.brains import batch_of, fit, make_brain, parameters
 
 @pytest.fixture
 def restored(monkeypatch):
-    """Leaves torch as it was."""
+    """Restores torch's settings."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     yield

@@ -1,4 +1,4 @@
-"""Optimizers by name; Muon with AdamW is what the two are alone, and goes on from its state."""
+"""Optimizers by name; Muon with AdamW equals the two alone, and resumes from its state."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ class TestMuon:
         for name, parameter in net.named_parameters():
             assert torch.equal(parameter, named[name]), name
 
-    def test_goes_on_from_its_state(self, tmp_path):
+    def test_resumes_from_its_state(self, tmp_path):
         whole, parted = network(), network()
         fit(whole, choose_optimizer(whole.parameters(), "muon", 0.01), 4)
         optimizer = choose_optimizer(parted.parameters(), "muon", 0.01)

@@ -1,4 +1,4 @@
-"""Random options of the programs: whatever they are given, the end is a result or an `InputError`, and nothing else.
+"""Random options of the programs: each run ends with a result or an `InputError`.
 
 Seeds are fixed. It stops after 10 seconds; MOSSFORMER_SB_FUZZ_SECONDS sets another time.
 """

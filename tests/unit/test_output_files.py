@@ -1,4 +1,4 @@
-"""What is written of a separated recording: kinds of samples, the rest, single speakers, levels, and what is told."""
+"""Output files of a separated recording: subtypes, the rest, single speakers, levels, and the report."""
 
 import numpy as np
 import pytest
@@ -175,7 +175,7 @@ class TestOneOfThem:
 
 def test_a_failure_leaves_no_folder_of_the_recording(model, tmp_path):
     path = write(tmp_path / "short.wav", np.ones(5))
-    with pytest.raises(InputError, match="it takes at least"):
+    with pytest.raises(InputError, match="samples at the model.s 8000 Hz; at least"):
         model.separate_recording(path, tmp_path / "out", output=Output(pattern="{stem}/spk{n}"))
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -33,9 +33,9 @@ def test_braces_in_a_recordings_name_are_no_fields():
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("{stem}", r"has no \{n\}, so that all speakers would have one file"),
+        ("{stem}", r"has no \{n\}, so that all speakers would have the same file"),
         ("", r"has no \{n\}"),
-        ("{stem}_{track}_{n}", r"has the field \{track\}, which is not known: it takes \{stem\}"),
+        ("{stem}_{track}_{n}", r"has the field \{track\}, which is not known: possible are \{stem\}"),
         ("{stem}_{n.real}", r"has the field \{n.real\}"),
         ("{stem!r}_{n}", r"has the field \{stem!r\}"),
         ("{stem:>1000000000}_{n}", r"has the field \{stem:>1000000000\}"),

@@ -1,4 +1,4 @@
-"""Corpora as people have them: parts of LibriMix, corpora that data_prep.generate made, and no test set."""
+"""Common variants of corpora: parts of LibriMix, corpora by data_prep.generate, and no test set."""
 
 import csv
 import logging
@@ -46,19 +46,17 @@ class TestLibriMix:
     @pytest.mark.parametrize("itself", [False, True])
     def test_a_split_is_missing(self, tmp_path, itself):
         root = write_librimix(tmp_path / "data", splits=("train-100", "test"))
-        with pytest.raises(InputError, match="has Libri2Mix, but nothing of split 'dev'.* and has: test, train-100"):
+        with pytest.raises(InputError, match="has Libri2Mix, but not split 'dev'.* and has: test, train-100"):
             prepare_librimix(root / "Libri2Mix" if itself else root, tmp_path / "out")
 
     def test_another_training_split(self, tmp_path):
         root = write_librimix(tmp_path / "data", splits=("train-360", "dev", "test"))
-        with pytest.raises(
-            InputError, match="nothing of split 'train-100'.*There is train-360: give --train_split train-360"
-        ):
+        with pytest.raises(InputError, match="not split 'train-100'.*There is train-360: give --train_split train-360"):
             prepare_librimix(root, tmp_path / "out")
 
     def test_one_split_alone(self, tmp_path):
         root = write_librimix(tmp_path / "data", splits=("dev",))
-        with pytest.raises(InputError, match="--splits dev takes what is there"):
+        with pytest.raises(InputError, match="--splits dev uses the existing ones"):
             prepare_librimix(root, tmp_path / "out")
         assert list(prepare_librimix(root, tmp_path / "out", splits=["dev"])) == ["dev"]
 
@@ -106,7 +104,7 @@ class TestRooms:
         assert row["mix_wav"] == f"{top}wav8k/min/tt/mix_both_reverb/a_b.wav"
         assert row["s2_wav"] == f"{top}wav8k/min/tt/s2_anechoic/a_b.wav" and row["s1_spk"] == "ann"
 
-    def test_whamr_and_librimix_name_the_way(self, root, tmp_path):
+    def test_whamr_and_librimix_name_the_right_command(self, root, tmp_path):
         for prepare in (prepare_whamr, prepare_librimix):
             with pytest.raises(InputError, match="Use hparams/mossformer_whamr.yaml with --corpus librimix_rooms"):
                 prepare(root, tmp_path / "out")
@@ -129,7 +127,7 @@ class TestMiniLibriMix:
             row = read(prepare_minilibrimix(folder, root / "out", task="separate_noisy")["val"])[0]
             assert row["mix_wav"].endswith(f"val/mix_both/{LIBRI_IDS[2][0]}.wav") and row["s1_spk"] == "4077"
 
-    def test_other_corpora_name_the_way(self, root):
+    def test_other_corpora_name_the_right_command(self, root):
         for folder in (root, root / "MiniLibriMix"):
             with pytest.raises(InputError, match="layout of MiniLibriMix. .*--corpus minilibrimix"):
                 prepare_librimix(folder, root / "out")
@@ -168,13 +166,13 @@ class TestNoTestSet:
         assert {path.name for path in (tmp_path / "out").iterdir()} == {
             f"{name}.{ending}" for name in ("train", "valid") for ending in ("csv", "json")
         }
-        assert "There is no test set: training goes on without one" in caplog.text
-        with pytest.raises(InputError, match="nothing of split|no folder for split|no row of split"):
+        assert "There is no test set: training continues without one" in caplog.text
+        with pytest.raises(InputError, match="but not split|no folder for split|no row of split"):
             prepare_corpus(*arguments, test_needed=True, **options)
 
     def test_no_other_set_may_be_missing(self, tmp_path):
         root = write_wham(tmp_path / "data", splits=("tr", "tt"))
-        with pytest.raises(InputError, match="nothing of split 'cv'"):
+        with pytest.raises(InputError, match="not split 'cv'"):
             prepare_corpus("wham", root, tmp_path / "out", 2, 8000, "separate_noisy")
 
 

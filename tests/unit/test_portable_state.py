@@ -1,4 +1,4 @@
-"""A checkpoint as one small file: unpacked elsewhere, training goes on close to where it was."""
+"""A checkpoint as one small file: unpacked elsewhere, training resumes close to its state."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from tests.unit.brains import parameters
 from tests.unit.test_resume import train
 
 
-def test_training_goes_on_elsewhere(tmp_path, capsys):
+def test_training_resumes_elsewhere(tmp_path, capsys):
     whole = train(tmp_path / "whole", epochs=2)
     train(tmp_path / "begun", epochs=1)
     assert main(["pack", str(tmp_path / "begun"), str(tmp_path / "state.zip")]) == 0

@@ -1,4 +1,4 @@
-"""Half precision: lengths stay exact and norms are computed in float32, whichever implementation a call takes."""
+"""Half precision: lengths stay exact and norms are computed in float32, in every implementation."""
 
 import contextlib
 import math

@@ -69,7 +69,7 @@ def test_train_split(tmp_path, given, split):
 
 
 def test_mini(tmp_path, monkeypatch):
-    """Made where it is absent, with the numbers of mixtures that are asked for."""
+    """Generated if it does not exist, with the requested numbers of mixtures."""
     asked = {}
 
     def make(data_folder, *numbers):
@@ -120,7 +120,7 @@ class TestMessages:
         ],
     )
     def test_option_that_the_corpus_does_not_have(self, tmp_path, corpus, task, option, value):
-        message = f"{option} is {value!r}, but corpus '{corpus}' has no such option: leave it null. The corpus has "
+        message = f"{option} is {value!r}, but corpus '{corpus}' has no such option: set it to null. The corpus has "
         with pytest.raises(InputError, match=message):
             prepare(corpus, tmp_path, tmp_path, task, **{option: value})
 

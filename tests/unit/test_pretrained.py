@@ -1,4 +1,4 @@
-"""The model that comes with the package: it is used where none is named, and its absence is one clear message."""
+"""The packaged model: the default, and one clear message if it is missing."""
 
 import runpy
 import shutil
@@ -88,7 +88,7 @@ def test_example_draws_with_the_model_that_is_given(packaged, recording, spectro
         spectrogram["main"](recording, "out")
 
 
-def test_what_the_package_has_fits(tmp_path):
+def test_the_packaged_model_loads(tmp_path):
     """Where there is a model, it loads, for two speakers at 8 kHz, and is no larger than 12 MB."""
     folder = pretrained.FOLDER / DEFAULT
     if not folder.exists():

@@ -102,7 +102,7 @@ class TestSpeechBrainsCheckpointer:
 class TestSpeechBrainsBrain:
     """`mossformer_sb.training.brain.SeparationBrain` overrides one and relies on the order of the others."""
 
-    def test_should_save_intra_epoch_ckpt_takes_two_arguments_and_is_asked(self):
+    def test_should_save_intra_epoch_ckpt_takes_two_arguments_and_is_called(self):
         assert list(inspect.signature(Brain._should_save_intra_epoch_ckpt).parameters) == [
             "self",
             "last_ckpt_time",
@@ -122,7 +122,7 @@ class TestSpeechBrainsBrain:
         ]
         assert [source.index(part) for part in order] == sorted(source.index(part) for part in order)
 
-    def test_save_intra_epoch_ckpt_takes_nothing_and_is_asked(self):
+    def test_save_intra_epoch_ckpt_has_no_arguments_and_is_called(self):
         """It is overridden, since the time that it takes is no time of training."""
         assert list(inspect.signature(Brain._save_intra_epoch_ckpt).parameters) == ["self"]
         assert "self._save_intra_epoch_ckpt()" in inspect.getsource(Brain._fit_train)
@@ -182,8 +182,8 @@ def test_pyloudnorm_filters():
     assert len(filters) == 2 and all(hasattr(one, name) for one in filters for name in ("a", "b", "passband_gain"))
 
 
-def test_joblibs_processes_end_when_told():
-    """`data_prep.parallel` ends them with the work; by themselves they would wait for more for some minutes."""
+def test_joblibs_processes_can_be_terminated():
+    """`data_prep.parallel` ends them with the work; otherwise they would wait for more work for some minutes."""
     joblib = pytest.importorskip("joblib")
     from joblib.externals.loky import get_reusable_executor
 

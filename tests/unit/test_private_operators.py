@@ -44,7 +44,7 @@ def test_silu_backward():
     assert backward._SILU_BACKWARD is not None
 
 
-def test_cpus_are_told_apart():
+def test_cpus_are_distinguished():
     assert isinstance(torch.backends.cpu.get_cpu_capability(), str)
 
 

@@ -87,7 +87,7 @@ def test_test_table_has_every_row_once_in_order(runs):
     assert names == {"0", "1"}
 
 
-def test_what_was_left_out_is_counted(runs):
+def test_skipped_examples_are_counted(runs):
     single = {name: runs[0][name]["log"][0]["train_stats"] for name in two_ranks.SCENARIOS}
     assert (single["plain"]["dropped"], single["plain"]["nonfinite"]) == (0, 0)
     assert (single["nonfinite"]["dropped"], single["nonfinite"]["nonfinite"]) == (0, 1)
@@ -104,7 +104,7 @@ def test_an_incomplete_window_steps_at_the_end_of_the_epoch(runs):
 
 
 @pytest.mark.parametrize(("name", "batches"), [("same", 3), ("other", 2)])
-def test_two_go_on_in_mid_epoch_with_what_one_has_not_had(runs, name, batches):
+def test_two_resume_in_mid_epoch_with_the_examples_left_by_one(runs, name, batches):
     single, both, _ = runs
     for result in both:
         assert result["resumed"][name]["steps"] == 1 + batches
@@ -113,7 +113,7 @@ def test_two_go_on_in_mid_epoch_with_what_one_has_not_had(runs, name, batches):
     assert sorted(single["seen before"] + seen) == list(range(two_ranks.NUM_ITEMS)) and len(single["seen before"]) == 4
 
 
-def test_two_that_go_on_with_the_same_global_batch_end_as_one_would(runs):
+def test_two_that_resume_with_the_same_global_batch_end_as_one(runs):
     single, both, _ = runs
     for result in both:
         for name, weight in single["shuffled"]["weights"].items():
@@ -129,12 +129,12 @@ def test_patience_ends_all_ranks_with_the_same_message(runs):
     assert both[0]["patience"] == both[1]["patience"]
     for message in (single["patience"], both[0]["patience"]):
         assert message.startswith("Training stopped: 1 steps in a row")
-        assert "nonfinite_patience: 0" in message and "2 items without a finite loss (4, 5)" in message
+        assert "nonfinite_patience: 0" in message and "2 examples without a finite loss (4, 5)" in message
         assert "a lower lr" in message and "--check_samples True" in message
 
 
 @pytest.mark.parametrize(("where", "name"), [("unreadable", "1.wav"), ("unreadable in validation", "3.wav")])
-def test_what_one_rank_cant_read_ends_all(runs, where, name):
+def test_a_reading_error_of_one_rank_ends_all(runs, where, name):
     """Instead of leaving the others waiting for it."""
     single, both, _ = runs
     assert single[where] == both[0][where] == both[1][where] == f"{name}: can't be read"

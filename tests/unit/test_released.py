@@ -76,14 +76,14 @@ def speech(tmp_path, rate=8000):
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEach:
-    def test_the_connection_breaks_and_the_same_command_goes_on(self, hubs, tmp_path, name, capsys, caplog):
+    def test_the_connection_breaks_and_the_same_command_resumes(self, hubs, tmp_path, name, capsys, caplog):
         entry, file = RELEASED[name], largest(hubs, name)
         size = file.stat().st_size
         hubs.breaks_after = size // 4
         arguments = ["separate", str(speech(tmp_path)), "--model", name, "--output_folder", str(tmp_path / "out")]
         assert main([*arguments, "--device", "cpu"]) == 2
         message = capsys.readouterr().err
-        assert message.count("\n") == 1 and "of it are kept: the same command goes on from there" in message
+        assert message.count("\n") == 1 and "of it are kept: the same command resumes from there" in message
         assert not is_cached(name)
         come = (cache_folder() / "downloads" / name / f"{file.name}.part").stat().st_size
         assert 0 < come < size
@@ -114,7 +114,7 @@ class TestEach:
         card = (model_folder(name) / "README.md").read_text()
         assert entry.hub_id in card and entry.published in card and f"Licence | {entry.licence or 'not stated'}" in card
 
-    def test_what_it_was_made_of_is_noted(self, hubs, name, caplog):
+    def test_source_files_are_noted(self, hubs, name, caplog):
         load(name)
         entry, file = RELEASED[name], largest(hubs, name)
         note = json.loads((model_folder(name) / "source.json").read_text())
@@ -122,8 +122,8 @@ class TestEach:
         assert note["id"] == entry.hub_id and [*note["files"]] == [*entry.files]
         assert facts["sha256"] == downloading.file_sha256(file) and facts["bytes"] == file.stat().st_size
         if entry.hub == MODELSCOPE:
-            assert facts["compared"] == "not compared: none is known" and facts["revision"] == "master"
-            assert f"no sha256 of {file.name} is known, it is {facts['sha256']}" in caplog.text
+            assert facts["compared"] == "not compared: unknown" and facts["revision"] == "master"
+            assert f"the expected sha256 of {file.name} is unknown, it is {facts['sha256']}" in caplog.text
         else:
             assert facts["compared"] == "as the hub states it" and facts["revision"] == COMMIT
         assert "verified" not in caplog.text
@@ -170,7 +170,7 @@ class TestEach:
         downloads = cache_folder() / "downloads" / name
         with pytest.raises(InputError) as error:
             load(name)
-        assert f"To do it by hand, put {', '.join(entry.files)} from http" in str(error.value)
+        assert f"To download manually, put {', '.join(entry.files)} from http" in str(error.value)
         assert f"/{entry.hub_id} into {downloads}" in str(error.value) and hubs.requests == []
         for file in entry.files:
             (downloads / file).write_bytes((hubs.folders[entry.hub_id] / file).read_bytes())
@@ -216,7 +216,7 @@ class TestUse:
         monkeypatch.chdir(tmp_path)
         export(ONE, dict(MossFormerSeparator.from_size("mini", num_spks=3).named_children()), 8000)
         assert load(ONE).hparams.num_spks == 3 and hubs.requests == []
-        assert f"{ONE}: the folder of this name is taken, not the released model" in caplog.text
+        assert f"{ONE}: using the folder of this name, not the released model" in caplog.text
 
     def test_the_list(self, hubs, capsys):
         assert main(["models"]) == 0
@@ -235,7 +235,7 @@ class TestUse:
             find_released("mossformer2-whammr")
         assert find_released("nobody/model") is None
 
-    def test_what_hugging_face_has_in_its_cache(self, hubs, tmp_path, monkeypatch):
+    def test_files_in_the_cache_of_hugging_face(self, hubs, tmp_path, monkeypatch):
         name = "mossformer2-16k"
         entry = RELEASED[name]
         snapshot = tmp_path / "hf_cache" / f"models--{entry.hub_id.replace('/', '--')}" / "snapshots" / COMMIT
@@ -261,17 +261,19 @@ class TestUse:
     def test_a_file_is_absent(self, hubs):
         entry = RELEASED["mossformer2-libri2mix"]
         (hubs.folders[entry.hub_id] / "masknet.ckpt").unlink()
-        with pytest.raises(InputError, match="masknet.ckpt: can't be reached .*404.*To do it by hand"):
+        with pytest.raises(InputError, match="masknet.ckpt: can't be reached .*404.*To download manually"):
             load(entry.name)
         file = largest(hubs, ONE)
         file.unlink()
-        with pytest.raises(InputError, match="FilePath=pytorch_model.pt: can't be downloaded .*404.*To do it by hand"):
+        with pytest.raises(
+            InputError, match="FilePath=pytorch_model.pt: can't be downloaded .*404.*To download manually"
+        ):
             load(ONE)
 
     def test_no_network(self, hubs, monkeypatch):
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
         with pytest.raises(
-            InputError, match="can't be downloaded .*refused.*To do it by hand, put pytorch_model.pt from"
+            InputError, match="can't be downloaded .*refused.*To download manually, put pytorch_model.pt from"
         ):
             load(ONE)
 
@@ -279,7 +281,7 @@ class TestUse:
         (tmp_path / "file").touch()
         monkeypatch.setenv("MOSSFORMER_SB_CACHE", str(tmp_path / "file"))
         with pytest.raises(
-            InputError, match=f"{ONE}: can't be kept in .*file .*MOSSFORMER_SB_CACHE names another folder"
+            InputError, match=f"{ONE}: can't be written to .*file .*Set MOSSFORMER_SB_CACHE to another folder"
         ):
             load(ONE)
 

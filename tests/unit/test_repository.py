@@ -72,8 +72,8 @@ def imported_packages(folder):
             yield from {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, PACKAGE.name}
 
 
-def test_every_package_that_is_imported_is_asked_for(metadata):
-    """Not only by another package that is asked for, which may stop to do so."""
+def test_every_package_that_is_imported_is_required(metadata):
+    """Not only by another requirement, which may drop it."""
     called = {
         "fastapi_offline": "fastapi-offline",
         "ruamel": "ruamel.yaml",

@@ -1,4 +1,4 @@
-"""A training that is killed in mid-epoch goes on to the numbers of an uninterrupted one, and writes its course down."""
+"""A training that is interrupted in mid-epoch resumes, bit-identical to an uninterrupted one, and logs its epochs."""
 
 import logging
 import sys
@@ -164,13 +164,13 @@ def test_the_end_of_an_epoch_bears_any_change(tmp_path):
 def test_another_order_in_mid_epoch_is_refused(tmp_path, changes):
     train(tmp_path, killed_at=10)
     with pytest.raises(
-        InputError, match="data_order.ckpt: was saved within an epoch, whose items come in another order"
+        InputError, match="data_order.ckpt: was saved within an epoch, whose examples come in another order"
     ):
         train(tmp_path, **changes)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_rates_go_on_in_mid_epoch(tmp_path, name):
+def test_rates_resume_in_mid_epoch(tmp_path, name):
     """Those of an uninterrupted run, for every schedule, whichever counts steps and whichever epochs."""
     options = {"ema_decay": None, "masknet_width": 8, "ckpt_interval_steps": 4}
     whole = train(tmp_path / "whole", lr_scheduler=EVERY[name][0](), **options)
@@ -184,7 +184,7 @@ def test_rates_go_on_in_mid_epoch(tmp_path, name):
     assert tables[0] == tables[1]
 
 
-def test_the_course_is_written_down(tmp_path):
+def test_the_epochs_are_logged(tmp_path):
     brain = train(tmp_path, epochs=3, draws=True, ema_decay=None)
     table = pd.read_csv(tmp_path / TABLE_FILE)
     assert table["epoch"].tolist() == [1, 2, 3]
@@ -209,7 +209,7 @@ def test_a_limit_on_the_batches_of_an_epoch(tmp_path):
     assert pd.read_csv(tmp_path / TABLE_FILE)["train_dropped"].tolist() == [0]
 
 
-def test_without_matplotlib_training_goes_on(tmp_path, monkeypatch, caplog):
+def test_without_matplotlib_training_continues(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     history = History(tmp_path)
     with caplog.at_level(logging.WARNING):
@@ -217,12 +217,12 @@ def test_without_matplotlib_training_goes_on(tmp_path, monkeypatch, caplog):
             history.add({"epoch": epoch, "lr": 0.1})
             history.draw()
     assert [r.getMessage() for r in caplog.records] == [
-        'training_curves.png is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]"'
+        'training_curves.png is drawn by matplotlib, which is not installed: pip install "mossformer_sb[report]"'
     ]
     assert len(pd.read_csv(tmp_path / TABLE_FILE)) == 2
 
 
-def test_tensorboard_goes_on_where_it_stood(tmp_path):
+def test_tensorboard_resumes_at_its_epoch(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for epochs in (1, 3):  # the second run goes on with the first
         train(tmp_path, epochs=epochs, tensorboard=True)._tensorboard.writer.close()

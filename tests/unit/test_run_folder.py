@@ -1,4 +1,4 @@
-"""What a run writes about itself, and what it takes back when it does not begin."""
+"""The files that a run writes about itself, and their removal if it does not begin."""
 
 import logging
 
@@ -48,7 +48,7 @@ def test_a_run_that_does_not_begin_leaves_nothing(run, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_what_helps_the_next_start_stays(run, tmp_path):
+def test_files_for_the_next_start_are_kept(run, tmp_path):
     with pytest.raises(InputError), run() as folder:
         prepare(folder.folder, tr__csv="a", mixing_speech__csv="b", mixing_speech__sha256="c", x_problems__csv="d")
         raise InputError("no")
@@ -139,7 +139,7 @@ def test_runs_of_one_process_log_into_their_own_folders(run, tmp_path):
         assert f"run {other}" not in text and "something else" not in text
 
 
-def test_the_log_has_what_ended_the_run(run, tmp_path):
+def test_the_log_has_the_error_that_ended_the_run(run, tmp_path):
     with pytest.raises(KeyboardInterrupt), run() as folder:
         folder.stage_begins(sb.Stage.TRAIN)
         raise KeyboardInterrupt

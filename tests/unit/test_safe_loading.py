@@ -1,4 +1,4 @@
-"""Model folders that are not trusted: hostile ones do nothing but raise, honest ones load, from wherever they come."""
+"""Model folders that are not trusted: malicious ones only raise, valid ones load, from all sources."""
 
 import json
 import os
@@ -111,7 +111,7 @@ OBEYED = [  # when trusted: the proof that these are dangerous, and that the tes
 
 
 class TestHostileYaml:
-    """It is read with trust=True alone: nothing in it is even looked at where there is a config.json."""
+    """It is only read with trust=True: nothing in it is even looked at where there is a config.json."""
 
     @pytest.mark.parametrize("name", HOSTILE)
     def test_beside_a_config_it_does_nothing(self, folder, tmp_path, name):
@@ -402,7 +402,7 @@ class TestHonest:
         assert torch.equal(output(load(folder, trust=True)), expected)
         with pytest.raises(InputError, match="holds no other.yaml"):
             load(folder, trust=True, hparams_file="other.yaml")
-        with pytest.raises(InputError, match="hparams_file 'other.yaml' is read with trust=True alone"):
+        with pytest.raises(InputError, match="hparams_file 'other.yaml' is only read with trust=True"):
             load(folder, hparams_file="other.yaml")
 
     def test_one_thing_is_built_once(self, folder):

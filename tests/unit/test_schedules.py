@@ -1,4 +1,4 @@
-"""Every schedule sets the rates that it is for, at the right time, and goes on from a checkpoint."""
+"""Every schedule sets its rates at the right time, and resumes from a checkpoint."""
 
 import functools
 import inspect
@@ -170,7 +170,7 @@ def test_rates(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_goes_on_from_a_checkpoint(name, tmp_path):
+def test_resumes_from_a_checkpoint(name, tmp_path):
     before, after = start(name), start(name)
     rates(before, (1, 2))
     before.save(tmp_path / "schedule.ckpt")
@@ -180,7 +180,7 @@ def test_goes_on_from_a_checkpoint(name, tmp_path):
 
 
 def test_a_checkpoint_keeps_no_configuration(tmp_path):
-    """Who prolongs a training wants the new schedule, from where it stands."""
+    """A prolonged training needs the new schedule, from its current position."""
     start("LinearScheduler").save(tmp_path / "schedule.ckpt")
     longer = Schedule(stock.LinearScheduler(1.0, 0.5, 2), start("constant").optimizer)
     longer.load(tmp_path / "schedule.ckpt", end_of_epoch=True)
@@ -205,7 +205,7 @@ def test_every_schedule_of_torch_is_tested_or_made_of_others():
 
 
 @pytest.mark.parametrize("scheduler", [torch.nn.Linear(1, 1), stock.StepScheduler, 0.5, lambda epoch: 1.0])
-def test_what_is_no_schedule_is_refused(scheduler):
+def test_other_objects_than_schedules_are_refused(scheduler):
     with pytest.raises(
         InputError, match="lr_scheduler: unsupported scheduler .*NoamScheduler.*torch.optim.lr_scheduler"
     ):

@@ -1,4 +1,4 @@
-"""Scores of files: equal to closed forms and to torchmetrics, in whatever order and layout the files lie."""
+"""Scores of files: equal to closed forms and to torchmetrics, for any order and layout of the files."""
 
 import importlib.util
 import itertools

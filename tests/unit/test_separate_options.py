@@ -1,4 +1,4 @@
-"""`mossformer-sb separate`: what is written, what is told, and where recordings come from."""
+"""`mossformer-sb separate`: output files, reports, and sources of recordings."""
 
 import io
 import json
@@ -102,7 +102,7 @@ class TestWritten:
         files = [f"a_activity.{ending}" for ending in ("json", "rttm", "txt")]
         assert names(folder / "separated") == [*files, "a_spk1.wav"]
 
-    def test_what_is_there_is_left_alone_only_if_all_of_it_is(self, run, folder, capsys):
+    def test_existing_output_is_kept_only_if_complete(self, run, folder, capsys):
         run("in/a.wav")
         assert run("in/a.wav", "--rest") == 0 and "1 of 1 recordings separated, 0" in capsys.readouterr().out
         assert run("in/a.wav", "--rest") == 0 and "1 were already there" in capsys.readouterr().out
@@ -134,8 +134,8 @@ class TestTold:
     def test_one_speaker(self, run, capsys, caplog, monkeypatch):
         monkeypatch.setattr("mossformer_sb.inference.output_writer.suspects_one_speaker", lambda energies: True)
         assert run("in") == 0
-        assert "2 of 2 recordings separated, 0 failed. 2 seem to have one speaker only." in capsys.readouterr().out
-        assert "a.wav: there seems to be one speaker only" in caplog.text
+        assert "2 of 2 recordings separated, 0 failed. 2 seem to have only one speaker." in capsys.readouterr().out
+        assert "a.wav: there seems to be only one speaker" in caplog.text
 
     def test_list(self, run, folder, capsys):
         assert run("in", "--list", "--name", "{stem}/s{n}", "--rest", "--format", "flac", "--model", "none") == 0
@@ -157,7 +157,7 @@ class TestTold:
         assert capfd.readouterr() == ("", "")
         assert len(names(folder / "separated")) == 4
 
-    def test_quiet_tells_of_failures(self, run, folder, capfd, caplog):
+    def test_quiet_still_reports_failures(self, run, folder, capfd, caplog):
         (folder / "in/bad.wav").write_text("no audio")
         assert run("in", "--quiet") == 1
         assert capfd.readouterr().out == "" and "bad.wav: can't be read" in caplog.text
@@ -179,7 +179,7 @@ class TestLists:
         ids = ("x ", "y ") if name.endswith("scp") else ("", "")
         (folder / name).write_text(f"{ids[0]}in/a.wav\n{ids[1]}in/none.wav\n")
         assert run("--input-list", name) == 1
-        assert "none.wav: there is no such file, which the list names" in caplog.text
+        assert "none.wav: there is no such file; the list names it" in caplog.text
         assert "1 of 2 recordings separated, 1 failed" in capsys.readouterr().out
 
     def test_paths_with_blanks(self, tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ class TestLists:
         ("text", "message"),
         [
             ("a sph2pipe -f wav a.sph |\n", "line 1: has a command, 'sph2pipe -f wav a.sph |', which is not run here"),
-            ("a x.wav\nb raw.ark:1234\n", "line 2: has a place in an archive, 'raw.ark:1234'"),
+            ("a x.wav\nb raw.ark:1234\n", "line 2: has an offset in an archive, 'raw.ark:1234'"),
             ("a x.wav\na y.wav\n", "has the ID a twice"),
             ("../a x.wav\n", "has the ID '../a', which can't name a file"),
             ("\n \n", "names no recording"),
@@ -237,7 +237,7 @@ class TestPipes:
         assert run("-", "in/deep/b.wav") == 0
         assert names(folder / "separated") == [f"{name}_spk{n}.wav" for name in ("b", "stdin") for n in (1, 2)]
 
-    def test_what_comes_in_is_no_audio(self, run, monkeypatch, caplog):
+    def test_input_that_is_no_audio(self, run, monkeypatch, caplog):
         monkeypatch.setattr(sys, "stdin", Pipe(b"text"))
         assert run("-") == 1
         assert "can't be read as audio" in caplog.text
@@ -257,12 +257,12 @@ class TestPipes:
     @pytest.mark.parametrize(
         ("words", "message"),
         [
-            (["in/a.wav"], "takes one file: choose a speaker with --only N"),
-            (["in/a.wav", "--only", 1, "--rest", "--json"], "and leave out --rest, --json"),
-            (["in", "--only", 1], "takes one file, and 2 recordings are given"),
+            (["in/a.wav"], "is for one file: choose a speaker with --only N"),
+            (["in/a.wav", "--only", 1, "--rest", "--json"], "and remove --rest, --json"),
+            (["in", "--only", 1], "is for one file, and 2 recordings are given"),
         ],
     )
-    def test_what_the_standard_output_has_no_room_for(self, run, capsys, words, message):
+    def test_options_that_do_not_fit_the_standard_output(self, run, capsys, words, message):
         assert run("--output_folder", "-", *words) == 2
         assert message in capsys.readouterr().err
 

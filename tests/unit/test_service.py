@@ -158,7 +158,7 @@ class TestRefusals:
             (b"", "/separate", 400, "the request has no body: send an audio file"),
             (b"no audio", "/separate?name=talk", 422, "talk: can't be read as audio"),
             (audio(0.002), "/separate?name=short", 422, "short: has 16 samples at the model's 8000 Hz"),
-            (audio(4, "FLAC"), "/separate", 413, "takes 0.1 minutes or more; 0.05 are the most"),
+            (audio(4, "FLAC"), "/separate", 413, "takes 0.1 minutes or more; the maximum is 0.05"),
             (b"\0" * 600_000, "/separate", 413, "the request is larger than 0.5 MB"),
             (iter([b"\0" * 100_000] * 6), "/separate", 413, "the request is larger than 0.5 MB"),
             (audio(), "/separate?format=aac", 422, "format"),
@@ -173,7 +173,7 @@ class TestRefusals:
         ("body", "message"),
         [
             (b"--edge\r\nnothing of a form", "the form can't be read"),
-            (form(audio(), field="audio")[0], "the form has no file of the name 'file'"),
+            (form(audio(), field="audio")[0], "the form has no file field named 'file'"),
             (form(b"")[0], "the request has no body"),
         ],
     )
@@ -191,7 +191,7 @@ class TestRefusals:
             client.settimeout(20)
             assert b"408" in client.recv(1000)
 
-    def test_a_length_that_only_reading_tells(self, service, monkeypatch):
+    def test_a_length_that_is_only_known_after_reading(self, service, monkeypatch):
         monkeypatch.setattr("mossformer_sb.service.app.Recording", lambda path: Unknown())
         assert service.send(audio())[0] == 413
 

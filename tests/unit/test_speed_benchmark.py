@@ -12,7 +12,7 @@ from mossformer_sb import InputError, MossFormerSeparator
 QUICK = ["--sizes", "mini", "--seconds", "0.1", "--rounds", "1", "--device", "cpu", "--networks"]
 
 
-def test_table_json_and_picture(tmp_path, capsys):
+def test_table_json_and_plot(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     speed.main([*QUICK, "ours", "convtasnet", "--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")])
     rows = json.loads((tmp_path / "a.json").read_text())
@@ -62,7 +62,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
     assert taken != taken or 1e5 < taken < 1e9  # not a number where the system doesn't tell
 
 
-def test_a_case_that_fails_for_another_reason_is_no_lack_of_memory():
+def test_other_errors_of_a_case_are_not_reported_as_out_of_memory():
     with pytest.raises(RuntimeError, match="unexpected keyword argument"):
         speed.memory_apart(colour="blue")
 
@@ -76,8 +76,10 @@ def test_unknown_network_and_size():
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "modelscope.models.audio.separation", None)
-    with pytest.raises(InputError, match=r'modelscope, which is missing: pip install "mossformer_sb\[parity\]"'):
+    with pytest.raises(InputError, match=r'modelscope, which is not installed: pip install "mossformer_sb\[parity\]"'):
         separators.build(["reference"], "mini")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r'matplotlib, which is missing: pip install "mossformer_sb\[report\]"'):
+    with pytest.raises(
+        InputError, match=r'matplotlib, which draws --png, is not installed: pip install "mossformer_sb\[report\]"'
+    ):
         speed.draw([{"network": "ours"}], tmp_path / "a.png")

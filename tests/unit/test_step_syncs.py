@@ -113,7 +113,7 @@ def test_few_when_it_is_due(tmp_path):
     assert brain.stats.count == 16 and brain.stats.steps == 1
 
 
-def test_what_is_not_finite_is_found_at_the_step_and_undone(tmp_path):
+def test_non_finite_examples_are_found_at_the_step_and_undone(tmp_path):
     """In a window of three batches: as if the item had not been there."""
     batches = [batch_of(2), batch_of(3), batch_of(1)]
     gone = batches[1].select(torch.tensor([True, False, True]))

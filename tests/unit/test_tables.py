@@ -38,7 +38,7 @@ class TestReading:
             (tmp_path / "t.csv").write_bytes(content(separator, end, encoding, quoting))
             assert read_table(tmp_path / "t.csv")[:2] == (ROWS[0], expected())
 
-    def test_another_encoding_is_told(self, tmp_path, caplog):
+    def test_another_encoding_is_logged(self, tmp_path, caplog):
         (tmp_path / "t.csv").write_bytes(content(encoding="cp1252"))
         read_table(tmp_path / "t.csv")
         assert "is not in UTF-8: read as Windows-1252" in caplog.text
@@ -95,7 +95,7 @@ class TestPaths:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "a\\b.wav").touch()  # that is its name
         assert resolve_path("a\\b.wav", None) == "a\\b.wav"
-        with pytest.raises(InputError, match=r"\$data_root stands for no folder"):
+        with pytest.raises(InputError, match=r"\$data_root is not set"):
             resolve_path("$data_root/a.wav", None)
 
     def test_likely_causes(self, tmp_path):
@@ -168,7 +168,7 @@ class TestManifests:
             (HEADER + "\na,1,-8000,m,s,s\n", "sample_rate of 'a' is '-8000'; needed a number above zero"),
             (HEADER + "\na,nan,8000,m,s,s\n", "duration of 'a' is 'nan'"),
             (HEADER + "\na,1,8000,m,,s\n", "s1_wav of mixture 1 is empty"),
-            (HEADER + "\na,1,8000,m,s,s\na,1,8000,m,s,s\n", "the ID a is given twice"),
+            (HEADER + "\na,1,8000,m,s,s\na,1,8000,m,s,s\n", "the ID a occurs twice"),
             ("ID,mix_wav,s1_wav,s2_wav\na,/no/m.wav,s,s\n", "/no/m.wav does not exist"),
         ],
     )

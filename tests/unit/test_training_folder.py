@@ -212,7 +212,7 @@ def test_command_for_a_small_model(training, tmp_path, capsys):
         assert names == {"README.md", "config.json", "model.safetensors"}
     assert load_file(tmp_path / "model" / "model.safetensors")["encoder.conv1d.weight"].dtype == torch.half
     assert main([*words, "--weights", "ckpt"]) == 2
-    assert "--weights ckpt: is none of both, safetensors" in capsys.readouterr().err
+    assert "--weights ckpt: must be both or safetensors" in capsys.readouterr().err
     assert main([*words, "--weights", "both"]) == 0 and (tmp_path / "model" / "masknet.ckpt").is_file()
     assert main([*words, "--notes", str(tmp_path / "notes.md")]) == 0
     assert "Two speakers." in (tmp_path / "model" / "README.md").read_text()
@@ -291,10 +291,10 @@ class TestRecord:
     @pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
     def test_that_is_damaged(self, tmp_path, content):
         (tmp_path / "training_record.json").write_bytes(content.encode("latin-1"))
-        with pytest.raises(InputError, match="training_record.json: can't be read .*Put back a copy, or remove it"):
+        with pytest.raises(InputError, match="training_record.json: can't be read .*Restore a copy, or remove it"):
             TrainingRecord.read(tmp_path)
 
-    def test_a_training_that_goes_on_keeps_the_scores_until_the_next_evaluation(self):
+    def test_a_resumed_training_keeps_the_scores_until_the_next_evaluation(self):
         old = TrainingRecord(data="train a, valid b, test c", command="one", scores=SCORES, num_test=7)
         new = old.of_training(TrainingRecord(data="train d, valid e, test f", command="two", corpus="x"))
         assert (new.command, new.data, new.corpus) == ("two", "train d, valid e, test c", "x")
@@ -357,7 +357,7 @@ class TestConditions:
             ),
         ],
     )
-    def test_of_ones_own_data(self, options, text):
+    def test_of_custom_data(self, options, text):
         assert conditions("separate", **options).startswith(text)
         assert bool(conditions("separate", **options)) == bool(text)
 

@@ -194,7 +194,10 @@ class TestPage:
         ("error", "message"),
         [
             (torch.OutOfMemoryError("no room"), "talk.wav: no room"),
-            (ZeroDivisionError("bug"), "This failed by an error of the program; the terminal shows it."),
+            (
+                ZeroDivisionError("bug"),
+                "This failed because of a bug in the program; its traceback is in the terminal.",
+            ),
         ],
     )
     def test_errors_are_shown_and_leave_nothing(self, page, talk, monkeypatch, caplog, error, message):
@@ -209,7 +212,7 @@ class TestPage:
 
     def test_an_upload_that_is_gone(self, page, tmp_path):
         ((shown, _, _),) = self.events(page, tmp_path / "gone.wav")
-        assert "gone.wav: is no longer here" in shown
+        assert "gone.wav: has expired" in shown
 
 
 class TestModels:
@@ -309,7 +312,7 @@ class TestVisits:
         visits.keep_uploads("b", [])
         assert not shared.parent.exists()
 
-    def test_what_is_elsewhere_is_not_touched(self, visits, tmp_path):
+    def test_files_elsewhere_are_not_touched(self, visits, tmp_path):
         with pytest.raises(ValueError):
             visits.keep_uploads("a", [tmp_path / "mine.wav"])
 
@@ -421,7 +424,7 @@ def test_without_the_extra(model, capsys, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else find(name))
     assert main(["web", "--model", str(model)]) == 2
-    assert "needs gradio, which is not here: pip install 'mossformer_sb[web]'" in capsys.readouterr().err
+    assert "needs gradio, which is not installed: pip install 'mossformer_sb[web]'" in capsys.readouterr().err
 
 
 def test_who_can_reach_it():
@@ -446,7 +449,7 @@ class TestSpace:
         assert (settings.models, settings.host, settings.port) == ((str(folder / "model"),), "0.0.0.0", 7860)
         assert settings.max_minutes == 3
         assert main(["web", *options]) == 2
-        assert "is already there, and not empty" in capsys.readouterr().err
+        assert "exists, and is not empty" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch():

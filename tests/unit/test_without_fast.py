@@ -104,6 +104,6 @@ def test_every_replaceable_call_has_a_rule():
     assert not [name for name in names if not name.startswith("dispatch.")]  # the module's own example
 
 
-def test_what_is_not_replaceable_is_refused():
+def test_calls_that_are_not_replaceable_are_refused():
     with pytest.raises(ValueError, match=r"attention\.rotate is not marked as replaceable"):
         dispatch.register(rotate)

@@ -1,1 +1,1 @@
-"""What the containers of audio say about how much they hold, read apart from libsndfile, which shortens in silence."""
+"""The length that an audio file's header states, read without libsndfile, which truncates silently."""

@@ -1,4 +1,4 @@
-"""FLAC: the header says how many samples there are, or nothing, and each frame which samples it holds.
+"""FLAC: the header states the number of samples, or nothing, and each frame which samples it holds.
 
 libsndfile needs the number in the header: without it, the last samples can't be read.
 """
@@ -52,8 +52,8 @@ def survey_flac(source, offset):
     if (odd or _is_lopsided(source, offset, block, total)) and source.find(_JOINED, offset + 4) > 0:
         return Survey(
             Damage(
-                "holds another FLAC file behind the first",
-                "Files were joined byte by byte: join them with `sox IN1 IN2 OUT.flac`, or take them apart.",
+                "holds another FLAC file after the first",
+                "Files were joined byte by byte: join them with `sox IN1 IN2 OUT.flac`, or split them.",
                 truncated=False,
             )
         )
@@ -62,12 +62,12 @@ def survey_flac(source, offset):
     found = frames[-1].end
     if found < total:
         return Survey(
-            Damage(f"is truncated: it has at most {found} of the {total} samples that its header announces", WHOLE_COPY)
+            Damage(f"is truncated: it has at most {found} of the {total} samples that its header states", WHOLE_COPY)
         )
     start = offset + _TOTAL_AT
     first = header[_TOTAL_AT] & 0xF0 | found >> 32
     count = bytes([first]) + (found & (2**32 - 1)).to_bytes(4, "big")
-    notes = (f"announces {total} samples and has {found}; all of them are read",) if total else ()
+    notes = (f"states {total} samples in its header and has {found}; all of them are read",) if total else ()
     pieces = ((0, start), count, (start + 5, source.size))
     return Survey(notes=notes, parts=(Part(pieces),), check_end=True)
 

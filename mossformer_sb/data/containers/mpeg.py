@@ -1,7 +1,7 @@
-"""MPEG audio, MP3 above all: a row of frames without any container, so how long it is shows when they are counted.
+"""MPEG audio, MP3 above all: frames without a container, so its length is found by counting them.
 
 libsndfile goes by a tag in the first frame (Xing, Info), or guesses from the size of the file and of that frame. With a
-variable bit rate, or where files were joined, it stops long before the end, or announces what is not there.
+variable bit rate, or where files were joined, it stops long before the end, or states too great a length.
 """
 
 import functools
@@ -21,10 +21,10 @@ _KBITS = {  # by whether it is MPEG 1, and by layer
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MONO = 3  # the code of the mode
-_CONFIRMING = 3  # frames in a row that make one sure of a beginning
+_CONFIRMING = 3  # frames in a row that confirm a beginning
 _FIRST_WITHIN = 2**17  # bytes of something else before the first frame
 _LARGEST_FRAME = 2**13  # bytes, of a bit rate that no table has
-# A frame may lean on bits of up to 511 bytes before it, which at the lowest bit rates are many frames.
+# A frame may refer to up to 511 bytes before it, which at the lowest bit rates are many frames.
 PREROLL_FRAMES = 16
 _APE, _ID3V1 = 32, 128  # bytes
 
@@ -74,7 +74,7 @@ class Stream:
 
     @property
     def is_as_tagged(self):
-        """Whether libsndfile reads all of it by itself."""
+        """Whether libsndfile reads all of it without help."""
         found = self.tag and self.tag.place is not None and self.tag.frames == self.frames
         return bool(found and len(self.spans) == 1 and self.tag_span[1] == self.spans[0][0])
 
@@ -92,7 +92,7 @@ class Stream:
         return Part(((start, place), struct.pack(">I", self.frames), (place + 4, stop), *self.spans))
 
     def missing_frames(self):
-        """How many frames the tag announces beyond those that are there."""
+        """How many frames the tag states beyond those that are there."""
         if not self.tag or not self.tag.frames:
             return 0
         missing = self.tag.frames - self.frames
@@ -318,7 +318,7 @@ def _damage(streams):
         found = ", then ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in kinds)
         return Damage(
             f"changes its format in the middle: {found}",
-            "Files were joined byte by byte: convert it with `ffmpeg -i IN OUT.wav`, or take them apart.",
+            "Files were joined byte by byte: convert it with `ffmpeg -i IN OUT.wav`, or split them.",
             truncated=False,
         )
     for stream in streams:
@@ -327,7 +327,7 @@ def _damage(streams):
             samples = stream.kind.frame_samples
             return Damage(
                 f"is truncated: it has {stream.frames * samples} of the {stream.tag.frames * samples} samples that its "
-                f"header announces",
+                f"header states",
                 WHOLE_COPY,
             )
     return None

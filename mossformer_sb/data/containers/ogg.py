@@ -1,4 +1,4 @@
-"""Ogg: pages, each with the number of its stream and of itself, so that what is missing shows without decoding.
+"""Ogg: pages, numbered, each with its stream's serial number, so missing ones are found without decoding.
 
 libsndfile reads the first of several streams that were joined, and a truncated file up to its last whole page.
 """
@@ -67,7 +67,7 @@ def survey_ogg(source, offset):
     walk = _Walk(source, offset)
     notes = []
     if walk.unended:
-        notes.append("has no last page: it was cut off between two pages, and how much is missing can't be told")
+        notes.append("has no last page: it was cut off between two pages, and how much is missing is unknown")
     if walk.junk:
         notes.append(f"has {walk.junk} bytes between its pages or at its end that are no audio")
     damage = None

@@ -1,4 +1,4 @@
-"""The terms in which a look into a container is told: parts, notes, damage; and files made of pieces of another."""
+"""The result of surveying a container: parts, notes, damage; and files made of byte ranges of another."""
 
 import io
 import struct
@@ -11,7 +11,7 @@ _ZEROS = 128  # bytes at the end that decoders look into for a tag
 
 
 class Damage(NamedTuple):
-    """Why a file is not to be used.
+    """Why a file can't be used.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class Damage(NamedTuple):
     remedy : str
         What to do, as sentences.
     truncated : bool
-        Whether audio is missing that the file announces.
+        Whether there is less audio than the header states.
     """
 
     text: str
@@ -32,7 +32,7 @@ WHOLE_COPY = "Copy or download it again, or convert what is there with `ffmpeg -
 
 
 def missing_bytes(count):
-    """The damage of a file whose last bytes are missing.
+    """Damage of a file whose last bytes are missing.
 
     Example
     -------
@@ -64,7 +64,7 @@ class Part(NamedTuple):
     frames : int, optional
         How many it has. Default: what libsndfile says.
     inflated : bool
-        Whether it is to seem longer than it is, since libsndfile would stop at its own estimate.
+        Whether to report a greater size than it has, since libsndfile would stop at its own estimate.
     """
 
     pieces: tuple
@@ -73,20 +73,20 @@ class Part(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What a look into a file has shown.
+    """The result of surveying a file.
 
     Attributes
     ----------
     damage : Damage, optional
-        Why it is not to be used.
+        Why it can't be used.
     notes : tuple of str
-        What is odd about it though all its audio can be read, as ends of a sentence.
+        Its irregularities, though all its audio can be read, as ends of a sentence.
     parts : tuple of Part, optional
         What to read in turn. Default: the file as it is.
     preroll : int
-        Frames by which to read earlier than where reading begins, so that the decoder has what it needs.
+        Frames to decode before the position where reading begins, so that the decoder has the state it needs.
     check_end : bool
-        Whether only decoding the last sample shows that the file is whole.
+        Whether only decoding the last sample shows that the file is complete.
     """
 
     damage: Damage | None = None
@@ -97,7 +97,7 @@ class Survey(NamedTuple):
 
 
 class ByteSource:
-    """A binary file from some place on, of which any bytes can be had.
+    """A binary file from an offset on, with random access.
 
     Arguments
     ---------
@@ -142,7 +142,7 @@ class ByteSource:
 
 
 class PieceFile(io.RawIOBase):
-    """A file made of pieces of another, and of bytes in between, for reading.
+    """A readable file made of byte ranges of another, and of bytes in between.
 
     Arguments
     ---------

@@ -1,6 +1,6 @@
 """Containers whose header says how many bytes of audio follow: WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST, AVR.
 
-libsndfile shortens a file that is truncated without a word, so an interrupted copy would pass for a short recording.
+libsndfile truncates such a file silently, so an interrupted copy would pass for a short recording.
 """
 
 import math
@@ -9,18 +9,18 @@ import struct
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, missing_bytes, unpack
 
-# Programs that write to a pipe can't know a size. They leave one of the largest that there are: SoX 0x7FFFF000, arecord
-# 0x80000000, FFmpeg 0xFFFFFFFF, others some header's length away from these.
+# Programs that write to a pipe don't have the size. They write one of the largest possible sizes: SoX 0x7FFFF000,
+# arecord 0x80000000, FFmpeg 0xFFFFFFFF, others some header's length away from these.
 _PLACEHOLDERS, _NEAR = (2**31, 2**32), 2**12 + 2**8
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 _W64_HEADER = 24  # bytes of a chunk's name and size, which its size includes
 _SPHERE_HEADER = 1024
-_LARGE_REST = 2**12  # bytes behind the audio of a WAV that are more than some program's litter
+_LARGE_REST = 2**12  # bytes after the audio of a WAV that are more than what some programs append
 _WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes of a sample in MATLAB's files
 
 
 def survey_riff(source, offset):
-    """Look into a WAV or RF64 file.
+    """Survey a WAV or RF64 file.
 
     Arguments
     ---------
@@ -58,15 +58,15 @@ def _survey_data(source, offset, order, riff_size, size, start):
 
 
 def _survey_rest(source, offset, order, size, start):
-    """What comes after the audio must be chunks, of which each tells its size."""
+    """What comes after the audio must be chunks, each of which states its size."""
     position = start + size + size % 2
     while (content := source.at(position, 8)) and len(content) == 8:
         name, length = unpack(order + "4sI", content)
         if name in (b"RIFF", b"RIFX", b"RF64"):
             return Survey(
                 Damage(
-                    f"holds another WAV file behind its first {size} bytes of audio",
-                    "Files were joined byte by byte: join them with `sox IN1 IN2 OUT.wav`, or take them apart.",
+                    f"holds another WAV file after its first {size} bytes of audio",
+                    "Files were joined byte by byte: join them with `sox IN1 IN2 OUT.wav`, or split them.",
                     truncated=False,
                 )
             )
@@ -85,9 +85,9 @@ def _survey_rest(source, offset, order, size, start):
         note = f"has a size of {size} bytes in its header, which was not written properly; all audio is read"
         return Survey(notes=(note,), parts=(Part(pieces),))
     if rest >= _LARGE_REST and rest > size // 100:
-        text = f"has {rest} bytes behind the audio of its header that are no chunk of a WAV: they may be audio, too"
+        text = f"has {rest} bytes after the audio of its header that are no chunk of a WAV: they may be audio, too"
         return Survey(Damage(text, "`sox --ignore-length IN OUT.wav` reads them.", truncated=False))
-    return Survey(notes=(f"has {rest} bytes behind its audio that are no chunk of a WAV, and are passed over",))
+    return Survey(notes=(f"has {rest} bytes after its audio that are no chunk of a WAV, and are skipped",))
 
 
 def _rf64(size):
@@ -104,7 +104,7 @@ def _chunks(source, position, order):
 
 
 def is_placeholder(size):
-    """Whether a size of 32 bits is what programs write that don't know it.
+    """Whether a size of 32 bits is a placeholder, written by programs that don't have the size.
 
     Example
     -------
@@ -115,7 +115,7 @@ def is_placeholder(size):
 
 
 def survey_w64(source, offset):
-    """Look into a Sony Wave64 file; see `survey_riff`."""
+    """Survey a Sony Wave64 file; see `survey_riff`."""
     position = offset + 40
     while len(content := source.at(position, _W64_HEADER)) == _W64_HEADER:
         size = unpack("<Q", content[16:])[0]
@@ -126,7 +126,7 @@ def survey_w64(source, offset):
 
 
 def survey_iff(source, offset):
-    """Look into an AIFF, AIFF-C or SVX file; see `survey_riff`."""
+    """Survey an AIFF, AIFF-C or SVX file; see `survey_riff`."""
     form_size = unpack(">I", source.at(offset + 4, 4))[0]
     for name, size, start in _chunks(source, offset + 12, ">"):
         if name in (b"SSND", b"BODY"):
@@ -136,14 +136,14 @@ def survey_iff(source, offset):
 
 
 def survey_au(source, offset):
-    """Look into a Sun AU file; see `survey_riff`."""
+    """Survey a Sun AU file; see `survey_riff`."""
     order = ">" if source.at(offset, 4) == b".snd" else "<"
     start, size = unpack(order + "II", source.at(offset + 4, 8).ljust(8, b"\0"))
     return _of_bytes(source, size, offset + start, unknown=size == 0 or is_placeholder(size))
 
 
 def survey_caf(source, offset):
-    """Look into a Core Audio file; see `survey_riff`."""
+    """Survey a Core Audio file; see `survey_riff`."""
     position = offset + 8
     while len(content := source.at(position, 12)) == 12:
         name, size = unpack(">4sq", content)
@@ -156,7 +156,7 @@ def survey_caf(source, offset):
 
 
 def survey_sphere(source, offset):
-    """Look into a NIST SPHERE file; see `survey_riff`."""
+    """Survey a NIST SPHERE file; see `survey_riff`."""
     start = source.at(offset, _SPHERE_HEADER)
     fields = start.split(None, 2)
     if len(fields) < 3 or not fields[1].isdigit():
@@ -175,7 +175,7 @@ def survey_sphere(source, offset):
 
 
 def survey_avr(source, offset):
-    """Look into an Audio Visual Research file; see `survey_riff`."""
+    """Survey an Audio Visual Research file; see `survey_riff`."""
     header = source.at(offset, 128).ljust(128, b"\0")
     stereo, bits = unpack(">hh", header[12:16])
     frames = unpack(">I", header[26:30])[0]
@@ -188,7 +188,7 @@ def _of_bytes(source, size, start, unknown):
 
 
 def survey_log(file):
-    """The damage that libsndfile's own notes on an open file tell, for formats that are not looked into here, or None.
+    """The damage that libsndfile's own log of an open file reports, for formats that are not surveyed here, or None.
 
     Arguments
     ---------
@@ -209,4 +209,4 @@ def survey_log(file):
     elif file.format == "MAT5":
         sizes = re.findall(r"Size : (\d+)", log)
         short = sizes and int(sizes[-1]) > file.frames * file.channels * _WIDTHS.get(file.subtype, 0)
-    return Damage("is truncated: its header announces more audio than it holds", WHOLE_COPY) if short else None
+    return Damage("is truncated: its header states more audio than it holds", WHOLE_COPY) if short else None

@@ -1,4 +1,4 @@
-"""One look into an audio file of any format: whether all is there that it announces, and how to read all of it."""
+"""Surveying an audio file: whether it has the length that its header states, and how to read all of it."""
 
 import functools
 import os
@@ -24,7 +24,7 @@ _KEPT = 2**10  # surveys of the files last used: a long noise is read in many pl
 
 
 def survey(stream, start=0):
-    """Look into an open audio file.
+    """Survey an open audio file.
 
     Arguments
     ---------

@@ -1,8 +1,8 @@
-"""What makes the network fast on a CPU, and the switch that turns it off.
+"""Fast implementations for CPUs, and the switch that turns them off.
 
 The network is written plainly, and is complete without this folder. For speed, some calls have another implementation
 with the same numbers: custom backward passes, tiled inference, matrix multiplications in float32 by oneDNN. None is
-used for a module that was changed; `mossformer_sb.network.fast.choice` holds every rule. To do without all of them::
+used for a module that was changed; `mossformer_sb.network.fast.choice` holds every rule. To disable all of them::
 
     with mossformer_sb.network.fast.disabled():
         masks = masknet(encoded)
@@ -50,8 +50,7 @@ def disabled():
     """Use the plain implementations: as a context, or as a decorator of a function.
 
     It holds for the thread (and the task of asyncio) that enters it. Plain calls can be differentiated twice and
-    forward, and ``torch.func`` can transform them. A backward pass belongs to its forward pass: what counts is the
-    setting of the latter.
+    forward, and ``torch.func`` can transform them. A backward pass uses the setting of its forward pass.
 
     Example
     -------
@@ -77,7 +76,8 @@ def _set(value):
 def as_now(function):
     """The same function, run with the switch as it is now.
 
-    For what is computed again in a backward pass, where the switch may be another: it has to be the same computation.
+    For activation checkpointing: the recomputation in the backward pass must use the implementation of the forward
+    pass.
 
     Arguments
     ---------

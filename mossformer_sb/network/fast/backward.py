@@ -1,8 +1,8 @@
 """Custom backward passes of the parts of a block: fewer passes over memory, and less kept for the gradient.
 
-Each computes what its plain form in `block.py` or `attention.py` does, which tests verify, and stands in for it where
-`mossformer_sb.network.fast.choice` says so. What is kept for the gradient is the input and one tensor before the
-nonlinearity; what is cheap is computed again, and no gradient is computed that is not needed.
+Each computes what its plain form in `block.py` or `attention.py` does, which tests verify, and replaces it where
+`mossformer_sb.network.fast.choice` says so. Saved for the gradient are the input and one tensor before the
+nonlinearity; what is cheap is recomputed, and no gradient is computed that is not needed.
 
 The precision is that of the plain form: matrix multiplications, convolutions and their results in that of autocast or
 of the module, norms and sums in float32 at least.
@@ -93,7 +93,7 @@ def keep_mask(like, dropout):
     Arguments
     ---------
     like : torch.Tensor
-        Of the shape and on the device wanted.
+        Has the shape and the device of the result.
     dropout : float
         Probability of not being kept, taken to the nearest 65536th.
 

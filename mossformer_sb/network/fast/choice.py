@@ -15,13 +15,13 @@
 `mossformer_sb.network.fast.register` ties the three columns together. What is fast uses `matmul.linear` and
 `matmul.matmul`, which take oneDNN by `takes_onednn`.
 
-A fast implementation is taken only where nothing but its speed tells it from the plain one:
+A fast implementation is used only where it differs from the plain one in nothing but speed:
 
 - The switch `mossformer_sb.network.fast.disabled` is off.
 - Tensors are PyTorch's own, on a CPU: on other devices no gain was measured. (Attention without
   padding, `takes_unpadded`, is made of stock operations, and is for every device.)
 - No compiler, exporter or tracer records the call: they optimise the plain operations themselves.
-- No transform of ``torch.func`` and no forward-mode differentiation is active: these know plain operations only.
+- No transform of ``torch.func`` and no forward-mode differentiation is active: these support plain operations only.
 - Every module that would not be called is as it was built: its exact class with that class's own methods, its parts
   likewise, no hook of any kind on it or on all modules, its parameters neither parametrised nor of another class.
 """
@@ -151,12 +151,12 @@ def takes_depthwise_filters(x, weight):
 def takes_tiled(masknet, x):
     """Whether a `MossFormerMaskNet` is to be computed in tiles of time: no dropout, no gradient.
 
-    No gradient is wanted where none is recorded, and none of a frozen network without one of its input, which is what
+    No gradient is needed where none is recorded, and none of a frozen network without one of its input, which is what
     SpeechBrain's own interfaces run, also where gradients are recorded.
     """
     return (
         _may_be_fast(x)
-        and not any(module.training for module in masknet.modules())  # one layer's dropout may be on by itself
+        and not any(module.training for module in masknet.modules())  # a single layer's dropout may be on
         and not needs_gradient(x, *masknet.parameters())
         and _is_as_built(masknet, (MossFormerMaskNet, MossFormer2MaskNet), is_called=True)
         and type(masknet.blocks) is nn.ModuleList
@@ -176,7 +176,7 @@ def takes_onednn(a, b):
     )
 
 
-# ---- what they are made of
+# ---- what the rules are made of
 
 
 def needs_gradient(*tensors):

@@ -47,7 +47,7 @@ def kernel_with_skip(conv):
     tensor([[0., 0., 1., 0., 0.]])
     """
     reach = half_width(conv)
-    # Computed each time: a buffer, which never changes, would be sent around by DDP before every step.
+    # Computed each time: a buffer, which never changes, would be broadcast by DDP before every step.
     return conv.weight + F.pad(conv.weight.new_ones(1), (reach, reach))
 
 
@@ -139,7 +139,8 @@ def convolve_tiles(tiles, weight):
     Yields
     ------
     torch.Tensor
-        [l', C], convolved, in order. The lengths are others, since a frame waits for the K//2 frames after it.
+        [l', C], convolved, in order. Their lengths differ from the input's, since a frame is output only once the K//2
+        frames after it are there.
 
     Example
     -------

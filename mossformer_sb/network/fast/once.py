@@ -10,8 +10,8 @@ from mossformer_sb.errors import InputError
 def differentiable_once(backward):
     """Decorator of the ``backward`` of a ``torch.autograd.Function``.
 
-    PyTorch's ``once_differentiable`` takes a gradient for a constant where the gradient that came in is one, and speaks
-    of "a function" elsewhere.
+    PyTorch's ``once_differentiable`` treats a gradient as a constant where the incoming gradient is one; elsewhere its
+    message names only "a function".
     """
 
     @functools.wraps(backward)

@@ -1,6 +1,6 @@
 """Registers what computes the replaceable calls of the plain network; `choice` has the rules.
 
-Importing this module is what makes the network fast: `mossformer_sb.network` does it.
+Importing this module registers them: `mossformer_sb.network` does it.
 """
 
 import torch
@@ -61,5 +61,5 @@ def _run_checkpointed(module, *inputs):
 
 
 def _run_checkpointed_as_now(module, *inputs):
-    """The switch may be another in the backward pass, where the block has to be computed again as it was before."""
+    """Recompute a block in the backward pass with the implementation of the forward pass, whatever the switch is."""
     return checkpoint(as_now(module), *inputs, use_reentrant=False)

@@ -2,10 +2,10 @@
 
 What `MossFormerMaskNet` computes tensor by tensor, this computes tile by tile: all steps of a block for some hundred
 frames, which stay in the caches, then all steps for the next ones. It takes less time, the more so the longer the
-recording, and no memory but for the values of one block. Only sums over the whole sequence have to come first: the
+recording, and memory only for the values of one block. Only sums over the whole sequence have to come first: the
 context of the global attention, and the statistics of the two global norms.
 
-A batch goes item by item, each with its true length, so padding never enters.
+A batch is computed item by item, each with its true length, so padding never enters.
 
 Shapes: l frames of a tile, L of the item, D model width, H width of v and of u, K query/key width, N encoder channels,
 S speakers.
@@ -135,7 +135,7 @@ def _masks_of_tile(masknet, x):
     """From the last skip connection to the masks: [l, D] → S times [N, l]."""
     by_speaker = masknet.speaker_projection(masknet.prelu(x)).chunk(masknet.num_spks, dim=-1)  # S times [l, D]
     gated = (masknet.tanh_projection(one).tanh_().mul_(masknet.gate_projection(one).sigmoid_()) for one in by_speaker)
-    # The multiplication gives the transpose, which is how masks are wanted.
+    # The multiplication gives the transpose, which is the layout of masks.
     return [matmul(masknet.mask_projection.weight, one.t()).relu_() for one in gated]
 
 
@@ -179,7 +179,7 @@ def block_of_item(block, x, rotation):
 
 
 def _spans(num_frames, group_size):
-    """Tiles of whole groups, as (start, stop); the last, shorter group goes by itself."""
+    """Tiles of whole groups, as (start, stop); the last, shorter group is a tile of its own."""
     frames = group_size * max(1, TILE_FRAMES // group_size)
     in_whole_groups = num_frames - num_frames % group_size
     starts = [*range(0, in_whole_groups, frames), in_whole_groups]

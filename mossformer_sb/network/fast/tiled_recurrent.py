@@ -134,7 +134,7 @@ class _Pairs:
     Arguments
     ---------
     like : torch.Tensor
-        [L, C], of the dtype that is wanted.
+        [L, C], of the dtype that the result has.
     reach : int
         Zeros before and after the sequence, an even number.
     """

@@ -1,6 +1,6 @@
-"""Joint attention whose last, shorter group goes by itself, where the plain one fills it up with zeros.
+"""Joint attention that computes the last, shorter group separately, where the plain one pads it with zeros.
 
-No tensor is copied for it. It takes another program for each length, so it isn't for compilers and exporters.
+No tensor is copied for that. The graph differs between lengths, so compilers and exporters use the plain one.
 
 Shapes: B batch, L frames, K query/key width, E value width, P group size, G groups.
 """

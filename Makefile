@@ -12,6 +12,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INDEX = $(if $(PIP_INDEX),--index-url "$(PIP_INDEX)")
 METADATA := setup.cfg pyproject.toml mossformer_sb/version.py
 
+SPECTROGRAM = $(BIN)/python examples/spectrogram.py
+
 # A stamp is written only after its installation has succeeded.
 READY_LINT := $(VENV)/.ready-lint
 READY_DEMO := $(VENV)/.ready-demo
@@ -36,20 +38,19 @@ help: ## Show this help
 
 install: $(READY_TEST) ## Install everything for development in .venv
 
-demo: $(READY_DEMO) ## Generate a small corpus, train on it, evaluate, export, separate a file
+demo: $(READY_DEMO) ## Separate two people; generate a small corpus, train on it, evaluate, export, separate with it
+	@$(SPECTROGRAM) examples/two_speakers.flac "$(DEMO_FOLDER)/two_people"
 	$(BIN)/python train.py hparams/mossformer_mini.yaml --output_folder "$(DEMO_FOLDER)"
 	@mixture=$$(ls "$(DEMO_FOLDER)"/corpus/wav8k/min/tt/mix_both/*.wav | head -n 1) && \
-	  $(BIN)/python examples/separate.py "$(DEMO_FOLDER)/export" "$(DEMO_FOLDER)/separated" "$$mixture" && \
-	  $(BIN)/python examples/spectrogram.py "$$mixture" "$(DEMO_FOLDER)/picture" "$(DEMO_FOLDER)/export" && \
+	  $(SPECTROGRAM) "$$mixture" "$(DEMO_FOLDER)/separated" "$(DEMO_FOLDER)/export" && \
 	  echo && echo "Done. In $(DEMO_FOLDER):" && \
+	  echo "  two_people/        two people in one recording, separated by the packaged model, with a picture" && \
 	  echo "  corpus/            the small corpus, laid out as WHAM!" && \
 	  echo "  train_log.txt      a line for each epoch" && \
 	  echo "  test_results.csv   scores of every test mixture; the last row is the average" && \
 	  echo "  audio/             some test mixtures with their sources and estimates, to listen to" && \
 	  echo "  export/            the trained model with its model card, README.md: what others load" && \
-	  echo "  separated/         $$mixture, separated by the model in export/" && \
-	  echo "  picture/           the same by the packaged model, if this version has one," && \
-	  echo "                     and spectrograms"
+	  echo "  separated/         $$mixture, separated by the model in export/, with a picture"
 
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -3,7 +3,7 @@
     python examples/spectrogram.py RECORDING OUTPUT_FOLDER [MODEL_FOLDER]
 
 Writes one file per speaker, as ``separate.py`` does, and ``<recording>.png``: spectrograms of the recording and of each
-speaker. The model is the packaged one, or MODEL_FOLDER if this version has none.
+speaker. Without MODEL_FOLDER the model is the packaged one.
 """
 
 import sys
@@ -16,29 +16,18 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.plots import draw_spectrograms
 from mossformer_sb.evaluation.report import check_report
 from mossformer_sb.inference import MossFormerSeparation
-from mossformer_sb.pretrained import default_model
 
 
 def main(recording, output_folder, model_folder=None):
     """Separate the recording and draw the picture; returns its path."""
     check_report()
-    model = MossFormerSeparation.from_hparams(choose_model(model_folder))
+    model = MossFormerSeparation.from_hparams(model_folder)
     estimates = model.separate_file(recording, output_folder=output_folder).T.numpy()
     opened = Recording(recording)
     signals = {"mixture": np.concatenate(list(opened.blocks()))}
     signals |= {f"speaker {number}": estimate for number, estimate in enumerate(estimates, start=1)}
     path = Path(output_folder) / f"{Path(recording).stem}.png"
     return draw_spectrograms(path, signals, opened.sample_rate)
-
-
-def choose_model(model_folder):
-    """The packaged model, or else the given one."""
-    try:
-        return default_model()
-    except InputError:
-        if model_folder is None:
-            raise
-        return model_folder
 
 
 if __name__ == "__main__":

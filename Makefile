@@ -55,9 +55,10 @@ demo: $(READY_DEMO) ## Separate two people; generate a small corpus, train on it
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(READY_LINT) ## Check style and likely bugs
+lint: $(READY_LINT) ## Check style, types and likely bugs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	@if git grep -nIE '[[:blank:]]+$$' -- ':!*.md'; then echo "Remove the blanks at the ends of these lines." >&2; exit 1; fi
 
 format: $(READY_LINT) ## Sort imports and lay out the code
@@ -74,7 +75,7 @@ $(BIN)/python:
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(READY_LINT): $(METADATA) | $(BIN)/python
-	@$(call requirement,ruff,$(VENV)/lint.txt)
+	@$(call requirement,ruff|mypy,$(VENV)/lint.txt)
 	@$(PIP) install $(INDEX) -r $(VENV)/lint.txt
 	@touch $@
 

@@ -1,5 +1,7 @@
 """Writes the manifests of a corpus: `python -m data_prep CORPUS --data_folder …`; `--help` lists the corpora."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 
@@ -19,7 +21,7 @@ TASK = {"help": "separate_noisy (default), separate_clean or enhance_single"}
 SPLITS = {"nargs": "+", "help": "some of tr, cv, tt"}
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Runs the preparation of the chosen corpus.
 
     Arguments

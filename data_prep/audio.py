@@ -3,6 +3,8 @@
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
 import io
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy.signal import resample_poly
 SAMPLE_RATE = 16000  # Hz, of WSJ0, of LibriSpeech, and of the noise of WHAM!
 
 
-def resample(samples, sample_rate):
+def resample(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """Resamples a signal from 16 kHz to 8 or 16 kHz, in its own precision.
 
     Example
@@ -23,7 +25,7 @@ def resample(samples, sample_rate):
     return resample_poly(samples, sample_rate, SAMPLE_RATE)
 
 
-def num_resampled(frames, sample_rate):
+def num_resampled(frames: int, sample_rate: int) -> int:
     """Length of the result of `resample`.
 
     Example
@@ -34,7 +36,7 @@ def num_resampled(frames, sample_rate):
     return -(-frames * sample_rate // SAMPLE_RATE)
 
 
-def to_int16_wrapping(samples):
+def to_int16_wrapping(samples: np.ndarray) -> np.ndarray:
     """Rounds to 16 bit as the published scripts do: to the nearest, ties to even.
 
     Values beyond full scale wrap around, as theirs do.
@@ -47,7 +49,7 @@ def to_int16_wrapping(samples):
     return np.rint(2**15 * samples).astype(np.int64).astype(np.int16)
 
 
-def to_int16_libsndfile(samples):
+def to_int16_libsndfile(samples: np.ndarray) -> np.ndarray:
     """Converts floating point to 16 bit as libsndfile does, which mostly rounds down.
 
     Example

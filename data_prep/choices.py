@@ -1,6 +1,14 @@
 """Choices that several corpora share, and the check that a value is one of them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 SAMPLE_RATES = (8000, 16000)
 MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
@@ -15,7 +23,7 @@ NUMS_SPKS = (2, 3, 4, 5)  # of WSJ0-mix
 MOST_SPKS = 100  # of any mixture; more is a mistyped number
 
 
-def check_choice(key, value, allowed):
+def check_choice(key: Any, value: Any, allowed: Any) -> None:
     """Raises an InputError unless `value` is one of `allowed`.
 
     Example
@@ -30,7 +38,9 @@ def check_choice(key, value, allowed):
         raise InputError(f"{key} {value!r} is not known: choose one of {', '.join(map(repr, allowed))}.")
 
 
-def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
+def check_versions(
+    sample_rates: Sequence[int], modes: Sequence[str], splits: Sequence[str], known_splits: Any = SPLITS
+) -> None:
     """Raises an InputError unless all sample rates, modes and splits are known.
 
     Example
@@ -49,7 +59,7 @@ def check_versions(sample_rates, modes, splits, known_splits=SPLITS):
             check_choice(key, value, allowed)
 
 
-def check_num_spks(num_spks, least, example=""):
+def check_num_spks(num_spks: int, least: int, example: str = "") -> None:
     """Raises an InputError unless a number of speakers is possible.
 
     Arguments
@@ -72,7 +82,7 @@ def check_num_spks(num_spks, least, example=""):
         raise InputError(f"num_spks is {num_spks}: give {least}{example} or more, at most {MOST_SPKS}.")
 
 
-def split_of(name):
+def split_of(name: Any) -> str | None:
     """The split "tr", "cv" or "tt" for another tool's name of it, or None.
 
     Example

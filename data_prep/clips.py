@@ -12,11 +12,14 @@ second: the same speech, not the same samples.
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -32,6 +35,9 @@ from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
 # Frames that are so many dB below the recording's level are silence, and so are those at most so many above its
@@ -43,7 +49,9 @@ PAUSE_SECONDS = 0.5  # longer pauses become as short as this
 WORTH_WORKERS = 50  # recordings; fewer are cut before the processes have started
 
 
-def cut_clips(corpora, output, list_file=LIST_FILE, workers=None):
+def cut_clips(
+    corpora: Sequence[str | Path], output: str | Path, list_file: str | Path = LIST_FILE, workers: int | None = None
+) -> None:
     """Cuts all listed clips that do not exist yet.
 
     Arguments
@@ -117,14 +125,14 @@ def _cut(job):
     return None
 
 
-def to_clip_rate(samples, sample_rate):
+def to_clip_rate(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """The mean of all channels at 8 kHz: [T] or [T, channels] → [T'], float32."""
     mono = samples if samples.ndim == 1 else samples.mean(axis=1)
     change = SpeedResampler.between(sample_rate, SAMPLE_RATE)
     return mono if change.up == change.down else change.convert(mono)
 
 
-def trim(samples, sample_rate):
+def trim(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """Cuts silence: at the ends all but a margin, in longer pauses all but half a second.
 
     Arguments
@@ -163,7 +171,7 @@ def trim(samples, sample_rate):
     return samples[: len(levels) * frame].reshape(-1, frame)[keep].ravel()
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Cuts the clips; 0, or 2 after an error in what the user gave."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.clips",

@@ -1,12 +1,18 @@
 """Common parts of this package's command lines."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    import argparse
 
 INTERRUPTED = 130  # as shells have it
 PATHS = ("from_speech", "noise")  # options that are paths, besides those that are called so
@@ -14,7 +20,7 @@ PATHS = ("from_speech", "noise")  # options that are paths, besides those that a
 RENAMED = {"--deep": "--check_samples", "--on_bad": "--on_invalid"}
 
 
-def run(parser, arguments=None):
+def run(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> int:
     """Parses arguments and calls the function of the chosen command.
 
     Arguments
@@ -46,7 +52,7 @@ def run(parser, arguments=None):
     return 0
 
 
-def add_cluster_argument(parser):
+def add_cluster_argument(parser: argparse.ArgumentParser) -> None:
     """Declares `--cluster`, for commands that write files."""
     parser.add_argument(
         "--cluster",

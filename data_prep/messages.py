@@ -1,9 +1,16 @@
 """Helpers for messages."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 NUM_SHOWN = 10  # names or problems that a message shows; the rest is counted
 
 
-def first_of(names, ellipsis="…"):
+def first_of(names: Sequence[str], ellipsis: str = "…") -> str:
     """The first names of a sequence, as a message shows them.
 
     Arguments

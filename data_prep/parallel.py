@@ -3,6 +3,8 @@
 The processes are this machine's, or, within `on_cluster`, the workers of a Dask cluster.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
@@ -11,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
 import joblib
 from joblib.externals.loky import get_reusable_executor
@@ -18,6 +21,11 @@ from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.cluster import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from typing import Any
 
 NUM_READERS = 16  # on a network disk waiting dominates, and threads overlap it; NumPy and libsndfile release the lock
 MOST_AT_ONCE = 100  # items that a thread takes at once
@@ -28,7 +36,7 @@ _cluster = None  # the cluster to use instead of processes
 
 
 @contextlib.contextmanager
-def on_cluster(address, output_folder, paths=()):
+def on_cluster(address: str, output_folder: str | Path, paths: Iterable[str | Path] = ()) -> Iterator[None]:
     """Context: `process_map` uses a Dask cluster.
 
     Arguments
@@ -54,7 +62,7 @@ def on_cluster(address, output_folder, paths=()):
 
 
 @contextlib.contextmanager
-def process_map(function, workers=None, ordered=True):
+def process_map(function: Callable, workers: int | None = None, ordered: bool = True) -> Iterator[Any]:
     """Context: a map from items to results that uses several processes.
 
     The results don't depend on the number of processes. The processes end with the context, and if the program is
@@ -109,7 +117,7 @@ def process_map(function, workers=None, ordered=True):
         get_reusable_executor(reuse=True).shutdown(wait=True)
 
 
-def count_workers(workers=None):
+def count_workers(workers: int | None = None) -> int:
     """Number of processes: as given, or one for each CPU that this program may use.
 
     Raises
@@ -129,7 +137,7 @@ def count_workers(workers=None):
     return workers
 
 
-def workers_for(num_items, workers=None):
+def workers_for(num_items: Any, workers: int | None = None) -> int | None:
     """Number of processes for some items, for `process_map`: at most one for each, and 1 where that suffices.
 
     Example
@@ -142,7 +150,7 @@ def workers_for(num_items, workers=None):
     return max(1, min(count_workers(workers), num_items))
 
 
-def thread_map(function, items, description, unit):
+def thread_map(function: Callable, items: Sequence, description: str, unit: str) -> list:
     """The results for items, in their order, computed in threads, with rate and remaining time shown.
 
     Arguments

@@ -1,6 +1,7 @@
 """MossFormer speech separation for SpeechBrain."""
 
 import importlib
+from typing import Any
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.version import __version__
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
@@ -45,5 +46,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -14,6 +14,10 @@ is no such folder:
 `tr` is for training, `cv` for validation, `tt` for test; `train`, `valid`, `val`, `dev` and `test` mean the same.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from data_prep.choices import SPLITS, check_choice, check_num_spks
 from data_prep.corpora.custom_folders import list_folders
 from data_prep.corpora.custom_table import list_table
@@ -21,20 +25,23 @@ from data_prep.manifests.corpus_index import MIXTURE
 from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def prepare_custom(
-    data_folder=None,
-    output_folder=None,
-    csv_file=None,
-    num_spks=2,
-    sample_rate=8000,
-    noise=False,
-    mixture_is_sum=True,
-    splits=SPLITS,
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str | None = None,
+    output_folder: str | None = None,
+    csv_file: str | None = None,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    noise: bool = False,
+    mixture_is_sum: bool = True,
+    splits: Sequence[str] = SPLITS,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks custom data and writes its manifests, `custom_{split}.csv`.
 
     Arguments

@@ -1,6 +1,9 @@
 """Custom data in folders: one for each kind of signal, or one for each mixture."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 from data_prep.choices import SPLIT_NAMES
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
@@ -9,10 +12,15 @@ from data_prep.messages import first_of
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 NAME, PREFIX = "custom data", "custom"
 
 
-def list_folders(data_folder, columns, sample_rate, mixture_is_sum, splits):
+def list_folders(
+    data_folder: str, columns: dict, sample_rate: int, mixture_is_sum: bool, splits: Sequence[str]
+) -> CorpusIndex:
     """Lists the mixtures of custom folders.
 
     Arguments

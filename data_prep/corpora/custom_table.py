@@ -1,7 +1,10 @@
 """Custom data in a table: one row for each mixture, with the paths of its files."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.choices import SPLIT_NAMES, split_of
 from data_prep.corpora.custom_folders import NAME, PREFIX
@@ -11,8 +14,14 @@ from mossformer_sb.data.tables import other_table, read_table, resolve_path
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
-def list_table(csv_file, data_folder, columns, sample_rate, mixture_is_sum, splits):
+
+def list_table(
+    csv_file: str, data_folder: str | None, columns: Any, sample_rate: int, mixture_is_sum: Any, splits: Sequence[str]
+) -> CorpusIndex:
     """Lists the mixtures of a CSV, as `data_prep.corpora.custom_folders.list_folders` does those of folders.
 
     Arguments

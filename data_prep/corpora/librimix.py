@@ -9,12 +9,20 @@ Corpora of `data_prep.generate librimix --from_speech` have the same layout; `DA
 each mixture.
 """
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 from data_prep.choices import check_choice, check_num_spks, check_versions
 from data_prep.generate.librimix_metadata import known_speakers
 from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
 from data_prep.manifests.manifest import write_manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Any
 
 TRAIN_SPLITS = ("train-100", "train-360")
 SPLITS = (*TRAIN_SPLITS, "dev", "test")
@@ -28,17 +36,17 @@ TASKS = {
 
 
 def prepare_librimix(
-    data_folder,
-    output_folder,
-    num_spks=2,
-    sample_rate=8000,
-    mode="min",
-    task="separate_clean",
-    splits=("train-100", "dev", "test"),
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str,
+    output_folder: str,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    mode: str = "min",
+    task: str = "separate_clean",
+    splits: Sequence[str] = ("train-100", "dev", "test"),
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks Libri2Mix or Libri3Mix and writes its manifests, `libri{num_spks}mix_{split}.csv`.
 
     Arguments
@@ -94,7 +102,7 @@ def prepare_librimix(
     return write_manifests(list_mixtures(corpus, data_folder), output_folder, check_samples, on_invalid, trim)
 
 
-def corpus_folder(data_folder, name, splits):
+def corpus_folder(data_folder: str, name: str, splits: Sequence[str]) -> tuple[Path, str]:
     """Finds the root of a corpus: the given folder if it is the corpus itself, else its subfolder of the corpus's name.
 
     Arguments
@@ -120,13 +128,13 @@ def corpus_folder(data_folder, name, splits):
     return root, f"{name}/"
 
 
-def speakers_of(root, num_spks):
+def speakers_of(root: Any, num_spks: int) -> Callable:
     """The function from the ID of a mixture to its speakers, by LibriSpeech's names or the corpus's metadata."""
     known = known_speakers(root / "metadata" / f"Libri{num_spks}Mix", num_spks)
     return lambda mixture_id: known.get(mixture_id) or librispeech_speakers(mixture_id)
 
 
-def librispeech_speakers(mixture_id):
+def librispeech_speakers(mixture_id: str) -> tuple[str, ...] | None:
     """Speakers of a mixture whose ID is built from LibriSpeech utterances.
 
     Arguments

@@ -5,7 +5,10 @@
 where * is `anechoic` or `reverb`, as in WHAMR! The speakers of each mixture are in `DATA_FOLDER/metadata`.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from data_prep.choices import SPLITS
 from data_prep.corpora.librimix import corpus_folder, speakers_of
@@ -13,20 +16,23 @@ from data_prep.corpora.whamr import reverberant_layout
 from data_prep.manifests.folders import list_mixtures
 from data_prep.manifests.manifest import write_manifests
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def prepare_librimix_rooms(
-    data_folder,
-    output_folder,
-    num_spks=2,
-    sample_rate=8000,
-    mode="min",
-    task="separate_noisy_reverb",
-    target="anechoic",
-    splits=SPLITS,
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str,
+    output_folder: str,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    mode: str = "min",
+    task: str = "separate_noisy_reverb",
+    target: str = "anechoic",
+    splits: Sequence[str] = SPLITS,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks a generated reverberant corpus and writes its manifests, `libri{num_spks}mix_rooms_{split}.csv`.
 
     Arguments

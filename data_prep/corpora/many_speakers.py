@@ -19,6 +19,8 @@ with sources that are free of both. Mixtures with the same number have the same 
 those of LibriMix. No speaker is in two splits.
 """
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,23 +78,23 @@ class MixtureItem(Item):
 
 
 def prepare_many_speakers(
-    data_folder,
-    output_folder,
-    clips_folder=None,
-    recorded_noise_folder=None,
-    librispeech_folder=None,
-    sample_rate=SAMPLE_RATE,
-    num_train=300,
-    num_valid=90,
-    num_test=300,
-    num_rooms=500,
-    num_noises=100,
-    seed=1234,
-    list_file=None,
-    check_samples=False,
-    on_invalid="error",
-    workers=None,
-):
+    data_folder: str,
+    output_folder: str,
+    clips_folder: str | None = None,
+    recorded_noise_folder: str | None = None,
+    librispeech_folder: str | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    num_train: int = 300,
+    num_valid: int = 90,
+    num_test: int = 300,
+    num_rooms: int = 500,
+    num_noises: int = 100,
+    seed: int = 1234,
+    list_file: str | None = None,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    workers: int | None = None,
+) -> dict:
     """Generates the missing parts of the corpus, and writes its manifests, `many_speakers_{tr,cv,tt}.csv` and others.
 
     Others are those of the test mixtures of each condition, `…_tt_clean.csv` and so on, and of the held-out speakers of

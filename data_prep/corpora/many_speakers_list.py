@@ -4,6 +4,8 @@
 LibriSpeech's test-other: `clip,speaker,split,source,file`.
 """
 
+from __future__ import annotations
+
 import csv
 import gzip
 import io
@@ -42,7 +44,7 @@ class ListedClip:
     file: str
 
 
-def read_list(path=LIST_FILE):
+def read_list(path: str | Path = LIST_FILE) -> dict:
     """Reads the clips of each split.
 
     Arguments

@@ -3,11 +3,14 @@
 `data_prep.corpora.many_speakers` describes the layout.
 """
 
+from __future__ import annotations
+
 import csv
 import functools
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +26,10 @@ from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 PREFIX = "many_speakers"
 SAMPLE_RATE = 8000  # Hz, of all generated files
@@ -80,7 +87,7 @@ class SynthesisedNoiseItem(Item):
     number: int
 
 
-def run_plan(plan, data_folder, workers):
+def run_plan(plan: Plan, data_folder: str | Path, workers: int | None) -> None:
     """Runs a plan, in this process where starting others would take longer than the work."""
     run(plan, data_folder, 1 if len(plan.items) < WORTH_WORKERS else workers)
 
@@ -88,7 +95,7 @@ def run_plan(plan, data_folder, workers):
 # Speech
 
 
-def find_clips(splits, clips_folder, data_folder):
+def find_clips(splits: dict, clips_folder: str | Path, data_folder: str | Path) -> dict:
     """The path of each clip, by its name; for published LibriSpeech utterances that of their copy."""
     paths = {
         clip.name: _copy_of(clip, data_folder)
@@ -111,7 +118,7 @@ def _copy_of(clip, data_folder):
     return data_folder / "speech" / clip.split / f"{clip.name}.wav"
 
 
-def write_list(data_folder, split, clips, paths):
+def write_list(data_folder: Path, split: str, clips: list, paths: dict) -> None:
     """Writes the clips of a split as a CSV `path,spk`, as dynamic mixing reads them."""
     target = data_folder / "lists" / f"{split}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +133,9 @@ def write_list(data_folder, split, clips, paths):
         temporary.write_bytes(content)
 
 
-def copy_librispeech(splits, librispeech_folder, data_folder, parameters, workers):
+def copy_librispeech(
+    splits: dict, librispeech_folder: str | None, data_folder: str | Path, parameters: Mapping, workers: int | None
+) -> None:
     """Writes the utterances that are used as published, at our rate; needs their folder while some are missing."""
     clips = [clip for clips in splits.values() for clip in clips if clip.source == LIBRISPEECH]
     if librispeech_folder is None:
@@ -166,13 +175,13 @@ def _rounded(samples):
 # Noise
 
 
-def check_noise(folder):
+def check_noise(folder: str | Path | None) -> None:
     """Raises an InputError unless the folder of recorded noise, if it is given, holds recordings."""
     if folder is not None:
         name_noise(folder, "recorded_noise_folder")
 
 
-def copy_noise(folder, data_folder, parameters, workers):
+def copy_noise(folder: str | Path | None, data_folder: str | Path, parameters: Mapping, workers: int | None) -> None:
     """Writes recorded noise at our rate beside the synthesised noise for training."""
     if folder is None:
         return
@@ -196,7 +205,15 @@ def _read_noise(item):
     return {output.path: _rounded(noise)}
 
 
-def synthesise_noise(splits, paths, data_folder, seed, num_noises, parameters, workers):
+def synthesise_noise(
+    splits: dict,
+    paths: dict,
+    data_folder: str | Path,
+    seed: int,
+    num_noises: Any,
+    parameters: Mapping,
+    workers: int | None,
+) -> None:
     """Writes the clips of synthesised noise of each split, and of babble of its speech."""
     items = []
     for split in SPLITS:
@@ -209,7 +226,7 @@ def synthesise_noise(splits, paths, data_folder, seed, num_noises, parameters, w
     )
 
 
-def share_of(number, split):
+def share_of(number: int, split: str) -> int:
     """Number of rooms or noises of a split, if training has `number` of them."""
     return number if split == "tr" else max(1, number // HELD_OUT_SHARE)
 

@@ -1,19 +1,21 @@
 """Manifests of the small corpus of synthetic voices, which is generated if it does not exist."""
 
+from __future__ import annotations
+
 from data_prep.corpora.wham import prepare_wham
 from data_prep.demo_corpus.mini import make_mini_corpus
 
 
 def prepare_mini(
-    data_folder,
-    output_folder,
-    num_train=1000,
-    num_valid=100,
-    num_test=100,
-    seed=1234,
-    sample_rate=8000,
-    task="separate_noisy",
-):
+    data_folder: str,
+    output_folder: str,
+    num_train: int = 1000,
+    num_valid: int = 100,
+    num_test: int = 100,
+    seed: int = 1234,
+    sample_rate: int = 8000,
+    task: str = "separate_noisy",
+) -> dict:
     """Generates the small corpus if it does not exist, and writes its manifests, `wham_{split}.csv`.
 
     Arguments

@@ -5,25 +5,32 @@
 It has no test set.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from data_prep.choices import check_choice
 from data_prep.corpora.librimix import TASKS, librispeech_speakers
 from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
 from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SPLITS = ("train", "val")
 
 
 def prepare_minilibrimix(
-    data_folder,
-    output_folder,
-    sample_rate=8000,
-    task="separate_clean",
-    splits=SPLITS,
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str,
+    output_folder: str,
+    sample_rate: int = 8000,
+    task: str = "separate_clean",
+    splits: Sequence[str] = SPLITS,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks MiniLibriMix and writes its manifests, `minilibrimix_{split}.csv`.
 
     Arguments

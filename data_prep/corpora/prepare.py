@@ -4,12 +4,14 @@ The corpus's name chooses the function that prepares it; the manifests have the 
 `valid.csv` and `test.csv`.
 """
 
+from __future__ import annotations
+
 import inspect
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_prep.choices import SPLITS, check_choice
 from data_prep.corpora.custom import prepare_custom
@@ -25,6 +27,10 @@ from data_prep.manifests.corpus_index import MissingSplits
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.experiment import MANIFESTS, manifest_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +94,7 @@ CORPORA = {
 }
 
 
-def prepare_experiment(hparams, test_only=False):
+def prepare_experiment(hparams: Mapping, test_only: bool = False) -> None:
     """Checks the corpus of an experiment, and writes its manifests and the tables for dynamic mixing.
 
     Arguments
@@ -126,16 +132,16 @@ def prepare_experiment(hparams, test_only=False):
 
 
 def prepare_corpus(
-    corpus,
-    data_folder,
-    output_folder,
-    num_spks,
-    sample_rate,
-    task,
-    train_split=None,
-    test_needed=False,
-    **options,
-):
+    corpus: str,
+    data_folder: str,
+    output_folder: str,
+    num_spks: int,
+    sample_rate: int,
+    task: str,
+    train_split: str | None = None,
+    test_needed: bool = False,
+    **options: Any,
+) -> dict:
     """Checks a corpus and writes its manifests, `train.csv`, `valid.csv` and `test.csv`.
 
     A corpus without a test set gets the first two, and a warning.

@@ -5,9 +5,16 @@ The corpus as its scripts write it:
     DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from data_prep.choices import SPLITS, check_choice, check_versions
 from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
 from data_prep.manifests.manifest import write_manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # The mixture and the signals that it is made of.
 TASKS = {
@@ -18,16 +25,16 @@ TASKS = {
 
 
 def prepare_wham(
-    data_folder,
-    output_folder,
-    sample_rate=8000,
-    mode="min",
-    task="separate_noisy",
-    splits=SPLITS,
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str,
+    output_folder: str,
+    sample_rate: int = 8000,
+    mode: str = "min",
+    task: str = "separate_noisy",
+    splits: Sequence[str] = SPLITS,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks WHAM! and writes its manifests, `wham_{split}.csv`.
 
     Arguments

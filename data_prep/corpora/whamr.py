@@ -8,13 +8,19 @@ where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alo
 the same layout may have more speakers.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from data_prep.choices import SPLITS, check_choice, check_num_spks, check_versions
 from data_prep.corpora.librimix import librispeech_speakers
 from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
 from data_prep.manifests.manifest import write_manifests
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROOMS = ("anechoic", "reverb")
 
@@ -28,18 +34,18 @@ TASKS = tuple(f"{task}_{room}" for room in ("reverb", "anechoic") for task in MI
 
 
 def prepare_whamr(
-    data_folder,
-    output_folder,
-    num_spks=2,
-    sample_rate=8000,
-    mode="min",
-    task="separate_noisy_reverb",
-    target="anechoic",
-    splits=SPLITS,
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str,
+    output_folder: str,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    mode: str = "min",
+    task: str = "separate_noisy_reverb",
+    target: str = "anechoic",
+    splits: Sequence[str] = SPLITS,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks WHAMR! and writes its manifests, `whamr_{split}.csv`.
 
     Arguments
@@ -81,7 +87,18 @@ def prepare_whamr(
     return write_manifests(listing, output_folder, check_samples, on_invalid, trim)
 
 
-def reverberant_layout(name, prefix, top, num_spks, sample_rate, mode, task, target, splits, images):
+def reverberant_layout(
+    name: str,
+    prefix: str,
+    top: str,
+    num_spks: int,
+    sample_rate: int,
+    mode: str,
+    task: str,
+    target: str,
+    splits: Sequence[str],
+    images: bool,
+) -> CorpusLayout:
     """The layout of a corpus that has anechoic and reverberant signals.
 
     Arguments

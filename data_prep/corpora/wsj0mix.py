@@ -5,22 +5,29 @@ The corpora as their scripts write them:
     DATA_FOLDER/{2,3,4,5}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,…,sN}/ID.wav
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from data_prep.choices import NUMS_SPKS, SPLITS, check_choice, check_versions
 from data_prep.manifests.folders import CorpusLayout, list_mixtures, wsj0_speakers
 from data_prep.manifests.manifest import write_manifests
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def prepare_wsj0mix(
-    data_folder,
-    output_folder,
-    num_spks=2,
-    sample_rate=8000,
-    mode="min",
-    splits=SPLITS,
-    check_samples=False,
-    on_invalid="error",
-    trim=0,
-):
+    data_folder: str,
+    output_folder: str,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    mode: str = "min",
+    splits: Sequence[str] = SPLITS,
+    check_samples: bool = False,
+    on_invalid: str = "error",
+    trim: int = 0,
+) -> dict:
     """Checks WSJ0-2mix, or one with more speakers, and writes its manifests, `wsj0_{num_spks}mix_{split}.csv`.
 
     Arguments

@@ -4,10 +4,13 @@ For tests and for a first training within minutes. Its speech and noise are simp
 works, and nothing about real recordings.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +22,9 @@ from data_prep.demo_corpus.voices import list_voices, synthesize
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of the corpus; to be increased when the same arguments give other samples
@@ -29,7 +35,14 @@ CLIP_SECONDS = 10
 HELD_OUT = 8  # of every 8 voices, one is for validation and one for test
 
 
-def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, seed=1234, sample_rate=8000):
+def make_mini_corpus(
+    data_folder: str,
+    num_train: int = 1000,
+    num_valid: int = 100,
+    num_test: int = 100,
+    seed: int = 1234,
+    sample_rate: int = 8000,
+) -> None:
     """Generates the small corpus, unless it exists with the same arguments.
 
     The splits share no voice, no utterance and no noise. The same arguments give the same samples.
@@ -79,7 +92,7 @@ def make_mini_corpus(data_folder, num_train=1000, num_valid=100, num_test=100, s
     logger.info("Made the small corpus: %s", data_folder)
 
 
-def split_voices(voices):
+def split_voices(voices: Sequence[str]) -> dict:
     """Divides voices among the splits, evenly from a list in which similar voices are neighbours.
 
     Returns
@@ -174,7 +187,7 @@ _PATTERNS = (
 )
 
 
-def make_sentence(rng):
+def make_sentence(rng: np.random.Generator) -> str:
     """Generates a sentence of about three seconds.
 
     Example

@@ -1,7 +1,10 @@
 """Writes a corpus of noisy two-speaker mixtures, laid out as WHAM!, from any utterances and any noise."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.io import wavfile
@@ -10,6 +13,9 @@ from tqdm import tqdm
 from data_prep.choices import SAMPLE_RATES, SPLITS, check_choice
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_folder, expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 DESCRIPTION = "corpus.json"
 MAX_PEAK = 0.95  # WHAM!'s
@@ -20,8 +26,15 @@ MIN_NOISE_LEVEL = 0.1  # the level of a noise segment is at least this part of i
 
 
 def write_wham_tree(
-    data_folder, speech, noise, num_mixtures, seed=0, sample_rate=8000, loop_noise=True, description=None
-):
+    data_folder: str,
+    speech: Mapping,
+    noise: Mapping,
+    num_mixtures: Mapping,
+    seed: int = 0,
+    sample_rate: int = 8000,
+    loop_noise: bool = True,
+    description: dict | None = None,
+) -> None:
     """Writes `data_folder/wav{8k,16k}/min/{split}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav`.
 
     IDs are `{utt1}_{gain1}_{utt2}_{gain2}`, with utterance ids of 8 characters that begin with the speaker's 3. Files
@@ -75,7 +88,9 @@ def write_wham_tree(
         (corpus / DESCRIPTION).write_text(json.dumps(description or {}, indent=2) + "\n")
 
 
-def mix(speech, noise, rng, loop_noise=True):
+def mix(
+    speech: Mapping, noise: Sequence[np.ndarray], rng: np.random.Generator, loop_noise: bool = True
+) -> tuple[str, dict]:
     """Draws one mixture.
 
     Arguments
@@ -129,12 +144,12 @@ def mix(speech, noise, rng, loop_noise=True):
     return "_".join(names), signals | {"s1": s1, "s2": s2, "noise": background}
 
 
-def rms(signal):
+def rms(signal: np.ndarray) -> float:
     """Root mean square of an array."""
     return np.sqrt(np.mean(np.square(signal, dtype=np.float64)))
 
 
-def trim_silence(signal, sample_rate, threshold=-40.0):
+def trim_silence(signal: np.ndarray, sample_rate: int, threshold: float = -40.0) -> np.ndarray:
     """Cuts quiet ends off an utterance.
 
     Arguments
@@ -164,7 +179,7 @@ def trim_silence(signal, sample_rate, threshold=-40.0):
     return signal[loud[0] * size : (loud[-1] + 1) * size] if len(loud) else signal[:0]
 
 
-def check_free(data_folder):
+def check_free(data_folder: Path) -> None:
     """Raises an InputError unless a folder for a corpus is new or empty."""
     if data_folder.is_file() or data_folder.is_dir() and any(data_folder.iterdir()):
         raise InputError(f"data_folder '{data_folder}' is in use: give the name of a new folder, or delete this one.")

@@ -3,15 +3,24 @@
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from data_prep.demo_corpus.mixture_tree import rms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KINDS = ("plain", "hum", "clicks", "babble")
 NUM_TALKERS = 6
 
 
-def make_noise(index, utterances, rng, length, sample_rate):
+def make_noise(
+    index: int, utterances: Sequence[np.ndarray], rng: np.random.Generator, length: int, sample_rate: int
+) -> np.ndarray:
     """Generates a clip of coloured noise with a varying level: alone, or with hum, clicks or babble.
 
     Arguments

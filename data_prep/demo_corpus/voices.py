@@ -1,5 +1,7 @@
 """Synthetic speakers: the voices of the espeak-ng engine, from the wheel `espeakng-loader`."""
 
+from __future__ import annotations
+
 import _ctypes
 import contextlib
 import ctypes
@@ -34,7 +36,7 @@ _QUIET = 25  # the normal volume is 100, at which a third of the voices clip
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-def list_voices():
+def list_voices() -> list[str]:
     """Names of the voices that sound like different speakers.
 
     Returns
@@ -53,7 +55,7 @@ def list_voices():
     return sorted(usable.intersection(HIGH_VOICES)) + sorted(usable.difference(HIGH_VOICES))
 
 
-def synthesize(text, voice, pitch=50, rate=170, sample_rate=NATIVE_RATE):
+def synthesize(text: str, voice: str, pitch: int = 50, rate: int = 170, sample_rate: int = NATIVE_RATE) -> np.ndarray:
     """Speaks a text; the same samples for the same arguments.
 
     Arguments

@@ -1,5 +1,7 @@
 """Generates the mixtures of a corpus: `python -m data_prep.generate {wsj0mix,wham,whamr,librimix} …`"""
 
+from __future__ import annotations
+
 import argparse
 import sys
 
@@ -14,7 +16,7 @@ COMMANDS = {
 }
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Generates the corpus that the arguments name.
 
     Arguments

@@ -17,6 +17,8 @@ Files are written atomically, and the planned number of samples determines their
 complete, and an item that lacks one is made again.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib
@@ -29,7 +31,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.io import wavfile
@@ -40,6 +42,9 @@ from data_prep.generate.file_access import check_access
 from data_prep.parallel import count_workers, process_map, workers_for
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
+
+if TYPE_CHECKING:
+    import argparse
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +82,12 @@ class Output(NamedTuple):
     channels: int = 1
 
     @property
-    def num_bytes(self):
+    def num_bytes(self) -> int:
         """Size of the file."""
         return HEADER_BYTES[self.dtype] + self.frames * self.channels * np.dtype(self.dtype).itemsize
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Shape of its samples."""
         return (self.frames,) if self.channels == 1 else (self.frames, self.channels)
 
@@ -103,7 +108,7 @@ class Item:
     outputs: tuple
 
     @property
-    def key(self):
+    def key(self) -> str:
         """Its unique key: the path of its first file."""
         return self.outputs[0].path
 
@@ -132,7 +137,7 @@ class Plan:
 
     name: str
     items: Sequence[Item]
-    make: Callable[[Any], Mapping[str, np.ndarray]]
+    make: Callable[[Any], Any]
     parameters: Mapping[str, Any]
     collect: Callable[[Any, Any], None] | None = None
 
@@ -154,7 +159,7 @@ class Amount(NamedTuple):
         return f"{self.files:,} files, {self.seconds / 3600:,.2f} hours, {self.num_bytes / 1e9:,.2f} GB"
 
 
-def run(plan, output_folder, workers=None, dry_run=False):
+def run(plan: Plan, output_folder: str | Path, workers: int | None = None, dry_run: bool = False) -> Amount:
     """Writes the missing files of a plan.
 
     Arguments
@@ -216,7 +221,7 @@ def run(plan, output_folder, workers=None, dry_run=False):
     return amount
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that every corpus has: they are passed to `generate`, and from there to `run`."""
     parser.add_argument("--output_folder", required=True, help="folder for the corpus")
     parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
@@ -224,7 +229,7 @@ def add_arguments(parser):
     parser.add_argument("--dry_run", action="store_true", help="only say how much would be written")
 
 
-def output_path(output_folder):
+def output_path(output_folder: str | Path) -> Path:
     """The folder of a corpus as a Path, with `~` expanded; an InputError if its name is empty.
 
     Example
@@ -237,7 +242,7 @@ def output_path(output_folder):
     return Path(expanded(output_folder))
 
 
-def checksum(path):
+def checksum(path: str | Path) -> str:
     """SHA-256 of a file, for the parameters of a plan."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
@@ -246,12 +251,12 @@ def checksum(path):
     return digest.hexdigest()
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Writes a text file atomically."""
     _write(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
-def write_wav(path, samples, sample_rate):
+def write_wav(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
     """Writes a WAV file atomically; the same bytes for the same samples.
 
     Arguments
@@ -338,7 +343,7 @@ def _check_record(plan, output_folder):
     return found, found | asked
 
 
-def differences(found, asked, keys):
+def differences(found: Any, asked: Any, keys: Any) -> str:
     """Differences between the parameters of a folder and the requested ones, for messages.
 
     Example
@@ -403,7 +408,7 @@ def _make_folders(output_folder, folders):
         ) from error
 
 
-def remove_temporaries(folder):
+def remove_temporaries(folder: str | Path) -> None:
     """Removes temporary files of an interrupted run from a folder, if it exists. Not while another run writes there."""
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder):

@@ -1,12 +1,18 @@
 """Files without read permission, and names whose case is unknown."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
-def access_problem(path):
+
+def access_problem(path: str | Path) -> str | None:
     """Why an existing path can't be read.
 
     Arguments
@@ -37,7 +43,7 @@ def access_problem(path):
     return None
 
 
-def check_access(path):
+def check_access(path: str | Path) -> None:
     """Raises an InputError if a file or folder exists and can't be read."""
     problem = access_problem(path)
     if problem:
@@ -66,10 +72,10 @@ class FolderListings:
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.listings = {}
 
-    def find(self, folder, name, suffixes=()):
+    def find(self, folder: str | Path, name: str, suffixes: Sequence[str] = ()) -> Path | None:
         """Finds a file or folder.
 
         Arguments
@@ -114,7 +120,7 @@ class FolderListings:
         return self.listings[folder]
 
 
-def walk_files(folder, key):
+def walk_files(folder: str | Path, key: str) -> Iterator[str]:
     """Lists the files below a folder, in no order. Links to other folders are followed.
 
     Arguments

@@ -23,7 +23,10 @@ There are two ways to place the sinc between two samples:
 Shapes: S sources, M microphones, T samples, I images.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
@@ -32,6 +35,11 @@ from scipy.signal import fftconvolve
 from data_prep.choices import check_choice
 from data_prep.generate.rooms import SAMPLE_RATE, SPEED_OF_SOUND
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data_prep.generate.rooms import Room
+
 NUM_TAPS = 81
 OFFSET = NUM_TAPS // 2  # samples
 DEGREE = 16  # of the polynomials that approximate the sinc between two samples, to 1e-13
@@ -39,7 +47,9 @@ POINTS = 20  # of the table of the sinc, for each sample
 SINCS = ("exact", "table")
 
 
-def impulse_responses(room, microphones=(0,), anechoic=False, sinc="exact"):
+def impulse_responses(
+    room: Room, microphones: Sequence[int] = (0,), anechoic: bool = False, sinc: str = "exact"
+) -> np.ndarray:
     """Responses from every source to some microphones, at 16 kHz.
 
     Arguments
@@ -74,7 +84,9 @@ def impulse_responses(room, microphones=(0,), anechoic=False, sinc="exact"):
     )
 
 
-def impulse_response(room, source, microphone, anechoic=False, sinc="exact"):
+def impulse_response(
+    room: Room, source: Sequence[float], microphone: Sequence[float], anechoic: bool = False, sinc: str = "exact"
+) -> np.ndarray:
     """Response from one position to another; see `impulse_responses`.
 
     Arguments
@@ -190,7 +202,9 @@ def _axis(size, source, microphone, max_reflections, precision):
     return position.astype(np.float64) - microphone, np.abs(index)
 
 
-def reverberate(room, signals, microphones=(0,), sinc="exact"):
+def reverberate(
+    room: Room, signals: np.ndarray, microphones: Sequence[int] = (0,), sinc: str = "exact"
+) -> tuple[np.ndarray, np.ndarray]:
     """Convolves signals with the responses of a room.
 
     Arguments
@@ -223,7 +237,7 @@ def reverberate(room, signals, microphones=(0,), sinc="exact"):
     )
 
 
-def matching_factors(signals, anechoic):
+def matching_factors(signals: Sequence[np.ndarray], anechoic: np.ndarray) -> np.ndarray:
     """Factors that give the direct paths at the first microphone the energy of the signals themselves.
 
     Arguments
@@ -243,7 +257,7 @@ def matching_factors(signals, anechoic):
     return np.sqrt(np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0))[:, None, None]
 
 
-def images_of(room, signals):
+def images_of(room: Room, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images of sources at the left microphone, with the tails cut; the direct paths have the sources' energy.
 
     Arguments

@@ -10,6 +10,8 @@ From any speech: `data_prep.generate.librimix_drawing` draws the metadata first,
 are those of WHAMR!, with the splits tr, cv and tt.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
@@ -19,6 +21,7 @@ import re
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.signal import resample_poly
@@ -59,6 +62,13 @@ from data_prep.parallel import count_workers, process_map
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from typing import Any
+
+    from data_prep.generate.engine import Amount
+
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # to be increased when the same metadata gives other samples
@@ -84,22 +94,22 @@ class LibrimixItem(Item):
 
 
 def generate(
-    output_folder,
-    num_spks=2,
-    metadata_folder=None,
-    librispeech_folder=None,
-    from_speech=None,
-    noise=None,
-    rooms=False,
-    resample=False,
-    sample_rates=(8000,),
-    modes=("min",),
-    types=None,
-    splits=None,
-    workers=None,
-    dry_run=False,
-    **drawing,
-):
+    output_folder: str,
+    num_spks: int = 2,
+    metadata_folder: str | None = None,
+    librispeech_folder: str | None = None,
+    from_speech: str | None = None,
+    noise: str | None = None,
+    rooms: bool = False,
+    resample: bool = False,
+    sample_rates: Sequence[int] = (8000,),
+    modes: Sequence[str] = ("min",),
+    types: Sequence[str] | None = None,
+    splits: Sequence[str] | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    **drawing: Any,
+) -> Amount:
     """Writes `output_folder/Libri{N}Mix/wav{8k,16k}/{min,max}/{split}/{s1,…,mix_clean,…,noise}/ID.wav`, 16-bit mono.
 
     Next to the splits, `metadata/` gets the published tables of files and of signal-to-noise ratios.
@@ -189,7 +199,7 @@ def generate(
     return amount
 
 
-def training_command(output_folder, num_spks, version, types, rooms):
+def training_command(output_folder: str | Path, num_spks: int, version: Any, types: Sequence[str], rooms: bool) -> str:
     """The command that trains on a corpus.
 
     Example
@@ -208,7 +218,7 @@ def training_command(output_folder, num_spks, version, types, rooms):
     return " ".join(["python train.py", *words, "--task", f"{task}_reverb" if rooms else task])
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `generate`, without those of every corpus."""
     parser.add_argument("--num_spks", type=int, help="2 (default) or more")
     parser.add_argument(
@@ -255,27 +265,27 @@ def add_arguments(parser):
 
 
 def draw_metadata(
-    output_folder,
-    num_spks,
-    from_speech,
-    noise=None,
-    rooms=False,
-    resample=False,
-    splits=None,
-    layout="librispeech",
-    speaker_pattern=None,
-    reverberation="any",
-    n_mixtures=None,
-    speaker_shares=(0.8, 0.1, 0.1),
-    extend_noise=False,
-    published=False,
-    min_seconds=3.0,
-    max_seconds=None,
-    seed=72,
-    workers=None,
-    dry_run=False,
-    lowest_rate=None,
-):
+    output_folder: Path,
+    num_spks: int,
+    from_speech: str,
+    noise: Any = None,
+    rooms: bool = False,
+    resample: bool = False,
+    splits: Sequence[str] | None = None,
+    layout: str = "librispeech",
+    speaker_pattern: str | None = None,
+    reverberation: str = "any",
+    n_mixtures: Sequence[int] | None = None,
+    speaker_shares: Sequence[float] = (0.8, 0.1, 0.1),
+    extend_noise: bool = False,
+    published: bool = False,
+    min_seconds: float = 3.0,
+    max_seconds: float | None = None,
+    seed: int = 72,
+    workers: int | None = None,
+    dry_run: bool = False,
+    lowest_rate: int | None = None,
+) -> tuple[Path, dict]:
     """Draws metadata for a folder of speech, and writes it to `output_folder/metadata/Libri{N}Mix`.
 
     Metadata that was drawn with the same arguments is read instead.
@@ -526,7 +536,9 @@ def _folders(num_spks, types, rooms):
 # Samples
 
 
-def make(mixture, speech_folder, noise_folder, resample, types):
+def make(
+    mixture: LibrimixItem, speech_folder: str, noise_folder: str, resample: bool | int, types: Sequence[str]
+) -> tuple[dict, dict]:
     """Makes the samples of a mixture.
 
     Arguments
@@ -573,7 +585,9 @@ def make(mixture, speech_folder, noise_folder, resample, types):
     return made, ratios
 
 
-def mix(sources, noise, types, sample_rate, length):
+def mix(
+    sources: Sequence[np.ndarray], noise: np.ndarray | None, types: Sequence[str], sample_rate: int, length: int
+) -> dict:
     """Resamples signals, adjusts their length, and adds them.
 
     Arguments

@@ -15,11 +15,14 @@ reverberant sum must not exceed the peak either.
 Shapes: T samples, S sources.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 import math
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -34,6 +37,12 @@ from data_prep.messages import NUM_SHOWN
 from mossformer_sb.data.loudness import loudness
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from data_prep.generate.recordings import Clip
+    from data_prep.generate.rooms import Room
+
 logger = logging.getLogger(__name__)
 
 TRAIN = "train-100"  # LibriMix's names
@@ -45,7 +54,7 @@ NUM_EVALUATION = 3000  # mixtures of the published validation and test sets
 MAX_IDLE_PASSES = 10  # without a new mixture, before we give up
 
 
-def split_speakers(utterances, num_spks, shares, seed):
+def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[float], seed: int) -> dict:
     """Divides utterances among the splits, so that no speaker is in two.
 
     Arguments
@@ -97,7 +106,7 @@ def split_speakers(utterances, num_spks, shares, seed):
     return splits
 
 
-def split_noises(noises, parts, shares, seed):
+def split_noises(noises: Sequence[Clip], parts: Collection[str], shares: Sequence[float], seed: int) -> dict:
     """Divides noise among the splits as `split_speakers` does speakers; if there is too little, they share it.
 
     Arguments
@@ -163,7 +172,14 @@ class Drawing:
     published: bool = False
     resample: bool | int = False
 
-    def draw(self, split, utterances, noises=(), count=None, mapped=None):
+    def draw(
+        self,
+        split: str,
+        utterances: Sequence[Clip],
+        noises: Sequence[Clip] = (),
+        count: int | None = None,
+        mapped: Callable | None = None,
+    ) -> tuple[list[Recipe], int]:
         """Draws the mixtures of one split.
 
         Arguments
@@ -206,7 +222,9 @@ class Drawing:
             )
         return recipes, redrawn
 
-    def plan(self, split, utterances, noises=(), count=None):
+    def plan(
+        self, split: str, utterances: Sequence[Clip], noises: Sequence[Clip] = (), count: int | None = None
+    ) -> list[tuple[tuple[Clip, ...], Clip | None]]:
         """Plans the mixtures with their lengths, without reading audio.
 
         Returns
@@ -223,8 +241,8 @@ class Drawing:
             for speech, noise in self._pass(rng, split, utterances, noises):
                 pairs.setdefault(frozenset(speech), (speech, noise))
             idle = 0 if len(pairs) > found else idle + 1
-        pairs = list(pairs.values())[:count]
-        return pairs[: len(pairs) // 100 * 100] if self.published else pairs
+        drawn = list(pairs.values())[:count]
+        return drawn[: len(drawn) // 100 * 100] if self.published else drawn
 
     def _usable(self, utterances, split):
         usable = [clip for clip in utterances if clip.frames >= self.min_seconds * SAMPLE_RATE]
@@ -303,7 +321,7 @@ class Drawing:
         return draw_noises(rng, tuples, noises, self.extend_noise, drop=split != TRAIN)
 
 
-def draw_tuples(rng, utterances, num_spks):
+def draw_tuples(rng: np.random.Generator, utterances: Sequence[Clip], num_spks: int) -> list[tuple]:
     """Draws tuples of different speakers, each utterance at most once, until too few speakers are left.
 
     Example
@@ -328,7 +346,9 @@ def draw_tuples(rng, utterances, num_spks):
         tuples.append(tuple(chosen))
 
 
-def draw_noises(rng, tuples, noises, extend, drop):
+def draw_noises(
+    rng: np.random.Generator, tuples: Sequence[tuple[Clip, ...]], noises: Sequence[Clip], extend: bool, drop: bool
+) -> list[tuple[tuple[Clip, ...], Clip]]:
     """Draws a noise that is long enough for each tuple, each noise once before any is repeated.
 
     Arguments
@@ -361,7 +381,7 @@ def draw_noises(rng, tuples, noises, extend, drop):
     return pairs
 
 
-def draw_levels(drawing, job):
+def draw_levels(drawing: Drawing, job: tuple) -> Recipe | Clip:
     """Draws the levels of one mixture.
 
     Arguments
@@ -411,7 +431,9 @@ def _read_padded(path, num_frames, resample):
     return np.pad(noise, (0, num_frames - len(noise)))
 
 
-def draw_gains(rng, signals, ranges, room=None):
+def draw_gains(
+    rng: np.random.Generator, signals: np.ndarray, ranges: Sequence[tuple[float, ...]], room: Room | None = None
+) -> list[float]:
     """Draws a loudness for each signal, and returns the factors that achieve it without clipping.
 
     Arguments

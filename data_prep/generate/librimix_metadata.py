@@ -1,16 +1,23 @@
 """Metadata of LibriMix in the published format: the recordings and gains of each mixture."""
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.generate.file_access import check_access
 from data_prep.generate.rooms import Room
 from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 MANY_SPEAKERS = 10  # from this number on, names of mixtures are too long for files, and are replaced by a hash
 
@@ -46,7 +53,7 @@ class Recipe:
     speakers: tuple = ()
 
 
-def columns(num_spks, noise=True):
+def columns(num_spks: int, noise: bool = True) -> list:
     """Columns of the published tables.
 
     Example
@@ -58,7 +65,7 @@ def columns(num_spks, noise=True):
     return ["mixture_ID", *sources, *(["noise_path", "noise_gain"] if noise else [])]
 
 
-def read_metadata(path, num_spks, rooms=None):
+def read_metadata(path: str | Path, num_spks: int, rooms: Mapping | None = None) -> list[Recipe]:
     """Reads a published table, or one that `metadata_text` made.
 
     Arguments
@@ -123,7 +130,7 @@ def _recipe(place, fields, num_spks, noise, rooms):
     )
 
 
-def metadata_text(recipes):
+def metadata_text(recipes: Sequence[Recipe]) -> str:
     """The published table of some recipes, all with the same number of sources."""
     first = recipes[0]
     rows = [columns(len(first.sources), first.noise is not None)]
@@ -133,7 +140,7 @@ def metadata_text(recipes):
     return csv_text(rows)
 
 
-def info_text(recipes):
+def info_text(recipes: Sequence[Recipe]) -> str:
     """The table of speakers that goes with it. The published one also has their sex, which is unknown here."""
     numbers = range(1, len(recipes[0].speakers) + 1)
     return csv_text(
@@ -142,7 +149,7 @@ def info_text(recipes):
     )
 
 
-def known_speakers(folder, num_spks):
+def known_speakers(folder: Path, num_spks: int) -> dict:
     """Reads the speakers of a corpus's mixtures, from tables by `info_text` or LibriMix's authors.
 
     Arguments
@@ -169,7 +176,7 @@ def known_speakers(folder, num_spks):
     return speakers
 
 
-def file_name(mixture, num_spks):
+def file_name(mixture: Any, num_spks: int) -> str:
     """Name of a mixture's files, without ending.
 
     Example
@@ -180,7 +187,7 @@ def file_name(mixture, num_spks):
     return mixture if num_spks < MANY_SPEAKERS else hashlib.md5(mixture.encode(), usedforsecurity=False).hexdigest()
 
 
-def csv_text(rows):
+def csv_text(rows: Any) -> str:
     """Rows as the text of a CSV; numbers have all digits.
 
     Example

@@ -5,8 +5,11 @@
 Ratios are measured as published: on signals before rounding to 16 bit and clipping.
 """
 
+from __future__ import annotations
+
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +18,16 @@ from data_prep.generate.librimix_metadata import csv_text
 from data_prep.parallel import process_map
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from data_prep.generate.librimix import LibrimixItem
+
 KINDS = ("anechoic", "reverb")  # of signals in rooms
 EPSILON = 1e-10  # of the published ratios
 
 
-def parts_of(mixture, num_spks):
+def parts_of(mixture: np.ndarray, num_spks: int) -> list[str]:
     """The parts of a mixture, whose sum it is.
 
     Example
@@ -31,7 +39,7 @@ def parts_of(mixture, num_spks):
     return {"mix_clean": sources, "mix_both": [*sources, "noise"], "mix_single": ["s1", "noise"]}[mixture]
 
 
-def measure_ratios(mixture, parts):
+def measure_ratios(mixture: np.ndarray, parts: Sequence[np.ndarray]) -> list[float]:
     """Ratios of the parts of a mixture to the rest of it.
 
     Arguments
@@ -55,7 +63,14 @@ def measure_ratios(mixture, parts):
     return [float(10 * np.log10(power / (rest + EPSILON) + EPSILON)) for power, rest in powers]
 
 
-def write_tables(output_folder, items, types, measured, make, workers):
+def write_tables(
+    output_folder: Path,
+    items: Sequence[LibrimixItem],
+    types: Sequence[str],
+    measured: dict,
+    make: Callable,
+    workers: int | None,
+) -> None:
     """Writes the missing tables, and those of mixtures that were just made.
 
     Arguments

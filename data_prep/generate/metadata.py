@@ -1,17 +1,24 @@
 """Text files and arrays of the published metadata: finding and reading them."""
 
+from __future__ import annotations
+
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.generate.file_access import access_problem
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
 SUBFOLDERS = ("", "metadata", "data")  # of the published repositories, that metadata may lie in
 
 
-def metadata_places(folder, subfolders=("",)):
+def metadata_places(folder: str | Path, subfolders: Sequence[str] = ("",)) -> list[Path]:
     """Folders to search for metadata: the given one, and those of a clone of the published repository.
 
     Arguments
@@ -34,7 +41,7 @@ def metadata_places(folder, subfolders=("",)):
     return [folder / place / subfolder for place in SUBFOLDERS for subfolder in subfolders]
 
 
-def find_metadata(folders, name, advice):
+def find_metadata(folders: Sequence[str | Path], name: str, advice: str) -> Path:
     """Finds a metadata file.
 
     Arguments
@@ -67,7 +74,7 @@ def find_metadata(folders, name, advice):
     return found
 
 
-def read_fields(path, needed, separator=None):
+def read_fields(path: str | Path, needed: Sequence[str], separator: str | None = None) -> list[tuple]:
     """Reads a text file with the same number of fields in every line.
 
     Arguments
@@ -116,7 +123,7 @@ def read_fields(path, needed, separator=None):
     return lines
 
 
-def read_number(place, what, text):
+def read_number(place: Any, what: Any, text: str) -> float:
     """Reads a finite number; raises an InputError that names its place if it is none.
 
     Example

@@ -5,20 +5,27 @@ scaling files of WHAM! have their names in such an array. So names are read from
 one, else from the pickle with only the classes of an array of strings allowed.
 """
 
+from __future__ import annotations
+
 import csv
 import os
 import pickle
 import zipfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep.generate.file_access import check_access
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
 DAMAGED = (OSError, ValueError, EOFError, TypeError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
-def read_arrays(path, keys):
+def read_arrays(path: str | Path, keys: Sequence[str]) -> dict:
     """Reads arrays of numbers.
 
     Arguments
@@ -50,7 +57,7 @@ def read_arrays(path, keys):
         return {key: archive[key] for key in keys}
 
 
-def read_names(path, key, table):
+def read_names(path: str | Path, key: str, table: Path) -> list[str]:
     """Reads an array of strings, whether NumPy stored it as text, as bytes or as Python objects.
 
     Arguments

@@ -1,16 +1,23 @@
 """One message for all recordings that can't be used, with their number and the remedy."""
 
+from __future__ import annotations
+
 import collections
+from typing import TYPE_CHECKING
 
 from data_prep.messages import NUM_SHOWN, first_of
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 
 class AbsentRecording(InputError):
     """There is no such file."""
 
 
-def describe_problems(folder, paths, problems, key, splits):
+def describe_problems(folder: str | Path, paths: Sequence[str], problems: Mapping, key: str, splits: Mapping) -> str:
     """The message on recordings that can't be used: which, how many, and what to do.
 
     Arguments

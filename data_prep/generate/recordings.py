@@ -3,6 +3,8 @@
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import math
@@ -11,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scipy.signal import resample_poly
 
@@ -26,6 +29,12 @@ from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.data.tables import likely_cause, read_table, resolve_path
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +69,13 @@ class Clip:
 # Finding
 
 
-def find_speech(source, layout="librispeech", resample=False, speaker_pattern=None, cut=None):
+def find_speech(
+    source: str | Path,
+    layout: str = "librispeech",
+    resample: bool | int = False,
+    speaker_pattern: str | None = None,
+    cut: Callable | None = None,
+) -> tuple[Path, list[Clip]]:
     """Lists the utterances of a folder or a table.
 
     Arguments
@@ -105,7 +120,12 @@ def find_speech(source, layout="librispeech", resample=False, speaker_pattern=No
     return folder, clips
 
 
-def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_speech", "layout")):
+def name_speech(
+    source: str | Path,
+    layout: str = "librispeech",
+    speaker_pattern: str | None = None,
+    keys: Sequence[str] = ("from_speech", "layout"),
+) -> tuple[Path, list[tuple[str, ...]]]:
     """Lists the utterances of a folder or a table by name, without reading headers; see `find_speech`.
 
     Arguments
@@ -131,12 +151,12 @@ def name_speech(source, layout="librispeech", speaker_pattern=None, keys=("from_
     return source, _from_folder(source, layout, *keys)
 
 
-def name_noise(folder, key="noise"):
+def name_noise(folder: str | Path, key: str = "noise") -> list[str]:
     """Lists the paths of a folder's recordings, at any depth, relative to it; the key is its name in messages."""
     return _audio_files(Path(expanded(folder)), key)
 
 
-def find_noise(folder, resample=False):
+def find_noise(folder: str | Path, resample: bool | int = False) -> list[Clip]:
     """Lists the recordings of a folder of noise, at any depth; see `find_speech`."""
     folder = Path(expanded(folder))
     return _clips(folder, [(path, path, "") for path in _audio_files(folder, "noise")], resample, "noise")
@@ -235,7 +255,13 @@ def _clips(folder, named, resample, key):
     return [Clip(path, name, speaker, frames[path]) for path, name, speaker in named]
 
 
-def frames_of(folder, paths, resample=False, key="folder", splits=None):
+def frames_of(
+    folder: str | Path,
+    paths: Iterable[str],
+    resample: bool | int = False,
+    key: str = "folder",
+    splits: Mapping | None = None,
+) -> dict:
     """Samples at 16 kHz of each of many recordings: one pass over the headers with threads.
 
     Arguments
@@ -279,7 +305,7 @@ def _count_or_problem(path, resample):
         return error
 
 
-def warn_of_single_utterances(utterances):
+def warn_of_single_utterances(utterances: Any) -> list[str]:
     """Logs which speakers have only one utterance, from which a model learns little about voices.
 
     Returns
@@ -296,7 +322,7 @@ def warn_of_single_utterances(utterances):
     return single
 
 
-def fingerprint(clips):
+def fingerprint(clips: list) -> str:
     """A hash over names, speakers and lengths, on which the drawn mixtures depend."""
     text = "\n".join(f"{clip.path} {clip.speaker} {clip.frames}" for clip in clips)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -305,7 +331,7 @@ def fingerprint(clips):
 # Reading
 
 
-def read_recording(path, resample=False, num_frames=None):
+def read_recording(path: str | Path, resample: bool | int = False, num_frames: int | None = None) -> np.ndarray:
     """Reads the first channel of a recording at 16 kHz.
 
     Arguments
@@ -339,13 +365,13 @@ def read_recording(path, resample=False, num_frames=None):
     return samples
 
 
-def count_frames(path, resample=False):
+def count_frames(path: str | Path, resample: bool | int = False) -> int:
     """Number of samples that a recording has at 16 kHz, from its header alone; errors as for `read_recording`."""
     with _open(path, resample) as recording:
         return math.ceil(_frames_of_part(path, recording)[1] * SAMPLE_RATE / recording.sample_rate)
 
 
-def file_and_part(path):
+def file_and_part(path: str | Path) -> tuple[str, tuple[float, float] | None]:
     """Splits a path into that of the file, and the part of it.
 
     Arguments
@@ -415,7 +441,7 @@ def _advice(path):
     return ""
 
 
-def check_noise(path, found, needed):
+def check_noise(path: str | Path, found: Any, needed: Any) -> None:
     """Raises an InputError if a noise of `found` samples is too short to be extended to `needed` ones."""
     if found < needed and found <= FADE + 1:
         raise InputError(
@@ -424,7 +450,7 @@ def check_noise(path, found, needed):
         )
 
 
-def read_noise(path, num_frames, resample=False):
+def read_noise(path: str | Path, num_frames: int, resample: bool | int = False) -> np.ndarray:
     """Reads a noise to an exact length, extended if it is too short.
 
     Arguments

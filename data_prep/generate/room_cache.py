@@ -5,6 +5,8 @@
 Each room has its own file, written atomically: an interrupted run resumes with the missing ones.
 """
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
@@ -27,7 +29,15 @@ WORTH_WORKERS = 20  # rooms; fewer are computed before the processes have starte
 VERSION = 1  # to be increased when the same rooms give other responses
 
 
-def compute_rooms(folder, num_rooms, num_spks=2, sample_rate=8000, rooms_csv=None, seed=0, workers=None):
+def compute_rooms(
+    folder: str | Path,
+    num_rooms: int,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    rooms_csv: str | Path | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+) -> None:
     """Computes the responses of rooms from each speaker to the left microphone, unless they exist.
 
     They are computed at 16 kHz, as WHAMR!'s were, and then resampled. Those of another seed, number of speakers or

@@ -3,17 +3,23 @@
 `data_prep.generate.image_source` computes their impulse responses.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from data_prep.choices import check_choice
 from data_prep.generate.file_access import check_access
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SAMPLE_RATE = 16000  # of all responses, in Hz
 SPEED_OF_SOUND = 343.0  # m/s
@@ -49,24 +55,24 @@ class Room:
     t60: float
 
     @property
-    def amplitude_factor(self):
+    def amplitude_factor(self) -> float:
         """1 - a, the factor of each reflection; negative in rooms that Sabine's formula does not fit."""
         x, y, z = self.size
         surface = 2 * (x * y + x * z + y * z)
         return 1 - 24 * (x * y * z) * math.log(10) / (SPEED_OF_SOUND * surface * self.t60)
 
     @property
-    def max_reflections(self):
+    def max_reflections(self) -> int:
         """Images with more reflections are ignored."""
         return math.ceil(self.t60 * SPEED_OF_SOUND / min(self.size))
 
     @property
-    def num_samples(self):
+    def num_samples(self) -> int:
         """Length of the responses."""
         return math.ceil(self.t60 * SAMPLE_RATE)
 
 
-def draw_room(rng, num_spks=2, reverberation="any"):
+def draw_room(rng: np.random.Generator, num_spks: int = 2, reverberation: str = "any") -> Room:
     """Draws a room as those of WHAMR! were drawn.
 
     Arguments
@@ -110,7 +116,7 @@ def _around(centre, distance, azimuth, height):
 # The published table of rooms: one line a mixture, microphones at one height
 
 
-def columns(num_spks):
+def columns(num_spks: int) -> list:
     """Columns of the published table.
 
     Example
@@ -123,7 +129,7 @@ def columns(num_spks):
     return ["utterance_id", *room, *sources, "T60"]
 
 
-def read_rooms(path, num_spks=2):
+def read_rooms(path: str | Path, num_spks: int = 2) -> dict:
     """Reads the rooms of mixtures, `reverb_params_{split}.csv`.
 
     Arguments
@@ -185,7 +191,7 @@ def _room(place, row, num_spks):
     return room
 
 
-def rooms_text(rooms):
+def rooms_text(rooms: Mapping) -> str:
     """Rooms as the text of a table that `read_rooms` reads, with all digits.
 
     Arguments

@@ -6,10 +6,13 @@ in noise. Nothing is written: an utterance is a part of its recording.
 Shapes: F frames.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,11 @@ from data_prep.audio import SAMPLE_RATE
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data_prep.generate.recordings import Clip
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +36,7 @@ SHORTEST = 0.1  # seconds; shorter sounds between pauses are clicks
 MARGIN = 0.1  # seconds of the pause that are kept with the utterance
 
 
-def cut_long(folder, clips, max_seconds, min_seconds):
+def cut_long(folder: Path, clips: list[Clip], max_seconds: float, min_seconds: float) -> list[Clip]:
     """Replaces recordings that are too long with their utterances.
 
     Arguments
@@ -85,7 +93,7 @@ def _parts(clip, spans):
     ]
 
 
-def find_utterances(path, max_seconds, min_seconds):
+def find_utterances(path: str | Path, max_seconds: float, min_seconds: float) -> list[tuple[float, ...]]:
     """Finds the utterances of a recording.
 
     Arguments

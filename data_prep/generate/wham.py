@@ -4,9 +4,12 @@
 NOISE_FOLDER/{tr,cv,tt}/ID.wav. WSJ0-2mix as its scripts write it: WSJ0MIX_FOLDER/2speakers/wav{8k,16k}/{min,max}/….
 """
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +21,12 @@ from data_prep.generate.wsj0 import RawRecording, check_recordings, find_wsj0, r
 from data_prep.generate.wsj0mix import WSJ0_HELP, add_version_arguments
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from data_prep.generate.engine import Amount
 
 VERSION = 1  # to be increased when the same metadata gives other samples
 SIGNALS = ("mix_clean", "mix_single", "mix_both", "s1", "s2", "noise")
@@ -66,17 +75,17 @@ class RemixedItem(Item):
 
 
 def generate(
-    wsj0_folder=None,
-    noise_folder=None,
-    metadata_folder=None,
-    output_folder=None,
-    sample_rates=(8000,),
-    modes=("min",),
-    splits=SPLITS,
-    workers=None,
-    dry_run=False,
-    wsj0mix_folder=None,
-):
+    wsj0_folder: str | None = None,
+    noise_folder: str | None = None,
+    metadata_folder: str | None = None,
+    output_folder: str | None = None,
+    sample_rates: Sequence[int] = (8000,),
+    modes: Sequence[str] = ("min",),
+    splits: Sequence[str] = SPLITS,
+    workers: int | None = None,
+    dry_run: bool = False,
+    wsj0mix_folder: str | None = None,
+) -> Amount:
     """Writes `output_folder/wav{8k,16k}/{min,max}/{split}/{mix_clean,mix_single,mix_both,s1,s2,noise}/ID.wav`.
 
     The files are 32-bit float, mono.
@@ -125,7 +134,7 @@ def generate(
     return run(plan, output_folder, workers, dry_run)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `generate`, without those of every corpus."""
     parser.add_argument("--wsj0_folder", help=f"{WSJ0_HELP}; this or --wsj0mix_folder")
     parser.add_argument("--wsj0mix_folder", help="folder of WSJ0-2mix, with 2speakers/, to use its sources instead")
@@ -218,7 +227,7 @@ def _outputs(top, mixture_id, frames, sample_rate):
     return [Output(f"{top}/{signal}/{mixture_id}.wav", frames, sample_rate, "float32") for signal in SIGNALS]
 
 
-def find_noise(noise_folder, mixtures):
+def find_noise(noise_folder: str, mixtures: Iterable[tuple]) -> dict:
     """Finds the noise of mixtures, and checks the headers.
 
     Arguments
@@ -244,7 +253,7 @@ def find_noise(noise_folder, mixtures):
     return {files[name]: recording for name, recording in recordings.items()}
 
 
-def check_noise(mixture_id, path, noise_frames, start, speech_frames):
+def check_noise(mixture_id: str, path: str, noise_frames: int, start: int, speech_frames: int) -> None:
     """Raises an InputError unless the noise covers the speech of a mixture.
 
     Arguments
@@ -284,7 +293,7 @@ def _plan_mixture(split, mixture_id, row, speech, noise):
 # Samples
 
 
-def make(mixture):
+def make(mixture: WhamItem) -> dict:
     """Makes the samples of a mixture.
 
     Arguments
@@ -311,7 +320,7 @@ def make(mixture):
     return made
 
 
-def make_remixed(mixture):
+def make_remixed(mixture: RemixedItem) -> dict:
     """Makes the samples of a mixture of sources of WSJ0-2mix.
 
     Arguments
@@ -334,7 +343,7 @@ def make_remixed(mixture):
     return made
 
 
-def scale_speech(samples, wsj0mix_gain, gain, sample_rate):
+def scale_speech(samples: np.ndarray, wsj0mix_gain: float, gain: float, sample_rate: int) -> np.ndarray:
     """Scales a raw utterance to a source of WHAM!, by way of a 16-bit source of WSJ0-2mix.
 
     Arguments
@@ -354,7 +363,7 @@ def scale_speech(samples, wsj0mix_gain, gain, sample_rate):
     return to_int16_wrapping(resample(samples, sample_rate) * wsj0mix_gain).astype(np.float64) / 2**15 * gain
 
 
-def mix(s1, s2, noise, start, mode):
+def mix(s1: np.ndarray, s2: np.ndarray, noise: np.ndarray, start: int, mode: str) -> dict:
     """Aligns the sources with the noise, and adds them.
 
     Arguments

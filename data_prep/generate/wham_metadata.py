@@ -7,14 +7,19 @@
 NOISE_FOLDER is wham_noise as it is unzipped, METADATA_FOLDER the published scripts or their folder `data`.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from data_prep.generate.metadata import find_metadata, metadata_places, read_fields
 from data_prep.generate.npz import read_arrays, read_names
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 IDS = "utterance_id"  # array of a scaling file, and column of the CSV beside it
 LISTS_ADVICE = "give the folder of the published scripts, wham_scripts, as metadata_folder"
@@ -57,7 +62,9 @@ class Parameters(NamedTuple):
     scalings: dict
 
 
-def read_corpus(metadata_folder, noise_folder, splits, versions):
+def read_corpus(
+    metadata_folder: str, noise_folder: str, splits: Sequence[str], versions: Sequence[tuple]
+) -> tuple[list[tuple], list[Path]]:
     """Reads all the metadata of WHAM!.
 
     Arguments
@@ -101,13 +108,13 @@ def read_corpus(metadata_folder, noise_folder, splits, versions):
     return rows, files
 
 
-def find_scaling(noise_folder, split, metadata_folder=None):
+def find_scaling(noise_folder: str, split: str, metadata_folder: str | None = None) -> Path:
     """Finds the file with the gains of a split, in the folder of noise; an InputError if there is none."""
     places = [Path(noise_folder) / "metadata", *([] if metadata_folder is None else metadata_places(metadata_folder))]
     return find_metadata(places, f"scaling_{split}.npz", SCALING_ADVICE)
 
 
-def read_filenames(path):
+def read_filenames(path: str | Path) -> dict:
     """Reads the utterances of the mixtures of a split.
 
     Arguments
@@ -140,7 +147,7 @@ def read_filenames(path):
     return sources
 
 
-def read_scaling(path, versions):
+def read_scaling(path: str | Path, versions: Sequence[tuple]) -> dict:
     """Reads the gains of the mixtures of a split.
 
     Arguments

@@ -9,9 +9,12 @@ WHAM!'s sources. The noise is WHAM!'s. Responses are those of pyroomacoustics 0.
 that `data_prep.generate.image_source` states.
 """
 
+from __future__ import annotations
+
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,6 +30,12 @@ from data_prep.generate.wsj0 import RawRecording, check_recordings, find_wsj0, r
 from data_prep.generate.wsj0mix import WSJ0_HELP, add_version_arguments
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from data_prep.generate.engine import Amount
 
 logger = logging.getLogger(__name__)
 
@@ -66,17 +75,17 @@ class WhamrItem(Item):
 
 
 def generate(
-    wsj0_folder,
-    noise_folder,
-    metadata_folder,
-    output_folder,
-    sample_rates=(8000,),
-    modes=("min",),
-    splits=SPLITS,
-    channels="left",
-    workers=None,
-    dry_run=False,
-):
+    wsj0_folder: str,
+    noise_folder: str,
+    metadata_folder: str,
+    output_folder: str,
+    sample_rates: Sequence[int] = (8000,),
+    modes: Sequence[str] = ("min",),
+    splits: Sequence[str] = SPLITS,
+    channels: str = "left",
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> Amount:
     """Writes `output_folder/wav{8k,16k}/{min,max}/{split}/{FOLDER}/ID.wav`, 32-bit float.
 
     FOLDER is `noise`, or one of `s1`, `s2`, `mix_clean`, `mix_single` and `mix_both` with `_anechoic` or `_reverb`.
@@ -137,7 +146,7 @@ def generate(
     return run(Plan("whamr", items, make, parameters), output_folder, workers, dry_run)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `generate`, without those of every corpus."""
     parser.add_argument("--wsj0_folder", required=True, help=WSJ0_HELP)
     parser.add_argument("--noise_folder", required=True, help="wham_noise, with tr/, cv/, tt/ and metadata/")
@@ -204,7 +213,7 @@ def _plan_mixture(split, mixture_id, row, speech, noise, room, channels):
 # Samples
 
 
-def make(mixture):
+def make(mixture: WhamrItem) -> dict:
     """Makes the samples of a mixture.
 
     Arguments
@@ -247,7 +256,7 @@ def _resample_images(images, sample_rate):
     return np.apply_along_axis(resample, -1, images, sample_rate)
 
 
-def mix(sources, images, noise, start, mode):
+def mix(sources: Sequence[np.ndarray], images: Sequence[np.ndarray], noise: np.ndarray, start: int, mode: str) -> dict:
     """Scales the images, aligns them with the noise, and adds.
 
     Arguments

@@ -1,10 +1,12 @@
 """Raw WSJ0 (LDC93S6A), the recordings of WSJ0-mix, WHAM! and WHAMR!: finding and reading them."""
 
+from __future__ import annotations
+
 import filecmp
 import logging
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_prep.audio import SAMPLE_RATE
 from data_prep.generate.file_access import FolderListings, access_problem
@@ -14,6 +16,11 @@ from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +45,7 @@ class RawRecording(NamedTuple):
     frames: int
 
 
-def find_wsj0(wsj0_folder, names):
+def find_wsj0(wsj0_folder: str | Path, names: Iterable[str]) -> dict:
     """Finds utterances of WSJ0, as WAV, NIST SPHERE or FLAC files, and checks their headers.
 
     An utterance with the name `wsj0/si_tr_s/40n/40na010x.wav` in the metadata may also exist as `40na010x.wv1`, the
@@ -80,7 +87,13 @@ def find_wsj0(wsj0_folder, names):
     )
 
 
-def check_recordings(files, corpus, explain=None, sample_rate=SAMPLE_RATE, advice="Complete or repair them"):
+def check_recordings(
+    files: Mapping,
+    corpus: str,
+    explain: Callable | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    advice: str = "Complete or repair them",
+) -> dict:
     """Reads the headers of raw recordings.
 
     Arguments
@@ -120,7 +133,7 @@ def check_recordings(files, corpus, explain=None, sample_rate=SAMPLE_RATE, advic
     return dict(zip(files, results, strict=True))
 
 
-def read_recording(recording, channel=0):
+def read_recording(recording: RawRecording, channel: int = 0) -> np.ndarray:
     """Reads one channel of a whole recording.
 
     Arguments

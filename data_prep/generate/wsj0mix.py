@@ -8,8 +8,11 @@ folder, as in a clone of github.com/mpariente/pywsj0-mix:
     METADATA_FOLDER/[activlev/]activlev_si_{tr_s,dt_05,et_05}.txt utterance and its active level, a power
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +22,13 @@ from data_prep.generate.engine import Item, Output, Plan, checksum, run
 from data_prep.generate.metadata import find_metadata, metadata_places, read_fields, read_number
 from data_prep.generate.wsj0 import find_wsj0, read_recording
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from data_prep.generate.engine import Amount
 
 WSJ0_HELP = "folder that holds wsj0/, the raw recordings, or the discs with it; or the folder that contains csr_1"
 VERSION = 1  # to be increased when the same metadata gives other samples
@@ -53,16 +63,16 @@ class Wsj0mixItem(Item):
 
 
 def generate(
-    wsj0_folder,
-    metadata_folder,
-    output_folder,
-    num_spks=2,
-    sample_rates=(8000,),
-    modes=("min",),
-    splits=SPLITS,
-    workers=None,
-    dry_run=False,
-):
+    wsj0_folder: str,
+    metadata_folder: str,
+    output_folder: str,
+    num_spks: int = 2,
+    sample_rates: Sequence[int] = (8000,),
+    modes: Sequence[str] = ("min",),
+    splits: Sequence[str] = SPLITS,
+    workers: int | None = None,
+    dry_run: bool = False,
+) -> Amount:
     """Writes `output_folder/{N}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,…,sN}/ID.wav`, 16-bit mono.
 
     Arguments
@@ -113,7 +123,7 @@ def generate(
     return run(Plan(f"wsj0-{num_spks}mix", items, make, parameters), output_folder, workers, dry_run)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `generate`, without those of every corpus."""
     parser.add_argument("--wsj0_folder", required=True, help=WSJ0_HELP)
     parser.add_argument(
@@ -125,7 +135,7 @@ def add_arguments(parser):
     add_version_arguments(parser)
 
 
-def add_version_arguments(parser):
+def add_version_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that select parts of a corpus, common to all corpora from WSJ0."""
     parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
     parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
@@ -135,7 +145,7 @@ def add_version_arguments(parser):
 # Metadata
 
 
-def read_mixtures(path, num_spks):
+def read_mixtures(path: str | Path, num_spks: int) -> list[tuple]:
     """Reads the list of the mixtures of a split.
 
     Arguments
@@ -173,7 +183,7 @@ def read_mixtures(path, num_spks):
     return mixtures
 
 
-def read_levels(path):
+def read_levels(path: str | Path) -> dict:
     """Reads active speech levels.
 
     Arguments
@@ -229,7 +239,7 @@ def _signals(num_spks):
 # Samples
 
 
-def make(mixture):
+def make(mixture: Wsj0mixItem) -> dict:
     """Makes the samples of a mixture.
 
     Arguments
@@ -251,7 +261,7 @@ def make(mixture):
     return made
 
 
-def mix(speech, gains, levels, mode):
+def mix(speech: Sequence[np.ndarray], gains: Sequence[float], levels: Sequence[float], mode: str) -> list[np.ndarray]:
     """Scales utterances and adds them.
 
     Arguments

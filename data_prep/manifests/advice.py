@@ -1,11 +1,17 @@
 """Advice on the problems of a corpus, if they have a common cause."""
 
+from __future__ import annotations
+
 import os
 import re
+from typing import TYPE_CHECKING
 
 from data_prep.manifests.checks import Header
 from mossformer_sb.data.audio_io import LITTLE
 from mossformer_sb.data.tables import likely_cause
+
+if TYPE_CHECKING:
+    from data_prep.manifests.corpus_index import CorpusIndex, Problem
 
 REPAIR = (
     "Repair these files, or copy or generate them again, then start again; or exclude these mixtures with --on_invalid "
@@ -13,7 +19,7 @@ REPAIR = (
 )
 
 
-def advice(listing, headers, problems):
+def advice(listing: CorpusIndex, headers: dict, problems: list[Problem]) -> str:
     """The advice.
 
     Arguments

@@ -3,8 +3,10 @@
 A check does not stop at the first problem: it lists all, each with its mixture.
 """
 
+from __future__ import annotations
+
 import collections
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,11 @@ from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.audio_reader import AudioReader, DamagedAudio
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from data_prep.manifests.corpus_index import CorpusIndex
 
 STEP = 2.0**-15  # of 16-bit audio
 NOT_MONO = "files that are not mono"
@@ -38,7 +45,7 @@ class Fault(NamedTuple):
     text: str
 
 
-def check(listing, check_samples=False, trim=0):
+def check(listing: CorpusIndex, check_samples: bool = False, trim: int = 0) -> tuple[dict, list[Problem]]:
     """Checks every file of a corpus.
 
     By its header, each file must exist, be readable and complete, have the right sample rate, be mono, and have the
@@ -73,12 +80,12 @@ def check(listing, check_samples=False, trim=0):
     return headers, problems
 
 
-def spoiled(problems):
+def spoiled(problems: list[Problem]) -> set:
     """Mixtures with a problem, as a set of (split, ID)."""
     return {(problem.split, problem.mixture_id) for problem in problems}
 
 
-def summary(listing, problems):
+def summary(listing: CorpusIndex, problems: list[Problem]) -> str:
     """Numbers of problems of each kind, and the first ones.
 
     Arguments
@@ -105,7 +112,7 @@ def summary(listing, problems):
     return "\n".join(lines)
 
 
-def shared_speakers(listing):
+def shared_speakers(listing: CorpusIndex) -> list[str]:
     """Speakers of the test split who are also in a training split.
 
     Arguments
@@ -138,7 +145,7 @@ def shared_speakers(listing):
 # Headers
 
 
-def read_header(path):
+def read_header(path: Path) -> Header | Fault:
     """Returns a Header, or a Fault if the file can't be used."""
     try:
         if path.stat().st_size == 0:

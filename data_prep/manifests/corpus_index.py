@@ -1,5 +1,7 @@
 """The index of a corpus: its mixtures, split by split, before and after they are checked."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ class MissingSplits(InputError):
         The missing splits.
     """
 
-    def __init__(self, message, splits=()):
+    def __init__(self, message: str, splits: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.splits = tuple(splits)
 
@@ -55,9 +57,9 @@ class MixtureFiles:
     speakers: Sequence[str] | None = None
 
     @property
-    def all_files(self):
+    def all_files(self) -> list[str]:
         """Every file once, the mixture first."""
-        return dict.fromkeys((*self.files.values(), *self.parts))
+        return list(dict.fromkeys((*self.files.values(), *self.parts)))
 
 
 @dataclass
@@ -94,6 +96,6 @@ class CorpusIndex:
     problems: list = field(default_factory=list)
 
     @property
-    def rows(self):
+    def rows(self) -> list:
         """All mixtures as (split, ID, MixtureFiles)."""
         return [(split, key, mixture) for split, mixtures in self.splits.items() for key, mixture in mixtures.items()]

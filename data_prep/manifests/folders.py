@@ -3,6 +3,8 @@
 A `CorpusLayout` describes a corpus: the folder of each column and split.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -89,18 +91,18 @@ class CorpusLayout:
     test: str = "tt"
     known_splits: Sequence[str] = ()
 
-    def parts_of(self, split):
+    def parts_of(self, split: str) -> tuple:
         """The folders whose signals add up to the mixtures of a split."""
         if self.parts is not None:
             return tuple(self.parts[split])
         return tuple(folder for column, folder in self.folders[split].items() if column != MIXTURE)
 
-    def folders_of(self, split):
+    def folders_of(self, split: str) -> tuple:
         """Every folder of a split once, the mixtures' first."""
         return tuple(dict.fromkeys((*self.folders[split].values(), *self.parts_of(split))))
 
 
-def list_mixtures(corpus, data_folder):
+def list_mixtures(corpus: CorpusLayout, data_folder: str) -> CorpusIndex:
     """Lists the mixtures of a corpus with the files of each.
 
     Arguments
@@ -130,7 +132,7 @@ def list_mixtures(corpus, data_folder):
     return listing
 
 
-def existing_folder(data_folder):
+def existing_folder(data_folder: str) -> Path:
     """The folder as a Path; an InputError unless it exists.
 
     Example
@@ -147,7 +149,7 @@ def existing_folder(data_folder):
     return root
 
 
-def wsj0_speakers(mixture_id):
+def wsj0_speakers(mixture_id: str) -> tuple[str, ...] | None:
     """Speakers of a mixture whose ID is built from WSJ0 utterances, as in WSJ0-mix, WHAM! and WHAMR!
 
     Arguments

@@ -8,6 +8,8 @@ Durations are seconds, read from the files. Paths start with `$data_root`, so th
 column names are SpeechBrain's. Beside `wham_tr.csv` lies `wham_tr.json` with its fingerprint.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -15,6 +17,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_prep.choices import check_choice
 from data_prep.manifests.advice import REPAIR, advice
@@ -25,12 +28,17 @@ from mossformer_sb.data.manifests import DATA_ROOT, FINGERPRINT_SHOWN, fingerpri
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded, write_text
 
+if TYPE_CHECKING:
+    from data_prep.manifests.corpus_index import CorpusIndex
+
 logger = logging.getLogger(__name__)
 
 ON_INVALID = ("error", "skip")
 
 
-def write_manifests(listing, output_folder, check_samples=False, on_invalid="error", trim=0):
+def write_manifests(
+    listing: CorpusIndex, output_folder: str, check_samples: bool = False, on_invalid: str = "error", trim: int = 0
+) -> dict:
     """Checks every file of a corpus and writes one manifest per split.
 
     All problems are collected before any is reported: completely in `{prefix}_problems.csv`, summarised in the error or

@@ -1,13 +1,19 @@
 """Resumable work on many items, with progress."""
 
+from __future__ import annotations
+
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-def resumable(path, key, items, mapped, name=""):
+
+def resumable(path: str | Path, key: str, items: Sequence, mapped: Callable, name: str = "") -> list:
     """The results of a function for many items; each is saved as soon as it is computed.
 
     Arguments

@@ -4,12 +4,15 @@ Speech is single-speaker recordings, by default the sources of the static traini
 default that of the static training set. The levels of every utterance are measured once.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import math
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -26,30 +29,33 @@ from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_C
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
 
+if TYPE_CHECKING:
+    from typing import Any
+
 logger = logging.getLogger(__name__)
 
 WORTH_WORKERS = 100  # recordings; fewer are measured before the processes have started
 
 
 def prepare_mixing(
-    dynamic_mixing,
-    manifest,
-    data_root,
-    output_folder,
-    test_manifest=None,
-    task="",
-    num_spks=2,
-    sample_rate=8000,
-    speech_folder=None,
-    speech_layout="speakers",
-    speaker_pattern=None,
-    noise_folder=None,
-    rir_folder=None,
-    num_rooms=2000,
-    rooms_csv=None,
-    seed=0,
-    workers=None,
-):
+    dynamic_mixing: bool,
+    manifest: str | Path,
+    data_root: str,
+    output_folder: str,
+    test_manifest: str | Path | None = None,
+    task: str = "",
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    speech_folder: str | None = None,
+    speech_layout: str = "speakers",
+    speaker_pattern: str | None = None,
+    noise_folder: str | None = None,
+    rir_folder: str | None = None,
+    num_rooms: int = 2000,
+    rooms_csv: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+) -> None:
     """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty without noise, and computes rooms.
 
     Files of an earlier run of the same recordings are kept; an interrupted run resumes.
@@ -208,7 +214,7 @@ def _measure_speech(recording):
     )
 
 
-def measure_noise(recording):
+def measure_noise(recording: Any) -> tuple:
     """Path, samples and rate in Hz of a recording, which comes as a pair of its path and anything."""
     path, _ = recording
     with AudioReader(path) as header:

@@ -4,6 +4,8 @@ Each command has a module of its own, with its ``DESCRIPTION``, ``add_arguments(
 ``run`` imports PyTorch, which takes seconds, so that ``--help`` and a mistyped command answer at once.
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib
 import logging
@@ -31,7 +33,7 @@ COMMANDS = {  # the name of its module, and its help
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Arguments

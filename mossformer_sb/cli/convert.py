@@ -1,5 +1,12 @@
 """``mossformer-sb convert``: from the authors' checkpoints to a model folder, or back."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
 DESCRIPTION = """\
 Convert a checkpoint of the authors' MossFormer or MossFormer2 into a model folder, or back. Its format is recognised:
 
@@ -15,7 +22,7 @@ Convert a checkpoint of the authors' MossFormer or MossFormer2 into a model fold
 The released models themselves are downloaded and converted by their names: mossformer-sb models."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument("source", metavar="SOURCE", help="folder or file of the authors'; with --to, a model folder")
     parser.add_argument("--output_folder", required=True, help="where to")
@@ -40,7 +47,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     if arguments.to is not None:
         from mossformer_sb.sharing.authors_export import to_authors

@@ -1,8 +1,14 @@
 """``mossformer-sb evaluate``: evaluate a model on a test set."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.cli.score_output import add_output_arguments, check_output, write_scores
+
+if TYPE_CHECKING:
+    import argparse
 
 DESCRIPTION = """\
 Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, as train.py does at its end.
@@ -13,7 +19,7 @@ Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, a
 The manifest comes from a training's output folder (manifests/), or from python -m data_prep wham --data_folder ..."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument("model", metavar="MODEL", help="exported folder, released model's name, or hub's id")
     parser.add_argument("--manifest", required=True, help="CSV of the test set")
@@ -33,7 +39,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.data.datasets import MixtureDataset
     from mossformer_sb.evaluation.results import evaluate

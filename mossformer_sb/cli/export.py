@@ -1,8 +1,14 @@
 """``mossformer-sb export``: export a training as a model folder."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
 
 DESCRIPTION = """\
 Export a trained model from a training's output folder to a model folder, ready for a model hub.
@@ -20,7 +26,7 @@ mixture [batch, samples] to estimates [batch, samples, speakers], of any batch a
 of the corpus: see that its licence allows that."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument(
         "training_folder",
@@ -43,7 +49,7 @@ def add_arguments(parser):
     parser.add_argument("--onnx", action="store_true", help="add the separator as ONNX")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.inference.separation import MossFormerSeparation
     from mossformer_sb.sharing.onnx import ONNX_FILE, check_onnx, export_onnx

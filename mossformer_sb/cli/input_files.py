@@ -1,5 +1,7 @@
 """Input files: the recordings that a command line lists, and the output folder of each."""
 
+from __future__ import annotations
+
 import fnmatch
 import glob
 import logging
@@ -7,10 +9,17 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, skipped_formats_message
 from mossformer_sb.data.media_file import MEDIA_ENDINGS, can_read_media
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from mossformer_sb.cli.input_list import Listed
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +31,15 @@ _NAMED = 5  # most files that a message names
 class Job:
     """A recording to separate."""
 
-    path: Path  # STDIN for the standard input
+    path: Path | str  # STDIN for the standard input
     folder: Path  # of its output
     name: str  # beginning of the names of its output
     problem: str | None = None  # why it can't be read, if the folder shows it
 
 
-def list_recordings(inputs, output_folder, listed=(), passed_over=None):
+def list_recordings(
+    inputs: list[str], output_folder: str | Path, listed: Iterable[Listed] = (), passed_over: list | None = None
+) -> list[Job]:
     """List the recordings that files, folders and patterns match.
 
     The output folder gets the subfolders that the recordings have below the common parent of all inputs, so files of
@@ -241,7 +252,7 @@ def _until_magic(parts):
         yield part
 
 
-def shard(jobs, environment=os.environ):
+def shard(jobs: Any, environment: Any = os.environ) -> list:
     """The part of a list for this process of several, as ``torchrun`` numbers them.
 
     Example

@@ -1,5 +1,7 @@
 """Lists of recordings in a file: a path a line, or Kaldi's ``wav.scp``."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +16,7 @@ class Listed(NamedTuple):
     name: str | None  # name of its output, if the list has an ID for it
 
 
-def read_input_list(path):
+def read_input_list(path: str | Path) -> list[Listed]:
     """Read a list of recordings.
 
     Arguments

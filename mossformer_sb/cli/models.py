@@ -1,5 +1,12 @@
 """``mossformer-sb models``: list the authors' released models."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
 DESCRIPTION = """\
 List the models that the authors of MossFormer and MossFormer2 released, or describe one. Use these names wherever a
 model is given; the first use downloads and converts the model.
@@ -14,13 +21,13 @@ They are kept in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). A folde
 directory takes precedence. Their licences are their authors'."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="of one model (default: all)")
     parser.add_argument("--download", action="store_true", help="download and convert it, unless it is in the cache")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.errors import InputError
     from mossformer_sb.sharing.released import RELEASED, find_released

@@ -1,7 +1,16 @@
 """Progress of separating many recordings: how many are done, speed, and time left."""
 
+from __future__ import annotations
+
 import os
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from mossformer_sb.cli.input_files import Job
 
 _UNKNOWN_BYTES = 1  # size of a recording that is no file
 _SHOW_SECONDS = 0.2  # between two drawings
@@ -33,7 +42,7 @@ class Progress:
     6.0 s of audio a second, 0:10 left
     """
 
-    def __init__(self, jobs, hidden=False, clock=time.monotonic):
+    def __init__(self, jobs: list[Job], hidden: bool = False, clock: Callable = time.monotonic) -> None:
         from tqdm import tqdm
 
         self._weights = [_num_bytes(job.path) for job in jobs]
@@ -44,21 +53,21 @@ class Progress:
         style = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} recordings [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(jobs), disable=hidden, bar_format=style)
 
-    def add(self, number, num_samples, total, sample_rate):
+    def add(self, number: Any, num_samples: int, total: int, sample_rate: int) -> None:
         """Report progress of a recording: its number in the list, samples more, all samples or None, and Hz."""
         self._seconds += num_samples / sample_rate
         if total:
             self._shares[number] = min(1.0, self._shares.get(number, 0.0) + num_samples / total)
         self._show()
 
-    def finish(self, number):
+    def finish(self, number: Any) -> None:
         """Report that a recording is done, successfully or not."""
         self._shares.pop(number, None)
         self._done += self._weights[number]
         self._bar.update(1)
         self._show()
 
-    def text(self):
+    def text(self) -> str:
         """Speed and time left."""
         passed = max(self._clock() - self._start, 1e-9)
         done = self._done + sum(share * self._weights[number] for number, share in self._shares.items())
@@ -77,10 +86,10 @@ class Progress:
         self._shown = now
         self._bar.set_postfix_str(self.text())
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self._shown = float("-inf")
         self._show()
         self._bar.close()

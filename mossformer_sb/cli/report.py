@@ -1,6 +1,13 @@
 """``mossformer-sb report``: write the report of a training."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mossformer_sb.utils.files import check_output_file
+
+if TYPE_CHECKING:
+    import argparse
 
 DESCRIPTION = """\
 Write the report of a training from the files in its output folder, without evaluating again: scores, curves, and audio
@@ -9,7 +16,7 @@ examples.
   mossformer-sb report results/mossformer_wham_L/1234"""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument("training_folder", metavar="TRAINING", help="output_folder of train.py")
     parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in that folder)")
@@ -17,7 +24,7 @@ def add_arguments(parser):
     parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.cli.training_report import report_training
     from mossformer_sb.utils.devices import choose_device

@@ -1,9 +1,15 @@
 """``mossformer-sb score``: score estimates against references."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 from mossformer_sb.cli.score_output import add_output_arguments, check_output, write_scores
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
 
 DESCRIPTION = """\
 Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under its best permutation.
@@ -17,7 +23,7 @@ mixture, ID/spk1.wav. Other toolkits' names for a signal are recognised too: est
 speaker1. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav ..., and allows any names."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument("--estimates", help="folder of the estimates")
     parser.add_argument("--references", help="folder of the true sources, or a manifest")
@@ -34,7 +40,7 @@ def add_arguments(parser):
     add_output_arguments(parser, "scores.csv")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     import torch
 

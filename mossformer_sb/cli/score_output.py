@@ -1,11 +1,19 @@
 """Output options of scoring files and evaluating a model, and writing the output."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mossformer_sb.evaluation.extra_metrics import EXTRA_METRICS, check_metrics
 from mossformer_sb.evaluation.published import PUBLISHED
 from mossformer_sb.utils.files import check_output_file
 
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
 
-def add_output_arguments(parser, output):
+
+def add_output_arguments(parser: argparse.ArgumentParser, output: Any) -> None:
     """Add the options; ``output`` is where the scores go by default."""
     parser.add_argument("--data_root", help="value of $data_root in a CSV (default: the folder of the CSV)")
     parser.add_argument(
@@ -18,7 +26,7 @@ def add_output_arguments(parser, output):
     )
 
 
-def check_output(arguments):
+def check_output(arguments: argparse.Namespace) -> None:
     """Check the output options before the work."""
     from mossformer_sb.evaluation.report import check_report
 
@@ -29,7 +37,7 @@ def check_output(arguments):
         check_output_file(arguments.report)
 
 
-def write_scores(arguments, results, number):
+def write_scores(arguments: argparse.Namespace, results: Any, number: Any) -> Any:
     """Write the table of scores; returns it."""
     from tqdm import tqdm
 

@@ -1,11 +1,14 @@
 """``mossformer-sb separate``: separate recordings into one file per speaker."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 import shutil
 import sys
 import tempfile
+from typing import TYPE_CHECKING
 
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.cli.input_list import read_input_list
@@ -18,6 +21,9 @@ from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.inference.output_names import DEFAULT_PATTERN
 from mossformer_sb.utils.files import make_output_folder
+
+if TYPE_CHECKING:
+    import argparse
 
 SOME_FAILED = 1  # exit code
 STDOUT = "-"  # as the output folder
@@ -39,7 +45,7 @@ exit code is 1. Links count under their own names, linked folders are searched. 
 are skipped in folders, counted and named."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument(
         "inputs",
@@ -157,7 +163,7 @@ def _add_report_arguments(group):
     group.add_argument("--quiet", action="store_true", help="print errors only: no progress, notes or summary")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     if arguments.quiet:
         logging.getLogger("mossformer_sb").setLevel(logging.ERROR)

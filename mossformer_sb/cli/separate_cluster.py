@@ -1,5 +1,7 @@
 """Separating the recordings of a list on the workers of a Dask cluster."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import logging
@@ -7,12 +9,16 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mossformer_sb.cli.input_files import STDIN
 from mossformer_sb.cli.progress import Progress
 from mossformer_sb.cli.separate_jobs import SEPARATED, separate_jobs, sort_out
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +35,7 @@ class ModelChoice(NamedTuple):
     trust: bool
 
 
-def check_cluster_options(inputs, environment=os.environ):
+def check_cluster_options(inputs: list[str], environment: Mapping = os.environ) -> None:
     """Raise InputError for options that can't be combined with a cluster.
 
     Arguments
@@ -56,7 +62,15 @@ torchrun for the GPUs of one machine, or --cluster without it.
         raise InputError("the standard input (-) can't be read by the workers of a cluster. Give files or folders.")
 
 
-def separate_on_cluster(address, choice, jobs, output, options, overwrite=False, quiet=False):
+def separate_on_cluster(
+    address: str,
+    choice: ModelChoice,
+    jobs: Any,
+    output: Any,
+    options: Any,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[dict]:
     """Separate recordings on the workers of a cluster; an error in one of them does not affect the others.
 
     Arguments

@@ -1,14 +1,26 @@
 """Separating the recordings of a list, and reporting the result of each."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from mossformer_sb.cli.input_files import STDIN
 from mossformer_sb.cli.progress import Progress
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, speaker_path
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from mossformer_sb.cli.input_files import Job
+    from mossformer_sb.inference.output_files import Output
+    from mossformer_sb.inference.separation import MossFormerSeparation
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +28,7 @@ SEPARATED, THERE, FAILED = "separated", "already there", "failed"  # statuses of
 _CHECKED_SPEAKERS = range(1, 10)  # whose names are compared; no model separates more
 
 
-def planned(job, output):
+def planned(job: Job, output: Output) -> list[Path]:
     """The files of a recording, before it is known how many speakers the model has.
 
     Arguments
@@ -42,7 +54,7 @@ def planned(job, output):
     return [*speakers, *rest, *output.activity_paths(job.folder, job.name).values()]
 
 
-def check_distinct(jobs, output):
+def check_distinct(jobs: list[Job], output: Output) -> None:
     """Raise InputError if a pattern gives files of two recordings the same name.
 
     Arguments
@@ -64,7 +76,14 @@ def check_distinct(jobs, output):
                 )
 
 
-def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
+def separate_jobs(
+    model: MossFormerSeparation,
+    jobs: list[Job],
+    output: Output,
+    options: Mapping,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> list[dict]:
     """Separate recordings; an error in one of them does not affect the others.
 
     Arguments
@@ -99,7 +118,9 @@ def separate_jobs(model, jobs, output, options, overwrite=False, quiet=False):
     return results
 
 
-def sort_out(jobs, output, num_spks, overwrite=False):
+def sort_out(
+    jobs: list[Job], output: Output, num_spks: int, overwrite: bool = False
+) -> tuple[list[dict | None], list[int]]:
     """Results of recordings that are known before any is separated.
 
     Arguments
@@ -151,7 +172,7 @@ def _told(job, found):
     return {"status": SEPARATED, **found.to_dict(), "recording": name}
 
 
-def open_recording(job):
+def open_recording(job: Job) -> Any:
     """The input for `separate_recording`: a path, or the standard input."""
     return sys.stdin.buffer if job.path == STDIN else job.path
 
@@ -160,7 +181,9 @@ def _failure(name, error):
     return {"recording": name, "status": FAILED, "error": str(error) or type(error).__name__}
 
 
-def report(results, passed_over, model, as_json=False, quiet=False):
+def report(
+    results: list[dict], passed_over: list[Path], model: str, as_json: bool = False, quiet: bool = False
+) -> None:
     """Print the results.
 
     Arguments

@@ -1,6 +1,13 @@
 """``mossformer-sb serve``: serve separation over HTTP."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    import argparse
 
 DESCRIPTION = """\
 Separate recordings over HTTP. The model stays loaded.
@@ -15,7 +22,7 @@ and SIGTERM end the service after all accepted recordings are separated. There i
 passwords in front of it before it can be reached from other machines."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     parser.add_argument(
         "--model",
@@ -40,7 +47,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Run the service until it is stopped; returns the exit code."""
     try:
         import uvicorn

@@ -1,5 +1,7 @@
 """The report of a training, from the files in its output folder, without evaluating again."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
 
@@ -24,7 +26,12 @@ from mossformer_sb.training.epoch_stats import TABLE_FILE
 logger = logging.getLogger(__name__)
 
 
-def report_training(training_folder, export_folder=None, device="cpu", path=None):
+def report_training(
+    training_folder: str | Path,
+    export_folder: str | Path | None = None,
+    device: str = "cpu",
+    path: str | Path | None = None,
+) -> Path:
     """Write the report of a training from the files in its output folder, without evaluating again.
 
     The examples are separated by the exported model, if the test set is available; otherwise they are the mixtures that

@@ -1,5 +1,12 @@
 """``mossformer-sb web``: serve a web page that separates recordings."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
 DESCRIPTION = """\
 Serve a page on this machine: drop a recording or use the microphone, hear and see each speaker, download.
 
@@ -13,7 +20,7 @@ temporary files: they are deleted when a page is closed, after --keep_minutes, a
 needs the extra `web`: pip install 'mossformer_sb[web]'."""
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what follows the command's name."""
     from mossformer_sb.web.server import Settings
 
@@ -51,7 +58,7 @@ def add_arguments(parser):
     parser.add_argument("--space", metavar="FOLDER", help="write the files of a Hugging Face Space instead of serving")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from mossformer_sb.web.server import Settings, serve
     from mossformer_sb.web.space import write_space

@@ -3,6 +3,8 @@
 Shapes: T samples, t samples of a block, S speakers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import io
@@ -10,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import soundfile
@@ -19,6 +21,14 @@ from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.media_file import MEDIA_ENDINGS
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, atomic_write_all
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+    from typing import Any, BinaryIO
+
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +46,7 @@ OTHER_MEDIA_ENDINGS = frozenset(".ac3 .ape .dts .mpc .mpeg .mpg .ra".split()) | 
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
-def skipped_formats_message(endings):
+def skipped_formats_message(endings: Counter) -> str:
     """The sentence on files that were skipped because their formats can't be read here; "" if there are none.
 
     Arguments
@@ -79,7 +89,9 @@ SUBTYPES = ("FLOAT", "PCM_16", "PCM_24")  # those that one can choose
 _BYTES = {"FLOAT": 4, "PCM_16": 2, "PCM_24": 3}  # of a sample
 
 
-def read_audio(path, start=0, num_frames=-1, total=None, trim=0):
+def read_audio(
+    path: str | Path, start: int = 0, num_frames: int = -1, total: int | None = None, trim: int = 0
+) -> tuple[np.ndarray, int]:
     """Read an audio file, or a part of it.
 
     Arguments
@@ -128,7 +140,7 @@ def read_audio(path, start=0, num_frames=-1, total=None, trim=0):
         return samples[:, 0] if reader.channels == 1 else samples, reader.sample_rate
 
 
-def check_total(path, header, total, trim=0):
+def check_total(path: str | Path, header: AudioReader, total: int | None, trim: int = 0) -> None:
     """Raise InputError if a file has another number of frames than its row of a table says.
 
     Arguments
@@ -160,7 +172,7 @@ def check_total(path, header, total, trim=0):
     )
 
 
-def write_audio(path, samples, sample_rate):
+def write_audio(path: str | Path, samples: np.ndarray | torch.Tensor, sample_rate: int) -> None:
     """Write a float32 WAV atomically: under a temporary name first, so a file of this name is always complete.
 
     Arguments
@@ -202,7 +214,12 @@ class Recording:
     (20000, 8000, (4000,))
     """
 
-    def __init__(self, source, sample_rate=None, channel=None):
+    def __init__(
+        self,
+        source: str | Path | bytes | BinaryIO | np.ndarray | torch.Tensor | list,
+        sample_rate: int | None = None,
+        channel: int | None = None,
+    ) -> None:
         self.channel = channel
         self._cancels = False
         self.samples = self._file = None
@@ -227,7 +244,7 @@ class Recording:
                 f"out for the mean of all."
             )
 
-    def blocks(self, size=BLOCK):
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Read it from its start.
 
         Arguments
@@ -281,7 +298,7 @@ class Recording:
         return AudioReader(self._file, self.name, self._start, notify)
 
 
-def is_array(source):
+def is_array(source: Any) -> bool:
     """Whether it holds samples, not a file: an array, a tensor, or what NumPy converts to an array, such as a list."""
     return isinstance(source, (list, tuple, np.generic)) or hasattr(source, "__array__") or _is_tensor(source)
 
@@ -291,7 +308,7 @@ def _is_tensor(source):
     return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
 
 
-def as_float32(source):
+def as_float32(source: np.ndarray | torch.Tensor | list) -> np.ndarray:
     """Samples of any kind as float32.
 
     Arguments
@@ -399,7 +416,7 @@ def _hint_at_fetching(path):
     return ""
 
 
-def clips(format, subtype=None):
+def clips(format: str, subtype: str | None = None) -> bool:
     """Whether a format cuts off samples beyond full scale.
 
     Arguments
@@ -419,7 +436,7 @@ def clips(format, subtype=None):
     return (subtype or FORMATS[format].subtypes[0]) != "FLOAT"
 
 
-def check_format(format, sample_rate=None, subtype=None):
+def check_format(format: str, sample_rate: int | None = None, subtype: str | None = None) -> None:
     """Raise InputError if recordings can't be written in a format.
 
     Arguments
@@ -459,7 +476,15 @@ def _subtype_advice(kind):
     return "leave it out, since this format has one of its own, or choose wav or flac"
 
 
-def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None, subtype=None, texts=None):
+def write_recordings(
+    paths: list[Path],
+    blocks: Iterable[np.ndarray],
+    sample_rate: int,
+    format: str = "wav",
+    num_samples: int | None = None,
+    subtype: str | None = None,
+    texts: Mapping | None = None,
+) -> None:
     """Write files of one channel each, atomically: all of them or none.
 
     Arguments
@@ -521,7 +546,7 @@ def write_recordings(paths, blocks, sample_rate, format="wav", num_samples=None,
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: str | Path) -> Iterator[None]:
     """Turn the errors of writing into one `InputError`."""
     try:
         yield

@@ -5,9 +5,12 @@ Everything that reads audio uses this module, so a file is accepted or refused e
 Shapes: T samples, C channels.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -17,6 +20,10 @@ from mossformer_sb.data.containers.sizes import survey_log
 from mossformer_sb.data.containers.survey import survey, survey_file
 from mossformer_sb.data.media_file import DamagedMedia, MediaFile, media_format, media_key
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any, BinaryIO
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +55,7 @@ class DamagedAudio(InputError):
         What is wrong.
     """
 
-    def __init__(self, name, damage):
+    def __init__(self, name: str, damage: Damage) -> None:
         super().__init__(f"{name}: {damage.text}. {damage.remedy}")
         self.damage = damage
 
@@ -94,7 +101,9 @@ class AudioReader:
     (4, [[0.25], [0.375]])
     """
 
-    def __init__(self, source, name=None, start=0, notify=True):
+    def __init__(
+        self, source: str | Path | BinaryIO, name: str | None = None, start: int = 0, notify: bool = True
+    ) -> None:
         self.name = str(source) if name is None else name
         self._files, self._own = [], None
         try:
@@ -198,11 +207,11 @@ class AudioReader:
                 f"or download it again."
             ) from error
 
-    def seek(self, frame):
+    def seek(self, frame: Any) -> None:
         """Go to a frame, counted from 0; the next `read` begins there."""
         self._position = frame
 
-    def read(self, num_frames):
+    def read(self, num_frames: int) -> np.ndarray:
         """Read the next frames.
 
         Arguments
@@ -261,17 +270,17 @@ class AudioReader:
         while skipped > 0:
             skipped -= len(file.read(min(skipped, _SKIPPED), dtype="float32", always_2d=True)) or skipped
 
-    def close(self):
+    def close(self) -> None:
         """Close the file, but not a file object that was given."""
         for file in self._files:
             file.close()
         if self._own:
             self._own.close()
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
 

@@ -3,6 +3,8 @@
 Shapes: S sources, T samples.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,16 +71,16 @@ class Augmentation:
             raise InputError(f"single_speaker_rate {self.single_speaker_rate!r}: give a probability, from 0 to 1.")
 
     @property
-    def is_active(self):
+    def is_active(self) -> bool:
         """Whether anything is done at all."""
         return self != Augmentation(speed_range=self.speed_range, perturb_noise=self.perturb_noise)
 
     @property
-    def max_speed(self):
+    def max_speed(self) -> float:
         """The highest speed that is drawn."""
         return 1.0 if self.speed_perturb == "none" else max(1.0, self.speed_range[1])
 
-    def draw_speeds(self, rng, count):
+    def draw_speeds(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """[count], the speeds of so many recordings."""
         if self.speed_perturb == "none":
             return np.ones(count)
@@ -87,7 +89,7 @@ class Augmentation:
             return rng.choice([lowest, 1.0, highest], count)
         return rng.uniform(lowest, highest, count)
 
-    def draw_offsets(self, rng, num_spks):
+    def draw_offsets(self, rng: np.random.Generator, num_spks: int) -> np.ndarray:
         """[S], dB to add to the speakers' levels; -inf where a speaker is silent."""
         kept = rng.integers(num_spks)
         others = np.arange(num_spks) != kept
@@ -98,13 +100,13 @@ class Augmentation:
             offsets[others] = -np.inf
         return offsets
 
-    def draw_shifts(self, rng, num_spks, sample_rate):
+    def draw_shifts(self, rng: np.random.Generator, num_spks: int, sample_rate: int) -> np.ndarray:
         """[S], samples by which the speakers are shifted; to later where positive."""
         reach = round(self.random_shift * sample_rate)
         return rng.integers(-reach, reach + 1, num_spks) if reach else np.zeros(num_spks, dtype=int)
 
 
-def shift(signal, amount):
+def shift(signal: np.ndarray, amount: int) -> np.ndarray:
     """Shift a signal in time; zeros fill the gap.
 
     Arguments

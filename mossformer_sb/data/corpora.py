@@ -1,5 +1,12 @@
 """The corpora: their names in experiments, and in tables and model cards."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 # {num_spks}: the number of speakers is part of the name.
 CORPUS_NAMES = {
     "wsj0mix": "WSJ0-{num_spks}mix",
@@ -14,7 +21,7 @@ CORPUS_NAMES = {
 }
 
 
-def corpus_name(settings):
+def corpus_name(settings: Mapping) -> str:
     """The name of an experiment's corpus in tables and model cards.
 
     Arguments

@@ -3,9 +3,12 @@
 Shapes: B batch, T samples, S sources.
 """
 
+from __future__ import annotations
+
 import functools
 import shutil
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +21,13 @@ from mossformer_sb.data.manifests import check_lengths, fingerprint, mixtures_ar
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from mossformer_sb.data.augmentation import Augmentation
 
 
 @dataclass
@@ -40,7 +50,7 @@ class SeparationBatch:
     is_padded: bool
 
     @classmethod
-    def collate(cls, items):
+    def collate(cls, items: Any) -> SeparationBatch:
         """Zero-pad a list of `Mixture` to the longest.
 
         Example
@@ -59,14 +69,14 @@ class SeparationBatch:
         )
 
     @property
-    def padded_lengths(self):
+    def padded_lengths(self) -> torch.Tensor | None:
         """``lengths`` where some item is padded, None where none is: the network is faster without."""
         return self.lengths if self.is_padded else None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def select(self, chosen):
+    def select(self, chosen: Any) -> SeparationBatch:
         """The items for which a mask [B] of booleans is true, as a batch of their own, padded as before."""
         chosen = chosen.cpu()
         device_mask = chosen.to(self.mixture.device)
@@ -78,13 +88,13 @@ class SeparationBatch:
             is_padded=self.is_padded,
         )
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> SeparationBatch:
         """Move the signals, in place as SpeechBrain's batches do."""
         self.mixture = self.mixture.to(device, non_blocking=True)
         self.sources = self.sources.to(device, non_blocking=True)
         return self
 
-    def pin_memory(self):
+    def pin_memory(self) -> SeparationBatch:
         """Pin the signals, in place."""
         self.mixture = self.mixture.pin_memory()
         self.sources = self.sources.pin_memory()
@@ -110,16 +120,16 @@ class EpochDataset(Dataset):
     (True, False)
     """
 
-    def __init__(self, seed=0):
+    def __init__(self, seed: int = 0) -> None:
         self.seed = seed
         # In shared memory, so that persistent workers see the next epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose items come next."""
         self._epoch.fill_(epoch)
 
-    def rng(self, index):
+    def rng(self, index: int) -> np.random.Generator:
         """Where everything random in an item comes from: a numpy.random.Generator."""
         return np.random.default_rng((self.seed, int(self._epoch), index))
 
@@ -150,7 +160,16 @@ class MixtureDataset(EpochDataset):
         If the manifest does not fit the other arguments, or its lengths are not those of the files.
     """
 
-    def __init__(self, manifest, data_root, num_spks=2, sample_rate=8000, segment=None, seed=0, trim=0):
+    def __init__(
+        self,
+        manifest: str | Path,
+        data_root: str | Path,
+        num_spks: int = 2,
+        sample_rate: int = 8000,
+        segment: float | None = None,
+        seed: int = 0,
+        trim: int = 0,
+    ) -> None:
         super().__init__(seed)
         if not isinstance(trim, int) or trim < 0:
             raise InputError(f"trim is {trim!r}: give a number of samples, 0 or more.")
@@ -172,19 +191,19 @@ class MixtureDataset(EpochDataset):
         self.trim = trim
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Of the manifest and its recordings, see `fingerprint`."""
         return fingerprint(self.table)
 
-    def write_manifest(self, path):
+    def write_manifest(self, path: str | Path) -> None:
         """Write a copy of the manifest, such as beside the scores of its mixtures."""
         with atomic_write(path) as temporary:
             shutil.copyfile(expanded(self.manifest), temporary)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Mixture:
         row = self.table.iloc[index]
         total = int(row["num_samples"])
         start, num_samples = self._crop(index, total)
@@ -216,12 +235,12 @@ class Parts:
     speakers: tuple
 
     @property
-    def mixture(self):
+    def mixture(self) -> np.ndarray:
         """[T]: the sum of the images and the noise."""
         return self.images.sum(axis=0) + self.noise
 
 
-def shifted(parts, shifts):
+def shifted(parts: Parts, shifts: Sequence[int]) -> Parts:
     """The parts with each speaker shifted in time, target and image alike.
 
     Arguments
@@ -261,7 +280,7 @@ class AugmentedMixtureDataset(MixtureDataset):
         If levels are to change in mixtures that are not sums, and as for `MixtureDataset`.
     """
 
-    def __init__(self, manifest, data_root, augmentation, **options):
+    def __init__(self, manifest: str | Path, data_root: str | Path, augmentation: Augmentation, **options: Any) -> None:
         super().__init__(manifest, data_root, **options)
         self.mixture_is_sum = mixtures_are_sums(manifest)
         if not self.mixture_is_sum and (augmentation.level_imbalance or augmentation.single_speaker_rate):
@@ -271,7 +290,7 @@ class AugmentedMixtureDataset(MixtureDataset):
             )
         self.augmentation = augmentation
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Mixture:
         row = self.table.iloc[index]
         if self.mixture_is_sum:
             parts = self.draw(index)
@@ -282,7 +301,7 @@ class AugmentedMixtureDataset(MixtureDataset):
         mixture, *sources = torch.from_numpy(shift(signals, self.augmentation.draw_shifts(rng, 1, self.sample_rate)[0]))
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
 
-    def draw(self, index):
+    def draw(self, index: int) -> Parts:
         """Draw the `mossformer_sb.data.datasets.Parts` of an item, where mixtures are sums."""
         row, rng = self.table.iloc[index], self.rng(index)
         augmentation, num_spks = self.augmentation, self.num_spks

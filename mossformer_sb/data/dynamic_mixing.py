@@ -14,7 +14,10 @@ mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 Shapes: S sources, T samples.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +30,9 @@ from mossformer_sb.data.manifests import digest, read_manifest
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.data.source_pools import NoisePool, SpeechPool, extend_noise
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FADE_SECONDS = 0.5  # of a noise that is repeated
 TARGETS = ("anechoic", "reverb")
@@ -76,23 +82,23 @@ class DynamicMixtureDataset(EpochDataset):
 
     def __init__(
         self,
-        manifest,
-        data_root,
-        speech_table,
-        noise_table=None,
-        rir_folder=None,
-        target=None,
-        level_distribution="wham",
-        num_spks=2,
-        sample_rate=8000,
-        segment=4.0,
-        min_seconds=1.0,
-        mixtures_per_epoch=None,
-        augmentation=None,
-        room_rate=1.0,
-        noise_rate=1.0,
-        seed=0,
-    ):
+        manifest: str | Path | None,
+        data_root: str | Path | None,
+        speech_table: str | Path,
+        noise_table: str | Path | None = None,
+        rir_folder: str | Path | None = None,
+        target: str | None = None,
+        level_distribution: str = "wham",
+        num_spks: int = 2,
+        sample_rate: int = 8000,
+        segment: float | None = 4.0,
+        min_seconds: float = 1.0,
+        mixtures_per_epoch: int | None = None,
+        augmentation: Augmentation | None = None,
+        room_rate: float = 1.0,
+        noise_rate: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__(seed)
         self.levels = get_levels(level_distribution)
         if segment is not None and not segment * sample_rate >= 1:
@@ -125,25 +131,25 @@ class DynamicMixtureDataset(EpochDataset):
         self.rooms = None if rir_folder is None else ImpulseResponses(rir_folder, num_spks, sample_rate)
 
     @functools.cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Of what mixtures are drawn from (speech, noise, rooms) and the kind of target, see `manifests.fingerprint`.
 
         The static training set counts only where it is drawn from.
         """
-        parts = [("target", self.target if self.rooms is not None else "dry", self.num_spks)]
+        parts: list[tuple] = [("target", self.target if self.rooms is not None else "dry", self.num_spks)]
         parts.append(("speech", self.speech.fingerprint))
         parts.append(("noise", "none" if self.noise is None else self.noise.fingerprint))
         parts.append(("rooms", "none" if self.rooms is None else self.rooms.identity))
         return digest(parts, [])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_mixtures
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Mixture:
         parts = self.draw(index)
         return Mixture(parts.id, torch.from_numpy(parts.mixture), torch.from_numpy(parts.targets.T))
 
-    def draw(self, index):
+    def draw(self, index: int) -> Parts:
         """Draw the parts of an item.
 
         Arguments

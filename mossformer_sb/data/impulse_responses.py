@@ -7,13 +7,19 @@ path arrives at the same sample.
 Shapes: S sources, T samples, R samples of a response.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 DESCRIPTION = "rooms.json"
 
@@ -36,7 +42,7 @@ class ImpulseResponses:
         If the folder holds no such responses, or not all of them.
     """
 
-    def __init__(self, folder, num_spks, sample_rate):
+    def __init__(self, folder: str | Path, num_spks: int, sample_rate: int) -> None:
         self.folder = Path(folder)
         try:
             facts = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -54,7 +60,7 @@ class ImpulseResponses:
         self.num_rooms = facts["num_rooms"]
         self.identity = facts.get("rooms", f"{self.num_rooms} rooms")  # a hash of what they were computed from
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
         """The responses of a room, [S, 2, R]."""
         path = self.folder / response_name(int(rng.integers(self.num_rooms)))
         try:
@@ -63,7 +69,7 @@ class ImpulseResponses:
             raise InputError(f"{path}: can't be read ({error}). Delete it, and start without --skip_prep.") from error
 
     @staticmethod
-    def images(responses, dry, lead):
+    def images(responses: np.ndarray, dry: np.ndarray, lead: int) -> tuple[np.ndarray, np.ndarray]:
         """Convolve speakers with the impulse responses of a room.
 
         Both images get one factor that gives the direct path the energy of the dry signal, as in WHAMR!.
@@ -101,7 +107,7 @@ class ImpulseResponses:
         return factors[:, None] * images[:, 0], factors[:, None] * images[:, 1]
 
 
-def response_name(number):
+def response_name(number: Any) -> str:
     """Name of the file with a room's impulse responses.
 
     Example

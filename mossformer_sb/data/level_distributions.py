@@ -7,12 +7,18 @@ that of noise on the segment that is used.
 Shapes: S sources, T samples.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mossformer_sb.data.loudness import loudness, mean_amplitude
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Levels(ABC):
@@ -24,7 +30,15 @@ class Levels(ABC):
     has_noise = True
 
     @abstractmethod
-    def gains(self, rng, sources, measured, noise, sample_rate, offsets):
+    def gains(
+        self,
+        rng: np.random.Generator,
+        sources: np.ndarray,
+        measured: dict,
+        noise: np.ndarray | None,
+        sample_rate: int,
+        offsets: np.ndarray,
+    ) -> tuple[np.ndarray, float]:
         """Draw the factors for one mixture.
 
         Arguments
@@ -71,7 +85,15 @@ class Wsj0MixLevels(Levels):
     max_gain = 2.5  # dB
     peak = 0.9
 
-    def gains(self, rng, sources, measured, noise, sample_rate, offsets):
+    def gains(
+        self,
+        rng: np.random.Generator,
+        sources: np.ndarray,
+        measured: dict,
+        noise: np.ndarray,
+        sample_rate: int,
+        offsets: np.ndarray,
+    ) -> tuple:
         """See `Levels.gains`."""
         gains = _amplitude(self._levels(rng, offsets) - measured["active_level"])
         peak = max(1.0, _peak(*_mixed(gains, sources)))
@@ -96,7 +118,15 @@ class WhamLevels(Wsj0MixLevels):
     snr_range = (-3.0, 6.0)  # dB
     noisy_peak = 0.95
 
-    def gains(self, rng, sources, measured, noise, sample_rate, offsets):
+    def gains(
+        self,
+        rng: np.random.Generator,
+        sources: np.ndarray,
+        measured: dict,
+        noise: np.ndarray,
+        sample_rate: int,
+        offsets: np.ndarray,
+    ) -> Any:
         """See `Levels.gains`."""
         if noise is None:
             return super().gains(rng, sources, measured, noise, sample_rate, offsets)
@@ -133,7 +163,15 @@ class LibriMixLevels(Levels):
     noise_range = (-38.0, -30.0)
     peak = 0.9
 
-    def gains(self, rng, sources, measured, noise, sample_rate, offsets):
+    def gains(
+        self,
+        rng: np.random.Generator,
+        sources: np.ndarray,
+        measured: dict,
+        noise: np.ndarray,
+        sample_rate: int,
+        offsets: np.ndarray,
+    ) -> tuple:
         """See `Levels.gains`."""
         levels = rng.uniform(*self.speech_range, len(sources)) + offsets
         gains = _amplitude(levels - measured["loudness"])
@@ -163,7 +201,15 @@ class SpeechBrainLevels(Levels):
     limits = (-45.0, 0.0)
     peak = 0.9
 
-    def gains(self, rng, sources, measured, noise, sample_rate, offsets):
+    def gains(
+        self,
+        rng: np.random.Generator,
+        sources: np.ndarray,
+        measured: dict,
+        noise: np.ndarray,
+        sample_rate: int,
+        offsets: np.ndarray,
+    ) -> tuple:
         """See `Levels.gains`."""
         levels = np.empty(len(sources))
         levels[0] = np.clip(rng.normal(*self.first), *self.limits)
@@ -181,7 +227,7 @@ class SpeechBrainLevels(Levels):
         return gains * factor, noise_gain * factor
 
 
-LEVELS = {
+LEVELS: dict[str, Any] = {
     "wsj0mix": Wsj0MixLevels,
     "wham": WhamLevels,
     "librimix": LibriMixLevels,
@@ -189,7 +235,7 @@ LEVELS = {
 }
 
 
-def get_levels(name):
+def get_levels(name: str) -> Levels:
     """Look a distribution up by name.
 
     Arguments

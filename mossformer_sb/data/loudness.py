@@ -3,6 +3,8 @@
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 
@@ -25,7 +27,7 @@ _MARGIN = 15.9  # dB between the active level and the threshold that belongs to 
 _THRESHOLDS = 2.0 ** -np.arange(15, -1, -1)  # rising, full scale 1
 
 
-def active_speech_level(signal, sample_rate):
+def active_speech_level(signal: np.ndarray, sample_rate: int) -> float:
     """Active speech level: mean power of the segments with speech, in dB against full scale.
 
     Source: ITU-T recommendation P.56, method B, without the optional band-pass filter. WSJ0-mix gives utterances their
@@ -80,7 +82,7 @@ def _active_samples(magnitude, sample_rate):
     return len(recent) - np.searchsorted(np.sort(recent), _THRESHOLDS)
 
 
-def loudness(signal, sample_rate):
+def loudness(signal: np.ndarray, sample_rate: int) -> float:
     """Integrated loudness.
 
     Source: ITU-R recommendation BS.1770-4. Same values as pyloudnorm, by which WHAM! and LibriMix set their levels, in
@@ -142,7 +144,7 @@ def _k_weighting(sample_rate):
     return np.array([[*stage.passband_gain * stage.b, *stage.a] for stage in filters])
 
 
-def mean_amplitude(signal):
+def mean_amplitude(signal: np.ndarray) -> float:
     """Level of the mean absolute value, in dB: the measure of SpeechBrain's dynamic mixing.
 
     Arguments

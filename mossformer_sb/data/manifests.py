@@ -1,5 +1,7 @@
 """Manifests: tables of mixtures and their sources, and fingerprints of the data that they list."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
@@ -8,6 +10,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +20,9 @@ from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.tables import DATA_ROOT, likely_cause, other_table, read_table, resolve_path
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +36,7 @@ SAMPLED_RECORDINGS = 48  # of a dataset, of which a fingerprint has samples
 SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # in each of them, and frames at each place
 
 
-def read_manifest(path, data_root, num_spks=None):
+def read_manifest(path: str | Path, data_root: str | Path | None, num_spks: int | None = None) -> pd.DataFrame:
     """Read a manifest.
 
     Lengths and sample rates are read from the files where the table has none, and where it is one of SpeechBrain's own
@@ -141,7 +147,7 @@ def _header(manifest, data_root, path):
         return reader
 
 
-def check_lengths(manifest, table, trim=0):
+def check_lengths(manifest: str | Path, table: pd.DataFrame, trim: int = 0) -> None:
     """Compare the lengths in a manifest with those of the files, for a few mixtures.
 
     It finds durations that are wrong everywhere, before training begins; each mixture's files are compared when they
@@ -170,7 +176,7 @@ def check_lengths(manifest, table, trim=0):
                 check_total(row[column], header, row["num_samples"], trim)
 
 
-def fingerprint(table):
+def fingerprint(table: pd.DataFrame) -> str:
     """Hash of the data that a manifest lists, wherever it lies: equal for the same data.
 
     Covered are: which kinds of signal there are (the ``…_wav`` columns), the ID, length and sample rate of every
@@ -211,7 +217,7 @@ def fingerprint(table):
     return digest([columns, *listed], sampled)
 
 
-def digest(facts, recordings):
+def digest(facts: Iterable[Sequence], recordings: Iterable[tuple]) -> str:
     """SHA-256 over facts and over some samples of recordings.
 
     Arguments
@@ -257,7 +263,7 @@ def _spread(rows, key):
     return ranked[:SAMPLED_RECORDINGS]
 
 
-def recordings_fingerprint(names, paths, num_samples, sample_rates):
+def recordings_fingerprint(names: Sequence[str], paths: Sequence, num_samples: Sequence, sample_rates: Sequence) -> str:
     """As `fingerprint`, of recordings that dynamic mixing draws from.
 
     Arguments
@@ -277,7 +283,7 @@ def recordings_fingerprint(names, paths, num_samples, sample_rates):
     return digest([row[:3] for row in rows], sampled)
 
 
-def mixtures_are_sums(manifest):
+def mixtures_are_sums(manifest: str | Path) -> bool:
     """Whether the mixtures of a manifest are the sum of its sources and noise, as its preparation noted beside it.
 
     Arguments

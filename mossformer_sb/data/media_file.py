@@ -6,14 +6,22 @@ another file or an address opened.
 Shapes: t samples of a block, C channels.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+    from pathlib import Path
+    from typing import Any, BinaryIO
 
 # Endings of what can be read here, and libsndfile does not read.
 MEDIA_ENDINGS = frozenset(
@@ -34,7 +42,7 @@ _TOLERANCE = 0.15  # seconds by which a container may state more than it holds: 
 _LATE = 0.1  # seconds after the beginning of the pictures, from which on a late start of the audio is reported
 
 
-def media_format(head):
+def media_format(head: Any) -> str | None:
     """FFmpeg's name of the reader for a file, by its first 16 bytes; None for what is left to libsndfile.
 
     Example
@@ -51,7 +59,7 @@ def media_format(head):
     return next((reader for magic, reader in _BY_MAGIC.items() if head.startswith(magic)), None)
 
 
-def can_read_media():
+def can_read_media() -> bool:
     """Whether PyAV is installed."""
     return importlib.util.find_spec("av") is not None
 
@@ -59,7 +67,7 @@ def can_read_media():
 class DamagedMedia(Exception):
     """A container that holds less than its header states; ``damage`` says what is wrong."""
 
-    def __init__(self, text, truncated=True):
+    def __init__(self, text: str, truncated: bool = True) -> None:
         super().__init__(text)
         self.damage = Damage(text, WHOLE_COPY, truncated)
 
@@ -95,7 +103,7 @@ class MediaFile:
         If it is truncated, or something in it can't be decoded.
     """
 
-    def __init__(self, stream, reader, name, key=None):
+    def __init__(self, stream: BinaryIO, reader: str, name: str, key: Hashable | None = None) -> None:
         if not can_read_media():
             raise InputError(
                 f"{name}: is a container that libsndfile does not read. PyAV reads it: pip install "
@@ -107,7 +115,7 @@ class MediaFile:
         self.samplerate, self.channels, self.frames, self.notes = find(_Key(self, key))
         self._start_over()
 
-    def read(self, frames, dtype="float32", always_2d=True):
+    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
         """Read on: [t, C], float32, fewer frames where it ends."""
         parts, wanted = [self._rest[:frames]], frames - len(self._rest)
         self._rest = self._rest[frames:]
@@ -120,13 +128,13 @@ class MediaFile:
             wanted -= len(block)
         return np.concatenate(parts)
 
-    def seek(self, frame):
+    def seek(self, frame: Any) -> None:
         """Go to a frame, by decoding all before it: in compressed sound there is no other exact way."""
         self._start_over()
         while frame > 0 and (skipped := len(self.read(min(frame, 2**16)))):
             frame -= skipped
 
-    def close(self):
+    def close(self) -> None:
         """Close it."""
         if self._container is not None:
             self._container.close()
@@ -253,7 +261,7 @@ def _reason(error):
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def media_key(path):
+def media_key(path: str | Path) -> tuple:
     """Key that identifies the content of a file, as long as it isn't written to."""
     found = os.stat(path)
     return os.fspath(path), found.st_size, found.st_mtime_ns

@@ -4,10 +4,13 @@ Shapes: T samples, t samples of a block; P periods of ``up`` results, each of G 
 Further axes of blocks, such as sources, stay as they are.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +18,16 @@ from scipy.signal import firwin, resample_poly
 
 from mossformer_sb.data.audio_io import read_audio
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
 _ZERO_CROSSINGS = 10  # of scipy's filter, on each side: so many samples of the slower of the two rates
 SPEED_STEP = 1000  # speeds are multiples of 1/1000, so that resampling is by integers
 _MAX_GROUP = 32  # results of one matrix product
 
 
-def resample(samples, old_rate, new_rate):
+def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """Convert the sample rate with scipy's polyphase filter, as the published corpora were converted.
 
     The filter has linear phase and its delay is compensated, so that the result stays aligned with the input.
@@ -48,7 +55,7 @@ def resample(samples, old_rate, new_rate):
     return resample_poly(samples, up, down, axis=0)
 
 
-def resample_blocks(blocks, old_rate, new_rate):
+def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) -> Iterator[np.ndarray]:
     """Convert the sample rate of a signal that comes in blocks; joined, the result is that of `resample`.
 
     Arguments
@@ -111,7 +118,7 @@ class SpeedResampler:
     down: int
 
     @classmethod
-    def between(cls, source_rate, target_rate, speed=1.0):
+    def between(cls, source_rate: Any, target_rate: Any, speed: float = 1.0) -> SpeedResampler:
         """From a recording's rate to the target rate, in Hz, at a speed (rounded to 1/1000).
 
         Example
@@ -122,15 +129,15 @@ class SpeedResampler:
         ratio = Fraction(target_rate, source_rate) / Fraction(round(speed * SPEED_STEP), SPEED_STEP)
         return cls(ratio.numerator, ratio.denominator)
 
-    def num_out(self, num_in):
+    def num_out(self, num_in: Any) -> int:
         """Number of output samples for ``num_in`` input samples."""
         return num_in * self.up // self.down
 
-    def num_in(self, num_out):
+    def num_in(self, num_out: Any) -> int:
         """Number of input samples for ``num_out`` output samples."""
         return -(-num_out * self.down // self.up)
 
-    def read(self, path, total, start, num_samples, trim=0):
+    def read(self, path: str, total: int, start: int, num_samples: int, trim: int = 0) -> np.ndarray:
         """Read a segment of a recording; the filter also takes in what lies before and after it.
 
         Arguments
@@ -167,7 +174,7 @@ class SpeedResampler:
             samples = np.pad(samples, (max(0, -first), max(0, last - total)))
         return self._interpolate(samples[margin - self._reach :], num_samples)
 
-    def convert(self, samples):
+    def convert(self, samples: np.ndarray) -> torch.Tensor:
         """All of a signal that is in memory: [T] → [T'], float32.
 
         Example

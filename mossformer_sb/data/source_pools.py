@@ -5,15 +5,23 @@ speech also ``spk, active_level, loudness``, the levels of the whole recording i
 `mossformer_sb.data.loudness`). Paths are absolute, since a table belongs to one machine.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mossformer_sb.data.manifests import recordings_fingerprint
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +55,7 @@ class SpeechPool:
     codes: np.ndarray
 
     @classmethod
-    def read(cls, path, measures, num_spks, min_seconds):
+    def read(cls, path: str | Path, measures: Sequence[str], num_spks: int, min_seconds: float) -> SpeechPool:
         """Read a table.
 
         Arguments
@@ -96,12 +104,12 @@ class SpeechPool:
         )
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Of the utterances and speakers, wherever they lie: `mossformer_sb.data.manifests.recordings_fingerprint`."""
         names = [f"{speaker}/{name}" for speaker, name in zip(self.speakers, self.names, strict=True)]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
-    def draw(self, rng, num_spks):
+    def draw(self, rng: np.random.Generator, num_spks: int) -> Any:
         """Numbers of utterances of different speakers, each utterance as likely as another: [S], int."""
         chosen = []
         while len(chosen) < num_spks:
@@ -131,7 +139,7 @@ class NoisePool:
     bounds: np.ndarray
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: str | Path) -> Any:
         """Read a table: None if it lists nothing, an InputError if it is absent or lacks a column."""
         table = _read_table(path, NOISE_COLUMNS)
         if table.empty:
@@ -144,12 +152,12 @@ class NoisePool:
         )
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Of the recordings, wherever they lie: `mossformer_sb.data.manifests.recordings_fingerprint`."""
         names = [os.path.splitext(os.path.basename(path))[0] for path in self.paths]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> int:
         """Number of a recording."""
         return int(np.searchsorted(self.bounds, rng.uniform(0, self.bounds[-1]), side="right"))
 
@@ -164,7 +172,7 @@ def _read_table(path, columns):
     return table
 
 
-def extend_noise(noise, num_frames, fade):
+def extend_noise(noise: np.ndarray, num_frames: int, fade: int) -> np.ndarray:
     """Repeat a noise until it is long enough, each time fading into its beginning.
 
     Arguments

@@ -4,6 +4,8 @@ What differs between programs is detected: the separator (comma, semicolon, tab 
 with or without a byte order mark, or else Windows-1252), the line ends, quotes, blanks around values, blank lines.
 """
 
+from __future__ import annotations
+
 import codecs
 import csv
 import io
@@ -12,9 +14,13 @@ import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +32,7 @@ _KNOWN = re.compile(r"(mix|noise|s\d+|est\d+)_wav|(s\d+)_spk|split|duration|samp
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
 
 
-def read_table(path, what="table"):
+def read_table(path: str | Path, what: str = "table") -> tuple[list[str], list[dict], list[int]]:
     """Read a table, all its values as text.
 
     Arguments
@@ -148,7 +154,7 @@ def _column(name):
     return lower if _KNOWN.fullmatch(lower) else name
 
 
-def other_table(columns):
+def other_table(columns: Collection[str]) -> str:
     """The program whose table this is, if its columns are not those of a manifest; else an empty string.
 
     Arguments
@@ -173,7 +179,7 @@ def other_table(columns):
     return ""
 
 
-def resolve_path(cell, data_root, here="."):
+def resolve_path(cell: str, data_root: str | Path | None, here: str | Path = ".") -> str:
     """Resolve the path in a cell of a table.
 
     Arguments
@@ -209,7 +215,7 @@ def resolve_path(cell, data_root, here="."):
     return cell if os.path.isabs(cell) or str(here) in ("", ".") else os.path.join(here, cell)
 
 
-def likely_cause(path, data_root=None):
+def likely_cause(path: str | Path, data_root: str | Path | None = None) -> str:
     """The likely reason why a file of a table does not exist, as the end of a message; empty if unknown.
 
     Arguments

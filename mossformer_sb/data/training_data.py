@@ -1,22 +1,30 @@
 """The training set of an experiment: static mixtures, augmented ones, or mixtures generated on the fly."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import AugmentedMixtureDataset, MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
 
 def training_data(
-    manifest,
-    data_root,
-    num_spks=2,
-    sample_rate=8000,
-    segment=None,
-    seed=0,
-    augmentation=None,
-    trim=0,
-    dynamic_mixing=False,
-    **mixing,
-):
+    manifest: str | Path,
+    data_root: str | Path,
+    num_spks: int = 2,
+    sample_rate: int = 8000,
+    segment: Any = None,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
+    trim: int = 0,
+    dynamic_mixing: bool = False,
+    **mixing: Any,
+) -> MixtureDataset | AugmentedMixtureDataset | DynamicMixtureDataset:
     """Build the training set that the keys of an experiment describe.
 
     Arguments

@@ -3,8 +3,11 @@
 Shapes: T samples, S speakers.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,11 +17,17 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.results import scored
 from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, reorder
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    import pandas as pd
+
 AUDIO_FOLDER = "audio"  # of examples, in the output folder
 LONGEST_EXAMPLE = 10.0  # seconds of an example that are kept
 
 
-def mixture_gain(estimates, mixture):
+def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
     """The one gain, common to all estimates, with which their sum comes closest to the mixture (least squares).
 
     A gain for each estimate would lose the relative levels of the speakers.
@@ -46,7 +55,7 @@ def mixture_gain(estimates, mixture):
     return torch.where(energy > 0, (total * mixture).sum(-1) / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
 
 
-def peak_gain(*signals):
+def peak_gain(*signals: Any) -> float:
     """The one gain, at most 1, with which none of the signals exceeds full scale.
 
     Example
@@ -68,7 +77,9 @@ class Example:
     sample_rate: int
 
     @classmethod
-    def of(cls, title, mixture, sources, estimates, sample_rate):
+    def of(
+        cls, title: str, mixture: torch.Tensor, sources: torch.Tensor, estimates: torch.Tensor, sample_rate: int
+    ) -> Example:
         """From tensors, estimates in any order and at any level; only the first seconds are kept.
 
         Example
@@ -86,7 +97,7 @@ class Example:
         return cls(title, *((gain * x[kept]).numpy() for x in (mixture, sources, estimates)), sample_rate)
 
 
-def pick_examples(scores):
+def pick_examples(scores: pd.DataFrame) -> dict:
     """The IDs of the best, the median and the worst utterance by SI-SNRi.
 
     Arguments
@@ -113,7 +124,7 @@ def pick_examples(scores):
     return dict(list(picked.items())[: len(ranked)])
 
 
-def with_scores(picked, scores):
+def with_scores(picked: dict, scores: pd.DataFrame) -> dict:
     """Examples with their scores in their titles.
 
     Arguments
@@ -144,7 +155,7 @@ def with_scores(picked, scores):
     return titles
 
 
-def example_of_row(title, row, num_spks, separate):
+def example_of_row(title: str, row: Mapping, num_spks: int, separate: Callable) -> Example:
     """Make an `Example` of a row of a manifest.
 
     Arguments
@@ -168,7 +179,15 @@ def example_of_row(title, row, num_spks, separate):
     return Example.of(f"{title}: {row['ID']}", mixture, torch.stack(sources, -1), estimates, signals[0][1])
 
 
-def save_example(folder, utterance_id, mixture, sources, estimates, permutation, sample_rate):
+def save_example(
+    folder: str | Path,
+    utterance_id: str,
+    mixture: torch.Tensor,
+    sources: torch.Tensor,
+    estimates: torch.Tensor,
+    permutation: torch.Tensor,
+    sample_rate: int,
+) -> None:
     """Write an utterance's mixture, sources and estimates as WAV files.
 
     The estimates share one gain, which fits their sum to the mixture, and all files share one that keeps them from
@@ -202,7 +221,7 @@ def save_example(folder, utterance_id, mixture, sources, estimates, permutation,
             write_audio(folder / f"{stem}_{name}{number}.wav", gain * signal, sample_rate)
 
 
-def saved_example(title, folder, utterance_id):
+def saved_example(title: str, folder: Path, utterance_id: str) -> Example:
     """The `Example` of an utterance that `save_example` has written to a folder."""
     stem = example_stem(utterance_id)
     mixture, rate = read_audio(folder / f"{stem}_mix.wav")
@@ -218,7 +237,7 @@ def saved_example(title, folder, utterance_id):
     return Example.of(f"{title}: {utterance_id}", torch.from_numpy(mixture), *signals, rate)
 
 
-def example_stem(utterance_id):
+def example_stem(utterance_id: str) -> str:
     """Beginning of the names of an example's files.
 
     Example

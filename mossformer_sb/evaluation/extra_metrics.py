@@ -1,16 +1,24 @@
 """STOI and PESQ, whose packages are in the extra ``score``."""
 
+from __future__ import annotations
+
 import importlib.util
 import threading
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    import torch
 
 EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the package that each needs besides torchmetrics
 PESQ_MODES = {8000: "nb", 16000: "wb"}
 _PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
 
 
-def check_metrics(metrics):
+def check_metrics(metrics: Collection[str]) -> None:
     """Raise InputError if a metric is not known, or its package is not installed.
 
     Example
@@ -31,7 +39,7 @@ def check_metrics(metrics):
                 )
 
 
-def extra_metric(name, estimates, sources, rate, utterance_id):
+def extra_metric(name: str, estimates: torch.Tensor, sources: torch.Tensor, rate: int, utterance_id: str) -> float:
     """STOI or PESQ of an utterance, its mean over the active sources.
 
     Arguments

@@ -1,6 +1,8 @@
 """Metrics of a separation: SI-SNR, SDR, and their improvement over the unprocessed mixture."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +11,9 @@ from scipy.linalg import solve_toeplitz, toeplitz
 
 from mossformer_sb.evaluation.extra_metrics import extra_metric
 from mossformer_sb.evaluation.si_snr import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 # As for SI-SNR: a silent or a perfect estimate has no finite ratio.
 _SDR_LIMIT = 120.0
@@ -24,7 +29,9 @@ class Scores(NamedTuple):
     si_snr_i: float
 
 
-def separation_scores(mixture, sources, estimates):
+def separation_scores(
+    mixture: torch.Tensor, sources: torch.Tensor, estimates: torch.Tensor
+) -> tuple[Scores, torch.Tensor]:
     """Score the estimates for one utterance, in double precision.
 
     The permutation is the one best in SI-SNR. The improvements are over the mixture, taken as an estimate of each
@@ -69,7 +76,14 @@ def separation_scores(mixture, sources, estimates):
     return Scores(sdrs, sdrs - input_sdrs, si_snrs, si_snrs - input_si_snrs), permutation[0]
 
 
-def score_signals(utterance_id, mixture, sources, estimates, rate, metrics=()):
+def score_signals(
+    utterance_id: str,
+    mixture: torch.Tensor,
+    sources: torch.Tensor,
+    estimates: torch.Tensor,
+    rate: int,
+    metrics: Collection[str] = (),
+) -> tuple:
     """Score an utterance.
 
     Arguments

@@ -3,9 +3,12 @@
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,11 +16,17 @@ import pandas as pd
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from matplotlib.figure import Figure
+
 MOST_TICKS = 6  # of an axis whose labels may be long
 _BLUE, _BLACK = "#4477aa", "#222222"
 
 
-def check_plots(purpose):
+def check_plots(purpose: str) -> None:
     """Raise InputError if matplotlib is not installed.
 
     Arguments
@@ -31,27 +40,27 @@ def check_plots(purpose):
         )
 
 
-def new_figure(width, height):
+def new_figure(width: Any, height: Any) -> Figure:
     """An empty figure of a size in inches, without pyplot, which would look for a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def png(figure, dpi=90):
+def png(figure: Any, dpi: int = 90) -> bytes:
     """The figure as PNG: bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
-def save_png(figure, path, dpi=90):
+def save_png(figure: Any, path: str | Path, dpi: int = 90) -> None:
     """Write the figure as a PNG file, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)
 
 
-def draw_scores(scores):
+def draw_scores(scores: pd.DataFrame) -> Figure:
     """Histogram of SI-SNRi, and SI-SNRi over the mixture's SI-SNR.
 
     Arguments
@@ -77,7 +86,7 @@ def draw_scores(scores):
     return figure
 
 
-def draw_epochs(epochs):
+def draw_epochs(epochs: pd.DataFrame) -> Figure:
     """SI-SNR and learning rate over the epochs, side by side.
 
     Arguments
@@ -110,7 +119,7 @@ def _number_epochs(axes, epochs):
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=MOST_TICKS, min_n_ticks=1)
 
 
-def draw_training(epochs):
+def draw_training(epochs: pd.DataFrame) -> Figure:
     """SI-SNR, learning rate and gradient norms over the epochs, below each other.
 
     Arguments
@@ -145,7 +154,7 @@ def draw_training(epochs):
     return figure
 
 
-def draw_spectrogram(name, signal, sample_rate, loudest):
+def draw_spectrogram(name: str, signal: np.ndarray, sample_rate: int, loudest: float) -> Figure:
     """The spectrogram of one signal.
 
     Arguments
@@ -168,7 +177,7 @@ def draw_spectrogram(name, signal, sample_rate, loudest):
     return figure
 
 
-def draw_spectrograms(path, signals, sample_rate):
+def draw_spectrograms(path: str | Path, signals: Mapping, sample_rate: int) -> Path:
     """Draw the spectrograms of some signals beside each other, on one scale of levels.
 
     Arguments
@@ -206,7 +215,7 @@ def draw_spectrograms(path, signals, sample_rate):
     return path
 
 
-def largest_magnitude(signals):
+def largest_magnitude(signals: Iterable[np.ndarray]) -> float:
     """The largest magnitude in the spectrograms of some signals, [T] each."""
     return max(np.abs(_spectrum(signal)).max() for signal in signals)
 

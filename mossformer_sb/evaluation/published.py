@@ -1,6 +1,13 @@
 """Published results, and which experiments can be compared with them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from mossformer_sb.data.corpora import corpus_name
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023; that of MossFormer2 from Zhao et al.,
 # ICASSP 2024 (DM: with dynamic mixing).
@@ -34,7 +41,7 @@ _PUBLISHED_FOR = {  # what else a test must have to be comparable with these
 _DEFAULTS = {"mode": "min", "target": "anechoic"}  # the meaning of null
 
 
-def comparable_corpus(hparams):
+def comparable_corpus(hparams: Any) -> str:
     """The corpus of an experiment, if its test is the published one in task, rate and mode; else an empty string.
 
     Example

@@ -4,10 +4,13 @@ All images and audio are embedded in the page, and it has no script: a single fi
 ``report.html.j2`` beside this file.
 """
 
+from __future__ import annotations
+
 import base64
 import importlib.util
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import soundfile
 
@@ -17,13 +20,20 @@ from mossformer_sb.evaluation.published import PUBLISHED
 from mossformer_sb.evaluation.results import scored
 from mossformer_sb.utils.files import write_text
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+    from mossformer_sb.evaluation.examples import Example
+
 REPORT_FILE = "report.html"
 TEMPLATE = "report.html.j2"
 _OURS = "this model"  # its name among the published ones
 _LABELS = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi", "si-snr": "SI-SNR", "sdr": "SDR"}
 
 
-def check_report():
+def check_report() -> None:
     """Raise InputError if a package for the report is not installed."""
     for package in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(package) is None:
@@ -32,7 +42,15 @@ def check_report():
             )
 
 
-def write_report(path, scores, examples=(), title="Separation", corpus="", facts=None, epochs=None):
+def write_report(
+    path: str | Path,
+    scores: pd.DataFrame,
+    examples: Iterable[Example] = (),
+    title: str = "Separation",
+    corpus: str = "",
+    facts: dict | None = None,
+    epochs: pd.DataFrame | None = None,
+) -> Path:
     """Write the page.
 
     Arguments

@@ -1,13 +1,23 @@
 """The scores of a test set: computing them with a model, and the table of scores."""
 
+from __future__ import annotations
+
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mossformer_sb.evaluation.extra_metrics import check_metrics
 from mossformer_sb.evaluation.metrics import score_signals
 from mossformer_sb.utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from pathlib import Path
+    from typing import Any
+
+    from mossformer_sb.data.datasets import MixtureDataset
 
 RESULTS_FILE = "test_results.csv"
 TEST_MANIFEST = "test_manifest.csv"  # of the mixtures in the table of scores
@@ -36,19 +46,19 @@ class ScoreTable:
 
     COLUMNS = ("snt_id", "sdr", "sdr_i", "si-snr", "si-snr_i")
 
-    def __init__(self, metrics=()):
+    def __init__(self, metrics: Iterable[str] = ()) -> None:
         self.columns = (*self.COLUMNS, *metrics)
         self._rows = []
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, utterance_id, scores, **others):
+    def add(self, utterance_id: str, scores: pd.DataFrame, **others: Any) -> None:
         """Add an utterance's `Scores` and other metrics; NaN where all its sources are silent."""
         self._rows.append((utterance_id, *scores, *(others[column] for column in self.columns[len(self.COLUMNS) :])))
 
     @classmethod
-    def interleaved(cls, tables):
+    def interleaved(cls, tables: Any) -> ScoreTable:
         """Unite the tables of several ranks, each of which scored every n-th utterance, in the order of the manifest.
 
         Example
@@ -66,25 +76,25 @@ class ScoreTable:
         return united
 
     @property
-    def num_silent(self):
+    def num_silent(self) -> int:
         """Number of utterances without scores, which the average excludes."""
         return sum(math.isnan(row[len(self.COLUMNS) - 1]) for row in self._rows)
 
-    def average(self):
+    def average(self) -> dict:
         """Mean of each score over the utterances that have one: dict, column to dB."""
         return self._frame().mean(numeric_only=True).to_dict()
 
-    def to_frame(self):
+    def to_frame(self) -> pd.DataFrame:
         """One row per utterance, and the average as the last."""
         average = pd.DataFrame([{"snt_id": AVERAGE, **self.average()}])
         return pd.concat([self._frame(), average], ignore_index=True)
 
-    def write(self, path):
+    def write(self, path: str | Path) -> None:
         """Write the table as a CSV, atomically."""
         with atomic_write(path) as temporary:
             self.to_frame().to_csv(temporary, index=False, float_format="%.6f")
 
-    def summary(self):
+    def summary(self) -> str:
         """A few lines for the screen."""
         frame = self._frame().drop(columns="snt_id")
         lines = [f"{len(self)} utterances, scores in dB", f"{'':10}{'mean':>8}{'median':>8}{'10 %':>8}"]
@@ -101,7 +111,7 @@ class ScoreTable:
         return pd.DataFrame(self._rows, columns=self.columns)
 
 
-def score_table(results, metrics=()):
+def score_table(results: Any, metrics: Collection[str] = ()) -> ScoreTable:
     """Collect the results of `score` in a `ScoreTable`."""
     table = ScoreTable(metrics)
     for utterance_id, scores, others in results:
@@ -109,7 +119,7 @@ def score_table(results, metrics=()):
     return table
 
 
-def evaluate(model, data, metrics=()):
+def evaluate(model: Any, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
     """Separate and score a test set, as training does at its end.
 
     Arguments
@@ -137,6 +147,6 @@ def evaluate(model, data, metrics=()):
         yield score_signals(item.id, item.mixture, item.sources, estimates, data.sample_rate, metrics)
 
 
-def scored(scores):
+def scored(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of `ScoreTable.to_frame` that have scores: neither the average nor silent utterances."""
     return scores[scores["snt_id"] != AVERAGE].dropna(subset=["si-snr_i"])

@@ -1,5 +1,7 @@
 """Scoring files: matching estimates with references and mixtures, and computing their scores."""
 
+from __future__ import annotations
+
 import functools
 import logging
 import os
@@ -8,6 +10,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +21,9 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import check_metrics
 from mossformer_sb.evaluation.metrics import score_signals
 from mossformer_sb.evaluation.signal_files import ESTIMATES, REFERENCES, find_mixtures, find_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +40,13 @@ class Utterance:
     estimates: tuple  # of Path, in any order
 
 
-def find_utterances(estimates, references, mixtures=None, data_root=None, subset=False):
+def find_utterances(
+    estimates: str | Path,
+    references: str | Path,
+    mixtures: str | Path | None = None,
+    data_root: str | Path | None = None,
+    subset: bool = False,
+) -> list[Utterance]:
     """Match estimates with references and mixtures by their names.
 
     Arguments
@@ -87,7 +99,7 @@ def _without_item(estimates, sources):
     return estimates
 
 
-def read_utterances(path, data_root=None):
+def read_utterances(path: str | Path, data_root: str | Path | None = None) -> list[Utterance]:
     """Read the files to score from a table.
 
     Arguments
@@ -164,7 +176,9 @@ def _paths(row, pattern, path, data_root):
     return tuple(Path(resolve_path(row[column], root, here)) for column in columns)
 
 
-def score(utterances, metrics=(), num_threads=1, trim=0):
+def score(
+    utterances: Iterable[Utterance], metrics: Collection[str] = (), num_threads: int = 1, trim: int = 0
+) -> Iterator[tuple]:
     """Score utterances.
 
     Arguments
@@ -207,7 +221,7 @@ def _score(utterance, metrics, trim):
     return score_signals(utterance.id, *signals, rate, metrics), cut
 
 
-def read_signals(utterance, trim=0):
+def read_signals(utterance: Utterance, trim: int = 0) -> tuple:
     """Read an utterance: mixture [T], sources and estimates [T, S], and the sample rate in Hz.
 
     Arguments

@@ -3,8 +3,11 @@
 Shapes: B batch, T samples, S sources (and as many estimates). Signals are [B, T, S], as everywhere in SpeechBrain.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from scipy.optimize import linear_sum_assignment
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.lengths import check_lengths, padding_mask
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
 EPS = 1e-12
@@ -21,7 +27,7 @@ SILENCE = 2.0**-23
 _MAX_ENUMERATED = 4
 
 
-def si_snr(estimates, sources, lengths=None):
+def si_snr(estimates: torch.Tensor, sources: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Scale-invariant signal-to-noise ratio of each estimate against the source in the same place.
 
     Both are made zero-mean; with α = ⟨ŝ, s⟩ / ‖s‖², it is 10·log10(‖αs‖² / ‖ŝ − αs‖²). Source: Le Roux et al., "SDR –
@@ -58,7 +64,9 @@ def si_snr(estimates, sources, lengths=None):
     return _decibels(correlation.square().squeeze(1), residual + silent)
 
 
-def pairwise_si_snr(estimates, sources, lengths=None):
+def pairwise_si_snr(
+    estimates: torch.Tensor, sources: torch.Tensor, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
     """SI-SNR of every estimate against every source.
 
     Arguments
@@ -88,7 +96,7 @@ def pairwise_si_snr(estimates, sources, lengths=None):
     return scores * is_active(sources, lengths)[:, None, :]
 
 
-def is_active(sources, lengths=None):
+def is_active(sources: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Which sources are not silent, a constant offset aside: [B, T, S] → [B, S], bool.
 
     Example
@@ -101,7 +109,7 @@ def is_active(sources, lengths=None):
     return (sources.square().sum(1) / num_samples).sqrt() > SILENCE
 
 
-def best_permutation(scores):
+def best_permutation(scores: torch.Tensor) -> torch.Tensor:
     """Which estimate belongs to each source, so that the sum of the scores is greatest.
 
     Arguments
@@ -136,7 +144,7 @@ def _permutations(num_spks, device):
         return torch.tensor(list(itertools.permutations(range(num_spks))), device=device)
 
 
-def reorder(estimates, permutation):
+def reorder(estimates: torch.Tensor, permutation: Any) -> torch.Tensor:
     """Put the estimates in the order of the sources: [B, T, S], [B, S] → [B, T, S].
 
     Example
@@ -147,7 +155,7 @@ def reorder(estimates, permutation):
     return estimates.gather(2, permutation[:, None, :].expand_as(estimates))
 
 
-def check_signals(*signals, lengths=None):
+def check_signals(*signals: Any, lengths: torch.Tensor | None = None) -> Any:
     """Check that signals have the same shape, [B, T, S], and their lengths; return these on the signals' device."""
     shape = signals[0].shape
     if len(shape) != 3 or any(signal.shape != shape for signal in signals):
@@ -159,7 +167,7 @@ def check_signals(*signals, lengths=None):
     return lengths.to(signals[0].device, non_blocking=True)
 
 
-def zero_mean(*signals, lengths=None):
+def zero_mean(*signals: Any, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Each signal in float32 at least, zero-mean over its true length and zero beyond it."""
     lengths = check_signals(*signals, lengths=lengths)
     signals = [signal.to(torch.promote_types(signal.dtype, torch.float32)) for signal in signals]

@@ -7,11 +7,18 @@ Three layouts, each with several names for a signal, in any case; ID may have fo
     ID/spk1.wav       a folder for each mixture, as TIGER writes it
 """
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 # Names of signals; the first that is found counts. Where sources and estimates lie in one folder, their names differ.
 ESTIMATES = (
@@ -23,7 +30,7 @@ MIXTURE = r"mix|mixture"
 BETWEEN = r"[_\-. ]"  # an ID and what follows it
 
 
-def find_signals(folder, kinds):
+def find_signals(folder: str | Path, kinds: Sequence[str]) -> dict:
     """Find the files of sources or of estimates.
 
     Arguments
@@ -67,7 +74,7 @@ def find_signals(folder, kinds):
     )
 
 
-def find_mixtures(references, folder=None):
+def find_mixtures(references: str | Path, folder: str | Path | None = None) -> dict:
     """Find the files of mixtures.
 
     Arguments
@@ -105,12 +112,12 @@ def find_mixtures(references, folder=None):
     return {identify(path, folders[0]): path for path in audio_below(folders[0])}
 
 
-def audio_below(folder):
+def audio_below(folder: Any) -> list:
     """The audio files of a folder and its subfolders, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
 
 
-def identify(path, folder):
+def identify(path: Path, folder: Any) -> str:
     """The ID of a file that is named by it: its path below the folder, without its ending."""
     return path.relative_to(folder).with_suffix("").as_posix()
 

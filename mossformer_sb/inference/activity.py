@@ -7,8 +7,11 @@ the part that is correlated with the other one is removed, little remains.
 Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +20,9 @@ from mossformer_sb.data.resampling import resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.input_level import LEVEL
 from mossformer_sb.inference.output_gain import LevelMeter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FRAME_SECONDS = 0.032  # of the detector
 # Tuned on 30 mixtures of the validation set and 12 conversations made from their speakers, see benchmarks/activity.py.
@@ -27,7 +33,9 @@ _REACH = 1  # frames on each side over which levels are compared
 _SPEECH = {"threshold": 0.5, "min_speech_duration_ms": 100, "min_silence_duration_ms": 100, "speech_pad_ms": 30}
 
 
-def speech_activity(estimates, sample_rate, mixture=None):
+def speech_activity(
+    estimates: torch.Tensor | np.ndarray, sample_rate: int, mixture: torch.Tensor | np.ndarray | None = None
+) -> list[list[tuple[float, ...]]]:
     """Speech activity of each speaker, from the outputs of a separation.
 
     Arguments
@@ -91,12 +99,14 @@ class ActivityDetector:
         If silero-vad is not installed.
     """
 
-    def __init__(self, num_spks, sample_rate, analysed_rate=None):
+    def __init__(self, num_spks: int, sample_rate: int, analysed_rate: int | None = None) -> None:
         self.num_spks, self.sample_rate = num_spks, sample_rate
         self.rate = 16000 if (analysed_rate or sample_rate) >= 16000 else 8000
         self._model, self._to_segments = _load_silero()
 
-    def segments(self, blocks, meter, fit=True):
+    def segments(
+        self, blocks: Iterable[np.ndarray], meter: LevelMeter, fit: bool = True
+    ) -> list[list[tuple[float, ...]]]:
         """As `speech_activity`.
 
         Arguments
@@ -190,7 +200,7 @@ def _one_thread():
         torch.set_num_threads(threads)
 
 
-def check_installed():
+def check_installed() -> None:
     """Raise InputError if silero-vad is not installed. Programs call it before they start, not after the first file."""
     if importlib.util.find_spec("silero_vad") is None:
         raise InputError(

@@ -1,13 +1,19 @@
 """Files of speech activity: RTTM for diarisation tools, JSON for programs, labels for Audacity."""
 
+from __future__ import annotations
+
 import json
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Endings and order of what `activity_texts` writes.
 ENDINGS = ("rttm", "json", "txt")
 
 
-def activity_texts(segments, recording, paths, speakers):
+def activity_texts(segments: list[list[tuple[float, ...]]], recording: str, paths: Mapping, speakers: Mapping) -> dict:
     """The content of the files.
 
     Arguments

@@ -4,11 +4,22 @@ Which pieces are in a batch depends only on their order, lengths and number, nev
 same batches. Shapes: T samples of a piece, S speakers.
 """
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING
 
 import torch
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    import numpy as np
+
+    from mossformer_sb.inference.prepared import Piece
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +55,7 @@ class BatchLimit:
     (True, False)
     """
 
-    def __init__(self, batch_size=None, device="cpu"):
+    def __init__(self, batch_size: int | None = None, device: str | torch.device = "cpu") -> None:
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"batch size {batch_size}: give an integer of at least 1, or none for the default.")
         self._device = torch.device(device)
@@ -52,13 +63,13 @@ class BatchLimit:
         self.most = batch_size or (MOST_ON_GPU if self._is_automatic else CPU_BATCH)
         self._num_samples = 0 if self._is_automatic else None  # of a padded batch; 0: not measured yet
 
-    def allows(self, num_pieces, longest):
+    def allows(self, num_pieces: Any, longest: Any) -> bool:
         """Whether so many pieces, the longest of so many samples, may be a batch. One always may."""
         if num_pieces == 1:
             return True
         return num_pieces <= self.most and (self._num_samples is None or num_pieces * longest <= self._num_samples)
 
-    def measured(self, network, signals):
+    def measured(self, network: Callable, signals: Any) -> Any:
         """Call the network; on a GPU, measure at the first call how much memory a sample takes."""
         if self._num_samples != 0:
             return network(signals)
@@ -71,7 +82,7 @@ class BatchLimit:
         self._num_samples = max(1, int(MEMORY_SHARE * free / max(1, used) * padded))
         return found
 
-    def lower(self, num_pieces):
+    def lower(self, num_pieces: Any) -> None:
         """Allow fewer than so many, which ran out of memory."""
         self.most = max(1, num_pieces // 2)
         logger.warning(
@@ -81,7 +92,9 @@ class BatchLimit:
         )
 
 
-def separate_pieces(network, pieces, limit):
+def separate_pieces(
+    network: Callable, pieces: Iterable[tuple[object, Piece | None]], limit: BatchLimit
+) -> Iterator[tuple[object, Piece | None, np.ndarray, Exception | None]]:
     """Put pieces through the network in batches.
 
     Arguments
@@ -122,7 +135,7 @@ def separate_pieces(network, pieces, limit):
             yield *window[index], None
 
 
-def or_raise(found):
+def or_raise(found: Any) -> Any:
     """What `separate_pieces` found for a piece; raises it if it is an exception."""
     if isinstance(found, BaseException):
         raise found

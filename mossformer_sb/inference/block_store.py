@@ -1,11 +1,19 @@
 """Estimates of a long recording, stored on disk until their gain is known."""
 
+from __future__ import annotations
+
 import contextlib
 import tempfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mossformer_sb.data.audio_io import BLOCK, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
 
 
 class BlockStore:
@@ -26,18 +34,18 @@ class BlockStore:
     [(200, 2), (100, 2)]
     """
 
-    def __init__(self, num_columns, folder):
+    def __init__(self, num_columns: int, folder: str | Path) -> None:
         self._num_columns = num_columns
         self._folder = folder
         with writing(folder):
             self._file = tempfile.TemporaryFile(dir=folder)
 
-    def append(self, block):
+    def append(self, block: Any) -> None:
         """Add [t, S], float32."""
         with writing(self._folder):
             self._file.write(np.ascontiguousarray(block, dtype=np.float32).data)
 
-    def blocks(self, size=BLOCK):
+    def blocks(self, size: Any = BLOCK) -> Iterator[Any]:
         """Read from the start: iterator of [t, S], the last one shorter."""
         with writing(self._folder):
             self._file.flush()
@@ -45,9 +53,9 @@ class BlockStore:
         while content := self._file.read(4 * size * self._num_columns):
             yield np.frombuffer(content, dtype=np.float32).reshape(-1, self._num_columns)
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         with contextlib.suppress(OSError):  # data that a full disk did not take, already reported
             self._file.close()

@@ -4,10 +4,13 @@ Three stages run in parallel: the next recordings are read and resampled, the ne
 and finished recordings are written. The queues between them are bounded. Shapes: t samples, S speakers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import itertools
 import queue
 import threading
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.audio_io import Recording, check_format
 from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
@@ -18,13 +21,27 @@ from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from mossformer_sb.inference.output_files import Output, SeparatedRecording
+    from mossformer_sb.inference.separation import MossFormerSeparation
+
 _POLL_SECONDS = 0.1  # how soon a waiting thread notices that work is cancelled
 _STOP_SECONDS = 10  # how long to wait for a thread, which may be computing a batch, when work is cancelled
 
 
 def separate_recordings(
-    model, tasks, output, level=LEVELS[0], channel=None, chunking=None, batch_size=None, report=None
-):
+    model: MossFormerSeparation,
+    tasks: Any,
+    output: Output,
+    level: str = LEVELS[0],
+    channel: int | None = None,
+    chunking: Chunking | None = None,
+    batch_size: int | None = None,
+    report: Callable | None = None,
+) -> Iterator[SeparatedRecording | Exception]:
     """Separate recordings into files; an error in one of them does not affect the others.
 
     Each gets the files that `MossFormerSeparation.separate_recording` gives it, up to rounding.
@@ -170,16 +187,16 @@ class Ahead:
     [0, 1, 2]
     """
 
-    def __init__(self, items, size, on_close=None):
+    def __init__(self, items: Iterable, size: int, on_close: Callable | None = None) -> None:
         self._waiting, self._closed, self._on_close = queue.Queue(size), threading.Event(), on_close
         self._has_ended = False
         self._thread = threading.Thread(target=self._run, args=(items,), daemon=True)
         self._thread.start()
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return self
 
-    def __next__(self):
+    def __next__(self) -> Any:
         if self._has_ended:
             raise StopIteration
         while True:
@@ -193,7 +210,7 @@ class Ahead:
         self._has_ended = True
         raise error
 
-    def close(self):
+    def close(self) -> None:
         """Cancel the remaining items; waits for the item that is being computed, for a while."""
         self._closed.set()
         if self._on_close is not None:

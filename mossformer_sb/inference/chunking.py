@@ -6,11 +6,18 @@ estimate the same voices, so the permutation that correlates best over the overl
 Shapes: T samples, t samples of a block, S speakers.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 
 @dataclass(frozen=True)
@@ -58,12 +65,14 @@ a chunk.
                 f"longer than the recordings that they are cut from. Cut above {self.seconds} s or more."
             )
 
-    def samples(self, sample_rate):
+    def samples(self, sample_rate: int) -> tuple:
         """Length and overlap of the chunks in samples."""
         return round(self.seconds * sample_rate), max(1, round(self.overlap * sample_rate))
 
 
-def separate_in_chunks(separate, blocks, length, overlap):
+def separate_in_chunks(
+    separate: Callable, blocks: Iterable[np.ndarray], length: int, overlap: int
+) -> Iterator[np.ndarray]:
     """Separate a recording that comes in blocks.
 
     Arguments
@@ -94,7 +103,7 @@ def separate_in_chunks(separate, blocks, length, overlap):
     yield from join(chunks, overlap)
 
 
-def cut(blocks, length, overlap):
+def cut(blocks: Iterable[np.ndarray], length: int, overlap: Any) -> Iterator[tuple[int, np.ndarray, bool]]:
     """Cut a recording that comes in blocks into chunks.
 
     Arguments
@@ -128,7 +137,7 @@ def cut(blocks, length, overlap):
         yield start, buffer, True
 
 
-def join(chunks, overlap):
+def join(chunks: Iterable[tuple[int, bool, np.ndarray]], overlap: int) -> Iterator[np.ndarray]:
     """Permute the estimates of chunks into one order of the speakers, and cross-fade them.
 
     Arguments
@@ -163,7 +172,7 @@ def join(chunks, overlap):
         tail, position = estimates[-overlap:], end - overlap
 
 
-def joins(num_samples, length, overlap):
+def joins(num_samples: int, length: int, overlap: int) -> list[tuple[int, ...]]:
     """Where `separate_in_chunks` cross-fades chunks.
 
     Arguments
@@ -188,7 +197,7 @@ def joins(num_samples, length, overlap):
     return [(end - overlap, end) for end in ends]
 
 
-def continuing_order(before, after):
+def continuing_order(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """The permutation in which the outputs of a chunk continue those of the one before.
 
     The one with the greatest sum of correlations. They are not normalised, so that a speaker who is silent in the

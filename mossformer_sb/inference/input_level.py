@@ -3,6 +3,8 @@
 Shapes: T samples.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from mossformer_sb.errors import InputError
@@ -26,7 +28,7 @@ def _loud_rms(power):
 INPUT_LEVELS = {"rms": (_rms, LEVEL), "loud_rms": (_loud_rms, LOUD_LEVEL)}
 
 
-def normalise(samples, measure="rms"):
+def normalise(samples: np.ndarray, measure: str = "rms") -> tuple[np.ndarray, float]:
     """Bring a signal to zero mean and to a fixed level.
 
     A network's output is not proportional to its input: norms add a small constant to the variance, which dominates for
@@ -68,7 +70,7 @@ def normalise(samples, measure="rms"):
     return centred * samples.dtype.type(gain), gain
 
 
-def check_input_level(measure):
+def check_input_level(measure: str) -> None:
     """Raise InputError if a way to measure the input's level is not known.
 
     Example

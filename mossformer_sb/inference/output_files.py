@@ -3,12 +3,15 @@
 Shapes: t samples of a block, S speakers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,10 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.inference.activity_files import ENDINGS
 from mossformer_sb.inference.output_names import DEFAULT_PATTERN, check_pattern, companion_path, speaker_path
 from mossformer_sb.utils.files import make_output_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +77,11 @@ class Output:
             raise InputError(f"only speaker {self.only!r}: speakers are counted from 1. Give such a number.")
 
     @property
-    def clips(self):
+    def clips(self) -> bool:
         """Whether samples beyond full scale would be cut off."""
         return clips(self.format, self.subtype)
 
-    def speakers(self, num_spks):
+    def speakers(self, num_spks: int) -> Any:
         """The numbers of the speakers that are written, from 1.
 
         Raises
@@ -86,17 +93,17 @@ class Output:
             raise InputError(f"there is no speaker {self.only}: the model separates {num_spks}. Give a lower number.")
         return list(range(1, num_spks + 1)) if self.only is None else [self.only]
 
-    def audio_paths(self, folder, stem, num_spks):
+    def audio_paths(self, folder: str | Path, stem: str, num_spks: int) -> list[Path]:
         """The audio files: those of the speakers, then that of the rest, as a list of Path."""
         paths = [speaker_path(folder, stem, number, self.format, self.pattern) for number in self.speakers(num_spks)]
         return paths + ([companion_path(folder, stem, "rest", self.format, self.pattern)] if self.rest else [])
 
-    def activity_paths(self, folder, stem):
+    def activity_paths(self, folder: str | Path, stem: str) -> dict:
         """The files of speech activity, as a dict of ending to Path; empty without ``activity``."""
         endings = ENDINGS if self.activity else ()
         return {ending: companion_path(folder, stem, "activity", ending, self.pattern) for ending in endings}
 
-    def paths(self, folder, stem, num_spks):
+    def paths(self, folder: str | Path, stem: str, num_spks: int) -> list[Path]:
         """All files, as a list of Path."""
         return self.audio_paths(folder, stem, num_spks) + list(self.activity_paths(folder, stem).values())
 
@@ -139,11 +146,11 @@ class SeparatedRecording:
     segments: list | None = None
 
     @property
-    def audio_paths(self):
+    def audio_paths(self) -> list[Path]:
         """The files of the speakers, then that of the rest."""
         return [speaker["path"] for speaker in self.speakers] + ([self.rest] if self.rest else [])
 
-    def to_dict(self):
+    def to_dict(self) -> dict:
         """As a dict of JSON types."""
         found = {
             "recording": self.recording,
@@ -161,7 +168,7 @@ class SeparatedRecording:
         return found
 
 
-def level_db(energy, num_samples, gain=1.0):
+def level_db(energy: Any, num_samples: int, gain: float = 1.0) -> float | None:
     """Root mean square in dB relative to full scale; None for silence.
 
     Example
@@ -173,7 +180,7 @@ def level_db(energy, num_samples, gain=1.0):
     return round(10 * math.log10(power), 2) if power > 0 else None
 
 
-def suspects_one_speaker(energies):
+def suspects_one_speaker(energies: Sequence[float]) -> bool:
     """Whether all outputs but one are far below the loudest.
 
     Arguments
@@ -195,7 +202,7 @@ def suspects_one_speaker(energies):
     return bool(others) and loudest > 0 and others[-1] <= loudest * 10 ** (ONE_SPEAKER_DB / 10)
 
 
-def reduction_without_clipping(peak, output, name):
+def reduction_without_clipping(peak: float, output: Output, name: str | Path) -> float:
     """The factor by which to attenuate all outputs so that the format clips no peaks; logged if below 1.
 
     Arguments
@@ -225,7 +232,7 @@ def reduction_without_clipping(peak, output, name):
     return 1 / peak
 
 
-def with_mixture(blocks, recording):
+def with_mixture(blocks: Any, recording: Any) -> Iterator[Any]:
     """Blocks of estimates [t, S] with the recording's samples of the same time [t]; the recording is read again."""
     mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
     for block in blocks:
@@ -236,7 +243,7 @@ def with_mixture(blocks, recording):
 
 
 @contextlib.contextmanager
-def made_folders(folder, paths):
+def made_folders(folder: str | Path, paths: list[Path]) -> Iterator[None]:
     """Context: create the folders of some files; remove the new ones if an error occurs.
 
     Arguments

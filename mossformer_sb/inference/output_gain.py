@@ -1,5 +1,12 @@
 """The level of estimates. SI-SNR is invariant to it, so a network's output levels are arbitrary."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 import numpy as np
 
 from mossformer_sb.errors import InputError
@@ -21,15 +28,15 @@ class LevelMeter:
     (0.5, [0.5, 0.5], 1.0)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.num_samples = 0
-        self.peaks = 0.0  # [S], of each estimate, before the gain
-        self._products = 0.0  # [S, S], of the estimates with each other
-        self._agreement = 0.0  # [S], of each estimate with the mixture
-        self._totals = 0.0  # [S], sums over all samples
+        self.peaks: Any = 0.0  # [S], of each estimate, before the gain
+        self._products: Any = 0.0  # [S, S], of the estimates with each other
+        self._agreement: Any = 0.0  # [S], of each estimate with the mixture
+        self._totals: Any = 0.0  # [S], sums over all samples
         self._mixture = 0.0  # the same of the mixture
 
-    def add(self, estimates, mixture):
+    def add(self, estimates: np.ndarray, mixture: np.ndarray) -> None:
         """Add a block: [t, S] and [t]."""
         # Contiguous, so that the same samples give the same bits whatever they are a part of.
         estimates, mixture = (np.ascontiguousarray(signal, dtype=np.float64) for signal in (estimates, mixture))
@@ -41,11 +48,11 @@ class LevelMeter:
         self.peaks = np.maximum(self.peaks, np.abs(estimates).max(axis=0, initial=0.0))
 
     @property
-    def energies(self):
+    def energies(self) -> np.ndarray:
         """[S], of the estimates before the gain."""
         return np.diagonal(self._products)
 
-    def gain(self, level):
+    def gain(self, level: str) -> float | np.ndarray:
         """The gain of a level policy.
 
         Arguments
@@ -77,7 +84,7 @@ class LevelMeter:
         return self._agreement - self._mixture * self._totals / self.num_samples
 
 
-def fitted_gains(products, agreement):
+def fitted_gains(products: np.ndarray, agreement: np.ndarray) -> np.ndarray:
     """Gains, one for each estimate, that fit their sum to the mixture (least squares).
 
     Where estimates are multiples of each other, the louder one gets the larger share.
@@ -107,7 +114,7 @@ def fitted_gains(products, agreement):
     return np.linalg.solve(products + ridge * np.eye(len(products)), agreement)
 
 
-def mapping_gain(estimates, mixture):
+def mapping_gain(estimates: np.ndarray, mixture: np.ndarray) -> float:
     """The gain that scales the estimates of a network without masks to the level of their mixture.
 
     A mask only attenuates the mixture, so its estimates are about as loud as the sources in it. The output level of a
@@ -142,7 +149,7 @@ def mapping_gain(estimates, mixture):
     return float(np.sqrt(np.square(mixture, dtype=np.float64).sum() / energy)) or 1.0
 
 
-def check_level(level):
+def check_level(level: str) -> None:
     """Raise InputError if a level policy is not known.
 
     Example

@@ -1,5 +1,7 @@
 """Names of the output files, by a pattern such as ``{stem}_spk{n}``."""
 
+from __future__ import annotations
+
 import re
 import string
 from pathlib import Path
@@ -24,7 +26,7 @@ class _AnySpeaker(str):
 ANY_SPEAKER = _AnySpeaker()  # instead of a number, for names that are only displayed
 
 
-def check_pattern(pattern):
+def check_pattern(pattern: str) -> None:
     """Raise InputError if a pattern can't name the files of all speakers.
 
     Arguments
@@ -72,7 +74,9 @@ add it, as in {stem}_spk{n}.
         )
 
 
-def speaker_path(folder, stem, number, ending, pattern=DEFAULT_PATTERN):
+def speaker_path(
+    folder: str | Path, stem: str, number: int | _AnySpeaker, ending: str, pattern: str = DEFAULT_PATTERN
+) -> Path:
     """The file of a speaker.
 
     Arguments
@@ -107,7 +111,7 @@ def speaker_path(folder, stem, number, ending, pattern=DEFAULT_PATTERN):
     return _below(folder, pattern.format(stem=stem, n=number), ending)
 
 
-def companion_path(folder, stem, word, ending, pattern=DEFAULT_PATTERN):
+def companion_path(folder: str | Path, stem: str, word: str, ending: str, pattern: str = DEFAULT_PATTERN) -> Path:
     """A file that belongs to all speakers: a word replaces the number and the letters before it.
 
     Arguments

@@ -3,6 +3,10 @@
 Shapes: t samples of a block, S speakers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mossformer_sb.data.audio_io import write_recordings
@@ -16,8 +20,17 @@ from mossformer_sb.inference.output_files import (
 )
 from mossformer_sb.inference.output_gain import LEVELS, LevelMeter
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
-def measure(blocks, recording):
+    from mossformer_sb.data.audio_io import Recording
+    from mossformer_sb.inference.activity import ActivityDetector
+    from mossformer_sb.inference.block_store import BlockStore
+    from mossformer_sb.inference.output_files import Output
+
+
+def measure(blocks: Any, recording: Recording) -> LevelMeter:
     """`LevelMeter` of blocks [t, S] and the recording, which is read again."""
     meter = LevelMeter()
     for block, mixture in with_mixture(blocks, recording):
@@ -25,7 +38,15 @@ def measure(blocks, recording):
     return meter
 
 
-def write_separated(recording, store, output, folder, name, level=LEVELS[0], detector=None):
+def write_separated(
+    recording: Recording,
+    store: BlockStore,
+    output: Output,
+    folder: str | Path,
+    name: str,
+    level: str = LEVELS[0],
+    detector: ActivityDetector | None = None,
+) -> SeparatedRecording:
     """Write the output files of a recording's estimates.
 
     Arguments

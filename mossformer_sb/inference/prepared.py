@@ -3,7 +3,9 @@
 Shapes: T samples of a piece, t samples of a block, S speakers.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,13 @@ from mossformer_sb.inference.chunking import cut, join
 from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.output_gain import mapping_gain
 from mossformer_sb.network.separator import applies_masks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mossformer_sb.data.audio_io import Recording
+    from mossformer_sb.inference.chunking import Chunking
+    from mossformer_sb.inference.separation import MossFormerSeparation
 
 
 class Piece(NamedTuple):
@@ -36,7 +45,7 @@ class Piece(NamedTuple):
     is_last: bool
 
     @property
-    def is_silent(self):
+    def is_silent(self) -> bool:
         """Whether the network can be skipped."""
         return not self.samples.any()
 
@@ -54,7 +63,7 @@ class PreparedRecording:
         Whether and how it is cut.
     """
 
-    def __init__(self, recording, model, chunking):
+    def __init__(self, recording: Recording, model: MossFormerSeparation, chunking: Chunking) -> None:
         self.recording = recording
         self._model_rate = model.hparams.sample_rate
         self._input_level = getattr(model.hparams, "input_level", "rms")
@@ -64,7 +73,7 @@ class PreparedRecording:
         self._chunking = chunking
         self._num_read = 0
 
-    def pieces(self):
+    def pieces(self) -> Iterator[Piece]:
         """Read the recording.
 
         Each piece is at one level, see `normalise`, which `blocks` undoes.
@@ -92,7 +101,7 @@ class PreparedRecording:
                 )
             yield Piece(*normalise(samples, self._input_level), start, is_last)
 
-    def blocks(self, separated):
+    def blocks(self, separated: Iterable[tuple[Piece, np.ndarray]]) -> Iterator[np.ndarray]:
         """Join the estimates of a recording's pieces.
 
         Arguments

@@ -3,11 +3,14 @@
 Shapes: B batch, T samples, S speakers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,6 +37,13 @@ from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.loading import find_model, load_model
 from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.utils.devices import choose_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, BinaryIO
+
+    from mossformer_sb.inference.activity import ActivityDetector
+    from mossformer_sb.inference.output_files import SeparatedRecording
 
 logger = logging.getLogger(__name__)
 
@@ -63,18 +73,18 @@ class MossFormerSeparation(Pretrained):
     @classmethod
     def from_hparams(
         cls,
-        source=None,
-        hparams_file=HPARAMS_FILE,
-        device=None,
-        trust=False,
-        overrides=None,
-        overrides_must_match=True,
-        savedir=None,
-        download_only=False,
-        local_strategy=LocalStrategy.COPY,
-        fetch_config=None,
-        **kwargs,
-    ):
+        source: str | Path | None = None,
+        hparams_file: str = HPARAMS_FILE,
+        device: str | torch.device | None = None,
+        trust: bool = False,
+        overrides: Mapping | None = None,
+        overrides_must_match: bool = True,
+        savedir: str | Path | None = None,
+        download_only: bool = False,
+        local_strategy: LocalStrategy = LocalStrategy.COPY,
+        fetch_config: FetchConfig | None = None,
+        **kwargs: Any,
+    ) -> MossFormerSeparation:
         """Load an exported model.
 
         Arguments
@@ -138,7 +148,7 @@ class MossFormerSeparation(Pretrained):
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
 
-    def separate_batch(self, mix, lengths=None):
+    def separate_batch(self, mix: torch.Tensor | np.ndarray, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Separate a batch of mixtures at the model's sample rate.
 
         Arguments
@@ -173,8 +183,15 @@ class MossFormerSeparation(Pretrained):
         return estimates
 
     def separate(
-        self, recording, sample_rate=None, channel=None, level=LEVELS[0], chunking=None, progress=False, batch_size=None
-    ):
+        self,
+        recording: str | Path | bytes | BinaryIO | np.ndarray | torch.Tensor | list,
+        sample_rate: int | None = None,
+        channel: int | None = None,
+        level: str = LEVELS[0],
+        chunking: Chunking | None = None,
+        progress: bool | Callable = False,
+        batch_size: int | None = None,
+    ) -> torch.Tensor:
         """Separate a recording of any kind.
 
         The network gets one channel at the model's rate; the estimates have the recording's rate and length, and are
@@ -226,7 +243,14 @@ class MossFormerSeparation(Pretrained):
         meter = measure([estimates], recording)
         return torch.from_numpy(estimates * np.asarray(meter.gain(level), dtype=np.float32))
 
-    def separate_file(self, path, output_folder=None, format="wav", savedir=None, **options):
+    def separate_file(
+        self,
+        path: str | Path,
+        output_folder: str | Path | None = None,
+        format: str = "wav",
+        savedir: None = None,
+        **options: Any,
+    ) -> torch.Tensor:
         """Separate a recording, write one file per speaker, and return the estimates.
 
         Arguments
@@ -270,16 +294,16 @@ class MossFormerSeparation(Pretrained):
 
     def separate_to_files(
         self,
-        path,
-        output_folder,
-        name=None,
-        format="wav",
-        channel=None,
-        level=LEVELS[0],
-        chunking=None,
-        progress=False,
-        batch_size=None,
-    ):
+        path: str | Path | bytes | BinaryIO,
+        output_folder: str | Path,
+        name: str | None = None,
+        format: str = "wav",
+        channel: int | None = None,
+        level: str = LEVELS[0],
+        chunking: Chunking | None = None,
+        progress: bool | Callable = False,
+        batch_size: int | None = None,
+    ) -> list[Path]:
         """Separate a recording of any length into files, one for each speaker, in bounded memory.
 
         Arguments
@@ -305,22 +329,22 @@ class MossFormerSeparation(Pretrained):
         InputError
             If the recording can't be separated, or the files can't be written; none is left then.
         """
-        options = {"channel": channel, "level": level, "chunking": chunking}
+        options: dict[str, Any] = {"channel": channel, "level": level, "chunking": chunking}
         options |= {"progress": progress, "batch_size": batch_size}
         return self.separate_recording(path, output_folder, name, Output(format=format), **options).audio_paths
 
     def separate_recording(
         self,
-        recording,
-        output_folder,
-        name=None,
-        output=None,
-        channel=None,
-        level=LEVELS[0],
-        chunking=None,
-        progress=False,
-        batch_size=None,
-    ):
+        recording: str | Path | bytes | BinaryIO,
+        output_folder: str | Path,
+        name: str | None = None,
+        output: Output | None = None,
+        channel: int | None = None,
+        level: str = LEVELS[0],
+        chunking: Chunking | None = None,
+        progress: bool | Callable = False,
+        batch_size: int | None = None,
+    ) -> SeparatedRecording:
         """Separate a recording of any length into files, in bounded memory, with all options of the output.
 
         The estimates go through a temporary file in the output folder, since their common gain is known only when the
@@ -373,14 +397,14 @@ class MossFormerSeparation(Pretrained):
                 store.append(block)
             return write_separated(recording, store, output, output_folder, name, level, detector)
 
-    def activity_detector(self, recording):
+    def activity_detector(self, recording: Any) -> ActivityDetector:
         """The detector of speech activity, at the rate up to which the network's outputs have content."""
         from mossformer_sb.inference.activity import ActivityDetector
 
         rate = min(recording.sample_rate, self.hparams.sample_rate)
         return ActivityDetector(self.hparams.num_spks, recording.sample_rate, analysed_rate=rate)
 
-    def separate_signals(self, signals):
+    def separate_signals(self, signals: list[np.ndarray]) -> list[np.ndarray]:
         """Separate signals of any lengths at once.
 
         Arguments
@@ -427,7 +451,7 @@ class MossFormerSeparation(Pretrained):
                 report(num_given, recording.num_samples)
                 yield block
 
-    def forward(self, mix, lengths=None):
+    def forward(self, mix: torch.Tensor | np.ndarray, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """As `separate_batch`."""
         return self.separate_batch(mix, lengths)
 
@@ -502,7 +526,7 @@ def _prepared_for_speechbrain(source, hparams_file):
     return source.for_speechbrain()
 
 
-def stem(recording):
+def stem(recording: str | Path | bytes | BinaryIO) -> str:
     """Beginning of the names of a recording's output files.
 
     Arguments

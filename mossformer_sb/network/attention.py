@@ -6,13 +6,18 @@ the whole sequence. Both attend with the same z, through four affine heads of it
 Shapes: B batch, L frames, K query/key width, E value width, P group size, G groups, R rotated channels.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.lengths import over_length
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class QueriesKeys(NamedTuple):
@@ -25,7 +30,13 @@ class QueriesKeys(NamedTuple):
 
 
 @replaceable
-def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0):
+def joint_attention(
+    queries_keys: QueriesKeys,
+    values: torch.Tensor,
+    group_size: int,
+    lengths: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
     """Local plus global attention.
 
     Arguments
@@ -58,7 +69,9 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     return attended + local_attention(local_query, local_key, values, group_size, dropout)
 
 
-def local_attention(query, key, values, group_size, dropout=0.0):
+def local_attention(
+    query: torch.Tensor, key: torch.Tensor, values: torch.Tensor, group_size: int, dropout: float = 0.0
+) -> torch.Tensor:
     """ReLU(Q Kᵀ / P)² V within groups of P frames, the last of which is zero-padded.
 
     Arguments
@@ -96,14 +109,14 @@ def local_attention(query, key, values, group_size, dropout=0.0):
     return attended.unflatten(0, (batch_size, -1))[:, :num_frames]
 
 
-def drop(weights, dropout):
+def drop(weights: Any, dropout: float) -> torch.Tensor:
     """Attention weights after dropout, of any shape."""
     # Not `training=dropout > 0`: with dynamic shapes, a compiler makes a symbol of a float, which that argument can't
     # be.
     return F.dropout(weights, dropout) if dropout > 0 else weights
 
 
-def global_context(key, values, lengths=None):
+def global_context(key: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Kᵀ V / L: the sequence summed up in one [K, E] matrix per item, L being its true length.
 
     Arguments
@@ -124,7 +137,7 @@ def global_context(key, values, lengths=None):
     return torch.matmul(over_length(key, key.shape[1], lengths).transpose(1, 2), values)
 
 
-def rotate(x, cos, sin):
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding of the first R channels, by pairs of neighbours (2i, 2i+1).
 
     Source: Su et al., "RoFormer", equation 34.

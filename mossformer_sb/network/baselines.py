@@ -8,6 +8,10 @@ Evaluate with a batch size of 1 for exact numbers.
 Shapes: B batch, N encoder channels, L frames, S speakers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from speechbrain.lobes.models import conv_tasnet, dual_path
 from speechbrain.nnet.CNN import Conv1d
 from torch import nn
@@ -15,6 +19,13 @@ from torch import nn
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.checks import check_input, check_number
 from mossformer_sb.network.lengths import padding_mask, zero_padding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    import torch
+    from speechbrain.lobes.models.conv_tasnet import TemporalBlock
 
 MAX_POSITIONS = 2500  # of SpeechBrain's position embedding: frames of a chunk, and chunks
 MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames, fewer than a ninth block needs
@@ -37,13 +48,13 @@ class BaselineMaskNet(nn.Module):
     network = ""
     paper = ""
 
-    def __init__(self, **config):
+    def __init__(self, **config: Any) -> None:
         super().__init__()
         _check_config(**config)
         self.config = config
         self.num_spks = config["num_spks"]
 
-    def forward(self, x, lengths=None):
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Estimate masks.
 
         Arguments
@@ -119,15 +130,15 @@ class ConvTasNetMaskNet(BaselineMaskNet):
 
     def __init__(
         self,
-        in_channels=512,
-        bottleneck_channels=128,
-        hidden_channels=512,
-        skip_channels=128,
-        kernel_size=3,
-        num_blocks=8,
-        num_repeats=3,
-        num_spks=2,
-    ):
+        in_channels: int = 512,
+        bottleneck_channels: int = 128,
+        hidden_channels: int = 512,
+        skip_channels: int = 128,
+        kernel_size: int = 3,
+        num_blocks: int = 8,
+        num_repeats: int = 3,
+        num_spks: int = 2,
+    ) -> None:
         super().__init__(
             in_channels=in_channels,
             bottleneck_channels=bottleneck_channels,
@@ -181,7 +192,7 @@ class SkipPath(nn.Module):
     torch.Size([2, 100, 4])
     """
 
-    def __init__(self, blocks, hidden_channels, skip_channels):
+    def __init__(self, blocks: Iterable[TemporalBlock], hidden_channels: int, skip_channels: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(block.layers for block in blocks)
         # A block's last convolution is what leads to the next block; nothing follows that of the last one.
@@ -190,7 +201,7 @@ class SkipPath(nn.Module):
         self.skips = nn.ModuleList(nn.Linear(hidden_channels, skip_channels, bias=False) for _ in residuals)
         self.prelu = nn.PReLU()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, L, bottleneck channels] → [B, L, skip channels]."""
         total = 0
         for index, (block, skip) in enumerate(zip(self.blocks, self.skips, strict=True)):
@@ -240,7 +251,15 @@ class DPRNNMaskNet(BaselineMaskNet):
         'Speech Separation", ICASSP 2020'
     )
 
-    def __init__(self, in_channels=64, out_channels=64, hidden_size=128, num_layers=6, chunk_size=250, num_spks=2):
+    def __init__(
+        self,
+        in_channels: int = 64,
+        out_channels: int = 64,
+        hidden_size: int = 128,
+        num_layers: int = 6,
+        chunk_size: int = 250,
+        num_spks: int = 2,
+    ) -> None:
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -302,17 +321,17 @@ class SepFormerMaskNet(BaselineMaskNet):
 
     def __init__(
         self,
-        in_channels=256,
-        out_channels=256,
-        num_layers=2,
-        num_intra_layers=8,
-        num_inter_layers=8,
-        num_heads=8,
-        ffn_dim=1024,
-        chunk_size=250,
-        dropout=0.0,
-        num_spks=2,
-    ):
+        in_channels: int = 256,
+        out_channels: int = 256,
+        num_layers: int = 2,
+        num_intra_layers: int = 8,
+        num_inter_layers: int = 8,
+        num_heads: int = 8,
+        ffn_dim: int = 1024,
+        chunk_size: int = 250,
+        dropout: float = 0.0,
+        num_spks: int = 2,
+    ) -> None:
         super().__init__(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -344,7 +363,7 @@ class SepFormerMaskNet(BaselineMaskNet):
             linear_layer_after_inter_intra=False,
         )
 
-    def forward(self, x, lengths=None):
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """As `BaselineMaskNet.forward`; and there is a longest input, see ``chunk_size``."""
         chunk_size = self.config["chunk_size"]
         longest = MAX_POSITIONS // 2 * chunk_size - chunk_size // 2 - 1

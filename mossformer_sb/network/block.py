@@ -4,6 +4,10 @@ Source: Zhao and Ma, "MossFormer", ICASSP 2023, figures 1 and 2.
 Shapes: B batch, L frames, D model width, H = expansion·D/2 width of v and of u, K query/key width.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,6 +16,9 @@ from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.layers import DepthwiseConv, ScaleNorm
 from mossformer_sb.network.lengths import zero_padding
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ConvModule(nn.Module):
@@ -35,7 +42,9 @@ class ConvModule(nn.Module):
     torch.Size([2, 100, 24])
     """
 
-    def __init__(self, in_channels, out_channels, kernel_size=17, dropout=0.1, norm=ScaleNorm):
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 17, dropout: float = 0.1, norm: type = ScaleNorm
+    ) -> None:
         super().__init__()
         self.norm = norm(in_channels)
         self.linear = nn.Linear(in_channels, out_channels)
@@ -43,7 +52,7 @@ class ConvModule(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     @replaceable
-    def forward(self, x, padding=None):
+    def forward(self, x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
         hidden = F.silu(self.linear(self.norm(x)))
         # The convolution looks eight frames ahead: bias and SiLU must not have put anything there.
@@ -65,18 +74,18 @@ class OffsetScale(nn.Module):
     torch.Size([4, 2, 100, 16])
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.empty(4, channels))
         self.beta = nn.Parameter(torch.empty(4, channels))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw gamma from N(0, 0.02²); set beta to zero."""
         nn.init.normal_(self.gamma, std=0.02)
         nn.init.zeros_(self.beta)
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         """[B, L, K] → [4, B, L, K]."""
         return z * self.gamma[:, None, None, :] + self.beta[:, None, None, :]
 
@@ -107,7 +116,15 @@ class MossFormerBlock(nn.Module):
     torch.Size([2, 100, 64])
     """
 
-    def __init__(self, channels, group_size=256, query_key_dim=128, expansion_factor=4.0, kernel_size=17, dropout=0.1):
+    def __init__(
+        self,
+        channels: int,
+        group_size: int = 256,
+        query_key_dim: int = 128,
+        expansion_factor: float = 4.0,
+        kernel_size: int = 17,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         hidden = int(channels * expansion_factor / 2)
         self.group_size = group_size
@@ -117,7 +134,13 @@ class MossFormerBlock(nn.Module):
         self.offset_scale = OffsetScale(query_key_dim)
         self.to_output = ConvModule(hidden, channels, kernel_size, dropout)
 
-    def forward(self, x, rotation, lengths=None, padding=None):
+    def forward(
+        self,
+        x: torch.Tensor,
+        rotation: tuple[torch.Tensor, ...],
+        lengths: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Process a sequence.
 
         Arguments
@@ -145,21 +168,21 @@ class MossFormerBlock(nn.Module):
         return x + self.to_output(gate(attended, values), padding)
 
     @replaceable
-    def queries_keys(self, z, rotation, dtype):
+    def queries_keys(self, z: torch.Tensor, rotation: tuple[torch.Tensor, ...], dtype: Any) -> QueriesKeys:
         """Four affine, rotated heads: [B, L, K] → four times [B, L, K] of a dtype, that of the values."""
         heads = rotate(self.offset_scale(z), *rotation)  # [4, B, L, K], within autocast in float32
         return QueriesKeys(*heads.to(dtype))
 
 
 @replaceable
-def gate(attended, values):
+def gate(attended: torch.Tensor, values: Any) -> torch.Tensor:
     """(au ⊙ v) ⊙ sigmoid(av ⊙ u): [B, L, 2H] and [B, L, 2H], in each v before u, → [B, L, H]."""
     v, u = values.chunk(2, dim=-1)
     attended_v, attended_u = attended.chunk(2, dim=-1)
     return (attended_u * v) * torch.sigmoid(attended_v * u)
 
 
-def token_shift(x):
+def token_shift(x: torch.Tensor) -> torch.Tensor:
     """Delay the first half of the channels by one frame.
 
     Arguments

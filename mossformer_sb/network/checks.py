@@ -1,11 +1,20 @@
 """What a mask net can be built with and called with, and the messages for everything else."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.lengths import check_lengths
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any
+
+    import torch
 
 # What SpeechBrain's Dual_Path_Model takes and MossFormer has no use for: the two networks that it runs within and
 # across chunks, how it puts them together, and its absolute positions, which end at max_length.
@@ -21,7 +30,7 @@ DUAL_PATH_ARGUMENTS = (
 )
 
 
-def refuse(network, others, known):
+def refuse(network: str, others: Collection[str], known: Collection[str]) -> None:
     """Raise InputError for arguments that a mask net, given by its class's name, does not have."""
     stock = [key for key in others if key in DUAL_PATH_ARGUMENTS]
     if stock:
@@ -34,7 +43,7 @@ def refuse(network, others, known):
         raise InputError(f"{network} does not take {', '.join(others)}: it takes {', '.join(known)}.")
 
 
-def check_count(key, value):
+def check_count(key: Any, value: Any) -> None:
     """Raise InputError for a value that can't be a number of things.
 
     Example
@@ -50,7 +59,7 @@ def check_count(key, value):
         raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
 
 
-def check_number(key, value):
+def check_number(key: Any, value: Any) -> None:
     """Raise InputError for a value that is no finite number.
 
     Example
@@ -64,7 +73,15 @@ def check_number(key, value):
         raise InputError(f"{key} must be a number; found {value!r}.")
 
 
-def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expansion_factor, **counts):
+def check_config(
+    norm: Any,
+    dropout: float,
+    kernel_size: int,
+    out_channels: Any,
+    query_key_dim: Any,
+    expansion_factor: Any,
+    **counts: Any,
+) -> None:
     """Raise InputError for a value that no mask net can have."""
     counts.update(out_channels=out_channels, query_key_dim=query_key_dim)
     for key, value in counts.items():
@@ -92,7 +109,7 @@ def check_config(norm, dropout, kernel_size, out_channels, query_key_dim, expans
         raise InputError(f"norm {norm!r} is not known: the published networks have 'ln', the only one offered.")
 
 
-def check_input(x, in_channels, lengths=None):
+def check_input(x: torch.Tensor, in_channels: int, lengths: torch.Tensor | None = None) -> None:
     """Raise InputError if an encoded mixture, or the lengths of its items, can't be what a mask net takes.
 
     Arguments

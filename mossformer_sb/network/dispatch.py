@@ -5,12 +5,18 @@ computed by another implementation with the same result: `mossformer_sb.network.
 fast.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _rules = {}  # by the name of the plain call; None: nothing was registered
 
 
-def replaceable(plain):
+def replaceable(plain: Callable) -> Callable:
     """Decorator: mark a function or method whose calls another implementation may compute.
 
     Arguments
@@ -34,7 +40,7 @@ def replaceable(plain):
     return call
 
 
-def register(call):
+def register(call: Callable) -> Callable:
     """Decorator: register the rule that chooses the implementation of a replaceable call.
 
     Arguments

@@ -5,10 +5,13 @@ which become arguments of one class; weights come from safetensors alone, of exa
 network has. So loading files of an unknown origin runs no code of theirs.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import torch
@@ -18,6 +21,10 @@ from safetensors.torch import save
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, write_text
 from mossformer_sb.utils.weights import check_no_pointer, check_state, read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -50,7 +57,7 @@ class HubModel(PyTorchModelHubMixin):
         if self._card is not None and self._card[1] == _checksum(self.state_dict()):
             write_text(Path(save_directory) / CARD_FILE, self._card[0])
 
-    def save_pretrained(self, save_directory, **options):
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into a folder.
 
         The card is the one that the model was loaded with, as long as it has those weights; else one that is there
@@ -75,7 +82,7 @@ class HubModel(PyTorchModelHubMixin):
         """
         return super().save_pretrained(save_directory, **{"config": self.config, **options})
 
-    def generate_model_card(self, *_, **__):
+    def generate_model_card(self, *_: Any, **__: Any) -> Any:
         """A card that says what the network is, for a model that has none."""
         rows = "\n".join(f"| {key} | {value} |" for key, value in self.config.items())
         name = self.config["network"]
@@ -89,16 +96,16 @@ class HubModel(PyTorchModelHubMixin):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path,
+        pretrained_model_name_or_path: str | Path,
         *,
-        force_download=False,
-        token=None,
-        cache_dir=None,
-        local_files_only=False,
-        revision=None,
-        map_location="cpu",
-        **overrides,
-    ):
+        force_download: bool = False,
+        token: Any = None,
+        cache_dir: Any = None,
+        local_files_only: bool = False,
+        revision: Any = None,
+        map_location: str | torch.device = "cpu",
+        **overrides: Any,
+    ) -> HubModel:
         """Load a model from a folder or from the Hugging Face hub, in evaluation mode; nothing of it is run.
 
         Arguments
@@ -136,7 +143,7 @@ class HubModel(PyTorchModelHubMixin):
         return model.to(map_location)
 
     @classmethod
-    def from_files(cls, config_file, weights_file, **overrides):
+    def from_files(cls, config_file: str | Path, weights_file: str | Path, **overrides: Any) -> HubModel:
         """Build the network that ``config.json`` describes, with its weights, in evaluation mode.
 
         Arguments
@@ -180,7 +187,7 @@ class HubModel(PyTorchModelHubMixin):
             raise InputError(f"{config_file}: no network can be built of it: {reason}") from error
 
 
-def write_model(folder, config, state):
+def write_model(folder: str | Path, config: dict, state: Mapping) -> None:
     """Write ``config.json`` and ``model.safetensors``.
 
     Arguments
@@ -201,7 +208,7 @@ def write_model(folder, config, state):
 _FORMAT = {"format": "pt"}  # a note in the weights' file, by which other programs see that it is PyTorch's
 
 
-def read_config(path):
+def read_config(path: str | Path) -> dict:
     """Read the ``config.json`` of a model that is not trusted.
 
     Arguments
@@ -316,7 +323,7 @@ def _find_file(source, name, download):
         ) from error
 
 
-def missing_file(source, name):
+def missing_file(source: Any, name: Any) -> str:
     """The message for a model that lacks one of its two files."""
     return (
         f"{source}: holds no {name}. A model is loaded from {CONFIG_FILE} and {WEIGHTS_FILE}; files that can hold "
@@ -336,7 +343,7 @@ def _read_card(source, download):
         return None
 
 
-def is_own_file(folder, name):
+def is_own_file(folder: str | Path, name: Any) -> bool:
     """Whether a file lies in a folder, and isn't a link to a file elsewhere, which a copy of it would give away.
 
     The hub's cache has links from each snapshot into its own ``blobs``.

@@ -3,6 +3,8 @@
 Shapes: B batch, L frames, C, D, I, N, O channels, G channels of a group, K kernel weights of a channel.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -19,7 +21,7 @@ class Linear(nn.Linear):
     """``torch.nn.Linear``, replaceable."""
 
     @replaceable
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., I] → [..., O]."""
         return F.linear(x, self.weight, self.bias)
 
@@ -45,17 +47,17 @@ class ScaleNorm(nn.Module):
     tensor(2.0000, grad_fn=<PowBackward0>)
     """
 
-    def __init__(self, channels, eps=1e-5):
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.scale = channels**-0.5
         self.eps = eps
         self.gain = nn.Parameter(torch.ones(1))
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Set the gain to one."""
         nn.init.ones_(self.gain)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, L, D] → [B, L, D]."""
         x32 = at_least_float32(x)
         root_mean_square = torch.linalg.vector_norm(x32, dim=-1, keepdim=True) * self.scale
@@ -80,18 +82,20 @@ class GlobalLayerNorm(nn.Module):
     torch.Size([2, 100, 8])
     """
 
-    def __init__(self, channels, eps=1e-8):
+    def __init__(self, channels: int, eps: float = 1e-8) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Set the scale to one and the shift to zero."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x, lengths=None, padding=None):
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, N] → [B, L, N]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
         x32 = at_least_float32(x)
         # The same sums with lengths and without, so that a length that is the whole gives the same bits: half precision
@@ -123,18 +127,20 @@ class InstanceNorm(nn.Module):
     torch.Size([2, 100, 8])
     """
 
-    def __init__(self, channels, eps=1e-5):
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Set the scale to one and the shift to zero."""
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x, lengths=None, padding=None):
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
         x32 = at_least_float32(x)
         count = x.shape[1] if lengths is None else lengths[:, None, None]
@@ -167,7 +173,7 @@ class Angles(nn.Module):
             [2.0000, 0.0200]])
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
         # No buffer: DDP would broadcast this constant before every step. On the CPU whatever the default device is, so
@@ -184,7 +190,7 @@ class Angles(nn.Module):
         self.frequencies = self._frequencies().to(fn(self.frequencies).device)
         return self
 
-    def forward(self, num_frames, start=0, like=None):
+    def forward(self, num_frames: int, start: int = 0, like: torch.Tensor | None = None) -> torch.Tensor:
         """L → [L, channels/2], of positions from ``start`` on; float32 at least, on the device of ``like``."""
         device = self.frequencies.device if like is None else like.device
         dtype = torch.float32 if like is None else torch.promote_types(like.dtype, torch.float32)
@@ -209,16 +215,16 @@ class PositionEmbedding(nn.Module):
             [0.8415, 0.0100, 0.5403, 0.9999]], grad_fn=<MulBackward0>)
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.angles = Angles(channels)
         self.scale = nn.Parameter(torch.ones(1))
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Set the scale to one."""
         nn.init.ones_(self.scale)
 
-    def forward(self, num_frames, start=0):
+    def forward(self, num_frames: int, start: int = 0) -> torch.Tensor:
         """L → [L, D], of positions from ``start`` on."""
         angles = self.angles(num_frames, start, like=self.scale)
         return torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.scale.dtype) * self.scale
@@ -228,7 +234,7 @@ class PositionEmbedding(nn.Module):
 
 
 @replaceable
-def depthwise_conv(x, weight):
+def depthwise_conv(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Convolve each channel over time with its own kernel, zero-padded so that the length stays.
 
     This is cross-correlation, as in ``torch.nn.Conv1d`` with as many groups as channels.
@@ -275,17 +281,17 @@ class DepthwiseConv(nn.Module):
     torch.Size([2, 100, 8])
     """
 
-    def __init__(self, channels, kernel_size=17):
+    def __init__(self, channels: int, kernel_size: int = 17) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, kernel_size))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw the kernel weights from U(-1/√K, 1/√K)."""
         bound = 1 / math.sqrt(self.weight.shape[1])
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, h):
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
         """[B, L, C] → [B, L, C]."""
         return h + depthwise_conv(h, self.weight)
 
@@ -294,7 +300,7 @@ class DepthwiseConv(nn.Module):
 
 
 @replaceable
-def grouped_conv(x, weight, dilation=1):
+def grouped_conv(x: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> torch.Tensor:
     """Convolve groups of neighbouring channels over time, each into one channel, zero-padded so that the length stays.
 
     This is cross-correlation, as in ``torch.nn.Conv1d`` with C groups: output channel j sees input channels
@@ -347,17 +353,17 @@ class GroupedConv(nn.Module):
     torch.Size([2, 100, 8])
     """
 
-    def __init__(self, channels, group_channels, kernel_size, dilation=1):
+    def __init__(self, channels: int, group_channels: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
         self.dilation = dilation
         self.weight = nn.Parameter(torch.empty(channels, group_channels, kernel_size))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw the kernel weights from U(-1/√(G·K), 1/√(G·K))."""
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[B, L, C·G] → [B, L, C]."""
         return grouped_conv(x, self.weight, self.dilation)

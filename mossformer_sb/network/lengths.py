@@ -4,19 +4,25 @@ Lengths are absolute (samples or frames, int64), not SpeechBrain's fractions of 
 turned back into a number of samples without rounding.
 """
 
+from __future__ import annotations
+
 import contextlib
 import threading
+from typing import TYPE_CHECKING
 
 import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.precision import at_least_float32
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _local = threading.local()
 
 
 @contextlib.contextmanager
-def lengths_are_checked():
+def lengths_are_checked() -> Iterator[None]:
     """Context: the values of lengths have been checked. On an accelerator, reading them again would wait for it."""
     before = getattr(_local, "checked", False)
     _local.checked = True
@@ -26,7 +32,9 @@ def lengths_are_checked():
         _local.checked = before
 
 
-def check_lengths(lengths, batch_size, maximum, minimum=1, unit="samples"):
+def check_lengths(
+    lengths: torch.Tensor, batch_size: int, maximum: int, minimum: int = 1, unit: str = "samples"
+) -> None:
     """Raise if ``lengths`` can't be the lengths of a padded batch.
 
     Reading the values of a tensor on an accelerator waits for all work that is queued there, so check the copy on the
@@ -81,7 +89,7 @@ relative lengths, give (relative * 100).round().long().
         )
 
 
-def padding_mask(lengths, size):
+def padding_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
     """True past each item's length.
 
     Arguments
@@ -104,7 +112,7 @@ def padding_mask(lengths, size):
     return torch.arange(size, device=lengths.device) >= lengths[:, None]
 
 
-def zero_padding(x, padding=None):
+def zero_padding(x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
     """Zeros in the place of padding.
 
     Arguments
@@ -127,7 +135,7 @@ def zero_padding(x, padding=None):
     return x if padding is None else x.masked_fill(padding, 0.0)
 
 
-def over_length(x, num_frames, lengths=None):
+def over_length(x: torch.Tensor, num_frames: int, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Each item divided by its number of frames, which is exact whatever the dtype: bfloat16 has no 2055, but 2048.
 
     Arguments

@@ -5,7 +5,10 @@ Transformer with Convolution-Augmented Joint Self-Attentions", ICASSP 2023 (arXi
 Shapes: B batch, N encoder channels, L frames, D model width, S speakers, K query/key width, R rotated channels.
 """
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +21,9 @@ from mossformer_sb.network.checks import check_config, check_input, refuse
 from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.layers import Angles, GlobalLayerNorm, Linear, PositionEmbedding
 from mossformer_sb.network.lengths import padding_mask, zero_padding
+
+if TYPE_CHECKING:
+    from typing import Any
 
 ROTATED_CHANNELS = 32  # of the query/key width; the others carry no position
 
@@ -79,22 +85,22 @@ class MossFormerMaskNet(nn.Module):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        num_blocks=24,
-        num_spks=2,
-        group_size=256,
-        query_key_dim=128,
-        expansion_factor=4.0,
-        kernel_size=17,
-        dropout=0.1,
-        norm="ln",
-        checkpoint_blocks=False,
-        **others,
-    ):
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int = 24,
+        num_spks: int = 2,
+        group_size: int = 256,
+        query_key_dim: int = 128,
+        expansion_factor: float = 4.0,
+        kernel_size: int = 17,
+        dropout: float = 0.1,
+        norm: str = "ln",
+        checkpoint_blocks: bool = False,
+        **others: Any,
+    ) -> None:
         super().__init__()
         # Kept so that an export can write the node that builds the same network.
-        self.config = {
+        self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,
             "num_blocks": num_blocks,
@@ -130,7 +136,7 @@ class MossFormerMaskNet(nn.Module):
         self.mask_projection = Linear(out_channels, in_channels, bias=False)
 
     @replaceable
-    def forward(self, x, lengths=None):
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Estimate masks.
 
         Arguments
@@ -174,7 +180,12 @@ class MossFormerMaskNet(nn.Module):
         masks = F.relu(self.mask_projection(x)).permute(2, 0, 3, 1)  # [S, B, N, L]
         return masks if padding is None else zero_padding(masks, padding.transpose(1, 2))
 
-    def stages(self, rotation, lengths=None, padding=None):
+    def stages(
+        self,
+        rotation: tuple[torch.Tensor, ...],
+        lengths: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> list[tuple]:
         """The modules that the sequence passes, in order, each [B, L, D] → [B, L, D], with what it takes besides that.
 
         Arguments
@@ -189,13 +200,13 @@ class MossFormerMaskNet(nn.Module):
         """
         return [(block, rotation, lengths, padding) for block in self.blocks]
 
-    def rotation(self, num_frames, like):
+    def rotation(self, num_frames: int, like: torch.Tensor) -> tuple:
         """Cosines and sines of the rotary embedding, each [L, R/2], of the dtype and on the device of a tensor."""
         angles = self.rotary(num_frames, like=like)
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
 @replaceable
-def run_checkpointed(block, *inputs):
+def run_checkpointed(block: torch.nn.Module, *inputs: Any) -> torch.Tensor:
     """A block's output, of which nothing is kept for the gradient but the inputs: the rest is computed again."""
     return checkpoint(block, *inputs, use_reentrant=False)

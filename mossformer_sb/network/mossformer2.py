@@ -5,12 +5,21 @@ Monaural Speech Separation", ICASSP 2024 (arXiv 2312.11825).
 Shapes: B batch, N encoder channels, L frames, D model width, S speakers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.checks import check_count
 from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.recurrent import RecurrentModule
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import torch
 
 
 class MossFormer2MaskNet(MossFormerMaskNet):
@@ -73,21 +82,21 @@ class MossFormer2MaskNet(MossFormerMaskNet):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        num_blocks=24,
-        num_spks=2,
-        group_size=256,
-        query_key_dim=128,
-        expansion_factor=4.0,
-        kernel_size=17,
-        dropout=0.1,
-        norm="ln",
-        recurrent_channels=256,
-        apply_masks=True,
-        checkpoint_blocks=False,
-        **others,
-    ):
+        in_channels: int,
+        out_channels: int,
+        num_blocks: int = 24,
+        num_spks: int = 2,
+        group_size: int = 256,
+        query_key_dim: int = 128,
+        expansion_factor: float = 4.0,
+        kernel_size: int = 17,
+        dropout: float = 0.1,
+        norm: str = "ln",
+        recurrent_channels: int = 256,
+        apply_masks: bool = True,
+        checkpoint_blocks: bool = False,
+        **others: Any,
+    ) -> None:
         check_count("recurrent_channels", recurrent_channels)
         if not isinstance(apply_masks, bool):
             raise InputError(f"apply_masks must be True or False; found {apply_masks!r}.")
@@ -111,7 +120,12 @@ class MossFormer2MaskNet(MossFormerMaskNet):
             RecurrentModule(out_channels, recurrent_channels, kernel_size, dropout) for _ in range(num_blocks)
         )
 
-    def stages(self, rotation, lengths=None, padding=None):
+    def stages(
+        self,
+        rotation: tuple[torch.Tensor, ...],
+        lengths: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> list[tuple]:
         """Blocks and recurrent modules in turn, as `MossFormerMaskNet.stages` lists them."""
         found = []
         for block, recurrent in zip(self.blocks, self.recurrent, strict=True):

@@ -1,9 +1,11 @@
 """The precision in which norms, sums and angles are computed, whatever that of the network is."""
 
+from __future__ import annotations
+
 import torch
 
 
-def at_least_float32(x):
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """A tensor in float32 if it is in half precision, unchanged otherwise.
 
     Example

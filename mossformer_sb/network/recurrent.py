@@ -6,6 +6,10 @@ Source: Zhao et al., "MossFormer2", ICASSP 2024 (arXiv 2312.11825), section 2 an
 Shapes: B batch, L frames, D model width, C inner width, K kernel weights of a channel.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +17,9 @@ from torch import nn
 from mossformer_sb.network.block import ConvModule
 from mossformer_sb.network.layers import GroupedConv, InstanceNorm, Linear
 from mossformer_sb.network.lengths import zero_padding
+
+if TYPE_CHECKING:
+    from typing import Any
 
 MEMORY_KERNEL_SIZE = 39  # 19 frames back, the present one, 19 frames ahead
 
@@ -37,7 +44,7 @@ class RecurrentModule(nn.Module):
     torch.Size([2, 100, 64])
     """
 
-    def __init__(self, channels, inner_channels=256, kernel_size=17, dropout=0.1):
+    def __init__(self, channels: int, inner_channels: int = 256, kernel_size: int = 17, dropout: float = 0.1) -> None:
         super().__init__()
         self.bottleneck = Linear(channels, inner_channels)
         self.prelu = nn.PReLU()
@@ -46,7 +53,9 @@ class RecurrentModule(nn.Module):
         self.output_norm = nn.LayerNorm(inner_channels)
         self.output = Linear(inner_channels, channels)
 
-    def forward(self, x, lengths=None, padding=None):
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, D] → [B, L, D]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         hidden = self.input_norm(self.prelu(self.bottleneck(x)))  # [B, L, C]
         hidden = self.unit(hidden, lengths, padding)
@@ -71,13 +80,15 @@ class GatedConvUnit(nn.Module):
     torch.Size([2, 100, 16])
     """
 
-    def __init__(self, channels, kernel_size=17, dropout=0.1):
+    def __init__(self, channels: int, kernel_size: int = 17, dropout: float = 0.1) -> None:
         super().__init__()
         self.to_u = ConvModule(channels, channels, kernel_size, dropout, norm=nn.LayerNorm)
         self.to_v = ConvModule(channels, channels, kernel_size, dropout, norm=nn.LayerNorm)
         self.fsmn = DilatedFSMN(channels)
 
-    def forward(self, h, lengths=None, padding=None):
+    def forward(
+        self, h: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         u, v = self.to_u(h, padding), self.to_v(h, padding)
         return v * self.fsmn(u, lengths, padding) + h
@@ -97,13 +108,13 @@ class DilatedFSMN(nn.Module):
     torch.Size([2, 100, 16])
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.linear = Linear(channels, channels)
         self.projection = Linear(channels, channels, bias=False)
         self.memory = DenseMemory(channels)
 
-    def forward(self, u, lengths=None, padding=None):
+    def forward(self, u: Any, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         projected = self.projection(F.relu(self.linear(u)))
         return u + self.memory(projected, lengths, padding)
@@ -123,12 +134,12 @@ class DenseMemory(nn.Module):
     torch.Size([2, 100, 16])
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = MemoryLayer(channels, group_channels=1, dilation=1)
         self.second = MemoryLayer(channels, group_channels=2, dilation=2)
 
-    def forward(self, q, lengths=None, padding=None):
+    def forward(self, q: Any, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         # Each filter looks ahead: biases and slopes must not have put anything past an item's length.
         q = zero_padding(q, padding)
@@ -155,13 +166,15 @@ class MemoryLayer(nn.Module):
     torch.Size([2, 100, 16])
     """
 
-    def __init__(self, channels, group_channels, dilation):
+    def __init__(self, channels: int, group_channels: int, dilation: int) -> None:
         super().__init__()
         self.conv = GroupedConv(channels, group_channels, MEMORY_KERNEL_SIZE, dilation)
         self.norm = InstanceNorm(channels)
         self.prelu = nn.PReLU(channels)
 
-    def forward(self, x, lengths=None, padding=None):
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, C·group] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         normed = self.norm(self.conv(x), lengths, padding)
         return self.prelu(normed.transpose(1, 2)).transpose(1, 2)  # PReLU's channels are the second axis

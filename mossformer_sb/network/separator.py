@@ -3,7 +3,10 @@
 Shapes: B batch, T samples, N encoder channels, L frames, S speakers.
 """
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +22,17 @@ from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.network.sizes import build_decoder, build_encoder, build_masknet
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def separate(encoder, masknet, decoder, mixture, lengths=None):
+
+def separate(
+    encoder: torch.nn.Module,
+    masknet: torch.nn.Module,
+    decoder: torch.nn.Module,
+    mixture: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Separate a batch of mixtures.
 
     The three networks are arguments because training wraps each of them separately (DDP, compilation).
@@ -85,7 +97,7 @@ def separate(encoder, masknet, decoder, mixture, lengths=None):
     return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
 
 
-def applies_masks(masknet):
+def applies_masks(masknet: torch.nn.Module) -> bool:
     """Whether a mask net's output is multiplied with the encoded mixture; otherwise it is the encoded estimates.
 
     Example
@@ -105,7 +117,7 @@ def _check_masks(masks, encoded):
         )
 
 
-def num_frames(num_samples, kernel_size=16, stride=8):
+def num_frames(num_samples: int, kernel_size: int = 16, stride: int = 8) -> Any:
     """Frames that the encoder makes of a number of samples (an int or a tensor of ints).
 
     Example
@@ -171,15 +183,15 @@ class MossFormerSeparator(nn.Module, HubModel):
 
     def __init__(
         self,
-        network="MossFormer",
-        encoder_channels=512,
-        encoder_kernel_size=16,
-        num_spks=2,
-        sample_rate=8000,
-        input_level=None,
-        decoder_bias=False,
-        **masknet,
-    ):
+        network: str = "MossFormer",
+        encoder_channels: int = 512,
+        encoder_kernel_size: int = 16,
+        num_spks: int = 2,
+        sample_rate: int = 8000,
+        input_level: str | None = None,
+        decoder_bias: bool = False,
+        **masknet: Any,
+    ) -> None:
         super().__init__()
         self._set_facts(sample_rate, input_level)
         for key, value in (("encoder_channels", encoder_channels), ("encoder_kernel_size", encoder_kernel_size)):
@@ -205,7 +217,14 @@ class MossFormerSeparator(nn.Module, HubModel):
         self.sample_rate, self.input_level = sample_rate, input_level
 
     @classmethod
-    def from_modules(cls, encoder, masknet, decoder, sample_rate=8000, input_level=None):
+    def from_modules(
+        cls,
+        encoder: torch.nn.Module,
+        masknet: torch.nn.Module,
+        decoder: torch.nn.Module,
+        sample_rate: int = 8000,
+        input_level: str | None = None,
+    ) -> MossFormerSeparator:
         """Build a separator from existing networks.
 
         Arguments
@@ -232,7 +251,9 @@ class MossFormerSeparator(nn.Module, HubModel):
         return separator
 
     @classmethod
-    def from_size(cls, size, num_spks=2, dropout=0.1, apply_masks=True, sample_rate=8000):
+    def from_size(
+        cls, size: str, num_spks: int = 2, dropout: float = 0.1, apply_masks: bool = True, sample_rate: int = 8000
+    ) -> MossFormerSeparator:
         """Build a separator of a published size, with random weights.
 
         Arguments
@@ -264,7 +285,7 @@ class MossFormerSeparator(nn.Module, HubModel):
         return cls.from_modules(encoder, masknet, build_decoder(size), sample_rate)
 
     @property
-    def config(self):
+    def config(self) -> dict:
         """The arguments that build a network like this one: dict of plain values, for ``config.json``.
 
         Raises
@@ -289,7 +310,7 @@ class MossFormerSeparator(nn.Module, HubModel):
             described["decoder_bias"] = True
         return described | {key: value for key, value in masknet.config.items() if key not in _GIVEN}
 
-    def forward(self, mixture, lengths=None):
+    def forward(self, mixture: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """[B, T] → [B, T, S]; see `separate`."""
         return separate(self.encoder, self.masknet, self.decoder, mixture, lengths)
 

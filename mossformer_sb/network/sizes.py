@@ -1,5 +1,12 @@
 """The published sizes of MossFormer and MossFormer2, and smaller ones: encoder, mask net and decoder of each."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 from dataclasses import dataclass
 
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
@@ -40,7 +47,7 @@ SIZES = {
 }
 
 
-def get_size(name):
+def get_size(name: str) -> Size:
     """Look a size up by name.
 
     Arguments
@@ -70,7 +77,9 @@ def get_size(name):
     return SIZES[name]
 
 
-def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False, apply_masks=True):
+def build_masknet(
+    size: str, num_spks: int = 2, dropout: float = 0.1, checkpoint_blocks: bool = False, apply_masks: bool = True
+) -> MossFormerMaskNet:
     """Build a mask net of a published size.
 
     Arguments
@@ -102,13 +111,12 @@ def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False, apply_
     10.799943
     """
     name, size = size, get_size(size)
+    options: dict[str, Any] = {}
     if size.recurrent_channels:
-        network, options = (
-            MossFormer2MaskNet,
-            {"recurrent_channels": size.recurrent_channels, "apply_masks": apply_masks},
-        )
+        network = MossFormer2MaskNet
+        options = {"recurrent_channels": size.recurrent_channels, "apply_masks": apply_masks}
     elif apply_masks is True:
-        network, options = MossFormerMaskNet, {}
+        network = MossFormerMaskNet
     else:
         raise InputError(
             f"apply_masks: {apply_masks} is for MossFormer2 alone; found model_size {name}. Choose one of "
@@ -127,7 +135,7 @@ def build_masknet(size, num_spks=2, dropout=0.1, checkpoint_blocks=False, apply_
     )
 
 
-def build_encoder(size):
+def build_encoder(size: str) -> Encoder:
     """Build SpeechBrain's encoder for a published size.
 
     Arguments
@@ -155,7 +163,7 @@ def build_encoder(size):
     return Encoder(kernel_size=size.encoder_kernel_size, out_channels=size.channels)
 
 
-def build_decoder(size):
+def build_decoder(size: str) -> Decoder:
     """Build SpeechBrain's decoder for a published size.
 
     Arguments

@@ -3,6 +3,8 @@
 They concern correctness, not speed. Each can go when the fault has gone from the oldest PyTorch that is supported.
 """
 
+from __future__ import annotations
+
 from contextlib import nullcontext
 
 import torch
@@ -18,7 +20,13 @@ torch.zeros(1).cos()
 _HANGING_CHANNELS = 16
 
 
-def conv2d(image, kernel, padding, groups, dilation=1):
+def conv2d(
+    image: torch.Tensor,
+    kernel: torch.Tensor,
+    padding: tuple[int, ...],
+    groups: int,
+    dilation: int | tuple[int, ...] = 1,
+) -> torch.Tensor:
     """``torch.nn.functional.conv2d`` in the precision of the image, also within autocast.
 
     A depthwise convolution of few channels in half precision is computed in float32 on a CPU, and rounded.

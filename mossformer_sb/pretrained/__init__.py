@@ -1,5 +1,7 @@
 """The model that comes with the package, in a folder beside this file: small, for two speakers at 8 kHz."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from mossformer_sb.errors import InputError
@@ -8,7 +10,7 @@ FOLDER = Path(__file__).parent
 DEFAULT = "mossformer-small-8k"
 
 
-def default_model():
+def default_model() -> Path:
     """Find the model that is used where none is named; it needs no network.
 
     Returns

@@ -11,18 +11,20 @@ import logging
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import torch
-from fastapi import HTTPException, Query, Request
+from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 
 from mossformer_sb.data.audio_io import FORMATS, Recording
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
+from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.service.limits import Limits
 from mossformer_sb.service.upload import ClientDisconnect, receive
 from mossformer_sb.version import __version__
@@ -72,11 +74,11 @@ class Places:
     0
     """
 
-    def __init__(self, number):
+    def __init__(self, number: int) -> None:
         self.number, self.taken = number, 0
 
     @contextlib.contextmanager
-    def take(self):
+    def take(self) -> Iterator[None]:
         """Raises HTTPException 429 if there is none. Not thread-safe."""
         if self.taken >= self.number:
             raise HTTPException(
@@ -91,7 +93,7 @@ class Places:
             self.taken -= 1
 
 
-def create_app(model, limits=None):
+def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> FastAPI:
     """The service of a model, to run in any ASGI server.
 
     Arguments

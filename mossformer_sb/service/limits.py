@@ -1,5 +1,7 @@
 """Limits of the service: size and length of a recording, and length of the queue."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from mossformer_sb.errors import InputError
@@ -50,6 +52,6 @@ class Limits:
             raise InputError(f"max_waiting must be 0 or more; found {self.waiting!r}.")
 
     @property
-    def bytes(self):
+    def bytes(self) -> float:
         """Largest request in bytes."""
         return round(self.megabytes * 1e6)

@@ -1,19 +1,29 @@
 """Receiving a recording, as the body or a field of a form, into a file, with limits during the upload."""
 
+from __future__ import annotations
+
 import asyncio
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from starlette.requests import Request
+
+    from mossformer_sb.service.limits import Limits
 
 FIELD = "file"
 COPIED = 1 << 16  # bytes at a time
 LONGEST_NAME = 60  # characters
 
 
-async def receive(request, folder, limits):
+async def receive(request: Request, folder: Path, limits: Limits) -> tuple[Path, str]:
     """Write the recording of a request into a folder.
 
     Arguments
@@ -52,7 +62,7 @@ async def receive(request, folder, limits):
     return path, safe_name(request.query_params.get("name") or Path(name.replace("\\", "/")).stem)
 
 
-def safe_name(name):
+def safe_name(name: Any) -> str:
     """A client's name as a file name: without folders and control characters, and shortened.
 
     Example

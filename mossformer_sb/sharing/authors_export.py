@@ -1,5 +1,7 @@
 """Conversion of model folders into the authors' formats, for their programs."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -32,7 +34,7 @@ _FIXED = {
 }
 
 
-def to_authors(source, output_folder, form):
+def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path:
     """Convert a model folder into one of the authors' formats.
 
     Arguments

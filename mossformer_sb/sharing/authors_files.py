@@ -10,9 +10,12 @@ Four forms of two networks:
   the weights under ``model`` and the state of the optimizer, which is ignored.
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +23,9 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import MODULES, describes_model, is_model_folder
 from mossformer_sb.utils.files import expanded
 from mossformer_sb.utils.weights import read_plain, read_state_dict
+
+if TYPE_CHECKING:
+    from typing import Any
 
 CONFIG_FILE = "config.json"
 POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that exists counts
@@ -66,7 +72,7 @@ class AuthorsCheckpoint:
     settings: dict = field(default_factory=dict)
     one_file: bool = False
 
-    def key_in_file(self, module, key):
+    def key_in_file(self, module: Any, key: Any) -> str:
         """Name of a parameter in the file."""
         if self.form == "standalone" and module == "masknet":
             key = to_standalone(key)
@@ -76,7 +82,7 @@ class AuthorsCheckpoint:
         return prefixes[MODULES.index(module)] + key
 
 
-def read_checkpoint(source):
+def read_checkpoint(source: str | Path) -> AuthorsCheckpoint:
     """Read a checkpoint of the authors', of any of their formats.
 
     Arguments
@@ -242,7 +248,7 @@ def _settings(folder):
     return settings
 
 
-def from_standalone(key):
+def from_standalone(key: Any) -> str:
     """ModelScope's name for a key of the standalone's mask net.
 
     Example
@@ -253,7 +259,7 @@ def from_standalone(key):
     return _with_beginning(key, [(theirs, ours) for theirs, ours in _STANDALONE_PARTS])
 
 
-def to_standalone(key):
+def to_standalone(key: Any) -> str:
     """The opposite of `from_standalone`.
 
     Example

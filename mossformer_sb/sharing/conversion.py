@@ -1,6 +1,9 @@
 """Conversion of the authors' checkpoints into model folders."""
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING
 
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
@@ -13,6 +16,12 @@ from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.sharing.modelscope import is_constant, masknet_from_modelscope, masknet_sizes, masknet_to_modelscope
 from mossformer_sb.sharing.record import TrainingRecord
 
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
+
+    from mossformer_sb.sharing.authors_files import AuthorsCheckpoint
+
 logger = logging.getLogger(__name__)
 
 MODELSCOPE_RATE = 8000  # Hz, of both separators of theirs on ModelScope's hub
@@ -21,15 +30,15 @@ _NAMES = {"modelscope": "ModelScope", "standalone": "the standalone MossFormer2"
 
 
 def from_authors(
-    source,
-    output_folder,
-    sample_rate=None,
-    group_size=256,
-    apply_masks=None,
-    input_level=None,
-    record=None,
-    speechbrain=True,
-):
+    source: str | Path,
+    output_folder: str | Path,
+    sample_rate: int | None = None,
+    group_size: int = 256,
+    apply_masks: bool | None = None,
+    input_level: str | None = None,
+    record: TrainingRecord | None = None,
+    speechbrain: bool = True,
+) -> Path:
     """Convert a checkpoint of the authors' into a folder that `MossFormerSeparation.from_hparams` loads.
 
     Its format is recognised, see `mossformer_sb.sharing.authors_files`. Every name and shape is compared.
@@ -77,7 +86,9 @@ def from_authors(
     return export(output_folder, modules, sample_rate, record, speechbrain=speechbrain, settings=settings)
 
 
-def load_separator(checkpoint, group_size=256, apply_masks=None):
+def load_separator(
+    checkpoint: AuthorsCheckpoint, group_size: int = 256, apply_masks: bool | None = None
+) -> MossFormerSeparator:
     """Build a separator with a checkpoint's weights, and the sizes that follow from their shapes.
 
     Arguments
@@ -106,7 +117,7 @@ def load_separator(checkpoint, group_size=256, apply_masks=None):
     return separator
 
 
-def in_modelscope_names(module, state_dict):
+def in_modelscope_names(module: Any, state_dict: Any) -> dict:
     """A state dict of ours with ModelScope's names, for the module called ``module``."""
     return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
 

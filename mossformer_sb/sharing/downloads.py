@@ -1,16 +1,22 @@
 """Downloading a file over HTTPS: resumed after an interruption, verified, and written atomically."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +27,9 @@ PART, NOTE = ".part", ".part.json"  # the partial download, and the version of t
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
-def download(url, path, headers=None, size=None, sha256=None):
+def download(
+    url: str, path: str | Path, headers: Mapping | None = None, size: int | None = None, sha256: str | None = None
+) -> None:
     """Download a file, or resume its download.
 
     Arguments
@@ -66,7 +74,7 @@ def download(url, path, headers=None, size=None, sha256=None):
     os.replace(part, path)
 
 
-def difference(path, size=None, sha256=None):
+def difference(path: Path, size: int | None = None, sha256: str | None = None) -> str:
     """How a file differs from the expected size or content.
 
     Arguments
@@ -98,7 +106,7 @@ def difference(path, size=None, sha256=None):
     return ""
 
 
-def file_sha256(path):
+def file_sha256(path: str | Path) -> str:
     """The sha256 of a file's content, in hexadecimal digits.
 
     Example

@@ -1,5 +1,7 @@
 """Conversion of earlier versions' exports: ``hyperparams.yaml`` and one file of weights per module."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch
@@ -12,7 +14,7 @@ from mossformer_sb.sharing.settings import build_networks, read_settings
 from mossformer_sb.utils.weights import check_state, find_weights, read_state_dict
 
 
-def is_earlier_export(folder):
+def is_earlier_export(folder: str | Path) -> bool:
     """Whether a folder is an export of an earlier version, which has no ``config.json``.
 
     Example
@@ -28,7 +30,9 @@ def is_earlier_export(folder):
     return "pretrainer" in read_settings(path)
 
 
-def convert_export(folder, output_folder, half=None, speechbrain=True):
+def convert_export(
+    folder: str | Path, output_folder: str | Path, half: bool | None = None, speechbrain: bool = True
+) -> Path:
     """Write an export of an earlier version as one of this version, with its card and its examples.
 
     No code of the folder is run: see `mossformer_sb.sharing.settings`.

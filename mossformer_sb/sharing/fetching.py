@@ -4,6 +4,8 @@ A file is always of the model that was named. Copies in ``savedir`` replace a do
 that they are of this model, and files that were not fetched are not overwritten.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import difflib
@@ -14,6 +16,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -22,6 +25,9 @@ from speechbrain.utils.fetching import FetchConfig, FetchFrom, FetchSource, Loca
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded, write_text
 from mossformer_sb.utils.weights import EXTENSIONS
+
+if TYPE_CHECKING:
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +40,7 @@ TIMEOUT = 5  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT sa
 class NoSuchFile(InputError):
     """The model exists, but has no file of some ``names``."""
 
-    def __init__(self, message, names=()):
+    def __init__(self, message: str, names: Any = ()) -> None:
         super().__init__(message)
         self.names = names
 
@@ -66,7 +72,13 @@ class ModelSource:
     'hyperparams.yaml'
     """
 
-    def __init__(self, source, savedir=None, local_strategy=LocalStrategy.COPY, fetch_config=None):
+    def __init__(
+        self,
+        source: str | Path | FetchSource,
+        savedir: str | Path | None = None,
+        local_strategy: LocalStrategy = LocalStrategy.COPY,
+        fetch_config: FetchConfig | None = None,
+    ) -> None:
         self.kind, self.name = _kind_of(source)
         self.savedir = None if savedir is None else Path(expanded(savedir))
         self.local_strategy = local_strategy
@@ -77,11 +89,11 @@ class ModelSource:
             raise InputError(f"{self.name}: give savedir, a folder to keep what is downloaded from a web address.")
 
     @property
-    def folder(self):
+    def folder(self) -> Path | None:
         """The local folder, or None."""
         return Path(self.name) if self.kind is FetchFrom.LOCAL else None
 
-    def file(self, filename):
+    def file(self, filename: str) -> Path:
         """Find or fetch a file.
 
         Arguments
@@ -99,7 +111,7 @@ class ModelSource:
         """
         return self.first_of([filename])
 
-    def first_of(self, filenames):
+    def first_of(self, filenames: Any) -> Path:
         """The first of several files that the model has; as `file` otherwise."""
         filenames = list(filenames)
         known = next((self._files[name] for name in filenames if name in self._files), None)
@@ -111,7 +123,7 @@ class ModelSource:
             self._keep(name, path)
         return path
 
-    def weights(self, module):
+    def weights(self, module: str) -> Path:
         """The weights of a module: as safetensors, else as a checkpoint.
 
         Arguments
@@ -130,7 +142,7 @@ class ModelSource:
         """
         return self.first_of(module + ending for ending in EXTENSIONS)
 
-    def for_speechbrain(self):
+    def for_speechbrain(self) -> dict:
         """Arguments of SpeechBrain's own loading, so that it takes no file of another model from ``savedir``."""
         config = dataclasses.replace(self.config, overwrite=self.savedir is not None)
         return {

@@ -1,8 +1,11 @@
 """Exporting a trained separator as a model folder."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +18,9 @@ from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.files import atomic_folder
 from mossformer_sb.version import __version__
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 logger = logging.getLogger(__name__)
 
 MODULES = ("encoder", "masknet", "decoder")
@@ -22,17 +28,17 @@ HPARAMS_FILE = "hyperparams.yaml"
 
 
 def export(
-    folder,
-    modules,
-    sample_rate,
-    record=None,
-    examples=(),
-    half=False,
-    speechbrain=True,
-    notes="",
-    settings=None,
-    card="",
-):
+    folder: str | Path,
+    modules: Mapping,
+    sample_rate: int,
+    record: TrainingRecord | None = None,
+    examples: Iterable[Path] = (),
+    half: bool = False,
+    speechbrain: bool = True,
+    notes: str = "",
+    settings: Mapping | None = None,
+    card: str = "",
+) -> Path:
     """Write a folder that `MossFormerSeparation.from_hparams` and ``MossFormerSeparator.from_pretrained`` load.
 
     It holds ``config.json``, ``model.safetensors`` and a model card, ``README.md``; and, for SpeechBrain's own
@@ -114,7 +120,7 @@ def export(
     return folder
 
 
-def is_model_folder(folder):
+def is_model_folder(folder: str | Path) -> bool:
     """Whether a folder is an exported model, of this version or of an earlier one.
 
     Example
@@ -125,7 +131,7 @@ def is_model_folder(folder):
     return (Path(folder) / HPARAMS_FILE).is_file() or describes_model(Path(folder) / CONFIG_FILE)
 
 
-def describes_model(path):
+def describes_model(path: str | Path) -> bool:
     """Whether a file is the ``config.json`` of a separator."""
     try:
         return bool(read_config(path))

@@ -1,5 +1,7 @@
 """Locating files on the model hubs of Hugging Face and ModelScope, with their size and hash."""
 
+from __future__ import annotations
+
 import os
 import re
 from dataclasses import dataclass, field
@@ -34,7 +36,7 @@ class Place:
     sha256: str | None = None
 
 
-def locate(hub, hub_id, file, revision=None):
+def locate(hub: str, hub_id: str, file: str, revision: str | None = None) -> Place:
     """Find a file on a hub.
 
     Arguments
@@ -59,7 +61,7 @@ def locate(hub, hub_id, file, revision=None):
     return find(hub_id, file, revision)
 
 
-def web_page(hub, hub_id):
+def web_page(hub: str, hub_id: str) -> str:
     """The web page of a model.
 
     Example

@@ -4,8 +4,11 @@ A model is ``config.json`` and ``model.safetensors``, see `mossformer_sb.network
 HyperPyYAML and pickled checkpoints, which call whatever a file names: only ``trust=True`` does that.
 """
 
+from __future__ import annotations
+
 import logging
 import re
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.hub import CONFIG_FILE, WEIGHTS_FILE, missing_file
@@ -17,13 +20,18 @@ from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.sharing.settings import read_settings
 from mossformer_sb.utils.files import locate
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
 logger = logging.getLogger(__name__)
 
 _KEY_OF_A_TRAINING = re.compile(r"^save_folder:", re.MULTILINE)
 _KEY_OF_A_MODEL = re.compile(r"^pretrainer:", re.MULTILINE)
 
 
-def find_model(source, **fetching):
+def find_model(source: str | Path | ModelSource, **fetching: Any) -> ModelSource:
     """Find a model by its folder, by the output folder of its training, or by its name on a model hub.
 
     Arguments
@@ -54,7 +62,7 @@ def find_model(source, **fetching):
     return ModelSource(export_folder, **fetching)
 
 
-def export_of_training(folder):
+def export_of_training(folder: Path) -> Path | None:
     """The exported model in the output folder of a training.
 
     Arguments
@@ -90,7 +98,9 @@ def export_of_training(folder):
     )
 
 
-def load_model(source, overrides=None, **fetching):
+def load_model(
+    source: str | Path | ModelSource, overrides: Mapping | None = None, **fetching: Any
+) -> MossFormerSeparator:
     """Load a separator that is not trusted, with its weights, from a model folder or a model hub.
 
     Arguments

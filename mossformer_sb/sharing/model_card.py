@@ -1,8 +1,11 @@
 """The model card of an exported folder: facts about the model and its training, its scores, and its use."""
 
+from __future__ import annotations
+
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import speechbrain as sb
 import torch
@@ -11,10 +14,21 @@ from mossformer_sb.network.separator import applies_masks
 from mossformer_sb.sharing.record import conditions
 from mossformer_sb.version import __version__
 
+if TYPE_CHECKING:
+    from typing import Any
+
 EXAMPLES_FOLDER = "examples"
 
 
-def model_card(modules, sample_rate, record, examples=(), half=False, notes="", speechbrain=True):
+def model_card(
+    modules: Any,
+    sample_rate: int,
+    record: Any,
+    examples: Any = (),
+    half: bool = False,
+    notes: str = "",
+    speechbrain: bool = True,
+) -> str:
     masknet = modules["masknet"]
     num_spks = masknet.num_spks
     num_parameters = sum(p.numel() for module in modules.values() for p in module.parameters())

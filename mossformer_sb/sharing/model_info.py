@@ -1,5 +1,7 @@
 """Facts about a model folder or a manifest."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.loading import find_model, load_model
 
 
-def describe(path):
+def describe(path: str | Path) -> dict:
     """Describe a model folder or a manifest.
 
     Arguments

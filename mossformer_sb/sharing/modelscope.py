@@ -1,11 +1,18 @@
 """Names of a mask net's parameters in the authors' package `modelscope`, and here."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.masknet import ROTATED_CHANNELS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 # The authors' names in `modelscope` (and their released masknet.bin), and ours, except within the blocks.
 _MASKNET_NAMES = {
@@ -87,7 +94,7 @@ _OUR_RECURRENT_NAMES = {ours: theirs for theirs, ours in _RECURRENT_NAMES.items(
 _CONSTANTS = re.compile(r"pos_enc\.inv_freq|mdl\.(?:att|intra)_mdl\.mossformerM\.layers\.\d+\.rotary_pos_emb\.freqs")
 
 
-def masknet_from_modelscope(state_dict):
+def masknet_from_modelscope(state_dict: dict) -> dict:
     """Convert the state dict of the authors' mask net into that of `MossFormerMaskNet` or `MossFormer2MaskNet`.
 
     Arguments
@@ -142,7 +149,7 @@ def _our_name(key):
     return name
 
 
-def masknet_to_modelscope(state_dict):
+def masknet_to_modelscope(state_dict: dict) -> dict:
     """Translate the state dict of `MossFormerMaskNet` or `MossFormer2MaskNet` into that of the authors' mask net.
 
     Arguments
@@ -205,7 +212,7 @@ def _frequencies(channels):
     return 1.0 / 10000 ** (torch.arange(0, channels, 2, dtype=torch.float32) / channels)
 
 
-def is_constant(key):
+def is_constant(key: Any) -> bool:
     """Whether a key of the authors' mask net is for frequencies, which files may lack and our network computes.
 
     Example
@@ -216,7 +223,7 @@ def is_constant(key):
     return _CONSTANTS.fullmatch(key) is not None
 
 
-def masknet_sizes(state_dict, folder):
+def masknet_sizes(state_dict: dict, folder: str | Path) -> dict:
     """Sizes of a mask net, from the state dict of the authors'.
 
     Arguments

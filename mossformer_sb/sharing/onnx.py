@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, S speakers, both B and T free.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import io
@@ -21,7 +23,7 @@ PACKAGES = ("onnx", "onnxscript")
 ONNX_FILE = "separator.onnx"
 
 
-def export_onnx(path, encoder, masknet, decoder):
+def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Module, decoder: torch.nn.Module) -> Path:
     """Write a separator as ONNX: ``mixture`` [B, T] → ``estimates`` [B, T, S], float32, of any batch and length.
 
     Arguments
@@ -61,7 +63,7 @@ def export_onnx(path, encoder, masknet, decoder):
     return path
 
 
-def check_onnx():
+def check_onnx() -> None:
     """Raise InputError if the packages for ONNX are not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:

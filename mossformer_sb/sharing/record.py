@@ -1,13 +1,20 @@
 """The training record: the facts for a model card, and the file that stores them in a training's output folder."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.corpora import corpus_name
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 RECORD_FILE = "training_record.json"
 
@@ -30,12 +37,12 @@ class TrainingRecord:
     checkpoint: str = ""  # where it isn't the best one
     licence: str = ""  # as model hubs call it, such as cc-by-4.0
 
-    def write(self, folder):
+    def write(self, folder: Any) -> None:
         """Write it into a training's output folder, for later exports."""
         write_text(Path(folder) / RECORD_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
-    def read(cls, folder):
+    def read(cls, folder: Any) -> TrainingRecord:
         """Read it from a training's output folder; an empty one if there is none.
 
         Unknown fields, as of a later version, are ignored.
@@ -60,7 +67,7 @@ class TrainingRecord:
             ) from error
 
     @classmethod
-    def of_experiment(cls, hparams, experiment, command, data=""):
+    def of_experiment(cls, hparams: Mapping, experiment: str | Path, command: str, data: str = "") -> TrainingRecord:
         """Collect the facts before training: network, data and command.
 
         Arguments
@@ -87,13 +94,13 @@ class TrainingRecord:
             command=command,
         )
 
-    def of_training(self, new):
+    def of_training(self, new: TrainingRecord) -> TrainingRecord:
         """The new record of a resumed training, with the scores of this one until the next evaluation."""
         names = ("task", "corpus", "conditions", "experiment", "command")
         data = new.data if not self.scores else _with_test(new.data, self.data)
         return dataclasses.replace(self, data=data, **{name: getattr(new, name) for name in names})
 
-    def of_evaluation(self, brain, new, test_set):
+    def of_evaluation(self, brain: Any, new: TrainingRecord, test_set: dict) -> TrainingRecord:
         """This record with the results of a `SeparationBrain` that has just evaluated its best checkpoint.
 
         Arguments
@@ -119,20 +126,22 @@ class TrainingRecord:
             test_set=test_set,
         )
 
-    def without_evaluation(self, brain, new):
+    def without_evaluation(self, brain: Any, new: TrainingRecord) -> TrainingRecord:
         """This record where a `SeparationBrain` has loaded its best checkpoint, and there is no test set."""
         record = self if self.command else new
         epoch = brain.hparams.epoch_counter.current
         return dataclasses.replace(record, best_epoch=epoch, num_test=None, scores={}, test_command="", test_set={})
 
 
-def conditions_of(hparams):
+def conditions_of(hparams: Mapping) -> str:
     """The `conditions` of an experiment: ``task`` and, if present, the other arguments."""
     options = {key: hparams[key] for key in ("target", "noise", "mixture_is_sum") if key in hparams}
     return conditions(hparams["task"], **options)
 
 
-def conditions(task, target=None, noise=None, mixture_is_sum=None):
+def conditions(
+    task: str, target: str | None = None, noise: bool | None = None, mixture_is_sum: bool | None = None
+) -> str:
     """Describe the recordings that a model is for, and what its estimates should be free of.
 
     Arguments

@@ -1,5 +1,7 @@
 """The models that the authors have released: names, addresses, and facts about them."""
 
+from __future__ import annotations
+
 import difflib
 from dataclasses import dataclass, field
 
@@ -120,7 +122,7 @@ _MODELS = (
 RELEASED = {model.name: model for model in _MODELS}
 
 
-def find_released(name):
+def find_released(name: str) -> Released | None:
     """Find a released model by its name or its hub's id.
 
     Arguments

@@ -5,6 +5,8 @@ The cache is ``$MOSSFORMER_SB_CACHE``, else ``$XDG_CACHE_HOME/mossformer_sb``, e
 atomically. ``source.json`` in it lists the files that it was converted from.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import logging
@@ -12,6 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 
@@ -26,6 +29,11 @@ from mossformer_sb.sharing.hubs import locate, web_page
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.sharing.released import RELEASED, find_released
 from mossformer_sb.utils.files import atomic_folder, atomic_write, expanded
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mossformer_sb.sharing.released import Released
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +51,7 @@ class _Fetched:
     stated: str
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Folder of the cache.
 
     Example
@@ -59,17 +67,17 @@ def cache_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mossformer_sb"
 
 
-def model_folder(name):
+def model_folder(name: Any) -> Path:
     """The folder in the cache of a released model, which need not exist."""
     return cache_folder() / "released" / name
 
 
-def is_cached(name):
+def is_cached(name: Any) -> bool:
     """Whether a released model is in the cache, so that no network is needed."""
     return (model_folder(name) / SOURCE_FILE).is_file() and describes_model(model_folder(name) / CONFIG_FILE)
 
 
-def resolve_source(source):
+def resolve_source(source: Any) -> Any:
     """The folder of a released model, given its name; anything else is returned unchanged.
 
     A folder of that name in the current directory takes precedence.
@@ -103,7 +111,7 @@ def resolve_source(source):
     return source if model is None else get_released(model)
 
 
-def get_released(model):
+def get_released(model: Released) -> Path:
     """Find a released model in the cache, or download and convert it.
 
     Arguments

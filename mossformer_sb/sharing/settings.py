@@ -4,6 +4,8 @@ Both are written by this package for HyperPyYAML, which would build everything i
 for ``encoder``, ``masknet`` and ``decoder`` of a few allowed classes, whose constructors only make layers.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ _Reader.add_multi_constructor("!", _keep)
 _Reader.add_multi_constructor("tag:yaml.org,2002:python/", _keep)
 
 
-def read_settings(path):
+def read_settings(path: str | Path) -> dict:
     """Read the file without building anything.
 
     Arguments
@@ -100,7 +102,7 @@ def read_settings(path):
     return settings
 
 
-def build_networks(settings, path):
+def build_networks(settings: dict, path: str | Path) -> dict:
     """Build the encoder, mask net and decoder that settings describe.
 
     Arguments

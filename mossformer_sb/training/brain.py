@@ -3,8 +3,11 @@
 The training step is `mossformer_sb.training.step`.
 """
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import speechbrain as sb
 import torch
@@ -24,6 +27,13 @@ from mossformer_sb.training.epoch_stats import History, StageStats, peak_memory,
 from mossformer_sb.training.out_of_memory import naming_the_batch
 from mossformer_sb.training.schedules import OneCycle
 from mossformer_sb.training.step import StepBrain
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from speechbrain import Stage
+
+    from mossformer_sb.training.checkpoints import Checkpointer
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +69,14 @@ class SeparationBrain(StepBrain):
         If SpeechBrain refuses a run option.
     """
 
-    def __init__(self, modules=None, opt_class=None, hparams=None, run_opts=None, checkpointer=None):
+    def __init__(
+        self,
+        modules: Any = None,
+        opt_class: Any = None,
+        hparams: Any = None,
+        run_opts: Any = None,
+        checkpointer: Checkpointer | None = None,
+    ) -> None:
         if (hparams or {}).get("deterministic", False):  # before the networks go to a GPU
             numerics.make_deterministic()
         super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
@@ -69,23 +86,23 @@ class SeparationBrain(StepBrain):
         self._progress = None
         self.on_stage = lambda stage: None  # called on all ranks when a stage begins
 
-    def fit_batch(self, batch):
+    def fit_batch(self, batch: SeparationBatch | None) -> torch.Tensor:
         """As `StepBrain` does; an out-of-memory error names the batch."""
         with naming_the_batch(batch, sb.Stage.TRAIN, self.hparams.sample_rate):
             return super().fit_batch(batch)
 
     # ---- validation and test
 
-    def evaluate_batch(self, batch, stage):
+    def evaluate_batch(self, batch: SeparationBatch, stage: Stage) -> torch.Tensor:
         """As SpeechBrain does; an out-of-memory error names the batch."""
         with naming_the_batch(batch, stage, self.hparams.sample_rate):
             return super().evaluate_batch(batch, stage)
 
-    def compute_forward(self, batch, stage):
+    def compute_forward(self, batch: SeparationBatch, stage: Stage) -> torch.Tensor:
         """SeparationBatch → estimates [B, T, S]."""
         return self._separate(self.modules if stage == sb.Stage.TRAIN else distributed.unwrapped(self.modules), batch)
 
-    def compute_objectives(self, predictions, batch, stage):
+    def compute_objectives(self, predictions: Any, batch: SeparationBatch, stage: Stage) -> torch.Tensor:
         """Sum of the losses in dB of the valid examples; at test, also score each one. Training has `fit_batch`."""
         result = self._batch_result(predictions, batch, stage)
         self.stats.merge(StageStats.of([*result.totals.tolist(), result.samples, 0, 0.0]))
@@ -109,7 +126,14 @@ class SeparationBrain(StepBrain):
 
     # ---- stages
 
-    def fit(self, epoch_counter, train_set, valid_set=None, progressbar=None, **loader_kwargs):
+    def fit(
+        self,
+        epoch_counter: Any,
+        train_set: Any,
+        valid_set: Any = None,
+        progressbar: bool | None = None,
+        **loader_kwargs: Any,
+    ) -> None:
         """As SpeechBrain's; with a time budget, as many epochs as it takes, and a progress bar in minutes.
 
         Arguments
@@ -127,7 +151,7 @@ class SeparationBrain(StepBrain):
             if self._progress is not None:
                 self._progress.close()
 
-    def on_fit_start(self):
+    def on_fit_start(self) -> None:
         """Give each rank its own random numbers, then prepare as SpeechBrain does, and recover."""
         distributed.seed_each_rank(self._seed)
         if getattr(self.hparams, "tensorboard", False):
@@ -157,13 +181,13 @@ class SeparationBrain(StepBrain):
     def _seed(self):
         return getattr(self.hparams, "seed", 0)
 
-    def optimizers_step(self):
+    def optimizers_step(self) -> None:
         """A step, see `StepBrain`; with a time budget, show how much of it is used."""
         super().optimizers_step()
         if self._progress is not None:
             self._progress.update(self.hparams.epoch_counter.current, self.step, -self.stats.mean)
 
-    def on_stage_start(self, stage, epoch=None):
+    def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
         """Reset the statistics, unless training resumes in mid-epoch; put the stage's weights in place."""
         self.on_stage(stage)
         resumed_mid_epoch = stage == sb.Stage.TRAIN and self.step > 0
@@ -190,7 +214,7 @@ class SeparationBrain(StepBrain):
         if self.averaged is not None:
             (self.averaged.use if averaged else self.averaged.restore)()
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
+    def on_stage_end(self, stage: Stage, stage_loss: Any, epoch: int | None = None) -> None:
         """Log; after validation, set the learning rate and save a checkpoint; after test, write the scores.
 
         After test the weights that were measured stay in place, for the export.
@@ -265,7 +289,13 @@ class SeparationBrain(StepBrain):
 
     # ---- data and checkpoints
 
-    def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs):
+    def make_dataloader(
+        self,
+        dataset: torch.utils.data.Dataset,
+        stage: Stage,
+        ckpt_prefix: str | None = "dataloader-",
+        **loader_kwargs: Any,
+    ) -> torch.utils.data.DataLoader:
         """A loader of `SeparationBatch`, which gives each rank its share; see `GlobalBatches`.
 
         Its position needs no file in a checkpoint: it follows from the epoch and the number of examples, both saved.
@@ -326,16 +356,23 @@ class SeparationBrain(StepBrain):
         )
         return self._loaders[stage]
 
-    def evaluate(self, test_set, max_key=None, min_key=None, progressbar=None, test_loader_kwargs=None):
+    def evaluate(
+        self,
+        test_set: Any,
+        max_key: Any = None,
+        min_key: Any = None,
+        progressbar: bool | None = None,
+        test_loader_kwargs: Any = None,
+    ) -> Any:
         """As SpeechBrain's."""
         return super().evaluate(test_set, max_key, min_key, progressbar, dict(test_loader_kwargs or {}))
 
-    def load_best(self):
+    def load_best(self) -> None:
         """Load the best checkpoint as it was validated, as `evaluate` does, without evaluating it."""
         self.on_evaluate_start(max_key=BEST_KEY)
         self._use_averaged_weights(True)
 
-    def on_evaluate_start(self, max_key=None, min_key=None):
+    def on_evaluate_start(self, max_key: Any = None, min_key: Any = None) -> None:
         """Load the best checkpoint; there must be one."""
         self._use_averaged_weights(False)
         distributed.run_on_all_ranks(super().on_evaluate_start, max_key, min_key)

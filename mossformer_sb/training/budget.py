@@ -1,15 +1,23 @@
 """Training with a time budget: how much of it is used, and when an epoch and the training end."""
 
+from __future__ import annotations
+
 import logging
 import math
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from tqdm import tqdm
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +45,7 @@ class RunningClock:
     True
     """
 
-    def __init__(self, tick=0.2, longest=2.0):
+    def __init__(self, tick: float = 0.2, longest: float = 2.0) -> None:
         self._tick, self._longest = tick, longest
         self._seconds, self._seen = 0.0, time.monotonic()
         self._lock = threading.Lock()
@@ -48,7 +56,7 @@ class RunningClock:
             time.sleep(self._tick)
             self.seconds()
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Seconds since the clock was made."""
         with self._lock:
             now = time.monotonic()
@@ -85,7 +93,7 @@ class TimeBudget:
     [1]
     """
 
-    def __init__(self, minutes=None, epoch_minutes=None):
+    def __init__(self, minutes: float | None = None, epoch_minutes: float | None = None) -> None:
         for key, value in (("train_minutes", minutes), ("epoch_minutes", epoch_minutes)):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 < value < math.inf):
@@ -94,30 +102,30 @@ class TimeBudget:
         self.used = 0.0  # seconds
         self.previous_minutes = minutes  # what the checkpoint's run was given
 
-    def add(self, seconds):
+    def add(self, seconds: Any) -> None:
         """Add the time of a training step."""
         self.used += seconds
 
     @property
-    def share(self):
+    def share(self) -> float:
         """Of the budget that is used, from 0 to 1; 0 without a limit."""
         return 0.0 if self.minutes is None else min(self.used / (60 * self.minutes), 1.0)
 
     @property
-    def minutes_left(self):
+    def minutes_left(self) -> float:
         """Until the end of the training; infinite without a limit."""
         return math.inf if self.minutes is None else max(self.minutes - self.used / 60, 0.0)
 
     @property
-    def is_spent(self):
+    def is_spent(self) -> bool:
         """Whether the training is over."""
         return self.minutes_left == 0
 
-    def ends_epoch(self, epoch_seconds):
+    def ends_epoch(self, epoch_seconds: Any) -> bool:
         """Whether an epoch that has trained for so many seconds is over."""
         return self.is_spent or (self.epoch_minutes is not None and epoch_seconds >= 60 * self.epoch_minutes)
 
-    def epochs(self, counter):
+    def epochs(self, counter: Any) -> Iterator[Any]:
         """The epochs to train: those of a counter; with a limit on the time, as many as it takes."""
         if self.minutes is None:
             yield from counter
@@ -132,12 +140,12 @@ class TimeBudget:
                 return
 
     @mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save what is used."""
         torch.save({"used": self.used, "minutes": self.minutes}, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Load what is used; the limits are those given now."""
         del end_of_epoch
         saved = torch.load(path, weights_only=True)
@@ -155,7 +163,7 @@ class Progress:
         Whether a bar is drawn, if there is a terminal; otherwise there are lines in the log.
     """
 
-    def __init__(self, budget, bar=True):
+    def __init__(self, budget: TimeBudget, bar: bool = True) -> None:
         self.budget = budget
         self._logged = -math.inf
         self._bar = tqdm(
@@ -166,7 +174,7 @@ class Progress:
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.1f} of {total:g} min, {postfix}",
         )
 
-    def update(self, epoch, step, loss):
+    def update(self, epoch: int, step: int, loss: float) -> None:
         """Show the state after a step of an epoch, with the epoch's mean loss in dB."""
         if not self._bar.disable:
             self._bar.set_description_str(f"epoch {epoch}", refresh=False)
@@ -179,6 +187,6 @@ class Progress:
                 *(epoch, step, loss, self.budget.minutes_left, self.budget.minutes),
             )
 
-    def close(self):
+    def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()

@@ -5,6 +5,8 @@ then renamed; deletion renames first. So a folder with a checkpoint's name was c
 run was interrupted, and the list shows whether it still is.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import logging
@@ -14,6 +16,7 @@ import pathlib
 import pickle
 import shutil
 import zlib
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -22,6 +25,9 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process, main_pro
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.weights import differences, read_state_dict
+
+if TYPE_CHECKING:
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +69,11 @@ class Checkpointer(stock.Checkpointer):
     True
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._verified = set()  # folders that this process has written or verified
 
-    def add_recoverables(self, recoverables):
+    def add_recoverables(self, recoverables: Any) -> None:
         """Register several recoverables, as ``add_recoverable`` does for one."""
         super().add_recoverables(recoverables)
         # SpeechBrain looks these up for a file that is missing, but only add_recoverable sets them.
@@ -76,7 +82,9 @@ class Checkpointer(stock.Checkpointer):
 
     # ---- saving
 
-    def save_checkpoint(self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO):
+    def save_checkpoint(
+        self, meta: Any = None, end_of_epoch: bool = True, name: Any = None, verbosity: Any = logging.INFO
+    ) -> Any:
         """Save a checkpoint. Arguments and return value as in SpeechBrain."""
         if if_main_process():
             self._remove_leftovers()
@@ -95,8 +103,15 @@ class Checkpointer(stock.Checkpointer):
         return checkpoint
 
     def save_and_keep_only(
-        self, meta=None, end_of_epoch=True, name=None, num_to_keep=1, keep_recent=True, importance_keys=(), **kwargs
-    ):
+        self,
+        meta: Any = None,
+        end_of_epoch: bool = True,
+        name: Any = None,
+        num_to_keep: int = 1,
+        keep_recent: bool = True,
+        importance_keys: Any = (),
+        **kwargs: Any,
+    ) -> None:
         """Save a checkpoint, then delete the least important ones. Arguments as in SpeechBrain."""
         # SpeechBrain appends to the list that it gets, its own default included: hand it a new one.
         super().save_and_keep_only(meta, end_of_epoch, name, num_to_keep, keep_recent, list(importance_keys), **kwargs)
@@ -133,13 +148,18 @@ class Checkpointer(stock.Checkpointer):
 
     # ---- finding
 
-    def list_checkpoints(self):
+    def list_checkpoints(self) -> list:
         """List the checkpoints whose files exist, in full length. Checksums are left to ``find_checkpoints``."""
         return [checkpoint for checkpoint in super().list_checkpoints() if not self._damage(checkpoint.path)]
 
     def find_checkpoints(
-        self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None, max_num_checkpoints=None
-    ):
+        self,
+        importance_key: Any = None,
+        max_key: Any = None,
+        min_key: Any = None,
+        ckpt_predicate: Any = None,
+        max_num_checkpoints: Any = None,
+    ) -> Any:
         """Find complete checkpoints, the most important first. Arguments as in SpeechBrain.
 
         All that are returned have been read and verified. Where the value of a key is NaN, it counts as the worst.
@@ -173,7 +193,9 @@ class Checkpointer(stock.Checkpointer):
                     logger.warning("The checkpoint %s has no %s: it is not verified.", checkpoint.path, FILE_LIST)
         return whole
 
-    def find_checkpoint(self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None):
+    def find_checkpoint(
+        self, importance_key: Any = None, max_key: Any = None, min_key: Any = None, ckpt_predicate: Any = None
+    ) -> Any:
         """Find the most important complete checkpoint, or None. Arguments as in SpeechBrain."""
         found = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints=1)
         return found[0] if found else None
@@ -217,7 +239,7 @@ class Checkpointer(stock.Checkpointer):
 
     # ---- loading
 
-    def load_checkpoint(self, checkpoint):
+    def load_checkpoint(self, checkpoint: Any) -> None:
         """Load a checkpoint, unless it was saved with other settings.
 
         Raises
@@ -236,7 +258,7 @@ class Checkpointer(stock.Checkpointer):
             _check_architecture(name, module, checkpoint)
         super().load_checkpoint(checkpoint)
 
-    def check_architecture(self):
+    def check_architecture(self) -> None:
         """Raise InputError if the newest checkpoint is of other modules; nothing is loaded.
 
         A file that can't be read is skipped: loading takes the next checkpoint then.
@@ -259,13 +281,13 @@ class Checkpointer(stock.Checkpointer):
     def delete_checkpoints(
         self,
         *,
-        num_to_keep=1,
-        min_keys=None,
-        max_keys=None,
-        importance_keys=(stock.ckpt_recency,),
-        ckpt_predicate=None,
-        verbosity=logging.INFO,
-    ):
+        num_to_keep: int = 1,
+        min_keys: Any = None,
+        max_keys: Any = None,
+        importance_keys: Any = (stock.ckpt_recency,),
+        ckpt_predicate: Any = None,
+        verbosity: Any = logging.INFO,
+    ) -> None:
         """Delete the least important checkpoints. Arguments as in SpeechBrain.
 
         Unless ``num_to_keep`` is 0, a complete one is kept. Damaged ones stay, for a person to inspect.
@@ -302,7 +324,7 @@ class Checkpointer(stock.Checkpointer):
 # ---- which weights were scored
 
 
-def scored_weights(checkpoint, name):
+def scored_weights(checkpoint: Any, name: Any) -> dict:
     """State dict of one module as it was validated: the running average of a run that kept one."""
     state = read_state_dict(checkpoint.paramfiles[name])
     if AVERAGED_WEIGHTS in checkpoint.paramfiles:
@@ -317,7 +339,7 @@ def scored_weights(checkpoint, name):
 # ---- checks before a run
 
 
-def is_of_a_recipe(checkpoint):
+def is_of_a_recipe(checkpoint: Any) -> bool:
     """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
 
     They save the validation loss under the name that is a score here: lower is better.
@@ -327,7 +349,7 @@ def is_of_a_recipe(checkpoint):
     return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
 
 
-def check_checkpoints(checkpointer, test_only=False, debug=False):
+def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug: bool = False) -> None:
     """Check the checkpoints that a run starts from, or their absence.
 
     Arguments
@@ -366,7 +388,7 @@ def check_checkpoints(checkpointer, test_only=False, debug=False):
     checkpointer.check_architecture()
 
 
-def nothing_to_evaluate(folder):
+def nothing_to_evaluate(folder: Any) -> str:
     """The message for a folder of checkpoints that has none."""
     return (
         f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
@@ -374,7 +396,7 @@ def nothing_to_evaluate(folder):
     )
 
 
-def check_origin(checkpointer):
+def check_origin(checkpointer: Any) -> None:
     """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
 
     Arguments

@@ -4,6 +4,8 @@
 one of its own options, half of a path. Here unknown names are errors, and values are kept as written.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import dataclasses
@@ -16,6 +18,7 @@ import pydoc
 import re
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
@@ -28,6 +31,10 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
 
@@ -64,7 +71,7 @@ BUILT_IN_CODE = (
 )
 
 
-def parse_arguments(argv=None):
+def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dict]:
     """Read the command line of an experiment.
 
     A name is, exactly, a top-level key of the YAML file, or one of SpeechBrain's run options, or an error. What is both
@@ -144,7 +151,7 @@ def parse_arguments(argv=None):
     return hparams_file, run_opts, overrides
 
 
-def check_device(run_opts):
+def check_device(run_opts: RunOptions) -> None:
     """Raise InputError if the device that was asked for is not available.
 
     Arguments
@@ -317,7 +324,7 @@ def _comment(tree, key):
 # ---- the YAML file
 
 
-def read_yaml(path):
+def read_yaml(path: str | Path) -> Any:
     """Load the tree of a YAML file, its tags kept, nothing built."""
     try:
         with open(path, encoding="utf-8") as file:

@@ -3,8 +3,11 @@
 Examples are put in an order, which is cut into global batches; the examples of each go to the ranks in turn.
 """
 
+from __future__ import annotations
+
 import re
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +16,11 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training import distributed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from typing import Any
 
 # Keeps the order's random numbers apart from those of the items, which are drawn by (seed, epoch, index).
 _ORDER = 0x6F72646572
@@ -72,7 +80,17 @@ class GlobalBatches(Sampler):
     [[1, 3], [5]]
     """
 
-    def __init__(self, num_items, batch_size, shuffle=False, seed=0, limit=None, rank=0, world_size=1, even=True):
+    def __init__(
+        self,
+        num_items: int,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        limit: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        even: bool = True,
+    ) -> None:
         for name, value in (("batch_size", batch_size), ("batches_per_epoch", limit)):
             whole = isinstance(value, int) and not isinstance(value, bool)
             if value is not None and not (whole and value >= 1):
@@ -89,7 +107,7 @@ class GlobalBatches(Sampler):
         self._done = (0, 0)  # examples of all ranks, and batches of each, that the epoch has had already
         self._length = len(self._spans(0))
 
-    def set_epoch(self, epoch, items_done=0, batches_done=0):
+    def set_epoch(self, epoch: int, items_done: int = 0, batches_done: int = 0) -> None:
         """Choose the epoch of the next order, and where in it to begin; the epoch after it begins with 0.
 
         Arguments
@@ -131,11 +149,11 @@ class GlobalBatches(Sampler):
             firsts.pop()
         return firsts
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches of the whole epoch, including those before a resumption."""
         return self._length
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         (items_done, batches_done), self._done = self._done, (0, 0)
         spans = self._spans(items_done)
         self._length = batches_done + len(spans)
@@ -146,12 +164,12 @@ class GlobalBatches(Sampler):
             yield order[first:end][self.rank :: self.world_size].tolist()
 
     @mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save what the order depends on."""
         torch.save({key: getattr(self, key) for key in _ORDER_KEYS}, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Compare it with what it depends on now, where the checkpoint stands within an epoch."""
         if end_of_epoch:
             return
@@ -191,7 +209,7 @@ class RankLoader(DataLoader):
     [tensor([1, 2]), tensor([3])]
     """
 
-    def __init__(self, *args, goes_on=False, ended=None, **kwargs):
+    def __init__(self, *args: Any, goes_on: bool = False, ended: Callable | None = None, **kwargs: Any) -> None:
         self.goes_on = goes_on
         self.ended = ended or (lambda: False)
         self.error = None
@@ -199,7 +217,7 @@ class RankLoader(DataLoader):
             kwargs["collate_fn"] = _IntoSharedMemory(kwargs["collate_fn"])
         super().__init__(*args, **kwargs)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         yielded = 0
         try:
             for batch in super().__iter__():
@@ -218,7 +236,7 @@ class RankLoader(DataLoader):
             yielded += 1
             yield None
 
-    def check(self):
+    def check(self) -> None:
         """Raise the stored error, if there is one."""
         if self.error is not None:
             raise InputError(self.error)

@@ -4,8 +4,11 @@ A rank is the number of a process, from 0. ``torchrun`` starts them, with the ra
 here works in a single process too, where it costs nothing.
 """
 
+from __future__ import annotations
+
 import logging
 import random
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
@@ -21,6 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from speechbrain.utils.run_opts import RunOptions
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,7 +36,7 @@ class SharedError(InputError):
     """An `InputError` that every rank raises, so that only one of them shows it."""
 
 
-def start(run_opts):
+def start(run_opts: RunOptions) -> None:
     """Join the other processes that torchrun has started, if it has.
 
     Arguments
@@ -52,23 +60,23 @@ def start(run_opts):
         ) from error
 
 
-def stop():
+def stop() -> None:
     """Leave the process group. Only after success or a `SharedError`, which all ranks reach."""
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
 
 
-def rank():
+def rank() -> int:
     """Number of this process."""
     return torch.distributed.get_rank() if is_distributed_initialized() else 0
 
 
-def world_size():
+def world_size() -> int:
     """Number of processes."""
     return torch.distributed.get_world_size() if is_distributed_initialized() else 1
 
 
-def should_report(error):
+def should_report(error: Any) -> bool:
     """Whether this process is the one to report an `InputError`.
 
     An error before the processes have joined is raised by all of them.
@@ -77,7 +85,7 @@ def should_report(error):
     return not found_by_all or (get_rank() or 0) == 0
 
 
-def gather(value):
+def gather(value: Any) -> list:
     """Collect a picklable value from each rank: a list in the order of the ranks, the same on all.
 
     Example
@@ -92,7 +100,7 @@ def gather(value):
     return values
 
 
-def sum_over_ranks(values, device="cpu"):
+def sum_over_ranks(values: Any, device: str | torch.device = "cpu") -> list[float]:
     """Add up numbers over the ranks, a list or a tensor of them: a list of floats, the same on all.
 
     Example
@@ -107,7 +115,7 @@ def sum_over_ranks(values, device="cpu"):
     return sums.tolist()
 
 
-def run_on_main(function, *args, **kwargs):
+def run_on_main(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a function in the main process alone; all get its result, or its `InputError`.
 
     Example
@@ -130,7 +138,7 @@ def run_on_main(function, *args, **kwargs):
     return result
 
 
-def run_on_all_ranks(function, *args, **kwargs):
+def run_on_all_ranks(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a function in every process; an `InputError` of any of them is raised by all.
 
     Example
@@ -151,7 +159,7 @@ def run_on_all_ranks(function, *args, **kwargs):
     return result
 
 
-def seed_each_rank(seed):
+def seed_each_rank(seed: int) -> None:
     """Give each rank its own random numbers, for dropout. A single process keeps its random state."""
     if not is_distributed_initialized():
         return
@@ -161,7 +169,7 @@ def seed_each_rank(seed):
     torch.manual_seed(own)  # those of CUDA too
 
 
-def unwrapped(modules):
+def unwrapped(modules: Any) -> dict:
     """The networks without DDP or `torch.compile` around them: dict, name to module.
 
     DDP's forward exchanges buffers with the other ranks, so it would wait for ever for ranks that don't call it. A

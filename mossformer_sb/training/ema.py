@@ -1,9 +1,16 @@
 """A running average of the weights, which is less noisy than the last ones."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # The n-th update keeps at most n / (n + 9) of the average, so that the random start is forgotten soon.
 _RAMP = 9
@@ -47,7 +54,7 @@ class AveragedWeights:
     2.0
     """
 
-    def __init__(self, modules, decay):
+    def __init__(self, modules: dict, decay: float) -> None:
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 < decay < 1:
             raise InputError(
                 f"ema_decay must be a number between 0 and 1, such as 0.999, or null for no average; found {decay!r}."
@@ -63,7 +70,7 @@ class AveragedWeights:
         self._raw = None  # the raw weights, while the averaged ones are in their place
 
     @torch.no_grad()
-    def update(self):
+    def update(self) -> None:
         """Update the average with the weights after a step of the optimizer."""
         weights = [parameter.detach() for parameter in self._parameters.values()]
         if not self._averages:
@@ -73,14 +80,14 @@ class AveragedWeights:
         self._num_updates += 1
 
     @torch.no_grad()
-    def use(self):
+    def use(self) -> None:
         """Replace the raw weights with the averaged ones, unless that is done already."""
         if self._raw is None and self._averages:
             self._raw = [parameter.detach().clone() for parameter in self._parameters.values()]
             self._set(self._averages.values())
 
     @torch.no_grad()
-    def restore(self):
+    def restore(self) -> None:
         """Restore the raw weights, unless that is done already."""
         if self._raw is not None:
             self._set(self._raw)
@@ -91,14 +98,14 @@ class AveragedWeights:
             parameter.copy_(value)
 
     @mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save the averages. The modules' own files must hold the raw weights, so these must be in place."""
         if self._raw is not None:
             raise RuntimeError("The averaged weights are in use: restore the raw ones before a checkpoint is saved.")
         torch.save({"num_updates": self._num_updates, "averages": self._averages}, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Load the averages. The raw weights are loaded into the modules, so these must be in place."""
         del end_of_epoch
         if self._raw is not None:

@@ -1,10 +1,12 @@
 """Figures of an epoch: statistics of examples and steps over all ranks, peak memory, and the table of all epochs."""
 
+from __future__ import annotations
+
 import logging
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -13,6 +15,9 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 from mossformer_sb.evaluation import plots
 from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import atomic_write
+
+if TYPE_CHECKING:
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -39,18 +44,18 @@ class BatchResult(NamedTuple):
     samples: int  # of audio, without padding
 
     @property
-    def loss(self):
+    def loss(self) -> torch.Tensor:
         """Sum over the valid examples: []. One that is not finite is not valid, but gives a gradient of NaN."""
         return torch.where(self.valid, self.losses, 0.0).sum()
 
     @property
-    def totals(self):
+    def totals(self) -> torch.Tensor:
         """Sum of the valid examples' SI-SNR; numbers of valid, skipped and non-finite examples: [4], float64."""
         si_snr = torch.where(self.valid, self.si_snr, 0.0).double().sum()
         numbers = torch.stack((self.valid, self.finite & ~self.valid, ~self.finite)).sum(1)
         return torch.cat((si_snr[None], numbers.double()))
 
-    def only(self, chosen, samples):
+    def only(self, chosen: Any, samples: Any) -> BatchResult:
         """The examples for which a mask [B] is true, which have so many samples."""
         return BatchResult(*(values[chosen] for values in self[:4]), samples)
 
@@ -70,19 +75,19 @@ class WindowStats:
     (3.0, 1, 1, 100)
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Start from zero."""
         self._totals, self.samples, self.failed, self.seconds = [], 0, 0, 0.0
 
-    def add(self, result):
+    def add(self, result: Any) -> None:
         """Add a `BatchResult`."""
         self._totals.append(result.totals)
         self.samples += result.samples
 
-    def over_ranks(self, device):
+    def over_ranks(self, device: str | torch.device) -> StageStats:
         """`StageStats` of all the ranks' windows together."""
         here = torch.tensor([self.samples, self.failed, self.seconds], dtype=torch.float64)
         totals = torch.stack(self._totals).sum(0) if self._totals else torch.zeros(len(_TOTALS), dtype=torch.float64)
@@ -115,55 +120,55 @@ class StageStats:
     norm_max: float = 0.0
     seconds: float = 0.0  # of training steps, by the main process's clock
 
-    def reset(self):
+    def reset(self) -> None:
         """Start from zero, except for consecutive failures, which may cross from one epoch to the next."""
         for field in fields(self):
             if field.name != "consecutive_nonfinite":
                 setattr(self, field.name, field.default)
 
-    def add_step(self, norm):
+    def add_step(self, norm: Any) -> None:
         """Add a step of the optimizer, with the norm of its gradient."""
         self.steps += 1
         self.norm += norm
         self.norm_max = max(self.norm_max, norm)
 
     @classmethod
-    def of(cls, values):
+    def of(cls, values: Any) -> StageStats:
         """New statistics from what each rank has a share of, in the order of ``_PER_RANK``."""
         named = zip(_PER_RANK, values, strict=True)
         return cls(**{name: value if name in _FLOATS else int(value) for name, value in named})
 
-    def merge(self, other):
+    def merge(self, other: Any) -> None:
         """Add the examples of other statistics."""
         for name in _PER_RANK:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def over_ranks(self, device):
+    def over_ranks(self, device: str | torch.device) -> StageStats:
         """New statistics of the examples of all ranks."""
         return StageStats.of(distributed.sum_over_ranks([getattr(self, name) for name in _PER_RANK], device))
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """Mean SI-SNR in dB; NaN before the first valid example."""
         return self.si_snr / self.count if self.count else float("nan")
 
     @property
-    def items(self):
+    def items(self) -> int:
         """Number of examples, valid or not."""
         return self.count + self.dropped + self.nonfinite
 
     @property
-    def mean_norm(self):
+    def mean_norm(self) -> float:
         """Mean norm of the gradients; NaN before the first step."""
         return self.norm / self.steps if self.steps else float("nan")
 
     @mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save them."""
         torch.save({_SAVED_AS.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Load them. What an older version did not save gets its default."""
         del end_of_epoch  # The next stage's start resets what a finished epoch left.
         saved = torch.load(path, weights_only=True)
@@ -174,13 +179,13 @@ class StageStats:
 # ---- peak memory
 
 
-def reset_peak_memory(device):
+def reset_peak_memory(device: str | torch.device) -> None:
     """Start a new measurement on a GPU. On a CPU the peak is that of the whole process, and can't be reset."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device):
+def peak_memory(device: str | torch.device) -> float:
     """Peak in bytes: what torch allocated on a GPU, or the resident set of this process on a CPU.
 
     NaN where the operating system doesn't report it.
@@ -222,11 +227,11 @@ class History:
     ['epoch,valid_si-snr', '1,2', '2,5.25']
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._draws = True
 
-    def add(self, row):
+    def add(self, row: Any) -> None:
         """Add an epoch; it replaces an earlier row of the same ``epoch``."""
         path = self.folder / TABLE_FILE
         table = pd.DataFrame([row])
@@ -237,7 +242,7 @@ class History:
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
 
-    def draw(self):
+    def draw(self) -> None:
         """Draw the curves; without matplotlib, log once how to install it."""
         if not self._draws:
             return

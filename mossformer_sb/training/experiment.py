@@ -3,9 +3,12 @@
 An experiment's YAML has the values that a user may change. What is the same in all experiments is built here from them.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
@@ -18,6 +21,12 @@ from mossformer_sb.data.training_data import training_data
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mossformer_sb.data.datasets import AugmentedMixtureDataset
+    from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +58,7 @@ DYNAMIC_MIXING = (
 )
 
 
-def complete(hparams):
+def complete(hparams: dict) -> dict:
     """Add the epoch counter, the log of epochs and the checkpointer to what a YAML file describes.
 
     Arguments
@@ -79,7 +88,7 @@ def complete(hparams):
     return hparams
 
 
-def manifest_path(hparams, name):
+def manifest_path(hparams: Mapping, name: str) -> Path:
     """The manifest of one of an experiment's datasets.
 
     Example
@@ -90,7 +99,7 @@ def manifest_path(hparams, name):
     return Path(hparams["manifest_folder"]) / MANIFESTS[name]
 
 
-def build_dataset(hparams, name):
+def build_dataset(hparams: dict, name: str) -> MixtureDataset | AugmentedMixtureDataset | DynamicMixtureDataset:
     """Build one of an experiment's datasets.
 
     Arguments
@@ -132,7 +141,7 @@ def build_dataset(hparams, name):
     )
 
 
-def hint_at_settings(hparams):
+def hint_at_settings(hparams: dict) -> None:
     """Log a hint where a small network would train with the settings of the published ones."""
     size, lr = hparams.get("model_size"), hparams["lr"]
     if size in SMALL_SIZES and hparams["init_from"] is None and lr < SMALL_LR:
@@ -144,7 +153,7 @@ def hint_at_settings(hparams):
         )
 
 
-def hint_at_long_mixtures(datasets):
+def hint_at_long_mixtures(datasets: dict) -> None:
     """Log a hint where validation or test has a mixture that may be too long for the memory, for they take it whole.
 
     Arguments
@@ -166,7 +175,7 @@ def hint_at_long_mixtures(datasets):
         )
 
 
-def loader_options(hparams, name):
+def loader_options(hparams: dict, name: str) -> dict:
     """Options of the data loader for one of an experiment's datasets.
 
     Arguments
@@ -203,7 +212,7 @@ def loader_options(hparams, name):
     return {"batch_size": batch_size, "num_workers": num_workers, **order, **options}
 
 
-def fitting_workers():
+def fitting_workers() -> int:
     """How many processes read data beside each process that trains: a core for each, and not more than four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -1,7 +1,10 @@
 """Exporting a training's output folder as a model folder: its best checkpoint, a named one, or an average."""
 
+from __future__ import annotations
+
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,8 +20,19 @@ from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_we
 from mossformer_sb.utils.files import locate
 from mossformer_sb.utils.weights import check_state
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def export_training(training_folder, folder, checkpoint=None, average=1, licence="", num_examples=0, **options):
+
+def export_training(
+    training_folder: str | Path,
+    folder: str | Path,
+    checkpoint: str | None = None,
+    average: int = 1,
+    licence: str = "",
+    num_examples: int = 0,
+    **options: Any,
+) -> Path:
     """Export a model from a training's output folder, without its data and its code.
 
     Arguments

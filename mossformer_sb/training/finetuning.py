@@ -4,11 +4,14 @@ Weights are read as plain tensors, a model's ``config.json`` or ``hyperparams.ya
 runs.
 """
 
+from __future__ import annotations
+
 import functools
 import logging
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -22,6 +25,10 @@ from mossformer_sb.training.command_line import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.utils.files import expanded, locate
 from mossformer_sb.utils.weights import find_weights, read_state_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ class Comparison:
     renewed: list = field(default_factory=list)  # made for another sample rate
 
     @classmethod
-    def of(cls, here, there, renew=False):
+    def of(cls, here: Any, there: Any, renew: bool = False) -> Comparison:
         """Compare two state dicts; with ``renew``, tensors that fit are not loaded either."""
         comparison = cls(unexpected=[name for name in there if name not in here])
         for name, value in here.items():
@@ -57,7 +64,7 @@ class Comparison:
         return comparison
 
 
-def start_from(modules, source, sample_rate):
+def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
     """Give networks the weights of a trained model, as far as these fit, and log what did not.
 
     What fits by name and shape is loaded, the rest keeps its random weights: with another number of speakers that is
@@ -267,7 +274,7 @@ def _not_loaded(module, comparison):
 # ---- freezing parameters
 
 
-def freeze(modules, patterns):
+def freeze(modules: Mapping, patterns: str | Sequence[str]) -> list[str]:
     """Freeze parameters by name.
 
     They get no gradient, so the optimizer skips them, weight decay and momentum included. Dropout within frozen parts

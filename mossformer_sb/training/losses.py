@@ -3,6 +3,8 @@
 Shapes: B batch, T samples, S sources (and as many estimates). Signals are [B, T, S], as everywhere in SpeechBrain.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import torch
@@ -31,7 +33,12 @@ class PitLoss(NamedTuple):
     si_snr: torch.Tensor  # [B], dB: mean over the active sources; zero if there is none
 
 
-def pit_si_snr_loss(estimates, sources, lengths=None, silence_snr=None):
+def pit_si_snr_loss(
+    estimates: torch.Tensor,
+    sources: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    silence_snr: float | None = None,
+) -> PitLoss:
     """Negative SI-SNR of each item under its best permutation (uPIT: one permutation for the whole item).
 
     Source: Kolbæk et al., "Multi-talker Speech Separation with Utterance-level Permutation Invariant Training", 2017.
@@ -92,7 +99,9 @@ def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
     return PitLoss(losses, permutation, num_active, mean_si_snr.detach())
 
 
-def silence_loss(estimates, active, silence_snr, lengths=None):
+def silence_loss(
+    estimates: torch.Tensor, active: torch.Tensor, silence_snr: float, lengths: torch.Tensor | None = None
+) -> torch.Tensor:
     """Level of each estimate relative to the active ones together: 10·log10(‖ŝ‖² / ‖Σ ŝ_active‖² + τ), in dB.
 
     τ = 10^(-silence_snr / 10) bounds it below: an estimate that is quiet enough has little gradient. Source: the loss

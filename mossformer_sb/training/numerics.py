@@ -1,5 +1,7 @@
 """Numerical settings of a training: device, precision, TF32, deterministic kernels, versions."""
 
+from __future__ import annotations
+
 import os
 from importlib.metadata import PackageNotFoundError, version
 
@@ -12,7 +14,7 @@ from mossformer_sb.version import __version__
 _CUBLAS_VARIABLE, _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
-def make_deterministic():
+def make_deterministic() -> None:
     """Make torch use deterministic kernels, for the whole process.
 
     The same command then gives the same weights on the same kind of device, with the same versions and the same number
@@ -26,7 +28,7 @@ def make_deterministic():
     torch.backends.cudnn.benchmark = False
 
 
-def describe(device, precision, eval_precision):
+def describe(device: str | torch.device, precision: str, eval_precision: str) -> str:
     """Device, precision, kernels and versions of a training, in one line.
 
     Arguments

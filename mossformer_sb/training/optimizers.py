@@ -1,8 +1,16 @@
 """Optimizers by name, as the experiments offer them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 OPTIMIZERS = ("adam", "adamw", "muon")
 # Of a matrix, in both dimensions. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four
@@ -41,7 +49,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     ['exp_avg', 'exp_avg_sq', 'momentum_buffer', 'step']
     """
 
-    def __init__(self, params, lr=1e-3, weight_decay=0.0):
+    def __init__(self, params: Iterable[torch.nn.Parameter], lr: float = 1e-3, weight_decay: float = 0.0) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise InputError(
                 f"optimizer 'muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}: upgrade it, or choose "
@@ -61,7 +69,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([dict(group) for rule in self._rules for group in rule.param_groups], {})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         """Take a step, as other PyTorch optimizers do."""
         loss = None
         if closure is not None:
@@ -74,7 +82,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
-def choose_optimizer(params, name="adam", lr=1e-3, weight_decay=0.0):
+def choose_optimizer(
+    params: Iterable[torch.nn.Parameter], name: str = "adam", lr: float = 1e-3, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
     """Build an optimizer by name.
 
     Arguments

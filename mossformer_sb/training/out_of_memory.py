@@ -1,18 +1,29 @@
 """The message for a batch that doesn't fit into memory: its mixtures, and what to do."""
 
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING
 
 import speechbrain as sb
 import torch
 
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from speechbrain import Stage
+
+    from mossformer_sb.data.datasets import SeparationBatch
+
 SHOWN_IDS = 5
 # PyTorch's out-of-memory messages of the type RuntimeError: on a CPU, and of CUDA libraries.
 _TEXTS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: Any) -> bool:
     """Whether an exception is an out-of-memory error.
 
     Example
@@ -26,7 +37,7 @@ def is_out_of_memory(error):
 
 
 @contextlib.contextmanager
-def naming_the_batch(batch, stage, sample_rate):
+def naming_the_batch(batch: SeparationBatch | None, stage: Stage, sample_rate: int) -> Iterator[None]:
     """Context: turns an out-of-memory error into an `InputError` that names the mixtures of a batch.
 
     Arguments

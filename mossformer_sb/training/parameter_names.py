@@ -1,10 +1,17 @@
 """Short names for many parameters: wildcards, ranges of numbers, and suggestions for mistyped names."""
 
+from __future__ import annotations
+
 import difflib
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
 
 
-def branches(names, among):
+def branches(names: Sequence[str], among: Sequence[str]) -> list[str]:
     """Replace names by their highest branch all of whose names are given.
 
     Arguments
@@ -38,7 +45,7 @@ def _highest_branch(name, chosen, among):
     return None
 
 
-def merge_numbers(names):
+def merge_numbers(names: Sequence[str]) -> Iterator[Any]:
     """Join names that differ only in their first number.
 
     Example
@@ -64,7 +71,7 @@ def _listed(numbers):
     return f"{{{','.join(numbers)}}}"
 
 
-def closest(pattern, names):
+def closest(pattern: Any, names: Sequence[str]) -> list[str]:
     """Up to three names or branches that a mistyped pattern may have meant, the likeliest first.
 
     Example

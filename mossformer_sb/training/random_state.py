@@ -1,13 +1,19 @@
 """The random state, as a part of a checkpoint, so that a resumed run has the dropout masks of an uninterrupted one."""
 
+from __future__ import annotations
+
 import functools
 import logging
 import random
+from typing import TYPE_CHECKING
 
 import numpy
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from speechbrain.utils.distributed import ddp_prevent_block, if_main_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +41,11 @@ class RandomState:
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._pending = None  # the states of all the ranks
 
     @mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save the states of all the ranks; while a loaded state is pending, that one."""
         states = self._pending or [_random_state()]
         if self._pending is None and not ddp_prevent_block():
@@ -49,12 +55,12 @@ class RandomState:
             torch.save(states, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Read the states of all the ranks, for `apply_pending`."""
         del end_of_epoch
         self._pending = torch.load(path, map_location="cpu", weights_only=True)
 
-    def apply_pending(self):
+    def apply_pending(self) -> None:
         """Make a loaded state the current one; without one, do nothing."""
         if self._pending is None:
             return

@@ -8,6 +8,8 @@ Settings, environment and training record describe the training. A run that trai
 or because all epochs are done, changes none of them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import logging.handlers
@@ -17,6 +19,7 @@ import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import speechbrain as sb
 from hyperpyyaml import resolve_references
@@ -28,6 +31,11 @@ from mossformer_sb.sharing.folder import HPARAMS_FILE
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import atomic_write, write_text
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from speechbrain import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +74,9 @@ class RunFolder:
         If the output folder can't be written, or ``log_config`` is absent.
     """
 
-    def __init__(self, hparams_file, overrides, script, log_config=None):
+    def __init__(
+        self, hparams_file: str | Path, overrides: dict, script: str | Path, log_config: str | None = None
+    ) -> None:
         with open(hparams_file, encoding="utf-8") as file:
             self._settings = resolve_references(file, overrides).read()
         if log_config is not None and not os.path.isfile(log_config):
@@ -84,18 +94,18 @@ class RunFolder:
         self._made, self._buffer, self._before = [], None, None
         self._log = None  # the file's handler, once it is open
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         distributed.run_on_main(self._open)
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if distributed.rank() == 0:
             if kind is not None and self._log is not None:
                 where = (logger.name, logging.ERROR, __file__, 0)
                 self._log.handle(logging.LogRecord(*where, "The run was ended by", None, (kind, error, trace)))
             self._close()
 
-    def stage_begins(self, stage):
+    def stage_begins(self, stage: Stage) -> None:
         """Note that training or evaluation begins: from now on the files about the run are written."""
         if stage == sb.Stage.TRAIN and not self.trained:
             self.trained = True

@@ -4,15 +4,23 @@ The training loop calls `Schedule`; experiments choose by name with `choose_sche
 adapters for each kind of scheduler come last.
 """
 
+from __future__ import annotations
+
 import copy
 import inspect
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from speechbrain.nnet import schedulers as stock
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
 
 # By the arguments of its __call__: what a scheduler of SpeechBrain's is called with after an epoch, or before a step.
 _AFTER_EPOCH = {
@@ -65,26 +73,26 @@ class Schedule:
     3 0.5
     """
 
-    def __init__(self, scheduler, optimizer):
+    def __init__(self, scheduler: object | Callable | None, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
         self._caller = _caller(scheduler, optimizer)
 
     @property
-    def scheduler(self):
+    def scheduler(self) -> Any:
         """The scheduler itself; None where the rate is constant."""
         return self._caller.scheduler
 
     @property
-    def by_step(self):
+    def by_step(self) -> bool:
         """Whether it sets the rate before each step of the optimizer; otherwise after each epoch."""
         return self._caller.by_step
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """The learning rate as it is now."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def before_step(self, step, share=None):
+    def before_step(self, step: int, share: float | None = None) -> None:
         """Set the rate for a step of the optimizer; the first is number 1.
 
         ``share`` is the used share of a time budget, for `OneCycle` without a number of steps.
@@ -92,18 +100,18 @@ class Schedule:
         if self.by_step:
             self._caller.before_step(step, share)
 
-    def after_epoch(self, epoch, loss):
+    def after_epoch(self, epoch: int, loss: float) -> None:
         """Set the rate for the next epoch, after validation with this loss in dB."""
         if not self.by_step:
             self._caller.after_epoch(epoch, loss)
 
     @mark_as_saver
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Save what calls have changed; the configuration is not saved."""
         torch.save(self._caller.state(), path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Load what calls had changed; the rest is as it is configured now."""
         del end_of_epoch
         self._caller.load(torch.load(path, map_location="cpu", weights_only=True))
@@ -139,7 +147,9 @@ class OneCycle:
     [0.04, 1.0, 1.0, 0.5, 0.0]
     """
 
-    def __init__(self, lr, total_steps=None, warmup_share=0.05, decay_share=None):
+    def __init__(
+        self, lr: float, total_steps: int | None = None, warmup_share: float = 0.05, decay_share: float | None = None
+    ) -> None:
         if total_steps is not None and total_steps < LEAST_STEPS:
             raise InputError(
                 f"schedule 'one_cycle' needs {LEAST_STEPS} steps or more in all epochs; found {total_steps}."
@@ -155,7 +165,7 @@ class OneCycle:
         self.lr, self.total_steps = lr, total_steps
         self.warmup_share, self.decay_share = warmup_share, decay
 
-    def rate(self, step, share=None):
+    def rate(self, step: int, share: float | None = None) -> float:
         """The rate of a step of the optimizer, from 1, or at a share of the time where no steps are given."""
         if self.total_steps is not None:
             share = step / self.total_steps
@@ -163,7 +173,7 @@ class OneCycle:
             raise InputError("schedule 'one_cycle' has no number of steps: give train_minutes, or steps_per_epoch.")
         return self.rate_at(share)
 
-    def rate_at(self, share):
+    def rate_at(self, share: float) -> float:
         """The rate where this share of the budget is used, from 0 to 1."""
         if share < self.warmup_share:
             return self.lr * _cosine(START_FACTOR, 1.0, share / self.warmup_share)
@@ -176,15 +186,15 @@ def _cosine(start, end, share):
 
 
 def choose_schedule(
-    name,
-    lr,
-    number_of_epochs,
-    steps_per_epoch=None,
-    warmup_share=0.05,
-    decay_share=None,
-    train_minutes=None,
-    final_lr=0.0,
-):
+    name: str,
+    lr: float,
+    number_of_epochs: int,
+    steps_per_epoch: int | None = None,
+    warmup_share: float = 0.05,
+    decay_share: float | None = None,
+    train_minutes: float | None = None,
+    final_lr: float = 0.0,
+) -> object | Callable:
     """The schedules that the experiments offer by name.
 
     Arguments
@@ -351,7 +361,7 @@ class _SpeechBrainCaller(_Constant):
         vars(self.scheduler).update(state)
 
 
-def call_arguments(scheduler_class):
+def call_arguments(scheduler_class: Any) -> tuple[str, ...]:
     """Names of the arguments that a scheduler of SpeechBrain's is called with.
 
     Example
@@ -364,13 +374,13 @@ def call_arguments(scheduler_class):
     return tuple(inspect.signature(scheduler_class.__call__).parameters)[1:]
 
 
-def works(scheduler_class):
+def works(scheduler_class: Any) -> bool:
     """Whether a class of SpeechBrain's is a schedule of the learning rate that `Schedule` can call."""
     names = call_arguments(scheduler_class)
     return hasattr(scheduler_class, "on_batch_end") or names in _BEFORE_STEP or names in _AFTER_EPOCH
 
 
-def supported():
+def supported() -> list:
     """Names of SpeechBrain's schedulers that work here.
 
     Example

@@ -22,8 +22,11 @@ A checkpoint stands between two windows
     states of random generators, schedule, averages and time budget, they make a resumed run equal an uninterrupted one.
 """
 
+from __future__ import annotations
+
 import logging
 import math
+from typing import TYPE_CHECKING
 
 import speechbrain as sb
 import torch
@@ -39,6 +42,11 @@ from mossformer_sb.training.epoch_stats import BatchResult, StageStats, WindowSt
 from mossformer_sb.training.losses import pit_si_snr_loss
 from mossformer_sb.training.random_state import RandomState
 from mossformer_sb.training.schedules import Schedule
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mossformer_sb.training.checkpoints import Checkpointer
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +86,14 @@ class StepBrain(sb.Brain):
         If SpeechBrain refuses a run option.
     """
 
-    def __init__(self, modules=None, opt_class=None, hparams=None, run_opts=None, checkpointer=None):
+    def __init__(
+        self,
+        modules: Any = None,
+        opt_class: Any = None,
+        hparams: Any = None,
+        run_opts: Any = None,
+        checkpointer: Checkpointer | None = None,
+    ) -> None:
         try:
             super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
         except ValueError as error:  # SpeechBrain's error for an option, such as fp16 on a CPU
@@ -102,7 +117,7 @@ class StepBrain(sb.Brain):
             if self.averaged is not None:
                 checkpointer.add_recoverables({"averaged_weights": self.averaged})
 
-    def init_optimizers(self):
+    def init_optimizers(self) -> None:
         """As SpeechBrain does; the schedule belongs to the optimizer."""
         try:
             super().init_optimizers()
@@ -131,11 +146,11 @@ class StepBrain(sb.Brain):
             valid = valid & (result.losses.detach() > self.hparams.threshold)
         return BatchResult(result.losses, result.si_snr, valid, finite, samples=sum(batch.lengths.tolist()))
 
-    def on_fit_batch_start(self, batch, should_step):
+    def on_fit_batch_start(self, batch: SeparationBatch, should_step: Any) -> None:
         """Restore the random state of the checkpoint that the run was resumed from."""
         self.random_state.apply_pending()
 
-    def fit_batch(self, batch):
+    def fit_batch(self, batch: SeparationBatch | None) -> torch.Tensor:
         """Train on a batch: add up gradients, and step where a window of ``grad_accumulation_factor`` batches ends.
 
         Arguments
@@ -240,7 +255,7 @@ class StepBrain(sb.Brain):
 
     # ---- the step
 
-    def optimizers_step(self):
+    def optimizers_step(self) -> None:
         """Step along the mean gradient over the valid examples, on all ranks or on none."""
         self._window_stats.failed = int(getattr(self._loaders.get(sb.Stage.TRAIN), "error", None) is not None)
         seconds = self._seconds_since_last()
@@ -309,7 +324,7 @@ class StepBrain(sb.Brain):
         if stage in self._loaders:
             distributed.run_on_all_ranks(self._loaders[stage].check)
 
-    def update_average(self, loss, avg_loss):
+    def update_average(self, loss: float, avg_loss: Any) -> Any:
         """The stage's mean loss over valid examples, for the progress bar: skipped examples don't count."""
         return -self.stats.mean
 

@@ -8,6 +8,8 @@ is computed by another one.
 after an item has killed a worker for the fourth time, and a cluster with one worker isn't used at all.
 """
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import hashlib
@@ -16,9 +18,14 @@ import pkgutil
 import platform
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 CONNECT_SECONDS = 20  # until a cluster must have answered, and have a worker
 _ALONE_SECONDS = 60  # how long a list may wait for a worker when none is left
@@ -49,7 +56,9 @@ class Cluster:
         other folders.
     """
 
-    def __init__(self, address, output_folder, paths=(), package="mossformer_sb"):
+    def __init__(
+        self, address: str, output_folder: str | Path, paths: Iterable[str | Path] = (), package: str = "mossformer_sb"
+    ) -> None:
         self.address = address
         self._client = _connect(address)
         self._probe = _existing(Path(output_folder).resolve()) / f".cluster-{uuid.uuid4().hex}.tmp"
@@ -60,16 +69,16 @@ class Cluster:
             self.__exit__()
             raise
 
-    def __enter__(self):
+    def __enter__(self) -> Any:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         with contextlib.suppress(OSError):
             self._probe.unlink()
         with contextlib.suppress(Exception):  # a cluster that has shut down
             self._client.close(timeout=_WAIT_SECONDS)
 
-    def map(self, function, items, ordered=True, bundle=None):
+    def map(self, function: Callable, items: Iterable, ordered: bool = True, bundle: int | None = None) -> Iterator:
         """The results of a function for items.
 
         Arguments
@@ -118,7 +127,7 @@ class Cluster:
             with contextlib.suppress(Exception):  # a cluster that has shut down
                 self._client.cancel([*running, kept])
 
-    def num_workers(self):
+    def num_workers(self) -> int:
         """How many items are in work at the same time: the workers' threads; at least 1."""
         return max(1, sum(self._client.ncores().values()))
 

@@ -1,11 +1,13 @@
 """The devices that PyTorch can compute on."""
 
+from __future__ import annotations
+
 import torch
 
 from mossformer_sb.errors import InputError
 
 
-def choose_device(name, auto=True):
+def choose_device(name: str | torch.device, auto: bool = True) -> str:
     """The device for a name.
 
     Arguments

@@ -1,5 +1,7 @@
 """Writing files and folders atomically: under a temporary name, then renamed. Used by all writers."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os
@@ -7,13 +9,18 @@ import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
 _LONGEST_NAME = 255  # bytes, of nearly all file systems
 
 
-def expanded(value):
+def expanded(value: Any) -> Any:
     """Replace ``~`` at the start of a path, or of the paths in a list or a mapping, with the home folder.
 
     A shell does so only where ``~`` begins a word: not in ``--data_folder=~/wham``, nor in a file. Programs apply this
@@ -42,7 +49,7 @@ def expanded(value):
     return [expanded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def temporary_name(path):
+def temporary_name(path: str | Path) -> Path:
     """Temporary path in the same folder for a file or a folder; see `atomic_write`.
 
     It contains the process ID, so that several processes don't write into one file. A name that is as long as the file
@@ -78,7 +85,7 @@ def _encoded(name):
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Context: a temporary path in the same folder, whose file is renamed to ``path`` if no error occurs.
 
     However the program is interrupted, ``path`` is unchanged or complete.
@@ -106,7 +113,7 @@ def atomic_write(path):
 
 
 @contextlib.contextmanager
-def atomic_write_all(paths):
+def atomic_write_all(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     """As `atomic_write` for several files: all are renamed once all are written, or none.
 
     Arguments
@@ -140,7 +147,7 @@ def atomic_write_all(paths):
 
 
 @contextlib.contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """As `atomic_write` for a folder: context, a new empty folder beside it, which replaces it if no error occurs.
 
     An existing folder is deleted last, and restored if the new one can't be renamed.
@@ -183,7 +190,7 @@ def atomic_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, atomically.
 
     Arguments
@@ -197,7 +204,7 @@ def write_text(path, text):
         file.write(text)
 
 
-def make_output_folder(folder):
+def make_output_folder(folder: str | Path) -> Path:
     """Create a folder to write to, if it does not exist.
 
     Arguments
@@ -226,7 +233,7 @@ def make_output_folder(folder):
     return folder
 
 
-def check_output_file(path):
+def check_output_file(path: str | Path) -> Path:
     """Check the path of an output file before the work, and create its folder.
 
     Arguments
@@ -263,7 +270,7 @@ def check_output_file(path):
     return path
 
 
-def locate(training_folder, path, output_folder=None):
+def locate(training_folder: Path, path: str, output_folder: str | None = None) -> Path:
     """Find a folder that the YAML of a training names, although the output folder may have been moved.
 
     Arguments

@@ -1,18 +1,24 @@
 """Weights in untrusted files: finding them, reading only tensors, and refusing those that don't fit."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
 
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 EXTENSIONS = (".safetensors", ".ckpt")  # the first that exists counts
 SHOWN_DIFFERENCES = 3
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def find_weights(folder, modules):
+def find_weights(folder: str | Path, modules: Iterable[str]) -> dict:
     """Find the weights of modules in a folder.
 
     Arguments
@@ -38,7 +44,7 @@ def find_weights(folder, modules):
     return {name: path for name, path in found.items() if path is not None}
 
 
-def load_weights(module, path, name):
+def load_weights(module: torch.nn.Module, path: str | Path, name: str) -> None:
     """Load a module's weights from an untrusted file.
 
     Arguments
@@ -59,7 +65,7 @@ def load_weights(module, path, name):
     module.load_state_dict(state)
 
 
-def check_state(module, state, path, name, described_in):
+def check_state(module: torch.nn.Module, state: Mapping, path: str | Path, name: str, described_in: str | Path) -> None:
     """Raise InputError unless a state dict fits a module, in names and shapes.
 
     Arguments
@@ -82,7 +88,7 @@ def check_state(module, state, path, name, described_in):
         )
 
 
-def differences(found, needed, where_found, where_needed):
+def differences(found: Mapping, needed: Mapping, where_found: str, where_needed: str) -> tuple[int, str]:
     """Compare the names and shapes of two state dicts.
 
     Arguments
@@ -117,7 +123,7 @@ def _shapes(state):
     return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state.items()}
 
 
-def read_state_dict(path):
+def read_state_dict(path: str | Path) -> dict:
     """Read a state dict from an untrusted file.
 
     Arguments
@@ -141,7 +147,7 @@ def read_state_dict(path):
     return state
 
 
-def read_plain(path):
+def read_plain(path: str | Path) -> object:
     """Read tensors, plain values, and containers of them from a file, such as the checkpoint of a training.
 
     Arguments
@@ -172,7 +178,7 @@ def read_plain(path):
         ) from error
 
 
-def check_no_pointer(path):
+def check_no_pointer(path: str | Path) -> None:
     """Raise InputError if a file is a Git LFS pointer."""
     with open(path, "rb") as file:
         if file.read(len(LFS_POINTER)) == LFS_POINTER:

@@ -3,6 +3,8 @@
 Gradio, in the extra ``web``, is imported when a page is built.
 """
 
+from __future__ import annotations
+
 import importlib.util
 from pathlib import Path
 
@@ -15,7 +17,7 @@ EXAMPLE = Path(__file__).parent / "two_speakers.flac"  # examples/README.md has 
 EXAMPLE_CREDIT = "Two utterances of LibriSpeech (Panayotov et al., 2015), resampled, cut and summed; licence CC BY 4.0."
 
 
-def check_web():
+def check_web() -> None:
     """Raise InputError if the extra ``web`` is not installed."""
     absent = [name for name in ("gradio", "matplotlib") if importlib.util.find_spec(name) is None]
     if absent:

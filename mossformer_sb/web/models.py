@@ -1,12 +1,20 @@
 """The models that a page offers: each is loaded once, and runs one separation at a time."""
 
+from __future__ import annotations
+
 import contextlib
 import threading
 from collections import deque
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.pretrained import default_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from mossformer_sb.inference.separation import MossFormerSeparation
 
 _LOADED = 3  # models that stay in memory
 
@@ -37,7 +45,7 @@ class Models:
     True
     """
 
-    def __init__(self, sources=(), device="auto", any_model=False):
+    def __init__(self, sources: Sequence[str] = (), device: str = "auto", any_model: bool = False) -> None:
         self.device = device
         self.any_model = any_model
         self._sources = {_label(source, sources): str(source) for source in sources}
@@ -52,11 +60,11 @@ class Models:
         self._lock = threading.Lock()
 
     @property
-    def labels(self):
+    def labels(self) -> list:
         """Names of the models in the list."""
         return list(self._sources)
 
-    def source(self, label):
+    def source(self, label: str) -> str | None:
         """The source for a label: a folder, an id, or None for the packaged model.
 
         Raises
@@ -73,12 +81,12 @@ class Models:
             raise InputError(f"model {label!r} is not known here: choose one of {', '.join(self._sources)}.")
         return label
 
-    def public_name(self, label):
+    def public_name(self, label: str) -> str | None:
         """A model's source as visitors may see it: the name of a folder without its path."""
         source = self.source(label)
         return source if source is None or not Path(source).is_dir() else Path(source).resolve().name
 
-    def load(self, label):
+    def load(self, label: str) -> MossFormerSeparation:
         """The model of a label, as from `MossFormerSeparation.from_hparams`; loaded once.
 
         Call it within `turn`.
@@ -97,7 +105,7 @@ class Models:
         return model
 
     @contextlib.contextmanager
-    def turn(self, label, waiting=lambda ahead: None):
+    def turn(self, label: str, waiting: Callable = lambda ahead: None) -> Iterator[None]:
         """Context: exclusive use of this model, first come first served.
 
         Arguments

@@ -1,10 +1,13 @@
 """The page, built from Gradio's components."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import torch
@@ -23,6 +26,15 @@ from mossformer_sb.web.separating import (
     python_lines,
     separate_recording,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    import gradio
+
+    from mossformer_sb.web.models import Models
+    from mossformer_sb.web.visits import Visits
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +70,10 @@ class Page:
         Whether it is served only to this machine, for the page's text.
     """
 
-    def __init__(self, models, visits, limits, local=True):
+    def __init__(self, models: Models, visits: Visits, limits: Limits, local: bool = True) -> None:
         self.models, self.visits, self.limits, self.local = models, visits, limits, local
 
-    def build(self):
+    def build(self) -> gradio.Blocks:
         """Build the components, and connect them.
 
         Returns
@@ -151,7 +163,17 @@ class Page:
             f"alone. {where} Up to {self.limits.minutes:g} minutes and {self.limits.megabytes} MB."
         )
 
-    def separate(self, kind, file, microphone, label, format, level, channel, request: gr.Request):
+    def separate(
+        self,
+        kind: Any,
+        file: Any,
+        microphone: Any,
+        label: str,
+        format: str,
+        level: str,
+        channel: int,
+        request: gr.Request,
+    ) -> Iterator[Any]:
         """Separate a visitor's recording. Yields updates of the display and of the buttons."""
         path = file if kind == "file" else microphone
         progress = Progress()
@@ -189,16 +211,16 @@ class Page:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def take_example(self, request: gr.Request):
+    def take_example(self, request: gr.Request) -> tuple:
         """Choose the example as the file; returns the file and the selected tab."""
         folder = self.visits.new_upload_folder()
         return str(shutil.copy(EXAMPLE, folder)), "file"
 
-    def keep(self, file, microphone, request: gr.Request):
+    def keep(self, file: Any, microphone: Any, request: gr.Request) -> None:
         """Register uploads, so that they are deleted when the visit ends."""
         self.visits.keep_uploads(request.session_hash, [path for path in (file, microphone) if path])
 
-    def lines(self, kind, file, microphone, label, format, level, channel):
+    def lines(self, kind: Any, file: Any, microphone: Any, label: str, format: str, level: str, channel: int) -> tuple:
         """The Python code and the command line for the chosen options."""
         try:
             # Other machines see only the folder's name.
@@ -209,7 +231,7 @@ class Page:
         options = Options(format, level, None if channel == -1 else channel)
         return python_lines(source, name, options), command_line(source, name, options)
 
-    def leave(self, request: gr.Request):
+    def leave(self, request: gr.Request) -> None:
         """End a visit."""
         self.visits.end(request.session_hash)
 
@@ -217,7 +239,7 @@ class Page:
 _HIDDEN = gr.update(visible=False)
 
 
-def theme():
+def theme() -> Any:
     """Gradio's theme, in blue, with system fonts."""
     plain = gr.themes.Default(
         primary_hue="blue", font=[gr.themes.Font("sans-serif")], font_mono=[gr.themes.Font("monospace")]

@@ -1,14 +1,20 @@
 """The result of a separation as HTML: players, spectrograms, a timeline, downloads."""
 
+from __future__ import annotations
+
 import base64
 from html import escape
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from mossformer_sb.web.separating import Result
 
 MOST_TICKS = 6  # of an axis
 _SHOWN_TIMES = 8  # segments that an image's description lists
 
 
-def result_html(result):
+def result_html(result: Result) -> str:
     """The HTML of a result.
 
     Arguments
@@ -38,12 +44,12 @@ def result_html(result):
     return "".join(parts)
 
 
-def error_html(message):
+def error_html(message: str) -> str:
     """A message about wrong input."""
     return f'<div class="ms-shown ms-error" role="alert">{escape(message)}</div>'
 
 
-def status_html(stage, fraction=None):
+def status_html(stage: str, fraction: float | None = None) -> str:
     """The progress.
 
     Arguments
@@ -66,7 +72,7 @@ def status_html(stage, fraction=None):
     return _note_html(f'{escape(text)}</span><progress max="1"{value} aria-label="{escape(stage)}"></progress>')
 
 
-def stopped_html():
+def stopped_html() -> str:
     """A note that the work was stopped."""
     return _note_html("Stopped.</span>")
 
@@ -154,7 +160,7 @@ def _legend():
     )
 
 
-def ticks(end):
+def ticks(end: float) -> list[float]:
     """Round values on an axis from 0, at most `MOST_TICKS` of them.
 
     Arguments

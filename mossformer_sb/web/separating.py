@@ -3,18 +3,28 @@
 Shapes: T samples, t samples of a block, S speakers.
 """
 
+from __future__ import annotations
+
 import json
 import shlex
 import time
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.audio_io import FORMATS, Recording, write_recordings
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.web.spectrogram import png, power_spectrogram
 from mossformer_sb.web.timeline import active_times
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from speechbrain import Stage
+
+    from mossformer_sb.web.models import Models
 
 MIXTURE_FILE = "mixture.wav"
 
@@ -31,17 +41,17 @@ class Progress:
     fraction: float | None = None  # None: not known
     cancelled: bool = False
 
-    def enter(self, stage):
+    def enter(self, stage: Stage) -> None:
         """Begin a stage."""
         if self.cancelled:
             raise Cancelled
         self.stage, self.fraction = stage, None
 
-    def waiting(self, num_ahead):
+    def waiting(self, num_ahead: Any) -> None:
         """As `mossformer_sb.web.models.Models.turn` calls it."""
         self.enter(f"Waiting for {num_ahead} other {'separation' if num_ahead == 1 else 'separations'} with this model")
 
-    def separated(self, num_done, num_samples):
+    def separated(self, num_done: Any, num_samples: int) -> None:
         """As `MossFormerSeparation.separate` calls it."""
         if self.cancelled:
             raise Cancelled
@@ -88,7 +98,7 @@ class Result:
     elapsed: float  # seconds that the separation took
 
 
-def check_length(path, max_seconds):
+def check_length(path: Path, max_seconds: float) -> float:
     """Check a recording before it is separated, as far as that is quick.
 
     Arguments
@@ -137,7 +147,9 @@ def _minutes(seconds):
     return f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} seconds"
 
 
-def separate_recording(path, folder, models, label, options, progress, max_seconds):
+def separate_recording(
+    path: Path, folder: Path, models: Models, label: str, options: Options, progress: Progress, max_seconds: float
+) -> Result:
     """Separate a recording into a folder, with everything that the page displays.
 
     Arguments
@@ -230,7 +242,7 @@ def _tracks(paths, model_rate, progress):
     return tracks, highest
 
 
-def python_lines(source, name, options):
+def python_lines(source: str | None, name: str, options: Options) -> str:
     """Python code that does the same as the page.
 
     Arguments
@@ -264,7 +276,7 @@ def python_lines(source, name, options):
     )
 
 
-def command_line(source, name, options):
+def command_line(source: str | None, name: str, options: Options) -> str:
     """The command that does the same as the page.
 
     Example
@@ -284,6 +296,6 @@ def _quoted(value):
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def name_of(path):
+def name_of(path: Path) -> str:
     """Name of a recording in the Python code: its file's name, or a placeholder."""
     return Path(path).name if path else "talk.wav"

@@ -1,5 +1,7 @@
 """Serving the page: locally, with no requests to other servers, and all temporary files deleted."""
 
+from __future__ import annotations
+
 import contextlib
 import ipaddress
 import logging
@@ -8,9 +10,18 @@ import signal
 import socket
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.web import check_web
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from fastapi import FastAPI
+
+    from mossformer_sb.web.visits import Visits
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +96,7 @@ class Settings:
             raise InputError(f"port must be from 0 (any free one) to 65535; found {self.port}.")
 
     @property
-    def is_local(self):
+    def is_local(self) -> bool:
         """Whether only this machine can reach it."""
         if self.host == "localhost":
             return True
@@ -95,7 +106,7 @@ class Settings:
             return False
 
 
-def serve(settings, started=lambda address: None):
+def serve(settings: Settings, started: Callable = lambda address: None) -> None:
     """Serve the page until the program is ended, by Ctrl+C or SIGTERM.
 
     Arguments
@@ -133,7 +144,7 @@ def _interruptible():
 
 
 @contextlib.contextmanager
-def running(settings):
+def running(settings: Settings) -> Iterator[Any]:
     """Context: a `Server` in its own thread, whose files are deleted when the context ends."""
     check_web()
     from mossformer_sb.web.models import Models
@@ -166,7 +177,7 @@ class Server:
     visits : mossformer_sb.web.visits.Visits
     """
 
-    def __init__(self, application, listener, visits):
+    def __init__(self, application: FastAPI, listener: socket.socket, visits: Visits) -> None:
         import uvicorn
 
         self.visits = visits
@@ -179,12 +190,12 @@ class Server:
         while not self._server.started and self._thread.is_alive():
             self._thread.join(0.05)
 
-    def wait(self):
+    def wait(self) -> None:
         """Wait until it is stopped, or the program is interrupted."""
         while self._thread.is_alive():
             self._thread.join(0.5)
 
-    def stop(self):
+    def stop(self) -> None:
         """Stop serving; requests that take longer than two more seconds are ended."""
         self._server.should_exit = True
         self._thread.join(10)
@@ -259,7 +270,7 @@ class _Headers:
     def __init__(self, application):
         self.application = application
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
                 headers = [(name.encode(), value.encode()) for name, value in _SECURITY_HEADERS.items()]

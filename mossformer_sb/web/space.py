@@ -1,14 +1,20 @@
 """The page as a Hugging Face Space: a folder with all files of a Space, to upload."""
 
+from __future__ import annotations
+
 import importlib.metadata
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_folder
 from mossformer_sb.version import __version__
 from mossformer_sb.web import EXAMPLE_CREDIT, check_web
 from mossformer_sb.web.models import Models
+
+if TYPE_CHECKING:
+    from mossformer_sb.web.server import Settings
 
 _APP = '''"""The page of `mossformer-sb web`, as a Hugging Face Space."""
 
@@ -70,7 +76,7 @@ The example: {credit}
 """
 
 
-def write_space(folder, settings):
+def write_space(folder: str | Path, settings: Settings) -> Path:
     """Write a Space: `app.py`, `requirements.txt`, `README.md`, and the models that are folders.
 
     Arguments

@@ -3,16 +3,22 @@
 Shapes: T samples, t samples of a block, K frequencies, C columns of the picture.
 """
 
+from __future__ import annotations
+
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 COLUMNS, ROWS = 900, 160  # of a picture, at most
 RANGE = 80.0  # dB from the brightest to the darkest colour
 HIGHEST = 8000.0  # Hz: speech has little energy above
 
 
-def power_spectrogram(blocks, num_samples, sample_rate):
+def power_spectrogram(blocks: Iterable[np.ndarray], num_samples: int, sample_rate: int) -> tuple[np.ndarray, float]:
     """Power over frequency and time, up to `HIGHEST`.
 
     Arguments
@@ -76,7 +82,7 @@ def _fewer_rows(power):
     return np.add.reduceat(power, edges[:-1]) / np.diff(edges)[:, None]
 
 
-def png(power, loudest):
+def png(power: np.ndarray, loudest: float) -> bytes:
     """A picture of a spectrogram, `RANGE` dB in the colours from black to yellow.
 
     Arguments

@@ -3,11 +3,19 @@
 Shapes: T samples, t samples of a block, F frames, S speakers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from mossformer_sb.data.audio_io import Recording
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LevelMeter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
 
 FRAME = 0.02  # seconds
 _BELOW_LOUDEST = 40.0  # dB below the recording's loud frames: nobody speaks
@@ -15,7 +23,7 @@ _BELOW_OTHERS = 20.0  # dB below the loudest speaker of the frame: leakage of th
 _LONGEST_GAP, _SHORTEST = 0.3, 0.1  # seconds: pauses within speech, and the shortest speech
 
 
-def active_times(speakers, mixture, model_rate):
+def active_times(speakers: list[Path], mixture: Path, model_rate: int) -> list[list[tuple[float, ...]]]:
     """When each speaker is active: by voice activity detection if that is installed, else by the signals' energy.
 
     Arguments
@@ -58,7 +66,7 @@ def _together(paths):
         yield np.stack(blocks, axis=1)
 
 
-def speaking_times(powers, frame=FRAME):
+def speaking_times(powers: np.ndarray, frame: float = FRAME) -> list[list[tuple[float, ...]]]:
     """Segments in which each speaker is active.
 
     Arguments
@@ -104,7 +112,7 @@ def _stretches(active, frame):
     ]
 
 
-def frame_powers(blocks, sample_rate):
+def frame_powers(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
     """Mean squares of frames of `FRAME` seconds.
 
     Arguments

@@ -4,6 +4,8 @@ A visit is one open page in one browser. Its files are deleted when it ends, whe
 when they are old, and when the program ends.
 """
 
+from __future__ import annotations
+
 import contextlib
 import secrets
 import shutil
@@ -36,7 +38,7 @@ class Visits:
     >>> visits.close()
     """
 
-    def __init__(self, keep_seconds=3600.0, parent=None):
+    def __init__(self, keep_seconds: float = 3600.0, parent: str | Path | None = None) -> None:
         self.keep_seconds = keep_seconds
         self.root = Path(tempfile.mkdtemp(prefix="mossformer-sb-web-", dir=parent)).resolve()
         self.uploads = self.root / "uploads"
@@ -47,7 +49,7 @@ class Visits:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
-    def new_result(self, visit):
+    def new_result(self, visit: str) -> Path:
         """An empty folder for a visit's result; its last one is deleted.
 
         Its random name is the secret that protects it from other visitors.
@@ -57,13 +59,13 @@ class Visits:
         self._replace(visit, "result", {folder})
         return folder
 
-    def new_upload_folder(self):
+    def new_upload_folder(self) -> Path:
         """An empty folder below ``uploads``."""
         folder = self.uploads / secrets.token_hex(16)
         folder.mkdir()
         return folder
 
-    def keep_uploads(self, visit, paths):
+    def keep_uploads(self, visit: str, paths: list[str | Path]) -> None:
         """Register the uploads of a visit, to delete them with it; its earlier ones are deleted.
 
         Arguments
@@ -76,7 +78,7 @@ class Visits:
         relative = [Path(path).resolve().relative_to(self.uploads) for path in paths]
         self._replace(visit, "uploads", {self.uploads / path.parts[0] for path in relative})
 
-    def find(self, token, name):
+    def find(self, token: str, name: str) -> Path | None:
         """The path of a file of a result, or None.
 
         Arguments
@@ -90,12 +92,12 @@ class Visits:
                 return path
         return None
 
-    def end(self, visit):
+    def end(self, visit: str) -> None:
         """Delete all files of a visit."""
         self._replace(visit, "result", set())
         self._replace(visit, "uploads", set())
 
-    def sweep(self):
+    def sweep(self) -> None:
         """Delete all files that are older than ``keep_seconds``."""
         oldest = time.time() - self.keep_seconds
         for path in [*self.results.iterdir(), *self.uploads.iterdir()]:
@@ -108,12 +110,12 @@ class Visits:
                 if not self._owned[owner]:
                     del self._owned[owner]
 
-    def sweep_until_closed(self, every=60.0):
+    def sweep_until_closed(self, every: float = 60.0) -> None:
         """Call `sweep` every so many seconds, until `close`."""
         while not self._closed.wait(every):
             self.sweep()
 
-    def close(self):
+    def close(self) -> None:
         """Delete everything, including files that a running separation writes meanwhile."""
         self._closed.set()
         for _ in range(20):

@@ -3,10 +3,15 @@
 libsndfile needs the number in the header: without it, the last samples can't be read.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey
+
+if TYPE_CHECKING:
+    from mossformer_sb.data.containers.pieces import ByteSource
 
 _INFO = 8  # where the contents of the first block begin, which describes the stream
 _TOTAL_AT, _HEADER_SIZE = _INFO + 13, _INFO + 34
@@ -26,7 +31,7 @@ class _Frame(NamedTuple):
         return self.first + self.samples
 
 
-def survey_flac(source, offset):
+def survey_flac(source: ByteSource, offset: int) -> Survey:
     """Look at the header and the last frame of a FLAC file.
 
     Arguments

@@ -4,12 +4,17 @@ libsndfile goes by a tag in the first frame (Xing, Info), or guesses from the si
 variable bit rate, or where files were joined, it stops long before the end, or states too great a length.
 """
 
+from __future__ import annotations
+
 import functools
 import struct
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, unpack
+
+if TYPE_CHECKING:
+    from mossformer_sb.data.containers.pieces import ByteSource
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the version's code
 _KBITS = {  # by whether it is MPEG 1, and by layer
@@ -38,7 +43,7 @@ class Kind(NamedTuple):
     channels: int
 
     @property
-    def frame_samples(self):
+    def frame_samples(self) -> int:
         """Samples of a frame."""
         if self.layer == 1:
             return 384
@@ -64,7 +69,7 @@ class Stream:
     frames: int = 0
     free_length: int | None = None  # bytes of a frame without padding, where the header has no bit rate
 
-    def add(self, start, stop):
+    def add(self, start: int, stop: int) -> None:
         """One more frame."""
         if self.spans and self.spans[-1][1] == start:
             self.spans[-1] = (self.spans[-1][0], stop)
@@ -73,12 +78,12 @@ class Stream:
         self.frames += 1
 
     @property
-    def is_as_tagged(self):
+    def is_as_tagged(self) -> bool:
         """Whether libsndfile reads all of it without help."""
         found = self.tag and self.tag.place is not None and self.tag.frames == self.frames
         return bool(found and len(self.spans) == 1 and self.tag_span[1] == self.spans[0][0])
 
-    def part(self):
+    def part(self) -> Part:
         """How to read it to its end."""
         if self.tag and self.tag.place is not None:
             return self._tagged_part()
@@ -91,7 +96,7 @@ class Stream:
             return Part((self.tag_span, *self.spans))
         return Part(((start, place), struct.pack(">I", self.frames), (place + 4, stop), *self.spans))
 
-    def missing_frames(self):
+    def missing_frames(self) -> int:
         """How many frames the tag states beyond those that are there."""
         if not self.tag or not self.tag.frames:
             return 0
@@ -161,7 +166,7 @@ def _is_beginning(source, position, end):
     return True
 
 
-def first_frame(source, offset, within=_FIRST_WITHIN):
+def first_frame(source: ByteSource, offset: int, within: int = _FIRST_WITHIN) -> int | None:
     """Where MPEG audio begins.
 
     Arguments
@@ -274,7 +279,7 @@ class _Scan:
             self.streams[-1].add(position, position + length)
 
 
-def survey_mpeg(source, offset):
+def survey_mpeg(source: ByteSource, offset: int) -> Survey | None:
     """Count the frames of an MPEG file.
 
     Arguments

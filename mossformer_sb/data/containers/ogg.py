@@ -3,9 +3,15 @@
 libsndfile reads the first of several streams that were joined, and a truncated file up to its last whole page.
 """
 
+from __future__ import annotations
+
 import struct
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey
+
+if TYPE_CHECKING:
+    from mossformer_sb.data.containers.pieces import ByteSource
 
 _HEADER = struct.Struct("<4sBBqIIIB")
 _CONTINUED, _FIRST, _LAST = 1, 2, 4  # flags of a page
@@ -50,7 +56,7 @@ class _Walk:
                 return
 
 
-def survey_ogg(source, offset):
+def survey_ogg(source: ByteSource, offset: int) -> Survey:
     """Look at the pages of an Ogg file.
 
     Arguments

@@ -1,8 +1,13 @@
 """The result of surveying a container: parts, notes, damage; and files made of byte ranges of another."""
 
+from __future__ import annotations
+
 import io
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any, BinaryIO
 
 _SMALLEST, _LARGEST = 2**12, 2**18  # bytes that are read at once: headers take few, walking through a file many
 # An MP3 without a header of its own has its length guessed from the first frame: 320 kbit/s and 8 are the extremes.
@@ -31,7 +36,7 @@ class Damage(NamedTuple):
 WHOLE_COPY = "Copy or download it again, or convert what is there with `ffmpeg -i IN OUT.wav`."
 
 
-def missing_bytes(count):
+def missing_bytes(count: int) -> Damage:
     """Damage of a file whose last bytes are missing.
 
     Example
@@ -42,7 +47,7 @@ def missing_bytes(count):
     return Damage(f"is truncated: its last {count} bytes of audio are missing", WHOLE_COPY)
 
 
-def unpack(layout, content):
+def unpack(layout: Any, content: Any) -> tuple:
     """As `struct.unpack`, with zeros for bytes that are missing, as at the end of a truncated file.
 
     Example
@@ -113,12 +118,12 @@ class ByteSource:
     (4, b'IFF')
     """
 
-    def __init__(self, stream, start=0):
+    def __init__(self, stream: BinaryIO, start: int = 0) -> None:
         self.stream, self.start = stream, start
         self.size = max(0, stream.seek(0, io.SEEK_END) - start)
         self._position, self._window, self._block = 0, b"", _SMALLEST
 
-    def at(self, position, count):
+    def at(self, position: Any, count: int) -> bytes:
         """The bytes at a position, fewer where the file ends."""
         if position >= self.size:  # sizes in damaged headers lead beyond what can be sought
             return b""
@@ -130,7 +135,7 @@ class ByteSource:
             self._block = min(2 * self._block, _LARGEST)
         return self._window[offset : offset + count]
 
-    def find(self, wanted, start):
+    def find(self, wanted: Any, start: int) -> int:
         """Where some bytes come next; -1 if they don't."""
         position = start
         while position < self.size:
@@ -158,31 +163,31 @@ class PieceFile(io.RawIOBase):
     (b'XYbcf', 3, b'cf')
     """
 
-    def __init__(self, source, part):
+    def __init__(self, source: ByteSource, part: Part) -> None:
         self._source, self._pieces, self._position = source, part.pieces, 0
         self._bounds = [0]
         for piece in part.pieces:
             self._bounds.append(self._bounds[-1] + (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]))
         self._size = self._bounds[-1] * (_INFLATION if part.inflated else 1)
 
-    def readable(self):
+    def readable(self) -> bool:
         """It is."""
         return True
 
-    def seekable(self):
+    def seekable(self) -> bool:
         """It is."""
         return True
 
-    def seek(self, offset, whence=io.SEEK_SET):
+    def seek(self, offset: Any, whence: Any = io.SEEK_SET) -> int:
         """As for any file."""
         self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
         return self._position
 
-    def tell(self):
+    def tell(self) -> int:
         """As for any file."""
         return self._position
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int:
         """As for any file; less than the buffer holds only at the end."""
         view, filled = memoryview(buffer).cast("B"), 0
         for piece, start, stop in zip(self._pieces, self._bounds, self._bounds[1:], strict=False):

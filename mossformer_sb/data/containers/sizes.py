@@ -3,11 +3,21 @@
 libsndfile truncates such a file silently, so an interrupted copy would pass for a short recording.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import struct
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, missing_bytes, unpack
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import soundfile
+
+    from mossformer_sb.data.containers.pieces import ByteSource
 
 # Programs that write to a pipe don't have the size. They write one of the largest possible sizes: SoX 0x7FFFF000,
 # arecord 0x80000000, FFmpeg 0xFFFFFFFF, others some header's length away from these.
@@ -19,7 +29,7 @@ _LARGE_REST = 2**12  # bytes after the audio of a WAV that are more than what so
 _WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes of a sample in MATLAB's files
 
 
-def survey_riff(source, offset):
+def survey_riff(source: ByteSource, offset: int) -> Survey:
     """Survey a WAV or RF64 file.
 
     Arguments
@@ -103,7 +113,7 @@ def _chunks(source, position, order):
         position += 8 + size + size % 2
 
 
-def is_placeholder(size):
+def is_placeholder(size: Any) -> bool:
     """Whether a size of 32 bits is a placeholder, written by programs that don't have the size.
 
     Example
@@ -114,7 +124,7 @@ def is_placeholder(size):
     return any(abs(size - placeholder) <= _NEAR for placeholder in _PLACEHOLDERS)
 
 
-def survey_w64(source, offset):
+def survey_w64(source: ByteSource, offset: int) -> Survey:
     """Survey a Sony Wave64 file; see `survey_riff`."""
     position = offset + 40
     while len(content := source.at(position, _W64_HEADER)) == _W64_HEADER:
@@ -125,7 +135,7 @@ def survey_w64(source, offset):
     return Survey()
 
 
-def survey_iff(source, offset):
+def survey_iff(source: ByteSource, offset: int) -> Survey:
     """Survey an AIFF, AIFF-C or SVX file; see `survey_riff`."""
     form_size = unpack(">I", source.at(offset + 4, 4))[0]
     for name, size, start in _chunks(source, offset + 12, ">"):
@@ -135,14 +145,14 @@ def survey_iff(source, offset):
     return Survey()
 
 
-def survey_au(source, offset):
+def survey_au(source: ByteSource, offset: int) -> Survey:
     """Survey a Sun AU file; see `survey_riff`."""
     order = ">" if source.at(offset, 4) == b".snd" else "<"
     start, size = unpack(order + "II", source.at(offset + 4, 8).ljust(8, b"\0"))
     return _of_bytes(source, size, offset + start, unknown=size == 0 or is_placeholder(size))
 
 
-def survey_caf(source, offset):
+def survey_caf(source: ByteSource, offset: int) -> Survey:
     """Survey a Core Audio file; see `survey_riff`."""
     position = offset + 8
     while len(content := source.at(position, 12)) == 12:
@@ -155,7 +165,7 @@ def survey_caf(source, offset):
     return Survey()
 
 
-def survey_sphere(source, offset):
+def survey_sphere(source: ByteSource, offset: int) -> Survey:
     """Survey a NIST SPHERE file; see `survey_riff`."""
     start = source.at(offset, _SPHERE_HEADER)
     fields = start.split(None, 2)
@@ -174,7 +184,7 @@ def survey_sphere(source, offset):
     return _of_bytes(source, size, offset + int(fields[1]), unknown=False)
 
 
-def survey_avr(source, offset):
+def survey_avr(source: ByteSource, offset: int) -> Survey:
     """Survey an Audio Visual Research file; see `survey_riff`."""
     header = source.at(offset, 128).ljust(128, b"\0")
     stereo, bits = unpack(">hh", header[12:16])
@@ -187,7 +197,7 @@ def _of_bytes(source, size, start, unknown):
     return Survey() if unknown or lost <= 0 else Survey(missing_bytes(lost))
 
 
-def survey_log(file):
+def survey_log(file: soundfile.SoundFile) -> Damage | None:
     """The damage that libsndfile's own log of an open file reports, for formats that are not surveyed here, or None.
 
     Arguments

@@ -1,10 +1,17 @@
 """Surveying an audio file: whether it has the length that its header states, and how to read all of it."""
 
+from __future__ import annotations
+
 import functools
 import os
+from typing import TYPE_CHECKING
 
 from mossformer_sb.data.containers import flac, mpeg, ogg, sizes
 from mossformer_sb.data.containers.pieces import ByteSource, Part, Survey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import BinaryIO
 
 _BY_MAGIC = {
     b"RIFF": sizes.survey_riff,
@@ -23,7 +30,7 @@ _BY_MAGIC = {
 _KEPT = 2**10  # surveys of the files last used: a long noise is read in many places
 
 
-def survey(stream, start=0):
+def survey(stream: BinaryIO, start: int = 0) -> tuple[Survey, ByteSource]:
     """Survey an open audio file.
 
     Arguments
@@ -43,7 +50,7 @@ def survey(stream, start=0):
     return _survey(source), source
 
 
-def survey_file(path):
+def survey_file(path: str | Path) -> Survey:
     """As `survey`, of a file by its path; what was found is kept while the file doesn't change.
 
     Arguments

@@ -10,12 +10,18 @@ used for a module that was changed; `mossformer_sb.network.fast.choice` holds ev
 or ``MOSSFORMER_SB_FAST=0`` in the environment of the program.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 VARIABLE = "MOSSFORMER_SB_FAST"
 
@@ -23,7 +29,7 @@ VARIABLE = "MOSSFORMER_SB_FAST"
 _setting = ContextVar("mossformer_sb_fast", default=None)
 
 
-def is_enabled():
+def is_enabled() -> bool:
     """Whether fast implementations may be used.
 
     Returns
@@ -46,7 +52,7 @@ def is_enabled():
 
 
 @contextlib.contextmanager
-def disabled():
+def disabled() -> Iterator[None]:
     """Use the plain implementations: as a context, or as a decorator of a function.
 
     It holds for the thread (and the task of asyncio) that enters it. Plain calls can be differentiated twice and
@@ -73,7 +79,7 @@ def _set(value):
         _setting.reset(token)
 
 
-def as_now(function):
+def as_now(function: Callable) -> Callable:
     """The same function, run with the switch as it is now.
 
     For activation checkpointing: the recomputation in the backward pass must use the implementation of the forward

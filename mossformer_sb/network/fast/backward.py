@@ -13,7 +13,10 @@ Shapes: B batch, L frames, I, O input and output channels, K query/key width, E 
 P frames of a group, G groups, H = E/2 width of v and of u.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +30,9 @@ from mossformer_sb.network.layers import depthwise_conv
 from mossformer_sb.network.lengths import over_length, zero_padding
 from mossformer_sb.network.precision import at_least_float32
 
+if TYPE_CHECKING:
+    from typing import Any
+
 _SILU_BACKWARD = private_operator("aten", "silu_backward", "default")
 _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
 
@@ -34,7 +40,7 @@ _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
 # ---- what a block calls
 
 
-def conv_module(module, x, padding=None):
+def conv_module(module: torch.nn.Module, x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
     """As `ConvModule.forward`."""
     norm, linear_layer, dropout = module.norm, module.linear, module.dropout
     return ConvModuleFunction.apply(
@@ -51,18 +57,22 @@ def conv_module(module, x, padding=None):
     )
 
 
-def queries_keys(block, z, rotation, dtype):
+def queries_keys(
+    block: torch.nn.Module, z: torch.Tensor, rotation: tuple[torch.Tensor, ...], dtype: Any
+) -> QueriesKeys:
     """As `MossFormerBlock.queries_keys`."""
     offset_scale = block.offset_scale
     return QueriesKeys(*RotatedHeadsFunction.apply(z, offset_scale.gamma, offset_scale.beta, *rotation, dtype))
 
 
-def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0):
+def joint_attention(
+    queries_keys: QueriesKeys, values: Any, group_size: int, lengths: torch.Tensor | None = None, dropout: float = 0.0
+) -> torch.Tensor:
     """As `mossformer_sb.network.attention.joint_attention`."""
     return JointAttentionFunction.apply(*queries_keys, values, lengths, group_size, dropout)
 
 
-def gate(attended, values):
+def gate(attended: torch.Tensor, values: Any) -> torch.Tensor:
     """As `mossformer_sb.network.block.gate`."""
     return GateFunction.apply(attended, values)
 
@@ -70,7 +80,7 @@ def gate(attended, values):
 # ---- precision and dropout
 
 
-def working_dtype(x):
+def working_dtype(x: torch.Tensor) -> torch.dtype:
     """The dtype that matrix multiplications of x have: autocast's, where that is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -87,7 +97,7 @@ def _chooses_dtypes(method):
     return inside
 
 
-def keep_mask(like, dropout):
+def keep_mask(like: torch.Tensor, dropout: float) -> tuple[torch.Tensor, float]:
     """Draw which elements dropout keeps, four of them from each random number, and the factor that keeps the mean.
 
     Arguments

@@ -26,9 +26,12 @@ A fast implementation is used only where it differs from the plain one in nothin
   likewise, no hook of any kind on it or on all modules, its parameters neither parametrised nor of another class.
 """
 
+from __future__ import annotations
+
 import functools
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -49,6 +52,9 @@ from mossformer_sb.network.layers import (
 from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.network.recurrent import DenseMemory, DilatedFSMN, GatedConvUnit, MemoryLayer, RecurrentModule
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _ANY_LINEAR = (nn.Linear, Linear)
 # The parts of a module that its fast implementation doesn't call, by name, and the classes that they may be of.
@@ -114,12 +120,12 @@ _METHODS = {
 # ---- rules
 
 
-def takes_custom_backward(*tensors):
+def takes_custom_backward(*tensors: Any) -> bool:
     """Whether an operation is to be one with a custom backward: where gradients are recorded."""
     return _may_be_fast(*tensors) and torch.is_grad_enabled()
 
 
-def takes_conv_module(module, x):
+def takes_conv_module(module: torch.nn.Module, x: torch.Tensor) -> bool:
     """Whether a `ConvModule` is to be one operation with a custom backward, without calling its layers."""
     return (
         takes_custom_backward(x)
@@ -128,7 +134,7 @@ def takes_conv_module(module, x):
     )
 
 
-def takes_rotated_heads(block, z):
+def takes_rotated_heads(block: torch.nn.Module, z: torch.Tensor) -> bool:
     """Whether a `MossFormerBlock` is to compute its queries and keys without calling its `OffsetScale`."""
     return (
         takes_custom_backward(z)
@@ -138,17 +144,17 @@ def takes_rotated_heads(block, z):
     )
 
 
-def takes_unpadded(*tensors):
+def takes_unpadded(*tensors: Any) -> bool:
     """Whether local attention may have a last, shorter group instead of a padded one: eagerly, on any device."""
     return _may_be_fast(*tensors, devices=None)
 
 
-def takes_depthwise_filters(x, weight):
+def takes_depthwise_filters(x: torch.Tensor, weight: Any) -> bool:
     """Whether a convolution of groups of channels is to be made of depthwise filters."""
     return _may_be_fast(x, weight)
 
 
-def takes_tiled(masknet, x):
+def takes_tiled(masknet: torch.nn.Module, x: torch.Tensor) -> bool:
     """Whether a `MossFormerMaskNet` is to be computed in tiles of time: no dropout, no gradient.
 
     No gradient is needed where none is recorded, and none of a frozen network without one of its input, which is what
@@ -166,7 +172,7 @@ def takes_tiled(masknet, x):
     )
 
 
-def takes_onednn(a, b):
+def takes_onednn(a: Any, b: Any) -> bool:
     """Whether oneDNN is to multiply two matrices, where PyTorch would have MKL do it."""
     return (
         _may_be_fast(a, b)
@@ -179,12 +185,12 @@ def takes_onednn(a, b):
 # ---- what the rules are made of
 
 
-def needs_gradient(*tensors):
+def needs_gradient(*tensors: Any) -> bool:
     """Whether an operation on these tensors, of which some may be None, has to keep what its gradient takes."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def private_operator(*path):
+def private_operator(*path: Any) -> Any:
     """An operator of PyTorch that its documentation doesn't name, or None where this PyTorch has none.
 
     Example
@@ -206,7 +212,7 @@ ONEDNN_REORDER = private_operator("mkldnn", "_reorder_linear_weight")
 
 
 @functools.cache
-def is_wide_amd():
+def is_wide_amd() -> bool:
     """Whether this is an AMD CPU with AVX-512, and PyTorch has oneDNN with the operators that are needed."""
     if None in (ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER):
         return False

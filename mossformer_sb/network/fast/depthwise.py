@@ -13,6 +13,10 @@ The gradients. For ``y[t] = Σ_k w[k] · x[t + k - K//2]`` in each channel, and 
 The second is slow in stock PyTorch on a CPU, so it is computed here, by blocks of time that stay in the cache.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -21,12 +25,18 @@ from mossformer_sb.network.layers import depthwise_conv
 from mossformer_sb.network.precision import at_least_float32
 from mossformer_sb.network.workarounds import conv2d
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from mossformer_sb.network.layers import DepthwiseConv
+
 # Elements of one block of the gradient's input. 2**13 floats, times 17 kernel weights, fit a CPU core's second-level
 # cache.
 _CPU_BLOCK = 2**13
 
 
-def kernel_with_skip(conv):
+def kernel_with_skip(conv: DepthwiseConv) -> torch.Tensor:
     """The kernel weights of ``h + conv(h)`` as one convolution.
 
     Arguments
@@ -51,12 +61,12 @@ def kernel_with_skip(conv):
     return conv.weight + F.pad(conv.weight.new_ones(1), (reach, reach))
 
 
-def half_width(conv):
+def half_width(conv: DepthwiseConv) -> int:
     """Frames on either side that an output of a `DepthwiseConv` depends on: K//2."""
     return conv.weight.shape[1] // 2
 
 
-def convolve(x, weight):
+def convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """`depthwise_conv` with a custom backward."""
     return DepthwiseFunction.apply(x, weight)
 
@@ -78,7 +88,7 @@ class DepthwiseFunction(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def kernel_gradient(grad, x, kernel_size):
+def kernel_gradient(grad: Any, x: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
 
     All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of sums, to
@@ -102,7 +112,7 @@ def _shifts(padded, kernel_size):
     return padded.unfold(1, padded.shape[1] - kernel_size + 1, 1).permute(1, 0, 3, 2)
 
 
-def grouped_conv(x, weight, dilation=1):
+def grouped_conv(x: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> torch.Tensor:
     """`mossformer_sb.network.layers.grouped_conv` by depthwise filters without gaps, which are fast.
 
     Of each group, the first channels make one tensor, the second ones another, and so on; each has its own filter, and
@@ -126,7 +136,7 @@ def grouped_conv(x, weight, dilation=1):
     return total.reshape(len(x), -1, channels)[:, :num_frames]
 
 
-def convolve_tiles(tiles, weight):
+def convolve_tiles(tiles: Iterable[torch.Tensor], weight: torch.Tensor) -> Iterator[torch.Tensor]:
     """`depthwise_conv` of a sequence that comes in tiles of time, where no gradient is needed.
 
     Arguments
@@ -160,7 +170,7 @@ def convolve_tiles(tiles, weight):
         yield convolve_valid(kept, weight)
 
 
-def convolve_valid(x, weight):
+def convolve_valid(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """[l, C] → [l - K + 1, C]: the convolution where every kernel weight has a frame, without gradient."""
     # In this order of views the strides are those of channels last for PyTorch; in others it would copy the image.
     image = x.unsqueeze(0).transpose(1, 2).unsqueeze(2)  # [1, C, 1, l]

@@ -12,6 +12,10 @@ Their gradients are multiplications too. With G = ∂loss/∂y::
 Shapes: M, K, N rows, inner width and columns of a product; I, O input and output channels.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
@@ -20,8 +24,11 @@ from mossformer_sb.network.fast import choice
 from mossformer_sb.network.fast.choice import ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER, needs_gradient
 from mossformer_sb.network.fast.once import differentiable_once
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def linear(x, weight, bias=None, silu=False):
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, silu: bool = False) -> torch.Tensor:
     """``x @ weight.T + bias``, as in ``torch.nn.functional.linear``; differentiable once.
 
     Arguments
@@ -57,7 +64,7 @@ def linear(x, weight, bias=None, silu=False):
     return F.silu(result, inplace=not result.requires_grad)
 
 
-def matmul(a, b):
+def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """``a @ b`` for every item of a batch, as in ``torch.matmul``; differentiable once.
 
     Arguments
@@ -82,7 +89,7 @@ def matmul(a, b):
     return _MatmulFunction.apply(a, b) if needs_gradient(a, b) else _onednn_matmul(a, b)
 
 
-def add_matmul(total, a, b):
+def add_matmul(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """``total + a @ b`` for matrices, where no gradient is needed; ``total`` may be written over.
 
     Arguments
@@ -109,14 +116,14 @@ def add_matmul(total, a, b):
     return total.add_(torch.mm(a, b))
 
 
-def packed(weight):
+def packed(weight: torch.Tensor) -> torch.Tensor:
     """A weight [O, I] for many calls of `linear` without gradient: in oneDNN's own layout if oneDNN computes it."""
     if not choice.takes_onednn(weight, weight):
         return weight
     return ONEDNN_REORDER(weight)
 
 
-def linear_layer(layer, x):
+def linear_layer(layer: Any, x: torch.Tensor) -> torch.Tensor:
     """`linear` with the weight and bias of a ``torch.nn.Linear``."""
     return linear(x, layer.weight, layer.bias)
 

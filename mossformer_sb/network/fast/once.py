@@ -1,13 +1,20 @@
 """For custom backward passes: they are differentiable once, and raise an error that says so for a second derivative."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import torch
 
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-def differentiable_once(backward):
+
+def differentiable_once(backward: Any) -> Callable:
     """Decorator of the ``backward`` of a ``torch.autograd.Function``.
 
     PyTorch's ``once_differentiable`` treats a gradient as a constant where the incoming gradient is one; elsewhere its

@@ -11,6 +11,10 @@ Shapes: l frames of a tile, L of the item, D model width, H width of v and of u,
 S speakers.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -24,10 +28,14 @@ from mossformer_sb.network.lengths import over_length
 from mossformer_sb.network.precision import at_least_float32
 from mossformer_sb.network.recurrent import RecurrentModule
 
+if TYPE_CHECKING:
+    from mossformer_sb.network.block import MossFormerBlock
+    from mossformer_sb.network.masknet import MossFormerMaskNet
+
 TILE_FRAMES = 1024  # 8 MB of v and u at size L
 
 
-def masks(masknet, x, lengths=None):
+def masks(masknet: MossFormerMaskNet, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """As `MossFormerMaskNet.forward`, in evaluation mode and without gradient.
 
     Example
@@ -47,7 +55,7 @@ def masks(masknet, x, lengths=None):
     return items[0].unsqueeze(1) if len(items) == 1 else torch.stack(items, dim=1)
 
 
-def masks_of_item(masknet, x):
+def masks_of_item(masknet: MossFormerMaskNet, x: torch.Tensor) -> torch.Tensor:
     """What `MossFormerMaskNet.forward` computes, for one item.
 
     Arguments
@@ -139,7 +147,7 @@ def _masks_of_tile(masknet, x):
     return [matmul(masknet.mask_projection.weight, one.t()).relu_() for one in gated]
 
 
-def block_of_item(block, x, rotation):
+def block_of_item(block: MossFormerBlock, x: torch.Tensor, rotation: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """What `MossFormerBlock.forward` computes, for one item.
 
     Arguments

@@ -12,6 +12,10 @@ makes of it are computed with the even channels first.
 Shapes: l frames of a tile, L of the item, D model width, C inner width, K kernel weights.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -19,8 +23,11 @@ from mossformer_sb.network.fast.depthwise import convolve_tiles, convolve_valid,
 from mossformer_sb.network.fast.matmul import linear, packed
 from mossformer_sb.network.precision import at_least_float32
 
+if TYPE_CHECKING:
+    from mossformer_sb.network.recurrent import RecurrentModule
 
-def recurrent_of_item(module, x, tile_frames):
+
+def recurrent_of_item(module: RecurrentModule, x: torch.Tensor, tile_frames: int) -> torch.Tensor:
     """What `RecurrentModule.forward` computes, for one item.
 
     Arguments

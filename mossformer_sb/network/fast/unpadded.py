@@ -5,6 +5,10 @@ No tensor is copied for that. The graph differs between lengths, so compilers an
 Shapes: B batch, L frames, K query/key width, E value width, P group size, G groups.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 
@@ -12,8 +16,17 @@ from mossformer_sb.network.attention import drop
 from mossformer_sb.network.fast.matmul import matmul
 from mossformer_sb.network.lengths import over_length
 
+if TYPE_CHECKING:
+    from mossformer_sb.network.attention import QueriesKeys
 
-def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0):
+
+def joint_attention(
+    queries_keys: QueriesKeys,
+    values: torch.Tensor,
+    group_size: int,
+    lengths: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
     """As `mossformer_sb.network.attention.joint_attention`.
 
     Example
@@ -36,7 +49,9 @@ def joint_attention(queries_keys, values, group_size, lengths=None, dropout=0.0)
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
 
-def local_attention(query, key, values, group_size, dropout=0.0):
+def local_attention(
+    query: torch.Tensor, key: torch.Tensor, values: torch.Tensor, group_size: int, dropout: float = 0.0
+) -> torch.Tensor:
     """ReLU(Q Kᵀ / P)² V within whole groups of P frames, or within a single shorter group.
 
     Arguments

@@ -132,8 +132,8 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
     async def separate(
         request: Request,
         answer: Literal["zip", "json"] = Query("zip", description="zip: a file; json: tracks in base64"),
-        format: Literal[tuple(FORMATS)] = Query("wav", description="of the tracks"),
-        level: Literal[tuple(LEVELS)] = Query(LEVELS[0], description="as for `mossformer-sb separate`"),
+        format: Literal[tuple(FORMATS)] = Query("wav", description="of the tracks"),  # type: ignore[valid-type]
+        level: Literal[tuple(LEVELS)] = Query(LEVELS[0], description="as for `mossformer-sb separate`"),  # type: ignore[valid-type]
         channel: int | None = Query(None, ge=0, description="which channel, from 0; default: the mean of all"),
         name: str | None = Query(None, description="what the tracks' names begin with; default: the sent file's name"),
     ):

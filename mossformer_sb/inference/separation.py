@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ from mossformer_sb.utils.devices import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, Literal
 
     from mossformer_sb.inference.activity import ActivityDetector
     from mossformer_sb.inference.output_files import SeparatedRecording
@@ -243,95 +243,96 @@ class MossFormerSeparation(Pretrained):
         meter = measure([estimates], recording)
         return torch.from_numpy(estimates * np.asarray(meter.gain(level), dtype=np.float32))
 
+    @overload
     def separate_file(
         self,
-        path: str | Path,
+        path: str | Path | bytes | BinaryIO,
         output_folder: str | Path | None = None,
         format: str = "wav",
         savedir: None = None,
+        *,
+        name: str | None = None,
+        return_estimates: Literal[True] = True,
         **options: Any,
-    ) -> torch.Tensor:
-        """Separate a recording, write one file per speaker, and return the estimates.
+    ) -> torch.Tensor: ...
 
-        Arguments
-        ---------
-        path : str or Path
-            An audio file.
-        output_folder : str or Path, optional
-            Where to write ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
-        format : str
-            Of the written files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3".
-        savedir : None
-            Of SpeechBrain's ``SepformerSeparation``, which keeps there what it downloads. Here paths are local.
-        **options
-            ``channel``, ``level``, ``chunking``, ``progress``, ``batch_size``, as for `separate`.
-
-        Returns
-        -------
-        torch.Tensor
-            [T, S], as `separate` gives them. Where that is too much for the memory, take `separate_to_files`.
-
-        Raises
-        ------
-        InputError
-            If the file can't be separated, or nothing can be written.
-        """
-        if savedir is not None:
-            raise InputError(
-                f"savedir {savedir}: has no effect here, since only local files are separated. Remove it; to write the "
-                f"estimates, give output_folder."
-            )
-        if output_folder is None:
-            return self.separate(path, **options)
-        output, sample_rate = Output(format=format), Recording(path).sample_rate
-        check_format(format, sample_rate)
-        paths = output.audio_paths(output_folder, stem(path), self.hparams.num_spks)
-        with made_folders(output_folder, paths):
-            estimates = self.separate(path, **options)
-            gain = reduction_without_clipping(estimates.abs().max().item(), output, path)
-            write_recordings(paths, [gain * estimates.numpy()], sample_rate, format, len(estimates))
-        return estimates
-
-    def separate_to_files(
+    @overload
+    def separate_file(
         self,
         path: str | Path | bytes | BinaryIO,
         output_folder: str | Path,
-        name: str | None = None,
         format: str = "wav",
-        channel: int | None = None,
-        level: str = LEVELS[0],
-        chunking: Chunking | None = None,
-        progress: bool | Callable = False,
-        batch_size: int | None = None,
-    ) -> list[Path]:
-        """Separate a recording of any length into files, one for each speaker, in bounded memory.
+        savedir: None = None,
+        *,
+        name: str | None = None,
+        return_estimates: Literal[False],
+        **options: Any,
+    ) -> list[Path]: ...
+
+    def separate_file(
+        self,
+        path: str | Path | bytes | BinaryIO,
+        output_folder: str | Path | None = None,
+        format: str = "wav",
+        savedir: None = None,
+        *,
+        name: str | None = None,
+        return_estimates: bool = True,
+        **options: Any,
+    ) -> torch.Tensor | list[Path]:
+        """Separate a recording, write one file per speaker, and return the estimates or, in bounded memory, the paths.
 
         Arguments
         ---------
         path : str, Path, bytes or file object
             An audio file.
-        output_folder : str or Path
-            Made if it is not there.
+        output_folder : str or Path, optional
+            Where to write ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
+        format : str
+            Of the written files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3". Where a format
+            would clip, all outputs are attenuated.
+        savedir : None
+            Of SpeechBrain's ``SepformerSeparation``, which keeps there what it downloads. Here paths are local.
         name : str, optional
             Beginning of the files' names. Default: as ``path``; required where that has no name.
-        format : str
-            As for `separate_file`. Where a format would clip, all outputs are attenuated.
-        channel, level, chunking, progress, batch_size
-            As for `separate`.
+        return_estimates : bool
+            False: a recording of any length needs the same memory, and the paths are returned. It needs
+            ``output_folder``.
+        **options
+            ``channel``, ``level``, ``chunking``, ``progress``, ``batch_size``, as for `separate`.
 
         Returns
         -------
-        list of Path
-            S files.
+        torch.Tensor or list of Path
+            [T, S], as `separate` gives them; with ``return_estimates=False`` the S files.
 
         Raises
         ------
         InputError
             If the recording can't be separated, or the files can't be written; none is left then.
         """
-        options: dict[str, Any] = {"channel": channel, "level": level, "chunking": chunking}
-        options |= {"progress": progress, "batch_size": batch_size}
-        return self.separate_recording(path, output_folder, name, Output(format=format), **options).audio_paths
+        if savedir is not None:
+            raise InputError(
+                f"savedir {savedir}: has no effect here, since only local files are separated. Remove it; to write the "
+                f"estimates, give output_folder."
+            )
+        output = Output(format=format)
+        if not return_estimates:
+            if output_folder is None:
+                raise InputError(
+                    "return_estimates=False needs output_folder: give the folder for the estimates' files."
+                )
+            return self.separate_recording(path, output_folder, name, output, **options).audio_paths
+        if output_folder is None:
+            return self.separate(path, **options)
+        name, recording = name or stem(path), Recording(path)
+        check_format(format, recording.sample_rate)
+        paths = output.audio_paths(output_folder, name, self.hparams.num_spks)
+        with made_folders(output_folder, paths):
+            estimates = self.separate(path, **options)
+            gain = reduction_without_clipping(estimates.abs().max().item(), output, recording.name)
+            write_recordings(paths, [gain * estimates.numpy()], recording.sample_rate, format, len(estimates))
+        return estimates
 
     def separate_recording(
         self,

@@ -186,7 +186,8 @@ def _separate(model, path, name, format, level, channel, limits):
     """Paths of the tracks; in a thread."""
     try:
         _check_length(Recording(path), limits)
-        return model.separate_to_files(path, path.parent / "tracks", name, format, channel, level)
+        options = {"name": name, "level": level, "channel": channel}
+        return model.separate_file(path, path.parent / "tracks", format, return_estimates=False, **options)
     except InputError as error:
         # The recording has the client's name for it, not that of a temporary file.
         raise HTTPException(422, str(error).replace(str(path), name)) from error

@@ -60,7 +60,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Options:
-    """Options that a visitor can choose, as for `MossFormerSeparation.separate_to_files`."""
+    """Options that a visitor can choose, as for `MossFormerSeparation.separate_file`."""
 
     format: str = "wav"
     level: str = LEVELS[0]
@@ -191,10 +191,11 @@ def _separate(path, folder, models, label, options, progress, max_seconds):
         model = models.load(label)
         progress.enter("Separating")
         start = time.monotonic()
-        paths = model.separate_to_files(
+        paths = model.separate_file(
             path,
             folder,
-            format=options.format,
+            options.format,
+            return_estimates=False,
             level=options.level,
             channel=options.channel,
             progress=progress.separated,
@@ -263,16 +264,16 @@ def python_lines(source: str | None, name: str, options: Options) -> str:
     from mossformer_sb.inference import MossFormerSeparation
     <BLANKLINE>
     model = MossFormerSeparation.from_hparams("export")
-    paths = model.separate_to_files("talk.wav", "separated", format="flac")
+    paths = model.separate_file("talk.wav", "separated", format="flac", return_estimates=False)
     """
     chosen = [
         f"{key}={_quoted(value)}" for key, value in vars(options).items() if value != getattr(Options, key)
     ]  # options that differ from the default
-    arguments = ", ".join([_quoted(name), '"separated"', *chosen])
+    arguments = ", ".join([_quoted(name), '"separated"', *chosen, "return_estimates=False"])
     return (
         "from mossformer_sb.inference import MossFormerSeparation\n\n"
         f"model = MossFormerSeparation.from_hparams({'' if source is None else _quoted(source)})\n"
-        f"paths = model.separate_to_files({arguments})"
+        f"paths = model.separate_file({arguments})"
     )
 
 

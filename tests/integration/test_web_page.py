@@ -101,7 +101,7 @@ class Visitor:
         self.browser, self.tab = browser, browser.current_window_handle
         browser.get(address)
         self.find("#ms-lines button").click()
-        self.wait(lambda: "separate_to_files" in self.code())  # the page is alive
+        self.wait(lambda: "separate_file" in self.code())  # the page is alive
 
     def show(self):
         self.browser.switch_to.window(self.tab)
@@ -280,7 +280,9 @@ class TestInTheBrowser:
         format = visitor.find("#ms-options input[aria-label='Format of the files']")
         format.click()
         visitor.find("#ms-options [role=option][aria-label=flac]").click()
-        visitor.wait(lambda: 'separate_to_files("talk.wav", "separated", format="flac")' in visitor.code())
+        visitor.wait(
+            lambda: 'separate_file("talk.wav", "separated", format="flac", return_estimates=False)' in visitor.code()
+        )
         assert f"mossformer-sb separate talk.wav --model {model} --format flac" in visitor.code()
 
     def test_narrow_and_by_keyboard(self, visitor):
@@ -348,7 +350,7 @@ def test_the_server_fetches_nothing_that_a_visitor_names(server, monkeypatch):
     assert error.value.code == 500 and b"Only uploads are taken" in error.value.read()
     assert "example.com" not in str(looked_up)
     data[1] = None
-    assert "separate_to_files" in post(f"{server.address}gradio_api/run/predict", content)["data"][0]
+    assert "separate_file" in post(f"{server.address}gradio_api/run/predict", content)["data"][0]
 
 
 RECORDER = """

@@ -245,12 +245,12 @@ class TestLevel:
 
     def test_formats_that_clip_get_softer_estimates(self, model, tmp_path, caplog):
         path = write(tmp_path / "loud.wav", 400 * noise(RATE), subtype="FLOAT")
-        for write_to in (model.separate_to_files, model.separate_file):
-            write_to(path, tmp_path / "out", format="flac")
+        for return_estimates in (False, True):
+            model.separate_file(path, tmp_path / "out", format="flac", return_estimates=return_estimates)
             written = np.stack([soundfile.read(tmp_path / "out" / f"loud_spk{n}.flac")[0] for n in (1, 2, 3)], 1)
             estimates = model.separate(path).numpy()
             np.testing.assert_allclose(written, estimates / abs(estimates).max(), atol=1e-5)
-        assert "times full scale, which flac can't hold" in caplog.text
+        assert "times full scale, which flac would clip" in caplog.text
 
     def test_unknown(self, model):
         with pytest.raises(InputError, match="level 'loud' is not known: choose one of speakers, mixture, none, peak"):
@@ -262,7 +262,7 @@ class TestFiles:
     @pytest.mark.parametrize("rate", [8000, 44100])
     def test_by_blocks_is_the_same_as_in_one_piece(self, model, tmp_path, rate, chunking):
         path = write(tmp_path / "talk.wav", noise(2 * rate + 5, 2), rate, subtype="FLOAT")
-        paths = model.separate_to_files(path, tmp_path / "out", chunking=chunking)
+        paths = model.separate_file(path, tmp_path / "out", chunking=chunking, return_estimates=False)
         assert [path.name for path in paths] == ["talk_spk1.wav", "talk_spk2.wav", "talk_spk3.wav"]
         written = np.stack([soundfile.read(path, dtype="float32")[0] for path in paths], 1)
         np.testing.assert_allclose(written, model.separate(path, chunking=chunking), atol=1e-6)
@@ -271,16 +271,24 @@ class TestFiles:
         """Three times the recording, the third of it each time, over several blocks."""
         monkeypatch.setattr(model, "separate_batch", lambda mix: mix[..., None].expand(-1, -1, 3))
         samples = noise(2 * BLOCK + 1000)
-        paths = model.separate_to_files(write(tmp_path / "talk.wav", samples, subtype="FLOAT"), tmp_path / "out")
+        path = write(tmp_path / "talk.wav", samples, subtype="FLOAT")
+        paths = model.separate_file(path, tmp_path / "out", return_estimates=False)
         for path in paths:
             np.testing.assert_allclose(soundfile.read(path)[0], (samples - samples.mean()) / 3, atol=1e-6)
 
     def test_names(self, model, tmp_path):
         content = write(tmp_path / "talk.wav", noise(4000)).read_bytes()
-        (first, *_) = model.separate_to_files(content, tmp_path, name="call.1")
+        (first, *_) = model.separate_file(content, tmp_path, name="call.1", return_estimates=False)
         assert first == tmp_path / "call.1_spk1.wav" and first.is_file()
-        with pytest.raises(InputError, match="the recording has no name for the files"):
-            model.separate_to_files(content, tmp_path)
+        model.separate_file(content, tmp_path, name="call.2")
+        assert (tmp_path / "call.2_spk1.wav").read_bytes() == first.read_bytes()
+        for return_estimates in (True, False):
+            with pytest.raises(InputError, match="the recording has no name for the files"):
+                model.separate_file(content, tmp_path, return_estimates=return_estimates)
+
+    def test_paths_need_a_folder(self, model, tmp_path):
+        with pytest.raises(InputError, match="return_estimates=False needs output_folder"):
+            model.separate_file(write(tmp_path / "talk.wav", noise(4000)), return_estimates=False)
 
     def test_nothing_is_written_without_an_output_folder(self, model, tmp_path):
         model.separate_file(write(tmp_path / "talk.wav", noise(4000)))
@@ -291,9 +299,9 @@ class TestBadInput:
     """Each has a message of its own, and leaves nothing behind."""
 
     def fails(self, model, path, tmp_path, message, **options):
-        for method in (model.separate_file, model.separate_to_files):
+        for return_estimates in (True, False):
             with pytest.raises(InputError, match=message):
-                method(path, tmp_path / "out", **options)
+                model.separate_file(path, tmp_path / "out", return_estimates=return_estimates, **options)
         assert not [*tmp_path.glob("out/*")]
 
     def test_absent(self, model, tmp_path):
@@ -402,9 +410,9 @@ class TestBadInput:
     def test_output_folder(self, model, tmp_path):
         path = write(tmp_path / "talk.wav", noise(4000))
         (tmp_path / "out").write_text("a file is in the way")
-        for method in (model.separate_file, model.separate_to_files):
+        for return_estimates in (True, False):
             with pytest.raises(InputError, match=r"out: can't write to this folder \(File exists\)"):
-                method(path, tmp_path / "out")
+                model.separate_file(path, tmp_path / "out", return_estimates=return_estimates)
 
     def test_formats(self, model, tmp_path):
         path = write(tmp_path / "talk.wav", noise(4000))
@@ -416,9 +424,9 @@ class TestBadInput:
     def test_full_disk(self, model, tmp_path, extension):
         """No file may grow beyond a limit: writing fails as on a full disk, in the temporary file or in the outputs."""
         path = write(tmp_path / "talk.wav", noise(3 * RATE), subtype="FLOAT")
-        for method in (model.separate_to_files, model.separate_file):
+        for return_estimates in (False, True):
             with largest_file(2000), pytest.raises(InputError, match=r"can't be written \(.+\). Is the disk full"):
-                method(path, tmp_path / "out", format=extension)
+                model.separate_file(path, tmp_path / "out", extension, return_estimates=return_estimates)
             assert list((tmp_path / "out").iterdir()) == []
 
     def test_an_encoder_that_loses_samples(self, model, tmp_path, monkeypatch):

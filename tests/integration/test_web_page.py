@@ -347,7 +347,7 @@ def test_the_server_fetches_nothing_that_a_visitor_names(server, monkeypatch):
     content = {"data": data, "fn_index": event["id"], "session_hash": "visit"}
     with pytest.raises(urllib.error.HTTPError) as error:
         post(f"{server.address}gradio_api/run/predict", content)
-    assert error.value.code == 500 and b"Only uploads are taken" in error.value.read()
+    assert error.value.code == 500 and b"Only uploads are accepted" in error.value.read()
     assert "example.com" not in str(looked_up)
     data[1] = None
     assert "separate_file" in post(f"{server.address}gradio_api/run/predict", content)["data"][0]

@@ -19,15 +19,20 @@ READY_LINT := $(VENV)/.ready-lint
 READY_DEMO := $(VENV)/.ready-demo
 READY_TEST := $(VENV)/.ready-test
 
+# The lowest versions that setup.cfg allows have wheels for Python 3.10 and 3.11 only. Further extras need newer versions.
+LOWEST := .venv-lowest
+READY_LOWEST := $(LOWEST)/.ready
+LOWEST_EXTRAS := mini,data,report,onnx,activity,av,dev
+
 # requirement NAMES, FILE: the lines of setup.cfg for these packages, so that their bounds stay in one place
 requirement = sed -nE 's/^ +(($(1))[ <>=].*)$$/\1/p' setup.cfg > $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-lowest lint format clean
 
 help: ## Show this help
 	@echo "make TARGET [VARIABLE=value ...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' Makefile
 	@echo "Variables"
 	@echo "  PYTHON           the Python, 3.10 or newer, that makes .venv (now: $(PYTHON))"
 	@echo "  PIP_INDEX        address of the package index that pip uses instead of its usual one"
@@ -55,6 +60,9 @@ demo: $(READY_DEMO) ## Separate two people; generate a small corpus, train on it
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-lowest: $(READY_LOWEST) ## Run the unit tests with the lowest versions that setup.cfg allows
+	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) tests/unit
+
 lint: $(READY_LINT) ## Check style, types and likely bugs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -65,9 +73,9 @@ format: $(READY_LINT) ## Sort imports and lay out the code
 	$(BIN)/ruff check --select I --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove build leftovers and caches; .venv and results stay
+clean: ## Remove build leftovers and caches; virtual environments and results stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -path ./results -prune -o -name __pycache__ -type d -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -path ./$(LOWEST) -prune -o -path ./results -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -89,3 +97,15 @@ ifneq ($(TORCH_INDEX_URL),)
 endif
 	@$(PIP) install $(INDEX) -e ".[$(EXTRAS)]"
 	@touch $@ $(if $(findstring dev,$(EXTRAS)),$(READY_DEMO) $(READY_LINT))
+
+$(READY_LOWEST): setup.cfg
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' || { \
+	  echo "$(PYTHON) is not Python 3.10 or 3.11: give one, as in 'make test-lowest PYTHON=python3.10'." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@sed -nE '/^install_requires/,/^\[/ s/^ +([A-Za-z0-9_.-]+)>=([0-9.]+).*$$/\1==\2/p' setup.cfg > $(LOWEST)/lowest.txt
+ifneq ($(TORCH_INDEX_URL),)
+	@grep -E '^torch(audio)?==' $(LOWEST)/lowest.txt > $(LOWEST)/torch.txt
+	@$(LOWEST)/bin/python -m pip --quiet install --index-url "$(TORCH_INDEX_URL)" -r $(LOWEST)/torch.txt
+endif
+	@$(LOWEST)/bin/python -m pip --quiet install $(INDEX) -c $(LOWEST)/lowest.txt -e ".[$(LOWEST_EXTRAS)]"
+	@touch $@

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "mossformer_sb"
 WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
-SKIPPED = {".git", ".venv", "results", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache"}
+SKIPPED = {".git", ".venv", ".venv-lowest", "results", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache"}
 
 
 def text_files():
@@ -70,6 +70,14 @@ def imported_packages(folder):
             names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             yield from {name.split(".")[0] for name in names} - {*sys.stdlib_module_names, PACKAGE.name}
+
+
+def test_every_requirement_has_a_lowest_version(metadata):
+    """From these `make test-lowest` takes its versions."""
+    lines = metadata["options"]["install_requires"].split("\n")
+    versions = {line.split(">=")[0] for line in lines if re.match(r"[\w.-]+>=[\d.]+(,|$)", line)}
+    names = {re.match(r"[\w.-]+", line)[0] for line in lines if line and not line.startswith("#")}
+    assert versions == names and {"torch", "speechbrain", "hyperpyyaml"} <= names
 
 
 def test_every_package_that_is_imported_is_required(metadata):

@@ -278,11 +278,11 @@ class Recording:
             yield block
         if powers[1] < _CANCELLED * powers[0] and not self._cancels:
             self._cancels = True
+            softer = f"{10 * np.log10(powers[0] / powers[1]):.0f} dB softer than they are" if powers[1] else "silent"
             logger.warning(
-                "%s: its channels cancel each other out, so their mean is %.0f dB softer than they are, or silent. "
-                "Take one of them (channel, from 0).",
+                "%s: its channels cancel each other out, so their mean is %s. Take one of them (channel, from 0).",
                 self.name,
-                10 * np.log10(powers[0] / max(powers[1], np.finfo(float).tiny)),
+                softer,
             )
 
     def _blocks(self, size):

@@ -331,6 +331,12 @@ class TestChannelsThatCancel:
         (message,) = self.warned(np.stack([one, -0.99 * one], 1), caplog)
         assert "its channels cancel each other out" in message and "46 dB softer" in message
 
+    @pytest.mark.filterwarnings("error")
+    def test_nothing_is_left(self, caplog):
+        one = np.random.default_rng(0).standard_normal(20000)
+        (message,) = self.warned(np.stack([one, -one], 1), caplog)
+        assert "so their mean is silent. Take one of them" in message
+
     def test_not_of_others(self, caplog):
         two = np.random.default_rng(0).standard_normal((20000, 2))
         assert not self.warned(two, caplog) and not self.warned(np.zeros((9000, 2)), caplog)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.choices import SPLIT_NAMES
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
-from data_prep.manifests.folders import CorpusLayout, existing_folder, list_mixtures
+from data_prep.manifests.folders import CorpusLayout, existing_folder, known_layouts, list_mixtures
 from data_prep.messages import first_of
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
@@ -51,6 +51,7 @@ def list_folders(
     names = {split: _first_there(root, SPLIT_NAMES[split]) for split in splits}
     absent = [split for split, name in names.items() if name is None]
     if absent and len(absent) < len(names):
+        _check_corpus(root, [name for name in names.values() if name])
         found = ", ".join(f"'{name}'" for name in names.values() if name)
         raise MissingSplits(
             f"data_folder '{root}' has no folder for split {', '.join(map(repr, absent))} (called "
@@ -70,6 +71,13 @@ def list_folders(
     parts = None if mixture_is_sum else dict.fromkeys(splits, ())
     corpus = CorpusLayout(NAME, PREFIX, sample_rate, folders, parts=parts, extensions=AUDIO_ENDINGS)
     return list_mixtures(corpus, data_folder)
+
+
+def _check_corpus(root, names):
+    """Raises an InputError if the splits that are there are those of a published corpus."""
+    if not any(_first_there(root / name, _aliases("mix")) for name in names):
+        for advice in known_layouts(root).values():
+            raise InputError(f"data_folder '{root}' is not laid out as {NAME}. {advice}.")
 
 
 def _first_there(folder, names):

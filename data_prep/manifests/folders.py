@@ -213,21 +213,24 @@ def _missing_splits(corpus, root, absent):
 
 
 def _advice(corpus, root, missing):
-    layouts = {
-        name: next((found for pattern in telltale.split(" | ") for found in root.glob(pattern)), None)
-        for name, (telltale, _) in LAYOUTS.items()
-    }
-    if not layouts.get(corpus.name):  # several corpora may share a folder, and this one may be incomplete
-        for name, found in layouts.items():
-            if found:
-                return (
-                    f"Found {found.relative_to(root).as_posix()}: this is the layout of {name}. "
-                    f"Use {LAYOUTS[name][1]}, or give the folder that has {missing[0]}."
-                )
+    layouts = known_layouts(root)
+    if layouts and corpus.name not in layouts:  # several corpora may share a folder, and this one be incomplete
+        return f"{next(iter(layouts.values()))}, or give the folder that has {missing[0]}."
     for other in (*root.resolve().parents[:4], *sorted(root.iterdir())):
         if os.path.isdir(other / missing[0]):  # not Path.is_dir, which raises without permission
             return f"Found it in '{other}': give that as data_folder."
     return _what_is_there(root, missing[0])
+
+
+def known_layouts(root):
+    """The published corpora whose layout a folder has: name → what shows it, and what to use, without a full stop."""
+    layouts = {}
+    for name, (telltale, remedy) in LAYOUTS.items():
+        found = next((found for pattern in telltale.split(" | ") for found in root.glob(pattern)), None)
+        if found:
+            found = found.relative_to(root).as_posix()
+            layouts[name] = f"Found {found}: this is the layout of {name}. Use {remedy}"
+    return layouts
 
 
 def _what_is_there(root, folder):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from data_prep.__main__ import main
+from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.librimix_rooms import prepare_librimix_rooms
 from data_prep.corpora.minilibrimix import prepare_minilibrimix
@@ -131,6 +132,8 @@ class TestMiniLibriMix:
         for folder in (root, root / "MiniLibriMix"):
             with pytest.raises(InputError, match="layout of MiniLibriMix. .*--corpus minilibrimix"):
                 prepare_librimix(folder, root / "out")
+            with pytest.raises(InputError, match="layout of MiniLibriMix. .*--corpus minilibrimix"):
+                prepare_custom(folder, root / "out", num_spks=2, sample_rate=8000)
 
     def test_in_an_experiment(self, root):
         arguments = ("minilibrimix", root, root / "out", 2, 8000, "separate_clean")

@@ -12,6 +12,7 @@ are those of WHAMR!, with the splits tr, cv and tt.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -364,9 +365,10 @@ def draw_metadata(
     del record["speech_folder"], record["noise_folder"]  # they may have been moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
     remove_temporaries(target)
-    with process_map(functools.partial(draw_levels, drawing), workers) as mapped:
+    with _all_or_none(target) as written, process_map(functools.partial(draw_levels, drawing), workers) as mapped:
+        given = (parts, noise_parts, counts)
         return folder, {
-            split: _draw_once(target, drawing, split, parts[split], noise_parts[split], counts[split], record, mapped)
+            split: _draw_once(target, drawing, split, *(of[split] for of in given), record, mapped, written)
             for split in wanted
         }
 
@@ -378,7 +380,22 @@ def _dry_recipe(pair):
     return Recipe("_".join(clip.name for clip in speech), sources, (1.0,) * len(speech), path, gain)
 
 
-def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped):
+@contextlib.contextmanager
+def _all_or_none(folder):
+    """Removes the files of the list that it gives if the input is refused: other arguments are to find nothing here."""
+    written, absent = [], [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield written
+    except InputError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        for path in absent:
+            with contextlib.suppress(OSError):  # something else has come into it
+                path.rmdir()
+        raise
+
+
+def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped, written):
     """Draws the metadata of a split and writes it, or reads what was drawn with the same arguments."""
     prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
     recorded, table = folder / f"{prefix}.json", folder / f"{prefix}.csv"
@@ -396,11 +413,13 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output_folder '{folder}' can't be written ({error}): give a folder that can be.") from error
-    write_text(table, metadata_text(recipes))
-    write_text(folder / f"{prefix}_info.csv", info_text(recipes))
+    texts = {table: metadata_text(recipes), folder / f"{prefix}_info.csv": info_text(recipes)}
     if drawing.reverberation is not None:
-        write_text(folder / f"{prefix}_rooms.csv", rooms_text({recipe.name: recipe.room for recipe in recipes}))
-    write_text(recorded, json.dumps(record, indent=2, sort_keys=True) + "\n")  # last: it marks the others as complete
+        texts[folder / f"{prefix}_rooms.csv"] = rooms_text({recipe.name: recipe.room for recipe in recipes})
+    texts[recorded] = json.dumps(record, indent=2, sort_keys=True) + "\n"  # last: it says that the others are there
+    for path, text in texts.items():
+        written.append(path)
+        write_text(path, text)
     logger.info("Drew %d mixtures of split '%s': %s", len(recipes), split, table)
     return recipes
 

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.data.datasets import MixtureDataset
+    from mossformer_sb.data.tables import check_own_folder
     from mossformer_sb.evaluation.results import evaluate
     from mossformer_sb.inference.separation import MossFormerSeparation
 
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     data = MixtureDataset(
         arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate, trim=arguments.trim
     )
+    if arguments.data_root is None:
+        check_own_folder(arguments.manifest, data.table["mix_wav"].iloc[0])
     scores = write_scores(arguments, evaluate(model, data, arguments.metrics), len(data))
     if arguments.report is not None:
         _write_report(arguments, scores, model, data)

@@ -215,6 +215,35 @@ def resolve_path(cell: str, data_root: str | Path | None, here: str | Path = "."
     return cell if os.path.isabs(cell) or str(here) in ("", ".") else os.path.join(here, cell)
 
 
+def check_own_folder(table: str | Path, file: str | Path) -> None:
+    """Check that a file is there whose path in a table begins with ``$data_root``, of which nothing was said.
+
+    Arguments
+    ---------
+    table : str or Path
+        The table, whose own folder ``$data_root`` stands for then.
+    file : str or Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If it is not there.
+
+    Example
+    -------
+    >>> check_own_folder("lists/tt.csv", "lists/tt/mix/a.wav")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: lists/tt.csv: lists/tt/mix/a.wav is not there, where $data_root stands for the ...
+    """
+    if not os.path.exists(file):
+        raise InputError(
+            f"{table}: {file} is not there, where {DATA_ROOT} stands for the table's own folder. Give the folder of "
+            f"the corpus with --data_root (data_root)."
+        )
+
+
 def likely_cause(path: str | Path, data_root: str | Path | None = None) -> str:
     """The likely reason why a file of a table does not exist, as the end of a message; empty if unknown.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mossformer_sb.data.audio_io import read_audio
-from mossformer_sb.data.tables import other_table, read_table, resolve_path
+from mossformer_sb.data.tables import DATA_ROOT, check_own_folder, other_table, read_table, resolve_path
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import check_metrics
 from mossformer_sb.evaluation.metrics import score_signals
@@ -173,7 +173,12 @@ def _paths(row, pattern, path, data_root):
     empty = [column for column in columns if not row[column]]
     if empty:
         raise InputError(f"{path}: {empty[0]} of '{row['ID']}' is empty. Give every row a path for each column.")
-    return tuple(Path(resolve_path(row[column], root, here)) for column in columns)
+    found = tuple(Path(resolve_path(row[column], root, here)) for column in columns)
+    if data_root is None:
+        for file, column in zip(found, columns, strict=True):
+            if row[column].startswith(DATA_ROOT):
+                check_own_folder(path, file)
+    return found
 
 
 def score(

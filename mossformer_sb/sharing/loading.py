@@ -17,7 +17,7 @@ from mossformer_sb.sharing.fetching import ModelSource, NoSuchFile
 from mossformer_sb.sharing.folder import HPARAMS_FILE, is_model_folder
 from mossformer_sb.sharing.record import RECORD_FILE
 from mossformer_sb.sharing.released_cache import resolve_source
-from mossformer_sb.sharing.settings import read_settings
+from mossformer_sb.sharing.settings import check_own_training, read_settings
 from mossformer_sb.utils.files import locate
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def export_of_training(folder: Path) -> Path | None:
     export_folder = locate(folder, named, output_folder) if isinstance(named, str) else folder / "export"
     if is_model_folder(export_folder):
         return export_folder
+    check_own_training(settings, folder)
     raise InputError(
         f"{folder}: is the output folder of a training. Its model is in its export_folder, {export_folder}, which does "
         f"not exist yet: `mossformer-sb export {folder} --output_folder MODEL` exports the best checkpoint."

@@ -102,6 +102,37 @@ def read_settings(path: str | Path) -> dict:
     return settings
 
 
+def check_own_training(settings: dict, folder: str | Path) -> None:
+    """Check that the settings are not those of one of SpeechBrain's own recipes, whose networks have other keys.
+
+    Arguments
+    ---------
+    settings : dict
+        See `read_settings`.
+    folder : str or Path
+        The output folder of the run, for the message.
+
+    Raises
+    ------
+    InputError
+        If they are.
+
+    Example
+    -------
+    >>> check_own_training({"encoder": Unbuilt("", {})}, "results/mine")
+    >>> check_own_training({"Encoder": Unbuilt("", {})}, "results/sepformer")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: results/sepformer: is of one of SpeechBrain's own recipes, which ...
+    """
+    if "Encoder" in settings and "encoder" not in settings:
+        raise InputError(
+            f"{folder}: is of one of SpeechBrain's own recipes, which the commands here don't export. Section 5 of "
+            f"docs/stock_recipes.md has the lines of Python that do: the recipe's own YAML builds the networks, and "
+            f"mossformer_sb.sharing.export writes the folder. A training here can start from it, with --init_from."
+        )
+
+
 def build_networks(settings: dict, path: str | Path) -> dict:
     """Build the encoder, mask net and decoder that settings describe.
 

@@ -15,7 +15,7 @@ from mossformer_sb.network.hub import CONFIG_FILE
 from mossformer_sb.sharing.earlier_exports import convert_export, is_earlier_export
 from mossformer_sb.sharing.folder import HPARAMS_FILE, describes_model, export
 from mossformer_sb.sharing.record import TrainingRecord, conditions_of
-from mossformer_sb.sharing.settings import Unbuilt, build_networks, read_settings
+from mossformer_sb.sharing.settings import Unbuilt, build_networks, check_own_training, read_settings
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
 from mossformer_sb.utils.files import locate
 from mossformer_sb.utils.weights import check_state
@@ -99,6 +99,7 @@ def _read_settings(training_folder):
     if not path.is_file():
         raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is no output folder of a training.")
     settings = read_settings(path)
+    check_own_training(settings, training_folder)
     if not isinstance(settings.get("save_folder"), str):
         raise InputError(
             f"{training_folder}: is no output folder of a training: its {HPARAMS_FILE} has no key save_folder, "

@@ -81,6 +81,13 @@ def test_mistakes(model, corpus, manifest, tmp_path, monkeypatch, capsys, change
     assert message in capsys.readouterr().err and not Path("test_results.csv").exists()
 
 
+def test_a_manifest_elsewhere_than_its_data(model, manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(model), "--manifest", manifest, "--device", "cpu"]) == 2
+    assert "Give the folder of the corpus with --data_root" in capsys.readouterr().err
+    assert not Path("test_results.csv").exists()
+
+
 def test_another_number_of_speakers_or_rate(model, corpus, tmp_path, capsys):
     for column, value, message in (
         ("s3_wav", "x", "has a column s3_wav, but num_spks is 2"),

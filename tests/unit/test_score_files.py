@@ -155,6 +155,8 @@ class TestLayouts:
         root = corpus.relative_to(tmp_path)
         (found,) = find_utterances(folder, "manifests/tt.csv", data_root=root)
         assert found.mixture == root / "mix/day/talk.wav" and found.mixture.is_file()
+        with pytest.raises(InputError, match="tt.csv: .*talk.wav is not there, .* of the corpus with --data_root"):
+            find_utterances(folder, "manifests/tt.csv")
         manifest.rename(corpus / "tt.csv")
         (found,) = find_utterances(folder, root / "tt.csv")
         assert found.mixture == root / "mix/day/talk.wav" and all(path.is_file() for path in found.sources)

@@ -17,7 +17,9 @@ from data_prep.corpora.wham import prepare_wham
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.corpora.wsj0mix import prepare_wsj0mix
 from mossformer_sb import MossFormerMaskNet
+from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.training.export import export_training
 from tests.unit.trees import write_librimix, write_wham, write_whamr, write_wsj0mix
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -230,6 +232,12 @@ def test_the_tutorials_lines_export_what_a_recipe_has_trained(tmp_path, monkeypa
     for loss in (2.0, -3.0, 1.0):
         torch.nn.init.constant_(scale, loss)
         hparams["checkpointer"].save_checkpoint(meta={"si-snr": loss})
+
+    # The commands, which don't do it, name the tutorial.
+    with pytest.raises(InputError, match=r"own recipes, .*Section 5 of docs/stock_recipes\.md.* --init_from"):
+        export_training(run, "model")
+    with pytest.raises(InputError, match=r"own recipes, .*Section 5 of docs/stock_recipes\.md"):
+        MossFormerSeparation.from_hparams(source=run)
 
     lines, *_ = re.findall(r"```python\n(.*?)```", TUTORIAL.read_text(), re.S)
     exec(compile(lines, str(TUTORIAL), "exec"), {})

@@ -3,7 +3,8 @@
 PYTHON ?= python3
 PIP_INDEX ?=
 TORCH_INDEX_URL ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# In the order of the folders, in which the files that take longest come first.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 DEMO_FOLDER ?= results/demo
 
 VENV := .venv

@@ -15,6 +15,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from speechbrain.utils import importutils  # noqa: E402
 
+from tests import forked  # noqa: E402
+
+forked.preload()
+
 # hypothesis asks every module for its file. SpeechBrain's lazy ones would import what they stand for to answer, and
 # fail where that needs a package that is missing.
 importutils.LazyModule.__file__ = importutils.__file__

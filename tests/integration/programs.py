@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.forked import Program, run
+
 ROOT = Path(__file__).parents[2]
 WHAM = ROOT / "hparams" / "mossformer_wham.yaml"
 SMALL = ["--model_size", "mini", "--segment", "0.8", "--batch_size", "4", "--lr", "0.002", "--num_workers", "1"]
@@ -43,8 +45,18 @@ def command(*arguments, script=ROOT / "train.py"):
     return [sys.executable, str(script), *map(str, arguments)]
 
 
+def start_training(*arguments, cwd):
+    """Start train.py in another folder than the repository; a `Program`."""
+    return Program([ROOT / "train.py", *arguments], cwd, ENVIRONMENT)
+
+
 def train(*arguments, cwd):
     """Run train.py to its end, in another folder than the repository. ``stdout`` has all that was printed."""
+    return start_training(*arguments, cwd=cwd).wait()
+
+
+def train_anew(*arguments, cwd):
+    """The same by an interpreter of its own."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.run(command(*arguments), cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
 
@@ -58,8 +70,7 @@ def train_in_turn(runs, cwd):
         ``stdout`` has all that was printed.
     """
     words = json.dumps([[*map(str, arguments)] for arguments in runs])
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run([sys.executable, "-c", IN_TURN, str(ROOT), words], cwd=cwd, text=True, **pipes)
+    return run(["-c", IN_TURN, ROOT, words], cwd, ENVIRONMENT)
 
 
 def contents(folder):
@@ -98,8 +109,6 @@ def refused_in_turn(runs, cwd):
         For each, the message of the `InputError`, and what the run changed in the folder.
     """
     words = json.dumps([[*map(str, arguments)] for arguments in runs])
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    command = [sys.executable, "-c", REFUSED_IN_TURN, str(ROOT), words]
-    done = subprocess.run(command, cwd=cwd, text=True, **pipes)
+    done = run(["-c", REFUSED_IN_TURN, ROOT, words], cwd, ENVIRONMENT)
     assert done.returncode == 0, done.stdout
     return [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]

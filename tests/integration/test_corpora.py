@@ -2,16 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from tests.integration.programs import ROOT, train
 from tests.unit.trees import write_custom, write_librimix, write_whamr, write_wsj0mix
 
-ROOT = Path(__file__).parents[2]
 SMALL = ["--model_size", "mini", "--segment", "0.5", "--number_of_epochs", "1", "--num_workers", "0", "--check_samples"]
 SMALL += ["--device", "cpu", "--noprogressbar", "--output_folder", "out"]
 
@@ -50,9 +47,8 @@ SMALL += ["--device", "cpu", "--noprogressbar", "--output_folder", "out"]
     ],
 )
 def test_trains_evaluates_and_exports(tmp_path, yaml, write, arguments, corpus, num_spks):
-    command = [sys.executable, ROOT / "train.py", ROOT / "hparams" / f"mossformer_{yaml}.yaml"]
-    command += ["--data_folder", write(tmp_path / "data"), *arguments, *SMALL]
-    result = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
+    words = [ROOT / "hparams" / f"mossformer_{yaml}.yaml", "--data_folder", write(tmp_path / "data")]
+    result = train(*words, *arguments, *SMALL, cwd=tmp_path)
     assert result.returncode == 0, result.stdout
 
     assert pd.read_csv(tmp_path / "out" / "test_results.csv").iloc[-1]["snt_id"] == "avg"
@@ -62,8 +58,8 @@ def test_trains_evaluates_and_exports(tmp_path, yaml, write, arguments, corpus, 
     # Dynamic mixing is of what it draws from, not of the static training set.
     dynamic = "--dynamic_mixing" in arguments
     static = facts[0]["fingerprint"][:12]
-    train = re.search(r"\| Data fingerprint \| train (\w{12})", card)[1]
-    assert len(facts) == 3 and (train != static if dynamic else train == static)
-    shown = f"train {train}, valid {static}, test {static}"
+    of_training = re.search(r"\| Data fingerprint \| train (\w{12})", card)[1]
+    assert len(facts) == 3 and (of_training != static if dynamic else of_training == static)
+    shown = f"train {of_training}, valid {static}, test {static}"
     assert f"| Data fingerprint | {shown} |" in card
     assert f"Data fingerprints: {shown}" in (tmp_path / "out" / "log.txt").read_text()

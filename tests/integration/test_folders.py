@@ -11,7 +11,7 @@ from mossformer_sb.cli import main as command_line
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training.export import export_training
 from tests.integration.corpora import write_easy_wham
-from tests.integration.programs import WHAM, contents, refused_in_turn, train
+from tests.integration.programs import WHAM, contents, refused_in_turn, train, train_anew
 
 SMALL = {"output_folder": "out", "model_size": "mini", "segment": 0.8, "batch_size": 4, "lr": 0.002, "num_workers": 0}
 SMALL |= {"device": "cpu", "noprogressbar": True}
@@ -181,7 +181,7 @@ def test_log_has_the_results_and_no_debug_messages(trained):
     ],
 )
 def test_the_program_ends_with_one_line_and_exit_code_2(corpora, tmp_path, options, message):
-    result = train(*words(data_folder=corpora[0], **options), cwd=tmp_path)
+    result = train_anew(*words(data_folder=corpora[0], **options), cwd=tmp_path)
     lines = [line for line in result.stdout.splitlines() if "torchvision" not in line]
     assert result.returncode == 2 and len(lines) == 1 and message in lines[0], result.stdout
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,6 @@
 """train.py with MossFormer2: trained, killed, resumed, exported, loaded."""
 
-import os
 import re
-import signal
-import subprocess
 
 import pandas as pd
 import pytest
@@ -12,13 +9,8 @@ from speechbrain.inference.separation import SepformerSeparation
 
 from mossformer_sb.inference.separation import MossFormerSeparation
 from tests.integration.corpora import write_easy_wham, write_easy_wsj0mix
-from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, command, train
-from tests.integration.test_resuming import (
-    intra_epoch_checkpoint_after_first_epoch,
-    log_without_times,
-    wait_for,
-    weights,
-)
+from tests.integration.programs import ROOT, SMALL, train
+from tests.integration.test_resuming import kill_in_second_epoch, log_without_times, weights
 
 WSJ0MIX = ROOT / "hparams" / "mossformer2_wsj0mix.yaml"
 COMMON = [*SMALL[SMALL.index("--segment") :], "--n_audio_to_save", 0]  # but for the size
@@ -35,18 +27,7 @@ def runs(tmp_path_factory):
     options = [WSJ0MIX, "--data_folder", corpus, *OPTIONS, "--number_of_epochs", 2]
     result = train(*options, "--output_folder", "whole", cwd=folder)
     assert result.returncode == 0, result.stdout
-    process = subprocess.Popen(
-        command(*options, "--output_folder", "killed"),
-        cwd=folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(lambda: intra_epoch_checkpoint_after_first_epoch(folder / "killed"), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_in_second_epoch(*options, "--output_folder", "killed", cwd=folder)
     assert "epoch: 2" not in (folder / "killed" / "train_log.txt").read_text()
     resumed = train(*options, "--output_folder", "killed", cwd=folder)
     assert resumed.returncode == 0 and "Loading a checkpoint" in resumed.stdout, resumed.stdout

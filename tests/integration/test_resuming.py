@@ -1,11 +1,7 @@
 """train.py killed and started again."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,8 +9,18 @@ import torch
 from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.epoch_loop import EpochCounter
 
+from tests.forked import run
 from tests.integration.corpora import write_easy_wham
-from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, WHAM, command, train, write_tiny_experiment
+from tests.integration.programs import (
+    ENVIRONMENT,
+    ROOT,
+    SMALL,
+    WHAM,
+    start_training,
+    train,
+    train_anew,
+    write_tiny_experiment,
+)
 
 
 def weights(output_folder):
@@ -27,7 +33,7 @@ def weights(output_folder):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 80, "cv": 6, "tt": 7})
+    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 40, "cv": 3, "tt": 3})
 
 
 def test_interrupted_runs_end_bit_identical_to_an_uninterrupted_one(corpus, tmp_path):
@@ -38,21 +44,10 @@ def test_interrupted_runs_end_bit_identical_to_an_uninterrupted_one(corpus, tmp_
     assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
 
     output = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(*options, "--output_folder", "killed"),
-        cwd=tmp_path,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(lambda: intra_epoch_checkpoint_after_first_epoch(output), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_in_second_epoch(*options, "--output_folder", "killed", cwd=tmp_path)
     assert "epoch: 2" not in (output / "train_log.txt").read_text()
 
-    resumed = train(*options, "--output_folder", "killed", cwd=tmp_path)
+    resumed = train_anew(*options, "--output_folder", "killed", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stdout
     assert "Loading a checkpoint" in resumed.stdout and "Going into epoch 1" not in resumed.stdout
     assert log_without_times(output) == log_without_times(tmp_path / "whole")
@@ -70,12 +65,18 @@ def log_without_times(output_folder):
     return text
 
 
-def wait_for(condition, process, limit=300):
+def kill_in_second_epoch(*arguments, cwd, limit=300):
+    """Start a training, and kill it after the first checkpoint within the second epoch."""
+    program = start_training(*arguments, cwd=cwd)
+    folder = cwd / arguments[arguments.index("--output_folder") + 1]
     end = time.time() + limit
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.time() < end, "the run did not come so far"
-        time.sleep(0.02)
+    try:
+        while not intra_epoch_checkpoint_after_first_epoch(folder):
+            assert program.poll() is None, program.output()
+            assert time.time() < end, "the run did not come so far"
+            time.sleep(0.02)
+    finally:
+        program.kill()
 
 
 def intra_epoch_checkpoint_after_first_epoch(output_folder):
@@ -143,13 +144,7 @@ def test_runs_in_one_process_as_in_a_notebook(tmp_path):
         "--n_audio_to_save",
         0,
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", IN_ONE_PROCESS, str(ROOT), json.dumps([*map(str, options)])],
-        cwd=tmp_path,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    done = run(["-c", IN_ONE_PROCESS, ROOT, json.dumps([*map(str, options)])], tmp_path, ENVIRONMENT)
     assert done.returncode == 0 and "CHECKPOINTS 2" in done.stdout, done.stdout
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     assert log_without_times(interrupted) == log_without_times(whole)

@@ -3,8 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +12,7 @@ import torch
 
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.inference.separation import MossFormerSeparation
+from tests.forked import run
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import ROOT, SMALL, WHAM, train
 from tests.unit.trees import write_custom
@@ -184,14 +183,8 @@ def test_one_speaker_at_48_khz(tmp_path):
     assert scores["snt_id"].tolist() == ["a", "b b", "avg"] and scores.notna().all(axis=None)
 
     separate = ["separate", "data/tt/mix", "--model", "out/export", "--device", "cpu", "--rest"]
-    used = subprocess.run(
-        [sys.executable, "-m", "mossformer_sb", *separate],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-        capture_output=True,
-    )
-    assert used.returncode == 0, used.stderr
+    used = run(["-m", "mossformer_sb", *separate], tmp_path, {**os.environ, "PYTHONPATH": str(ROOT)})
+    assert used.returncode == 0, used.stdout
     assert {path.name for path in (tmp_path / "separated").iterdir()} == {
         f"{stem}_{part}.wav" for stem in ("a", "b b") for part in ("spk1", "rest")
     }

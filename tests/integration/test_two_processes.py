@@ -1,11 +1,14 @@
 """train.py as torchrun starts it."""
 
+import socket
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
 
+from tests.forked import Program
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, WHAM, train
 
@@ -14,7 +17,7 @@ MOSSFORMER2 = ROOT / "hparams" / "mossformer2_wham.yaml"
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 80, "cv": 6, "tt": 7})
+    return write_easy_wham(tmp_path_factory.mktemp("data") / "wham", {"tr": 24, "cv": 3, "tt": 3})
 
 
 class TestTwoProcesses:
@@ -29,11 +32,30 @@ class TestTwoProcesses:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
 
-    @pytest.mark.parametrize(("hparams", "size"), [(WHAM, "mini"), (MOSSFORMER2, "2mini")])
-    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path, hparams, size):
+    def ranks(self, *arguments, cwd):
+        """Two processes with the environment that torchrun gives; whether torchrun itself starts one is tested once."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+        programs = [Program([ROOT / "train.py", *arguments], cwd, {**common, **place}) for place in places]
+        while None in (codes := [program.poll() for program in programs]) and not any(codes):
+            time.sleep(0.05)
+        if any(codes):  # as torchrun does, instead of leaving the other one waiting
+            for program in programs:
+                program.kill()
+        printed = "".join(program.wait().stdout for program in programs)
+        return subprocess.CompletedProcess(arguments, next(filter(None, codes), 0), printed)
+
+    @pytest.mark.parametrize(
+        ("hparams", "size", "start"), [(WHAM, "mini", "torchrun"), (MOSSFORMER2, "2mini", "ranks")]
+    )
+    def test_train_evaluate_and_export_as_one(self, corpus, tmp_path, hparams, size, start):
         small = [size if word == "mini" else word for word in SMALL]
         options = [hparams, "--data_folder", corpus, "--output_folder", "out", *small, *self.OPTIONS]
-        result = self.torchrun(*options, cwd=tmp_path)
+        result = getattr(self, start)(*options, cwd=tmp_path)
         assert result.returncode == 0, result.stdout
         both = pd.read_csv(tmp_path / "out" / "test_results.csv")
         assert len(list((tmp_path / "out" / "audio").glob("*_mix.wav"))) == 2
@@ -62,7 +84,7 @@ class TestTwoProcesses:
             1,
         ]
         options += ["--freeze", "[encoder.*, masknet.blocks.0.*]", "--checkpoint_blocks", "--n_audio_to_save", 0]
-        both = self.torchrun(
+        both = self.ranks(
             *options, "--output_folder", "both", "--distributed_backend", "gloo", "--batches_per_epoch", 3, cwd=tmp_path
         )
         assert both.returncode == 0, both.stdout

@@ -1,8 +1,8 @@
 """Speech activity: the detector on synthetic voices, its rules about leakage on generated signals, and its files."""
 
 import json
-import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +16,9 @@ from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.output_gain import LevelMeter
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
+from tests.forked import run
+
+ROOT = Path(__file__).parents[2]
 
 pytest.importorskip("silero_vad")
 STARTS = (0.5, 5.0)  # seconds, of each speaker's sentence
@@ -157,8 +160,8 @@ def test_the_number_of_threads_stays():
         "import torch; torch.set_num_threads(2); from mossformer_sb.inference.activity import speech_activity; "
         "speech_activity(torch.zeros(8000, 2), 8000); print(torch.get_num_threads())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "2\n"
+    done = run(["-c", code], ROOT)
+    assert done.stdout == "2\n" and done.returncode == 0
 
 
 class TestFiles:

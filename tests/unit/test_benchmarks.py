@@ -1,9 +1,6 @@
 """The benchmarks' commands run, and report their measurements. No figure is asserted: machines differ."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from benchmarks import bulk, data, evaluation, manifests, memory
 from data_prep.corpora.wham import prepare_wham
 from mossformer_sb import InputError
 from mossformer_sb.evaluation.metrics import separation_scores
+from tests.forked import run
 from tests.unit.fresh import in_fresh_process
 
 ROOT = Path(__file__).parents[2]
@@ -48,11 +46,8 @@ QUICK_DATA = ["--items", "1", "--rounds", "1", "--mixtures", "10", "--segment", 
 
 def test_data_benchmarks_report_each_implementation(tmp_path):
     # In a process of its own, as for `in_fresh_process`.
-    command = [sys.executable, "-m", "benchmarks.data", *QUICK_DATA, "--json", str(tmp_path / "data.json")]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(["-m", "benchmarks.data", *QUICK_DATA, "--json", tmp_path / "data.json"], ROOT)
+    assert done.returncode == 0, done.stdout
     tables = json.loads((tmp_path / "data.json").read_text())
     assert {name: len(rows) for name, rows in tables.items()} == {"mixing": 5, "manifests": 2, "evaluation": 2}
     assert all(row["items_per_second"] > 0 and row["ratio"] > 0 for rows in tables.values() for row in rows)

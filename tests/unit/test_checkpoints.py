@@ -469,7 +469,7 @@ def two_ranks(rank, folder):
 
 @pytest.mark.slow
 def test_each_rank_gets_its_own_random_state_back(tmp_path):
-    torch.multiprocessing.spawn(two_ranks, (tmp_path,), nprocs=2)
+    torch.multiprocessing.start_processes(two_ranks, (tmp_path,), nprocs=2, start_method="forkserver")
     (checkpoint,) = Checkpointer(tmp_path / "save").list_checkpoints()
     first, second = torch.load(checkpoint.paramfiles["random_state"])
     assert not torch.equal(first["torch"], second["torch"])

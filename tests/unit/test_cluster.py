@@ -28,6 +28,7 @@ from mossformer_sb.cli import main  # noqa: E402
 from mossformer_sb.sharing.folder import export  # noqa: E402
 from mossformer_sb.utils import cluster as cluster_module  # noqa: E402
 from mossformer_sb.utils.cluster import Cluster  # noqa: E402
+from tests.forked import LIBRARIES  # noqa: E402
 from tests.unit import cluster_items  # noqa: E402
 from tests.unit.generate_items import plan, tree  # noqa: E402
 from tests.unit.small_corpus import NUMBERS, write_source  # noqa: E402
@@ -40,7 +41,7 @@ RATE = 8000
 def processes():
     """A cluster of two worker processes on this machine, which are forked when PyTorch has been imported once."""
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(["distributed", "mossformer_sb.inference.separation"])
+        get_mp_context().set_forkserver_preload([*LIBRARIES, "distributed", "mossformer_sb.inference.separation"])
         with LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
         ) as made:

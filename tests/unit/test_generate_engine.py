@@ -17,6 +17,7 @@ from data_prep.generate import engine
 from data_prep.generate.__main__ import main as generate_main
 from data_prep.generate.engine import Amount, Item, Output, Plan, differences, run, write_wav
 from mossformer_sb.errors import InputError
+from tests.forked import run as run_program
 from tests.unit.generate_items import FRAMES, die, fail, make_and_measure, make_short, make_wrong, plan, tones, tree
 from tests.unit.permissions import closed, read_only
 
@@ -117,7 +118,7 @@ def test_killed_in_the_middle_of_a_file(tmp_path, whole, number):
         "from tests.unit.generate_items import kill_in_write, plan, run; "
         f"kill_in_write({number}); run(plan(), {str(tmp_path / 'out')!r}, workers=1)"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == -9
+    assert run_program(["-c", code], ROOT).returncode == -9
     interrupted = tree(tmp_path / "out")
     assert sum(name.endswith(".tmp") for name in interrupted) == 1
     assert len(interrupted) == number + 1  # whole files, the half one, and the parameters

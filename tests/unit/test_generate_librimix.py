@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuple
 from data_prep.generate.recordings import FADE, Clip, find_speech, read_recording
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
+from tests.forked import run as run_program
 from tests.unit.generate_items import tree
 from tests.unit.permissions import closed, read_only
 
@@ -254,7 +253,7 @@ def test_killed_in_the_middle_and_started_again(raw, tmp_path, number):
         "from tests.unit.generate_items import kill_in_write; from data_prep.generate.librimix import generate; "
         f"kill_in_write({number}); generate({str(tmp_path / 'out')!r}, workers=1, **{raw | EVERYTHING})"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == -9
+    assert run_program(["-c", code], ROOT).returncode == -9
     assert len(tree(tmp_path / "out")) == number + 1
     make(raw, tmp_path / "out", **EVERYTHING)
     whole = tmp_path / "whole"

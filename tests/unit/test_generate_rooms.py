@@ -30,10 +30,13 @@ GOLDEN = {  # source → sample → value
 }
 
 
+HANN = np.hanning(81)
+
+
 def exact_sinc(delay):
     """First sample and taps of an image under a window that is centred on the nearest sample."""
     nearest = round(delay)
-    return nearest - 40, np.hanning(81) * np.sinc(np.arange(-40, 41) - (delay - nearest))
+    return nearest - 40, HANN * np.sinc(np.arange(-40, 41) - (delay - nearest))
 
 
 def tabulated_sinc(delay):
@@ -45,7 +48,7 @@ def tabulated_sinc(delay):
     part, taps = place - point, []
     for tap in range(81):
         first, second = (np.sinc(-41 + tap + (point + next) / 20) for next in (0, 1))
-        taps.append((first + part * (second - first)) * np.hanning(81)[tap])
+        taps.append((first + part * (second - first)) * HANN[tap])
     return before - 40, np.array(taps)
 
 

@@ -3,8 +3,6 @@
 import io
 import os
 import pickle
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -17,6 +15,7 @@ from data_prep.generate import npz
 from data_prep.generate.__main__ import main
 from data_prep.generate.wham import generate
 from mossformer_sb.errors import InputError
+from tests.forked import run as run_program
 from tests.unit.generate_items import tree
 from tests.unit.generate_trees import (
     SPLITS,
@@ -137,7 +136,7 @@ def test_killed_in_the_middle_and_started_again(raw, tmp_path, number):
         "from tests.unit.generate_items import kill_in_write; from data_prep.generate.wham import generate; "
         f"kill_in_write({number}); generate(*{folders}, workers=1, **{EVERYTHING})"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == -9
+    assert run_program(["-c", code], ROOT).returncode == -9
     make(raw, tmp_path / "whole", **EVERYTHING)
     assert len(tree(tmp_path / "out")) == number + 1
     make(raw, tmp_path / "out", **EVERYTHING)

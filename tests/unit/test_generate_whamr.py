@@ -1,8 +1,6 @@
 """WHAMR! equals a literal computation of the published steps; messages for wrong metadata."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from data_prep.generate.image_source import impulse_response
 from data_prep.generate.rooms import draw_room, rooms_text
 from data_prep.generate.whamr import generate
 from mossformer_sb.errors import InputError
+from tests.forked import run as run_program
 from tests.unit.generate_items import tree
 from tests.unit.generate_trees import (
     SPLITS,
@@ -160,7 +159,7 @@ def test_killed_in_the_middle_and_started_again(raw, tmp_path, number):
         "from tests.unit.generate_items import kill_in_write; from data_prep.generate.whamr import generate; "
         f"kill_in_write({number}); generate(*{folders}, workers=1, **{EVERYTHING})"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == -9
+    assert run_program(["-c", code], ROOT).returncode == -9
     assert len(tree(tmp_path / "out")) == number + 1
     make(raw, tmp_path / "whole", **EVERYTHING)
     make(raw, tmp_path / "out", **EVERYTHING)

@@ -3,8 +3,6 @@
 import math
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from data_prep.generate.__main__ import main
 from data_prep.generate.wsj0 import RawRecording, find_wsj0, read_recording
 from data_prep.generate.wsj0mix import generate
 from mossformer_sb.errors import InputError
+from tests.forked import run as run_program
 from tests.unit.generate_items import tree
 from tests.unit.generate_trees import (
     FRAMES,
@@ -151,7 +150,7 @@ def test_killed_in_the_middle_and_started_again(raw, tmp_path, number):
         "from tests.unit.generate_items import kill_in_write; from data_prep.generate.wsj0mix import generate; "
         f"kill_in_write({number}); generate(*{folders}, workers=1, **{EVERYTHING})"
     )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == -9
+    assert run_program(["-c", code], ROOT).returncode == -9
     make(raw, tmp_path / "whole", **EVERYTHING)
     assert len(tree(tmp_path / "out")) == number + 1
     make(raw, tmp_path / "out", **EVERYTHING)

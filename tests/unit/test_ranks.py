@@ -3,8 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +11,7 @@ import torch
 
 from mossformer_sb import InputError
 from mossformer_sb.training import distributed
+from tests.forked import Program
 from tests.unit import two_ranks
 
 ROOT = Path(__file__).parents[2]
@@ -31,21 +30,14 @@ def runs(tmp_path_factory):
         port = free.getsockname()[1]
     common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.two_ranks", str(folder)],
-            cwd=ROOT,
-            env={**common, "OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        Program(["-m", "tests.unit.two_ranks", folder], ROOT, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     try:
         single = two_ranks.results(tmp_path_factory.mktemp("one")) | {"seen before": seen_before}
         for process in processes:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output
+            done = process.wait(300)
+            assert done.returncode == 0, done.stdout
     finally:
         for process in processes:
             process.kill()

@@ -3,11 +3,7 @@
 import dataclasses
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,8 +20,10 @@ from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.released import MODELSCOPE, RELEASED, find_released
 from mossformer_sb.sharing.released_cache import cache_folder, is_cached, model_folder
 from mossformer_sb.training.finetuning import start_from
+from tests.forked import Program
 from tests.unit.released_server import COMMIT, Hubs, serve, small_models, small_states, use, write_files
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = list(RELEASED)
 ONE = "mossformer2-wsj0-2mix"
 
@@ -295,6 +293,7 @@ class TestUse:
 
 PROGRAM = """
 import sys
+from tests.forked import Program
 from tests.unit.released_server import small_models
 from mossformer_sb.sharing import released, released_cache
 released.RELEASED = released_cache.RELEASED = small_models()
@@ -307,25 +306,22 @@ sys.exit(main(["models", sys.argv[1], "--download"]))
 def test_a_killed_process_then_two_at_once(hubs, tmp_path, monkeypatch):
     """Killed in mid-download, the model isn't there; then one of two downloads the rest, and both have it."""
     file, part = largest(hubs, ONE), cache_folder() / "downloads" / ONE / "pytorch_model.pt.part"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
     def start():
-        command = [sys.executable, "-c", PROGRAM, ONE]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return Program(["-c", PROGRAM, ONE], ROOT)
 
     hubs.pause = 0.5
     first = start()
     deadline = time.monotonic() + 120
     while not (part.is_file() and part.stat().st_size > 0) and time.monotonic() < deadline:
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     come = part.stat().st_size
     assert 0 < come < file.stat().st_size and not model_folder(ONE).exists()
     hubs.requests.clear()
     hubs.pause = 0.05
     both = [start(), start()]
-    outputs = [process.communicate(timeout=200) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
+    done = [program.wait(200) for program in both]
+    assert [program.returncode for program in done] == [0, 0], done
     assert hubs.got(file.name) == [come]
     assert is_cached(ONE)

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from mossformer_sb.sharing.record import TrainingRecord, conditions
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.export import export_training
+from tests.forked import run
 
 ROOT = Path(__file__).resolve().parents[2]
 HPARAMS = """\
@@ -152,18 +151,9 @@ def test_stands_alone(training, tmp_path):
     shutil.rmtree(training)
     (tmp_path / "elsewhere").mkdir()
     torch.save(mixture, tmp_path / "mixture.pt")
-    command = [
-        sys.executable,
-        "-c",
-        FRESH,
-        str(tmp_path / "moved"),
-        str(tmp_path / "mixture.pt"),
-        str(tmp_path / "out.pt"),
-    ]
-    done = subprocess.run(
-        command, cwd=tmp_path / "elsewhere", env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["-c", FRESH, tmp_path / "moved", tmp_path / "mixture.pt", tmp_path / "out.pt"]
+    done = run(words, tmp_path / "elsewhere", {**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stdout
     for output in torch.load(tmp_path / "out.pt"):
         assert torch.equal(output, expected)
 

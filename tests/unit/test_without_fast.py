@@ -3,8 +3,6 @@
 import inspect
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import mossformer_sb
 from mossformer_sb import MossFormerMaskNet
 from mossformer_sb.network import dispatch, fast
 from mossformer_sb.network.attention import rotate
+from tests.forked import run
 
 
 def results_of(network_class, case):
@@ -67,9 +66,8 @@ def test_the_network_is_complete_without_it(tmp_path, checkpoint_blocks):
     }
     torch.save(case, tmp_path / "case.pt")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-    program = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert program.returncode == 0, program.stderr
+    program = run(["-c", PROGRAM, tmp_path], tmp_path, environment)
+    assert program.returncode == 0, program.stdout
     with fast.disabled():
         plain = results_of(MossFormerMaskNet, case)
     for found, expected in zip(torch.load(tmp_path / "results.pt"), plain, strict=True):

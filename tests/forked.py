@@ -53,11 +53,10 @@ class Program:
         # Those who can't fork start an interpreter.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        handle, self._output = tempfile.mkstemp(suffix=".txt")
-        os.close(handle)
+        self._output = tempfile.NamedTemporaryFile(suffix=".txt")  # deleted with the program at the latest
         self.words = [*map(str, words)]
         environment = dict(os.environ if env is None else env)
-        self._process = context.Process(target=_run, args=(self.words, str(cwd), environment, self._output))
+        self._process = context.Process(target=_run, args=(self.words, str(cwd), environment, self._output.name))
         self._process.start()
 
     def poll(self):
@@ -66,7 +65,7 @@ class Program:
 
     def output(self):
         """What it has printed so far."""
-        return Path(self._output).read_text(encoding="utf-8", errors="replace")
+        return Path(self._output.name).read_text(encoding="utf-8", errors="replace")
 
     def wait(self, timeout=None):
         """Wait for its end.
@@ -86,7 +85,7 @@ class Program:
             self.kill()
             raise subprocess.TimeoutExpired(self.words, timeout, self.output())
         printed = self.output()
-        os.unlink(self._output)
+        self._output.close()
         return subprocess.CompletedProcess(self.words, self._process.exitcode, printed)
 
     def kill(self):

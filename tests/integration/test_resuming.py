@@ -77,6 +77,7 @@ def kill_in_second_epoch(*arguments, cwd, limit=300):
             time.sleep(0.02)
     finally:
         program.kill()
+        program.wait()
 
 
 def intra_epoch_checkpoint_after_first_epoch(output_folder):

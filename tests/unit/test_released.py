@@ -316,6 +316,7 @@ def test_a_killed_process_then_two_at_once(hubs, tmp_path, monkeypatch):
     while not (part.is_file() and part.stat().st_size > 0) and time.monotonic() < deadline:
         time.sleep(0.05)
     first.kill()
+    first.wait()
     come = part.stat().st_size
     assert 0 < come < file.stat().st_size and not model_folder(ONE).exists()
     hubs.requests.clear()

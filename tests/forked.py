@@ -101,6 +101,7 @@ def run(words, cwd, env=None, timeout=None):
 
 def _run(words, cwd, environment, output):
     """In the new process: become the program."""
+    multiprocessing.set_start_method(None, force=True)  # its data loaders start their processes as usual
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the service needs packages that are not installed ({error.name}): pip install 'mossformer_sb[serve]'."
         ) from error
     from mossformer_sb.inference.separation import MossFormerSeparation
-    from mossformer_sb.service.limits import Limits
+    from mossformer_sb.inference.serving import Limits
 
     limits = Limits(
         arguments.max_megabytes,

@@ -8,12 +8,9 @@ import asyncio
 import base64
 import contextlib
 import logging
-import shutil
-import tempfile
+import threading
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,11 +18,11 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 
-from mossformer_sb.data.audio_io import FORMATS, Recording
+from mossformer_sb.data.audio_io import FORMATS
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.service.limits import Limits
+from mossformer_sb.inference.serving import Full, Limits, TemporaryFolder, TooLong, Turns
 from mossformer_sb.service.upload import ClientDisconnect, receive
 from mossformer_sb.version import __version__
 
@@ -61,38 +58,6 @@ ANSWERS = {
 }
 
 
-class Places:
-    """Limit of concurrent requests; one more is refused.
-
-    Example
-    -------
-    >>> places = Places(1)
-    >>> with places.take():
-    ...     places.taken
-    1
-    >>> places.taken
-    0
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number, self.taken = number, 0
-
-    @contextlib.contextmanager
-    def take(self) -> Iterator[None]:
-        """Raises HTTPException 429 if there is none. Not thread-safe."""
-        if self.taken >= self.number:
-            raise HTTPException(
-                429,
-                f"{self.taken} recordings are being separated or waiting, the maximum. Try again later.",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            )
-        self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-
-
 def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> FastAPI:
     """The service of a model, to run in any ASGI server.
 
@@ -107,8 +72,8 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
     fastapi.FastAPI
     """
     limits = limits or Limits()
-    places = Places(limits.parallel + limits.waiting)
-    threads = ThreadPoolExecutor(limits.parallel, thread_name_prefix="separate")
+    turns = Turns(limits.parallel, limits.waiting)
+    threads = ThreadPoolExecutor(turns.number, thread_name_prefix="separate")  # one for each that waits
     app = FastAPIOffline(
         title="mossformer_sb",
         version=__version__,
@@ -116,7 +81,7 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
         docs_url="/docs",
         redoc_url=None,
     )
-    app.state.places = places
+    app.state.turns = turns
 
     @app.get("/health", summary="Whether the service runs, and its model")
     async def health():
@@ -124,8 +89,8 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
             "status": "ok",
             "speakers": model.hparams.num_spks,
             "sample_rate": model.hparams.sample_rate,
-            "busy": places.taken,
-            "places": places.number,
+            "busy": turns.taken,
+            "places": turns.number,
         }
 
     @app.post("/separate", summary="Separate a recording", openapi_extra=BODY, responses=ANSWERS)
@@ -138,17 +103,20 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
         name: str | None = Query(None, description="what the tracks' names begin with; default: the sent file's name"),
     ):
         with contextlib.ExitStack() as stack:
-            stack.enter_context(places.take())
-            folder = Path(tempfile.mkdtemp(prefix="mossformer-sb-"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            try:
+                stack.enter_context(turns.place())
+            except Full as error:
+                raise HTTPException(429, str(error), headers={"Retry-After": str(RETRY_SECONDS)}) from error
+            folder = stack.enter_context(TemporaryFolder())
             try:
                 path, sent = await receive(request, folder, limits)
             except ClientDisconnect:
                 return JSONResponse({"detail": "the client disconnected"}, CLIENT_CLOSED)
+            gone = threading.Event()
             work = asyncio.get_running_loop().run_in_executor(
-                threads, _separate, model, path, sent, format, level, channel, limits
+                threads, _separate, turns, gone, model, path, sent, format, level, channel, limits
             )
-            tracks = await _unless_gone(request, work)
+            tracks = await _unless_gone(request, work, gone)
             if tracks is None:
                 return JSONResponse({"detail": "the client disconnected"}, CLIENT_CLOSED)
             if answer == "json":
@@ -172,43 +140,41 @@ class TemporaryFile(FileResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _unless_gone(request, work):
+class _Gone(Exception):
+    """The client disconnected before its turn."""
+
+
+async def _unless_gone(request, work, gone):
     """The result of some work; None, without starting it, if the client disconnects before its turn."""
     while not work.done():
         await asyncio.wait([work], timeout=0.5)
-        if not work.done() and await request.is_disconnected() and work.cancel():
+        if not work.done() and await request.is_disconnected():
             # Work that has started can't be stopped, and its folder is needed until it ends.
-            return None
-    return work.result()
-
-
-def _separate(model, path, name, format, level, channel, limits):
-    """Paths of the tracks; in a thread."""
+            gone.set()
     try:
-        _check_length(Recording(path), limits)
-        options = {"name": name, "level": level, "channel": channel}
-        return model.separate_file(path, path.parent / "tracks", format, return_estimates=False, **options)
+        return work.result()
+    except _Gone:
+        return None
+
+
+def _separate(turns, gone, model, path, name, format, level, channel, limits):
+    """Paths of the tracks; in a thread."""
+
+    def waiting(num_ahead):
+        if gone.is_set():
+            raise _Gone
+
+    try:
+        with turns.turn(waiting):
+            limits.check_length(path)
+            options = {"name": name, "level": level, "channel": channel}
+            return model.separate_file(path, path.parent / "tracks", format, return_estimates=False, **options)
     except InputError as error:
         # The recording has the client's name for it, not that of a temporary file.
-        raise HTTPException(422, str(error).replace(str(path), name)) from error
+        status = 413 if isinstance(error, TooLong) else 422
+        raise HTTPException(status, str(error).replace(str(path), name)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise HTTPException(503, "there is too little memory for this recording now. Try again later.") from error
-
-
-def _check_length(recording, limits):
-    longest, samples = 60 * limits.minutes * recording.sample_rate, recording.num_samples
-    if samples is None:  # only known after reading
-        samples = 0
-        for block in recording.blocks():
-            samples += len(block)
-            if samples > longest:
-                break
-    if samples > longest:
-        raise HTTPException(
-            413,
-            f"the recording takes {samples / recording.sample_rate / 60:.1f} minutes or more; the maximum is "
-            f"{limits.minutes:g}. Cut it, or start the service with a larger --max_minutes.",
-        )
 
 
 def _as_json(tracks, format):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.inference.serving import Turns
 from mossformer_sb.pretrained import default_model
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Models:
         if any_model:
             self._sources |= {label: name for name, label in _released_labels() if name not in self._sources}
         self._loaded = {}  # source to model, the one used last at the end
-        self._queues = {}  # source to the visitors that wait for it, or use it
+        self._turns = {}  # source to the visitors that wait for it, or use it
         self._lock = threading.Lock()
 
     @property
@@ -115,21 +115,10 @@ class Models:
             Called several times a second with how many are ahead. An exception in it ends the wait.
         """
         source = self.source(label)
-        mine = threading.Event()
         with self._lock:
-            queue = self._queues.setdefault(source, deque())
-            queue.append(mine)
-            queue[0].set()
-        try:
-            while not mine.is_set():
-                waiting(queue.index(mine))
-                mine.wait(0.2)
+            turns = self._turns.setdefault(source, Turns())
+        with turns.turn(waiting):
             yield
-        finally:
-            with self._lock:
-                queue.remove(mine)
-                if queue:
-                    queue[0].set()
 
 
 def _label(source, sources):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
     import gradio
 
+    from mossformer_sb.inference.serving import Limits
     from mossformer_sb.web.models import Models
     from mossformer_sb.web.visits import Visits
 
@@ -50,14 +50,6 @@ _LEVEL_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the page: the length of a recording, and the size of its file."""
-
-    minutes: float = 10.0
-    megabytes: int = 200
-
-
 class Page:
     """The page, and the actions of its buttons.
 
@@ -65,7 +57,7 @@ class Page:
     ---------
     models : mossformer_sb.web.models.Models
     visits : mossformer_sb.web.visits.Visits
-    limits : Limits
+    limits : mossformer_sb.inference.serving.Limits
     local : bool
         Whether it is served only to this machine, for the page's text.
     """
@@ -160,7 +152,7 @@ class Page:
         )
         return (
             "# Separate speakers\n\nGive a recording in which people talk at the same time, and hear each of them "
-            f"alone. {where} Up to {self.limits.minutes:g} minutes and {self.limits.megabytes} MB."
+            f"alone. {where} Up to {self.limits.minutes:g} minutes and {self.limits.megabytes:g} MB."
         )
 
     def separate(
@@ -206,7 +198,7 @@ class Page:
     def _separate(self, path, visit, label, options, progress):
         folder = self.visits.new_result(visit)
         try:
-            return separate_recording(path, folder, self.models, label, options, progress, 60 * self.limits.minutes)
+            return separate_recording(path, folder, self.models, label, options, progress, self.limits)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

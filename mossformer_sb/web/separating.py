@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from speechbrain import Stage
 
+    from mossformer_sb.inference.serving import Limits
     from mossformer_sb.web.models import Models
 
 MIXTURE_FILE = "mixture.wav"
@@ -98,57 +99,8 @@ class Result:
     elapsed: float  # seconds that the separation took
 
 
-def check_length(path: Path, max_seconds: float) -> float:
-    """Check a recording before it is separated, as far as that is quick.
-
-    Arguments
-    ---------
-    path : Path
-    max_seconds : float
-
-    Returns
-    -------
-    float
-        Seconds.
-
-    Raises
-    ------
-    InputError
-        If it can't be read as audio, or is longer.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> path = getfixture("tmp_path") / "talk.wav"
-    >>> write_recordings([path], [np.zeros((8000, 1))], 8000)
-    >>> check_length(path, max_seconds=1.0)
-    1.0
-    """
-    recording = Recording(path)
-    num_samples = recording.num_samples
-    most = max_seconds * recording.sample_rate
-    if num_samples is None:  # a stream whose header has no length
-        num_samples = 0
-        for block in recording.blocks():
-            num_samples += len(block)
-            if num_samples > most:
-                break
-    if num_samples > most:
-        found = "more" if recording.num_samples is None else _minutes(num_samples / recording.sample_rate)
-        raise InputError(
-            f"{path}: this page accepts recordings of up to {_minutes(max_seconds)}; found {found}. Cut it, or "
-            f"separate "
-            f"it with `mossformer-sb separate`, which has no limit."
-        )
-    return num_samples / recording.sample_rate
-
-
-def _minutes(seconds):
-    return f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} seconds"
-
-
 def separate_recording(
-    path: Path, folder: Path, models: Models, label: str, options: Options, progress: Progress, max_seconds: float
+    path: Path, folder: Path, models: Models, label: str, options: Options, progress: Progress, limits: Limits
 ) -> Result:
     """Separate a recording into a folder, with everything that the page displays.
 
@@ -162,8 +114,8 @@ def separate_recording(
         Which of them.
     options : Options
     progress : Progress
-    max_seconds : float
-        The longest recording that is accepted.
+    limits : mossformer_sb.inference.serving.Limits
+        For the longest recording that is accepted.
 
     Returns
     -------
@@ -177,15 +129,15 @@ def separate_recording(
         Soon after ``progress.cancelled`` was set.
     """
     try:
-        return _separate(path, folder, models, label, options, progress, max_seconds)
+        return _separate(path, folder, models, label, options, progress, limits)
     except InputError as error:
         # The visitor does not need the path of the page's files.
         raise InputError(str(error).replace(str(path), path.name).replace(f"{folder}/", "")) from error
 
 
-def _separate(path, folder, models, label, options, progress, max_seconds):
+def _separate(path, folder, models, label, options, progress, limits):
     progress.enter("Reading the recording")
-    seconds = check_length(path, max_seconds)
+    seconds = limits.check_length(path)
     with models.turn(label, progress.waiting):
         progress.enter("Loading the model")
         model = models.load(label)

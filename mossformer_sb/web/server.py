@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.inference.serving import Limits
 from mossformer_sb.web import check_web
 
 if TYPE_CHECKING:
@@ -89,11 +90,16 @@ class Settings:
     keep_minutes: float = 60.0
 
     def __post_init__(self):
-        for name in ("max_minutes", "max_megabytes", "keep_minutes"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be more than 0; found {getattr(self, name)}.")
+        _ = self.limits  # which checks its numbers
+        if not self.keep_minutes > 0:
+            raise InputError(f"keep_minutes must be greater than 0; found {self.keep_minutes}.")
         if not 0 <= self.port < 2**16:
             raise InputError(f"port must be from 0 (any free one) to 65535; found {self.port}.")
+
+    @property
+    def limits(self) -> Limits:
+        """`mossformer_sb.inference.serving.Limits` of a recording."""
+        return Limits(megabytes=self.max_megabytes, minutes=self.max_minutes)
 
     @property
     def is_local(self) -> bool:
@@ -227,7 +233,7 @@ def _application(settings, models, visits):
     from fastapi.responses import FileResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from mossformer_sb.web.page import PAGE_FILES, Limits, Page, theme
+    from mossformer_sb.web.page import PAGE_FILES, Page, theme
 
     application = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     application.add_middleware(_Headers)
@@ -243,8 +249,7 @@ def _application(settings, models, visits):
             raise HTTPException(404, "This file was deleted. Separate the recording again.")
         return FileResponse(path, headers={"cache-control": "no-store"})
 
-    limits = Limits(settings.max_minutes, settings.max_megabytes)
-    blocks = Page(models, visits, limits, settings.is_local).build()
+    blocks = Page(models, visits, settings.limits, settings.is_local).build()
     return gr.mount_gradio_app(
         application,
         blocks,
@@ -254,7 +259,7 @@ def _application(settings, models, visits):
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
-        max_file_size=settings.max_megabytes * 2**20,
+        max_file_size=settings.limits.bytes,
         theme=theme(),
         css_paths=[PAGE_FILES["css"]],
         head=f"<script>{PAGE_FILES['js'].read_text(encoding='utf-8')}</script>",

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from pathlib import Path
+
+from mossformer_sb.inference.serving import TemporaryFolder
 
 
 class Visits:
@@ -40,7 +41,8 @@ class Visits:
 
     def __init__(self, keep_seconds: float = 3600.0, parent: str | Path | None = None) -> None:
         self.keep_seconds = keep_seconds
-        self.root = Path(tempfile.mkdtemp(prefix="mossformer-sb-web-", dir=parent)).resolve()
+        self._folder = TemporaryFolder("mossformer-sb-web-", parent)
+        self.root = self._folder.path
         self.uploads = self.root / "uploads"
         self.results = self.root / "results"
         self.uploads.mkdir()
@@ -118,11 +120,7 @@ class Visits:
     def close(self) -> None:
         """Delete everything, including files that a running separation writes meanwhile."""
         self._closed.set()
-        for _ in range(20):
-            shutil.rmtree(self.root, ignore_errors=True)
-            if not self.root.exists():
-                return
-            time.sleep(0.1)
+        self._folder.delete()
 
     def _replace(self, visit, kind, paths):
         with self._lock:

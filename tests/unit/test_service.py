@@ -30,8 +30,8 @@ from mossformer_sb.sharing.folder import export
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi_offline")
 
+from mossformer_sb.inference.serving import Limits  # noqa: E402
 from mossformer_sb.service.app import create_app  # noqa: E402
-from mossformer_sb.service.limits import Limits  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ class TestRefusals:
             (b"", "/separate", 400, "the request has no body: send an audio file"),
             (b"no audio", "/separate?name=talk", 422, "talk: can't be read as audio"),
             (audio(0.002), "/separate?name=short", 422, "short: has 16 samples at the model's 8000 Hz"),
-            (audio(4, "FLAC"), "/separate", 413, "takes 0.1 minutes or more; the maximum is 0.05"),
+            (audio(4, "FLAC"), "/separate", 413, "takes 4 seconds; the maximum is 3 seconds"),
             (b"\0" * 600_000, "/separate", 413, "the request is larger than 0.5 MB"),
             (iter([b"\0" * 100_000] * 6), "/separate", 413, "the request is larger than 0.5 MB"),
             (audio(), "/separate?format=aac", 422, "format"),
@@ -194,7 +194,7 @@ class TestRefusals:
             assert b"408" in client.recv(1000)
 
     def test_a_length_that_is_only_known_after_reading(self, service, monkeypatch):
-        monkeypatch.setattr("mossformer_sb.service.app.Recording", lambda path: Unknown())
+        monkeypatch.setattr("mossformer_sb.inference.serving.Recording", lambda path: Unknown())
         assert service.send(audio())[0] == 413
 
 
@@ -227,7 +227,7 @@ class TestLoad:
             clients = [threading.Thread(target=lambda: found.append(service.send(audio())[0])) for _ in range(2)]
             for client in clients:
                 client.start()
-            wait_until(lambda: service.app.state.places.taken == 2 and slow.begun == 1)
+            wait_until(lambda: service.app.state.turns.taken == 2 and slow.begun == 1)
             status, headers, content = service.send(audio())
             assert status == 429 and int(headers["retry-after"]) > 0 and b"Try again later" in content
             slow.go.set()
@@ -247,8 +247,8 @@ class TestLoad:
                 gone.sendall(
                     f"POST /separate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
                 )
-                wait_until(lambda: service.app.state.places.taken == 2)
-            wait_until(lambda: service.app.state.places.taken == 1)
+                wait_until(lambda: service.app.state.turns.taken == 2)
+            wait_until(lambda: service.app.state.turns.taken == 1)
             slow.go.set()
             client.join()
             assert found == [200] and slow.begun == 1
@@ -256,8 +256,8 @@ class TestLoad:
     def test_a_client_that_goes_in_the_middle_of_its_body(self, service, temporary):
         with socket.create_connection(("127.0.0.1", service.port)) as gone:
             gone.sendall(b"POST /separate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-            wait_until(lambda: service.app.state.places.taken == 1)
-        wait_until(lambda: service.app.state.places.taken == 0)
+            wait_until(lambda: service.app.state.turns.taken == 1)
+        wait_until(lambda: service.app.state.turns.taken == 0)
 
     def test_a_client_that_does_not_take_its_answer(self, model, temporary):
         with Service(model) as service:
@@ -267,7 +267,7 @@ class TestLoad:
             assert client.recv(15) == b"HTTP/1.1 200 OK"
             assert list(temporary.iterdir())
             client.close()
-            wait_until(lambda: not list(temporary.iterdir()) and service.app.state.places.taken == 0)
+            wait_until(lambda: not list(temporary.iterdir()) and service.app.state.turns.taken == 0)
 
 
 class TestCommand:

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.inference.serving import Limits
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.web import EXAMPLE
 from mossformer_sb.web.models import Models
@@ -27,7 +28,6 @@ from mossformer_sb.web.separating import (
     Cancelled,
     Options,
     Progress,
-    check_length,
     command_line,
     python_lines,
     separate_recording,
@@ -62,7 +62,8 @@ def talk(tmp_path):
 def separate(path, folder, models, progress=None, max_seconds=60.0, **options):
     folder.mkdir(exist_ok=True)
     label = models.labels[0]
-    return separate_recording(path, folder, models, label, Options(**options), progress or Progress(), max_seconds)
+    limits = Limits(minutes=max_seconds / 60)
+    return separate_recording(path, folder, models, label, Options(**options), progress or Progress(), limits)
 
 
 class TestSeparating:
@@ -115,8 +116,8 @@ class TestSeparating:
             Options(level="loud")
 
     def test_too_long(self, talk, tmp_path, models):
-        assert check_length(talk, 1.0) == 1.0
-        with pytest.raises(InputError, match="^talk.wav: .* up to 0.5 seconds; found 1 seconds. Cut it"):
+        assert Limits(minutes=1 / 60).check_length(talk) == 1.0
+        with pytest.raises(InputError, match="^talk.wav: takes 1 seconds; the maximum is 0.5 seconds. Cut it"):
             separate(talk, tmp_path / "token", models, max_seconds=0.5)
         assert not list((tmp_path / "token").iterdir())
 
@@ -154,7 +155,7 @@ class TestPage:
     @pytest.fixture
     def page(self, tmp_path, models):
         pytest.importorskip("gradio")
-        from mossformer_sb.web.page import Limits, Page
+        from mossformer_sb.web.page import Page
 
         visits = Visits(parent=tmp_path)
         yield Page(models, visits, Limits(minutes=2))
@@ -409,7 +410,7 @@ def test_names_of_files_are_text_in_the_page(tmp_path, models):
     ("options", "message"),
     [
         (["--port", "70000"], "port must be from 0"),
-        (["--max_minutes", "0"], "max_minutes must be more than 0"),
+        (["--max_minutes", "0"], "max_minutes must be greater than 0"),
         (["--host", "no.such.host.invalid"], "can't listen at no.such.host.invalid, port 7860"),
         (["--model", "no/such/folder"], "no/such/folder"),
     ],
@@ -462,4 +463,4 @@ def test_help_needs_no_torch():
 
 
 def test_the_example_is_a_recording():
-    assert check_length(Path(EXAMPLE), 10.0) == 8.0
+    assert Limits(minutes=10 / 60).check_length(Path(EXAMPLE)) == 8.0

@@ -1,0 +1,242 @@
+"""Parts of servers that separate recordings: limits, queue and temporary files.
+
+The HTTP service (`mossformer_sb.service`) and the page (`mossformer_sb.web`) use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mossformer_sb.data.audio_io import Recording
+from mossformer_sb.errors import InputError
+
+
+class TooLong(InputError):
+    """A recording is longer than the maximum."""
+
+
+class Full(InputError):
+    """The queue is full."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a server.
+
+    Arguments
+    ---------
+    megabytes : float
+        Largest recording, 10^6 bytes.
+    minutes : float
+        Longest recording.
+    waiting : int
+        Recordings that wait while others are separated; one more is refused.
+    parallel : int
+        Recordings that are separated at a time.
+    upload_seconds : float
+        Longest pause of a client that is sending.
+
+    Raises
+    ------
+    InputError
+        If a number can't be used.
+
+    Example
+    -------
+    >>> Limits(megabytes=0)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: max_megabytes must be greater than 0; found 0.
+    """
+
+    megabytes: float = 200.0
+    minutes: float = 60.0
+    waiting: int = 16
+    parallel: int = 1
+    upload_seconds: float = 30.0
+
+    def __post_init__(self):
+        for name in ("megabytes", "minutes", "parallel", "upload_seconds"):
+            if not getattr(self, name) > 0:
+                key = name if name in ("parallel", "upload_seconds") else f"max_{name}"
+                raise InputError(f"{key} must be greater than 0; found {getattr(self, name)!r}.")
+        if self.waiting < 0:
+            raise InputError(f"max_waiting must be 0 or more; found {self.waiting!r}.")
+
+    @property
+    def bytes(self) -> float:
+        """Largest recording in bytes."""
+        return round(self.megabytes * 1e6)
+
+    def check_length(self, path: Path) -> float:
+        """Check a recording before it is separated, as far as that is quick.
+
+        Arguments
+        ---------
+        path : Path
+
+        Returns
+        -------
+        float
+            Seconds.
+
+        Raises
+        ------
+        TooLong
+            If it is longer.
+        InputError
+            If it can't be read as audio.
+
+        Example
+        -------
+        >>> import numpy as np
+        >>> from mossformer_sb.data.audio_io import write_audio
+        >>> path = getfixture("tmp_path") / "talk.wav"
+        >>> write_audio(path, np.zeros(8000), 8000)
+        >>> Limits(minutes=1).check_length(path)
+        1.0
+        """
+        recording = Recording(path)
+        num_samples, most = recording.num_samples, 60 * self.minutes * recording.sample_rate
+        if num_samples is None:  # a stream without a length in its header
+            num_samples = 0
+            for block in recording.blocks():
+                num_samples += len(block)
+                if num_samples > most:
+                    break
+        if num_samples > most:
+            more = " or more" if recording.num_samples is None else ""
+            raise TooLong(
+                f"{path}: takes {duration(num_samples / recording.sample_rate)}{more}; the maximum is "
+                f"{duration(60 * self.minutes)}. Cut it, separate it with `mossformer-sb separate`, which has no "
+                "limit, or start the server with a larger --max_minutes."
+            )
+        return num_samples / recording.sample_rate
+
+
+def duration(seconds: float) -> str:
+    """Format a duration for a message.
+
+    Example
+    -------
+    >>> duration(90), duration(2.5)
+    ('1.5 minutes', '2.5 seconds')
+    """
+    return f"{seconds / 60:.3g} minutes" if seconds >= 60 else f"{seconds:.3g} seconds"
+
+
+class Turns:
+    """A queue with a limited length, for a limited number of separations at a time, first come, first served.
+
+    Arguments
+    ---------
+    parallel : int
+        Separations at a time.
+    waiting : int, optional
+        Recordings that may wait beside these; unlimited by default.
+
+    Example
+    -------
+    >>> turns = Turns(parallel=1, waiting=0)
+    >>> with turns.place(), turns.turn():
+    ...     turns.taken
+    1
+    >>> turns.taken
+    0
+    """
+
+    def __init__(self, parallel: int = 1, waiting: int | None = None) -> None:
+        self.parallel = parallel
+        self.number = None if waiting is None else parallel + waiting  # of places
+        self.taken = 0  # places
+        self._queue = []  # callers that have their turn or wait for it
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Context: admits a recording, whose turn may come later.
+
+        Raises
+        ------
+        Full
+            If the queue is full.
+        """
+        with self._changed:
+            if self.number is not None and self.taken >= self.number:
+                raise Full(f"{self.taken} recordings are being separated or waiting, the maximum. Try again later.")
+            self.taken += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.taken -= 1
+
+    @contextlib.contextmanager
+    def turn(self, waiting: Callable[[int], object] = lambda num_ahead: None) -> Iterator[None]:
+        """Context: waits for the caller's turn, in the order of the calls.
+
+        Arguments
+        ---------
+        waiting : callable
+            Called several times a second with the number of separations ahead. An exception in it ends the wait.
+        """
+        mine = object()
+        with self._changed:
+            self._queue.append(mine)
+        try:
+            while num_ahead := self._num_ahead(mine):
+                waiting(num_ahead)
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._num_ahead(mine), timeout=0.2)
+            yield
+        finally:
+            with self._changed:
+                self._queue.remove(mine)
+                self._changed.notify_all()
+
+    def _num_ahead(self, mine):
+        with self._changed:
+            return max(0, self._queue.index(mine) - self.parallel + 1)
+
+
+class TemporaryFolder:
+    """A new folder below the system's folder of temporary files, deleted at the end of the context.
+
+    Arguments
+    ---------
+    prefix : str
+        Beginning of its name.
+    parent : str or Path, optional
+        Another parent folder.
+
+    Example
+    -------
+    >>> with TemporaryFolder(parent=getfixture("tmp_path")) as path:
+    ...     _ = (path / "talk.wav").write_bytes(b"...")
+    >>> path.exists()
+    False
+    """
+
+    def __init__(self, prefix: str = "mossformer-sb-", parent: str | Path | None = None) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent)).resolve()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.delete()
+
+    def delete(self) -> None:
+        """Delete it, including files that a running separation writes meanwhile."""
+        for _ in range(20):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                return
+            time.sleep(0.1)

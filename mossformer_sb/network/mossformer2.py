@@ -30,36 +30,21 @@ class MossFormer2MaskNet(MossFormerMaskNet):
 
     Arguments
     ---------
-    in_channels : int
-        N, channels of the encoder.
-    out_channels : int
-        D, model width, even.
-    num_blocks : int
-        Number of MossFormer blocks, and of recurrent modules.
-    num_spks : int
-        S.
-    group_size : int
-        Frames of one local attention group.
-    query_key_dim : int
-        K, even.
-    expansion_factor : float
-        Width of v and u together, in multiples of D.
-    kernel_size : int
-        Kernel weights of the depthwise convolutions, odd.
-    dropout : float
-        Probability.
+    in_channels, out_channels, num_blocks, num_spks, group_size, query_key_dim, kernel_size : int
+        As for `MossFormerMaskNet`; there are as many recurrent modules as blocks.
+    expansion_factor, dropout : float
+        As for `MossFormerMaskNet`.
     norm : str
-        Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+        As for `MossFormerMaskNet`.
     recurrent_channels : int
         Inner width of the recurrent modules: 256 in every published model, whatever D is.
     apply_masks : bool
         False: the output is the encoded estimates, and is not multiplied with the encoded mixture ("mapping"), as in
         the authors' model for WHAMR!. Its level is then independent of the mixture's.
     checkpoint_blocks : bool
-        In training, keep of each block and recurrent module nothing but its input, and compute the rest again for the
-        gradient: less memory for more time, and the same gradients.
+        As for `MossFormerMaskNet`, of the recurrent modules too.
     **others
-        None: here so that the arguments of another mask net are refused with a message that says what to do.
+        As for `MossFormerMaskNet`.
 
     Raises
     ------

@@ -27,7 +27,8 @@ import soundfile
 from data_prep.audio import resample
 from data_prep.corpora.many_speakers_list import LIBRISPEECH, LIST_FILE
 from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
-from mossformer_sb.data.audio_io import read_audio, write_audio
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_writing import write_audio
 from mossformer_sb.errors import InputError
 
 # Source → files that are taken: many speakers rather than long ones.

@@ -14,7 +14,7 @@ from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.cli.input_list import read_input_list
 from mossformer_sb.cli.separate_cluster import ModelChoice, check_cluster_options, separate_on_cluster
 from mossformer_sb.cli.separate_jobs import check_distinct, open_recording, planned, report, separate_jobs
-from mossformer_sb.data.audio_io import FORMATS, SUBTYPES
+from mossformer_sb.data.audio_writing import FORMATS, SUBTYPES
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.output_files import Output

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mossformer_sb.data.audio_io import read_audio, write_audio
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_writing import write_audio
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.results import scored
 from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, reorder

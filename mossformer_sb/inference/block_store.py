@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mossformer_sb.data.audio_io import BLOCK, writing
+from mossformer_sb.data.audio_io import BLOCK
+from mossformer_sb.data.audio_writing import writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from mossformer_sb.data.audio_io import Recording, check_format
+from mossformer_sb.data.audio_io import Recording
+from mossformer_sb.data.audio_writing import check_format
 from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking

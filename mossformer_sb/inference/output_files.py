@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mossformer_sb.data.audio_io import check_format, clips, writing
+from mossformer_sb.data.audio_writing import check_format, clips, writing
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.activity_files import ENDINGS
 from mossformer_sb.inference.output_names import DEFAULT_PATTERN, check_pattern, companion_path, speaker_path

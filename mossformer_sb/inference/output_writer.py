@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mossformer_sb.data.audio_io import write_recordings
+from mossformer_sb.data.audio_writing import write_recordings
 from mossformer_sb.inference.activity_files import activity_texts
 from mossformer_sb.inference.output_files import (
     SeparatedRecording,

@@ -19,7 +19,8 @@ from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from mossformer_sb.data.audio_io import Recording, as_float32, check_format, is_array, write_recordings
+from mossformer_sb.data.audio_io import Recording, as_float32, is_array
+from mossformer_sb.data.audio_writing import check_format, write_recordings
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
 from mossformer_sb.inference.block_store import BlockStore

@@ -97,7 +97,7 @@ class Limits:
         Example
         -------
         >>> import numpy as np
-        >>> from mossformer_sb.data.audio_io import write_audio
+        >>> from mossformer_sb.data.audio_writing import write_audio
         >>> path = getfixture("tmp_path") / "talk.wav"
         >>> write_audio(path, np.zeros(8000), 8000)
         >>> Limits(minutes=1).check_length(path)

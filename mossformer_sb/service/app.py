@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 
-from mossformer_sb.data.audio_io import FORMATS
+from mossformer_sb.data.audio_writing import FORMATS
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.inference.separation import MossFormerSeparation

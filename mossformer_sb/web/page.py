@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import gradio as gr
 import torch
 
-from mossformer_sb.data.audio_io import FORMATS
+from mossformer_sb.data.audio_writing import FORMATS
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.web import EXAMPLE, EXAMPLE_CREDIT

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mossformer_sb.data.audio_io import FORMATS, Recording, write_recordings
+from mossformer_sb.data.audio_io import Recording
+from mossformer_sb.data.audio_writing import FORMATS, write_recordings
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.web.spectrogram import png, power_spectrogram

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mossformer_sb.data.audio_io import read_audio, write_audio
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_writing import write_audio
 from mossformer_sb.errors import InputError
 
 RATE = 8000

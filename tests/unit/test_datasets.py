@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mossformer_sb.data.audio_io import write_audio
+from mossformer_sb.data.audio_writing import write_audio
 from mossformer_sb.data.datasets import Mixture, MixtureDataset, SeparationBatch
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.errors import InputError

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.data.audio_io import check_format
+from mossformer_sb.data.audio_writing import check_format
 from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export

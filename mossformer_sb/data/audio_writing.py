@@ -1,0 +1,197 @@
+"""Writing audio files: formats, subtypes, whole signals and blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import soundfile
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import atomic_write, atomic_write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    import torch
+
+_LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
+
+
+class Format(NamedTuple):
+    """libsndfile's name of a file format."""
+
+    name: str
+    subtypes: tuple  # how samples can be stored; the first one where nothing is said
+
+
+FORMATS = {
+    "wav": Format("WAV", ("FLOAT", "PCM_16", "PCM_24")),
+    "flac": Format("FLAC", ("PCM_24", "PCM_16")),
+    "ogg": Format("OGG", ("VORBIS",)),
+    "mp3": Format("MP3", ("MPEG_LAYER_III",)),
+}
+SUBTYPES = ("FLOAT", "PCM_16", "PCM_24")  # those that one can choose
+_BYTES = {"FLOAT": 4, "PCM_16": 2, "PCM_24": 3}  # of a sample
+
+
+def write_audio(path: str | Path, samples: np.ndarray | torch.Tensor, sample_rate: int) -> None:
+    """Write a float32 WAV atomically: under a temporary name first, so a file of this name is always complete.
+
+    Arguments
+    ---------
+    path : str or Path
+        Its folder must exist.
+    samples : numpy.ndarray or torch.Tensor
+        [T] or [T, channels], full scale 1. Float files hold what exceeds it, so nothing is clipped.
+    sample_rate : int
+        Hz.
+    """
+    with atomic_write(path) as temporary:
+        soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
+
+
+def clips(format: str, subtype: str | None = None) -> bool:
+    """Whether a format cuts off samples beyond full scale.
+
+    Arguments
+    ---------
+    format, subtype : str
+        As for `check_format`.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> clips("wav"), clips("wav", "PCM_16"), clips("ogg")
+    (False, True, True)
+    """
+    return (subtype or FORMATS[format].subtypes[0]) != "FLOAT"
+
+
+def check_format(format: str, sample_rate: int | None = None, subtype: str | None = None) -> None:
+    """Raise InputError if recordings can't be written in a format.
+
+    Arguments
+    ---------
+    format : str
+        One of `FORMATS`.
+    sample_rate : int, optional
+        Hz.
+    subtype : str, optional
+        One of `SUBTYPES`: how samples are stored. Default: the format's first.
+
+    Example
+    -------
+    >>> check_format("mp3", sample_rate=96000)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: mp3 files can't have 96000 Hz: choose another format (wav, flac, ogg).
+    """
+    if format not in FORMATS:
+        raise InputError(f"format {format!r} is not known: choose one of {', '.join(FORMATS)}.")
+    kind = FORMATS[format]
+    if subtype not in (None, *kind.subtypes):
+        raise InputError(f"{format} files can't have the subtype {subtype!r}: {_subtype_advice(kind)}.")
+    if sample_rate is None:
+        return
+    try:
+        with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, subtype or kind.subtypes[0], format=kind.name):
+            pass
+    except soundfile.LibsndfileError as error:
+        others = ", ".join(name for name in FORMATS if name != format)
+        raise InputError(f"{format} files can't have {sample_rate} Hz: choose another format ({others}).") from error
+
+
+def _subtype_advice(kind):
+    if len(kind.subtypes) > 1:
+        return f"choose {', '.join(kind.subtypes[:-1])} or {kind.subtypes[-1]}"
+    return "leave it out, since this format has one of its own, or choose wav or flac"
+
+
+def write_recordings(
+    paths: list[Path],
+    blocks: Iterable[np.ndarray],
+    sample_rate: int,
+    format: str = "wav",
+    num_samples: int | None = None,
+    subtype: str | None = None,
+    texts: Mapping | None = None,
+) -> None:
+    """Write files of one channel each, atomically: all of them or none.
+
+    Arguments
+    ---------
+    paths : list of Path
+        S files; their folder must exist.
+    blocks : iterable of numpy.ndarray
+        [t, S] each, full scale 1.
+    sample_rate : int
+        Hz.
+    format : str
+        One of `FORMATS`.
+    num_samples : int, optional
+        How many there will be, where that is known: more than a WAV can hold are written in its variant RF64.
+    subtype : str, optional
+        As for `check_format`.
+    texts : mapping, optional
+        Path → str, text files that are written with them: they get their names when all are complete.
+
+    Raises
+    ------
+    InputError
+        If the files can't be written, or not to their end, as on a full disk.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> write_recordings([folder / "a.wav", folder / "b.wav"], [np.zeros((400, 2)), np.zeros((100, 2))], 8000)
+    >>> soundfile.info(folder / "b.wav").frames
+    500
+    """
+    kind = FORMATS[format]
+    subtype = subtype or kind.subtypes[0]
+    large = format == "wav" and _BYTES[subtype] * (num_samples or 0) > _LARGEST_WAV
+    texts = texts or {}
+    written = 0
+    with writing(paths[0]), atomic_write_all([*paths, *texts]) as temporaries:
+        temporaries, text_temporaries = temporaries[: len(paths)], temporaries[len(paths) :]
+        for path, text in zip(text_temporaries, texts.values(), strict=True):
+            path.write_text(text, encoding="utf-8", newline="\n")
+        with contextlib.ExitStack() as stack:
+            files = [
+                stack.enter_context(
+                    soundfile.SoundFile(
+                        path, "w", sample_rate, 1, subtype=subtype, format="RF64" if large else kind.name
+                    )
+                )
+                for path in temporaries
+            ]
+            for block in blocks:
+                block = np.asarray(block, dtype=np.float32)
+                for file, samples in zip(files, block.T, strict=True):
+                    file.write(np.ascontiguousarray(samples))
+                written += len(block)
+        # Writing what the encoder still held when its file was closed may have failed on a full disk without an error.
+        for path in temporaries:
+            if soundfile.info(path).frames != written:
+                raise OSError("the file is shorter than what was written to it")
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn the errors of writing into one `InputError`."""
+    try:
+        yield
+    except (OSError, soundfile.LibsndfileError, AssertionError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        advice = "Is the disk full, or the folder not writable?"
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            advice = "Give the recording a shorter name."
+        raise InputError(f"{path}: can't be written ({reason}). {advice} Nothing was left half-written.") from error

@@ -25,7 +25,8 @@ from mossformer_sb.evaluation.results import TEST_MANIFEST
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training.brain import SeparationBrain
-from mossformer_sb.training.checkpoints import BEST_KEY, check_checkpoints
+from mossformer_sb.training.checkpoint_checks import check_checkpoints
+from mossformer_sb.training.checkpoints import BEST_KEY
 from mossformer_sb.training.command_line import check_device, parse_arguments
 from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, should_report, start, stop, unwrapped
 from mossformer_sb.training.experiment import (

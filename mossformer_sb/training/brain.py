@@ -21,7 +21,8 @@ from mossformer_sb.evaluation.metrics import separation_scores
 from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, TimeBudget
-from mossformer_sb.training.checkpoints import BEST_KEY, nothing_to_evaluate
+from mossformer_sb.training.checkpoint_checks import nothing_to_evaluate
+from mossformer_sb.training.checkpoints import BEST_KEY
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader
 from mossformer_sb.training.epoch_stats import History, StageStats, peak_memory, reset_peak_memory
 from mossformer_sb.training.out_of_memory import naming_the_batch

@@ -1,4 +1,4 @@
-"""Atomic checkpoints, and the checks of those that a run starts from.
+"""Atomic checkpoints.
 
 A checkpoint is written under a temporary name, flushed to the disk, listed file by file with sizes and checksums, and
 then renamed; deletion renames first. So a folder with a checkpoint's name was complete when it got that name, however a
@@ -36,8 +36,6 @@ TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is chosen
 AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
-_OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
-_THEIRS = "counter"  # what these call the epoch counter
 
 
 class Checkpointer(stock.Checkpointer):
@@ -334,90 +332,6 @@ def scored_weights(checkpoint: Any, name: Any) -> dict:
         }
         state.update(averages)
     return state
-
-
-# ---- checks before a run
-
-
-def is_of_a_recipe(checkpoint: Any) -> bool:
-    """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
-
-    They save the validation loss under the name that is a score here: lower is better.
-    """
-    if _OURS in checkpoint.paramfiles:
-        return False
-    return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
-
-
-def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug: bool = False) -> None:
-    """Check the checkpoints that a run starts from, or their absence.
-
-    Arguments
-    ---------
-    checkpointer : Checkpointer
-        Of the run.
-    test_only : bool
-        Whether the run only evaluates.
-    debug : bool
-        Whether the run only computes a few batches, and saves nothing.
-
-    Raises
-    ------
-    InputError
-        If they are of another program or another architecture, or there is none to evaluate, or a debug run would
-        replace their results.
-
-    Example
-    -------
-    >>> check_checkpoints(Checkpointer(getfixture("tmp_path") / "save"), test_only=True)
-    Traceback (most recent call last):
-        ...
-    mossformer_sb.errors.InputError: .../save: holds no checkpoint to evaluate. Train first (without --test_only), or
-    give the --output_folder of a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL
-    --manifest CSV
-    """
-    check_origin(checkpointer)
-    there = checkpointer.list_checkpoints()
-    if debug and there:
-        raise InputError(
-            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would replace the "
-            f"results of that training with those of a few batches: give another --output_folder."
-        )
-    if test_only and not debug and not there:
-        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
-    checkpointer.check_architecture()
-
-
-def nothing_to_evaluate(folder: Any) -> str:
-    """The message for a folder of checkpoints that has none."""
-    return (
-        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
-        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
-    )
-
-
-def check_origin(checkpointer: Any) -> None:
-    """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
-
-    Arguments
-    ---------
-    checkpointer : speechbrain.utils.checkpoints.Checkpointer
-
-    Raises
-    ------
-    InputError
-        If its folder holds such a checkpoint.
-    """
-    # SpeechBrain's own listing: ours treats a folder as damaged where a file that a training needs is missing.
-    found = [
-        checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)
-    ]
-    if found:
-        raise InputError(
-            f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "
-            f"({found[0].path.name}), and a training here can only resume from its own. To start from their weights, "
-            f"give another --output_folder, and --init_from with the folder of that recipe's run."
-        )
 
 
 # ---- files and folders

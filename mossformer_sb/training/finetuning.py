@@ -20,7 +20,8 @@ from mossformer_sb.network.hub import CONFIG_FILE, WEIGHTS_FILE, read_config
 from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.released_cache import resolve_source
-from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, is_of_a_recipe, scored_weights
+from mossformer_sb.training.checkpoint_checks import is_of_a_recipe
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
 from mossformer_sb.training.command_line import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.utils.files import expanded, locate

@@ -14,7 +14,8 @@ from speechbrain.utils.epoch_loop import EpochCounter
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training import checkpoints
-from mossformer_sb.training.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer, check_origin
+from mossformer_sb.training.checkpoint_checks import check_origin
+from mossformer_sb.training.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
 from mossformer_sb.training.random_state import RandomState
 

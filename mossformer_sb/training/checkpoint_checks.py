@@ -1,0 +1,98 @@
+"""Checks of the checkpoints that a run starts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from speechbrain.utils import checkpoints as stock
+
+from mossformer_sb.errors import InputError
+from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
+_THEIRS = "counter"  # what these call the epoch counter
+
+
+def is_of_a_recipe(checkpoint: Any) -> bool:
+    """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
+
+    They save the validation loss under the name that is a score here: lower is better.
+    """
+    if _OURS in checkpoint.paramfiles:
+        return False
+    return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
+
+
+def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug: bool = False) -> None:
+    """Check the checkpoints that a run starts from, or their absence.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        Of the run.
+    test_only : bool
+        Whether the run only evaluates.
+    debug : bool
+        Whether the run only computes a few batches, and saves nothing.
+
+    Raises
+    ------
+    InputError
+        If they are of another program or another architecture, or there is none to evaluate, or a debug run would
+        replace their results.
+
+    Example
+    -------
+    >>> from mossformer_sb.training.checkpoints import Checkpointer
+    >>> check_checkpoints(Checkpointer(getfixture("tmp_path") / "save"), test_only=True)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: .../save: holds no checkpoint to evaluate. Train first (without --test_only), or
+    give the --output_folder of a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL
+    --manifest CSV
+    """
+    check_origin(checkpointer)
+    there = checkpointer.list_checkpoints()
+    if debug and there:
+        raise InputError(
+            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would replace the "
+            f"results of that training with those of a few batches: give another --output_folder."
+        )
+    if test_only and not debug and not there:
+        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
+    checkpointer.check_architecture()
+
+
+def nothing_to_evaluate(folder: Any) -> str:
+    """The message for a folder of checkpoints that has none."""
+    return (
+        f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
+        f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
+    )
+
+
+def check_origin(checkpointer: Any) -> None:
+    """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
+
+    Arguments
+    ---------
+    checkpointer : speechbrain.utils.checkpoints.Checkpointer
+
+    Raises
+    ------
+    InputError
+        If its folder holds such a checkpoint.
+    """
+    # SpeechBrain's own listing: ours treats a folder as damaged where a file that a training needs is missing.
+    found = [
+        checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)
+    ]
+    if found:
+        raise InputError(
+            f"{checkpointer.checkpoints_dir}: holds checkpoints of one of SpeechBrain's own recipes "
+            f"({found[0].path.name}), and a training here can only resume from its own. To start from their weights, "
+            f"give another --output_folder, and --init_from with the folder of that recipe's run."
+        )

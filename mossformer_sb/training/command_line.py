@@ -10,65 +10,40 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
-import inspect
 import io
 import json
-import os
-import pydoc
-import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import TaggedScalar
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
+from mossformer_sb.training.experiment_file import (
+    RENAMED,
+    check_keys,
+    check_numbers,
+    check_overrides,
+    check_placeholders,
+    paths_of_home,
+    read_yaml,
+    yaml_problem,
+    yaml_tag,
+)
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Any
+    pass
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
 
-# HyperPyYAML resolves <key> in any text that a !ref leads to, and may read (1, 2) as a tuple, in overrides too.
-REFERENCE = re.compile(r"<[^>]*>")
-TUPLE = re.compile(r"\(.*\)")
 
-# Integers whose values are used when objects are built, and the least value of each.
-LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1}
 WIDE = 40  # characters of a value, beyond which its comment in --help isn't lined up
-
-# Keys that had other names in earlier versions.
-RENAMED = {
-    "deep": "check_samples",
-    "on_bad": "on_invalid",
-    "levels": "level_distribution",
-    "rooms_folder": "rir_folder",
-    "silence_snr": "inactive_threshold",
-}
-# Keys of earlier versions whose objects train.py makes now, most of them with `mossformer_sb.training.experiment`.
-BUILT_IN_CODE = (
-    "prepare",
-    "prepare_mixing",
-    "augmentation",
-    "train_data",
-    "valid_data",
-    "test_data",
-    "train_loader",
-    "valid_loader",
-    "test_loader",
-    "epoch_counter",
-    "train_logger",
-    "checkpointer",
-)
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dict]:
@@ -124,7 +99,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
     hparams_file, *words = argv
     hparams_file = expanded(hparams_file)
     tree = read_yaml(hparams_file)
-    _check_keys(tree, hparams_file)
+    check_keys(tree, hparams_file)
 
     overrides, for_speechbrain, in_both = {}, [], []
     for name, values in _group(words).items():
@@ -144,10 +119,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
 
     run_opts = _speechbrain_run_opts([hparams_file, *for_speechbrain])
     overrides.update({name: run_opts[name] for name in in_both})
-    overrides = {**_paths_of_home(tree), **expanded(overrides)}
-    _check_overrides(tree, overrides, hparams_file)
-    _check_placeholders(tree, overrides, hparams_file)
-    _check_numbers(tree, hparams_file)
+    overrides = {**paths_of_home(tree), **expanded(overrides)}
+    check_overrides(tree, overrides, hparams_file)
+    check_placeholders(tree, overrides, hparams_file)
+    check_numbers(tree, hparams_file)
     return hparams_file, run_opts, overrides
 
 
@@ -215,7 +190,7 @@ def _yaml_value(name, text):
     except YAMLError as error:
         if text.startswith(("[", "{")):
             raise InputError(
-                f"--{name}: {text!r} starts as a list or a mapping and is not valid YAML ({_problem(error)}). "
+                f"--{name}: {text!r} starts as a list or a mapping and is not valid YAML ({yaml_problem(error)}). "
                 f"""If it is plain text, give it a second pair of quotes: --{name} "'{text}'"."""
             ) from error
     return text
@@ -303,11 +278,11 @@ def _show_help(argv):
 
 def _is_built(node):
     """Whether it is an object or the result of a call, whose settings are keys of their own."""
-    return _tag(node).startswith(("!new:", "!name:", "!apply:", "!applyref:"))
+    return yaml_tag(node).startswith(("!new:", "!name:", "!apply:", "!applyref:"))
 
 
 def _shown(value):
-    if _tag(value) == "!PLACEHOLDER":
+    if yaml_tag(value) == "!PLACEHOLDER":
         return "(has to be given)"
     if isinstance(value, (Mapping, list)):
         return json.dumps(value, default=str)
@@ -319,151 +294,3 @@ def _comment(tree, key):
     tokens = getattr(tree, "ca", None) and tree.ca.items.get(key)
     comments = [token.value for token in tokens or [] if hasattr(token, "value")]
     return comments[0].partition("\n")[0].lstrip("# ") if comments else ""
-
-
-# ---- the YAML file
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Load the tree of a YAML file, its tags kept, nothing built."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = YAML().load(file)
-    except OSError as error:
-        raise InputError(f"{path}: can't read the YAML file ({error.strerror}). Give the path of one.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {_problem(error)}.") from error
-    if not isinstance(tree, Mapping):
-        raise InputError(f"{path} has to hold keys and values, as `seed: 1234`; found {type(tree).__name__}.")
-    return tree
-
-
-def _paths_of_home(tree):
-    """The top-level values of a YAML file that begin with ``~``, with the home folder in its place."""
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, str) and expanded(value) != value:
-            found[key] = expanded(str(value))
-        elif _tag(value) == "!ref" and str(value.value).startswith("~"):
-            found[key] = TaggedScalar(expanded(str(value.value)), tag=value.tag)
-    return found
-
-
-def _check_keys(tree, hparams_file):
-    """Refuse keys of earlier versions, which would have no effect."""
-    renamed = [f"{key} is now called {RENAMED[key]}" for key in tree if key in RENAMED]
-    built = [key for key in tree if key in BUILT_IN_CODE]
-    if renamed:
-        raise InputError(f"{hparams_file}: {', '.join(renamed)}. Rename what has another name in the file.")
-    if built:
-        raise InputError(
-            f"{hparams_file}: {', '.join(built)} would have no effect: train.py makes what such keys described. "
-            "Remove them; the files in hparams/ show which keys there are."
-        )
-
-
-def _problem(error):
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
-
-
-def _tag(node):
-    return (node.tag.value or "") if hasattr(node, "tag") else ""
-
-
-def _check_overrides(tree, overrides, hparams_file, path=""):
-    """Refuse overrides that HyperPyYAML would accept silently, or fail on with an unclear message."""
-    for key, value in overrides.items():
-        here = f"{path}.{key}" if path else str(key)
-        open_mapping = path and not tree and not _tag(tree)  # `{}`: the code that reads it checks its keys
-        if path and not open_mapping and key not in tree and not _accepts(tree, key, hparams_file):
-            close = difflib.get_close_matches(str(key), [*map(str, tree)], n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise InputError(
-                f"{here} is not in {hparams_file}: {path} has {', '.join(map(str, tree)) or 'no keys'}.{hint}"
-            )
-        if isinstance(value, Mapping) and key in tree:
-            if not isinstance(tree[key], Mapping):
-                raise InputError(f"{here} in {hparams_file} is not a mapping; found {dict(value)} for it.")
-            _check_overrides(tree[key], value, hparams_file, here)
-        else:
-            _check_text(here, value)
-            if key in tree:
-                _check_kind(here, tree[key], value, hparams_file)
-
-
-def _check_kind(path, default, value, hparams_file):
-    """Refuse text for a number, and anything but True or False for a boolean."""
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise InputError(f"{path} is true or false, as in {hparams_file}; found {value!r}. Give one of the two.")
-    elif isinstance(default, (int, float)) and (
-        isinstance(value, bool) or not (value is None or isinstance(value, (int, float)))
-    ):
-        raise InputError(
-            f"{path} takes a number, as {default} in {hparams_file}; found {value!r}. Give one, such as --{path} "
-            f"{default}, or null where the file's comment allows it."
-        )
-
-
-def _check_text(path, value):
-    """Refuse text that HyperPyYAML would interpret."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _check_text(path, item)
-    elif isinstance(value, str) and REFERENCE.search(value):
-        raise InputError(f"{path}: {value!r} contains <...>, which HyperPyYAML reads as a reference. Rename it.")
-    elif isinstance(value, str) and TUPLE.fullmatch(value):
-        raise InputError(f"{path}: {value!r} may be read as a tuple. Write a list, [...], or rename it.")
-
-
-def _accepts(node, key, hparams_file):
-    """Whether the class, the function or the file that a node names accepts this key."""
-    kind, _, name = _tag(node).partition(":")
-    if kind == "!include":
-        return key in read_yaml(os.path.join(os.path.dirname(os.path.realpath(hparams_file)), name))
-    if kind not in ("!new", "!name", "!apply", "!applyref"):
-        return False
-    try:
-        parameters = inspect.signature(pydoc.locate(name)).parameters
-    except (TypeError, ValueError):  # not there, or without a signature
-        return False
-    return key in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def _check_placeholders(tree, overrides, hparams_file):
-    recursive_update(tree, overrides)
-    missing = list(_placeholders(tree))
-    if missing:
-        given = " ".join(dict.fromkeys(_how_to_give(path) for path in missing))
-        raise InputError(f"{hparams_file} needs a value for {', '.join(missing)}. Add: {given}")
-
-
-def _check_numbers(tree, hparams_file):
-    """Refuse numbers with which PyTorch or SpeechBrain would fail with an unclear error."""
-    for key, least in LEAST.items():
-        value = tree.get(key)
-        if isinstance(value, (int, float)) and (isinstance(value, bool) or int(value) != value or value < least):
-            raise InputError(f"{key} in {hparams_file} must be a whole number from {least}; found {value}.")
-
-
-def _how_to_give(path):
-    """Write the option that sets a path: ``--a VALUE``, ``--a '{b: VALUE}'``; a list is given as a whole."""
-    key, *inner = path.partition("[")[0].split(".")
-    if not inner:
-        return f"--{key} VALUE"
-    return f"--{key} '{''.join(f'{{{part}: ' for part in inner)}VALUE{'}' * len(inner)}'"
-
-
-def _placeholders(node, path=""):
-    if _tag(node) == "!PLACEHOLDER":
-        yield path
-    elif isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _placeholders(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _placeholders(value, f"{path}[{index}]")

@@ -22,7 +22,7 @@ from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.training.checkpoint_checks import is_of_a_recipe
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
-from mossformer_sb.training.command_line import read_yaml
+from mossformer_sb.training.experiment_file import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.utils.files import expanded, locate
 from mossformer_sb.utils.weights import find_weights, read_state_dict

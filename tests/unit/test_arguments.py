@@ -6,7 +6,8 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.training.command_line import BUILT_IN_CODE, RENAMED, check_device, parse_arguments
+from mossformer_sb.training.command_line import check_device, parse_arguments
+from mossformer_sb.training.experiment_file import BUILT_IN_CODE, RENAMED
 
 YAML = """
 data_folder: !PLACEHOLDER

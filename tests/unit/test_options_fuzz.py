@@ -20,7 +20,8 @@ from data_prep import __main__ as data_prep
 from mossformer_sb import MossFormerSeparator, cli
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import export
-from mossformer_sb.training.command_line import _speechbrain_options, read_yaml
+from mossformer_sb.training.command_line import _speechbrain_options
+from mossformer_sb.training.experiment_file import read_yaml
 from tests.integration.programs import WHAM
 from tests.unit.trees import write_custom, write_wham
 from train import main as train

@@ -5,61 +5,42 @@ given, in `Libri{N}Mix/` or `metadata/Libri{N}Mix/` there, as in a clone of gith
 are relative to LibriSpeech and to wham_noise. Step by step as published: gains at 16 kHz, then the sample rate, then
 the lengths, then sums; 16 bit as libsndfile makes them of floating point.
 
-From any speech: `data_prep.generate.librimix_drawing` draws the metadata first, in the same format, and it is kept in
-`OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be reverberated, which LibriMix does not have: then the folders
-are those of WHAMR!, with the splits tr, cv and tt.
+From any speech: `data_prep.generate.librimix_from_speech` draws the metadata first, in the same format, and it is
+kept in `OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be reverberated, which LibriMix does not have: then the
+folders are those of WHAMR!, with the splits tr, cv and tt.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import json
 import logging
 import os
 import re
 import shlex
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy.signal import resample_poly
-
-from data_prep.audio import SAMPLE_RATE, num_resampled, to_int16_libsndfile
 from data_prep.choices import check_choice, check_num_spks, check_versions
 from data_prep.generate.engine import (
-    Item,
-    Output,
     Plan,
     checksum,
-    differences,
     output_path,
-    remove_temporaries,
     run,
-    write_text,
 )
 from data_prep.generate.file_access import check_access
-from data_prep.generate.image_source import images_of
-from data_prep.generate.librimix_drawing import SPLITS, TRAIN, Drawing, draw_levels, split_noises, split_speakers
-from data_prep.generate.librimix_metadata import Recipe, file_name, info_text, metadata_text, read_metadata
-from data_prep.generate.librimix_tables import KINDS, measure_ratios, parts_of, write_tables
+from data_prep.generate.librimix_from_speech import draw_metadata
+from data_prep.generate.librimix_metadata import metadata_text, read_recipes
+from data_prep.generate.librimix_samples import TYPES, make, plan_mixture
+from data_prep.generate.librimix_tables import write_tables
 from data_prep.generate.metadata import metadata_places
 from data_prep.generate.recordings import (
     LAYOUTS,
     check_noise,
-    find_noise,
-    find_speech,
-    fingerprint,
     frames_of,
-    read_noise,
-    read_recording,
-    warn_of_single_utterances,
 )
-from data_prep.generate.rooms import REVERBERATIONS, read_rooms, rooms_text
-from data_prep.generate.utterances import cut_long
-from data_prep.parallel import count_workers, process_map
+from data_prep.generate.rooms import REVERBERATIONS
+from data_prep.parallel import count_workers
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
@@ -73,25 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # to be increased when the same metadata gives other samples
-TYPES = ("mix_clean", "mix_both", "mix_single")
-ROOM_SPLITS = {TRAIN: "tr", "dev": "cv", "test": "tt"}
-MAX_SECONDS = 40.0  # of an utterance, by default: LibriSpeech has none above 36
-
-
-@dataclass(frozen=True)
-class LibrimixItem(Item):
-    """One mixture, at all requested sample rates and modes.
-
-    Attributes
-    ----------
-    recipe : Recipe
-        What it is made of.
-    tops : tuple
-        (sample rate, mode, folder that has `s1/`, `mix_clean/`, …) of each version.
-    """
-
-    recipe: Recipe
-    tops: tuple
 
 
 def generate(
@@ -170,7 +132,7 @@ def generate(
     if from_speech is None:
         speech_folder = librispeech_folder
         tables = _find_tables(metadata_folder, num_spks, splits)
-        recipes = {split: _read_recipes(path, num_spks, rooms) for split, path in tables.items()}
+        recipes = {split: read_recipes(path, num_spks, rooms) for split, path in tables.items()}
         origin = {path.name: checksum(path) for path in tables.values()}
     else:
         options = dict(rooms=rooms, resample=resample, workers=workers, dry_run=dry_run) | drawing
@@ -187,7 +149,7 @@ def generate(
     if types != TYPES[:1]:
         _check_noise(recipes, noise, frames, resample)
     versions = [(sample_rate, mode) for sample_rate in sample_rates for mode in modes]
-    items = [_plan_mixture(split, recipe, versions, types, frames) for split, recipe in rows]
+    items = [plan_mixture(split, recipe, versions, types, frames) for split, recipe in rows]
     folders = {"speech_folder": speech_folder, "noise_folder": noise}
     make_signals = functools.partial(make, **folders, resample=resample, types=types)
     parameters = {"version": VERSION, "rooms": rooms} | origin
@@ -262,168 +224,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawing.add_argument("--seed", type=int, help="seed of everything random (default: 72)")
 
 
-# Metadata
-
-
-def draw_metadata(
-    output_folder: Path,
-    num_spks: int,
-    from_speech: str,
-    noise: Any = None,
-    rooms: bool = False,
-    resample: bool = False,
-    splits: Sequence[str] | None = None,
-    layout: str = "librispeech",
-    speaker_pattern: str | None = None,
-    reverberation: str = "any",
-    n_mixtures: Sequence[int] | None = None,
-    speaker_shares: Sequence[float] = (0.8, 0.1, 0.1),
-    extend_noise: bool = False,
-    published: bool = False,
-    min_seconds: float = 3.0,
-    max_seconds: float | None = None,
-    seed: int = 72,
-    workers: int | None = None,
-    dry_run: bool = False,
-    lowest_rate: int | None = None,
-) -> tuple[Path, dict]:
-    """Draws metadata for a folder of speech, and writes it to `output_folder/metadata/Libri{N}Mix`.
-
-    Metadata that was drawn with the same arguments is read instead.
-
-    Arguments
-    ---------
-    output_folder : Path
-        Folder of the corpus.
-    num_spks, from_speech, noise, rooms, resample, splits, workers, dry_run
-        As for `generate`. A dry run writes nothing, and has gains of 1.
-    layout, speaker_pattern : str
-        Of the folder of speech; see `find_speech`.
-    reverberation : str
-        As for `data_prep.generate.rooms.draw_room`.
-    n_mixtures : sequence of int, optional
-        Numbers of mixtures of train-100, dev and test; utterances are reused for as many as that. One pass over the
-        utterances if None.
-    speaker_shares : sequence of float
-        Shares of the speakers for train-100, dev and test; a split with a share of zero is omitted.
-    extend_noise, published, min_seconds, seed
-        As for `Drawing`.
-    max_seconds : float, optional
-        Recordings that are longer are cut at their pauses; see `data_prep.generate.utterances`. Default: 40, or twice
-        `min_seconds` where that is more.
-    lowest_rate : int, optional
-        Of recordings that are converted without `resample`, in Hz. Default: none is.
-
-    Returns
-    -------
-    folder : Path
-        Folder of the relative paths of speech.
-    recipes : dict
-        split → list of Recipe.
-
-    Raises
-    ------
-    InputError
-        If there is too little to draw from, or the folder holds metadata that was drawn with other arguments.
-    """
-    check_choice("reverberation", reverberation, REVERBERATIONS)
-    if seed < 0:
-        raise InputError(f"seed is {seed}: give 0 or more.")
-    if n_mixtures is not None and (len(n_mixtures) != len(SPLITS) or min(n_mixtures) < 1):
-        raise InputError(f"n_mixtures {n_mixtures}: give three numbers of at least 1, for {', '.join(SPLITS)}.")
-    accepted = resample or lowest_rate or False
-    max_seconds = max(MAX_SECONDS, 2 * min_seconds) if max_seconds is None else max_seconds
-    cut = functools.partial(cut_long, max_seconds=max_seconds, min_seconds=min_seconds)
-    folder, utterances = find_speech(from_speech, layout, accepted, speaker_pattern, cut)
-    noises = [] if noise is None else find_noise(noise, accepted)
-    warn_of_single_utterances(utterances)
-    drawing = Drawing(
-        speech_folder=str(folder),
-        noise_folder=None if noise is None else str(Path(expanded(noise))),
-        num_spks=num_spks,
-        seed=seed,
-        min_seconds=min_seconds,
-        extend_noise=extend_noise,
-        reverberation=reverberation if rooms else None,
-        published=published,
-        resample=accepted,
-    )
-    parts = split_speakers(utterances, num_spks, speaker_shares, seed)
-    noise_parts = split_noises(noises, parts, speaker_shares, seed)
-    for split in splits or ():
-        check_choice("split", split, tuple(parts))
-    counts = dict(zip(SPLITS, n_mixtures or [None] * len(SPLITS), strict=True))
-    wanted = [split for split in parts if splits is None or split in splits]
-    if dry_run:
-        return folder, {
-            split: [_dry_recipe(pair) for pair in drawing.plan(split, parts[split], noise_parts[split], counts[split])]
-            for split in wanted
-        }
-    record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout, "resample": resample}
-    record |= {} if speaker_pattern is None else {"speaker_pattern": speaker_pattern}
-    record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
-    del record["speech_folder"], record["noise_folder"]  # they may have been moved
-    target = output_folder / "metadata" / f"Libri{num_spks}Mix"
-    remove_temporaries(target)
-    with _all_or_none(target) as written, process_map(functools.partial(draw_levels, drawing), workers) as mapped:
-        given = (parts, noise_parts, counts)
-        return folder, {
-            split: _draw_once(target, drawing, split, *(of[split] for of in given), record, mapped, written)
-            for split in wanted
-        }
-
-
-def _dry_recipe(pair):
-    speech, noise = pair
-    path, gain = (None, None) if noise is None else (noise.path, 1.0)
-    sources = tuple(clip.path for clip in speech)
-    return Recipe("_".join(clip.name for clip in speech), sources, (1.0,) * len(speech), path, gain)
-
-
-@contextlib.contextmanager
-def _all_or_none(folder):
-    """Removes the files of the list that it gives if the input is refused: other arguments are to find nothing here."""
-    written, absent = [], [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield written
-    except InputError:
-        for path in written:
-            path.unlink(missing_ok=True)
-        for path in absent:
-            with contextlib.suppress(OSError):  # something else has come into it
-                path.rmdir()
-        raise
-
-
-def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped, written):
-    """Draws the metadata of a split and writes it, or reads what was drawn with the same arguments."""
-    prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
-    recorded, table = folder / f"{prefix}.json", folder / f"{prefix}.csv"
-    if recorded.is_file():
-        found = json.loads(recorded.read_text(encoding="utf-8"))
-        different = sorted(key for key in record | found if record.get(key) != found.get(key))
-        if different:
-            raise InputError(
-                f"{recorded}: the metadata was drawn with {differences(found, record, different)}: give the same or "
-                "another output_folder, or delete this one."
-            )
-        return _read_recipes(table, drawing.num_spks, drawing.reverberation is not None)
-    recipes, _ = drawing.draw(split, utterances, noises, count, mapped)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output_folder '{folder}' can't be written ({error}): give a folder that can be.") from error
-    texts = {table: metadata_text(recipes), folder / f"{prefix}_info.csv": info_text(recipes)}
-    if drawing.reverberation is not None:
-        texts[folder / f"{prefix}_rooms.csv"] = rooms_text({recipe.name: recipe.room for recipe in recipes})
-    texts[recorded] = json.dumps(record, indent=2, sort_keys=True) + "\n"  # last: it says that the others are there
-    for path, text in texts.items():
-        written.append(path)
-        write_text(path, text)
-    logger.info("Drew %d mixtures of split '%s': %s", len(recipes), split, table)
-    return recipes
-
-
 def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
     """Checks for conflicting arguments, and returns the types of mixtures to make."""
     count_workers(workers)  # refuses what is no number of them
@@ -486,12 +286,6 @@ def _short(split):
     return re.sub("-clean(?=-|$)", "", split)
 
 
-def _read_recipes(path, num_spks, rooms):
-    if not rooms:
-        return read_metadata(path, num_spks)
-    return read_metadata(path, num_spks, read_rooms(path.with_name(f"{path.stem}_rooms.csv"), num_spks))
-
-
 def _check_noise(recipes, folder, frames, resample):
     """Raises an InputError unless every mixture has a usable noise, by its header."""
     for split, rows in recipes.items():
@@ -510,139 +304,3 @@ def _expanded(folder):
 
 def _hash(text):
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-# Plan
-
-
-def _top(split, num_spks, sample_rate, mode, rooms):
-    split = ROOM_SPLITS.get(split, split) if rooms else split
-    return f"Libri{num_spks}Mix/wav{sample_rate // 1000}k/{mode}/{split}"
-
-
-def _plan_mixture(split, recipe, versions, types, frames):
-    lengths = [frames[path] for path in recipe.sources]
-    name, num_spks = _file_name(recipe), len(recipe.sources)
-    tops, outputs = [], []
-    for sample_rate, mode in versions:
-        top = _top(split, num_spks, sample_rate, mode, recipe.room is not None)
-        length = _length(lengths, sample_rate, mode)
-        tops.append((sample_rate, mode, top))
-        outputs += [
-            Output(f"{top}/{folder}/{name}.wav", length, sample_rate, "int16")
-            for folder in _folders(num_spks, types, recipe.room is not None)
-        ]
-    return LibrimixItem(recipe.name, tuple(outputs), recipe, tuple(tops))
-
-
-def _length(lengths, sample_rate, mode):
-    """Samples of a mixture of utterances whose lengths at 16 kHz are given."""
-    return num_resampled({"min": min, "max": max}[mode](lengths), sample_rate)
-
-
-def _file_name(recipe):
-    return file_name(recipe.name, len(recipe.sources))
-
-
-def _folders(num_spks, types, rooms):
-    """The folders of a split: sources, mixtures, noise."""
-    names = [*(f"s{number}" for number in range(1, num_spks + 1)), *types]
-    if rooms:
-        names = [f"{name}_{kind}" for kind in KINDS for name in names]
-    return [*names, "noise"] if types != TYPES[:1] else names
-
-
-# Samples
-
-
-def make(
-    mixture: LibrimixItem, speech_folder: str, noise_folder: str, resample: bool | int, types: Sequence[str]
-) -> tuple[dict, dict]:
-    """Makes the samples of a mixture.
-
-    Arguments
-    ---------
-    mixture : LibrimixItem
-        What to make.
-    speech_folder, noise_folder : str
-        Folders of the relative paths in its recipe.
-    resample : bool
-        As for `read_recording`.
-    types : sequence of str
-        Which mixtures.
-
-    Returns
-    -------
-    signals : dict
-        path → int16 array.
-    ratios : dict
-        (folder of the split, type of mixture with the kind of room) → ratio of each of its parts to the rest, in dB.
-    """
-    recipe = mixture.recipe
-    speech = [read_recording(os.path.join(speech_folder, path), resample) for path in recipe.sources]
-    longest = max(map(len, speech))
-    # A gain as a Python number keeps single precision, as in the published script.
-    sources = [samples * gain for samples, gain in zip(speech, recipe.gains, strict=True)]
-    noise = None
-    if types != TYPES[:1]:
-        noise = read_noise(os.path.join(noise_folder, recipe.noise), longest, resample) * recipe.noise_gain
-    named = {"": sources}
-    if recipe.room is not None:
-        images = images_of(recipe.room, np.stack([np.pad(samples, (0, longest - len(samples))) for samples in sources]))
-        named = {f"_{kind}": list(signals) for kind, signals in zip(KINDS, images, strict=True)}
-    made, ratios = {}, {}
-    for sample_rate, mode, top in mixture.tops:
-        for suffix, signals in named.items():
-            length = _length(map(len, speech), sample_rate, mode)
-            mixed = mix(signals, noise, types, sample_rate, length)
-            for folder, samples in mixed.items():
-                folder = folder if folder == "noise" else f"{folder}{suffix}"
-                made[f"{top}/{folder}/{_file_name(recipe)}.wav"] = to_int16_libsndfile(samples)
-            for name in types:
-                parts = [mixed[part] for part in parts_of(name, len(sources))]
-                ratios[top, f"{name}{suffix}"] = measure_ratios(mixed[name], parts)
-    return made, ratios
-
-
-def mix(
-    sources: Sequence[np.ndarray], noise: np.ndarray | None, types: Sequence[str], sample_rate: int, length: int
-) -> dict:
-    """Resamples signals, adjusts their length, and adds them.
-
-    Arguments
-    ---------
-    sources : sequence of numpy.ndarray
-        Scaled signals at 16 kHz.
-    noise : numpy.ndarray, optional
-        Likewise.
-    types : sequence of str
-        Which mixtures.
-    sample_rate : int
-        In Hz.
-    length : int
-        Samples at that rate.
-
-    Returns
-    -------
-    signals : dict
-        Folder name → array.
-
-    Example
-    -------
-    >>> signals = mix([np.ones(4), np.ones(6)], np.full(6, 0.5), ("mix_both",), 16000, 5)
-    >>> {name: samples.tolist() for name, samples in signals.items() if name in ("s1", "mix_both")}
-    {'s1': [1.0, 1.0, 1.0, 1.0, 0.0], 'mix_both': [2.5, 2.5, 2.5, 2.5, 1.5]}
-    """
-    fitted = [_fit(resample_poly(samples, sample_rate, SAMPLE_RATE), length) for samples in sources]
-    signals = {f"s{number}": samples for number, samples in enumerate(fitted, 1)}
-    if noise is not None:
-        signals["noise"] = _fit(resample_poly(noise, sample_rate, SAMPLE_RATE), length)
-    for name in types:
-        signals[name] = np.zeros_like(fitted[0])
-        for part in parts_of(name, len(sources)):
-            signals[name] += signals[part]  # in place: noise that was extended is in double precision, the sum is not
-    return signals
-
-
-def _fit(samples, length):
-    return np.pad(samples[:length], (0, max(0, length - len(samples))))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.generate.file_access import check_access
-from data_prep.generate.rooms import Room
+from data_prep.generate.rooms import Room, read_rooms
 from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
 
@@ -198,3 +198,10 @@ def csv_text(rows: Any) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
+
+
+def read_recipes(path, num_spks, rooms):
+    """The `Recipe` of each row of a table; with ``rooms``, of the table of rooms beside it too."""
+    if not rooms:
+        return read_metadata(path, num_spks)
+    return read_metadata(path, num_spks, read_rooms(path.with_name(f"{path.stem}_rooms.csv"), num_spks))

@@ -21,7 +21,7 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from data_prep.generate.librimix import LibrimixItem
+    from data_prep.generate.librimix_samples import LibrimixItem
 
 KINDS = ("anechoic", "reverb")  # of signals in rooms
 EPSILON = 1e-10  # of the published ratios
@@ -77,7 +77,7 @@ def write_tables(
     ---------
     output_folder : Path
         Folder of the corpus.
-    items : sequence of data_prep.generate.librimix.LibrimixItem
+    items : sequence of data_prep.generate.librimix_samples.LibrimixItem
         The mixtures, in the order of the tables.
     types : sequence of str
         The types of mixtures.

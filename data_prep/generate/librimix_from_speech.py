@@ -1,0 +1,199 @@
+"""Metadata in LibriMix's format, drawn for any speech."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.choices import check_choice
+from data_prep.generate.engine import (
+    differences,
+    remove_temporaries,
+    write_text,
+)
+from data_prep.generate.librimix_drawing import SPLITS, Drawing, draw_levels, split_noises, split_speakers
+from data_prep.generate.librimix_metadata import Recipe, info_text, metadata_text, read_recipes
+from data_prep.generate.recordings import (
+    find_noise,
+    find_speech,
+    fingerprint,
+    warn_of_single_utterances,
+)
+from data_prep.generate.rooms import REVERBERATIONS, rooms_text
+from data_prep.generate.utterances import cut_long
+from data_prep.parallel import process_map
+from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+
+logger = logging.getLogger(__name__)
+
+MAX_SECONDS = 40.0  # of an utterance, by default: LibriSpeech has none above 36
+
+
+def draw_metadata(
+    output_folder: Path,
+    num_spks: int,
+    from_speech: str,
+    noise: Any = None,
+    rooms: bool = False,
+    resample: bool = False,
+    splits: Sequence[str] | None = None,
+    layout: str = "librispeech",
+    speaker_pattern: str | None = None,
+    reverberation: str = "any",
+    n_mixtures: Sequence[int] | None = None,
+    speaker_shares: Sequence[float] = (0.8, 0.1, 0.1),
+    extend_noise: bool = False,
+    published: bool = False,
+    min_seconds: float = 3.0,
+    max_seconds: float | None = None,
+    seed: int = 72,
+    workers: int | None = None,
+    dry_run: bool = False,
+    lowest_rate: int | None = None,
+) -> tuple[Path, dict]:
+    """Draws metadata for a folder of speech, and writes it to `output_folder/metadata/Libri{N}Mix`.
+
+    Metadata that was drawn with the same arguments is read instead.
+
+    Arguments
+    ---------
+    output_folder : Path
+        Folder of the corpus.
+    num_spks, from_speech, noise, rooms, resample, splits, workers, dry_run
+        As for `data_prep.generate.librimix.generate`. A dry run writes nothing, and has gains of 1.
+    layout, speaker_pattern : str
+        Of the folder of speech; see `find_speech`.
+    reverberation : str
+        As for `data_prep.generate.rooms.draw_room`.
+    n_mixtures : sequence of int, optional
+        Numbers of mixtures of train-100, dev and test; utterances are reused for as many as that. One pass over the
+        utterances if None.
+    speaker_shares : sequence of float
+        Shares of the speakers for train-100, dev and test; a split with a share of zero is omitted.
+    extend_noise, published, min_seconds, seed
+        As for `Drawing`.
+    max_seconds : float, optional
+        Recordings that are longer are cut at their pauses; see `data_prep.generate.utterances`. Default: 40, or twice
+        `min_seconds` where that is more.
+    lowest_rate : int, optional
+        Of recordings that are converted without `resample`, in Hz. Default: none is.
+
+    Returns
+    -------
+    folder : Path
+        Folder of the relative paths of speech.
+    recipes : dict
+        split → list of Recipe.
+
+    Raises
+    ------
+    InputError
+        If there is too little to draw from, or the folder holds metadata that was drawn with other arguments.
+    """
+    check_choice("reverberation", reverberation, REVERBERATIONS)
+    if seed < 0:
+        raise InputError(f"seed is {seed}: give 0 or more.")
+    if n_mixtures is not None and (len(n_mixtures) != len(SPLITS) or min(n_mixtures) < 1):
+        raise InputError(f"n_mixtures {n_mixtures}: give three numbers of at least 1, for {', '.join(SPLITS)}.")
+    accepted = resample or lowest_rate or False
+    max_seconds = max(MAX_SECONDS, 2 * min_seconds) if max_seconds is None else max_seconds
+    cut = functools.partial(cut_long, max_seconds=max_seconds, min_seconds=min_seconds)
+    folder, utterances = find_speech(from_speech, layout, accepted, speaker_pattern, cut)
+    noises = [] if noise is None else find_noise(noise, accepted)
+    warn_of_single_utterances(utterances)
+    drawing = Drawing(
+        speech_folder=str(folder),
+        noise_folder=None if noise is None else str(Path(expanded(noise))),
+        num_spks=num_spks,
+        seed=seed,
+        min_seconds=min_seconds,
+        extend_noise=extend_noise,
+        reverberation=reverberation if rooms else None,
+        published=published,
+        resample=accepted,
+    )
+    parts = split_speakers(utterances, num_spks, speaker_shares, seed)
+    noise_parts = split_noises(noises, parts, speaker_shares, seed)
+    for split in splits or ():
+        check_choice("split", split, tuple(parts))
+    counts = dict(zip(SPLITS, n_mixtures or [None] * len(SPLITS), strict=True))
+    wanted = [split for split in parts if splits is None or split in splits]
+    if dry_run:
+        return folder, {
+            split: [_dry_recipe(pair) for pair in drawing.plan(split, parts[split], noise_parts[split], counts[split])]
+            for split in wanted
+        }
+    record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout, "resample": resample}
+    record |= {} if speaker_pattern is None else {"speaker_pattern": speaker_pattern}
+    record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
+    del record["speech_folder"], record["noise_folder"]  # they may have been moved
+    target = output_folder / "metadata" / f"Libri{num_spks}Mix"
+    remove_temporaries(target)
+    with _all_or_none(target) as written, process_map(functools.partial(draw_levels, drawing), workers) as mapped:
+        given = (parts, noise_parts, counts)
+        return folder, {
+            split: _draw_once(target, drawing, split, *(of[split] for of in given), record, mapped, written)
+            for split in wanted
+        }
+
+
+def _dry_recipe(pair):
+    speech, noise = pair
+    path, gain = (None, None) if noise is None else (noise.path, 1.0)
+    sources = tuple(clip.path for clip in speech)
+    return Recipe("_".join(clip.name for clip in speech), sources, (1.0,) * len(speech), path, gain)
+
+
+@contextlib.contextmanager
+def _all_or_none(folder):
+    """Removes the files of the list that it gives if the input is refused: other arguments are to find nothing here."""
+    written, absent = [], [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield written
+    except InputError:
+        for path in written:
+            path.unlink(missing_ok=True)
+        for path in absent:
+            with contextlib.suppress(OSError):  # something else has come into it
+                path.rmdir()
+        raise
+
+
+def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped, written):
+    """Draws the metadata of a split and writes it, or reads what was drawn with the same arguments."""
+    prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
+    recorded, table = folder / f"{prefix}.json", folder / f"{prefix}.csv"
+    if recorded.is_file():
+        found = json.loads(recorded.read_text(encoding="utf-8"))
+        different = sorted(key for key in record | found if record.get(key) != found.get(key))
+        if different:
+            raise InputError(
+                f"{recorded}: the metadata was drawn with {differences(found, record, different)}: give the same or "
+                "another output_folder, or delete this one."
+            )
+        return read_recipes(table, drawing.num_spks, drawing.reverberation is not None)
+    recipes, _ = drawing.draw(split, utterances, noises, count, mapped)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_folder '{folder}' can't be written ({error}): give a folder that can be.") from error
+    texts = {table: metadata_text(recipes), folder / f"{prefix}_info.csv": info_text(recipes)}
+    if drawing.reverberation is not None:
+        texts[folder / f"{prefix}_rooms.csv"] = rooms_text({recipe.name: recipe.room for recipe in recipes})
+    texts[recorded] = json.dumps(record, indent=2, sort_keys=True) + "\n"  # last: it says that the others are there
+    for path, text in texts.items():
+        written.append(path)
+        write_text(path, text)
+    logger.info("Drew %d mixtures of split '%s': %s", len(recipes), split, table)
+    return recipes

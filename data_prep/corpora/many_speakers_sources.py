@@ -19,7 +19,8 @@ from data_prep.choices import SPLITS
 from data_prep.corpora.many_speakers_list import LIBRISPEECH
 from data_prep.demo_corpus.synthetic_noise import make_noise
 from data_prep.generate.engine import Item, Output, Plan, run
-from data_prep.generate.recordings import frames_of, name_noise, read_recording
+from data_prep.generate.reading import read_recording
+from data_prep.generate.recordings import frames_of, name_noise
 from data_prep.manifests.source_tables import measure_noise
 from data_prep.messages import first_of
 from mossformer_sb.data.audio_io import read_audio

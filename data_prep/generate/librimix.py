@@ -34,11 +34,8 @@ from data_prep.generate.librimix_metadata import metadata_text, read_recipes
 from data_prep.generate.librimix_samples import TYPES, make, plan_mixture
 from data_prep.generate.librimix_tables import write_tables
 from data_prep.generate.metadata import metadata_places
-from data_prep.generate.recordings import (
-    LAYOUTS,
-    check_noise,
-    frames_of,
-)
+from data_prep.generate.reading import check_noise
+from data_prep.generate.recordings import LAYOUTS, frames_of
 from data_prep.generate.rooms import REVERBERATIONS
 from data_prep.parallel import count_workers
 from mossformer_sb.errors import InputError

@@ -31,111 +31,26 @@ from data_prep.audio import SAMPLE_RATE
 from data_prep.choices import check_choice
 from data_prep.generate.image_source import images_of
 from data_prep.generate.librimix_metadata import Recipe
-from data_prep.generate.recordings import FADE, read_noise, read_recording
+from data_prep.generate.librimix_splits import SPLITS, TRAIN
+from data_prep.generate.reading import FADE, read_noise, read_recording
 from data_prep.generate.rooms import draw_room
 from data_prep.messages import NUM_SHOWN
 from mossformer_sb.data.loudness import loudness
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
 
     from data_prep.generate.recordings import Clip
     from data_prep.generate.rooms import Room
 
 logger = logging.getLogger(__name__)
 
-TRAIN = "train-100"  # LibriMix's names
-SPLITS = (TRAIN, "dev", "test")
 SPEECH_LOUDNESS = (-33.0, -25.0)  # LUFS
 NOISE_LOUDNESS = (-38.0, -30.0)
 MAX_PEAK = 0.9
 NUM_EVALUATION = 3000  # mixtures of the published validation and test sets
 MAX_IDLE_PASSES = 10  # without a new mixture, before we give up
-
-
-def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[float], seed: int) -> dict:
-    """Divides utterances among the splits, so that no speaker is in two.
-
-    Arguments
-    ---------
-    utterances : sequence of Clip
-        All there are.
-    num_spks : int
-        Each split needs so many speakers.
-    shares : sequence of float
-        Shares of the speakers for train, dev and test; a split with a share of zero is omitted.
-    seed : int
-        The same seed gives the same splits.
-
-    Returns
-    -------
-    splits : dict
-        split → list of Clip.
-
-    Raises
-    ------
-    InputError
-        If there are too few speakers, or the shares can't be used.
-
-    Example
-    -------
-    >>> from data_prep.generate.recordings import Clip
-    >>> clips = [Clip(f"{n}.wav", str(n), str(n), 48000) for n in range(10)]
-    >>> {split: len(chosen) for split, chosen in split_speakers(clips, 2, (0.6, 0.2, 0.2), seed=0).items()}
-    {'train-100': 6, 'dev': 2, 'test': 2}
-    """
-    if len(shares) != len(SPLITS) or min(shares) < 0 or sum(shares) <= 0:
-        raise InputError(f"speaker_shares {shares}: give three numbers, for {', '.join(SPLITS)}, none below zero.")
-    speakers = sorted({clip.speaker for clip in utterances})
-    wanted = {split: share / sum(shares) for split, share in zip(SPLITS, shares, strict=True) if share > 0}
-    counts = {split: max(num_spks, round(share * len(speakers))) for split, share in wanted.items()}
-    first = next(iter(counts))  # usually the largest: it gets the rest
-    counts[first] = len(speakers) - sum(counts.values()) + counts[first]
-    if counts[first] < num_spks:
-        raise InputError(
-            f"from_speech has {len(speakers)} speakers; needed at least {num_spks} for each of {', '.join(counts)}. "
-            "Add speakers, or omit a split with a zero in --speaker_shares."
-        )
-    order = np.random.default_rng([seed, len(SPLITS)]).permutation(len(speakers))
-    bounds = np.cumsum([0, *counts.values()])
-    splits = {}
-    for split, start, end in zip(counts, bounds, bounds[1:], strict=False):
-        chosen = {speakers[index] for index in order[start:end]}
-        splits[split] = [clip for clip in utterances if clip.speaker in chosen]
-    return splits
-
-
-def split_noises(noises: Sequence[Clip], parts: Collection[str], shares: Sequence[float], seed: int) -> dict:
-    """Divides noise among the splits as `split_speakers` does speakers; if there is too little, they share it.
-
-    Arguments
-    ---------
-    noises : sequence of Clip
-        All there are.
-    parts : Iterable of str
-        The existing splits.
-    shares, seed
-        As for `split_speakers`.
-
-    Returns
-    -------
-    splits : dict
-        split → list of Clip.
-    """
-    shares = dict(zip(SPLITS, shares, strict=True))
-    wanted = np.array([shares[split] for split in parts])
-    if len(noises) < len(parts):
-        if noises:
-            logger.warning("The %d splits share noise: there are only %d recordings", len(parts), len(noises))
-        return dict.fromkeys(parts, noises)
-    order = np.random.default_rng([seed, len(SPLITS) + 1]).permutation(len(noises))
-    counts = np.maximum(1, np.rint(wanted[1:] / wanted.sum() * len(noises)).astype(int))
-    bounds = [0, *(len(noises) - np.cumsum(counts[::-1])[::-1]), len(noises)]
-    return {
-        split: [noises[index] for index in sorted(order[start:end])]
-        for split, start, end in zip(parts, bounds, bounds[1:], strict=False)
-    }
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from data_prep.generate.engine import (
     remove_temporaries,
     write_text,
 )
-from data_prep.generate.librimix_drawing import SPLITS, Drawing, draw_levels, split_noises, split_speakers
+from data_prep.generate.librimix_drawing import Drawing, draw_levels
 from data_prep.generate.librimix_metadata import Recipe, info_text, metadata_text, read_recipes
+from data_prep.generate.librimix_splits import SPLITS, split_noises, split_speakers
 from data_prep.generate.recordings import (
     find_noise,
     find_speech,

@@ -15,13 +15,10 @@ from data_prep.generate.engine import (
     Output,
 )
 from data_prep.generate.image_source import images_of
-from data_prep.generate.librimix_drawing import TRAIN
 from data_prep.generate.librimix_metadata import Recipe, file_name
+from data_prep.generate.librimix_splits import TRAIN
 from data_prep.generate.librimix_tables import KINDS, measure_ratios, parts_of
-from data_prep.generate.recordings import (
-    read_noise,
-    read_recording,
-)
+from data_prep.generate.reading import read_noise, read_recording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

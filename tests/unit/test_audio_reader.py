@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.generate.recordings import count_frames, name_noise
+from data_prep.generate.reading import count_frames
+from data_prep.generate.recordings import name_noise
 from data_prep.manifests.checks import Fault, read_header
 from data_prep.manifests.source_tables import measure_noise
 from mossformer_sb.data.audio_io import Recording, read_audio

@@ -15,8 +15,10 @@ from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate import librimix_drawing
 from data_prep.generate.__main__ import main
 from data_prep.generate.librimix import generate
-from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples, split_speakers
-from data_prep.generate.recordings import FADE, Clip, find_speech, read_recording
+from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples
+from data_prep.generate.librimix_splits import split_speakers
+from data_prep.generate.reading import FADE, read_recording
+from data_prep.generate.recordings import Clip, find_speech
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
 from tests.forked import run as run_program

@@ -6,7 +6,8 @@ import soundfile
 
 from data_prep.generate.librimix import generate
 from data_prep.generate.librimix_from_speech import draw_metadata
-from data_prep.generate.recordings import Clip, count_frames, file_and_part, find_speech, name_speech, read_recording
+from data_prep.generate.reading import count_frames, file_and_part, read_recording
+from data_prep.generate.recordings import Clip, find_speech, name_speech
 from data_prep.generate.utterances import cut_long, find_utterances
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.errors import InputError

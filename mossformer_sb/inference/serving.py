@@ -71,7 +71,7 @@ class Limits:
             raise InputError(f"max_waiting must be 0 or more; found {self.waiting!r}.")
 
     @property
-    def bytes(self) -> float:
+    def bytes(self) -> int:
         """Largest recording in bytes."""
         return round(self.megabytes * 1e6)
 
@@ -156,7 +156,7 @@ class Turns:
         self.parallel = parallel
         self.number = None if waiting is None else parallel + waiting  # of places
         self.taken = 0  # places
-        self._queue = []  # callers that have their turn or wait for it
+        self._queue: list[object] = []  # callers that have their turn or wait for it
         self._changed = threading.Condition()
 
     @contextlib.contextmanager

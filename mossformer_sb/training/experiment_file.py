@@ -102,7 +102,7 @@ def yaml_tag(node: Any) -> str:
     return (node.tag.value or "") if hasattr(node, "tag") else ""
 
 
-def check_overrides(tree: Any, overrides: dict, hparams_file: str, path: str = "") -> None:
+def check_overrides(tree: Any, overrides: Mapping, hparams_file: str, path: str = "") -> None:
     """Refuse overrides that HyperPyYAML would accept silently, or fail on with an unclear message."""
     for key, value in overrides.items():
         here = f"{path}.{key}" if path else str(key)

@@ -50,7 +50,7 @@ def check_cluster_options(inputs: list[str], environment: Mapping = os.environ) 
     >>> check_cluster_options(["archive"], {"WORLD_SIZE": "4"})
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: --cluster is given under torchrun, and both share out the recordings. Take \
+    mossformer_sb.errors.InputError: --cluster is given under torchrun, and both distribute the recordings. Use \
 torchrun for the GPUs of one machine, or --cluster without it.
     """
     if int(environment.get("WORLD_SIZE", 1)) > 1:

@@ -45,8 +45,8 @@ def check_pattern(pattern: str) -> None:
     >>> check_pattern("{stem}")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: the name pattern '{stem}' has no {n}, so that all speakers would have one file: \
-add it, as in {stem}_spk{n}.
+    mossformer_sb.errors.InputError: the name pattern '{stem}' has no {n}, so that all speakers would have the same \
+file: add it, as in {stem}_spk{n}.
     """
     try:
         parts = list(string.Formatter().parse(pattern))
@@ -59,8 +59,7 @@ add it, as in {stem}_spk{n}.
             field = f"{{{name}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}}}"
             raise InputError(
                 f"the name pattern '{pattern}' has the field {field}, which is not known: possible are {_FIELDS}, also "
-                f"as "
-                f"{{n:02d}}."
+                f"as {{n:02d}}."
             )
     if "n" not in {name for name, *_ in fields}:
         raise InputError(

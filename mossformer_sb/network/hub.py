@@ -318,7 +318,7 @@ def _find_file(source, name, download):
             raise InputError(missing_file(source, name)) from error
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{source}: there is no folder of this name here, and its {name} can't be fetched from the Hugging Face "
+            f"{source}: there is no local folder of this name, and its {name} can't be fetched from the Hugging Face "
             f"hub ({reason})."
         ) from error
 

@@ -146,7 +146,7 @@ def find_released(name: str) -> Released | None:
     >>> find_released("mossformer2-wsj-2mix")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: mossformer2-wsj-2mix: there is no folder of this name here, and no released \
+    mossformer_sb.errors.InputError: mossformer2-wsj-2mix: there is no local folder of this name, and no released \
 model; did you mean mossformer2-wsj0-2mix or mossformer-wsj0-2mix? `mossformer-sb models` lists them all.
     """
     if name in RELEASED:

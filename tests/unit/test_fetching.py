@@ -208,7 +208,7 @@ class TestHub:
     def test_a_token(self, models, hub, config, monkeypatch):
         hub.token = "hf_secret"
         with pytest.raises(
-            InputError, match="mossformer: there is no folder of this name here, and it can't be fetched"
+            InputError, match="mossformer: there is no local folder of this name, and it can't be fetched"
         ):
             load(ID, fetch_config=config)
         with_token = FetchConfig(token="hf_secret", huggingface_cache_dir=config.huggingface_cache_dir)
@@ -273,7 +273,9 @@ class TestWithoutNetwork:
         caplog.set_level("INFO")
         waits = []
         monkeypatch.setattr("time.sleep", waits.append)
-        with pytest.raises(InputError, match="my-modle: there is no folder of this name here, and it can't be fetched"):
+        with pytest.raises(
+            InputError, match="my-modle: there is no local folder of this name, and it can't be fetched"
+        ):
             load("my-modle", fetch_config=config)
         assert not waits
         assert caplog.messages[0].startswith("There is no folder my-modle here")

@@ -312,8 +312,8 @@ class TestSources:
                 start_from(networks(), "somebody/else", RATE)
         message = str(error.value)
         assert message.startswith(
-            "init_from: somebody/else: there is no folder of this name here, and its config.json can't be fetched from "
-            "the Hugging Face hub (401 Client Error"
+            "init_from: somebody/else: there is no local folder of this name, and its config.json can't be fetched "
+            "from the Hugging Face hub (401 Client Error"
         )
         assert message.endswith("Check the name and the connection.")
 

@@ -178,7 +178,7 @@ class TestHub:
 
     def test_what_is_not_there(self, hub):
         for source, message in (("me/none", "401"), ("a--b/c", "Cannot have"), ("/not/a/folder", "Repo id must")):
-            with pytest.raises(InputError, match=f"{source}: there is no folder of this name here, .*{message}"):
+            with pytest.raises(InputError, match=f"{source}: there is no local folder of this name, .*{message}"):
                 MossFormerSeparator.from_pretrained(source, token=TOKEN)
 
     def test_an_export_of_an_earlier_version_on_the_hub(self, hub, tmp_path):

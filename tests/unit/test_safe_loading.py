@@ -385,7 +385,7 @@ class TestEarlierExport:
 
     def test_a_part_is_missing(self, earlier, tmp_path):
         (earlier / "decoder.ckpt").unlink()
-        with pytest.raises(InputError, match="holds no weights of decoder. Copy the folder as a whole"):
+        with pytest.raises(InputError, match="holds no weights of decoder. Copy the complete folder"):
             export_training(earlier, tmp_path / "converted")
 
 
@@ -464,7 +464,7 @@ class TestHub:
 
     def test_not_there(self, hub):
         message = (
-            "there is no folder of this name here, and it can't be fetched from the Hugging Face hub .*allow_network"
+            "there is no local folder of this name, and it can't be fetched from the Hugging Face hub .*allow_network"
         )
         with pytest.raises(InputError, match=f"somebody/else: {message}"):
             load("somebody/else", fetch_config=hub)

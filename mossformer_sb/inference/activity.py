@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FRAME_SECONDS = 0.032  # of the detector
-# Tuned on 30 mixtures of the validation set and 12 conversations made from their speakers, see benchmarks/activity.py.
+# Tuned on 15 mixtures of the validation set and 12 conversations made from their speakers, see benchmarks/activity.py.
 _FAR_BELOW_DB = -20.0  # an output that is this much below another one in the same frame is leakage
 _SOFTER_DB = -4.0  # leakage is at least so much softer,
 _REMAINDER_DB = -22.0  # and, without the part that is correlated with the other one, so much below it

@@ -23,8 +23,6 @@ from mossformer_sb.web.timeline import active_times
 if TYPE_CHECKING:
     from typing import Any
 
-    from speechbrain import Stage
-
     from mossformer_sb.inference.serving import Limits
     from mossformer_sb.web.models import Models
 
@@ -43,17 +41,17 @@ class Progress:
     fraction: float | None = None  # None: not known
     cancelled: bool = False
 
-    def enter(self, stage: Stage) -> None:
+    def enter(self, stage: str) -> None:
         """Begin a stage."""
         if self.cancelled:
             raise Cancelled
         self.stage, self.fraction = stage, None
 
-    def waiting(self, num_ahead: Any) -> None:
+    def waiting(self, num_ahead: int) -> None:
         """As `mossformer_sb.web.models.Models.turn` calls it."""
         self.enter(f"Waiting for {num_ahead} other {'separation' if num_ahead == 1 else 'separations'} with this model")
 
-    def separated(self, num_done: Any, num_samples: int) -> None:
+    def separated(self, num_done: int, num_samples: int) -> None:
         """As `MossFormerSeparation.separate` calls it."""
         if self.cancelled:
             raise Cancelled

@@ -137,7 +137,7 @@ def count_workers(workers: int | None = None) -> int:
     return workers
 
 
-def workers_for(num_items: Any, workers: int | None = None) -> int | None:
+def workers_for(num_items: int, workers: int | None = None) -> int | None:
     """Number of processes for some items, for `process_map`: at most one for each, and 1 where that suffices.
 
     Example

@@ -30,7 +30,6 @@ from mossformer_sb.utils.files import atomic_write, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 PREFIX = "many_speakers"
 SAMPLE_RATE = 8000  # Hz, of all generated files
@@ -211,7 +210,7 @@ def synthesise_noise(
     paths: dict,
     data_folder: str | Path,
     seed: int,
-    num_noises: Any,
+    num_noises: int,
     parameters: Mapping,
     workers: int | None,
 ) -> None:

@@ -129,11 +129,11 @@ class SpeedResampler:
         ratio = Fraction(target_rate, source_rate) / Fraction(round(speed * SPEED_STEP), SPEED_STEP)
         return cls(ratio.numerator, ratio.denominator)
 
-    def num_out(self, num_in: Any) -> int:
+    def num_out(self, num_in: int) -> int:
         """Number of output samples for ``num_in`` input samples."""
         return num_in * self.up // self.down
 
-    def num_in(self, num_out: Any) -> int:
+    def num_in(self, num_out: int) -> int:
         """Number of input samples for ``num_out`` output samples."""
         return -(-num_out * self.down // self.up)
 

@@ -40,7 +40,7 @@ def check_plots(purpose: str) -> None:
         )
 
 
-def new_figure(width: Any, height: Any) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of a size in inches, without pyplot, which would look for a display."""
     from matplotlib.figure import Figure
 

@@ -63,7 +63,7 @@ class BatchLimit:
         self.most = batch_size or (MOST_ON_GPU if self._is_automatic else CPU_BATCH)
         self._num_samples = 0 if self._is_automatic else None  # of a padded batch; 0: not measured yet
 
-    def allows(self, num_pieces: Any, longest: Any) -> bool:
+    def allows(self, num_pieces: int, longest: int) -> bool:
         """Whether so many pieces, the longest of so many samples, may be a batch. One always may."""
         if num_pieces == 1:
             return True
@@ -82,7 +82,7 @@ class BatchLimit:
         self._num_samples = max(1, int(MEMORY_SHARE * free / max(1, used) * padded))
         return found
 
-    def lower(self, num_pieces: Any) -> None:
+    def lower(self, num_pieces: int) -> None:
         """Allow fewer than so many, which ran out of memory."""
         self.most = max(1, num_pieces // 2)
         logger.warning(

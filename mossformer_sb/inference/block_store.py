@@ -46,7 +46,7 @@ class BlockStore:
         with writing(self._folder):
             self._file.write(np.ascontiguousarray(block, dtype=np.float32).data)
 
-    def blocks(self, size: Any = BLOCK) -> Iterator[Any]:
+    def blocks(self, size: int = BLOCK) -> Iterator[Any]:
         """Read from the start: iterator of [t, S], the last one shorter."""
         with writing(self._folder):
             self._file.flush()

@@ -21,8 +21,6 @@ from mossformer_sb.web.spectrogram import png, power_spectrogram
 from mossformer_sb.web.timeline import active_times
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from mossformer_sb.inference.serving import Limits
     from mossformer_sb.web.models import Models
 

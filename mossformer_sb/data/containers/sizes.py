@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Survey, missing_bytes, unpack
 
 if TYPE_CHECKING:
-    from typing import Any
-
     import soundfile
 
     from mossformer_sb.data.containers.pieces import ByteSource
@@ -113,7 +111,7 @@ def _chunks(source, position, order):
         position += 8 + size + size % 2
 
 
-def is_placeholder(size: Any) -> bool:
+def is_placeholder(size: int) -> bool:
     """Whether a size of 32 bits is a placeholder, written by programs that don't have the size.
 
     Example

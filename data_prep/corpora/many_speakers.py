@@ -193,6 +193,7 @@ def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
         speech_folder=data_folder / "lists" / f"{split}.csv",
         noise_folder=data_folder / "noise" / ("tt" if split in CLEAN_SPLITS else split),
         workers=workers,
+        noise_energies=False,  # the same samples as ever
     )
     return {
         condition: DynamicMixtureDataset(

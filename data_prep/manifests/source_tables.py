@@ -1,7 +1,8 @@
 """Sources for dynamic mixing: tables of speech and noise, and room impulse responses.
 
 Speech is single-speaker recordings, by default the sources of the static training set; noise is any recordings, by
-default that of the static training set. The levels of every utterance are measured once.
+default that of the static training set. The levels of every utterance are measured once, and so are energies of the
+noise, by which the loudness of any segment of it is looked up: `mossformer_sb.data.noise_energies`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
@@ -25,7 +28,8 @@ from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
-from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE
+from mossformer_sb.data.noise_energies import cell_energies
+from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE, energies_file
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
 
@@ -55,6 +59,7 @@ def prepare_mixing(
     rooms_csv: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    noise_energies: bool = True,
 ) -> None:
     """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty without noise, and computes rooms.
 
@@ -97,6 +102,9 @@ def prepare_mixing(
         Of the rooms.
     workers : int, optional
         Number of processes; one for each CPU if None.
+    noise_energies : bool
+        Whether noise is measured for looking up the loudness of its stretches. Without, each stretch is measured when
+        it is drawn, which takes longer, and is exact to the last bit.
 
     Raises
     ------
@@ -119,6 +127,7 @@ def prepare_mixing(
         _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
     _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), measure_noise, NOISE_COLUMNS, workers)
+    _write_energies(output_folder / NOISE_TABLE, noise if noise_energies else [], workers)
     if rir_folder is not None:
         compute_rooms(rir_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
 
@@ -191,6 +200,28 @@ def _write_table(path, recordings, measure, columns, workers):
     path.with_suffix(".partial").unlink(missing_ok=True)
     hours = (table["num_samples"] / table["sample_rate"]).sum() / 3600
     logger.info("%s: %d recordings, %.2f hours", path, len(table), hours)
+
+
+def _write_energies(table, recordings, workers):
+    """Write the energies of a table's recordings, unless they are there; none where none are named."""
+    path, made_of = energies_file(table), table.with_suffix(".sha256")
+    note = path.with_suffix(".sha256")
+    if not recordings:
+        path.unlink(missing_ok=True)
+        return
+    if path.is_file() and note.is_file() and note.read_text() == made_of.read_text():
+        return
+    note.unlink(missing_ok=True)
+    with process_map(_measure_energies, 1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
+        cells = list(tqdm(mapped(recordings), "Loudness of noise", len(recordings), unit="file", disable=None))
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.concatenate(cells))
+    note.write_text(made_of.read_text())
+
+
+def _measure_energies(path):
+    samples, sample_rate = read_audio(path)
+    return cell_energies(samples if samples.ndim == 1 else samples[:, 0], sample_rate)
 
 
 def _size(path):

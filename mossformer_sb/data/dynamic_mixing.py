@@ -6,7 +6,8 @@ mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 1. Draw one utterance for each speaker, all speakers different, each utterance as likely as another.
 2. Draw a speed for each, and a segment of the item's length, which is the given one or that of the shortest
    utterance.
-3. Draw a segment of noise, repeated with a cross-fade where the recording is too short.
+3. Draw a segment of noise, repeated with a cross-fade where the recording is too short. Where its loudness is looked up
+   (`mossformer_sb.data.noise_energies`), it begins on a whole 10 ms.
 4. Draw levels, as the corpus has them: `mossformer_sb.data.level_distributions`.
 5. Convolve the speakers with impulse responses of one room, the same for all: `mossformer_sb.data.impulse_responses`.
 6. Shift the speakers in time, if configured. Sum up.
@@ -27,6 +28,7 @@ from mossformer_sb.data.datasets import EpochDataset, Mixture, Parts, shifted
 from mossformer_sb.data.impulse_responses import ImpulseResponses
 from mossformer_sb.data.level_distributions import get_levels
 from mossformer_sb.data.manifests import digest, read_manifest
+from mossformer_sb.data.noise_energies import cell_start
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.data.source_pools import NoisePool, SpeechPool, extend_noise
 from mossformer_sb.errors import InputError
@@ -173,9 +175,11 @@ class DynamicMixtureDataset(EpochDataset):
 
         dry, lead = self._speech(rng, chosen, speeds, 0 if room is None else room.shape[-1])
         inside = dry[:, lead:]  # [S, T]; what comes before is needed for the reverberation
-        noise = self._noise(rng, inside.shape[1])
+        noise, noise_loudness = self._noise(rng, inside.shape[1])
         measured = {name: self.speech.measured[name][chosen] for name in self.levels.measures}
-        gains, noise_gain = self.levels.gains(rng, inside, measured, noise, self.sample_rate, offsets)
+        gains, noise_gain = self.levels.gains(
+            rng, inside, measured, noise, self.sample_rate, offsets, noise_loudness=noise_loudness
+        )
 
         dry *= gains[:, None].astype(np.float32)
         targets, images = (inside, inside) if room is None else self.rooms.images(room, dry, lead)
@@ -210,9 +214,9 @@ class DynamicMixtureDataset(EpochDataset):
         return signals, tail
 
     def _noise(self, rng, length):
-        """[T], or None."""
+        """[T], or None; and its loudness in LUFS, or None where that isn't known without measuring it."""
         if self.noise is None or rng.random() >= self.noise_rate:
-            return None
+            return None, None
         number = self.noise.draw(rng)
         speed = self.augmentation.draw_speeds(rng, 1)[0] if self.augmentation.perturb_noise else 1.0
         resampler = SpeedResampler.between(self.noise.sample_rates[number], self.sample_rate, speed)
@@ -220,8 +224,14 @@ class DynamicMixtureDataset(EpochDataset):
         available = resampler.num_out(total)
         if available >= length:
             start = int(rng.integers(total - resampler.num_in(length) + 1))
-            return resampler.read(self.noise.paths[number], total, start, length)
+            # At another rate or speed the filters would weight other frequencies, and the sums be wrong.
+            looked_up = "loudness" in self.levels.measures and resampler.up == resampler.down
+            looked_up = looked_up and self.noise.energies is not None and self.noise.energies.has(number)
+            if looked_up:
+                start = cell_start(start, self.sample_rate)
+            noise = resampler.read(self.noise.paths[number], total, start, length)
+            return noise, self.noise.energies.loudness(number, start, noise) if looked_up else None
         clip = resampler.read(self.noise.paths[number], total, 0, available)
         fade = min(round(FADE_SECONDS * self.sample_rate), available // 2)
         start = int(rng.integers(available))
-        return extend_noise(clip, start + length, fade)[start:].astype(np.float32)
+        return extend_noise(clip, start + length, fade)[start:].astype(np.float32), None

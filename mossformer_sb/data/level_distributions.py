@@ -38,6 +38,7 @@ class Levels(ABC):
         noise: np.ndarray | None,
         sample_rate: int,
         offsets: np.ndarray,
+        noise_loudness: float | None = None,
     ) -> tuple[np.ndarray, float]:
         """Draw the factors for one mixture.
 
@@ -55,6 +56,8 @@ class Levels(ABC):
             Hz.
         offsets : numpy.ndarray
             [S], dB that are added to the drawn level of each speaker; -inf takes a speaker out.
+        noise_loudness : float, optional
+            LUFS of the noise, where it is known. Default: it is measured, where the distribution needs it.
 
         Returns
         -------
@@ -93,6 +96,7 @@ class Wsj0MixLevels(Levels):
         noise: np.ndarray,
         sample_rate: int,
         offsets: np.ndarray,
+        noise_loudness: float | None = None,
     ) -> tuple:
         """See `Levels.gains`."""
         gains = _amplitude(self._levels(rng, offsets) - measured["active_level"])
@@ -126,6 +130,7 @@ class WhamLevels(Wsj0MixLevels):
         noise: np.ndarray,
         sample_rate: int,
         offsets: np.ndarray,
+        noise_loudness: float | None = None,
     ) -> Any:
         """See `Levels.gains`."""
         if noise is None:
@@ -134,7 +139,7 @@ class WhamLevels(Wsj0MixLevels):
         gains = _amplitude(levels - measured["active_level"])
         louder = int(np.argmax(levels))
         snr = rng.uniform(*self.snr_range)
-        noise_level = loudness(noise, sample_rate)
+        noise_level = loudness(noise, sample_rate) if noise_loudness is None else noise_loudness
         if np.isfinite(noise_level):
             gains *= _amplitude(snr + noise_level - measured["loudness"][louder]) / gains[louder]
         else:  # silence has no ratio to hold
@@ -171,6 +176,7 @@ class LibriMixLevels(Levels):
         noise: np.ndarray,
         sample_rate: int,
         offsets: np.ndarray,
+        noise_loudness: float | None = None,
     ) -> tuple:
         """See `Levels.gains`."""
         levels = rng.uniform(*self.speech_range, len(sources)) + offsets
@@ -179,7 +185,8 @@ class LibriMixLevels(Levels):
         gains = np.where(peaks >= 1, gains * self.peak / np.maximum(peaks, 1), gains)
         total, noise_gain = gains.astype(sources.dtype) @ sources, 0.0
         if noise is not None:
-            target, found = rng.uniform(*self.noise_range), loudness(noise, sample_rate)
+            target = rng.uniform(*self.noise_range)
+            found = loudness(noise, sample_rate) if noise_loudness is None else noise_loudness
             noise_gain = float(_amplitude(target - found)) if np.isfinite(found) else 1.0
             peak = noise_gain * _peak(noise)
             noise_gain *= self.peak / peak if peak >= 1 else 1.0
@@ -209,6 +216,7 @@ class SpeechBrainLevels(Levels):
         noise: np.ndarray,
         sample_rate: int,
         offsets: np.ndarray,
+        noise_loudness: float | None = None,
     ) -> tuple:
         """See `Levels.gains`."""
         levels = np.empty(len(sources))

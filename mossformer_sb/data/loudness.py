@@ -110,17 +110,48 @@ def loudness(signal: np.ndarray, sample_rate: int) -> float:
     >>> round(loudness(np.sin(2 * np.pi * 997 / 8000 * np.arange(16000)), 8000))
     -3
     """
-    weighting = _k_weighting(sample_rate)
-    length = round(LOUDNESS_BLOCK * sample_rate)
     if len(signal) < LOUDNESS_BLOCK * sample_rate:
         return -math.inf
-    weighted = sosfilt(weighting, signal)
-    # Blocks overlap by three quarters: each is four quarters, whose energies are summed once.
-    quarters = np.arange(1 + round(len(signal) / length * _PARTS)) * (length / _PARTS)
-    quarters = np.minimum(quarters.astype(int), len(signal))
-    energies = np.add.reduceat(np.square(weighted), quarters[:-1])
-    energies[-1] -= np.square(weighted[quarters[-1] :]).sum()  # reduceat continues to the end
-    blocks = np.convolve(energies, np.ones(_PARTS), "valid") / length
+    power = np.square(k_weighted(signal, sample_rate))
+    quarters = quarter_bounds(len(signal), sample_rate)
+    energies = np.add.reduceat(power, quarters[:-1])
+    energies[-1] -= power[quarters[-1] :].sum()  # reduceat continues to the end
+    return integrated(energies, sample_rate)
+
+
+def k_weighted(signal: np.ndarray, sample_rate: int) -> np.ndarray:
+    """A signal as BS.1770 weights it: [T] → [T].
+
+    Example
+    -------
+    >>> k_weighted(np.ones(4), 8000).shape
+    (4,)
+    """
+    return sosfilt(_k_weighting(sample_rate), signal)
+
+
+def quarter_bounds(num_samples: int, sample_rate: int) -> np.ndarray:
+    """Where a signal is cut for its blocks, which overlap by three quarters: each is four quarters, summed once.
+
+    Example
+    -------
+    >>> quarter_bounds(4000, 8000).tolist()
+    [0, 800, 1600, 2400, 3200, 4000]
+    """
+    length = round(LOUDNESS_BLOCK * sample_rate)
+    quarters = np.arange(1 + round(num_samples / length * _PARTS)) * (length / _PARTS)
+    return np.minimum(quarters.astype(int), num_samples)
+
+
+def integrated(energies: np.ndarray, sample_rate: int) -> float:
+    """Integrated loudness of the K-weighted energies of the quarters of blocks: LUFS, or -inf.
+
+    Example
+    -------
+    >>> integrated(np.full(7, 800.0), 8000)
+    -0.691
+    """
+    blocks = np.convolve(energies, np.ones(_PARTS), "valid") / round(LOUDNESS_BLOCK * sample_rate)
     blocks = blocks[_lufs(blocks) >= _ABSOLUTE_GATE]
     if not len(blocks):
         return -math.inf

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.signal import firwin, resample_poly
 
 from mossformer_sb.data.audio_io import read_audio
 
@@ -51,6 +50,8 @@ def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """
     if old_rate == new_rate or not len(samples):
         return samples
+    from scipy.signal import resample_poly  # takes 0.2 s, which a recording at the model's rate need not wait for
+
     up, down = _ratio(old_rate, new_rate)
     return resample_poly(samples, up, down, axis=0)
 
@@ -80,6 +81,8 @@ def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) 
     if old_rate == new_rate:
         yield from blocks
         return
+    from scipy.signal import resample_poly  # as in `resample`
+
     up, down = _ratio(old_rate, new_rate)
     # In whole periods of `down` samples, so that each piece starts on a sample of both rates.
     reach = math.ceil((_ZERO_CROSSINGS * max(up, down) / up + 1) / down) * down
@@ -216,6 +219,8 @@ def _interpolation(up, down, reach):
 
     The filter is the one that scipy's resample_poly has by default. Place 0 is ``reach`` samples before the period.
     """
+    from scipy.signal import firwin  # as in `resample`
+
     size = max(n for n in range(1, _MAX_GROUP + 1) if up % n == 0)  # N
     widest = max(up, down)
     taps = firwin(2 * _ZERO_CROSSINGS * widest + 1, 1 / widest, window=("kaiser", 5.0)) * up

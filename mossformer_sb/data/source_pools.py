@@ -2,7 +2,8 @@
 
 A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
 speech also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
-`mossformer_sb.data.loudness`). Paths are absolute, since a table belongs to one machine.
+`mossformer_sb.data.loudness`). Beside the table of noise may lie the energies of its recordings, by which stretches of
+them are measured, see `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from mossformer_sb.data.manifests import recordings_fingerprint
+from mossformer_sb.data.noise_energies import NoiseEnergies
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from typing import Any
 
 logger = logging.getLogger(__name__)
 
 SPEECH_TABLE, NOISE_TABLE = "mixing_speech.csv", "mixing_noise.csv"  # their names in the folder of the manifests
+ENERGIES_SUFFIX = ".energies.npy"  # in the place of the noise table's
 NOISE_COLUMNS = ("path", "num_samples", "sample_rate")
 SPEECH_COLUMNS = (*NOISE_COLUMNS, "spk", "active_level", "loudness")
 
@@ -131,12 +134,15 @@ class NoisePool:
         Length, and rate in Hz.
     bounds : numpy.ndarray
         Sums of the durations up to and with each recording, in seconds.
+    energies : NoiseEnergies or None
+        What the loudness of their stretches is looked up from.
     """
 
     paths: list
     num_samples: list
     sample_rates: list
     bounds: np.ndarray
+    energies: NoiseEnergies | None = None
 
     @classmethod
     def read(cls, path: str | Path) -> Any:
@@ -144,10 +150,13 @@ class NoisePool:
         table = _read_table(path, NOISE_COLUMNS)
         if table.empty:
             return None
+        num_samples, sample_rates = table["num_samples"].tolist(), table["sample_rate"].tolist()
+        energies = energies_file(path)
         return cls(
             paths=table["path"].tolist(),
-            num_samples=table["num_samples"].tolist(),
-            sample_rates=table["sample_rate"].tolist(),
+            num_samples=num_samples,
+            sample_rates=sample_rates,
+            energies=NoiseEnergies(energies, num_samples, sample_rates) if energies.is_file() else None,
             bounds=(table["num_samples"] / table["sample_rate"]).cumsum().to_numpy(),
         )
 
@@ -160,6 +169,17 @@ class NoisePool:
     def draw(self, rng: np.random.Generator) -> int:
         """Number of a recording."""
         return int(np.searchsorted(self.bounds, rng.uniform(0, self.bounds[-1]), side="right"))
+
+
+def energies_file(noise_table):
+    """Where the energies of a table's recordings lie, if they have been measured.
+
+    Example
+    -------
+    >>> energies_file("tables/mixing_noise.csv").name
+    'mixing_noise.energies.npy'
+    """
+    return Path(noise_table).with_suffix(ENERGIES_SUFFIX)
 
 
 def _read_table(path, columns):

@@ -175,6 +175,22 @@ class TestLevels:
         assert max(np.abs(parts.mixture).max() for parts in items) <= 0.95 + 1e-6
         assert len({round(level) for level in noise}) > 3  # as recorded
 
+    @pytest.mark.parametrize("levels", ["wham", "librimix"])
+    def test_looked_up_loudness_of_noise_is_that_of_the_stretch(self, pools, levels, monkeypatch):
+        """What is resampled or repeated is measured."""
+        looked_up, found = dataset(pools, level_distribution=levels), []
+        for number in range(60):
+            noise, level = looked_up._noise(looked_up.rng(number), RATE)
+            if level is not None:
+                found.append(abs(level - loudness(noise, RATE)))
+        assert len(found) > 30 and max(found) < 5e-3
+        energies = type(looked_up.noise.energies)
+        monkeypatch.setattr(energies, "loudness", lambda *_: pytest.fail("was looked up"))
+        resampled = dataset(pools, augmentation=Augmentation("continuous", perturb_noise=True))
+        numbers = [n for n in range(20) if resampled.noise.num_samples[resampled.noise.draw(resampled.rng(n))] > RATE]
+        assert len(numbers) > 10 and {resampled._noise(resampled.rng(n), RATE)[1] for n in range(20)} == {None}
+        assert {dataset(pools)._noise(resampled.rng(n), 6 * RATE)[1] for n in range(5)} == {None}
+
     def test_librimix(self, pools):
         items = drawn(dataset(pools, level_distribution="librimix"))
         for speaker in range(2):

@@ -8,6 +8,7 @@ import pytest
 
 import mossformer_sb.data.loudness
 from mossformer_sb.data.loudness import active_speech_level, loudness, mean_amplitude
+from mossformer_sb.data.noise_energies import cell_energies, cell_start, loudness_of_stretch
 from mossformer_sb.errors import InputError
 
 RATE = 8000
@@ -73,3 +74,33 @@ class TestLoudness:
 
 def test_mean_amplitude_of_silence():
     assert mean_amplitude(np.zeros(10)) == -math.inf
+
+
+class TestLookedUp:
+    """Loudness of stretches by the energies of the whole recording."""
+
+    def recording(self, rate):
+        """Noise with bursts, a rumble and an offset."""
+        rng = np.random.default_rng(0)
+        time = np.arange(12 * rate) / rate
+        bursts = 0.02 + 0.2 * (np.sin(2 * np.pi * 0.7 * time) > 0.6)
+        return bursts * rng.standard_normal(len(time)) + 0.05 * np.sin(2 * np.pi * 20 * time) + 0.05
+
+    @pytest.mark.parametrize("rate", [8000, 16000, 44100])
+    def test_any_stretch_that_begins_on_a_cell(self, rate):
+        recording, rng = self.recording(rate), np.random.default_rng(1)
+        cells = cell_energies(recording, rate)
+        for length in [round(0.4 * rate), rate, *[4 * rate] * 40]:
+            start = cell_start(int(rng.integers(8 * rate)), rate)
+            stretch = recording[start : start + length]
+            found = loudness_of_stretch(cells, rate, start, stretch)
+            assert found == pytest.approx(loudness(stretch, rate), abs=5e-3)
+
+    def test_its_ends(self):
+        recording = self.recording(RATE)[:-37]
+        cells = cell_energies(recording, RATE)
+        stretch = recording[8 * RATE :]  # up to the last sample, within a cell
+        found = loudness_of_stretch(cells, RATE, 8 * RATE, stretch)
+        assert found == pytest.approx(loudness(stretch, RATE), abs=5e-3)
+        assert loudness_of_stretch(cells, RATE, 0, recording[:3199]) == -math.inf
+        assert loudness_of_stretch(cell_energies(np.zeros(8000), RATE), RATE, 0, np.zeros(8000)) == -math.inf

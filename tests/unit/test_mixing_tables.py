@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from data_prep.manifests import source_tables
 from data_prep.manifests.resumable import resumable
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.data.loudness import active_speech_level, loudness
+from mossformer_sb.data.source_pools import NoisePool
 from mossformer_sb.errors import InputError
 from tests.unit.mixing_pools import RATE, prepare_pools, write_manifest, write_noise, write_speech
 
@@ -32,6 +34,38 @@ class TestTables:
             assert row.loudness == pytest.approx(loudness(signal, rate), abs=1e-3)
         noise = pd.read_csv(tmp_path / "mixing_noise.csv")
         assert noise["num_samples"].tolist() == [24000, 40000, 5600]
+
+    def test_energies_of_noise(self, tmp_path):
+        pools = prepare_pools(tmp_path)
+        cells = np.load(tmp_path / "mixing_noise.energies.npy")
+        assert cells.shape == (300 + 500 + 70,)
+        pool = NoisePool.read(pools["noise_table"])
+        for number, path in enumerate(pool.paths[:2]):
+            stretch = soundfile.read(path)[0][8000:20000]
+            for found in (pool, pickle.loads(pickle.dumps(pool))):
+                assert found.energies.loudness(number, 8000, stretch) == pytest.approx(
+                    loudness(stretch, RATE), abs=0.01
+                )
+        np.save(tmp_path / "mixing_noise.energies.npy", cells[1:])
+        with pytest.raises(InputError, match=r"energies.npy: has 869 energies; the recordings of the table have 870"):
+            NoisePool.read(pools["noise_table"])
+        (tmp_path / "mixing_noise.energies.npy").write_bytes(b"none")
+        with pytest.raises(InputError, match=r"energies.npy: can't be read as energies of noise"):
+            NoisePool.read(pools["noise_table"])
+
+    def test_energies_are_of_the_recordings_that_are_there_now(self, tmp_path):
+        options = {"speech_folder": write_speech(tmp_path / "speech", 2, 1), "workers": 1}
+        manifest, noise = write_manifest(tmp_path / "tr.csv"), write_noise(tmp_path / "noise")
+        prepare_mixing(True, manifest, tmp_path, tmp_path, noise_folder=noise, **options)
+        energies = tmp_path / "mixing_noise.energies.npy"
+        written = energies.stat().st_mtime_ns
+        prepare_mixing(True, manifest, tmp_path, tmp_path, noise_folder=noise, **options)
+        assert energies.stat().st_mtime_ns == written
+        soundfile.write(noise / "n1.wav", np.ones(RATE) / 9, RATE)
+        prepare_mixing(True, manifest, tmp_path, tmp_path, noise_folder=noise, **options)
+        assert np.load(energies).shape == (300 + 100 + 70,)
+        prepare_mixing(True, manifest, tmp_path, tmp_path, noise_folder=noise, noise_energies=False, **options)
+        assert not energies.exists() and NoisePool.read(tmp_path / "mixing_noise.csv").energies is None
 
     def test_librispeech_and_a_list(self, tmp_path):
         folder = tmp_path / "speech" / "12" / "3"

@@ -20,6 +20,7 @@ from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.inference.output_names import DEFAULT_PATTERN
+from mossformer_sb.utils.deferred import deferred
 from mossformer_sb.utils.files import make_output_folder
 
 if TYPE_CHECKING:
@@ -197,7 +198,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _separate(arguments, jobs, output, chunking, passed_over):
     """Separate all of a list; returns the exit code."""
-    from mossformer_sb.inference.separation import MossFormerSeparation
+    with deferred("scipy.stats"):  # SpeechBrain's samplers import it, which takes longer than separating some seconds
+        from mossformer_sb.inference.separation import MossFormerSeparation
     from mossformer_sb.pretrained import default_model
 
     source = default_model() if arguments.model is None else arguments.model

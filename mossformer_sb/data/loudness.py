@@ -17,8 +17,9 @@ from mossformer_sb.errors import InputError
 LOUDNESS_BLOCK = 0.4  # seconds; BS.1770 does not define shorter signals
 
 _PARTS = 4  # of a block, by one of which each is later than the one before
-_ABSOLUTE_GATE = -70.0  # LUFS: blocks below do not count
-_RELATIVE_GATE = -10.0  # nor do those so far below the mean of the others
+_OFFSET = -0.691  # LUFS of a power of one
+_ABSOLUTE_GATE = 10 ** ((-70.0 - _OFFSET) / 10)  # power of -70 LUFS: blocks below do not count
+_RELATIVE_GATE = 10 ** (-10.0 / 10)  # nor do those that have less than this share of the mean of the others
 
 # ITU-T P.56, method B
 _TIME_CONSTANT = 0.03  # seconds, of each of the two stages that smooth the envelope
@@ -152,14 +153,10 @@ def integrated(energies: np.ndarray, sample_rate: int) -> float:
     -0.691
     """
     blocks = np.convolve(energies, np.ones(_PARTS), "valid") / round(LOUDNESS_BLOCK * sample_rate)
-    blocks = blocks[_lufs(blocks) >= _ABSOLUTE_GATE]
+    blocks = blocks[blocks >= _ABSOLUTE_GATE]
     if not len(blocks):
         return -math.inf
-    return float(_lufs(blocks[_lufs(blocks) > _lufs(blocks.mean()) + _RELATIVE_GATE].mean()))
-
-
-def _lufs(power):
-    return -0.691 + 10 * np.log10(np.maximum(power, np.finfo(np.float64).tiny))
+    return float(_OFFSET + 10 * np.log10(blocks[blocks > blocks.mean() * _RELATIVE_GATE].mean()))
 
 
 @functools.lru_cache

@@ -2,11 +2,13 @@
 
 What BS.1770 needs of a stretch is its K-weighted energy in blocks. A table has the energy of each recording in cells
 of 10 ms; a stretch that begins on a cell adds up its own. That is `mossformer_sb.data.loudness.loudness` of the
-stretch but for one thing: the filters have heard what comes before. So a stretch's first 50 to 60 ms are filtered
-anew, since the filters' own beginning is part of the measure, and what is left is below a thousandth of a dB: of 400
-stretches of 4 s of recorded sounds, none was off by more than 2e-7 dB. It needs cells of a whole number of samples, as
-at all rates of the published corpora: a block that begins a sample later may not pass a gate.
+stretch but for one thing: the filters have heard what comes before. So a stretch's first 30 ms are filtered anew, since
+the filters' own beginning is part of the measure, and what is left is far below a hundredth of a dB. It needs cells of
+a whole number of samples, as at all rates of the published corpora: a block that begins a sample later may not pass a
+gate.
 """
+
+import functools
 
 import numpy as np
 
@@ -14,7 +16,8 @@ from mossformer_sb.data.loudness import LOUDNESS_BLOCK, integrated, k_weighted, 
 from mossformer_sb.errors import InputError
 
 CELLS_PER_SECOND = 100
-_HEAD = 0.05  # seconds in which the filters swing in; with a cell it is less than a quarter of a block
+_CELLS_OF_QUARTER = 10  # of a block of BS.1770
+_HEAD_CELLS = 3  # in which the filters swing in
 
 
 def cell_energies(signal, sample_rate):
@@ -76,12 +79,11 @@ def loudness_of_stretch(cells, sample_rate, start, stretch):
     cells : numpy.ndarray
         Of the whole recording, from `cell_energies`.
     sample_rate : int
-        Hz.
+        Hz, a multiple of 100.
     start : int
-        Where the stretch begins, in samples: where a cell does. Within a cell its energy would be taken to be spread
-        evenly, which can let a block pass a gate or not.
+        Where the stretch begins, in samples: where a cell does, see `cell_start`.
     stretch : numpy.ndarray
-        [T], its samples, of which the first 60 ms are read.
+        [T], its samples, of which the first 30 ms are read.
 
     Returns
     -------
@@ -99,16 +101,24 @@ def loudness_of_stretch(cells, sample_rate, start, stretch):
     """
     if len(stretch) < LOUDNESS_BLOCK * sample_rate:
         return -np.inf
-    first = start * CELLS_PER_SECOND // sample_rate
-    last = min(num_cells(start + len(stretch), sample_rate), len(cells))
-    bounds = _bounds(first, last, sample_rate)
-    sums = np.concatenate(([0.0], np.cumsum(cells[first:last], dtype=np.float64)))
-    head_end = bounds[np.searchsorted(bounds, start + _HEAD * sample_rate)]
-    places = start + quarter_bounds(len(stretch), sample_rate)
-    begin, head, *_ = np.interp([start, head_end], bounds, sums)
-    energies = np.diff(np.interp(places, bounds, sums))
-    energies[0] += np.square(k_weighted(stretch[: head_end - start], sample_rate)).sum() - (head - begin)
-    return integrated(energies, sample_rate)
+    length, first = sample_rate // CELLS_PER_SECOND, start * CELLS_PER_SECOND // sample_rate  # of a cell, in samples
+    num_quarters = len(quarter_bounds(len(stretch), sample_rate)) - 1
+    sums = np.zeros(num_quarters * _CELLS_OF_QUARTER)
+    found = cells[first : first + min(len(sums), num_cells(len(stretch), sample_rate))]
+    sums[: len(found)] = found
+    if len(found) * length > len(stretch):  # of the last cell, a part
+        sums[len(found) - 1] *= len(stretch) / length % 1
+    head = np.convolve(stretch[: _HEAD_CELLS * length], _impulse_response(sample_rate))[: _HEAD_CELLS * length]
+    sums[0] += np.square(head).sum() - sums[:_HEAD_CELLS].sum()
+    return integrated(sums.reshape(num_quarters, _CELLS_OF_QUARTER).sum(1), sample_rate)
+
+
+@functools.lru_cache
+def _impulse_response(sample_rate):
+    """What the filters make of a click, in a stretch's first cells."""
+    click = np.zeros(_HEAD_CELLS * sample_rate // CELLS_PER_SECOND)
+    click[0] = 1.0
+    return k_weighted(click, sample_rate)
 
 
 class NoiseEnergies:

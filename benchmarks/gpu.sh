@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What to do with a GPU for ten minutes: the GPU tests, the table of speed, then training with all the rest.
+# What to do with a GPU for ten minutes: the GPU tests, the tables of speed, then training with all the rest.
 #
 #   bash benchmarks/gpu.sh OUT CORPUS [SECONDS]
 #
@@ -26,16 +26,31 @@ part() { # part NAME LIMIT COMMAND...: run it, its output to a log, within a lim
 }
 
 if [ "$device" = cuda ]; then
-  size=S; tests=60; speed=90; step="--batch_size 32 --segment 4.0 --num_workers 12 --precision bf16"
+  size=S; tests=60; speed=90; rivals=150; step="--batch_size 32 --segment 4.0 --num_workers 12 --precision bf16"
   sizes=(--sizes S L --seconds 4 --tasks inference training --precisions fp32 bf16 --rounds 5)
+  rival_sizes=(S L); rival_options=(--seconds 4 --batch 4 --rounds 5)
 else
-  size=mini; tests=60; speed=60; step="--batch_size 2 --segment 1.0 --num_workers 0 --precision fp32"
+  size=mini; tests=60; speed=60; rivals=60; step="--batch_size 2 --segment 1.0 --num_workers 0 --precision fp32"
   sizes=(--sizes mini --seconds 1 --tasks inference training --rounds 1)
+  rival_sizes=(mini); rival_options=(--seconds 0.2 --rounds 1)
 fi
 "$python" -m benchmarks.gpu_corpus unpack "$corpus" "$work" > "$out/unpack.log" 2>&1 &
 unpacking=$!
 part tests "$tests" "$python" -m pytest -q tests/gpu
 part speed "$speed" "$python" -m benchmarks.speed --device "$device" "${sizes[@]}"
+# The authors' code, ours plain, plain and compiled, and with its own backward passes. Compiling takes most of it, so that
+# each precision and size is a part of its own: what was measured stays when the time for all of them is over.
+networks=(reference ours+plain ours ours+plain-compile)
+"$python" -c "import modelscope" 2> /dev/null || networks=("${networks[@]:1}")
+rivals_end=$((SECONDS + ${RIVALS_SECONDS:-$rivals}))
+for precision in bf16 tf32 fp32; do
+  for one in "${rival_sizes[@]}"; do
+    limit=$((rivals_end - SECONDS))
+    [ "$limit" -gt 5 ] || { echo "rivals-$one-$precision: no time was left" | tee -a "$out/summary.txt"; continue; }
+    part "rivals-$one-$precision" "$limit" "$python" -m benchmarks.speed --device "$device" --sizes "$one" "${rival_options[@]}" \
+      --tasks inference training --precisions "$precision" --networks "${networks[@]}" --output "$out/rivals-$one-$precision.md"
+  done
+done
 wait "$unpacking" || { cat "$out/unpack.log"; exit 1; }
 
 # Training ends by its budget in time; what validation, test and export take is left aside.

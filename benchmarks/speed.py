@@ -1,17 +1,21 @@
 """Time and memory of several separators: `python -m benchmarks.speed`.
 
 In one process and in alternation: ours, the authors' network with the same weights, whose outputs are compared, and
-SpeechBrain's SepFormer and Conv-TasNet. A case is a size of MossFormer, a length and a task, inference or a training
-step (forward, backward and a step of Adam). The ratio is the median over the rounds of the time that the first network
-in fp32 took, divided by the time of the same round here: above 1 is faster than it. Memory on a CPU is the increase of
-a new process's resident set during the call; on a GPU it is torch's allocation.
+SpeechBrain's SepFormer and Conv-TasNet; each as PyTorch runs it or in another way, see `benchmarks.rivals`. A case is a
+size of MossFormer, a length and a task, inference or a training step (forward, backward and a step of Adam). What can't
+run is left out, and a line says why. The share reached is the time of the matrix products alone
+(`benchmarks.ceiling`), divided by the whole. The ratio is the median over the rounds of the time that the first network
+in fp32 took, divided by the time of the same round here: above 1 is faster than it. Memory on a CPU is the increase
+of a new process's resident set during the call; on a GPU it is torch's allocation.
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,17 +23,20 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from benchmarks.ceiling import TRAINING_FACTOR, allow_tf32, products_of, seconds_of
+from benchmarks.machine import describe, device_name
+from benchmarks.rivals import EAGER, WAYS, LeftOut, precisions_of, prepare, split_name
 from benchmarks.separators import NETWORKS, build
+from benchmarks.speed_tables import draw, report
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation import plots
-from mossformer_sb.network.fast.matmul import linear
 from mossformer_sb.network.separator import num_frames
 from mossformer_sb.network.sizes import SIZES, build_masknet, get_size
 from mossformer_sb.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_RATE = 8000  # Hz
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
+MOSSFORMERS = ("ours", "reference")
 TASKS = ("inference", "training")
 # processor: CPU time of this process, for machines with other load; with one thread.
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
@@ -41,10 +48,11 @@ class Runner:
 
     Arguments
     ---------
-    separator : torch.nn.Module
-        [B, T] → [B, T, S].
+    separator : torch.nn.Module or callable
+        [B, T] → [B, T, S]; what is no module runs by itself, in inference alone.
     precision : str
-        fp32, or bf16 by autocast.
+        fp32; tf32, which lets an NVIDIA GPU round the factors of products; or bf16 by autocast. Another engine's is
+        its own.
     task : str
         inference, or training.
     mixture : torch.Tensor
@@ -55,21 +63,25 @@ class Runner:
 
     def __init__(self, separator, precision, task, mixture, clock="wall"):
         self.separator = separator
-        self.dtype = PRECISIONS[precision]
+        self.is_module = isinstance(separator, torch.nn.Module)
+        self.dtype = PRECISIONS[precision] if self.is_module else None
         self.mixture = mixture
         self.training = task == "training"
+        self.tf32 = precision == "tf32"
         self.now = CLOCKS[clock]
         self.optimizer = torch.optim.Adam(separator.parameters(), lr=1e-9) if self.training else None
 
     def estimates(self):
         """Separate without gradient: [B, T, S]."""
-        self.separator.eval()
+        if self.is_module:
+            self.separator.eval()
         with torch.no_grad():
             return self._forward().float()
 
     def seconds(self):
         """Run the task once, and return how long it took."""
-        self.separator.train(self.training)
+        if self.is_module:
+            self.separator.train(self.training)
         _wait(self.mixture.device)
         start = self.now()
         if self.training:
@@ -83,12 +95,23 @@ class Runner:
         return self.now() - start
 
     def _forward(self):
+        allow_tf32(self.tf32)
         with torch.autocast(self.mixture.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             return self.separator(self.mixture)
 
 
 def measure(
-    size, seconds, task, networks=NETWORKS, precisions=("fp32",), device="cpu", rounds=3, batch=1, clock="wall"
+    size,
+    seconds,
+    task,
+    networks=NETWORKS,
+    precisions=("fp32",),
+    device="cpu",
+    rounds=3,
+    batch=1,
+    clock="wall",
+    models=None,
+    left_out=None,
 ):
     """Run the networks in alternation.
 
@@ -101,9 +124,10 @@ def measure(
     task : str
         inference, or training.
     networks : list of str
-        Some of `benchmarks.separators.NETWORKS`; the first is the reference of the ratios.
+        Some of `benchmarks.separators.NETWORKS`, with a way of `benchmarks.rivals.WAYS` or not; the first is the
+        reference of the ratios.
     precisions : list of str
-        Some of fp32 and bf16.
+        Some of `PRECISIONS`.
     device : str
         As torch writes it.
     rounds : int
@@ -112,18 +136,23 @@ def measure(
         How many mixtures.
     clock : str
         Of `CLOCKS`.
+    models : Path, optional
+        Where exported models are kept for the next time. Default: a temporary folder.
+    left_out : list, optional
+        Gets a line for each that could not run.
 
     Returns
     -------
     list of dict
         For each network in each precision: the case, ``seconds_per_call``, ``real_time_factor`` (seconds a second of
-        audio), ``ratio``; ``error``, the greatest difference from the first network in fp32, as a share of its peak;
-        ``si_snr``, in dB, of the estimates against its own in fp32; and for MossFormer ``flops`` a second.
+        audio), ``ratio``; ``si_snr``, in dB, of the estimates against its own in fp32; and for MossFormer ``error``,
+        the greatest difference from the first network in fp32, as a share of its peak, ``deviation``, the power of the
+        difference in dB under its own, and ``flops`` a second.
 
     Raises
     ------
     InputError
-        If a network or a size is not known.
+        If a network, a way or a size is not known.
 
     Example
     -------
@@ -132,38 +161,61 @@ def measure(
     ('ours', 1.0, 0.0)
     """
     torch.manual_seed(0)
-    separators = {name: separator.to(device) for name, separator in build(list(networks), size).items()}
+    torch.compiler.reset()  # what was compiled for other cases, of which there may only be so many
+    named = {name: split_name(name) for name in networks}
+    separators = build(list(dict.fromkeys(network for network, _ in named.values())), size)
+    separators = {name: separator.to(device) for name, separator in separators.items()}
     mixture = 0.1 * torch.randn(batch, round(seconds * SAMPLE_RATE), device=device)
-    runners, rows, first = {}, [], None
-    for name, separator in separators.items():
-        exact = None
-        for precision in sorted(precisions, reverse=True):  # fp32 first
-            runners[name, precision] = runner = Runner(separator, precision, task, mixture, clock)
-            found = runner.estimates()
-            exact = found if exact is None else exact
-            first = found if first is None else first
-            row = {"size": size, "seconds": seconds, "task": task, "batch": batch}
-            row.update(network=name, precision=precision, device=_device_name(device))
-            row.update(threads=torch.get_num_threads(), torch=torch.__version__)
-            row["si_snr"] = None if precision == "fp32" else _si_snr(found, exact)
-            if name in ("ours", "reference"):
-                row["error"] = ((found - first).abs().max() / first.abs().max()).item()
-            rows.append(row)
+    case = {"size": size, "seconds": seconds, "task": task, "batch": batch}
+    case |= {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    runners, rows, exact, first = {}, [], {}, None
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, (network, way) in named.items():
+            for precision in precisions_of(way, precisions):
+                try:
+                    ready = prepare(separators[network], way, precision, task, mixture, models or scratch)
+                    runner = Runner(ready, precision, task, mixture, clock)
+                    found = runner.estimates()
+                except LeftOut as reason:
+                    (left_out if left_out is not None else []).append(f"{name}, {precision}: {reason}")
+                    continue
+                runners[name, precision] = runner
+                first = found if first is None else first
+                rows.append({**case, "network": name, "precision": precision})
+                rows[-1] |= {} if network not in MOSSFORMERS else _difference(found, first)
+                rows[-1]["si_snr"] = None if precision == "fp32" else _si_snr(found, exact.get(network, found))
+                exact.setdefault(network, found)
+        times = _in_turns(runners, rounds)
+    if not rows:
+        return []
+    base = next(iter(times.values()))
+    operations = operations_of(size, mixture.shape[1]) * batch * (TRAINING_FACTOR if task == "training" else 1)
+    for row, found in zip(rows, times.values(), strict=True):
+        row["seconds_per_call"] = statistics.median(found)
+        row["real_time_factor"] = row["seconds_per_call"] / (seconds * batch)
+        row["ratio"] = statistics.median(a / b for a, b in zip(base, found, strict=True))
+        if named[row["network"]][0] in MOSSFORMERS:
+            row["flops"] = operations / row["seconds_per_call"]
+    return rows
+
+
+def _in_turns(runners, rounds):
+    """Seconds of each runner in each round, after one that isn't timed."""
     times = {key: [] for key in runners}
     for turn in range(rounds + 1):
         for key, runner in runners.items():
             took = runner.seconds()
             if turn:
                 times[key].append(took)
-    base = next(iter(times.values()))
-    operations = operations_of(size, mixture.shape[1]) * batch * (3 if task == "training" else 1)
-    for row, found in zip(rows, times.values(), strict=True):
-        row["seconds_per_call"] = statistics.median(found)
-        row["real_time_factor"] = row["seconds_per_call"] / (seconds * batch)
-        row["ratio"] = statistics.median(a / b for a, b in zip(base, found, strict=True))
-        if row["network"] in ("ours", "reference"):
-            row["flops"] = operations / row["seconds_per_call"]
-    return rows
+    return times
+
+
+def _difference(found, expected):
+    """How far estimates are from others: of their peak, and in dB."""
+    difference = (found - expected).double()
+    power = difference.square().sum().item()
+    decibels = 10 * math.log10(expected.double().square().sum().item() / power) if power else math.inf
+    return {"error": (difference.abs().max() / expected.abs().max()).item(), "deviation": decibels}
 
 
 def operations_of(size, num_samples):
@@ -178,20 +230,25 @@ def operations_of(size, num_samples):
     return counter.get_total_flops()
 
 
-def ceiling(precision, device="cpu", rounds=5):
-    """Operations a second of the machine's fastest matmul of the network's kind, 4000 × 512 times 512 × 2048."""
-    dtype = PRECISIONS[precision] or torch.float32
-    x, weight = torch.randn(4000, 512, dtype=dtype, device=device), torch.randn(2048, 512, dtype=dtype, device=device)
-    found = []
-    for _ in range(rounds + 1):
-        for function in (torch.nn.functional.linear, linear):
-            _wait(device)
-            start = time.perf_counter()
-            with torch.no_grad():
-                function(x, weight)
-            _wait(device)
-            found.append(2 * 4000 * 512 * 2048 / (time.perf_counter() - start))
-    return max(found)
+def add_ceilings(rows, device="cpu"):
+    """Give each row of a MossFormer the seconds that its matrix products take alone, as ``ceiling``.
+
+    Arguments
+    ---------
+    rows : list of dict
+        From `measure`, of one device and number of threads.
+    device : str
+        As torch writes it.
+    """
+    known = {}
+    for row in rows:
+        if "flops" not in row:
+            continue
+        case = row["size"], round(row["seconds"] * SAMPLE_RATE), row["batch"]
+        key = *case, row["precision"]
+        if key not in known:
+            known[key] = seconds_of(products_of(*case), row["precision"], device)
+        row["ceiling"] = known[key] * (TRAINING_FACTOR if row["task"] == "training" else 1)
 
 
 def memory(network, size, seconds, task, precision, device="cpu", batch=1):
@@ -248,58 +305,6 @@ def _wait(device):
         torch.cuda.synchronize(device)
 
 
-def _device_name(device):
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
-
-
-def table(rows, ceilings):
-    """The rows as a table in Markdown.
-
-    Example
-    -------
-    >>> row = {"size": "S", "task": "inference", "seconds": 4.0, "network": "ours", "precision": "fp32"}
-    >>> row.update(seconds_per_call=0.5, real_time_factor=0.125, ratio=3.0, flops=1e11, error=2e-6, memory=2.5e8)
-    >>> print(table([row], {"fp32": 2e11}))
-    | size | task | audio | network | time | real-time factor | ratio | of ceiling | memory | agreement |
-    |---|---|---|---|---|---|---|---|---|---|
-    | S | inference | 4 s | ours, fp32 | 0.50 s | 0.125 | 3.00 | 50 % | 0.25 GB | 2e-06 |
-    """
-    lines = ["| size | task | audio | network | time | real-time factor | ratio | of ceiling | memory | agreement |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        share = f"{100 * row['flops'] / ceilings[row['precision']]:.0f} %" if "flops" in row else ""
-        taken = f"{row['memory'] / 1e9:.2f} GB" if row.get("memory") is not None else ""
-        agreement = f"{row['error']:.0e}" if "error" in row else ""
-        if row.get("si_snr") is not None:
-            agreement = f"{row['si_snr']:.0f} dB"
-        cells = [row["size"], row["task"], f"{row['seconds']:g} s", f"{row['network']}, {row['precision']}"]
-        cells += [f"{row['seconds_per_call']:.2f} s", f"{row['real_time_factor']:.3f}", f"{row['ratio']:.2f}"]
-        lines.append(f"| {' | '.join([*cells, share, taken, agreement])} |".replace("|  |", "| |"))
-    return "\n".join(lines)
-
-
-def draw(rows, path):
-    """Bars of the ratios, a panel a case, as PNG."""
-    try:
-        figure = plots.new_figure(7, 1)
-    except ImportError as error:
-        raise InputError(
-            'matplotlib, which draws --png, is not installed: pip install "mossformer_sb[report]", or remove --png.'
-        ) from error
-    cases = {}
-    for row in rows:
-        cases.setdefault(f"{row['size']}, {row['task']}, {row['seconds']:g} s", []).append(row)
-    figure.set_figheight(1 + sum(0.6 + 0.3 * len(case) for case in cases.values()))
-    panels = figure.subplots(len(cases), squeeze=False, sharex=True)[:, 0]
-    for panel, (name, case) in zip(panels, cases.items(), strict=True):
-        labels = [f"{row['network']}, {row['precision']}" for row in case]
-        panel.barh(labels, [row["ratio"] for row in case])
-        panel.invert_yaxis()
-        panel.set_title(name, loc="left", fontsize="medium")
-    panels[-1].set_xlabel(f"times as fast as {rows[0]['network']} in {rows[0]['precision']}")
-    plots.save_png(figure, path, dpi=150)
-
-
 def main(argv=None):
     """Measure the cases of the command line, and print the table.
 
@@ -309,33 +314,41 @@ def main(argv=None):
         The words after the program's name. Default: those of this program.
     """
     arguments = _parser().parse_args(argv)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     if arguments.one:
         print(json.dumps(memory(**json.loads(arguments.one))))
         return
-    common = {"device": arguments.device, "batch": arguments.batch}
-    cases = [
-        (size, length, task) for size in arguments.sizes for length in arguments.seconds for task in arguments.tasks
-    ]
-    ceilings = {precision: ceiling(precision, arguments.device) for precision in arguments.precisions}
-    rows = []
-    for case in tqdm(cases, unit="case", disable=None):
-        rows += measure(
-            *case, arguments.networks, arguments.precisions, rounds=arguments.rounds, clock=arguments.clock, **common
-        )
-    for row in tqdm(rows, "Memory", unit="case", disable=None) if arguments.memory else ():
-        row["memory"] = memory_apart(**{key: row[key] for key in MEMORY_CASE}, **common)
-    for row in rows:
-        row["ceiling"] = ceilings[row["precision"]]
+    rows, left_out, before = [], [], torch.get_num_threads()
+    for threads in arguments.threads or [before]:
+        torch.set_num_threads(threads)
+        rows += _measure_all(arguments, left_out)
+    torch.set_num_threads(before)
     if arguments.json:
         write_text(arguments.json, json.dumps(rows, indent=1) + "\n")
     if arguments.png:
         draw(rows, arguments.png)
-    print(table(rows, ceilings))
-    speeds = ", ".join(f"{found / 1e9:.0f} GFLOP/s in {precision}" for precision, found in ceilings.items())
-    threads = f", {torch.get_num_threads()} threads" if _device_name(arguments.device) == "cpu" else ""
-    print(f"\n{_device_name(arguments.device)}{threads}, torch {torch.__version__}; ceiling: {speeds}")
+    text = report(rows, left_out)
+    if arguments.output:
+        write_text(arguments.output, text)
+    print(text, end="")
+
+
+def _measure_all(arguments, left_out):
+    """Rows of all cases, with the threads that torch has now."""
+    common = {"device": arguments.device, "batch": arguments.batch}
+    cases = [
+        (size, length, task) for size in arguments.sizes for length in arguments.seconds for task in arguments.tasks
+    ]
+    options = {"rounds": arguments.rounds, "clock": arguments.clock, "models": arguments.models, "left_out": left_out}
+    rows = []
+    for case in tqdm(cases, unit="case", disable=None):
+        rows += measure(*case, arguments.networks, arguments.precisions, **options, **common)
+    add_ceilings(rows, arguments.device)
+    for row in tqdm(rows, "Memory", unit="case", disable=None) if arguments.memory else ():
+        if split_name(row["network"])[1] == EAGER and row["precision"] in ("fp32", "bf16"):
+            row["memory"] = memory_apart(**{key: row[key] for key in MEMORY_CASE}, **common)
+    for row in rows:
+        row["machine"] = describe(arguments.device, row["threads"])
+    return rows
 
 
 def _parser():
@@ -344,15 +357,18 @@ def _parser():
     parser.add_argument("--seconds", nargs="+", type=float, default=[4.0, 16.0, 60.0], help="lengths (%(default)s)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="(both)")
     parser.add_argument("--networks", nargs="+", default=["reference", "ours", "sepformer", "convtasnet"],
-                        help="the first is the reference of the ratios (%(default)s)")  # fmt: skip
+                        help="the first is what the others are compared with; NAME+WAY runs it in another way: "
+                        f"{', '.join(WAYS)} (%(default)s)")  # fmt: skip
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["fp32"], help="(fp32)")
     parser.add_argument("--batch", type=int, default=1, help="mixtures of a call (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
-    parser.add_argument("--threads", type=int, help="on a CPU (torch's choice)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each network (%(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", help="of a processor, one after the other (torch's choice)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each network (%(default)s)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
                         help="processor: where others work too, with --threads 1 (%(default)s)")  # fmt: skip
-    parser.add_argument("--memory", action="store_true", help="also measure memory, each case in its own process")
+    parser.add_argument("--memory", action="store_true", help="measure memory, too, each case in a process of its own")
+    parser.add_argument("--models", type=Path, help="folder that keeps exported models (a temporary one)")
+    parser.add_argument("--output", type=Path, help="write the tables, in Markdown, to this file too")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--png", type=Path, help="draw the ratios into this file")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, as JSON: to measure memory in its own process

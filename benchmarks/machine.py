@@ -1,0 +1,54 @@
+"""What a measurement was made on, in one line."""
+
+import datetime
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import torch
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+def processor_name():
+    """Name of the processor, from ``/proc/cpuinfo`` where there is one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def device_name(device):
+    """Name of a device: of the GPU, or of the processor."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor_name()
+
+
+def versions():
+    """Of torch, and of the engines that are here.
+
+    Example
+    -------
+    >>> versions().startswith("torch ")
+    True
+    """
+    found = [f"torch {torch.__version__}"]
+    for name in ENGINES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return ", ".join(found)
+
+
+def describe(device, threads):
+    """Device, threads of a processor, versions and date.
+
+    Example
+    -------
+    >>> describe("cpu", 2).count(", 2 threads, torch ")
+    1
+    """
+    counted = f", {threads} thread{'s' if threads > 1 else ''}" if torch.device(device).type == "cpu" else ""
+    return f"{device_name(device)}{counted}, {versions()}, {datetime.date.today()}"

@@ -133,7 +133,7 @@ def draw(found, path):
     by_name = {name: [point for point in found["points"] if point["varied"] == name] for name in POINTS}
     by_name = {name: sorted(points, key=lambda p: p["case"][name]) for name, points in by_name.items() if points}
     figure = plots.new_figure(3.2 * len(by_name), 3.4)
-    panels = figure.subplots(1, len(by_name), squeeze=False)[0]
+    panels = figure.subplots(1, len(by_name), squeeze=False, sharey=True)[0]
     for panel, (name, points) in zip(panels, by_name.items(), strict=True):
         values, seconds = [p["case"][name] for p in points], [p["seconds"] for p in points]
         panel.plot(values, seconds, "o-")
@@ -142,7 +142,7 @@ def draw(found, path):
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.set_xticks(values, [f"{value:g}" for value in values])
-        panel.minorticks_off()
+        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         panel.set_xlabel(TITLES[name])
     panels[0].set_ylabel("seconds of a call")
     figure.suptitle(f"MossFormer, size {found['size']}: {found['machine']}, torch {found['torch']}", fontsize="medium")
@@ -184,18 +184,18 @@ def main(argv=None):
     found = read_points(store, options.size)
     done = [(point["varied"], point["case"]) for point in found["points"]]
     left = [point for point in plan(options.largest) if point not in done]
-    slowest, before = _seconds_of_audio(found["points"]), torch.get_num_threads()
+    usual, before = _seconds_of_audio(found["points"]), torch.get_num_threads()
     try:
         while left:
             varied, case = left[0]
             rounds = options.rounds if case["seconds"] * case["batch"] < 120 else 1
-            expected = (rounds + 0.2) * case["seconds"] * case["batch"] * case["blocks"] / BASE["blocks"] * slowest
+            expected = (rounds + 0.2) * case["seconds"] * case["batch"] * case["blocks"] / BASE["blocks"] * usual
             if options.budget and time.perf_counter() - begin + expected > options.budget and len(found["points"]):
                 break
             seconds = measure(case, options.size, rounds)
             found["points"].append({"varied": varied, "case": case, "seconds": seconds})
             write_text(store, json.dumps(found, indent=1) + "\n")
-            slowest = _seconds_of_audio(found["points"])
+            usual = _seconds_of_audio(found["points"])
             del left[0]
     finally:
         torch.set_num_threads(before)
@@ -207,9 +207,11 @@ def main(argv=None):
 
 
 def _seconds_of_audio(points):
-    """Seconds that a second of audio took at most, of what lasted long enough to tell."""
+    """Seconds that a second of audio took with the usual number of blocks: the median of what was measured."""
     cases = [(point["seconds"], point["case"]) for point in points]
-    return max((s * BASE["blocks"] / (c["seconds"] * c["batch"] * c["blocks"]) for s, c in cases), default=0.0)
+    if not cases:
+        return 0.0
+    return statistics.median(s * BASE["blocks"] / (c["seconds"] * c["batch"] * c["blocks"]) for s, c in cases)
 
 
 if __name__ == "__main__":

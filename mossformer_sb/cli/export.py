@@ -15,15 +15,16 @@ Export a trained model from a training's output folder to a model folder, ready 
 
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --license cc-by-4.0
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder averaged --average 5
-  mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --examples 3 --onnx
+  mossformer-sb export results/mossformer_wham_L/1234 --output_folder mossformer-wham --examples 3 --onnx --int8
   mossformer-sb export results/mossformer_wham_L/1234 --output_folder quarter-size --half --no-speechbrain
   mossformer-sb export earlier-export --output_folder converted     # an export of an earlier version
 
 It holds config.json, model.safetensors and a model card, README.md, which are loaded without running code; and
 hyperparams.yaml with a second copy of the weights as .ckpt, for SpeechBrain's own classes, unless --no-speechbrain.
---half rounds the weights to half precision; loaded, they are converted to single precision. --onnx adds separator.onnx:
-mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length. --examples copies recordings
-of the corpus: see that its licence allows that."""
+--half rounds the weights to half precision; loaded, they are converted to single precision. --onnx adds
+separator.onnx: mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length; with --int8
+there is separator-int8.onnx too, a quarter of the size, whose estimates are near the other's (see docs/sharing.md).
+--examples copies recordings of the corpus: see that its licence allows that."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--notes", metavar="FILE", help="Markdown to add to the model card")
     parser.add_argument("--onnx", action="store_true", help="add the separator as ONNX")
+    parser.add_argument("--int8", action="store_true", help="with --onnx: add it with weights of 8 bits too")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.inference.separation import MossFormerSeparation
-    from mossformer_sb.sharing.onnx import ONNX_FILE, check_onnx, export_onnx
+    from mossformer_sb.sharing.onnx import INT8_FILE, ONNX_FILE, check_onnx, export_onnx, quantise
     from mossformer_sb.training.export import export_training
 
     speechbrain = _for_speechbrain(arguments)
+    if arguments.int8 and not arguments.onnx:
+        raise InputError("--int8: makes 8-bit weights of an ONNX model. Give --onnx with it, or leave it out.")
     if arguments.onnx:
-        check_onnx()
+        check_onnx(arguments.int8)
     folder = export_training(
         arguments.training_folder,
         arguments.output_folder,
@@ -72,6 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.onnx:
         model = MossFormerSeparation.from_hparams(folder, device="cpu")
         export_onnx(folder / ONNX_FILE, *(model.mods[name] for name in model.MODULES_NEEDED))
+    if arguments.int8:
+        quantise(folder / ONNX_FILE, folder / INT8_FILE)
     print(f"The model is in {folder}")
 
 

@@ -2,11 +2,13 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
-from mossformer_sb.sharing.onnx import export_onnx
+from mossformer_sb.cli import main
+from mossformer_sb.sharing.onnx import export_onnx, quantise
 
 
 def separator(kernel_size=16):
@@ -34,6 +36,60 @@ def test_any_batch_and_length(tmp_path):
             (found,) = session.run(["estimates"], {"mixture": mixture.numpy()})
             with torch.no_grad():
                 torch.testing.assert_close(torch.from_numpy(found), ours(mixture), rtol=0, atol=1e-4)
+
+
+def exported(folder, ours):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
+    path = export_onnx(folder / "x.onnx", ours.encoder, ours.masknet, ours.decoder)
+    return lambda mixture, file=path: onnxruntime.InferenceSession(file).run(None, {"mixture": mixture.numpy()})[0]
+
+
+def level_of_difference(found, expected):
+    """Decibels of the expected signal over the difference."""
+    expected = expected.double().numpy()
+    return 10 * np.log10(np.square(expected).sum() / np.square(found - expected).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_half_a_minute_is_as_exact_as_a_second(tmp_path):
+    """Sums over 30,000 frames, which onnxruntime would add up one after the other in single precision."""
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+    ours = separator()
+    run = exported(tmp_path, ours)
+    for num_samples in (8000, 240000):
+        mixture = torch.randn(1, num_samples)
+        with torch.no_grad():
+            assert level_of_difference(run(mixture), ours(mixture)) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_eight_bits(tmp_path):
+    onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
+    ours = MossFormerSeparator.from_size("mini").eval()
+    run = exported(tmp_path, ours)
+    small = quantise(tmp_path / "x.onnx", tmp_path / "small.onnx")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.onnx", "small.onnx"}
+    assert small.stat().st_size < 0.35 * (tmp_path / "x.onnx").stat().st_size  # of a network with 0.6 M weights
+    products = [node.op_type for node in onnx.load(small).graph.node if node.op_type.startswith("MatMul")]
+    assert products.count("MatMulInteger") == 1 + 4 * 3  # before the blocks, and three in each
+    mixture = torch.randn(2, 12000)
+    exact, found = run(mixture), run(mixture, small)
+    assert found.shape == exact.shape and 25 < level_of_difference(found, torch.from_numpy(exact)) < 90
+
+
+def test_eight_bits_need_onnxruntime(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+    with pytest.raises(InputError, match=r"ONNX needs the packages onnxruntime, .*mossformer_sb\[onnx\]'"):
+        quantise(tmp_path / "x.onnx", tmp_path / "small.onnx")
+
+
+def test_eight_bits_are_of_an_onnx_model(capsys, tmp_path):
+    assert main(["export", "nowhere", "--output_folder", str(tmp_path / "out"), "--int8"]) == 2
+    assert "--int8: makes 8-bit weights of an ONNX model. Give --onnx with it" in capsys.readouterr().err
 
 
 def test_absent_packages(tmp_path, monkeypatch):

@@ -132,7 +132,7 @@ LEFT_OUT = {
     "data_prep": set(),
     "separate": {"help", "trust"},
     "score": {"help"},
-    "export": {"help", "onnx"},
+    "export": {"help", "onnx", "int8"},
 }
 
 

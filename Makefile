@@ -19,6 +19,7 @@ SPECTROGRAM = $(BIN)/python examples/spectrogram.py
 READY_LINT := $(VENV)/.ready-lint
 READY_DEMO := $(VENV)/.ready-demo
 READY_TEST := $(VENV)/.ready-test
+READY_DOCS := $(VENV)/.ready-docs
 
 # The lowest versions that setup.cfg allows have wheels for Python 3.10 and 3.11 only. Further extras need newer versions.
 LOWEST := .venv-lowest
@@ -29,7 +30,7 @@ LOWEST_EXTRAS := mini,data,report,onnx,activity,av,dev
 requirement = sed -nE 's/^ +(($(1))[ <>=].*)$$/\1/p' setup.cfg > $(2)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-lowest lint format clean
+.PHONY: help install demo test test-lowest docs lint format clean
 
 help: ## Show this help
 	@echo "make TARGET [VARIABLE=value ...]"
@@ -61,6 +62,10 @@ demo: $(READY_DEMO) ## Separate two people; generate a small corpus, train on it
 test: $(READY_TEST) ## Run all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+docs: $(READY_DOCS) ## Build the documentation in docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -b html -W --keep-going -q -c docs . docs/_build/html
+	@echo "The documentation is docs/_build/html/index.html"
+
 test-lowest: $(READY_LOWEST) ## Run the unit tests with the lowest versions that setup.cfg allows
 	$(LOWEST)/bin/python -m pytest $(PYTEST_ARGS) tests/unit
 
@@ -75,7 +80,7 @@ format: $(READY_LINT) ## Sort imports and lay out the code
 	$(BIN)/ruff format .
 
 clean: ## Remove build leftovers and caches; virtual environments and results stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache docs/_build docs/generated
 	find . -path ./$(VENV) -prune -o -path ./$(LOWEST) -prune -o -path ./results -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 $(BIN)/python:
@@ -89,15 +94,16 @@ $(READY_LINT): $(METADATA) | $(BIN)/python
 	@touch $@
 
 $(READY_DEMO): EXTRAS := mini,report
-$(READY_TEST): EXTRAS := mini,data,parity,report,onnx,serve,activity,av,web,cluster,dev
-$(READY_DEMO) $(READY_TEST): $(METADATA) | $(BIN)/python
+$(READY_DOCS): EXTRAS := docs,report
+$(READY_TEST): EXTRAS := mini,data,parity,report,onnx,serve,activity,av,web,cluster,docs,dev
+$(READY_DEMO) $(READY_DOCS) $(READY_TEST): $(METADATA) | $(BIN)/python
 	@echo "Installing mossformer_sb[$(EXTRAS)] in $(VENV): the first time takes some minutes and about 5 GB of disk."
 ifneq ($(TORCH_INDEX_URL),)
 	@$(call requirement,torch|torchaudio,$(VENV)/torch.txt)
 	@$(PIP) install --index-url "$(TORCH_INDEX_URL)" -r $(VENV)/torch.txt
 endif
 	@$(PIP) install $(INDEX) -e ".[$(EXTRAS)]"
-	@touch $@ $(if $(findstring dev,$(EXTRAS)),$(READY_DEMO) $(READY_LINT))
+	@touch $@ $(if $(findstring dev,$(EXTRAS)),$(READY_DEMO) $(READY_DOCS) $(READY_LINT))
 
 $(READY_LOWEST): setup.cfg
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' || { \

@@ -41,7 +41,7 @@ def products_of(size, num_samples, batch=1):
     Example
     -------
     >>> products = products_of("mini", 8000)
-    >>> products[1, 499, 128, 512]  # one in each of four blocks
+    >>> products[1, 499, 256, 128]  # the output projections of four blocks
     4
     """
     config = get_size(size)

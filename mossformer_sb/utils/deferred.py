@@ -20,6 +20,7 @@ def deferred(module):
 
     Example
     -------
+    >>> _ = sys.modules.pop("colorsys", None)
     >>> with deferred("colorsys"):
     ...     from colorsys import rgb_to_hsv
     >>> "colorsys" in sys.modules, rgb_to_hsv(0.0, 0.0, 1.0), "colorsys" in sys.modules

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Iterator  # not only for type checking: Gradio evaluates the annotations of actions
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import torch
@@ -27,9 +28,6 @@ from mossformer_sb.web.separating import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
     import gradio
 
     from mossformer_sb.inference.serving import Limits

@@ -140,9 +140,7 @@ class TestNames:
     def test_a_typing_mistake(self, models, offline, config, monkeypatch):
         monkeypatch.chdir(models[0].parent)
         for name in ("m00", str(models[0]) + "0"):
-            with pytest.raises(
-                InputError, match=r"(there is no such folder|of this name here) \(did you mean .*m0\?\)"
-            ):
+            with pytest.raises(InputError, match=r"(there is no such folder|of this name) \(did you mean .*m0\?\)"):
                 load(name, fetch_config=config)
 
     @pytest.mark.parametrize(
@@ -278,11 +276,11 @@ class TestWithoutNetwork:
         ):
             load("my-modle", fetch_config=config)
         assert not waits
-        assert caplog.messages[0].startswith("There is no folder my-modle here")
+        assert caplog.messages[0].startswith("There is no local folder my-modle")
 
     def test_offline_mode(self, config, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        with pytest.raises(InputError, match="somebody/none: there is no folder .*offline mode"):
+        with pytest.raises(InputError, match="somebody/none: there is no local folder .*offline mode"):
             load("somebody/none", fetch_config=config)
 
 

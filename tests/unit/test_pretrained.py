@@ -73,8 +73,7 @@ def spectrogram():
 
 
 def test_example_draws_with_the_packages_model(packaged, recording, spectrogram):
-    """With another model at hand, which is for versions without one."""
-    path = spectrogram["main"](recording, "out", "no/such/model")
+    path = spectrogram["main"](recording, "out")
     assert path.read_bytes()[1:4] == b"PNG"
     estimates = MossFormerSeparation.from_hparams(packaged).separate(recording)
     np.testing.assert_array_equal(soundfile.read("out/talk_spk2.wav", dtype="float32")[0], estimates[:, 1])

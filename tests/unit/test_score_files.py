@@ -253,7 +253,7 @@ class TestMismatches:
 
     def test_an_id_given_twice(self, tmp_path):
         (tmp_path / "t.csv").write_text("ID,mix_wav,s1_wav,est1_wav\na,b,c,d\na,b,c,d\n")
-        with pytest.raises(InputError, match="the ID 'a' is given 2 times"):
+        with pytest.raises(InputError, match="the ID 'a' occurs 2 times"):
             read_utterances(tmp_path / "t.csv")
 
     @pytest.mark.parametrize(

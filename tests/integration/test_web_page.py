@@ -222,7 +222,7 @@ class TestInTheBrowser:
         visitor.clear()
         visitor.find("#ms-file input[type=file]").send_keys(str(tmp_path / "large.wav"))
         visitor.wait(
-            lambda: "exceed the maximum allowed size of 1.0 Mb" in visitor.find("[data-testid=toast-text]").text
+            lambda: "exceed the maximum allowed size of 976.6 Kb" in visitor.find("[data-testid=toast-text]").text
         )
         visitor.give(tmp_path / "fine.wav")
         visitor.start()

@@ -103,8 +103,8 @@ def prepare_mixing(
     workers : int, optional
         Number of processes; one for each CPU if None.
     noise_energies : bool
-        Whether noise is measured for looking up the loudness of its stretches. Without, each stretch is measured when
-        it is drawn, which takes longer, and is exact to the last bit.
+        Whether energies of the noise are stored, from which the loudness of segments is looked up. Otherwise each
+        segment is measured when it is drawn, which takes longer, and is exact to the last bit.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def _write_table(path, recordings, measure, columns, workers):
 
 
 def _write_energies(table, recordings, workers):
-    """Write the energies of a table's recordings, unless they are there; none where none are named."""
+    """Write the energies of a table's recordings, unless they exist; without recordings, delete them."""
     path, made_of = energies_file(table), table.with_suffix(".sha256")
     note = path.with_suffix(".sha256")
     if not recordings:

@@ -51,7 +51,7 @@ class Progress:
         self._clock, self._start = clock, clock()
         self._shown = float("-inf")  # when the line was drawn last
         style = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} recordings [{elapsed}{postfix}]"
-        self._bar = tqdm(total=len(jobs), disable=hidden, bar_format=style)
+        self._bar = tqdm(total=len(jobs), disable=hidden or not jobs, bar_format=style)
 
     def add(self, number: Any, num_samples: int, total: int, sample_rate: int) -> None:
         """Report progress of a recording: its number in the list, samples more, all samples or None, and Hz."""

@@ -221,7 +221,7 @@ def _separate(arguments, jobs, output, chunking, passed_over):
         model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
         output.speakers(model.hparams.num_spks)  # an error if there is no such one
         results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
-    report(results, passed_over, str(source), as_json=arguments.json, quiet=arguments.quiet)
+    report(results, passed_over, str(source), arguments.output_folder, arguments.json, arguments.quiet)
     return SOME_FAILED if any(result["status"] == "failed" for result in results) else 0
 
 

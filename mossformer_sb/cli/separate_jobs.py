@@ -182,7 +182,12 @@ def _failure(name, error):
 
 
 def report(
-    results: list[dict], passed_over: list[Path], model: str, as_json: bool = False, quiet: bool = False
+    results: list[dict],
+    passed_over: list[Path],
+    model: str,
+    output_folder: str | Path,
+    as_json: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Print the results.
 
@@ -194,6 +199,8 @@ def report(
         Files of formats that can't be read here.
     model : str
         Its name.
+    output_folder : str or Path
+        Of the files.
     as_json : bool
         As JSON, on the standard output.
     quiet : bool
@@ -210,4 +217,5 @@ def report(
     single = sum(result.get("one_speaker_suspected", False) for result in results)
     print(f"{counts[SEPARATED]} of {len(results)} recordings separated{there}, {counts[FAILED]} failed.", end="")
     print(f" {single} seem to have only one speaker." if single else "", end="")
-    print(f" {len(passed_over)} files of other formats were skipped." if passed_over else "")
+    print(f" {len(passed_over)} files of other formats were skipped." if passed_over else "", end="")
+    print(f" Output folder: {output_folder}" if counts[SEPARATED] or counts[THERE] else "")

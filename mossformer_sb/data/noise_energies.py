@@ -1,26 +1,33 @@
-"""How loud any stretch of a recording of noise is, from energies that were summed once.
+"""Loudness of any segment of a noise recording, from energies that are computed once per recording.
 
-What BS.1770 needs of a stretch is its K-weighted energy in blocks. A table has the energy of each recording in cells
-of 10 ms; a stretch that begins on a cell adds up its own. That is `mossformer_sb.data.loudness.loudness` of the
-stretch but for one thing: the filters have heard what comes before. So a stretch's first 30 ms are filtered anew, since
-the filters' own beginning is part of the measure, and what is left is far below a hundredth of a dB. It needs cells of
-a whole number of samples, as at all rates of the published corpora: a block that begins a sample later may not pass a
-gate.
+BS.1770 loudness needs the K-weighted energy of a segment in blocks. The K-weighted energy of each recording is stored
+in cells of 10 ms; a segment that starts on a cell boundary adds up its cells. The result equals
+`mossformer_sb.data.loudness.loudness` of the segment except for the state of the filters at its start, so the first 30
+ms of a segment are filtered again from rest; the remaining difference is far below 0.01 dB. The sample rate must be a
+multiple of 100 Hz, as in all published corpora: otherwise blocks would be shifted by a sample, which can change the
+outcome of a gate.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mossformer_sb.data.loudness import LOUDNESS_BLOCK, integrated, k_weighted, quarter_bounds
 from mossformer_sb.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
 CELLS_PER_SECOND = 100
 _CELLS_OF_QUARTER = 10  # of a block of BS.1770
-_HEAD_CELLS = 3  # in which the filters swing in
+_HEAD_CELLS = 3  # filtered again from rest: the transient of the filters
 
 
-def cell_energies(signal, sample_rate):
+def cell_energies(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     """K-weighted energy of a whole recording in cells of 10 ms.
 
     Arguments
@@ -44,7 +51,7 @@ def cell_energies(signal, sample_rate):
     return np.add.reduceat(np.square(k_weighted(signal, sample_rate)), bounds[:-1]).astype(np.float32)
 
 
-def num_cells(num_samples, sample_rate):
+def num_cells(num_samples: int, sample_rate: int) -> int:
     """Number of cells of a recording, of which the last may be shorter.
 
     Example
@@ -56,12 +63,12 @@ def num_cells(num_samples, sample_rate):
 
 
 def _bounds(first, last, sample_rate):
-    """Where the cells from one to before another begin, and where the last one ends: [last - first + 1], samples."""
+    """Boundaries of the cells first to last - 1: [last - first + 1], samples."""
     return -(-np.arange(first, last + 1) * sample_rate // CELLS_PER_SECOND)
 
 
-def cell_start(sample, sample_rate):
-    """Where the cell begins that holds a sample.
+def cell_start(sample: int, sample_rate: int) -> int:
+    """The first sample of the cell that has a sample.
 
     Example
     -------
@@ -71,8 +78,8 @@ def cell_start(sample, sample_rate):
     return -(-(sample * CELLS_PER_SECOND // sample_rate) * sample_rate // CELLS_PER_SECOND)
 
 
-def loudness_of_stretch(cells, sample_rate, start, stretch):
-    """Integrated loudness of a stretch of a recording.
+def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: np.ndarray) -> float:
+    """Integrated loudness of a segment of a recording.
 
     Arguments
     ---------
@@ -81,63 +88,63 @@ def loudness_of_stretch(cells, sample_rate, start, stretch):
     sample_rate : int
         Hz, a multiple of 100.
     start : int
-        Where the stretch begins, in samples: where a cell does, see `cell_start`.
-    stretch : numpy.ndarray
-        [T], its samples, of which the first 30 ms are read.
+        First sample of the segment, on a cell boundary: see `cell_start`.
+    segment : numpy.ndarray
+        [T], its samples; only the first 30 ms are read.
 
     Returns
     -------
     float
-        LUFS, as of `mossformer_sb.data.loudness.loudness`.
+        LUFS, as `mossformer_sb.data.loudness.loudness` measures it.
 
     Example
     -------
     >>> from mossformer_sb.data.loudness import loudness
     >>> recording = np.random.default_rng(0).standard_normal(40000)
-    >>> stretch = recording[4960:24960]
-    >>> found = loudness_of_stretch(cell_energies(recording, 8000), 8000, 4960, stretch)
-    >>> bool(abs(found - loudness(stretch, 8000)) < 0.005)
+    >>> segment = recording[4960:24960]
+    >>> found = segment_loudness(cell_energies(recording, 8000), 8000, 4960, segment)
+    >>> bool(abs(found - loudness(segment, 8000)) < 0.005)
     True
     """
-    if len(stretch) < LOUDNESS_BLOCK * sample_rate:
+    if len(segment) < LOUDNESS_BLOCK * sample_rate:
         return -np.inf
     length, first = sample_rate // CELLS_PER_SECOND, start * CELLS_PER_SECOND // sample_rate  # of a cell, in samples
-    num_quarters = len(quarter_bounds(len(stretch), sample_rate)) - 1
+    num_quarters = len(quarter_bounds(len(segment), sample_rate)) - 1
     sums = np.zeros(num_quarters * _CELLS_OF_QUARTER)
-    found = cells[first : first + min(len(sums), num_cells(len(stretch), sample_rate))]
+    found = cells[first : first + min(len(sums), num_cells(len(segment), sample_rate))]
     sums[: len(found)] = found
-    if len(found) * length > len(stretch):  # of the last cell, a part
-        sums[len(found) - 1] *= len(stretch) / length % 1
-    head = np.convolve(stretch[: _HEAD_CELLS * length], _impulse_response(sample_rate))[: _HEAD_CELLS * length]
+    if len(found) * length > len(segment):  # of the last cell, a part
+        sums[len(found) - 1] *= len(segment) / length % 1
+    head = np.convolve(segment[: _HEAD_CELLS * length], _impulse_response(sample_rate))[: _HEAD_CELLS * length]
     sums[0] += np.square(head).sum() - sums[:_HEAD_CELLS].sum()
     return integrated(sums.reshape(num_quarters, _CELLS_OF_QUARTER).sum(1), sample_rate)
 
 
 @functools.lru_cache
 def _impulse_response(sample_rate):
-    """What the filters make of a click, in a stretch's first cells."""
-    click = np.zeros(_HEAD_CELLS * sample_rate // CELLS_PER_SECOND)
-    click[0] = 1.0
-    return k_weighted(click, sample_rate)
+    """Impulse response of the filters, in the first cells of a segment."""
+    impulse = np.zeros(_HEAD_CELLS * sample_rate // CELLS_PER_SECOND)
+    impulse[0] = 1.0
+    return k_weighted(impulse, sample_rate)
 
 
 class NoiseEnergies:
-    """The cells of all recordings of a table; read as they are needed, and shared by all workers of a machine.
+    """The cells of all recordings of a table, memory-mapped and shared by the workers of a machine.
 
     Arguments
     ---------
     path : str or Path
-        Of the cells, one recording after the other, as NumPy writes them.
+        A NumPy file of the cells of all recordings, concatenated.
     num_samples, sample_rates : list of int
         Of the recordings, in their order.
 
     Raises
     ------
     InputError
-        If the file is of other recordings.
+        If the file can't be read, or belongs to other recordings.
     """
 
-    def __init__(self, path, num_samples, sample_rates):
+    def __init__(self, path: str | Path, num_samples: Sequence[int], sample_rates: Sequence[int]) -> None:
         self.path = str(path)
         counts = [num_cells(*recording) for recording in zip(num_samples, sample_rates, strict=True)]
         self._sample_rates = list(sample_rates)
@@ -163,11 +170,11 @@ class NoiseEnergies:
     def __getstate__(self):
         return {**self.__dict__, "_cells": None}  # another process opens the file itself
 
-    def has(self, number):
-        """Whether stretches of a recording can be looked up: its rate is a multiple of 100 Hz."""
+    def has(self, number: int) -> bool:
+        """Whether the loudness of a recording's segments can be looked up: its rate is a multiple of 100 Hz."""
         return self._sample_rates[number] % CELLS_PER_SECOND == 0
 
-    def loudness(self, number, start, stretch):
-        """Loudness of a stretch of a recording, see `loudness_of_stretch`."""
+    def loudness(self, number: int, start: int, segment: np.ndarray) -> float:
+        """Loudness of a segment of a recording, see `segment_loudness`."""
         cells = self._open()[self._ends[number] : self._ends[number + 1]]
-        return loudness_of_stretch(cells, self._sample_rates[number], start, stretch)
+        return segment_loudness(cells, self._sample_rates[number], start, segment)

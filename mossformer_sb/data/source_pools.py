@@ -2,8 +2,8 @@
 
 A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
 speech also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
-`mossformer_sb.data.loudness`). Beside the table of noise may lie the energies of its recordings, by which stretches of
-them are measured, see `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
+`mossformer_sb.data.loudness`). The energies of noise recordings may be beside their table, for the loudness of segments,
+see `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class NoisePool:
     bounds : numpy.ndarray
         Sums of the durations up to and with each recording, in seconds.
     energies : NoiseEnergies or None
-        What the loudness of their stretches is looked up from.
+        For the loudness of their segments; None if it is measured for each.
     """
 
     paths: list

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from mossformer_sb.service.limits import Limits
+    from mossformer_sb.inference.serving import Limits
 
 FIELD = "file"
 COPIED = 1 << 16  # bytes at a time

@@ -1,17 +1,20 @@
-"""Imports that a library makes as it is imported, and that most programs never use: made when they are needed."""
+"""Deferring an import within a library until the imported name is used."""
+
+from __future__ import annotations
 
 import contextlib
 import importlib
 import sys
 import types
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def deferred(module):
-    """Let ``from MODULE import name`` bind a stand-in, which imports the module when it is used.
+def deferred(module: str) -> Iterator[None]:
+    """Context in which ``from MODULE import name`` binds a placeholder that imports the module at its first use.
 
-    For the start of a program: a module that is imported here keeps the stand-ins, whatever imports the real one
-    afterwards. Without effect where the real one is there already. Other threads must not import meanwhile.
+    It shortens the start of a program. Libraries imported in the context keep the placeholders. It has no effect if the
+    module is already imported. Other threads must not import anything in the meantime.
 
     Arguments
     ---------
@@ -38,16 +41,16 @@ def deferred(module):
 
 
 class _Module(types.ModuleType):
-    """What is imported in the place of a module."""
+    """Placeholder of a module."""
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # what the import system looks at
+        if name.startswith("__"):  # read by the import system
             raise AttributeError(name)
         return _Name(self.__name__, name)
 
 
 class _Name:
-    """One name of it: a function, a class, an object with attributes."""
+    """Placeholder of a name in it: a function, a class, an object with attributes."""
 
     def __init__(self, module, name):
         self._place = module, name

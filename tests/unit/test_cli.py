@@ -105,7 +105,7 @@ class TestSeparate:
         (tmp_path / "in/b.wav").write_text("no audio")
         assert self.run(model, tmp_path) == 1
         assert "b.wav: can't be read as audio" in caplog.text
-        assert "2 of 3 recordings separated, 1 failed" in capsys.readouterr().out
+        assert capsys.readouterr().out == f"2 of 3 recordings separated, 1 failed. Output folder: {tmp_path / 'out'}\n"
         assert names(tmp_path / "out") == ["a_spk1.wav", "a_spk2.wav", "sub/c_spk1.wav", "sub/c_spk2.wav"]
 
     def test_resumes_after_an_interruption(self, model, tmp_path, capsys):
@@ -117,6 +117,8 @@ class TestSeparate:
         assert self.run(model, tmp_path) == 0
         assert "1 of 2 recordings separated, 1 were already there, 0 failed" in capsys.readouterr().out
         assert (tmp_path / "out/a_spk1.wav").read_text() == "done" and (tmp_path / "out/b_spk2.wav").is_file()
+        assert self.run(model, tmp_path) == 0
+        assert "recordings [" not in capsys.readouterr().err  # no progress of nothing
         assert self.run(model, tmp_path, "--overwrite") == 0
         assert np.array_equal(soundfile.read(tmp_path / "out/a_spk1.wav")[0], before)
 

@@ -57,6 +57,18 @@ def test_imports_go_one_way(path):
             assert LEVELS[package] > own, f"{module_name(path)} imports {name}"
 
 
+@pytest.mark.parametrize("folder", ["mossformer_sb", "data_prep", "benchmarks", "tests", "recipes"])
+def test_imported_modules_exist(folder):
+    """Also those imported for type checking only, which no program runs and mypy takes for other people's."""
+    ours = {"mossformer_sb", "data_prep", "benchmarks", "tests"}
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module.split(".")[0] in ours:
+                module = ROOT.joinpath(*node.module.split("."))
+                exists = module.is_dir() or module.with_suffix(".py").is_file()
+                assert exists, f"{path.relative_to(ROOT)}, line {node.lineno}: there is no module {node.module}"
+
+
 def test_there_are_no_circular_imports():
     graph = {module_name(path): imports(path, everywhere=False) & NAMES for path in PACKAGE.rglob("*.py")}
     done = set()

@@ -8,7 +8,7 @@ import pytest
 
 import mossformer_sb.data.loudness
 from mossformer_sb.data.loudness import active_speech_level, loudness, mean_amplitude
-from mossformer_sb.data.noise_energies import cell_energies, cell_start, loudness_of_stretch
+from mossformer_sb.data.noise_energies import cell_energies, cell_start, segment_loudness
 from mossformer_sb.errors import InputError
 
 RATE = 8000
@@ -93,14 +93,14 @@ class TestLookedUp:
         for length in [round(0.4 * rate), rate, *[4 * rate] * 40]:
             start = cell_start(int(rng.integers(8 * rate)), rate)
             stretch = recording[start : start + length]
-            found = loudness_of_stretch(cells, rate, start, stretch)
+            found = segment_loudness(cells, rate, start, stretch)
             assert found == pytest.approx(loudness(stretch, rate), abs=5e-3)
 
     def test_its_ends(self):
         recording = self.recording(RATE)[:-37]
         cells = cell_energies(recording, RATE)
         stretch = recording[8 * RATE :]  # up to the last sample, within a cell
-        found = loudness_of_stretch(cells, RATE, 8 * RATE, stretch)
+        found = segment_loudness(cells, RATE, 8 * RATE, stretch)
         assert found == pytest.approx(loudness(stretch, RATE), abs=5e-3)
-        assert loudness_of_stretch(cells, RATE, 0, recording[:3199]) == -math.inf
-        assert loudness_of_stretch(cell_energies(np.zeros(8000), RATE), RATE, 0, np.zeros(8000)) == -math.inf
+        assert segment_loudness(cells, RATE, 0, recording[:3199]) == -math.inf
+        assert segment_loudness(cell_energies(np.zeros(8000), RATE), RATE, 0, np.zeros(8000)) == -math.inf

@@ -2,8 +2,8 @@
 
 A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
 speech also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
-`mossformer_sb.data.loudness`). The energies of noise recordings may be beside their table, for the loudness of segments,
-see `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
+`mossformer_sb.data.loudness`). The energies of noise recordings may be beside their table, for the loudness of
+segments: `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
 """
 
 from __future__ import annotations

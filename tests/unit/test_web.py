@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import types
+import typing
 import zipfile
 from pathlib import Path
 
@@ -395,6 +396,15 @@ class TestPictures:
         for end in (0.001, 0.3, 1, 7.99, 60, 3600):
             found = ticks(end)
             assert found[0] == 0 and found[-1] <= end and 2 <= len(found) <= 7
+
+
+@pytest.mark.parametrize("action", ["separate", "take_example", "keep", "leave"])
+def test_gradio_passes_the_request(action):
+    """It evaluates all annotations of an action, and passes no request if a name in them is unknown at runtime."""
+    gradio = pytest.importorskip("gradio")
+    from mossformer_sb.web.page import Page
+
+    assert typing.get_type_hints(getattr(Page, action))["request"] is gradio.Request
 
 
 def test_names_of_files_are_text_in_the_page(tmp_path, models):

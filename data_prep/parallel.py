@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 import joblib
@@ -187,12 +188,28 @@ def thread_map(function: Callable, items: Sequence, description: str, unit: str)
 
 def _results(pool, items, workers):
     try:
-        yield from pool(joblib.delayed(_call)(item) for item in items)
+        resource_tracker.ensure_running()  # its start would unblock the signal
+        with _sigint_blocked():  # the call starts the workers
+            results = pool(joblib.delayed(_call)(item) for item in items)
+        yield from results
     except BrokenProcessPool as error:
         raise InputError(
             "A worker process was killed, probably out of memory. Finished files are kept: "
             f"start again with fewer than {workers} workers to resume."
         ) from error
+
+
+@contextlib.contextmanager
+def _sigint_blocked():
+    """Delivers Ctrl-C after the context; processes started in it never get one, not even while they import modules."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # In a worker process

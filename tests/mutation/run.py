@@ -15,18 +15,22 @@ import argparse
 import ast
 import copy
 import csv
+import functools
 import json
 import os
+import queue
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from tqdm import tqdm
+
+from tests import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 VERDICTS = Path(__file__).with_name("verdicts.csv")
@@ -44,6 +48,13 @@ COPIED = (
 LONGEST = 240  # seconds of CPU that the tests of one mutant may take; longer counts as killed, as an endless loop would
 WAITING = 1200  # seconds of wall time, for a test that hangs; far more than LONGEST, since the machine may be busy
 UNITS = "tests/unit/"
+# pytest within the limit; for `forked`, so that not every mutant loads the libraries anew.
+PROGRAM = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({LONGEST}, {LONGEST}))
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
 # Module → tests, the quickest first.
 TARGETS = {
     "mossformer_sb/network/attention.py": ("test_attention", "test_masknet"),
@@ -165,49 +176,61 @@ def run_tests(folder, module):
     """Whether the tests of a module pass in a copy of the repository, and how long they took in seconds."""
     start = time.monotonic()
     files = [f"{UNITS}{name}.py" for name in TARGETS[module]]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *files]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    words = ("-c", PROGRAM, "-x", "-q", "-p", "no:cacheprovider", *files)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, timeout=WAITING, preexec_fn=_limit_processor_time
-        )
-        passed = done.returncode == 0
+        passed = forked.run(words, folder, environment, WAITING).returncode == 0
     except subprocess.TimeoutExpired:
         passed = False
     return passed, time.monotonic() - start
 
 
-def _limit_processor_time():
-    resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
-
-
-def run(count, seed, output):
-    """Run the mutants that the output doesn't list yet; append one line of JSON for each."""
+def run(count, seed, output, jobs=1):
+    """Run the mutants that the output doesn't list yet, some at a time; append one line of JSON for each."""
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     done = {_key(json.loads(line)["mutant"]) for line in output.read_text().splitlines()} if output.is_file() else set()
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        for name in COPIED:
-            copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-            copied(ROOT / name, folder / name)
-        for module in {mutant[0] for mutant in draw(count, seed)}:
-            if not done and not run_tests(folder, module)[0]:
-                raise SystemExit(f"The tests of {module} fail without a mutation: {', '.join(TARGETS[module])}.")
-        for mutant in tqdm(draw(count, seed), unit="mutant", disable=None):
-            if _key(mutant) in done:
-                continue
-            module = mutant[0]
-            source = (ROOT / module).read_text(encoding="utf-8")
-            tree, change = mutate(ast.parse(source), *mutant[1:])
-            (folder / module).write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
-            try:
-                passed, seconds = run_tests(folder, module)
-            finally:
-                (folder / module).write_text(source, encoding="utf-8")
+    mutants = [mutant for mutant in draw(count, seed) if _key(mutant) not in done]
+    with tempfile.TemporaryDirectory() as folder, ThreadPool(jobs) as pool:
+        copies = queue.SimpleQueue()  # those that nobody is working in
+        for job in range(jobs):
+            copies.put(_copy_repository(Path(folder) / str(job)))
+        if not done:
+            check = functools.partial(_check_unchanged, copies)
+            list(pool.imap_unordered(check, sorted({mutant[0] for mutant in mutants})))
+        rows = pool.imap_unordered(functools.partial(_run_mutant, copies), mutants)
+        for row in tqdm(rows, total=len(mutants), unit="mutant", disable=None):
             with open(output, "a", encoding="utf-8") as file:
-                row = {"mutant": mutant, "change": change, "survived": passed, "seconds": round(seconds, 1)}
                 file.write(json.dumps(row) + "\n")
+
+
+def _copy_repository(folder):
+    folder.mkdir()
+    for name in COPIED:
+        copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copied(ROOT / name, folder / name)
+    return folder
+
+
+def _check_unchanged(copies, module):
+    folder = copies.get()
+    passed, _ = run_tests(folder, module)
+    copies.put(folder)
+    if not passed:
+        raise SystemExit(f"The tests of {module} fail without a mutation: {', '.join(TARGETS[module])}.")
+
+
+def _run_mutant(copies, mutant):
+    folder, module = copies.get(), mutant[0]
+    source = (ROOT / module).read_text(encoding="utf-8")
+    tree, change = mutate(ast.parse(source), *mutant[1:])
+    (folder / module).write_text(ast.unparse(ast.fix_missing_locations(tree)), encoding="utf-8")
+    try:
+        passed, seconds = run_tests(folder, module)
+    finally:
+        (folder / module).write_text(source, encoding="utf-8")
+        copies.put(folder)
+    return {"mutant": mutant, "change": change, "survived": passed, "seconds": round(seconds, 1)}
 
 
 def _key(mutant):
@@ -242,12 +265,15 @@ def main(arguments=None):
     parser.add_argument("--mutants", type=int, default=300, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the choice (default: %(default)s)")
     parser.add_argument("--output", default="results/mutation.jsonl", help="where results go (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many at a time (default: %(default)s)")
     parser.add_argument("--report", metavar="FILE", help="sum up a file of results instead")
     options = parser.parse_args(arguments)
     if options.report:
         sys.stdout.write(report(options.report) + "\n")
     else:
-        run(options.mutants, options.seed, options.output)
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the server that loads torch
+        forked.preload()
+        run(options.mutants, options.seed, options.output, options.jobs)
 
 
 if __name__ == "__main__":

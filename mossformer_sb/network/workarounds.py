@@ -16,8 +16,11 @@ import torch.nn.functional as F
 torch.zeros(1).sin()
 torch.zeros(1).cos()
 
-# Up to here, oneDNN's half-precision depthwise convolution never returns (torch 2.11, kernel size 17, with AVX-512).
-_HANGING_CHANNELS = 16
+# oneDNN's half-precision depthwise convolution on CPUs with AVX-512 (`brdgmm_dw`, torch 2.11) never returns if a thread
+# has a single block of channels, or less, and the kernel at least so many weights.
+_BLOCK_CHANNELS = 16
+_HANGING_TAPS = 14
+_BLOCKS_TOGETHER = 4  # that a thread takes at once
 
 
 def conv2d(
@@ -29,7 +32,7 @@ def conv2d(
 ) -> torch.Tensor:
     """``torch.nn.functional.conv2d`` in the precision of the image, also within autocast.
 
-    A depthwise convolution of few channels in half precision is computed in float32 on a CPU, and rounded.
+    A depthwise convolution in half precision that might never return on a CPU is computed in float32, and rounded.
 
     Arguments
     ---------
@@ -54,10 +57,26 @@ def conv2d(
     >>> conv2d(torch.ones(1, 2, 1, 9), torch.ones(2, 1, 1, 3), padding=(0, 1), groups=2).shape
     torch.Size([1, 2, 1, 9])
     """
-    hangs = image.device.type == "cpu" and image.dtype.itemsize < 4 and groups <= _HANGING_CHANNELS
-    dtype = torch.float32 if hangs else image.dtype
+    dtype = torch.float32 if _may_hang(image, kernel, groups) else image.dtype
     # There is no autocast to switch off on the meta device, where shapes and parameters are counted.
     with nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False):
         return F.conv2d(image.to(dtype), kernel.to(dtype), padding=padding, dilation=dilation, groups=groups).to(
             image.dtype
         )
+
+
+def _may_hang(image, kernel, groups):
+    """Whether a thread might get a single block of channels.
+
+    Threads share the items of a batch if these can be divided evenly. Otherwise oneDNN divides the channels too: either
+    evenly, which can leave each thread one block if the number of blocks divides that of threads, or four blocks at a
+    time, which can leave one block at the end.
+    """
+    is_half = image.device.type == "cpu" and image.dtype.itemsize < 4
+    if not is_half or kernel.shape[-1] * kernel.shape[-2] < _HANGING_TAPS:
+        return False
+    if torch.compiler.is_compiling():  # for any number of threads
+        return True
+    blocks, threads = -(-groups // _BLOCK_CHANNELS), torch.get_num_threads()
+    divides_channels = len(image) % threads != 0
+    return blocks == 1 or (divides_channels and (threads % blocks == 0 or blocks % _BLOCKS_TOGETHER == 1))

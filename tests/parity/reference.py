@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mossformer_sb.network import fast
-from mossformer_sb.network.fast import tiled
+from mossformer_sb.network.fast import tiled, tiled_block
 from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
@@ -120,7 +120,7 @@ def tiled_output(network, x, tile_frames):
     """Our network's output in inference, in tiles of so many frames."""
     items, masks_of_item = [], tiled.masks_of_item
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(tiled, "TILE_FRAMES", tile_frames)
+        patch.setattr(tiled_block, "TILE_FRAMES", tile_frames)
         patch.setattr(tiled, "masks_of_item", lambda *given: items.append(1) or masks_of_item(*given))
         output = network(x)
     assert len(items) == len(x)

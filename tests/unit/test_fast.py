@@ -12,6 +12,7 @@ from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.network import fast
 from mossformer_sb.network.block import MossFormerBlock
 from mossformer_sb.network.fast import backward, choice, tiled, unpadded
+from mossformer_sb.network.layers import DepthwiseConv
 
 N, GROUP = 8, 8
 
@@ -309,6 +310,8 @@ class Silent(nn.Module):
         ("blocks.0.to_values.norm", nn.LayerNorm(12)),
         ("blocks.0.to_output.dropout", nn.Identity()),
         ("blocks.0.to_values.linear", nn.Linear(12, 48, bias=False)),
+        ("blocks.0.to_query_key.depthwise", DepthwiseConv(8, kernel_size=5)),
+        ("blocks.0.to_output.depthwise", DepthwiseConv(12, kernel_size=5)),
         ("output_norm", Silent()),
         ("frame_norm", nn.Identity()),
         ("prelu", nn.Tanh()),

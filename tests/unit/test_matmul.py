@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mossformer_sb.network import fast
 from mossformer_sb.network.fast import choice, matmul
-from mossformer_sb.network.fast.matmul import add_matmul, linear, packed
+from mossformer_sb.network.fast.matmul import PackedLinear, add_matmul, linear, packed
 from mossformer_sb.network.fast.matmul import matmul as multiply
 from mossformer_sb.network.layers import Linear
 
@@ -35,6 +36,25 @@ def test_linear(shape, silu):
     with torch.no_grad():
         torch.testing.assert_close(linear(*inputs, silu=silu), expected[0])
         torch.testing.assert_close(linear(inputs[0], packed(inputs[1]), inputs[2], silu=silu), expected[0])
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_packed_linear(dtype, silu):
+    x, weight, bias = torch.randn(2, 5, 6).to(dtype), torch.randn(7, 6), torch.randn(7)
+    with torch.no_grad():
+        found = PackedLinear(weight, bias, dtype)(x, silu=silu)
+        plain = F.linear(x.double(), weight.double(), bias.double())
+    assert found.dtype == dtype
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.double(), F.silu(plain) if silu else plain, rtol=tolerance, atol=tolerance)
+
+
+def test_packed_for_the_cpu(by_onednn):
+    assert PackedLinear(torch.rand(7, 6), None, torch.float32).by_onednn == by_onednn
+    assert not PackedLinear(torch.rand(7, 6), None, torch.float64).by_onednn
+    with fast.disabled():
+        assert not PackedLinear(torch.rand(7, 6), None, torch.float32).by_onednn
 
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)])

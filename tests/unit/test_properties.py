@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mossformer_sb import MossFormer2MaskNet, MossFormerMaskNet
 from mossformer_sb.network import fast
-from mossformer_sb.network.fast import tiled
+from mossformer_sb.network.fast import tiled_block
 
 TOLERANCE = {torch.float64: {"rtol": 1e-8, "atol": 1e-10}, torch.float32: {"rtol": 1e-3, "atol": 1e-4}}
 
@@ -119,7 +119,7 @@ def test_custom_backward_is_plain_training(case):
 def test_tiled_inference_is_plain_inference(case, groups):
     network, inputs = case.network().eval(), case.inputs()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(tiled, "TILE_FRAMES", groups * case.arguments["group_size"])
+        patch.setattr(tiled_block, "TILE_FRAMES", groups * case.arguments["group_size"])
         found = network(*inputs)
         with fast.disabled():
             expected = network(*inputs)

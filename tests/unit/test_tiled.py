@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from mossformer_sb import MossFormerMaskNet
-from mossformer_sb.network.fast import choice, tiled
+from mossformer_sb.network.fast import choice, tiled_block
 
 N, GROUP = 24, 8
 
 
 @pytest.fixture
 def masknet(monkeypatch):
-    monkeypatch.setattr(tiled, "TILE_FRAMES", 2 * GROUP)
+    monkeypatch.setattr(tiled_block, "TILE_FRAMES", 2 * GROUP)
     network = MossFormerMaskNet(N, 32, num_blocks=2, group_size=GROUP, query_key_dim=40, num_spks=3).eval()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -55,7 +55,7 @@ def test_padded_batch(masknet):
 
 @pytest.mark.parametrize(("kernel_size", "expansion_factor"), [(1, 4.0), (17, 3.0), (41, 4.0)])
 def test_other_kernels_and_widths(kernel_size, expansion_factor, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE_FRAMES", GROUP)
+    monkeypatch.setattr(tiled_block, "TILE_FRAMES", GROUP)
     network = MossFormerMaskNet(N, 30, 2, 2, GROUP, 16, expansion_factor, kernel_size).double().eval()
     found, expected = both(network, torch.rand(1, N, 45, dtype=torch.float64))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

@@ -166,10 +166,17 @@ def takes_tiled(masknet: torch.nn.Module, x: torch.Tensor) -> bool:
         and not needs_gradient(x, *masknet.parameters())
         and _is_as_built(masknet, (MossFormerMaskNet, MossFormer2MaskNet), is_called=True)
         and type(masknet.blocks) is nn.ModuleList
-        and all(_is_as_built(block, (MossFormerBlock,)) and _has_scale_norms(block) for block in masknet.blocks)
+        and all(_is_as_built(block, (MossFormerBlock,)) and _may_tile_block(block) for block in masknet.blocks)
         and _may_tile_recurrent(getattr(masknet, "recurrent", None))
         and masknet.mask_projection.bias is None
     )
+
+
+def takes_packing(weight: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN is to multiply with a weight in its own layout, once the weight has this dtype."""
+    if dtype == torch.bfloat16:
+        return _may_be_fast(weight) and has_onednn_bfloat16()
+    return _may_be_fast(weight) and dtype == torch.float32 and is_wide_amd()
 
 
 def takes_onednn(a: Any, b: Any) -> bool:
@@ -211,10 +218,22 @@ ONEDNN_LINEAR_BINARY = private_operator("mkldnn", "_linear_pointwise", "binary")
 ONEDNN_REORDER = private_operator("mkldnn", "_reorder_linear_weight")
 
 
+def has_onednn() -> bool:
+    """Whether PyTorch has oneDNN with the operators that are needed."""
+    return None not in (ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER)
+
+
+@functools.cache
+def has_onednn_bfloat16() -> bool:
+    """Whether oneDNN multiplies in bfloat16 on this CPU."""
+    is_supported = private_operator("mkldnn", "_is_mkldnn_bf16_supported")
+    return has_onednn() and is_supported is not None and is_supported()
+
+
 @functools.cache
 def is_wide_amd() -> bool:
     """Whether this is an AMD CPU with AVX-512, and PyTorch has oneDNN with the operators that are needed."""
-    if None in (ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER):
+    if not has_onednn():
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
@@ -248,9 +267,15 @@ def _transforms_are_active():
     return level >= 0 or (functorch is not None and functorch())
 
 
-def _has_scale_norms(block):
-    """Whether the norms in a `MossFormerBlock` are those of one."""
-    return all(type(module.norm) is ScaleNorm for module in (block.to_values, block.to_query_key, block.to_output))
+def _may_tile_block(block):
+    """Whether a `MossFormerBlock` has its own norms, and its two projections differ only in their weights."""
+    modules = block.to_values, block.to_query_key, block.to_output
+    projections = modules[:2]
+    return (
+        all(type(module.norm) is ScaleNorm and module.linear.bias is not None for module in modules)
+        and len({(module.norm.scale, module.norm.eps) for module in projections}) == 1
+        and len({module.depthwise.weight.shape[1] for module in projections}) == 1
+    )
 
 
 def _may_tile_recurrent(modules):

@@ -13,18 +13,18 @@ S speakers.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
-from mossformer_sb.network.attention import QueriesKeys, rotate
 from mossformer_sb.network.checks import check_input
-from mossformer_sb.network.fast.depthwise import convolve_tiles, convolve_valid, half_width, kernel_with_skip
-from mossformer_sb.network.fast.matmul import add_matmul, linear, matmul, packed
+from mossformer_sb.network.fast.backward import working_dtype
+from mossformer_sb.network.fast.depthwise import half_width
+from mossformer_sb.network.fast.matmul import matmul
+from mossformer_sb.network.fast.tiled_block import PaddedSequence, TiledBlock, spans_of
 from mossformer_sb.network.fast.tiled_recurrent import recurrent_of_item
-from mossformer_sb.network.fast.unpadded import local_attention
-from mossformer_sb.network.lengths import over_length
 from mossformer_sb.network.precision import at_least_float32
 from mossformer_sb.network.recurrent import RecurrentModule
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mossformer_sb.network.block import MossFormerBlock
     from mossformer_sb.network.masknet import MossFormerMaskNet
 
-TILE_FRAMES = 1024  # 8 MB of v and u at size L
+RECURRENT_TILE_FRAMES = 1024
 
 
 def masks(masknet: MossFormerMaskNet, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -45,6 +45,7 @@ def masks(masknet: MossFormerMaskNet, x: torch.Tensor, lengths: torch.Tensor | N
     ...     masks(build_masknet("mini"), torch.rand(2, 128, 300), torch.tensor([300, 200])).shape
     torch.Size([2, 2, 128, 300])
     """
+    _keep_freed_memory()
     check_input(x, masknet.config["in_channels"], lengths)
     batch_size, _, num_frames = x.shape
     true_lengths = [num_frames] * batch_size if lengths is None else lengths.tolist()
@@ -53,6 +54,16 @@ def masks(masknet: MossFormerMaskNet, x: torch.Tensor, lengths: torch.Tensor | N
         found = masks_of_item(masknet, item[:, :length])
         items.append(F.pad(found, (0, num_frames - length)) if length < num_frames else found)
     return items[0].unsqueeze(1) if len(items) == 1 else torch.stack(items, dim=1)
+
+
+@functools.cache
+def _keep_freed_memory():
+    """Let the C library reuse the memory of one tensor for the next, instead of new pages each time.
+
+    glibc returns a freed block to the system from a size on that is 128 KB at first, and grows to that of the largest
+    such block that was freed, 32 MB at most. Pages that are never written to take no memory.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def masks_of_item(masknet: MossFormerMaskNet, x: torch.Tensor) -> torch.Tensor:
@@ -78,23 +89,20 @@ def masks_of_item(masknet: MossFormerMaskNet, x: torch.Tensor) -> torch.Tensor:
     torch.Size([2, 128, 300])
     """
     num_frames = x.shape[1]
-    spans = [(start, min(start + TILE_FRAMES, num_frames)) for start in range(0, num_frames, TILE_FRAMES)]
+    spans = spans_of(num_frames)
     embedded = _embed(masknet, x, spans)
     rotation = masknet.rotation(num_frames, like=embedded)
     hidden = embedded
     for module, *_ in masknet.stages(rotation):
         if isinstance(module, RecurrentModule):
-            hidden = recurrent_of_item(module, hidden, TILE_FRAMES)
+            hidden = recurrent_of_item(module, hidden, RECURRENT_TILE_FRAMES)
         else:
             hidden = block_of_item(module, hidden, rotation)
     statistics = _statistics(masknet.frame_norm(hidden[start:stop]) for start, stop in spans)
-    masks = None
+    masks = x.new_empty(masknet.num_spks, *x.shape, dtype=working_dtype(x))
     for start, stop in spans:
         normed = _global_norm(masknet.output_norm, masknet.frame_norm(hidden[start:stop]), statistics)
-        tile_masks = _masks_of_tile(masknet, normed + embedded[start:stop])  # S times [N, l]
-        if masks is None:
-            masks = tile_masks[0].new_empty(len(tile_masks), *x.shape)
-        for mask, tile_mask in zip(masks, tile_masks, strict=True):
+        for mask, tile_mask in zip(masks, _masks_of_tile(masknet, normed + embedded[start:stop]), strict=True):
             mask[:, start:stop] = tile_mask
     return masks
 
@@ -102,14 +110,11 @@ def masks_of_item(masknet: MossFormerMaskNet, x: torch.Tensor) -> torch.Tensor:
 def _embed(masknet, x, spans):
     """Norm, projection and positions: [N, L] → [L, D]."""
     statistics = _statistics(x[:, start:stop] for start, stop in spans)
-    embedded = None
+    tiles = []
     for start, stop in spans:
         projected = masknet.input_projection(_global_norm(masknet.norm, x[:, start:stop].t(), statistics))
-        positioned = projected + masknet.position(stop - start, start)
-        if embedded is None:
-            embedded = positioned.new_empty(x.shape[1], positioned.shape[1])
-        embedded[start:stop] = positioned
-    return embedded
+        tiles.append(projected + masknet.position(stop - start, start))
+    return torch.cat(tiles)
 
 
 def _statistics(tiles):
@@ -173,83 +178,10 @@ def block_of_item(block: MossFormerBlock, x: torch.Tensor, rotation: tuple[torch
     ...     block_of_item(block, torch.randn(100, 64), (cos, sin)).shape
     torch.Size([100, 64])
     """
-    tiles, context = _project(block, x, rotation, _spans(len(x), block.group_size))
-    gated = (_attend(block, *tile, context) for tile in tiles)
-    weight = packed(block.to_output.linear.weight)
-    hidden = (_before_convolution(block.to_output, weight, tile) for tile in gated)
-    output = torch.empty_like(x)
-    start = 0
-    for convolved in convolve_tiles(hidden, kernel_with_skip(block.to_output.depthwise).to(x.dtype)):
-        stop = start + len(convolved)
-        torch.add(x[start:stop], convolved, out=output[start:stop])
-        start = stop
-    return output
-
-
-def _spans(num_frames, group_size):
-    """Tiles of whole groups, as (start, stop); the last, shorter group is a tile of its own."""
-    frames = group_size * max(1, TILE_FRAMES // group_size)
-    in_whole_groups = num_frames - num_frames % group_size
-    starts = [*range(0, in_whole_groups, frames), in_whole_groups]
-    return [(start, stop) for start, stop in zip(starts, [*starts[1:], num_frames], strict=True) if start < stop]
-
-
-def _project(block, x, rotation, spans):
-    """Values [l, 2H], z [l, K] and rotation of each tile, and the context [K, 2H] of the global attention."""
-    tiles, context = [], 0.0
-    value_weight, key_weight = packed(block.to_values.linear.weight), packed(block.to_query_key.linear.weight)
-    for start, stop in spans:
-        shifted, before = _shift_with_neighbours(x, start, stop, half_width(block.to_values.depthwise))
-        values = _conv_module(block.to_values, value_weight, shifted, before, stop - start)
-        z = _conv_module(block.to_query_key, key_weight, shifted, before, stop - start)
-        tile_rotation = rotation[0][start:stop], rotation[1][start:stop]
-        key = _affine_head(block.offset_scale, z, "global_key", tile_rotation).to(values.dtype)
-        # Sums of many tiles are taken in float32 at least.
-        context = context + at_least_float32(matmul(over_length(key, num_frames=len(x)).t(), values))
-        tiles.append((values, z, tile_rotation))
-    return tiles, context.to(tiles[0][0].dtype)
-
-
-def _shift_with_neighbours(x, start, stop, reach):
-    """Rows from ``reach`` before to ``reach`` after a tile, as far as there are such, after token shift.
-
-    Returns them and how many of them lie before the tile.
-    """
-    first, last = max(0, start - reach), min(len(x), stop + reach)
-    half = (x.shape[1] + 1) // 2
-    delayed = x[first - 1 : last - 1, :half] if first else F.pad(x[: last - 1, :half], (0, 0, 1, 0))
-    return torch.cat((delayed, x[first:last, half:]), dim=1), start - first
-
-
-def _before_convolution(module, weight, x):
-    """The part of a `ConvModule` before its convolution, given its packed weight: [l, in] → [l, out]."""
-    return linear(module.norm(x), weight, module.linear.bias, silu=True)
-
-
-def _conv_module(module, weight, x, before, num_frames):
-    """A `ConvModule` for a tile whose neighbours came along: [l', in] → [l, out]."""
-    hidden = _before_convolution(module, weight, x)
-    reach = half_width(module.depthwise)
-    missing = reach - before, reach - (len(x) - before - num_frames)
-    if any(missing):
-        hidden = F.pad(hidden, (0, 0, *missing))
-    return convolve_valid(hidden, kernel_with_skip(module.depthwise).to(hidden.dtype))
-
-
-def _affine_head(offset_scale, z, name, rotation):
-    """One of the four affine, rotated heads of z, by its name in `QueriesKeys`: [l, K]."""
-    number = QueriesKeys._fields.index(name)
-    return rotate(torch.addcmul(offset_scale.beta[number], z, offset_scale.gamma[number]), *rotation)
-
-
-def _attend(block, values, z, rotation, context):
-    """Joint attention and the gate, for one tile: [l, H]."""
-    local_query, global_query, local_key = (
-        _affine_head(block.offset_scale, z, name, rotation).to(values.dtype)
-        for name in ("local_query", "global_query", "local_key")
-    )
-    local = local_attention(local_query[None], local_key[None], values[None], block.group_size)[0]  # [l, 2H]
-    attended_v, attended_u = add_matmul(local, global_query, context).chunk(2, dim=-1)
-    v, u = values.chunk(2, dim=-1)
-    gate = attended_v.mul_(u).sigmoid_()
-    return attended_u.mul_(v).mul_(gate)
+    dtype, reach = working_dtype(x), half_width(block.to_values.depthwise)
+    rotation = torch.complex(*(at_least_float32(part) for part in rotation))
+    sequence = PaddedSequence(x, len(x), x.shape[1], before=reach + 1, after=reach)
+    sequence.frames.copy_(x)
+    with torch.autocast("cpu", enabled=False):
+        TiledBlock(block, len(x), rotation, dtype).run(sequence)
+    return sequence.frames

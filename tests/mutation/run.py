@@ -66,6 +66,8 @@ TARGETS = {
     "mossformer_sb/network/fast/depthwise.py": ("test_depthwise", "test_custom_backward"),
     "mossformer_sb/network/fast/matmul.py": ("test_matmul", "test_tiled"),
     "mossformer_sb/network/fast/tiled.py": ("test_tiled", "test_properties"),
+    "mossformer_sb/network/fast/tiled_block.py": ("test_tiled", "test_properties"),
+    "mossformer_sb/network/workarounds.py": ("test_workarounds",),
     "mossformer_sb/evaluation/si_snr.py": ("test_si_snr", "test_losses_properties"),
     "mossformer_sb/training/losses.py": ("test_losses", "test_losses_properties"),
     "mossformer_sb/training/step.py": ("test_brain", "test_resume", "test_budget"),

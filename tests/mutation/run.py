@@ -57,20 +57,31 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 # Module → tests, the quickest first.
 TARGETS = {
-    "mossformer_sb/network/attention.py": ("test_attention", "test_masknet"),
+    "mossformer_sb/network/attention.py": ("test_attention", "test_custom_backward", "test_masknet"),
     "mossformer_sb/network/layers.py": ("test_masknet", "test_depthwise", "test_precision"),
     "mossformer_sb/network/block.py": ("test_masknet", "test_fast"),
-    "mossformer_sb/network/masknet.py": ("test_masknet", "test_separator", "test_fast"),
-    "mossformer_sb/network/separator.py": ("test_separator", "test_module_use"),
+    "mossformer_sb/network/masknet.py": ("test_masknet", "test_separator", "test_fast", "test_hub_model"),
+    "mossformer_sb/network/separator.py": ("test_separator", "test_module_use", "test_hub_model"),
     "mossformer_sb/network/fast/backward.py": ("test_custom_backward", "test_properties"),
-    "mossformer_sb/network/fast/depthwise.py": ("test_depthwise", "test_custom_backward"),
-    "mossformer_sb/network/fast/matmul.py": ("test_matmul", "test_tiled"),
+    "mossformer_sb/network/fast/depthwise.py": (
+        "test_depthwise",
+        "test_custom_backward",
+        "test_fast_mossformer2",
+        "test_tiled",
+    ),
+    "mossformer_sb/network/fast/matmul.py": ("test_matmul", "test_tiled", "test_module_use"),
     "mossformer_sb/network/fast/tiled.py": ("test_tiled", "test_properties"),
     "mossformer_sb/network/fast/tiled_block.py": ("test_tiled", "test_properties"),
     "mossformer_sb/network/workarounds.py": ("test_workarounds",),
     "mossformer_sb/evaluation/si_snr.py": ("test_si_snr", "test_losses_properties"),
     "mossformer_sb/training/losses.py": ("test_losses", "test_losses_properties"),
-    "mossformer_sb/training/step.py": ("test_brain", "test_resume", "test_budget"),
+    "mossformer_sb/training/step.py": (
+        "test_brain",
+        "test_resume",
+        "test_optimizers",
+        "test_step_syncs",
+        "test_budget",
+    ),
     "mossformer_sb/data/dynamic_mixing.py": ("test_dynamic_mixing", "test_dynamic_mixing_properties"),
 }
 

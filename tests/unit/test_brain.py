@@ -6,7 +6,7 @@ import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb import InputError, MossFormerMaskNet
-from mossformer_sb.data.datasets import Mixture
+from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
 from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters
@@ -54,6 +54,14 @@ def test_silent_examples_are_skipped(tmp_path):
     assert moved and loss.isfinite()
     assert (brain.stats.count, brain.stats.dropped) == (2, 1)
     assert -loss.item() == pytest.approx(brain.stats.mean, rel=1e-6)
+
+
+def test_an_example_with_one_active_speaker_is_trained_on(tmp_path):
+    brain = make_brain(tmp_path, threshold=None)
+    sources = torch.randn(800, 2) * torch.tensor([1.0, 0.0])
+    item = Mixture("one", sources.sum(1) + 0.01 * torch.randn(800), sources)
+    loss, moved = fit(brain, SeparationBatch.collate([item]))
+    assert moved and loss.isfinite() and (brain.stats.count, brain.stats.dropped) == (1, 0)
 
 
 def test_validation_has_no_loss_threshold(tmp_path):

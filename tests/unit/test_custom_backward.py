@@ -118,6 +118,26 @@ def test_dropout_follows_the_seed():
     assert torch.equal(keep_mask(torch.empty(100), 0.5)[0], first)
 
 
+def same_mask(like, dropout):
+    """The same mask for each item and group, of which the plain form has more, since it pads."""
+    numbers = (torch.arange(like.shape[-2] * like.shape[-1]) * 7919 % 101).view(like.shape[-2:])
+    return (numbers >= 101 * dropout).expand(like.shape), 1 / (1 - dropout)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_dropout_of_a_block_is_that_of_the_plain_form(train, monkeypatch):
+    def plain_dropout(x, p=0.5, training=True, inplace=False):
+        mask, factor = same_mask(x, p)
+        return x * mask * factor if training else x
+
+    monkeypatch.setattr(backward, "keep_mask", same_mask)
+    monkeypatch.setattr(torch.nn.functional, "dropout", plain_dropout)
+    block = MossFormerBlock(channels=8, group_size=6, query_key_dim=4, dropout=0.4).double().train(train)
+    rotation = torch.ones(24, 1, dtype=torch.float64), torch.zeros(24, 1, dtype=torch.float64)
+    found, expected = both(lambda x, *parameters: block(x, rotation), random(2, 24, 8), *block.parameters())
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_gradient_of_dropout_goes_where_the_output_went():
     module = ConvModule(6, 10, kernel_size=1, dropout=0.5).double()
     x, seed = random(2, 30, 6), 5

@@ -4,6 +4,7 @@ import os
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -17,7 +18,7 @@ from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.source_tables import prepare_mixing
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import SeparationBatch
-from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.data.dynamic_mixing import FADE_SECONDS, DynamicMixtureDataset
 from mossformer_sb.data.loudness import loudness, mean_amplitude
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.si_snr import si_snr
@@ -148,6 +149,20 @@ class TestItems:
             frames = parts.noise[: len(parts.noise) // 800 * 800].reshape(-1, 800)
             smallest.append(np.sqrt((frames**2).mean(1)).min() / parts.noise.std())
         assert lengths == {2 * RATE} and min(smallest) > 0.4  # no gap anywhere
+
+    def test_noise_that_is_shorter_than_a_fade_is_repeated(self, tmp_path):
+        """Its ends overlap by half of it at most, so that it has no more energy where they do."""
+        pools = prepare_pools(tmp_path)
+        short = np.random.default_rng(3).standard_normal(round(0.5 * FADE_SECONDS * RATE)).astype(np.float32)
+        table = pd.read_csv(pools["noise_table"])
+        for path in table["path"]:
+            soundfile.write(path.replace("$data_root", str(tmp_path)), 0.05 * short, RATE, subtype="FLOAT")
+        table["num_samples"] = len(short)
+        table.to_csv(pools["noise_table"], index=False)
+        for energies in tmp_path.glob("*.energies.npy"):
+            energies.unlink()
+        for parts in drawn(dataset(pools), 5):
+            assert parts.noise.shape == (RATE,) and parts.noise.any() and np.isfinite(parts.noise).all()
 
     def test_rates_of_rooms_and_noise(self, pools, rooms):
         data = dataset(pools, rir_folder=rooms, room_rate=0.5, noise_rate=0.25)
@@ -313,6 +328,16 @@ class TestWrongInput:
         assert sorted(dataset(prepare_pools(tmp_path, speech_folder=speech)).speech.names) == [
             "u00", "u01", "u02", "u10", "u11", "u12"
         ]  # fmt: skip
+
+    def test_an_utterance_is_long_enough_at_the_greatest_speed(self, tmp_path):
+        speech = write_speech(tmp_path / "speech", num_speakers=2)
+        for seconds in (1.04, 1.06):
+            signal = stationary(np.random.default_rng(0), seconds)
+            soundfile.write(speech / "spk0" / f"u{seconds}.wav", signal, RATE)
+        pools = prepare_pools(tmp_path, speech_folder=speech)
+        names = dataset(pools, augmentation=Augmentation("continuous", (0.95, 1.05))).speech.names
+        assert "u1.06" in names and "u1.04" not in names
+        assert "u1.04" in dataset(pools).speech.names
 
     @pytest.mark.parametrize(
         "options, message",

@@ -17,7 +17,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.network.lengths import check_lengths, padding_mask
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 # Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
 EPS = 1e-12
@@ -144,7 +144,7 @@ def _permutations(num_spks, device):
         return torch.tensor(list(itertools.permutations(range(num_spks))), device=device)
 
 
-def reorder(estimates: torch.Tensor, permutation: Any) -> torch.Tensor:
+def reorder(estimates: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
     """Put the estimates in the order of the sources: [B, T, S], [B, S] → [B, T, S].
 
     Example
@@ -155,7 +155,7 @@ def reorder(estimates: torch.Tensor, permutation: Any) -> torch.Tensor:
     return estimates.gather(2, permutation[:, None, :].expand_as(estimates))
 
 
-def check_signals(*signals: Any, lengths: torch.Tensor | None = None) -> Any:
+def check_signals(*signals: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor | None:
     """Check that signals have the same shape, [B, T, S], and their lengths; return these on the signals' device."""
     shape = signals[0].shape
     if len(shape) != 3 or any(signal.shape != shape for signal in signals):
@@ -167,7 +167,7 @@ def check_signals(*signals: Any, lengths: torch.Tensor | None = None) -> Any:
     return lengths.to(signals[0].device, non_blocking=True)
 
 
-def zero_mean(*signals: Any, lengths: torch.Tensor | None = None) -> torch.Tensor:
+def zero_mean(*signals: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
     """Each signal in float32 at least, zero-mean over its true length and zero beyond it."""
     lengths = check_signals(*signals, lengths=lengths)
     signals = [signal.to(torch.promote_types(signal.dtype, torch.float32)) for signal in signals]

@@ -18,7 +18,6 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 # Names of signals; the first that is found counts. Where sources and estimates lie in one folder, their names differ.
 ESTIMATES = (
@@ -112,12 +111,12 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
     return {identify(path, folders[0]): path for path in audio_below(folders[0])}
 
 
-def audio_below(folder: Any) -> list:
+def audio_below(folder: Path) -> list:
     """The audio files of a folder and its subfolders, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
 
 
-def identify(path: Path, folder: Any) -> str:
+def identify(path: Path, folder: str | Path) -> str:
     """The ID of a file that is named by it: its path below the folder, without its ending."""
     return path.relative_to(folder).with_suffix("").as_posix()
 

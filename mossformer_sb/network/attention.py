@@ -17,7 +17,7 @@ from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.lengths import over_length
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 
 class QueriesKeys(NamedTuple):
@@ -109,7 +109,7 @@ def local_attention(
     return attended.unflatten(0, (batch_size, -1))[:, :num_frames]
 
 
-def drop(weights: Any, dropout: float) -> torch.Tensor:
+def drop(weights: torch.Tensor, dropout: float) -> torch.Tensor:
     """Attention weights after dropout, of any shape."""
     # Not `training=dropout > 0`: with dynamic shapes, a compiler makes a symbol of a float, which that argument can't
     # be.

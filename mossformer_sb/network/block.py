@@ -18,7 +18,7 @@ from mossformer_sb.network.layers import DepthwiseConv, ScaleNorm
 from mossformer_sb.network.lengths import zero_padding
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 
 class ConvModule(nn.Module):
@@ -168,14 +168,14 @@ class MossFormerBlock(nn.Module):
         return x + self.to_output(gate(attended, values), padding)
 
     @replaceable
-    def queries_keys(self, z: torch.Tensor, rotation: tuple[torch.Tensor, ...], dtype: Any) -> QueriesKeys:
+    def queries_keys(self, z: torch.Tensor, rotation: tuple[torch.Tensor, ...], dtype: torch.dtype) -> QueriesKeys:
         """Four affine, rotated heads: [B, L, K] → four times [B, L, K] of a dtype, that of the values."""
         heads = rotate(self.offset_scale(z), *rotation)  # [4, B, L, K], within autocast in float32
         return QueriesKeys(*heads.to(dtype))
 
 
 @replaceable
-def gate(attended: torch.Tensor, values: Any) -> torch.Tensor:
+def gate(attended: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """(au ⊙ v) ⊙ sigmoid(av ⊙ u): [B, L, 2H] and [B, L, 2H], in each v before u, → [B, L, H]."""
     v, u = values.chunk(2, dim=-1)
     attended_v, attended_u = attended.chunk(2, dim=-1)

@@ -43,7 +43,7 @@ def refuse(network: str, others: Collection[str], known: Collection[str]) -> Non
         raise InputError(f"{network} does not take {', '.join(others)}: it takes {', '.join(known)}.")
 
 
-def check_count(key: Any, value: Any) -> None:
+def check_count(key: str, value: Any) -> None:
     """Raise InputError for a value that can't be a number of things.
 
     Example
@@ -59,7 +59,7 @@ def check_count(key: Any, value: Any) -> None:
         raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
 
 
-def check_number(key: Any, value: Any) -> None:
+def check_number(key: str, value: Any) -> None:
     """Raise InputError for a value that is no finite number.
 
     Example

@@ -99,10 +99,10 @@ class HubModel(PyTorchModelHubMixin):
         pretrained_model_name_or_path: str | Path,
         *,
         force_download: bool = False,
-        token: Any = None,
-        cache_dir: Any = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
         local_files_only: bool = False,
-        revision: Any = None,
+        revision: str | None = None,
         map_location: str | torch.device = "cpu",
         **overrides: Any,
     ) -> HubModel:
@@ -323,7 +323,7 @@ def _find_file(source, name, download):
         ) from error
 
 
-def missing_file(source: Any, name: Any) -> str:
+def missing_file(source: str | Path, name: str) -> str:
     """The message for a model that lacks one of its two files."""
     return (
         f"{source}: holds no {name}. A model is loaded from {CONFIG_FILE} and {WEIGHTS_FILE}; files that can hold "
@@ -343,7 +343,7 @@ def _read_card(source, download):
         return None
 
 
-def is_own_file(folder: str | Path, name: Any) -> bool:
+def is_own_file(folder: str | Path, name: str) -> bool:
     """Whether a file lies in a folder, and isn't a link to a file elsewhere, which a copy of it would give away.
 
     The hub's cache has links from each snapshot into its own ``blobs``.

@@ -19,7 +19,7 @@ from mossformer_sb.network.layers import GroupedConv, InstanceNorm, Linear
 from mossformer_sb.network.lengths import zero_padding
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 MEMORY_KERNEL_SIZE = 39  # 19 frames back, the present one, 19 frames ahead
 
@@ -114,7 +114,9 @@ class DilatedFSMN(nn.Module):
         self.projection = Linear(channels, channels, bias=False)
         self.memory = DenseMemory(channels)
 
-    def forward(self, u: Any, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, u: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         projected = self.projection(F.relu(self.linear(u)))
         return u + self.memory(projected, lengths, padding)
@@ -139,7 +141,9 @@ class DenseMemory(nn.Module):
         self.first = MemoryLayer(channels, group_channels=1, dilation=1)
         self.second = MemoryLayer(channels, group_channels=2, dilation=2)
 
-    def forward(self, q: Any, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, q: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
         # Each filter looks ahead: biases and slopes must not have put anything past an item's length.
         q = zero_padding(q, padding)

@@ -30,6 +30,7 @@ from mossformer_sb.training.schedules import OneCycle
 from mossformer_sb.training.step import StepBrain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from speechbrain import Stage
@@ -72,10 +73,10 @@ class SeparationBrain(StepBrain):
 
     def __init__(
         self,
-        modules: Any = None,
-        opt_class: Any = None,
-        hparams: Any = None,
-        run_opts: Any = None,
+        modules: dict[str, torch.nn.Module] | None = None,
+        opt_class: Callable | None = None,
+        hparams: dict | None = None,
+        run_opts: dict | None = None,
         checkpointer: Checkpointer | None = None,
     ) -> None:
         if (hparams or {}).get("deterministic", False):  # before the networks go to a GPU
@@ -103,7 +104,7 @@ class SeparationBrain(StepBrain):
         """SeparationBatch → estimates [B, T, S]."""
         return self._separate(self.modules if stage == sb.Stage.TRAIN else distributed.unwrapped(self.modules), batch)
 
-    def compute_objectives(self, predictions: Any, batch: SeparationBatch, stage: Stage) -> torch.Tensor:
+    def compute_objectives(self, predictions: torch.Tensor, batch: SeparationBatch, stage: Stage) -> torch.Tensor:
         """Sum of the losses in dB of the valid examples; at test, also score each one. Training has `fit_batch`."""
         result = self._batch_result(predictions, batch, stage)
         self.stats.merge(StageStats.of([*result.totals.tolist(), result.samples, 0, 0.0]))
@@ -215,7 +216,7 @@ class SeparationBrain(StepBrain):
         if self.averaged is not None:
             (self.averaged.use if averaged else self.averaged.restore)()
 
-    def on_stage_end(self, stage: Stage, stage_loss: Any, epoch: int | None = None) -> None:
+    def on_stage_end(self, stage: Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Log; after validation, set the learning rate and save a checkpoint; after test, write the scores.
 
         After test the weights that were measured stay in place, for the export.
@@ -360,10 +361,10 @@ class SeparationBrain(StepBrain):
     def evaluate(
         self,
         test_set: Any,
-        max_key: Any = None,
-        min_key: Any = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
         progressbar: bool | None = None,
-        test_loader_kwargs: Any = None,
+        test_loader_kwargs: dict | None = None,
     ) -> Any:
         """As SpeechBrain's."""
         return super().evaluate(test_set, max_key, min_key, progressbar, dict(test_loader_kwargs or {}))
@@ -373,7 +374,7 @@ class SeparationBrain(StepBrain):
         self.on_evaluate_start(max_key=BEST_KEY)
         self._use_averaged_weights(True)
 
-    def on_evaluate_start(self, max_key: Any = None, min_key: Any = None) -> None:
+    def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
         """Load the best checkpoint; there must be one."""
         self._use_averaged_weights(False)
         distributed.run_on_all_ranks(super().on_evaluate_start, max_key, min_key)

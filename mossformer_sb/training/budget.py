@@ -102,7 +102,7 @@ class TimeBudget:
         self.used = 0.0  # seconds
         self.previous_minutes = minutes  # what the checkpoint's run was given
 
-    def add(self, seconds: Any) -> None:
+    def add(self, seconds: float) -> None:
         """Add the time of a training step."""
         self.used += seconds
 
@@ -121,7 +121,7 @@ class TimeBudget:
         """Whether the training is over."""
         return self.minutes_left == 0
 
-    def ends_epoch(self, epoch_seconds: Any) -> bool:
+    def ends_epoch(self, epoch_seconds: float) -> bool:
         """Whether an epoch that has trained for so many seconds is over."""
         return self.is_spent or (self.epoch_minutes is not None and epoch_seconds >= 60 * self.epoch_minutes)
 

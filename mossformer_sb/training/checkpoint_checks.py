@@ -10,6 +10,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
 _OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
@@ -66,7 +67,7 @@ def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug
     checkpointer.check_architecture()
 
 
-def nothing_to_evaluate(folder: Any) -> str:
+def nothing_to_evaluate(folder: str | Path) -> str:
     """The message for a folder of checkpoints that has none."""
     return (
         f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "

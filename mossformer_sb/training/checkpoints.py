@@ -27,6 +27,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.weights import differences, read_state_dict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,11 @@ class Checkpointer(stock.Checkpointer):
     # ---- saving
 
     def save_checkpoint(
-        self, meta: Any = None, end_of_epoch: bool = True, name: Any = None, verbosity: Any = logging.INFO
+        self,
+        meta: dict | None = None,
+        end_of_epoch: bool = True,
+        name: str | None = None,
+        verbosity: int = logging.INFO,
     ) -> Any:
         """Save a checkpoint. Arguments and return value as in SpeechBrain."""
         if if_main_process():
@@ -102,12 +107,12 @@ class Checkpointer(stock.Checkpointer):
 
     def save_and_keep_only(
         self,
-        meta: Any = None,
+        meta: dict | None = None,
         end_of_epoch: bool = True,
-        name: Any = None,
+        name: str | None = None,
         num_to_keep: int = 1,
         keep_recent: bool = True,
-        importance_keys: Any = (),
+        importance_keys: Sequence[Callable] | None = (),
         **kwargs: Any,
     ) -> None:
         """Save a checkpoint, then delete the least important ones. Arguments as in SpeechBrain."""
@@ -153,10 +158,10 @@ class Checkpointer(stock.Checkpointer):
     def find_checkpoints(
         self,
         importance_key: Any = None,
-        max_key: Any = None,
-        min_key: Any = None,
-        ckpt_predicate: Any = None,
-        max_num_checkpoints: Any = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
+        ckpt_predicate: Callable | None = None,
+        max_num_checkpoints: int | None = None,
     ) -> Any:
         """Find complete checkpoints, the most important first. Arguments as in SpeechBrain.
 
@@ -192,7 +197,11 @@ class Checkpointer(stock.Checkpointer):
         return whole
 
     def find_checkpoint(
-        self, importance_key: Any = None, max_key: Any = None, min_key: Any = None, ckpt_predicate: Any = None
+        self,
+        importance_key: Any = None,
+        max_key: str | None = None,
+        min_key: str | None = None,
+        ckpt_predicate: Callable | None = None,
     ) -> Any:
         """Find the most important complete checkpoint, or None. Arguments as in SpeechBrain."""
         found = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints=1)
@@ -280,11 +289,11 @@ class Checkpointer(stock.Checkpointer):
         self,
         *,
         num_to_keep: int = 1,
-        min_keys: Any = None,
-        max_keys: Any = None,
-        importance_keys: Any = (stock.ckpt_recency,),
-        ckpt_predicate: Any = None,
-        verbosity: Any = logging.INFO,
+        min_keys: Sequence[str] | None = None,
+        max_keys: Sequence[str] | None = None,
+        importance_keys: Sequence[Callable] = (stock.ckpt_recency,),
+        ckpt_predicate: Callable | None = None,
+        verbosity: int = logging.INFO,
     ) -> None:
         """Delete the least important checkpoints. Arguments as in SpeechBrain.
 
@@ -292,7 +301,7 @@ class Checkpointer(stock.Checkpointer):
         """
         if num_to_keep < 0:
             raise ValueError(f"num_to_keep has to be 0 or more, found {num_to_keep}.")
-        orders = [{"min_key": key} for key in min_keys or ()]
+        orders: list[dict] = [{"min_key": key} for key in min_keys or ()]
         orders += [{"max_key": key} for key in max_keys or ()]
         orders += [{"importance_key": key} for key in importance_keys]
         # The main process alone decides: another rank could list the folder while checkpoints come and go.
@@ -322,7 +331,7 @@ class Checkpointer(stock.Checkpointer):
 # ---- which weights were scored
 
 
-def scored_weights(checkpoint: Any, name: Any) -> dict:
+def scored_weights(checkpoint: Any, name: str | None) -> dict:
     """State dict of one module as it was validated: the running average of a run that kept one."""
     state = read_state_dict(checkpoint.paramfiles[name])
     if AVERAGED_WEIGHTS in checkpoint.paramfiles:

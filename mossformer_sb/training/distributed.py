@@ -76,7 +76,7 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if is_distributed_initialized() else 1
 
 
-def should_report(error: Any) -> bool:
+def should_report(error: BaseException) -> bool:
     """Whether this process is the one to report an `InputError`.
 
     An error before the processes have joined is raised by all of them.

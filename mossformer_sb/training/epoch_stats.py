@@ -17,7 +17,7 @@ from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class BatchResult(NamedTuple):
         numbers = torch.stack((self.valid, self.finite & ~self.valid, ~self.finite)).sum(1)
         return torch.cat((si_snr[None], numbers.double()))
 
-    def only(self, chosen: Any, samples: Any) -> BatchResult:
+    def only(self, chosen: torch.Tensor, samples: int) -> BatchResult:
         """The examples for which a mask [B] is true, which have so many samples."""
         return BatchResult(*(values[chosen] for values in self[:4]), samples)
 
@@ -82,7 +82,7 @@ class WindowStats:
         """Start from zero."""
         self._totals, self.samples, self.failed, self.seconds = [], 0, 0, 0.0
 
-    def add(self, result: Any) -> None:
+    def add(self, result: BatchResult) -> None:
         """Add a `BatchResult`."""
         self._totals.append(result.totals)
         self.samples += result.samples
@@ -126,19 +126,19 @@ class StageStats:
             if field.name != "consecutive_nonfinite":
                 setattr(self, field.name, field.default)
 
-    def add_step(self, norm: Any) -> None:
+    def add_step(self, norm: float | None) -> None:
         """Add a step of the optimizer, with the norm of its gradient."""
         self.steps += 1
         self.norm += norm
         self.norm_max = max(self.norm_max, norm)
 
     @classmethod
-    def of(cls, values: Any) -> StageStats:
+    def of(cls, values: Sequence) -> StageStats:
         """New statistics from what each rank has a share of, in the order of ``_PER_RANK``."""
         named = zip(_PER_RANK, values, strict=True)
         return cls(**{name: value if name in _FLOATS else int(value) for name, value in named})
 
-    def merge(self, other: Any) -> None:
+    def merge(self, other: StageStats) -> None:
         """Add the examples of other statistics."""
         for name in _PER_RANK:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -231,7 +231,7 @@ class History:
         self.folder = Path(folder)
         self._draws = True
 
-    def add(self, row: Any) -> None:
+    def add(self, row: dict) -> None:
         """Add an epoch; it replaces an earlier row of the same ``epoch``."""
         path = self.folder / TABLE_FILE
         table = pd.DataFrame([row])

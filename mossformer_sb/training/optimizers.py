@@ -9,7 +9,7 @@ import torch
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
 OPTIMIZERS = ("adam", "adamw", "muon")
@@ -69,7 +69,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([dict(group) for rule in self._rules for group in rule.param_groups], {})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Callable | None = None) -> Any:
         """Take a step, as other PyTorch optimizers do."""
         loss = None
         if closure is not None:

@@ -12,7 +12,6 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
     from speechbrain import Stage
 
@@ -23,7 +22,7 @@ SHOWN_IDS = 5
 _TEXTS = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def is_out_of_memory(error: Any) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception is an out-of-memory error.
 
     Example

@@ -71,7 +71,7 @@ def _listed(numbers):
     return f"{{{','.join(numbers)}}}"
 
 
-def closest(pattern: Any, names: Sequence[str]) -> list[str]:
+def closest(pattern: str, names: Sequence[str]) -> list[str]:
     """Up to three names or branches that a mistyped pattern may have meant, the likeliest first.
 
     Example

@@ -44,7 +44,7 @@ from mossformer_sb.training.random_state import RandomState
 from mossformer_sb.training.schedules import Schedule
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
     from mossformer_sb.training.checkpoints import Checkpointer
 
@@ -88,10 +88,10 @@ class StepBrain(sb.Brain):
 
     def __init__(
         self,
-        modules: Any = None,
-        opt_class: Any = None,
-        hparams: Any = None,
-        run_opts: Any = None,
+        modules: dict[str, torch.nn.Module] | None = None,
+        opt_class: Callable | None = None,
+        hparams: dict | None = None,
+        run_opts: dict | None = None,
         checkpointer: Checkpointer | None = None,
     ) -> None:
         try:
@@ -146,7 +146,7 @@ class StepBrain(sb.Brain):
             valid = valid & (result.losses.detach() > self.hparams.threshold)
         return BatchResult(result.losses, result.si_snr, valid, finite, samples=sum(batch.lengths.tolist()))
 
-    def on_fit_batch_start(self, batch: SeparationBatch, should_step: Any) -> None:
+    def on_fit_batch_start(self, batch: SeparationBatch, should_step: bool) -> None:
         """Restore the random state of the checkpoint that the run was resumed from."""
         self.random_state.apply_pending()
 
@@ -324,7 +324,7 @@ class StepBrain(sb.Brain):
         if stage in self._loaders:
             distributed.run_on_all_ranks(self._loaders[stage].check)
 
-    def update_average(self, loss: float, avg_loss: Any) -> Any:
+    def update_average(self, loss: float, avg_loss: float) -> float:
         """The stage's mean loss over valid examples, for the progress bar: skipped examples don't count."""
         return -self.stats.mean
 

@@ -31,7 +31,7 @@ from mossformer_sb.network.lengths import over_length, zero_padding
 from mossformer_sb.network.precision import at_least_float32
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 _SILU_BACKWARD = private_operator("aten", "silu_backward", "default")
 _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
@@ -58,7 +58,7 @@ def conv_module(module: torch.nn.Module, x: torch.Tensor, padding: torch.Tensor 
 
 
 def queries_keys(
-    block: torch.nn.Module, z: torch.Tensor, rotation: tuple[torch.Tensor, ...], dtype: Any
+    block: torch.nn.Module, z: torch.Tensor, rotation: tuple[torch.Tensor, ...], dtype: torch.dtype
 ) -> QueriesKeys:
     """As `MossFormerBlock.queries_keys`."""
     offset_scale = block.offset_scale
@@ -66,13 +66,17 @@ def queries_keys(
 
 
 def joint_attention(
-    queries_keys: QueriesKeys, values: Any, group_size: int, lengths: torch.Tensor | None = None, dropout: float = 0.0
+    queries_keys: QueriesKeys,
+    values: torch.Tensor,
+    group_size: int,
+    lengths: torch.Tensor | None = None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """As `mossformer_sb.network.attention.joint_attention`."""
     return JointAttentionFunction.apply(*queries_keys, values, lengths, group_size, dropout)
 
 
-def gate(attended: torch.Tensor, values: Any) -> torch.Tensor:
+def gate(attended: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """As `mossformer_sb.network.block.gate`."""
     return GateFunction.apply(attended, values)
 

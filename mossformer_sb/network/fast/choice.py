@@ -120,7 +120,7 @@ _METHODS = {
 # ---- rules
 
 
-def takes_custom_backward(*tensors: Any) -> bool:
+def takes_custom_backward(*tensors: torch.Tensor | None) -> bool:
     """Whether an operation is to be one with a custom backward: where gradients are recorded."""
     return _may_be_fast(*tensors) and torch.is_grad_enabled()
 
@@ -144,12 +144,12 @@ def takes_rotated_heads(block: torch.nn.Module, z: torch.Tensor) -> bool:
     )
 
 
-def takes_unpadded(*tensors: Any) -> bool:
+def takes_unpadded(*tensors: torch.Tensor | None) -> bool:
     """Whether local attention may have a last, shorter group instead of a padded one: eagerly, on any device."""
     return _may_be_fast(*tensors, devices=None)
 
 
-def takes_depthwise_filters(x: torch.Tensor, weight: Any) -> bool:
+def takes_depthwise_filters(x: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether a convolution of groups of channels is to be made of depthwise filters."""
     return _may_be_fast(x, weight)
 
@@ -179,7 +179,7 @@ def takes_packing(weight: torch.Tensor, dtype: torch.dtype) -> bool:
     return _may_be_fast(weight) and dtype == torch.float32 and is_wide_amd()
 
 
-def takes_onednn(a: Any, b: Any) -> bool:
+def takes_onednn(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether oneDNN is to multiply two matrices, where PyTorch would have MKL do it."""
     return (
         _may_be_fast(a, b)
@@ -192,12 +192,12 @@ def takes_onednn(a: Any, b: Any) -> bool:
 # ---- what the rules are made of
 
 
-def needs_gradient(*tensors: Any) -> bool:
+def needs_gradient(*tensors: torch.Tensor | None) -> bool:
     """Whether an operation on these tensors, of which some may be None, has to keep what its gradient takes."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
-def private_operator(*path: Any) -> Any:
+def private_operator(*path: str) -> Any:
     """An operator of PyTorch that its documentation doesn't name, or None where this PyTorch has none.
 
     Example

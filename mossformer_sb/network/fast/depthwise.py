@@ -27,7 +27,6 @@ from mossformer_sb.network.workarounds import conv2d
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
     from mossformer_sb.network.layers import DepthwiseConv
 
@@ -88,7 +87,7 @@ class DepthwiseFunction(torch.autograd.Function):
         return grad_x, grad_weight
 
 
-def kernel_gradient(grad: Any, x: torch.Tensor, kernel_size: int) -> torch.Tensor:
+def kernel_gradient(grad: torch.Tensor, x: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
 
     All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of sums, to

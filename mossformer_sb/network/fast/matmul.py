@@ -25,7 +25,7 @@ from mossformer_sb.network.fast.choice import ONEDNN_LINEAR, ONEDNN_LINEAR_BINAR
 from mossformer_sb.network.fast.once import differentiable_once
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, silu: bool = False) -> torch.Tensor:
@@ -156,7 +156,7 @@ def packed(weight: torch.Tensor) -> torch.Tensor:
     return ONEDNN_REORDER(weight)
 
 
-def linear_layer(layer: Any, x: torch.Tensor) -> torch.Tensor:
+def linear_layer(layer: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     """`linear` with the weight and bias of a ``torch.nn.Linear``."""
     return linear(x, layer.weight, layer.bias)
 

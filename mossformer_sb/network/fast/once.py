@@ -11,10 +11,9 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
-def differentiable_once(backward: Any) -> Callable:
+def differentiable_once(backward: Callable) -> Callable:
     """Decorator of the ``backward`` of a ``torch.autograd.Function``.
 
     PyTorch's ``once_differentiable`` treats a gradient as a constant where the incoming gradient is one; elsewhere its

@@ -60,7 +60,7 @@ TARGETS = {
     "mossformer_sb/network/attention.py": ("test_attention", "test_custom_backward", "test_masknet"),
     "mossformer_sb/network/layers.py": ("test_masknet", "test_depthwise", "test_precision"),
     "mossformer_sb/network/block.py": ("test_masknet", "test_fast"),
-    "mossformer_sb/network/masknet.py": ("test_masknet", "test_separator", "test_fast", "test_hub_model"),
+    "mossformer_sb/network/masknet.py": ("test_masknet", "test_separator", "test_fast", "test_module_use"),
     "mossformer_sb/network/separator.py": ("test_separator", "test_module_use", "test_hub_model"),
     "mossformer_sb/network/fast/backward.py": ("test_custom_backward", "test_properties"),
     "mossformer_sb/network/fast/depthwise.py": (

@@ -32,6 +32,13 @@ def test_half_precision_on_a_cpu_is_refused_with_a_message(tmp_path):
         make_brain(tmp_path, precision="fp16")
 
 
+def test_an_optimizer_that_cannot_be_built_is_refused(tmp_path):
+    brain = make_brain(tmp_path)
+    brain.opt_class = lambda parameters: torch.optim.Adam(parameters, lr=-1.0)
+    with pytest.raises(InputError, match="opt_class can't be built: Invalid learning rate: -1.0. Check lr"):
+        brain.init_optimizers()
+
+
 def test_examples_below_the_loss_threshold_are_skipped_and_counted(tmp_path):
     brain = make_brain(tmp_path, threshold=1000.0)  # every loss is below
     fit(brain, batch_of())
@@ -189,6 +196,22 @@ def test_an_item_that_is_not_finite_is_skipped_and_counted(tmp_path):
     assert (brain.stats.count, brain.stats.nonfinite, brain.stats.dropped) == (2, 1, 0)
     for gradient, other in zip(seen, wanted, strict=True):
         torch.testing.assert_close(gradient, other)
+
+
+@pytest.mark.parametrize(("count", "is_cut"), [(10, False), (11, True)])
+def test_a_warning_names_ten_examples(tmp_path, caplog, count, is_cut):
+    batch = batch_of(count)
+    batch.mixture[:] = float("nan")
+    fit(make_brain(tmp_path), batch)
+    assert f"{count} examples without a finite loss" in caplog.text and ("9, …" in caplog.text) == is_cut
+
+
+def test_the_hook_after_a_batch_gets_batch_estimates_loss_and_whether_there_was_a_step(tmp_path):
+    brain, batch, seen = make_brain(tmp_path), batch_of(), []
+    brain.on_fit_batch_end = lambda *arguments: seen.append(arguments)
+    loss, _ = fit(brain, batch)
+    ((of_batch, estimates, of_loss, should_step),) = seen
+    assert of_batch is batch and estimates.shape == batch.sources.shape and of_loss is loss and should_step is True
 
 
 @pytest.mark.parametrize("where", ["mixture", "sources"])

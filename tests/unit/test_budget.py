@@ -19,7 +19,7 @@ from mossformer_sb.data.datasets import Mixture
 from mossformer_sb.training.budget import RunningClock, TimeBudget
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.schedules import choose_schedule
-from tests.unit.brains import Recorder, make_brain, parameters
+from tests.unit.brains import Recorder, batch_of, fit, make_brain, parameters
 
 ROOT = Path(__file__).parents[2]
 STEP_SECONDS = 6.0  # of the clock that stands for the real one
@@ -114,6 +114,15 @@ class StepClock:
 
 class Killed(Exception):
     """Stands for the end of a process."""
+
+
+def test_a_step_with_an_example_that_is_not_finite_takes_its_time_too(tmp_path):
+    brain = make_brain(tmp_path, train_minutes=1.0)
+    brain._clock = StepClock(brain)
+    batch = batch_of(3)
+    batch.mixture[1, 5] = float("nan")
+    fit(brain, batch)
+    assert brain.stats.nonfinite == 1 and brain.budget.used == STEP_SECONDS
 
 
 def train(folder, train_minutes=1.2, epoch_minutes=0.5, killed_at=None, **hparams):

@@ -284,3 +284,8 @@ class TestAsAModule:
         assert torch.equal(network(x), network(x))
         network.train()
         assert not torch.equal(network(x), network(x))
+
+
+def test_positions_without_a_tensor_to_follow():
+    position = masknet().position.angles
+    assert torch.equal(position(5), position(5, like=torch.zeros(1)))

@@ -58,7 +58,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 # Module → tests, the quickest first.
 TARGETS = {
     "mossformer_sb/network/attention.py": ("test_attention", "test_custom_backward", "test_masknet"),
-    "mossformer_sb/network/layers.py": ("test_masknet", "test_depthwise", "test_precision"),
+    "mossformer_sb/network/layers.py": ("test_masknet", "test_depthwise", "test_precision", "test_fast_mossformer2"),
     "mossformer_sb/network/block.py": ("test_masknet", "test_fast"),
     "mossformer_sb/network/masknet.py": ("test_masknet", "test_separator", "test_fast", "test_module_use"),
     "mossformer_sb/network/separator.py": ("test_separator", "test_module_use", "test_hub_model"),

@@ -118,7 +118,7 @@ class Killed(Exception):
 
 def test_a_step_with_an_example_that_is_not_finite_takes_its_time_too(tmp_path):
     brain = make_brain(tmp_path, train_minutes=1.0)
-    brain._clock = StepClock(brain)
+    brain._clock, brain._last_seconds = StepClock(brain), 0.0
     batch = batch_of(3)
     batch.mixture[1, 5] = float("nan")
     fit(brain, batch)

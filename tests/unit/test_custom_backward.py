@@ -86,6 +86,13 @@ def test_rotated_heads(rotated):
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
+def test_gradient_of_silu_without_pytorchs_operator(monkeypatch):
+    grad, x = torch.randn(2, 3, 20, dtype=torch.float64)[:, 0]
+    expected = backward._silu_backward(grad, x)
+    monkeypatch.setattr(backward, "_SILU_BACKWARD", None)
+    torch.testing.assert_close(backward._silu_backward(grad, x), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_a_whole_block_with_lengths():
     block = MossFormerBlock(channels=8, group_size=6, query_key_dim=4, dropout=0.0).double()
     rotation = torch.ones(15, 1, dtype=torch.float64), torch.zeros(15, 1, dtype=torch.float64)

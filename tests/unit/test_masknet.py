@@ -1,13 +1,16 @@
 """The mask net's contract: shapes, lengths, sizes, dtypes, and what it refuses."""
 
+import contextlib
 import copy
+import inspect
 
 import pytest
 import torch
 
 from mossformer_sb import SIZES, InputError, MossFormer2MaskNet, MossFormerMaskNet, MossFormerSeparator, build_masknet
-from mossformer_sb.network.block import token_shift
-from mossformer_sb.network.layers import Angles, GlobalLayerNorm
+from mossformer_sb.network import fast
+from mossformer_sb.network.block import ConvModule, MossFormerBlock, token_shift
+from mossformer_sb.network.layers import Angles, DepthwiseConv, GlobalLayerNorm, GroupedConv
 
 N, GROUP = 24, 16
 
@@ -289,3 +292,34 @@ class TestAsAModule:
 def test_positions_without_a_tensor_to_follow():
     position = masknet().position.angles
     assert torch.equal(position(5), position(5, like=torch.zeros(1)))
+
+
+def test_frequencies_of_positions():
+    angles = masknet().position.angles
+    expected = torch.tensor([[n * 10000 ** (-2 * i / 32) for i in range(16)] for n in range(3)])
+    torch.testing.assert_close(angles(3), expected)
+    torch.testing.assert_close(angles(2, start=1), expected[1:])
+
+
+@pytest.mark.parametrize("way", ["inference", "training", "plain"])
+def test_what_stands_in_the_padding_does_not_matter(way):
+    network, lengths = masknet().train(way == "training"), torch.tensor([40, 21])
+    x = torch.rand(2, N, 40, dtype=torch.float64)
+    unclean = x.clone()
+    unclean[1, :, 21:] = float("nan")
+    with fast.disabled() if way == "plain" else contextlib.nullcontext():
+        torch.testing.assert_close(network(unclean, lengths), network(x, lengths))
+
+
+def test_defaults_are_the_published_numbers():
+    published = {"group_size": 256, "query_key_dim": 128, "expansion_factor": 4.0, "kernel_size": 17, "dropout": 0.1}
+    for layer in (MossFormerMaskNet, MossFormerBlock, ConvModule, DepthwiseConv):
+        for name, parameter in inspect.signature(layer).parameters.items():
+            if name in published and parameter.default is not inspect.Parameter.empty:
+                assert parameter.default == published[name], (layer, name)
+
+
+def test_kernel_weights_are_drawn_as_in_conv1d():
+    for layer in (DepthwiseConv(500, 5), GroupedConv(500, 2, 5)):
+        bound = layer.weight[0].numel() ** -0.5
+        assert 0.95 * bound < layer.weight.abs().max() <= bound

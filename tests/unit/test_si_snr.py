@@ -8,6 +8,7 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation import si_snr as si_snr_module
 from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, si_snr
 
 
@@ -89,3 +90,15 @@ def test_pairwise_agrees_with_si_snr():
     for estimate, source in itertools.product(range(3), range(3)):
         expected = si_snr(estimates[..., estimate : estimate + 1], sources[..., source : source + 1])[:, 0]
         torch.testing.assert_close(scores[:, estimate, source], expected)
+
+
+def test_training_after_inference_mode_has_found_the_permutations():
+    si_snr_module._permutations.cache_clear()
+    estimates, sources = torch.randn(2, 1, 100, 2)
+    with torch.inference_mode():
+        best_permutation(pairwise_si_snr(estimates, sources))
+    estimates.requires_grad_()
+    scores = pairwise_si_snr(estimates, sources)
+    permutations = si_snr_module._permutations(2, scores.device)
+    scores[:, permutations, torch.arange(2)].sum().backward()
+    assert estimates.grad.isfinite().all()

@@ -291,8 +291,10 @@ def _is_published(module):
     unit, memory = module.unit, module.unit.fsmn.memory
     norms = module.input_norm, module.output_norm, unit.to_u.norm, unit.to_v.norm
     filters = memory.first.conv, memory.second.conv
+    branches = unit.to_u, unit.to_v
     return (
         all(type(norm) is nn.LayerNorm and norm.weight is not None and norm.bias is not None for norm in norms)
+        and len({(branch.norm.eps, branch.depthwise.weight.shape[1]) for branch in branches}) == 1
         and unit.fsmn.projection.bias is None
         and [(conv.weight.shape[1], conv.dilation) for conv in filters] == [(1, 1), (2, 2)]
         and len(memory.first.conv.weight) % 2 == 0

@@ -64,27 +64,41 @@ def recurrent_of_item(module: RecurrentModule, x: torch.Tensor, tile_frames: int
 
 
 def _branches(module, x, spans):
-    """h, and its two convolution modules u and v, each [L, C]."""
+    """h, and its two convolution modules u and v, each [L, C].
+
+    Both have the same input, so they are one multiplication and one convolution. The scales and shifts of their norms
+    go into the linear layer.
+    """
     unit = module.unit
-    weight = packed(module.bottleneck.weight)
+    bottleneck = packed(module.bottleneck.weight)
+    modules = unit.to_u, unit.to_v
+    weights, biases = zip(*(_with_norm(branch) for branch in modules), strict=True)
+    weight, bias = packed(torch.cat(weights)), torch.cat(biases)
+    kernel = torch.cat([kernel_with_skip(branch.depthwise) for branch in modules])
+    norm = unit.to_u.norm
     tiles = []  # of h, each [l, C]
     for start, stop in spans:
-        tile = linear(x[start:stop], weight, module.bottleneck.bias)
+        tile = linear(x[start:stop], bottleneck, module.bottleneck.bias)
         tile = F.prelu(tile, module.prelu.weight.to(tile.dtype))
         tiles.append(_layer_norm(module.input_norm, tile))
-    return torch.cat(tiles), _conv_module(unit.to_u, tiles), _conv_module(unit.to_v, tiles)
-
-
-def _conv_module(module, tiles):
-    """A `ConvModule` with a LayerNorm, whose scale and shift go into the linear layer: tiles [l, C] → [L, C]."""
-    norm, weight, bias = module.norm, module.linear.weight, module.linear.bias
-    shift = weight @ norm.bias
-    bias = shift if bias is None else bias + shift
-    weight = packed(weight * norm.weight)
     hidden = (
         linear(F.layer_norm(tile, norm.normalized_shape, eps=norm.eps), weight, bias, silu=True) for tile in tiles
     )
-    return _joined(convolve_tiles(hidden, kernel_with_skip(module.depthwise)), sum(len(tile) for tile in tiles))
+    u, v, start = None, None, 0
+    for tile in convolve_tiles(hidden, kernel):  # [l, 2C]
+        stop = start + len(tile)
+        if u is None:
+            u, v = tile.new_empty(2, len(x), tile.shape[1] // 2)
+        u[start:stop], v[start:stop] = tile.chunk(2, dim=1)
+        start = stop
+    return torch.cat(tiles), u, v
+
+
+def _with_norm(module):
+    """Weight and bias of a `ConvModule`'s linear layer that stand for its LayerNorm's scale and shift too."""
+    norm, weight, bias = module.norm, module.linear.weight, module.linear.bias
+    shift = weight @ norm.bias
+    return weight * norm.weight, shift if bias is None else bias + shift
 
 
 def _first_filter(fsmn, u, spans):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,9 +14,6 @@ from scipy.optimize import linear_sum_assignment
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.lengths import check_lengths, padding_mask
-
-if TYPE_CHECKING:
-    pass
 
 # Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
 EPS = 1e-12

@@ -8,16 +8,13 @@ Shapes: B batch, L frames, K query/key width, E value width, P group size, G gro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.lengths import over_length
-
-if TYPE_CHECKING:
-    pass
 
 
 class QueriesKeys(NamedTuple):

@@ -6,8 +6,6 @@ Shapes: B batch, L frames, D model width, H = expansion·D/2 width of v and of u
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -16,9 +14,6 @@ from mossformer_sb.network.attention import QueriesKeys, joint_attention, rotate
 from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.layers import DepthwiseConv, ScaleNorm
 from mossformer_sb.network.lengths import zero_padding
-
-if TYPE_CHECKING:
-    pass
 
 
 class ConvModule(nn.Module):

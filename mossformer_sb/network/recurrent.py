@@ -8,8 +8,6 @@ Shapes: B batch, L frames, D model width, C inner width, K kernel weights of a c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -17,9 +15,6 @@ from torch import nn
 from mossformer_sb.network.block import ConvModule
 from mossformer_sb.network.layers import GroupedConv, InstanceNorm, Linear
 from mossformer_sb.network.lengths import zero_padding
-
-if TYPE_CHECKING:
-    pass
 
 MEMORY_KERNEL_SIZE = 39  # 19 frames back, the present one, 19 frames ahead
 

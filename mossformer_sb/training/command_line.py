@@ -14,7 +14,6 @@ import io
 import json
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -36,9 +35,6 @@ from mossformer_sb.training.experiment_file import (
 )
 from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import expanded
-
-if TYPE_CHECKING:
-    pass
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
 

@@ -16,7 +16,6 @@ P frames of a group, G groups, H = E/2 width of v and of u.
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +28,6 @@ from mossformer_sb.network.fast.once import differentiable_once
 from mossformer_sb.network.layers import depthwise_conv
 from mossformer_sb.network.lengths import over_length, zero_padding
 from mossformer_sb.network.precision import at_least_float32
-
-if TYPE_CHECKING:
-    pass
 
 _SILU_BACKWARD = private_operator("aten", "silu_backward", "default")
 _LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536

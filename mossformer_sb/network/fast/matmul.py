@@ -14,8 +14,6 @@ Shapes: M, K, N rows, inner width and columns of a product; I, O input and outpu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
@@ -23,9 +21,6 @@ from torch.utils.flop_counter import register_flop_formula
 from mossformer_sb.network.fast import choice
 from mossformer_sb.network.fast.choice import ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER, needs_gradient
 from mossformer_sb.network.fast.once import differentiable_once
-
-if TYPE_CHECKING:
-    pass
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, silu: bool = False) -> torch.Tensor:

@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 
+import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from data_prep.corpora.prepare import prepare_experiment
@@ -40,6 +41,7 @@ from mossformer_sb.training.experiment import (
 )
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
+from mossformer_sb.utils.allocator import keep_freed_memory
 
 logger = logging.getLogger("train")
 
@@ -108,13 +110,16 @@ def prepare(hparams, test_only):
 
 def build(hparams, run_opts):
     """The Brain around the networks."""
-    return SeparationBrain(
+    brain = SeparationBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    if torch.device(brain.device).type == "cpu":
+        keep_freed_memory()
+    return brain
 
 
 def fit(brain, hparams, datasets):

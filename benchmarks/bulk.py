@@ -6,7 +6,8 @@
 The first times the network alone on batches of noise, by CPU time where it runs on a CPU. The second makes an archive
 of calls at 8 kHz, two speakers at once, and separates it in several ways, each in its own process: `single` calls
 `separate_recording` for one after the other, `bulk` is the way of `mossformer-sb separate`, and `bulk:N` the same with
-`--batch-size N`. It reports time and memory of each. Weights are random: they don't affect time.
+`--batch-size N`. It reports time and memory of each, and the greatest difference of its files from those of the first
+way, as a share of the peak. Weights are random: they don't affect time.
 """
 
 import argparse
@@ -172,6 +173,28 @@ def separate_archive(model, archive, output, way, device="cpu"):
     return row
 
 
+def greatest_difference(first, second):
+    """The greatest difference between the files of two folders, as a share of each file's peak.
+
+    Arguments
+    ---------
+    first, second : pathlib.Path
+        Folders of WAV files with the same names.
+
+    Returns
+    -------
+    float
+    """
+    names = [path.name for path in sorted(first.glob("*.wav"))]
+    if names != [path.name for path in sorted(second.glob("*.wav"))]:
+        raise InputError(f"{first} and {second} hold files of other names: a way has lost some.")
+    shares = []
+    for name in names:
+        expected, found = (read_audio(folder / name)[0] for folder in (first, second))
+        shares.append(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-9))
+    return float(max(shares))
+
+
 def _apart(**arguments):
     code = "import json, sys; from benchmarks.bulk import separate_archive as f"
     code += "; print(json.dumps(f(**json.loads(sys.argv[1]))))"
@@ -205,14 +228,20 @@ def _run_archive(arguments):
         model = export(folder / "model", separator, RATE)
         (folder / "archive").mkdir()
         make_archive(folder / "archive", arguments.calls, arguments.seconds, arguments.speech_folder)
-        print("| way | time, s | seconds of audio a second | CPU time, s | memory above the model's, MB |")
-        print("|---|---|---|---|---|")
+        print(
+            "| way | time, s | calls an hour | seconds of audio a second | CPU time, s | memory above the model's, MB "
+            "| difference |"
+        )
+        print("|---|---|---|---|---|---|---|")
         for number, way in enumerate(arguments.ways):
             case = {"model": str(model), "archive": str(folder / "archive"), "output": str(folder / f"out{number}")}
             row = _apart(**case, way=way, device=arguments.device)
-            speed = arguments.calls * arguments.seconds / row["seconds"]
+            row["difference"] = greatest_difference(folder / "out0", folder / f"out{number}")
+            calls_per_second = arguments.calls / row["seconds"]
             print(
-                f"| {way} | {row['seconds']:.1f} | {speed:.1f} | {row['cpu_seconds']:.1f} | {row['peak_mb']:.0f} |",
+                f"| {way} | {row['seconds']:.1f} | {3600 * calls_per_second:.0f} "
+                f"| {calls_per_second * arguments.seconds:.1f} | {row['cpu_seconds']:.1f} | {row['peak_mb']:.0f} "
+                f"| {row['difference']:.1e} |",
                 flush=True,
             )
             rows.append(row)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from pandas import read_csv
 
 from benchmarks import bulk, data, evaluation, manifests, memory
@@ -78,5 +80,14 @@ def test_many_recordings_in_each_way(monkeypatch, tmp_path, capsys):
     bulk.main(["archive", *words, str(tmp_path), "--json", str(tmp_path / "rows.json")])
     single, batched = json.loads((tmp_path / "rows.json").read_text())
     assert (single["way"], batched["way"]) == ("single", "bulk:2") and batched["cpu_seconds"] > 0
+    assert single["difference"] == 0 <= batched["difference"] < 1e-5
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    for folder, samples in (("one", [0.5, 0.25]), ("other", [0.5, 0.2])):
+        soundfile.write(tmp_path / folder / "a.wav", np.array(samples), 8000, subtype="FLOAT")
+    assert bulk.greatest_difference(tmp_path / "one", tmp_path / "other") == pytest.approx(0.1)
+    soundfile.write(tmp_path / "one" / "b.wav", np.zeros(2), 8000)
+    with pytest.raises(InputError, match="a way has lost some"):
+        bulk.greatest_difference(tmp_path / "one", tmp_path / "other")
     with pytest.raises(InputError, match="holds no FLAC file"):
         bulk.make_archive(tmp_path, 1, 0.2, tmp_path)

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Of the extras serve and web, which the lowest versions are not tested with.
+for package in ("fastapi", "gradio"):
+    pytest.importorskip(package)
+
 PACKAGE = Path(__file__).parents[2] / "mossformer_sb"
 MODULES = [
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")

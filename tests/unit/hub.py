@@ -10,7 +10,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 
 class Hub:
@@ -114,8 +114,7 @@ def serve(hub, monkeypatch):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    point_to(endpoint, monkeypatch)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -124,3 +123,11 @@ def serve(hub, monkeypatch):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def point_to(endpoint, monkeypatch):
+    """In this process, the hub has this address."""
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, file_download):  # before version 1 the second has a copy of its own
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)

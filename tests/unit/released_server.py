@@ -19,6 +19,7 @@ from mossformer_sb.sharing import released
 from mossformer_sb.sharing.authors_files import MAPPING_TASK, MODELSCOPE_PREFIXES, to_standalone
 from mossformer_sb.sharing.conversion import in_modelscope_names
 from mossformer_sb.sharing.folder import MODULES
+from tests.unit.hub import point_to
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SMALL = {"channels": 32, "num_blocks": 1}
@@ -170,8 +171,7 @@ def serve(hubs):
 
 def use(monkeypatch, tmp_path, endpoint, models):
     """In this process: the hubs are at an address, and models are others; nothing is kept outside of a folder."""
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    point_to(endpoint, monkeypatch)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf_cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", endpoint)

@@ -16,7 +16,7 @@ from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.fetching import NOTE, ModelSource
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
-from tests.unit.hub import Hub, serve
+from tests.unit.hub import Hub, point_to, serve
 
 RATE = 8000
 ID = "somebody/mossformer"
@@ -50,10 +50,7 @@ def same(model, other):
 @pytest.fixture
 def offline(monkeypatch):
     """A hub that can't be reached: nothing listens there."""
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    )
+    point_to("http://127.0.0.1:9", monkeypatch)
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class TestHub:
     def test_pushed_and_pulled(self, hub, tmp_path):
         separator = build()
         address = separator.push_to_hub("me/pushed", token=TOKEN)
-        assert str(address).startswith(f"{constants.ENDPOINT}/me/pushed/commit/")
+        assert address.commit_url.startswith(f"{constants.ENDPOINT}/me/pushed/commit/")
         assert {path.name for path in (tmp_path / "hub" / "me" / "pushed").iterdir()} == {
             *("README.md", "config.json", "model.safetensors"),
         }

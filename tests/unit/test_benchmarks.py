@@ -81,6 +81,11 @@ def test_many_recordings_in_each_way(monkeypatch, tmp_path, capsys):
     single, batched = json.loads((tmp_path / "rows.json").read_text())
     assert (single["way"], batched["way"]) == ("single", "bulk:2") and batched["cpu_seconds"] > 0
     assert single["difference"] == 0 <= batched["difference"] < 1e-5
+    with pytest.raises(InputError, match="holds no FLAC file"):
+        bulk.make_archive(tmp_path, 1, 0.2, tmp_path)
+
+
+def test_difference_of_what_two_ways_have_written(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
     for folder, samples in (("one", [0.5, 0.25]), ("other", [0.5, 0.2])):
@@ -89,5 +94,3 @@ def test_many_recordings_in_each_way(monkeypatch, tmp_path, capsys):
     soundfile.write(tmp_path / "one" / "b.wav", np.zeros(2), 8000)
     with pytest.raises(InputError, match="a way has lost some"):
         bulk.greatest_difference(tmp_path / "one", tmp_path / "other")
-    with pytest.raises(InputError, match="holds no FLAC file"):
-        bulk.make_archive(tmp_path, 1, 0.2, tmp_path)

@@ -13,7 +13,7 @@ from mossformer_sb.cli import main
 from mossformer_sb.cli.progress import Progress
 from mossformer_sb.inference import batches
 from mossformer_sb.inference.batches import BatchLimit, separate_pieces
-from mossformer_sb.inference.bulk import Ahead, separate_recordings
+from mossformer_sb.inference.bulk import Ahead, separate_recordings, works_beside
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.prepared import Piece
@@ -61,6 +61,18 @@ def contents(folder):
 
 def piece(length, value=1.0):
     return Piece(np.full(length, value, dtype=np.float32), 1.0, 0, True)
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["beside", "in turn"])
+def beside(request, monkeypatch):
+    """Reading and writing beside the network, or in turn with it: the same results."""
+    monkeypatch.setattr("mossformer_sb.inference.bulk.works_beside", lambda device: request.param)
+
+
+@pytest.mark.parametrize("device, threads, expected", [("cpu", 1, True), ("cpu", 2, False), ("cuda", 2, True)])
+def test_several_threads_of_the_network_are_not_disturbed(monkeypatch, device, threads, expected):
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    assert works_beside(device) == expected
 
 
 class TestTheSameFiles:

@@ -90,12 +90,12 @@ def separate_recordings(
     check_level(level)
     limit = BatchLimit(batch_size, model.device)
     reader = _Reader(model, output, channel, chunking or Chunking())
-    pieces = reader.pieces(tasks)
+    separated: Any  # what can be closed: a generator, or `Ahead`
     if works_beside(model.device):
-        pieces = Ahead(pieces, 2 * limit.most)
+        pieces = Ahead(reader.pieces(tasks), 2 * limit.most)
         separated = Ahead(separate_pieces(model.separate_signals, pieces, limit), 2 * limit.most, pieces.close)
     else:
-        separated = separate_pieces(model.separate_signals, pieces, limit)
+        separated = separate_pieces(model.separate_signals, reader.pieces(tasks), limit)
     try:
         for number, (task, group) in enumerate(itertools.groupby(separated, key=lambda entry: entry[0])):
             told = None if report is None else _bound(report, number, task)

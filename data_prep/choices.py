@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Collection, Sequence
 
 SAMPLE_RATES = (8000, 16000)
 MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
@@ -23,7 +22,7 @@ NUMS_SPKS = (2, 3, 4, 5)  # of WSJ0-mix
 MOST_SPKS = 100  # of any mixture; more is a mistyped number
 
 
-def check_choice(key: Any, value: Any, allowed: Any) -> None:
+def check_choice(key: str, value: object, allowed: Collection) -> None:
     """Raises an InputError unless `value` is one of `allowed`.
 
     Example
@@ -39,7 +38,7 @@ def check_choice(key: Any, value: Any, allowed: Any) -> None:
 
 
 def check_versions(
-    sample_rates: Sequence[int], modes: Sequence[str], splits: Sequence[str], known_splits: Any = SPLITS
+    sample_rates: Sequence[int], modes: Sequence[str], splits: Sequence[str], known_splits: Sequence[str] = SPLITS
 ) -> None:
     """Raises an InputError unless all sample rates, modes and splits are known.
 
@@ -82,7 +81,7 @@ def check_num_spks(num_spks: int, least: int, example: str = "") -> None:
         raise InputError(f"num_spks is {num_spks}: give {least}{example} or more, at most {MOST_SPKS}.")
 
 
-def split_of(name: Any) -> str | None:
+def split_of(name: str) -> str | None:
     """The split "tr", "cv" or "tt" for another tool's name of it, or None.
 
     Example

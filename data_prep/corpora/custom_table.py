@@ -16,11 +16,10 @@ from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 
 def list_table(
-    csv_file: str, data_folder: str | None, columns: Any, sample_rate: int, mixture_is_sum: Any, splits: Sequence[str]
+    csv_file: str, data_folder: str | None, columns: dict, sample_rate: int, mixture_is_sum: bool, splits: Sequence[str]
 ) -> CorpusIndex:
     """Lists the mixtures of a CSV, as `data_prep.corpora.custom_folders.list_folders` does those of folders.
 

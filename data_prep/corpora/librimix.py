@@ -22,7 +22,6 @@ from data_prep.manifests.manifest import write_manifests
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from typing import Any
 
 TRAIN_SPLITS = ("train-100", "train-360")
 SPLITS = (*TRAIN_SPLITS, "dev", "test")
@@ -128,7 +127,7 @@ def corpus_folder(data_folder: str, name: str, splits: Sequence[str]) -> tuple[P
     return root, f"{name}/"
 
 
-def speakers_of(root: Any, num_spks: int) -> Callable:
+def speakers_of(root: Path, num_spks: int) -> Callable:
     """The function from the ID of a mixture to its speakers, by LibriSpeech's names or the corpus's metadata."""
     known = known_speakers(root / "metadata" / f"Libri{num_spks}Mix", num_spks)
     return lambda mixture_id: known.get(mixture_id) or librispeech_speakers(mixture_id)

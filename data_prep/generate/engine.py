@@ -343,7 +343,7 @@ def _check_record(plan, output_folder):
     return found, found | asked
 
 
-def differences(found: Any, asked: Any, keys: Any) -> str:
+def differences(found: Mapping, asked: Mapping, keys: Sequence[str]) -> str:
     """Differences between the parameters of a folder and the requested ones, for messages.
 
     Example

@@ -159,7 +159,9 @@ def generate(
     return amount
 
 
-def training_command(output_folder: str | Path, num_spks: int, version: Any, types: Sequence[str], rooms: bool) -> str:
+def training_command(
+    output_folder: str | Path, num_spks: int, version: tuple[int, str], types: Sequence[str], rooms: bool
+) -> str:
     """The command that trains on a corpus.
 
     Example

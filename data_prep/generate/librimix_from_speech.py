@@ -33,7 +33,6 @@ from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def draw_metadata(
     output_folder: Path,
     num_spks: int,
     from_speech: str,
-    noise: Any = None,
+    noise: str | None = None,
     rooms: bool = False,
     resample: bool = False,
     splits: Sequence[str] | None = None,

@@ -16,8 +16,7 @@ from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Iterable, Mapping, Sequence
 
 MANY_SPEAKERS = 10  # from this number on, names of mixtures are too long for files, and are replaced by a hash
 
@@ -176,7 +175,7 @@ def known_speakers(folder: Path, num_spks: int) -> dict:
     return speakers
 
 
-def file_name(mixture: Any, num_spks: int) -> str:
+def file_name(mixture: str, num_spks: int) -> str:
     """Name of a mixture's files, without ending.
 
     Example
@@ -187,7 +186,7 @@ def file_name(mixture: Any, num_spks: int) -> str:
     return mixture if num_spks < MANY_SPEAKERS else hashlib.md5(mixture.encode(), usedforsecurity=False).hexdigest()
 
 
-def csv_text(rows: Any) -> str:
+def csv_text(rows: Iterable[Sequence]) -> str:
     """Rows as the text of a CSV; numbers have all digits.
 
     Example

@@ -13,7 +13,6 @@ from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 SUBFOLDERS = ("", "metadata", "data")  # of the published repositories, that metadata may lie in
 
@@ -123,7 +122,7 @@ def read_fields(path: str | Path, needed: Sequence[str], separator: str | None =
     return lines
 
 
-def read_number(place: Any, what: Any, text: str) -> float:
+def read_number(place: str, what: str, text: str) -> float:
     """Reads a finite number; raises an InputError that names its place if it is none.
 
     Example

@@ -23,8 +23,6 @@ from mossformer_sb.data.tables import likely_cause
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from typing import Any
-
     import numpy as np
 
 _PART = re.compile(r"(.+)#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)")
@@ -141,7 +139,7 @@ def _advice(path):
     return ""
 
 
-def check_noise(path: str | Path, found: Any, needed: Any) -> None:
+def check_noise(path: str | Path, found: int, needed: int) -> None:
     """Raises an InputError if a noise of `found` samples is too short to be extended to `needed` ones."""
     if found < needed and found <= FADE + 1:
         raise InputError(

@@ -24,7 +24,6 @@ from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any
 
 
 logger = logging.getLogger(__name__)
@@ -291,7 +290,7 @@ def _count_or_problem(path, resample):
         return error
 
 
-def warn_of_single_utterances(utterances: Any) -> list[str]:
+def warn_of_single_utterances(utterances: Iterable) -> list[str]:
     """Logs which speakers have only one utterance, from which a model learns little about voices.
 
     Returns

@@ -13,7 +13,6 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -32,9 +31,6 @@ from mossformer_sb.data.noise_energies import cell_energies
 from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE, energies_file
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
-
-if TYPE_CHECKING:
-    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +241,7 @@ def _measure_speech(recording):
     )
 
 
-def measure_noise(recording: Any) -> tuple:
+def measure_noise(recording: tuple) -> tuple:
     """Path, samples and rate in Hz of a recording, which comes as a pair of its path and anything."""
     path, _ = recording
     with AudioReader(path) as header:

@@ -16,8 +16,7 @@ from mossformer_sb.data.media_file import MEDIA_ENDINGS, can_read_media
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from collections.abc import Iterable, Mapping
 
     from mossformer_sb.cli.input_list import Listed
 
@@ -252,7 +251,7 @@ def _until_magic(parts):
         yield part
 
 
-def shard(jobs: Any, environment: Any = os.environ) -> list:
+def shard(jobs: list, environment: Mapping[str, str] = os.environ) -> list:
     """The part of a list for this process of several, as ``torchrun`` numbers them.
 
     Example

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from mossformer_sb.cli.input_files import Job
 
@@ -53,14 +52,14 @@ class Progress:
         style = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} recordings [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(jobs), disable=hidden or not jobs, bar_format=style)
 
-    def add(self, number: Any, num_samples: int, total: int, sample_rate: int) -> None:
+    def add(self, number: int, num_samples: int, total: int | None, sample_rate: int) -> None:
         """Report progress of a recording: its number in the list, samples more, all samples or None, and Hz."""
         self._seconds += num_samples / sample_rate
         if total:
             self._shares[number] = min(1.0, self._shares.get(number, 0.0) + num_samples / total)
         self._show()
 
-    def finish(self, number: Any) -> None:
+    def finish(self, number: int) -> None:
         """Report that a recording is done, successfully or not."""
         self._shares.pop(number, None)
         self._done += self._weights[number]
@@ -86,10 +85,10 @@ class Progress:
         self._shown = now
         self._bar.set_postfix_str(self.text())
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self._shown = float("-inf")
         self._show()
         self._bar.close()

@@ -10,10 +10,12 @@ from mossformer_sb.utils.files import check_output_file
 
 if TYPE_CHECKING:
     import argparse
-    from typing import Any
+    from collections.abc import Iterable
+
+    import pandas as pd
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, output: Any) -> None:
+def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     """Add the options; ``output`` is where the scores go by default."""
     parser.add_argument("--data_root", help="value of $data_root in a CSV (default: the folder of the CSV)")
     parser.add_argument(
@@ -37,7 +39,7 @@ def check_output(arguments: argparse.Namespace) -> None:
         check_output_file(arguments.report)
 
 
-def write_scores(arguments: argparse.Namespace, results: Any, number: Any) -> Any:
+def write_scores(arguments: argparse.Namespace, results: Iterable[tuple], number: int) -> pd.DataFrame:
     """Write the table of scores; returns it."""
     from tqdm import tqdm
 

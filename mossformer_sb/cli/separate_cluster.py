@@ -18,7 +18,9 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+
+    from mossformer_sb.cli.separate_jobs import Job
+    from mossformer_sb.inference.output_files import Output
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +67,9 @@ torchrun for the GPUs of one machine, or --cluster without it.
 def separate_on_cluster(
     address: str,
     choice: ModelChoice,
-    jobs: Any,
-    output: Any,
-    options: Any,
+    jobs: list[Job],
+    output: Output,
+    options: Mapping,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> list[dict]:

@@ -16,7 +16,7 @@ from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, sp
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from typing import Any
+    from typing import BinaryIO
 
     from mossformer_sb.cli.input_files import Job
     from mossformer_sb.inference.output_files import Output
@@ -172,7 +172,7 @@ def _told(job, found):
     return {"status": SEPARATED, **found.to_dict(), "recording": name}
 
 
-def open_recording(job: Job) -> Any:
+def open_recording(job: Job) -> str | Path | BinaryIO:
     """The input for `separate_recording`: a path, or the standard input."""
     return sys.stdin.buffer if job.path == STDIN else job.path
 

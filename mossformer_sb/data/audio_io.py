@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
     import torch
 
@@ -262,7 +262,7 @@ class Recording:
         return AudioReader(self._file, self.name, self._start, notify)
 
 
-def is_array(source: Any) -> bool:
+def is_array(source: object) -> bool:
     """Whether it holds samples, not a file: an array, a tensor, or what NumPy converts to an array, such as a list."""
     return isinstance(source, (list, tuple, np.generic)) or hasattr(source, "__array__") or _is_tensor(source)
 

@@ -23,7 +23,7 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class AudioReader:
                 f"or download it again."
             ) from error
 
-    def seek(self, frame: Any) -> None:
+    def seek(self, frame: int) -> None:
         """Go to a frame, counted from 0; the next `read` begins there."""
         self._position = frame
 
@@ -277,10 +277,10 @@ class AudioReader:
         if self._own:
             self._own.close()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> AudioReader:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

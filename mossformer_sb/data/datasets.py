@@ -50,7 +50,7 @@ class SeparationBatch:
     is_padded: bool
 
     @classmethod
-    def collate(cls, items: Any) -> SeparationBatch:
+    def collate(cls, items: Sequence[Mixture]) -> SeparationBatch:
         """Zero-pad a list of `Mixture` to the longest.
 
         Example
@@ -76,7 +76,7 @@ class SeparationBatch:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def select(self, chosen: Any) -> SeparationBatch:
+    def select(self, chosen: torch.Tensor) -> SeparationBatch:
         """The items for which a mask [B] of booleans is true, as a batch of their own, padded as before."""
         chosen = chosen.cpu()
         device_mask = chosen.to(self.mixture.device)

@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 
 from mossformer_sb.errors import InputError
-
-if TYPE_CHECKING:
-    from typing import Any
 
 DESCRIPTION = "rooms.json"
 
@@ -107,7 +103,7 @@ class ImpulseResponses:
         return factors[:, None] * images[:, 0], factors[:, None] * images[:, 1]
 
 
-def response_name(number: Any) -> str:
+def response_name(number: int) -> str:
     """Name of the file with a room's impulse responses.
 
     Example

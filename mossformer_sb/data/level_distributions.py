@@ -10,15 +10,11 @@ Shapes: S sources, T samples.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mossformer_sb.data.loudness import loudness, mean_amplitude
 from mossformer_sb.errors import InputError
-
-if TYPE_CHECKING:
-    from typing import Any
 
 
 class Levels(ABC):
@@ -131,7 +127,7 @@ class WhamLevels(Wsj0MixLevels):
         sample_rate: int,
         offsets: np.ndarray,
         noise_loudness: float | None = None,
-    ) -> Any:
+    ) -> tuple:
         """See `Levels.gains`."""
         if noise is None:
             return super().gains(rng, sources, measured, noise, sample_rate, offsets)
@@ -235,7 +231,7 @@ class SpeechBrainLevels(Levels):
         return gains * factor, noise_gain * factor
 
 
-LEVELS: dict[str, Any] = {
+LEVELS: dict[str, type[Levels]] = {
     "wsj0mix": Wsj0MixLevels,
     "wham": WhamLevels,
     "librimix": LibriMixLevels,

@@ -21,7 +21,7 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from pathlib import Path
-    from typing import Any, BinaryIO
+    from typing import BinaryIO
 
 # Endings of what can be read here, and libsndfile does not read.
 MEDIA_ENDINGS = frozenset(
@@ -42,7 +42,7 @@ _TOLERANCE = 0.15  # seconds by which a container may state more than it holds: 
 _LATE = 0.1  # seconds after the beginning of the pictures, from which on a late start of the audio is reported
 
 
-def media_format(head: Any) -> str | None:
+def media_format(head: bytes) -> str | None:
     """FFmpeg's name of the reader for a file, by its first 16 bytes; None for what is left to libsndfile.
 
     Example
@@ -128,7 +128,7 @@ class MediaFile:
             wanted -= len(block)
         return np.concatenate(parts)
 
-    def seek(self, frame: Any) -> None:
+    def seek(self, frame: int) -> None:
         """Go to a frame, by decoding all before it: in compressed sound there is no other exact way."""
         self._start_over()
         while frame > 0 and (skipped := len(self.read(min(frame, 2**16)))):

@@ -19,7 +19,6 @@ from mossformer_sb.data.audio_io import read_audio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
 _ZERO_CROSSINGS = 10  # of scipy's filter, on each side: so many samples of the slower of the two rates
 SPEED_STEP = 1000  # speeds are multiples of 1/1000, so that resampling is by integers
@@ -121,7 +120,7 @@ class SpeedResampler:
     down: int
 
     @classmethod
-    def between(cls, source_rate: Any, target_rate: Any, speed: float = 1.0) -> SpeedResampler:
+    def between(cls, source_rate: int, target_rate: int, speed: float = 1.0) -> SpeedResampler:
         """From a recording's rate to the target rate, in Hz, at a speed (rounded to 1/1000).
 
         Example

@@ -23,7 +23,6 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class SpeechPool:
         names = [f"{speaker}/{name}" for speaker, name in zip(self.speakers, self.names, strict=True)]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
-    def draw(self, rng: np.random.Generator, num_spks: int) -> Any:
+    def draw(self, rng: np.random.Generator, num_spks: int) -> np.ndarray:
         """Numbers of utterances of different speakers, each utterance as likely as another: [S], int."""
         chosen = []
         while len(chosen) < num_spks:
@@ -145,7 +144,7 @@ class NoisePool:
     energies: NoiseEnergies | None = None
 
     @classmethod
-    def read(cls, path: str | Path) -> Any:
+    def read(cls, path: str | Path) -> NoisePool | None:
         """Read a table: None if it lists nothing, an InputError if it is absent or lacks a column."""
         table = _read_table(path, NOISE_COLUMNS)
         if table.empty:

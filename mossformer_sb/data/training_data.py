@@ -18,7 +18,7 @@ def training_data(
     data_root: str | Path,
     num_spks: int = 2,
     sample_rate: int = 8000,
-    segment: Any = None,
+    segment: float | None = None,
     seed: int = 0,
     augmentation: Augmentation | None = None,
     trim: int = 0,
@@ -49,7 +49,7 @@ def training_data(
     InputError
         As these do.
     """
-    common = {"num_spks": num_spks, "sample_rate": sample_rate, "segment": segment, "seed": seed}
+    common: dict[str, Any] = {"num_spks": num_spks, "sample_rate": sample_rate, "segment": segment, "seed": seed}
     augmentation = augmentation or Augmentation()
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)

@@ -20,7 +20,6 @@ from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, r
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
 
     import pandas as pd
 
@@ -56,7 +55,7 @@ def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor
     return torch.where(energy > 0, (total * mixture).sum(-1) / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
 
 
-def peak_gain(*signals: Any) -> float:
+def peak_gain(*signals: torch.Tensor) -> float:
     """The one gain, at most 1, with which none of the signals exceeds full scale.
 
     Example

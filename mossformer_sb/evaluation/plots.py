@@ -18,7 +18,6 @@ from mossformer_sb.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
 
     from matplotlib.figure import Figure
 
@@ -47,14 +46,14 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def png(figure: Any, dpi: int = 90) -> bytes:
+def png(figure: Figure, dpi: int = 90) -> bytes:
     """The figure as PNG: bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
-def save_png(figure: Any, path: str | Path, dpi: int = 90) -> None:
+def save_png(figure: Figure, path: str | Path, dpi: int = 90) -> None:
     """Write the figure as a PNG file, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)

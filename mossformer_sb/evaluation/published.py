@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mossformer_sb.data.corpora import corpus_name
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping
 
 # SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023; that of MossFormer2 from Zhao et al.,
 # ICASSP 2024 (DM: with dynamic mixing).
@@ -41,7 +41,7 @@ _PUBLISHED_FOR = {  # what else a test must have to be comparable with these
 _DEFAULTS = {"mode": "min", "target": "anechoic"}  # the meaning of null
 
 
-def comparable_corpus(hparams: Any) -> str:
+def comparable_corpus(hparams: Mapping) -> str:
     """The corpus of an experiment, if its test is the published one in task, rate and mode; else an empty string.
 
     Example

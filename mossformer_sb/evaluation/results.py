@@ -15,9 +15,10 @@ from mossformer_sb.utils.files import atomic_write
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
-    from typing import Any
 
     from mossformer_sb.data.datasets import MixtureDataset
+    from mossformer_sb.evaluation.metrics import Scores
+    from mossformer_sb.inference.separation import MossFormerSeparation
 
 RESULTS_FILE = "test_results.csv"
 TEST_MANIFEST = "test_manifest.csv"  # of the mixtures in the table of scores
@@ -53,12 +54,12 @@ class ScoreTable:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, utterance_id: str, scores: pd.DataFrame, **others: Any) -> None:
+    def add(self, utterance_id: str, scores: Scores, **others: float) -> None:
         """Add an utterance's `Scores` and other metrics; NaN where all its sources are silent."""
         self._rows.append((utterance_id, *scores, *(others[column] for column in self.columns[len(self.COLUMNS) :])))
 
     @classmethod
-    def interleaved(cls, tables: Any) -> ScoreTable:
+    def interleaved(cls, tables: Iterable[ScoreTable]) -> ScoreTable:
         """Unite the tables of several ranks, each of which scored every n-th utterance, in the order of the manifest.
 
         Example
@@ -111,7 +112,7 @@ class ScoreTable:
         return pd.DataFrame(self._rows, columns=self.columns)
 
 
-def score_table(results: Any, metrics: Collection[str] = ()) -> ScoreTable:
+def score_table(results: Iterable[tuple], metrics: Collection[str] = ()) -> ScoreTable:
     """Collect the results of `score` in a `ScoreTable`."""
     table = ScoreTable(metrics)
     for utterance_id, scores, others in results:
@@ -119,7 +120,7 @@ def score_table(results: Any, metrics: Collection[str] = ()) -> ScoreTable:
     return table
 
 
-def evaluate(model: Any, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
+def evaluate(model: MossFormerSeparation, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
     """Separate and score a test set, as training does at its end.
 
     Arguments

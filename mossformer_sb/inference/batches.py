@@ -14,8 +14,7 @@ import torch
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from collections.abc import Callable, Generator, Iterable
 
     import numpy as np
 
@@ -69,7 +68,7 @@ class BatchLimit:
             return True
         return num_pieces <= self.most and (self._num_samples is None or num_pieces * longest <= self._num_samples)
 
-    def measured(self, network: Callable, signals: Any) -> Any:
+    def measured(self, network: Callable, signals: list[np.ndarray]) -> list[np.ndarray]:
         """Call the network; on a GPU, measure at the first call how much memory a sample takes."""
         if self._num_samples != 0:
             return network(signals)
@@ -94,7 +93,7 @@ class BatchLimit:
 
 def separate_pieces(
     network: Callable, pieces: Iterable[tuple[object, Piece | None]], limit: BatchLimit
-) -> Iterator[tuple[object, Piece | None, np.ndarray, Exception | None]]:
+) -> Generator[tuple[object, Piece | None, np.ndarray | Exception | None], None, None]:
     """Put pieces through the network in batches.
 
     Arguments
@@ -135,7 +134,7 @@ def separate_pieces(
             yield *window[index], None
 
 
-def or_raise(found: Any) -> Any:
+def or_raise(found: np.ndarray | Exception | None) -> np.ndarray | None:
     """What `separate_pieces` found for a piece; raises it if it is an exception."""
     if isinstance(found, BaseException):
         raise found

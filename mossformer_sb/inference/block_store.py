@@ -14,7 +14,6 @@ from mossformer_sb.data.audio_writing import writing
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
 
 
 class BlockStore:
@@ -41,12 +40,12 @@ class BlockStore:
         with writing(folder):
             self._file = tempfile.TemporaryFile(dir=folder)
 
-    def append(self, block: Any) -> None:
+    def append(self, block: np.ndarray) -> None:
         """Add [t, S], float32."""
         with writing(self._folder):
             self._file.write(np.ascontiguousarray(block, dtype=np.float32).data)
 
-    def blocks(self, size: int = BLOCK) -> Iterator[Any]:
+    def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
         """Read from the start: iterator of [t, S], the last one shorter."""
         with writing(self._folder):
             self._file.flush()
@@ -54,9 +53,9 @@ class BlockStore:
         while content := self._file.read(4 * size * self._num_columns):
             yield np.frombuffer(content, dtype=np.float32).reshape(-1, self._num_columns)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> BlockStore:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # data that a full disk did not take, already reported
             self._file.close()

@@ -25,7 +25,7 @@ from mossformer_sb.inference.output_writer import write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from typing import Any
 
     from mossformer_sb.inference.output_files import Output, SeparatedRecording
@@ -37,7 +37,7 @@ _STOP_SECONDS = 10  # how long to wait for a thread, which may be computing a ba
 
 def separate_recordings(
     model: MossFormerSeparation,
-    tasks: Any,
+    tasks: Iterable[tuple],
     output: Output,
     level: str = LEVELS[0],
     channel: int | None = None,
@@ -90,7 +90,7 @@ def separate_recordings(
     check_level(level)
     limit = BatchLimit(batch_size, model.device)
     reader = _Reader(model, output, channel, chunking or Chunking())
-    separated: Any  # what can be closed: a generator, or `Ahead`
+    separated: Ahead | Generator
     if works_beside(model.device):
         pieces = Ahead(reader.pieces(tasks), 2 * limit.most)
         separated = Ahead(separate_pieces(model.separate_signals, pieces, limit), 2 * limit.most, pieces.close)

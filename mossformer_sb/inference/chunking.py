@@ -17,7 +17,6 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def separate_in_chunks(
     yield from join(chunks, overlap)
 
 
-def cut(blocks: Iterable[np.ndarray], length: int, overlap: Any) -> Iterator[tuple[int, np.ndarray, bool]]:
+def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tuple[int, np.ndarray, bool]]:
     """Cut a recording that comes in blocks into chunks.
 
     Arguments

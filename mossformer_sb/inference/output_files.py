@@ -22,8 +22,9 @@ from mossformer_sb.inference.output_names import DEFAULT_PATTERN, check_pattern,
 from mossformer_sb.utils.files import make_output_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mossformer_sb.data.audio_io import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Output:
         """Whether samples beyond full scale would be cut off."""
         return clips(self.format, self.subtype)
 
-    def speakers(self, num_spks: int) -> Any:
+    def speakers(self, num_spks: int) -> list[int]:
         """The numbers of the speakers that are written, from 1.
 
         Raises
@@ -168,7 +169,7 @@ class SeparatedRecording:
         return found
 
 
-def level_db(energy: Any, num_samples: int, gain: float = 1.0) -> float | None:
+def level_db(energy: float, num_samples: int, gain: float = 1.0) -> float | None:
     """Root mean square in dB relative to full scale; None for silence.
 
     Example
@@ -232,7 +233,7 @@ def reduction_without_clipping(peak: float, output: Output, name: str | Path) ->
     return 1 / peak
 
 
-def with_mixture(blocks: Any, recording: Any) -> Iterator[Any]:
+def with_mixture(blocks: Iterable[np.ndarray], recording: Recording) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Blocks of estimates [t, S] with the recording's samples of the same time [t]; the recording is read again."""
     mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
     for block in blocks:

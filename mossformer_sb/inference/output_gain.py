@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Any
-
 import numpy as np
 
 from mossformer_sb.errors import InputError
@@ -30,10 +25,10 @@ class LevelMeter:
 
     def __init__(self) -> None:
         self.num_samples = 0
-        self.peaks: Any = 0.0  # [S], of each estimate, before the gain
-        self._products: Any = 0.0  # [S, S], of the estimates with each other
-        self._agreement: Any = 0.0  # [S], of each estimate with the mixture
-        self._totals: Any = 0.0  # [S], sums over all samples
+        self.peaks: np.ndarray = np.zeros(1)  # [S], of each estimate, before the gain
+        self._products: np.ndarray = np.zeros((1, 1))  # [S, S], of the estimates with each other
+        self._agreement: np.ndarray = np.zeros(1)  # [S], of each estimate with the mixture
+        self._totals: np.ndarray = np.zeros(1)  # [S], sums over all samples
         self._mixture = 0.0  # the same of the mixture
 
     def add(self, estimates: np.ndarray, mixture: np.ndarray) -> None:

@@ -21,8 +21,8 @@ from mossformer_sb.inference.output_files import (
 from mossformer_sb.inference.output_gain import LEVELS, LevelMeter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
-    from typing import Any
 
     from mossformer_sb.data.audio_io import Recording
     from mossformer_sb.inference.activity import ActivityDetector
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mossformer_sb.inference.output_files import Output
 
 
-def measure(blocks: Any, recording: Recording) -> LevelMeter:
+def measure(blocks: Iterable[np.ndarray], recording: Recording) -> LevelMeter:
     """`LevelMeter` of blocks [t, S] and the recording, which is read again."""
     meter = LevelMeter()
     for block, mixture in with_mixture(blocks, recording):

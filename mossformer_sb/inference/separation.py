@@ -399,7 +399,7 @@ class MossFormerSeparation(Pretrained):
                 store.append(block)
             return write_separated(recording, store, output, output_folder, name, level, detector)
 
-    def activity_detector(self, recording: Any) -> ActivityDetector:
+    def activity_detector(self, recording: Recording) -> ActivityDetector:
         """The detector of speech activity, at the rate up to which the network's outputs have content."""
         from mossformer_sb.inference.activity import ActivityDetector
 

@@ -12,7 +12,6 @@ from mossformer_sb.network.lengths import check_lengths
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from typing import Any
 
     import torch
 
@@ -43,7 +42,7 @@ def refuse(network: str, others: Collection[str], known: Collection[str]) -> Non
         raise InputError(f"{network} does not take {', '.join(others)}: it takes {', '.join(known)}.")
 
 
-def check_count(key: str, value: Any) -> None:
+def check_count(key: str, value: object) -> None:
     """Raise InputError for a value that can't be a number of things.
 
     Example
@@ -59,7 +58,7 @@ def check_count(key: str, value: Any) -> None:
         raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
 
 
-def check_number(key: str, value: Any) -> None:
+def check_number(key: str, value: object) -> None:
     """Raise InputError for a value that is no finite number.
 
     Example
@@ -74,13 +73,13 @@ def check_number(key: str, value: Any) -> None:
 
 
 def check_config(
-    norm: Any,
+    norm: str,
     dropout: float,
     kernel_size: int,
-    out_channels: Any,
-    query_key_dim: Any,
-    expansion_factor: Any,
-    **counts: Any,
+    out_channels: int,
+    query_key_dim: int,
+    expansion_factor: float,
+    **counts: int,
 ) -> None:
     """Raise InputError for a value that no mask net can have."""
     counts.update(out_channels=out_channels, query_key_dim=query_key_dim)

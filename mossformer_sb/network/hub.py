@@ -82,7 +82,7 @@ class HubModel(PyTorchModelHubMixin):
         """
         return super().save_pretrained(save_directory, **{"config": self.config, **options})
 
-    def generate_model_card(self, *_: Any, **__: Any) -> Any:
+    def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """A card that says what the network is, for a model that has none."""
         rows = "\n".join(f"| {key} | {value} |" for key, value in self.config.items())
         name = self.config["network"]

@@ -117,7 +117,7 @@ def _check_masks(masks, encoded):
         )
 
 
-def num_frames(num_samples: Any, kernel_size: int = 16, stride: int = 8) -> Any:
+def num_frames(num_samples: int | torch.Tensor, kernel_size: int = 16, stride: int = 8) -> int | torch.Tensor:
     """Frames that the encoder makes of a number of samples (an int or a tensor of ints).
 
     Example

@@ -12,8 +12,6 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from starlette.requests import Request
 
     from mossformer_sb.inference.serving import Limits
@@ -62,7 +60,7 @@ async def receive(request: Request, folder: Path, limits: Limits) -> tuple[Path,
     return path, safe_name(request.query_params.get("name") or Path(name.replace("\\", "/")).stem)
 
 
-def safe_name(name: Any) -> str:
+def safe_name(name: str) -> str:
     """A client's name as a file name: without folders and control characters, and shortened.
 
     Example

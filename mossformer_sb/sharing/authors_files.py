@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,9 +22,6 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import MODULES, describes_model, is_model_folder
 from mossformer_sb.utils.files import expanded
 from mossformer_sb.utils.weights import read_plain, read_state_dict
-
-if TYPE_CHECKING:
-    from typing import Any
 
 CONFIG_FILE = "config.json"
 POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that exists counts
@@ -72,7 +68,7 @@ class AuthorsCheckpoint:
     settings: dict = field(default_factory=dict)
     one_file: bool = False
 
-    def key_in_file(self, module: Any, key: Any) -> str:
+    def key_in_file(self, module: str, key: str) -> str:
         """Name of a parameter in the file."""
         if self.form == "standalone" and module == "masknet":
             key = to_standalone(key)
@@ -248,7 +244,7 @@ def _settings(folder):
     return settings
 
 
-def from_standalone(key: Any) -> str:
+def from_standalone(key: str) -> str:
     """ModelScope's name for a key of the standalone's mask net.
 
     Example
@@ -259,7 +255,7 @@ def from_standalone(key: Any) -> str:
     return _with_beginning(key, [(theirs, ours) for theirs, ours in _STANDALONE_PARTS])
 
 
-def to_standalone(key: Any) -> str:
+def to_standalone(key: str) -> str:
     """The opposite of `from_standalone`.
 
     Example

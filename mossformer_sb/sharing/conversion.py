@@ -18,7 +18,6 @@ from mossformer_sb.sharing.record import TrainingRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
     from mossformer_sb.sharing.authors_files import AuthorsCheckpoint
 
@@ -117,7 +116,7 @@ def load_separator(
     return separator
 
 
-def in_modelscope_names(module: Any, state_dict: Any) -> dict:
+def in_modelscope_names(module: str, state_dict: dict) -> dict:
     """A state dict of ours with ModelScope's names, for the module called ``module``."""
     return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
 

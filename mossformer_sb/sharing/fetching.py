@@ -27,7 +27,7 @@ from mossformer_sb.utils.files import atomic_write, expanded, write_text
 from mossformer_sb.utils.weights import EXTENSIONS
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ TIMEOUT = 5  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT sa
 class NoSuchFile(InputError):
     """The model exists, but has no file of some ``names``."""
 
-    def __init__(self, message: str, names: Any = ()) -> None:
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.names = names
 
@@ -111,7 +111,7 @@ class ModelSource:
         """
         return self.first_of([filename])
 
-    def first_of(self, filenames: Any) -> Path:
+    def first_of(self, filenames: Iterable[str]) -> Path:
         """The first of several files that the model has; as `file` otherwise."""
         filenames = list(filenames)
         known = next((self._files[name] for name in filenames if name in self._files), None)

@@ -15,16 +15,18 @@ from mossformer_sb.sharing.record import conditions
 from mossformer_sb.version import __version__
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Mapping, Sequence
+
+    from mossformer_sb.sharing.record import TrainingRecord
 
 EXAMPLES_FOLDER = "examples"
 
 
 def model_card(
-    modules: Any,
+    modules: Mapping[str, torch.nn.Module],
     sample_rate: int,
-    record: Any,
-    examples: Any = (),
+    record: TrainingRecord,
+    examples: Sequence[Path] = (),
     half: bool = False,
     notes: str = "",
     speechbrain: bool = True,

@@ -12,7 +12,6 @@ from mossformer_sb.network.masknet import ROTATED_CHANNELS
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
 # The authors' names in `modelscope` (and their released masknet.bin), and ours, except within the blocks.
 _MASKNET_NAMES = {
@@ -212,7 +211,7 @@ def _frequencies(channels):
     return 1.0 / 10000 ** (torch.arange(0, channels, 2, dtype=torch.float32) / channels)
 
 
-def is_constant(key: Any) -> bool:
+def is_constant(key: str) -> bool:
     """Whether a key of the authors' mask net is for frequencies, which files may lack and our network computes.
 
     Example

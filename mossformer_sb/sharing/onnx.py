@@ -22,7 +22,9 @@ from mossformer_sb.network.separator import MossFormerSeparator
 from mossformer_sb.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from typing import Any
+    import onnx
+
+    pass
 
 PACKAGES = ("onnx", "onnxscript")
 ONNX_FILE, INT8_FILE = "separator.onnx", "separator-int8.onnx"
@@ -73,7 +75,7 @@ def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Mo
     return path
 
 
-def split_sums(graph: Any) -> None:
+def split_sums(graph: onnx.GraphProto) -> None:
     """Let sums and means over several axes be exact, in place: over the last axis first, then in double precision.
 
     onnxruntime adds up all axes at once, one number after the other in single precision: over a minute of audio a norm

@@ -14,7 +14,8 @@ from mossformer_sb.utils.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+
+    from mossformer_sb.training.brain import SeparationBrain
 
 RECORD_FILE = "training_record.json"
 
@@ -37,12 +38,12 @@ class TrainingRecord:
     checkpoint: str = ""  # where it isn't the best one
     licence: str = ""  # as model hubs call it, such as cc-by-4.0
 
-    def write(self, folder: Any) -> None:
+    def write(self, folder: str | Path) -> None:
         """Write it into a training's output folder, for later exports."""
         write_text(Path(folder) / RECORD_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
-    def read(cls, folder: Any) -> TrainingRecord:
+    def read(cls, folder: str | Path) -> TrainingRecord:
         """Read it from a training's output folder; an empty one if there is none.
 
         Unknown fields, as of a later version, are ignored.
@@ -100,7 +101,7 @@ class TrainingRecord:
         data = new.data if not self.scores else _with_test(new.data, self.data)
         return dataclasses.replace(self, data=data, **{name: getattr(new, name) for name in names})
 
-    def of_evaluation(self, brain: Any, new: TrainingRecord, test_set: dict) -> TrainingRecord:
+    def of_evaluation(self, brain: SeparationBrain, new: TrainingRecord, test_set: dict) -> TrainingRecord:
         """This record with the results of a `SeparationBrain` that has just evaluated its best checkpoint.
 
         Arguments
@@ -126,7 +127,7 @@ class TrainingRecord:
             test_set=test_set,
         )
 
-    def without_evaluation(self, brain: Any, new: TrainingRecord) -> TrainingRecord:
+    def without_evaluation(self, brain: SeparationBrain, new: TrainingRecord) -> TrainingRecord:
         """This record where a `SeparationBrain` has loaded its best checkpoint, and there is no test set."""
         record = self if self.command else new
         epoch = brain.hparams.epoch_counter.current

@@ -67,12 +67,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mossformer_sb"
 
 
-def model_folder(name: Any) -> Path:
+def model_folder(name: str) -> Path:
     """The folder in the cache of a released model, which need not exist."""
     return cache_folder() / "released" / name
 
 
-def is_cached(name: Any) -> bool:
+def is_cached(name: str) -> bool:
     """Whether a released model is in the cache, so that no network is needed."""
     return (model_folder(name) / SOURCE_FILE).is_file() and describes_model(model_folder(name) / CONFIG_FILE)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
@@ -48,7 +47,7 @@ class Unbuilt:
     """A value with a tag, such as ``!new:a.B``, and its content, as plain values."""
 
     tag: str
-    content: Any
+    content: object
 
 
 class _Reader(yaml.SafeLoader):

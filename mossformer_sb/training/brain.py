@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from speechbrain import Stage
+    from speechbrain.utils.epoch_loop import EpochCounter
 
     from mossformer_sb.training.checkpoints import Checkpointer
 
@@ -130,9 +131,9 @@ class SeparationBrain(StepBrain):
 
     def fit(
         self,
-        epoch_counter: Any,
-        train_set: Any,
-        valid_set: Any = None,
+        epoch_counter: EpochCounter,
+        train_set: torch.utils.data.Dataset,
+        valid_set: torch.utils.data.Dataset | None = None,
         progressbar: bool | None = None,
         **loader_kwargs: Any,
     ) -> None:
@@ -360,12 +361,12 @@ class SeparationBrain(StepBrain):
 
     def evaluate(
         self,
-        test_set: Any,
+        test_set: torch.utils.data.Dataset,
         max_key: str | None = None,
         min_key: str | None = None,
         progressbar: bool | None = None,
         test_loader_kwargs: dict | None = None,
-    ) -> Any:
+    ) -> float | None:
         """As SpeechBrain's."""
         return super().evaluate(test_set, max_key, min_key, progressbar, dict(test_loader_kwargs or {}))
 

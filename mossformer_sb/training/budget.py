@@ -17,7 +17,8 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
+
+    from speechbrain.utils.epoch_loop import EpochCounter
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class TimeBudget:
         """Whether an epoch that has trained for so many seconds is over."""
         return self.is_spent or (self.epoch_minutes is not None and epoch_seconds >= 60 * self.epoch_minutes)
 
-    def epochs(self, counter: Any) -> Iterator[Any]:
+    def epochs(self, counter: EpochCounter) -> Iterator[int]:
         """The epochs to train: those of a counter; with a limit on the time, as many as it takes."""
         if self.minutes is None:
             yield from counter

@@ -11,13 +11,12 @@ from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
 _OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
 _THEIRS = "counter"  # what these call the epoch counter
 
 
-def is_of_a_recipe(checkpoint: Any) -> bool:
+def is_of_a_recipe(checkpoint: stock.Checkpoint) -> bool:
     """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
 
     They save the validation loss under the name that is a score here: lower is better.
@@ -75,7 +74,7 @@ def nothing_to_evaluate(folder: str | Path) -> str:
     )
 
 
-def check_origin(checkpointer: Any) -> None:
+def check_origin(checkpointer: Checkpointer) -> None:
     """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
 
     Arguments

@@ -27,7 +27,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.weights import differences, read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Checkpointer(stock.Checkpointer):
         super().__init__(*args, **kwargs)
         self._verified = set()  # folders that this process has written or verified
 
-    def add_recoverables(self, recoverables: Any) -> None:
+    def add_recoverables(self, recoverables: Mapping[str, object]) -> None:
         """Register several recoverables, as ``add_recoverable`` does for one."""
         super().add_recoverables(recoverables)
         # SpeechBrain looks these up for a file that is missing, but only add_recoverable sets them.
@@ -87,7 +87,7 @@ class Checkpointer(stock.Checkpointer):
         end_of_epoch: bool = True,
         name: str | None = None,
         verbosity: int = logging.INFO,
-    ) -> Any:
+    ) -> stock.Checkpoint:
         """Save a checkpoint. Arguments and return value as in SpeechBrain."""
         if if_main_process():
             self._remove_leftovers()
@@ -157,12 +157,12 @@ class Checkpointer(stock.Checkpointer):
 
     def find_checkpoints(
         self,
-        importance_key: Any = None,
+        importance_key: Callable | None = None,
         max_key: str | None = None,
         min_key: str | None = None,
         ckpt_predicate: Callable | None = None,
         max_num_checkpoints: int | None = None,
-    ) -> Any:
+    ) -> list[stock.Checkpoint]:
         """Find complete checkpoints, the most important first. Arguments as in SpeechBrain.
 
         All that are returned have been read and verified. Where the value of a key is NaN, it counts as the worst.
@@ -198,11 +198,11 @@ class Checkpointer(stock.Checkpointer):
 
     def find_checkpoint(
         self,
-        importance_key: Any = None,
+        importance_key: Callable | None = None,
         max_key: str | None = None,
         min_key: str | None = None,
         ckpt_predicate: Callable | None = None,
-    ) -> Any:
+    ) -> stock.Checkpoint | None:
         """Find the most important complete checkpoint, or None. Arguments as in SpeechBrain."""
         found = self.find_checkpoints(importance_key, max_key, min_key, ckpt_predicate, max_num_checkpoints=1)
         return found[0] if found else None
@@ -246,7 +246,7 @@ class Checkpointer(stock.Checkpointer):
 
     # ---- loading
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
+    def load_checkpoint(self, checkpoint: stock.Checkpoint) -> None:
         """Load a checkpoint, unless it was saved with other settings.
 
         Raises
@@ -331,7 +331,7 @@ class Checkpointer(stock.Checkpointer):
 # ---- which weights were scored
 
 
-def scored_weights(checkpoint: Any, name: str | None) -> dict:
+def scored_weights(checkpoint: stock.Checkpoint, name: str | None) -> dict:
     """State dict of one module as it was validated: the running average of a run that kept one."""
     state = read_state_dict(checkpoint.paramfiles[name])
     if AVERAGED_WEIGHTS in checkpoint.paramfiles:

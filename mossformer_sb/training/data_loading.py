@@ -153,7 +153,7 @@ class GlobalBatches(Sampler):
         """Batches of the whole epoch, including those before a resumption."""
         return self._length
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[list]:
         (items_done, batches_done), self._done = self._done, (0, 0)
         spans = self._spans(items_done)
         self._length = batches_done + len(spans)

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from speechbrain.utils.run_opts import RunOptions
@@ -85,7 +86,7 @@ def should_report(error: BaseException) -> bool:
     return not found_by_all or (get_rank() or 0) == 0
 
 
-def gather(value: Any) -> list:
+def gather(value: object) -> list:
     """Collect a picklable value from each rank: a list in the order of the ranks, the same on all.
 
     Example
@@ -100,7 +101,7 @@ def gather(value: Any) -> list:
     return values
 
 
-def sum_over_ranks(values: Any, device: str | torch.device = "cpu") -> list[float]:
+def sum_over_ranks(values: Sequence[float] | torch.Tensor, device: str | torch.device = "cpu") -> list[float]:
     """Add up numbers over the ranks, a list or a tensor of them: a list of floats, the same on all.
 
     Example
@@ -115,7 +116,7 @@ def sum_over_ranks(values: Any, device: str | torch.device = "cpu") -> list[floa
     return sums.tolist()
 
 
-def run_on_main(function: Any, *args: Any, **kwargs: Any) -> Any:
+def run_on_main(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Run a function in the main process alone; all get its result, or its `InputError`.
 
     Example
@@ -138,7 +139,7 @@ def run_on_main(function: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
-def run_on_all_ranks(function: Any, *args: Any, **kwargs: Any) -> Any:
+def run_on_all_ranks(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """Run a function in every process; an `InputError` of any of them is raised by all.
 
     Example
@@ -169,7 +170,7 @@ def seed_each_rank(seed: int) -> None:
     torch.manual_seed(own)  # those of CUDA too
 
 
-def unwrapped(modules: Any) -> dict:
+def unwrapped(modules: Mapping[str, torch.nn.Module]) -> dict:
     """The networks without DDP or `torch.compile` around them: dict, name to module.
 
     DDP's forward exchanges buffers with the other ranks, so it would wait for ever for ranks that don't call it. A

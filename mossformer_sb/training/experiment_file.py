@@ -20,7 +20,6 @@ from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from typing import Any
 
 # HyperPyYAML resolves <key> in any text that a !ref leads to, and may read (1, 2) as a tuple, in overrides too.
 REFERENCE = re.compile(r"<[^>]*>")
@@ -52,7 +51,7 @@ BUILT_IN_CODE = (
 )
 
 
-def read_yaml(path: str | Path) -> Any:
+def read_yaml(path: str | Path) -> Mapping:
     """Load the tree of a YAML file, its tags kept, nothing built."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -66,7 +65,7 @@ def read_yaml(path: str | Path) -> Any:
     return tree
 
 
-def paths_of_home(tree: Any) -> dict:
+def paths_of_home(tree: Mapping) -> dict:
     """The top-level values of a YAML file that begin with ``~``, with the home folder in its place."""
     found = {}
     for key, value in tree.items():
@@ -77,7 +76,7 @@ def paths_of_home(tree: Any) -> dict:
     return found
 
 
-def check_keys(tree: Any, hparams_file: str) -> None:
+def check_keys(tree: Mapping, hparams_file: str) -> None:
     """Refuse keys of earlier versions, which would have no effect."""
     renamed = [f"{key} is now called {RENAMED[key]}" for key in tree if key in RENAMED]
     built = [key for key in tree if key in BUILT_IN_CODE]
@@ -97,12 +96,12 @@ def yaml_problem(error: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem
 
 
-def yaml_tag(node: Any) -> str:
+def yaml_tag(node: object) -> str:
     """The tag of a node, such as ``!new:torch.nn.Linear``, or ""."""
     return (node.tag.value or "") if hasattr(node, "tag") else ""
 
 
-def check_overrides(tree: Any, overrides: Mapping, hparams_file: str, path: str = "") -> None:
+def check_overrides(tree: Mapping, overrides: Mapping, hparams_file: str, path: str = "") -> None:
     """Refuse overrides that HyperPyYAML would accept silently, or fail on with an unclear message."""
     for key, value in overrides.items():
         here = f"{path}.{key}" if path else str(key)
@@ -164,7 +163,7 @@ def _accepts(node, key, hparams_file):
     return key in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def check_placeholders(tree: Any, overrides: dict, hparams_file: str) -> None:
+def check_placeholders(tree: Mapping, overrides: dict, hparams_file: str) -> None:
     """Refuse a ``!PLACEHOLDER`` without a value."""
     recursive_update(tree, overrides)
     missing = list(_placeholders(tree))
@@ -173,7 +172,7 @@ def check_placeholders(tree: Any, overrides: dict, hparams_file: str) -> None:
         raise InputError(f"{hparams_file} needs a value for {', '.join(missing)}. Add: {given}")
 
 
-def check_numbers(tree: Any, hparams_file: str) -> None:
+def check_numbers(tree: Mapping, hparams_file: str) -> None:
     """Refuse numbers with which PyTorch or SpeechBrain would fail with an unclear error."""
     for key, least in LEAST.items():
         value = tree.get(key)

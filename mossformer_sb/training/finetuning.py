@@ -29,7 +29,6 @@ from mossformer_sb.utils.weights import find_weights, read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Comparison:
     renewed: list = field(default_factory=list)  # made for another sample rate
 
     @classmethod
-    def of(cls, here: Any, there: Any, renew: bool = False) -> Comparison:
+    def of(cls, here: Mapping, there: Mapping, renew: bool = False) -> Comparison:
         """Compare two state dicts; with ``renew``, tensors that fit are not loaded either."""
         comparison = cls(unexpected=[name for name in there if name not in here])
         for name, value in here.items():

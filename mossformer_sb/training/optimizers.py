@@ -10,7 +10,6 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any
 
 OPTIMIZERS = ("adam", "adamw", "muon")
 # Of a matrix, in both dimensions. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four
@@ -69,7 +68,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         super().__init__([dict(group) for rule in self._rules for group in rule.param_groups], {})
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> Any:
+    def step(self, closure: Callable | None = None) -> torch.Tensor | float | None:
         """Take a step, as other PyTorch optimizers do."""
         loss = None
         if closure is not None:

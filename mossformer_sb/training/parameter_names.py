@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from typing import Any
 
 
 def branches(names: Sequence[str], among: Sequence[str]) -> list[str]:
@@ -45,7 +44,7 @@ def _highest_branch(name, chosen, among):
     return None
 
 
-def merge_numbers(names: Sequence[str]) -> Iterator[Any]:
+def merge_numbers(names: Sequence[str]) -> Iterator[str]:
     """Join names that differ only in their first number.
 
     Example

@@ -33,8 +33,6 @@ from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import atomic_write, write_text
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from speechbrain import Stage
 
 logger = logging.getLogger(__name__)
@@ -94,7 +92,7 @@ class RunFolder:
         self._made, self._buffer, self._before = [], None, None
         self._log = None  # the file's handler, once it is open
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> RunFolder:
         distributed.run_on_main(self._open)
         return self
 

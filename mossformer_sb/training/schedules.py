@@ -361,7 +361,7 @@ class _SpeechBrainCaller(_Constant):
         vars(self.scheduler).update(state)
 
 
-def call_arguments(scheduler_class: Any) -> tuple[str, ...]:
+def call_arguments(scheduler_class: type) -> tuple[str, ...]:
     """Names of the arguments that a scheduler of SpeechBrain's is called with.
 
     Example
@@ -374,7 +374,7 @@ def call_arguments(scheduler_class: Any) -> tuple[str, ...]:
     return tuple(inspect.signature(scheduler_class.__call__).parameters)[1:]
 
 
-def works(scheduler_class: Any) -> bool:
+def works(scheduler_class: type) -> bool:
     """Whether a class of SpeechBrain's is a schedule of the learning rate that `Schedule` can call."""
     names = call_arguments(scheduler_class)
     return hasattr(scheduler_class, "on_batch_end") or names in _BEFORE_STEP or names in _AFTER_EPOCH

@@ -25,7 +25,6 @@ from mossformer_sb.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
 CONNECT_SECONDS = 20  # until a cluster must have answered, and have a worker
 _ALONE_SECONDS = 60  # how long a list may wait for a worker when none is left
@@ -69,10 +68,10 @@ class Cluster:
             self.__exit__()
             raise
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._probe.unlink()
         with contextlib.suppress(Exception):  # a cluster that has shut down

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator  # not only for type checking: Gradio evaluates the annotations of actions
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 import torch
@@ -155,15 +155,15 @@ class Page:
 
     def separate(
         self,
-        kind: Any,
-        file: Any,
-        microphone: Any,
+        kind: str,
+        file: str | None,
+        microphone: str | None,
         label: str,
         format: str,
         level: str,
         channel: int,
         request: gr.Request,
-    ) -> Iterator[Any]:
+    ) -> Iterator[tuple]:
         """Separate a visitor's recording. Yields updates of the display and of the buttons."""
         path = file if kind == "file" else microphone
         progress = Progress()
@@ -206,11 +206,13 @@ class Page:
         folder = self.visits.new_upload_folder()
         return str(shutil.copy(EXAMPLE, folder)), "file"
 
-    def keep(self, file: Any, microphone: Any, request: gr.Request) -> None:
+    def keep(self, file: str | None, microphone: str | None, request: gr.Request) -> None:
         """Register uploads, so that they are deleted when the visit ends."""
         self.visits.keep_uploads(request.session_hash, [path for path in (file, microphone) if path])
 
-    def lines(self, kind: Any, file: Any, microphone: Any, label: str, format: str, level: str, channel: int) -> tuple:
+    def lines(
+        self, kind: str, file: str | None, microphone: str | None, label: str, format: str, level: str, channel: int
+    ) -> tuple:
         """The Python code and the command line for the chosen options."""
         try:
             # Other machines see only the folder's name.
@@ -229,7 +231,7 @@ class Page:
 _HIDDEN = gr.update(visible=False)
 
 
-def theme() -> Any:
+def theme() -> gr.themes.Base:
     """Gradio's theme, in blue, with system fonts."""
     plain = gr.themes.Default(
         primary_hue="blue", font=[gr.themes.Font("sans-serif")], font_mono=[gr.themes.Font("monospace")]

@@ -246,6 +246,6 @@ def _quoted(value):
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def name_of(path: Path) -> str:
+def name_of(path: str | Path | None) -> str:
     """Name of a recording in the Python code: its file's name, or a placeholder."""
     return Path(path).name if path else "talk.wav"

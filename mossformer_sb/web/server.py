@@ -17,8 +17,7 @@ from mossformer_sb.inference.serving import Limits
 from mossformer_sb.web import check_web
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Callable, Iterator, Mapping
 
     from fastapi import FastAPI
 
@@ -150,7 +149,7 @@ def _interruptible():
 
 
 @contextlib.contextmanager
-def running(settings: Settings) -> Iterator[Any]:
+def running(settings: Settings) -> Iterator[Server]:
     """Context: a `Server` in its own thread, whose files are deleted when the context ends."""
     check_web()
     from mossformer_sb.web.models import Models
@@ -275,7 +274,7 @@ class _Headers:
     def __init__(self, application):
         self.application = application
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Mapping, receive: Callable, send: Callable) -> None:
         async def send_with_headers(message):
             if message["type"] == "http.response.start":
                 headers = [(name.encode(), value.encode()) for name, value in _SECURITY_HEADERS.items()]

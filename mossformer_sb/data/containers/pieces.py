@@ -47,7 +47,7 @@ def missing_bytes(count: int) -> Damage:
     return Damage(f"is truncated: its last {count} bytes of audio are missing", WHOLE_COPY)
 
 
-def unpack(layout: Any, content: Any) -> tuple:
+def unpack(layout: str, content: bytes) -> tuple:
     """As `struct.unpack`, with zeros for bytes that are missing, as at the end of a truncated file.
 
     Example
@@ -123,7 +123,7 @@ class ByteSource:
         self.size = max(0, stream.seek(0, io.SEEK_END) - start)
         self._position, self._window, self._block = 0, b"", _SMALLEST
 
-    def at(self, position: Any, count: int) -> bytes:
+    def at(self, position: int, count: int) -> bytes:
         """The bytes at a position, fewer where the file ends."""
         if position >= self.size:  # sizes in damaged headers lead beyond what can be sought
             return b""
@@ -135,7 +135,7 @@ class ByteSource:
             self._block = min(2 * self._block, _LARGEST)
         return self._window[offset : offset + count]
 
-    def find(self, wanted: Any, start: int) -> int:
+    def find(self, wanted: bytes, start: int) -> int:
         """Where some bytes come next; -1 if they don't."""
         position = start
         while position < self.size:
@@ -178,7 +178,7 @@ class PieceFile(io.RawIOBase):
         """It is."""
         return True
 
-    def seek(self, offset: Any, whence: Any = io.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As for any file."""
         self._position = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence])
         return self._position

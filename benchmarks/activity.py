@@ -1,9 +1,10 @@
 """Errors of speech activity detection: `python -m benchmarks.activity --manifest TEST.csv --data_folder CORPUS`.
 
-The truth is the level of the clean sources. Compared with it, frame by frame of 10 ms, are Silero VAD alone on each
-clean source; separation as a model does it (``--model``); and simulated separation with the other speaker in each
-output at a defined level, whose SI-SNR is that level's negative. Three kinds of talk: the test mixtures themselves, in
-which both speak nearly all the time; conversations of the same speakers, with turns; and one speaker alone.
+The ground truth is the level of the clean sources, in frames of 10 ms. Three detections are compared with it: Silero
+VAD alone on each clean source; after separation by a model (``--model``); and after simulated separation with the other
+speaker in each output at a defined level, whose SI-SNR is that level's negative. There are three kinds of recordings:
+the test mixtures, in which both speak nearly all the time; conversations of the same speakers, with turns; and one
+speaker alone.
 
 Shapes: T samples, F frames of 10 ms, S speakers.
 """
@@ -27,7 +28,7 @@ from mossformer_sb.utils.files import write_text
 
 FRAME_SECONDS = 0.01
 ACTIVE_DB = -40.0  # of a frame, relative to the speaker's loudest; less is a pause
-LONGEST_GAP = 10  # frames of a pause that counts as speech, as the detector's own 100 ms
+LONGEST_GAP = 10  # frames of a pause that counts as speech, like the detector's own 100 ms
 LEAKS_DB = (-8, -12, -20)
 CONVERSATION_SECONDS = 24.0
 ALLOWED = "1.5 times the error on clean sources plus 3 points; with one speaker, 5 % of false activity"
@@ -74,8 +75,8 @@ def to_frames(segments, num_frames):
     [[0, 0], [1, 0], [1, 0], [0, 0]]
     """
     found = np.zeros((num_frames, len(segments)), dtype=bool)
-    for speaker, stretches in enumerate(segments):
-        for start, end in stretches:
+    for speaker, spans in enumerate(segments):
+        for start, end in spans:
             found[round(start / FRAME_SECONDS) : round(end / FRAME_SECONDS), speaker] = True
     return found
 
@@ -120,14 +121,14 @@ def separated(model, sources):
 
 
 def examples(manifest, data_folder, number):
-    """Sources [T, 2] of each kind of talk, and their sample rate.
+    """Sources [T, 2] of each kind of recording, and their sample rate.
 
     Arguments
     ---------
     manifest, data_folder : str or Path
         Of mixtures of two clean speakers.
     number : int
-        How many of each kind.
+        Recordings of each kind.
 
     Returns
     -------
@@ -145,7 +146,7 @@ def examples(manifest, data_folder, number):
 
 
 def measure(kinds, sample_rate, model=None):
-    """Errors of each kind of talk under each separation.
+    """Errors of each kind of recording with each separation.
 
     Arguments
     ---------
@@ -159,8 +160,8 @@ def measure(kinds, sample_rate, model=None):
     Returns
     -------
     list of dict
-        ``talk``, ``separation``, ``error``: share of frames that are wrong, of both speakers; and ``active``: share of
-        frames in which they speak. With one speaker alone, the silent one's frames count.
+        ``talk``, ``separation``, ``error``: frame error rate over both speakers; and ``active``: share of frames in
+        which they speak. With one speaker alone, only the silent one's frames count.
     """
     separations = {"clean sources": None, **{f"leak of {leak} dB": leak for leak in LEAKS_DB}}
     rows = []
@@ -212,7 +213,7 @@ def main(arguments=None):
     Returns
     -------
     int
-        0; 1 if an error is larger than allowed; 2 after an error in what the user gave.
+        0; 1 if an error is larger than allowed; 2 after an error in the user's input.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -241,9 +242,9 @@ def main(arguments=None):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.activity", description=__doc__.partition(":")[0])
-    parser.add_argument("--manifest", required=True, help="mixtures of two clean speakers, as data_prep lists them")
+    parser.add_argument("--manifest", required=True, help="mixtures of two clean speakers, a manifest of data_prep")
     parser.add_argument("--data_folder", required=True, help="folder of its paths")
-    parser.add_argument("--model", help="folder of an exported model; without one, leakage alone is measured")
+    parser.add_argument("--model", help="folder of an exported model (default: simulated separation only)")
     parser.add_argument("--number", type=int, default=100, help="mixtures and conversations (default: 100)")
     parser.add_argument("--json", help="file for the figures")
     return parser

@@ -14,9 +14,9 @@ def time_alternating(functions, items, rounds, description):
     functions : dict
         Name to function of an index; the first is the reference of the ratios.
     items : int
-        Items of each in one round.
+        Items of each function per round.
     rounds : int
-        How many rounds, after one item of each that warms up and isn't timed.
+        Number of rounds, after one untimed warm-up item of each function.
     description : str
         For the progress bar.
 

@@ -3,11 +3,11 @@
     python -m benchmarks.bulk batches --sizes small S --seconds 4 10 30 --batches 1 2 4 8
     python -m benchmarks.bulk archive --calls 1000 --seconds 30 --speech_folder LibriSpeech --ways single bulk bulk:8
 
-The first times the network alone on batches of noise, by CPU time where it runs on a CPU. The second makes an archive
-of calls at 8 kHz, two speakers at once, and separates it in several ways, each in its own process: `single` calls
-`separate_recording` for one after the other, `bulk` is the way of `mossformer-sb separate`, and `bulk:N` the same with
-`--batch-size N`. It reports time and memory of each, and the greatest difference of its files from those of the first
-way, as a share of the peak. Weights are random: they don't affect time.
+`batches` times the network alone on batches of noise; on a CPU it measures CPU time. `archive` generates calls of two
+overlapping speakers at 8 kHz, and separates them in several ways, each in its own process: `single` calls
+`separate_recording` for one recording after the other, `bulk` does what `mossformer-sb separate` does, and `bulk:N` the
+same with `--batch-size N`. It reports time and memory of each, and the greatest difference of its files from those of
+the first way, as a share of the peak. Weights are random: they don't affect time.
 """
 
 import argparse
@@ -47,18 +47,18 @@ def time_batches(size, seconds, batches, device="cpu", rounds=3):
     size : str
         One of `mossformer_sb.SIZES`.
     seconds : float
-        Of each item.
+        Length of the mixtures.
     batches : list of int
-        Numbers of items.
+        Batch sizes.
     device : str
-        Where; on "cpu" CPU time is measured.
+        As torch writes it; on "cpu" CPU time is measured.
     rounds : int
-        The median of so many is reported.
+        Rounds; the median is reported.
 
     Returns
     -------
     list of dict
-        ``size``, ``seconds``, ``batch``, and ``item_seconds``: time for one item of the batch.
+        ``size``, ``seconds``, ``batch``, and ``item_seconds``: time per mixture.
 
     Example
     -------
@@ -69,7 +69,7 @@ def time_batches(size, seconds, batches, device="cpu", rounds=3):
     clock = time.process_time if device == "cpu" else time.perf_counter
     times = {batch: [] for batch in batches}
     with torch.no_grad():
-        network(torch.randn(1, round(RATE * seconds), device=device))  # warms up
+        network(torch.randn(1, round(RATE * seconds), device=device))  # warm-up
         for _ in range(rounds):
             for batch in batches:
                 mixture = torch.randn(batch, round(RATE * seconds), device=device)
@@ -83,21 +83,21 @@ def time_batches(size, seconds, batches, device="cpu", rounds=3):
 
 
 def make_archive(folder, calls, seconds, speech_folder=None, seed=0):
-    """Write calls of two people at once, at 8 kHz, 16 bit.
+    """Write calls of two overlapping speakers, at 8 kHz, 16 bit.
 
     Arguments
     ---------
     folder : Path
-        Where to.
+        Output folder.
     calls : int
-        How many.
+        Number of calls.
     seconds : float
-        Of each.
+        Length of each.
     speech_folder : str, optional
         FLAC files in folders, whose stems begin with a speaker and a hyphen, as in LibriSpeech. Default: harmonic tones
         with the rhythm of syllables.
     seed : int
-        Of the random choices.
+        Random seed.
     """
     rng, length = np.random.default_rng(seed), round(RATE * seconds)
     utterances = _utterances(speech_folder) if speech_folder else None
@@ -144,13 +144,13 @@ def separate_archive(model, archive, output, way, device="cpu"):
     way : str
         single, bulk, or bulk:N.
     device : str
-        Where.
+        As torch writes it.
 
     Returns
     -------
     dict
-        ``seconds``, ``cpu_seconds``, ``peak_mb`` of the process above what it had when the model was loaded, and on a
-        GPU ``gpu_mb``.
+        ``seconds``, ``cpu_seconds``, ``peak_mb`` of the process above its memory with the loaded model, and on a GPU
+        ``gpu_mb``.
     """
     kind, _, number = way.partition(":")
     separator = MossFormerSeparation.from_hparams(model, device=device)
@@ -207,7 +207,7 @@ def _apart(**arguments):
 
 def _run_batches(arguments):
     rows = []
-    print("| network | seconds | batch | time an item, s | against batch 1 |\n|---|---|---|---|---|")
+    print("| network | seconds | batch | time per mixture, s | against batch 1 |\n|---|---|---|---|---|")
     for size in arguments.sizes:
         for seconds in arguments.seconds:
             found = time_batches(size, seconds, arguments.batches, arguments.device, arguments.rounds)
@@ -229,8 +229,8 @@ def _run_archive(arguments):
         (folder / "archive").mkdir()
         make_archive(folder / "archive", arguments.calls, arguments.seconds, arguments.speech_folder)
         print(
-            "| way | time, s | calls an hour | seconds of audio a second | CPU time, s | memory above the model's, MB "
-            "| difference |"
+            "| way | time, s | calls per hour | seconds of audio per second | CPU time, s "
+            "| memory above the model's, MB | difference |"
         )
         print("|---|---|---|---|---|---|---|")
         for number, way in enumerate(arguments.ways):
@@ -254,25 +254,25 @@ def main(argv=None):
     parts = parser.add_subparsers(required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--device", default="cpu", help="as torch writes it (default: cpu)")
-    common.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    common.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     common.add_argument("--json", help="file for the rows")
     batches = parts.add_parser("batches", parents=[common], help="the network alone")
     batches.add_argument("--sizes", nargs="+", default=["small"], help="networks (default: small)")
-    batches.add_argument("--seconds", nargs="+", type=float, default=[4, 10, 30], help="of an item")
-    batches.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8], help="numbers of items")
-    batches.add_argument("--rounds", type=int, default=3, help="the median of so many is taken (default: 3)")
+    batches.add_argument("--seconds", nargs="+", type=float, default=[4, 10, 30], help="lengths of the mixtures")
+    batches.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8], help="batch sizes")
+    batches.add_argument("--rounds", type=int, default=3, help="rounds, of which the median is reported (default: 3)")
     batches.set_defaults(run=_run_batches)
     archive = parts.add_parser("archive", parents=[common], help="a folder of calls")
     archive.add_argument("--size", default="small", help="the network (default: small)")
-    archive.add_argument("--calls", type=int, default=1000, help="how many (default: 1000)")
-    archive.add_argument("--seconds", type=float, default=30, help="of each (default: 30)")
-    archive.add_argument("--speech_folder", help="of LibriSpeech; without it, tones in the rhythm of speech")
+    archive.add_argument("--calls", type=int, default=1000, help="number of calls (default: 1000)")
+    archive.add_argument("--seconds", type=float, default=30, help="length of each (default: 30)")
+    archive.add_argument("--speech_folder", help="folder of LibriSpeech; without it, tones in the rhythm of speech")
     archive.add_argument("--ways", nargs="+", default=["single", "bulk"], help="single, bulk, bulk:N")
-    archive.add_argument("--folder", help="for temporary files (default: the system's)")
+    archive.add_argument("--folder", help="folder for temporary files (default: the system's)")
     archive.set_defaults(run=_run_archive)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the processes that are started
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # of the started processes
     rows = arguments.run(arguments)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(rows, indent=2), encoding="utf-8")

@@ -1,10 +1,9 @@
-"""How long the matrix products of MossFormer take by themselves: what its time is measured against.
+"""Time of MossFormer's matrix multiplications alone: a lower bound of its time.
 
-All products of a call, by their shapes, are run alone in the same precision, with the same threads, each by the faster
-of the two ways that there are here: a call can't take less than their sum. Convolutions, norms and gates come on top,
-so that no network reaches it.
+All matrix multiplications (matmuls) of a call are run alone, in the same precision and with the same threads, each by
+the faster of two implementations. A call can't take less than their sum. Convolutions, norms and gates add to it.
 
-Shapes: C products at once, each M × K by K × N.
+Shapes: C matmuls in a batch, each M × K by K × N.
 """
 
 import time
@@ -19,24 +18,24 @@ from mossformer_sb.network.separator import num_frames
 from mossformer_sb.network.sizes import build_masknet, get_size
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
-TRAINING_FACTOR = 3  # a product, and the two of its gradients
-SECONDS = 0.2  # for which each product is repeated
+TRAINING_FACTOR = 3  # a matmul, and the two of its gradients
+SECONDS = 0.2  # for which each matmul is repeated
 
 
 def products_of(size, num_samples, batch=1):
-    """Matrix products of a call of MossFormer's mask net, without running it.
+    """Matrix multiplications of a call of MossFormer's mask net, without running it.
 
     Arguments
     ---------
     size : str
         One of `mossformer_sb.SIZES`.
     num_samples, batch : int
-        Of the mixtures.
+        Shape of the mixtures.
 
     Returns
     -------
     collections.Counter
-        (C, M, K, N) → how many of them.
+        (C, M, K, N) → number of matmuls.
 
     Example
     -------
@@ -49,13 +48,13 @@ def products_of(size, num_samples, batch=1):
     frames = num_frames(num_samples, kernel, kernel // 2)
     with torch.device("meta"):
         masknet, encoded = build_masknet(size).eval(), torch.rand(batch, config.channels, frames)
-    with torch.no_grad(), fast.disabled(), _Products() as found:
+    with torch.no_grad(), fast.disabled(), _MatmulCounter() as found:
         masknet(encoded)
     return found.products
 
 
-class _Products(TorchDispatchMode):
-    """Counts the products of what runs within it."""
+class _MatmulCounter(TorchDispatchMode):
+    """Counts the matmuls of the code that runs within it."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +70,7 @@ class _Products(TorchDispatchMode):
 
 
 def seconds_of(products, precision, device="cpu", at_least=SECONDS):
-    """How long some products take, one after the other.
+    """Time of some matmuls, one after the other.
 
     Arguments
     ---------
@@ -93,7 +92,7 @@ def seconds_of(products, precision, device="cpu", at_least=SECONDS):
 
 
 def allow_tf32(allowed):
-    """Let NVIDIA GPUs round the factors of products in float32, which SpeechBrain does as it is imported, or not."""
+    """Turn TF32 in float32 matmuls on NVIDIA GPUs on or off; importing SpeechBrain turns it on."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 

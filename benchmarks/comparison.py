@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.comparison results/comparison --data_folder corpus
 
 The corpus is that of many speakers; training mixes its clips dynamically, two clean speakers at a time. Each network is
-tried with each learning rate for a few minutes; the rate with the best validation SI-SNR trains for an hour; the test
-mixtures are those of unseen speakers. Minutes are CPU time of the training process, so that other work on the machine
+trained with each learning rate for a few minutes, and for an hour with the rate of the best validation SI-SNR. The test
+mixtures are those of unseen speakers. Minutes are CPU time of the training process, so that other load on the machine
 has no influence. An interrupted run resumes with the same command.
 """
 
@@ -41,7 +41,7 @@ RATES = (3e-4, 1e-3, 3e-3)
 ROOT = Path(train.__file__).resolve().parent
 
 
-class ProcessorClock:
+class CPUClock:
     """Seconds of CPU time of this process, instead of `mossformer_sb.training.budget.RunningClock`."""
 
     def seconds(self):
@@ -50,7 +50,7 @@ class ProcessorClock:
 
 
 def write_mixtures(data_folder, target):
-    """Write the list of the corpus's clean mixtures, as `mossformer_custom.yaml` takes it."""
+    """Write the list of the corpus's clean mixtures, as the ``csv_file`` of `mossformer_custom.yaml`."""
     data_folder, rows = Path(data_folder), []
     for split in ("tr", "cv", "tt"):
         for mixture in sorted((data_folder / split / "clean" / "mix").glob("*.wav")):
@@ -60,7 +60,7 @@ def write_mixtures(data_folder, target):
 
 
 def run(folder, network, rate, minutes, data_folder, mixtures):
-    """Train and test a network, unless that is done: the output folder."""
+    """Train and test a network, unless that is done; return the output folder."""
     if not (folder / "test_results.csv").is_file():
         experiment, *options = NETWORKS[network].split()
         common = COMMON.split()
@@ -86,7 +86,7 @@ def validation(folder):
 
 
 def compare(results, data_folder, minutes, trial_minutes, networks):
-    """Trials, then the long run of each network; rows of the table.
+    """Run the trials, then the long run of each network; return the rows of the table.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def table(rows):
 
 
 def main(arguments=None):
-    """Runs the missing trainings, and prints the table."""
+    """Run the missing trainings, and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__.partition(":")[0])
     parser.add_argument("results", type=Path, help="folder of the runs")
     parser.add_argument("--data_folder", required=True, help=f"the corpus of many speakers, {PREFIX}")
@@ -142,7 +142,7 @@ def main(arguments=None):
     parser.add_argument("--trial_minutes", type=float, default=10, help="of each trial (default: %(default)s)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="(default: all)")
     options = parser.parse_args(arguments)
-    step.RunningClock = ProcessorClock
+    step.RunningClock = CPUClock
     rows = compare(options.results, str(options.data_folder), options.minutes, options.trial_minutes, options.networks)
     print(table(rows))
     return 0

@@ -1,4 +1,4 @@
-"""Conversations of minutes, separated in chunks: swaps of the speakers, and clicks at the joins.
+"""Long conversations, separated in chunks: swaps of the speakers, and clicks at the joins.
 
 Two speakers take turns, and overlap at each change of turns. Utterances are those of the test set; only the lengths of
 turns are drawn.
@@ -57,7 +57,7 @@ def conversation(first, second, seconds, seed):
     seconds : float
         Length.
     seed : int
-        Of the lengths of the turns.
+        Random seed of the lengths of the turns.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def _turn(rng):
 
 
 def separate_conversations(model, speakers, number, seconds, chunking=None):
-    """Separate conversations of minutes, in chunks.
+    """Separate long conversations in chunks.
 
     Arguments
     ---------
@@ -100,7 +100,7 @@ def separate_conversations(model, speakers, number, seconds, chunking=None):
     speakers : mapping
         speaker → utterances, [T] each.
     number : int
-        How many conversations, of two speakers each.
+        Number of conversations, of two speakers each.
     seconds : float
         Length of a conversation.
     chunking : Chunking, optional
@@ -180,7 +180,7 @@ def count_clicks(estimates, fades):
     Returns
     -------
     clicks, edges : int
-        How many borders have a click, of how many.
+        Number of borders with a click, and of all borders.
 
     Example
     -------

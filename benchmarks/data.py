@@ -1,7 +1,7 @@
-"""Data loading beside other implementations: `python -m benchmarks.data`.
+"""Data loading, compared with other implementations: `python -m benchmarks.data`.
 
-Dynamic mixing, manifests and evaluation, each timed in alternation, in one process; all but the reading of headers in
-one thread.
+Dynamic mixing, manifests and evaluation are each timed in alternation, in one process; all but the reading of headers
+in one thread.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mossformer_sb.utils.files import write_text
 
 
 def main(arguments=None):
-    """Run the comparisons that the command line names, and print a table of each.
+    """Run the comparisons of the command line, and print a table of each.
 
     Arguments
     ---------
@@ -29,7 +29,7 @@ def main(arguments=None):
     Returns
     -------
     int
-        0, or 2 after an error in what the user gave.
+        0, or 2 after an error in the user's input.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
@@ -70,12 +70,12 @@ def _print(name, rows):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.partition(":")[0])
-    parser.add_argument("--parts", nargs="+", choices=["mixing", "manifests", "evaluation"], help="which (all)")
-    parser.add_argument("--folder", help="recordings to mix: speech/SPEAKER/*.wav, noise/*.wav at 8 kHz; else made")
-    parser.add_argument("--segment", type=float, default=4.0, help="seconds of a mixed item (default: 4)")
+    parser.add_argument("--parts", nargs="+", choices=["mixing", "manifests", "evaluation"], help="(default: all)")
+    parser.add_argument("--folder", help="speech/SPEAKER/*.wav and noise/*.wav to mix, at 8 kHz (generated)")
+    parser.add_argument("--segment", type=float, default=4.0, help="seconds of a training mixture (default: 4)")
     parser.add_argument("--mixtures", type=int, default=2000, help="mixtures of a corpus for manifests (default: 2000)")
-    parser.add_argument("--items", type=int, default=40, help="items of one turn, mixed or scored (default: 40)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each way (default: 9)")
+    parser.add_argument("--items", type=int, default=40, help="mixtures per round, generated or scored (default: 40)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of each implementation (default: 9)")
     parser.add_argument("--json", help="file for the figures")
     return parser
 

@@ -1,4 +1,4 @@
-"""Scores of separated mixtures, side by side with torchmetrics: best permutation, SI-SNR, SDR and their improvements.
+"""Scores of separated mixtures, compared with torchmetrics: best permutation, SI-SNR, SDR and their improvements.
 
 An item is one mixture of two speakers.
 """
@@ -44,14 +44,14 @@ def compare(seconds=5.0, items=10, rounds=5):
     seconds : float
         Length of a mixture, at 8 kHz.
     items : int
-        Mixtures of one turn.
+        Mixtures per round.
     rounds : int
-        How many rounds of it.
+        Number of rounds.
 
     Returns
     -------
     list of dict
-        As `benchmarks.turns.in_turns` returns them.
+        As `benchmarks.alternating.time_alternating` returns them.
     """
     signals = draw(seconds)
     ways = {"torchmetrics": by_torchmetrics, "ours": separation_scores}

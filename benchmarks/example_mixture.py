@@ -1,4 +1,4 @@
-"""The example recording of two people, `mossformer_sb/web/two_speakers.flac`: generating it, and its score by a model.
+"""The example recording of two speakers, `mossformer_sb/web/two_speakers.flac`: generate it, and score a model on it.
 
     python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --write two_speakers.flac
     python -m benchmarks.example_mixture --librispeech_folder /path/to/LibriSpeech --model MODEL
@@ -33,7 +33,7 @@ MAX_DIFFERENCE = 2.5  # dB between the speakers
 
 
 def utterances(librispeech_folder):
-    """Utterances that are long enough, by speakers of none of the clips that are trained on: list of paths.
+    """Utterances that are long enough, by speakers of no training clip: list of paths.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def utterances(librispeech_folder):
 
 
 def speaker(path):
-    """Of an utterance of LibriSpeech.
+    """Speaker of an utterance of LibriSpeech.
 
     Example
     -------
@@ -63,7 +63,7 @@ def speaker(path):
 
 
 def draw(paths, number):
-    """The mixture of a number: names of the utterances, mixture [T] and sources [T, 2], float32."""
+    """Draw the mixture of a number: names of the utterances, mixture [T] and sources [T, 2], float32."""
     rng = np.random.default_rng([SEED, number])
     chosen = [paths[rng.integers(len(paths))]]
     while len(chosen) < 2:
@@ -109,7 +109,7 @@ def rank(paths, model_folder, count):
 
 
 def main(arguments=None):
-    """Writes the example or ranks it; 0, or 2 after an error in what the user gave."""
+    """Write the example or rank it; 0, or 2 after an error in the user's input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.example_mixture", description=__doc__.split("\n\n")[0])
     parser.add_argument("--librispeech_folder", required=True, help="folder of train-clean-100/")
     parser.add_argument("--write", metavar="FILE", help="write the example")

@@ -1,13 +1,13 @@
-"""A part of the corpus of many speakers as a few Ogg files, to carry to a machine without internet access.
+"""A part of the corpus of many speakers as a few Ogg files, for a machine without internet access.
 
     python -m benchmarks.gpu_corpus pack --speech speech8k --noise noise8k --librispeech_folder LibriSpeech .gpu
     python -m benchmarks.gpu_corpus unpack .gpu data
 
 `speech8k` and `noise8k` hold Ogg files of several minutes and an index of the clips in each, `SOURCE.jsonl.gz`: one
-line a clip, with `f` its file, `s` its first sample, `n` its samples, `spk` its speaker or kind. Packing takes whole
-files of the sources in `SOURCES`, the test's utterances, and noise, and writes checksums; unpacking checks them and
-writes the input of `train.py hparams/mossformer_many_speakers.yaml`: `data/clips`, `data/noise`, `data/list.csv`, and
-the test's utterances in `data/corpus/speech/tt`.
+line per clip, with `f` its file, `s` its first sample, `n` its samples, `spk` its speaker or kind. `pack` copies whole
+files of the sources in `SOURCES`, test utterances and noise, and writes checksums. `unpack` checks them and writes the
+input of `train.py hparams/mossformer_many_speakers.yaml`: `data/clips`, `data/noise`, `data/list.csv`, and the test
+utterances in `data/corpus/speech/tt`.
 """
 
 import argparse
@@ -31,16 +31,16 @@ from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.audio_writing import write_audio
 from mossformer_sb.errors import InputError
 
-# Source → files that are taken: many speakers rather than long ones.
+# Source → number of files: many speakers rather than long recordings.
 SOURCES = {"libri_train5": 4, "cv61_60langs": 6, "cv13d_en": 4, "libri_devclean": 1, "so762": 1}
-NOISE_SHARE = 2  # one of so many clips of the noise
-TEST = "test"  # name of the file with the test's utterances
+NOISE_SHARE = 2  # every second clip of noise
+TEST = "test"  # name of the file with the test utterances
 SUMS, INDEX = "sums.json", "index.jsonl"
 MOST_MB = 34.0  # beside 24 MB of wheels and 4 MB of the checkout
 
 
 def pack(speech, noise, librispeech_folder, target, sources=None):
-    """Write the files into a folder; return a line with the amount.
+    """Write the files into a folder; return a line with their number and size.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def pack(speech, noise, librispeech_folder, target, sources=None):
     lines += _pack_test(librispeech_folder, target)
     (target / INDEX).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     files = sorted(path for path in target.iterdir() if path.name != SUMS)
-    (target / SUMS).write_text(json.dumps({path.name: _sum(path) for path in files}, indent=1), encoding="utf-8")
+    (target / SUMS).write_text(json.dumps({path.name: _checksum(path) for path in files}, indent=1), encoding="utf-8")
     size = sum(path.stat().st_size for path in files) / 1e6
     if size > MOST_MB:
         raise InputError(f"{target}: {size:.1f} MB are more than the limit of {MOST_MB:g} MB: choose fewer files.")
@@ -110,7 +110,7 @@ def _write(target, name, signals, kind, names):
 
 
 def unpack(source, target, workers=16):
-    """Check the files of `pack`, and write the recordings and the list; return a line with the amount.
+    """Check the files of `pack`, and write the recordings and the list; return a line with their number.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def unpack(source, target, workers=16):
         raise InputError(
             f"{source / SUMS}: can't be read ({error.strerror}); needed a folder that `pack` wrote."
         ) from error
-    wrong = [name for name, value in sums.items() if not (source / name).is_file() or _sum(source / name) != value]
+    wrong = [name for name, value in sums.items() if not (source / name).is_file() or _checksum(source / name) != value]
     if wrong:
         raise InputError(f"{source}: {', '.join(wrong)} differ from the packed files: copy them again.")
     lines = [json.loads(line) for line in (source / INDEX).read_text(encoding="utf-8").splitlines()]
@@ -156,15 +156,15 @@ def _rows():
         return list(csv.DictReader(io.StringIO(file.read().decode())))
 
 
-def _sum(path):
+def _checksum(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(arguments=None):
-    """Packs or unpacks; 0, or 2 after an error in what the user gave."""
+    """Pack or unpack; 0, or 2 after an error in the user's input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_corpus", description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    command = commands.add_parser("pack", help="take a part of the corpus")
+    command = commands.add_parser("pack", help="pack a part of the corpus")
     command.set_defaults(function=pack)
     for name in ("speech", "noise", "librispeech_folder"):
         command.add_argument(f"--{name}", required=True)

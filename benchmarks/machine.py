@@ -1,4 +1,4 @@
-"""What a measurement was made on, in one line."""
+"""Machine and versions of a measurement, in one line."""
 
 import datetime
 import importlib.metadata
@@ -11,7 +11,7 @@ ENGINES = ("onnxruntime", "openvino")
 
 
 def processor_name():
-    """Name of the processor, from ``/proc/cpuinfo`` where there is one."""
+    """Name of the CPU, from ``/proc/cpuinfo`` if it exists."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -21,12 +21,12 @@ def processor_name():
 
 
 def device_name(device):
-    """Name of a device: of the GPU, or of the processor."""
+    """Name of a device: of the GPU, or of the CPU."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor_name()
 
 
 def versions():
-    """Of torch, and of the engines that are here.
+    """Versions of torch and of the installed engines.
 
     Example
     -------
@@ -43,7 +43,7 @@ def versions():
 
 
 def describe(device, threads):
-    """Device, threads of a processor, versions and date.
+    """Device, CPU threads, versions and date.
 
     Example
     -------

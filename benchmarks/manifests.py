@@ -1,4 +1,4 @@
-"""Manifests of a corpus, beside a minimal script that opens each file for its length, one after the other.
+"""Manifests of a corpus, compared with a minimal script that reads the length of each file.
 
 An item is one audio file. Ours also checks for missing and truncated files, and other rates or lengths, and writes the
 manifests.
@@ -41,14 +41,14 @@ def compare(folder, rounds=5):
     Arguments
     ---------
     folder : Path
-        As `write_corpus` lays it out.
+        In the layout of `write_corpus`.
     rounds : int
-        How many rounds of it.
+        Number of rounds.
 
     Returns
     -------
     list of dict
-        As `benchmarks.turns.in_turns` returns them, an item being a file.
+        As `benchmarks.alternating.time_alternating` returns them; an item is a file.
     """
     files = sorted((folder / "wav8k").rglob("*.wav"))
 

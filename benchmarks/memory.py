@@ -30,7 +30,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 def measure(size, seconds, batch, device="cpu", threads=None, steps=3, precision="fp32"):
-    """Train some steps, the first of which warms up and isn't timed.
+    """Time some training steps, after an untimed warm-up step.
 
     Arguments
     ---------
@@ -39,13 +39,13 @@ def measure(size, seconds, batch, device="cpu", threads=None, steps=3, precision
     seconds : float
         Length of the mixtures, at 8 kHz.
     batch : int
-        How many mixtures.
+        Batch size.
     device : str
         As torch writes it.
     threads : int, optional
         On a CPU; default: torch's choice.
     steps : int
-        How many are timed.
+        Number of timed steps.
     precision : str
         fp32, or bf16 by autocast.
 
@@ -165,7 +165,7 @@ def _parser():
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2], help="batch sizes (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
     parser.add_argument("--threads", type=int, help="on a CPU (torch's choice)")
-    parser.add_argument("--steps", type=int, default=3, help="how many are timed (%(default)s)")
+    parser.add_argument("--steps", type=int, default=3, help="number of timed steps (%(default)s)")
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="%(choices)s")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, as JSON: for its own process

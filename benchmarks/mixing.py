@@ -1,7 +1,7 @@
-"""Dynamic mixing, beside SpeechBrain's.
+"""Dynamic mixing, compared with SpeechBrain's.
 
-Both make two-speaker mixtures in noise at 8 kHz, with speed perturbation, from the same recordings. Compared are
-items/s of one worker of a data loader.
+Both make two-speaker mixtures in noise at 8 kHz, with speed perturbation, from the same recordings. The measure
+is mixtures/s of one data loader worker.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def write_recordings(folder):
 
 
 def ours(folder, tables, segment, levels, speed_perturb):
-    """Our dataset on the recordings of a folder, which are listed in another."""
+    """Our dataset of a folder's recordings, with their tables in another folder."""
     speech, noise = folder / "speech", folder / "noise"
     prepare_mixing(True, None, folder, tables, speech_folder=speech, noise_folder=noise, workers=1)
     return DynamicMixtureDataset(
@@ -59,20 +59,20 @@ def compare(folder, tables, segment=4.0, items=40, rounds=9):
     Arguments
     ---------
     folder : Path
-        Recordings, as `write_recordings` lays them out.
+        Recordings, in the layout of `write_recordings`.
     tables : Path
-        Folder that our tables of them are written to.
+        Output folder of our tables of them.
     segment : float
-        Seconds of an item.
+        Seconds of a mixture.
     items : int
-        Items of one turn.
+        Mixtures per round.
     rounds : int
-        How many rounds of it.
+        Number of rounds.
 
     Returns
     -------
     list of dict
-        As `benchmarks.turns.in_turns` returns them; the first is SpeechBrain's.
+        As `benchmarks.alternating.time_alternating` returns them; the first is SpeechBrain's.
     """
     pipelines = {
         f"ours, levels: {levels}, {speed} speeds": ours(folder, tables, segment, levels, speed).__getitem__

@@ -20,9 +20,9 @@ from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
 from mossformer_sb.utils.files import atomic_folder, atomic_write
 
 SAVE_FOLDER = "save"  # of an output folder of train.py
-LARGE = 1024  # numbers; smaller tensors stay as they are
+LARGE = 1024  # elements; smaller tensors are unchanged
 OPTIMIZER = "optimizer.ckpt"
-RANDOM = "random_state.ckpt"  # the states of the generators are no weights
+RANDOM = "random_state.ckpt"  # states of the random generators, not weights
 
 
 def pack(folder, target):
@@ -80,7 +80,7 @@ def unpack(source, folder):
     Raises
     ------
     InputError
-        If it is no such file, or the folder has a checkpoint.
+        If it is not such a file, or the folder has a checkpoint.
     """
     save = Path(folder) / SAVE_FOLDER
     if save.is_dir() and Checkpointer(save).find_checkpoint() is not None:
@@ -129,7 +129,7 @@ def _full(tensor, dtype):
 
 
 def main(arguments=None):
-    """Packs or unpacks; 0, or 2 after an error in what the user gave."""
+    """Pack or unpack; 0, or 2 after an error in the user's input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.portable_state", description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for function, names in ((pack, ("folder", "target")), (unpack, ("source", "folder"))):

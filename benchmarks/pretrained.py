@@ -3,10 +3,10 @@
     python -m benchmarks.pretrained MODEL --data_folder results/…/corpus --manifest_folder results/…/manifests \\
         --noise_folder /path/to/recorded/noise
 
-It scores the test mixtures, clean, noisy, reverberant, in recorded noise, and of other corpora; separates single
-speakers, and one recording at several levels; times half a minute; and counts swaps of the speakers and clicks in
-conversations of three minutes. These speakers are in no training set. It accepts any exported model of two speakers at
-8 kHz, including the baselines.
+It scores the test mixtures: clean, noisy, reverberant, in recorded noise, and of other corpora. It separates single
+speakers, and one recording at several levels. It times the separation of 30 s, and counts swaps of the speakers and
+clicks in conversations of three minutes. These speakers are in no training set. It accepts any exported model of two
+speakers at 8 kHz, including the baselines.
 
 Shapes: T samples, S speakers.
 """
@@ -40,7 +40,7 @@ from mossformer_sb.inference.separation import MossFormerSeparation
 TIMED_SECONDS = 30.0
 CONVERSATION_SECONDS = 180.0
 ROUNDS = 3  # of the timing
-LEVEL_LIMIT = 120.0  # dB: how far below a silent output counts as
+LEVEL_LIMIT = 120.0  # dB: the level difference that is reported for a silent output
 GAINS = (1.0, 0.1, 0.003)  # at which a recording is separated
 RECORDED = "recorded noise"
 
@@ -81,13 +81,13 @@ def check_model(
     manifest_folder : str or Path
         Its manifests.
     noise_folder : str or Path, optional
-        Recordings of noise, of any rate, that are in no training set. Default: without this condition.
+        Recordings of noise of any rate, in no training set. Default: without this condition.
     limit : int, optional
-        Take so many test mixtures of each condition and so many single speakers at most. Default: all.
+        Maximum number of test mixtures of each condition, and of single speakers. Default: all.
     conversations : int
-        How many, of three minutes each.
+        Number of conversations, of three minutes each.
     threads : int
-        Of the CPU.
+        CPU threads.
     device : str
         As for `MossFormerSeparation.from_hparams`.
 
@@ -287,7 +287,7 @@ def time_separation(model, mixture):
     return statistics.median(times)
 
 
-# ---- the command
+# ---- command line
 
 
 def report(found):
@@ -342,12 +342,12 @@ def missed(found):
 
 
 def main(arguments=None):
-    """Runs the checks of the command line.
+    """Run the checks of the command line.
 
     Returns
     -------
     int
-        0; 1 if a target was missed; 2 after an error in what the user gave.
+        0; 1 if a target was missed; 2 after an error in the user's input.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
@@ -381,10 +381,10 @@ def _parser():
     parser.add_argument("model", help="folder of an exported model of two speakers at 8 kHz")
     parser.add_argument("--data_folder", required=True, help="folder of the corpus of many speakers")
     parser.add_argument("--manifest_folder", required=True, help="folder of its manifests")
-    parser.add_argument("--noise_folder", help="recordings of noise, WAV of any rate, for one condition more")
-    parser.add_argument("--limit", type=int, help="at most so many mixtures of each condition, for a quick look")
-    parser.add_argument("--conversations", type=int, default=10, help="of three minutes each (default: 10)")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: 2)")
+    parser.add_argument("--noise_folder", help="noise, WAV of any rate, for the condition recorded noise")
+    parser.add_argument("--limit", type=int, help="maximum number of mixtures of each condition, for a quick check")
+    parser.add_argument("--conversations", type=int, default=10, help="number of conversations (default: 10)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
     parser.add_argument("--markdown", help="file for the tables")
     parser.add_argument("--json", help="file for the figures")

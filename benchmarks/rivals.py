@@ -22,7 +22,7 @@ from mossformer_sb.utils.files import atomic_write
 EAGER, COMPILE, PLAIN, PLAIN_COMPILE = "eager", "compile", "plain", "plain-compile"
 ONNX, INT8, OPENVINO = "onnx", "onnx-int8", "openvino"
 BY_TORCH = ("fp32", "tf32", "bf16")
-WAYS = {  # and the precisions that each has
+WAYS = {  # way → its precisions
     EAGER: BY_TORCH,
     COMPILE: BY_TORCH,
     PLAIN: BY_TORCH,  # without network/fast/
@@ -59,7 +59,7 @@ def split_name(name):
 
 
 def precisions_of(way, precisions):
-    """Those of some precisions that a way has, in the order of `BY_TORCH`; int8 where that is all it has.
+    """The requested precisions that a way supports, in the order of `BY_TORCH`; for `INT8` always int8.
 
     Example
     -------
@@ -83,13 +83,13 @@ def prepare(separator, way, precision, task, mixture, folder):
     way : str
         Of `WAYS`.
     precision : str
-        fp32, tf32, bf16 or int8; engines other than PyTorch compute in it by themselves.
+        fp32, tf32, bf16 or int8.
     task : str
-        inference, or training, which PyTorch alone can.
+        inference, or training (PyTorch only).
     mixture : torch.Tensor
-        [B, T], as it will be run.
+        [B, T], the input of the benchmark.
     folder : Path
-        Where exported models go; what is there is taken again.
+        Folder of exported models; existing ones are reused.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def prepare(separator, way, precision, task, mixture, folder):
     Raises
     ------
     LeftOut
-        If that can't be done here.
+        If this is not possible here.
     """
     if precision == "tf32" and mixture.device.type != "cuda":
         raise LeftOut("TF32 is of NVIDIA's GPUs")
@@ -113,7 +113,7 @@ def prepare(separator, way, precision, task, mixture, folder):
     if task == "training":
         raise LeftOut("runs inference only")
     if mixture.device.type != "cpu":
-        raise LeftOut("is compared on processors only")
+        raise LeftOut("is compared on CPUs only")
     if way == OPENVINO:
         return _openvino(exported(separator, mixture, folder), precision)
     file = exported(separator, mixture, folder)
@@ -124,7 +124,7 @@ def prepare(separator, way, precision, task, mixture, folder):
 
 
 class Plain(torch.nn.Module):
-    """A separator without what `mossformer_sb.network.fast` has for it.
+    """A separator without the fast implementations of `mossformer_sb.network.fast`.
 
     Example
     -------
@@ -144,7 +144,7 @@ class Plain(torch.nn.Module):
 
 def _compiled(separator, mixture):
     if mixture.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise LeftOut("torch.compile needs a C++ compiler, and there is none: apt install g++")
+        raise LeftOut("torch.compile needs a C++ compiler, and none was found: apt install g++")
     return torch.compile(separator, dynamic=False)
 
 
@@ -168,7 +168,7 @@ def exported(separator, mixture, folder):
         with torch.no_grad(), _quiet(), atomic_write(file) as temporary:
             program = torch.onnx.export(separator, (mixture,), dynamo=True, input_names=["mixture"], verbose=False)
             temporary.write_bytes(program.model_proto.SerializeToString())
-    except Exception as error:  # whatever an exporter makes of a network that was not written for it
+    except Exception as error:  # any error of the exporter, for networks that were not written for it
         raise LeftOut(f"can't be exported: {str(error).strip().partition(chr(10))[0][:120]}") from error
     return file
 

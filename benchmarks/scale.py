@@ -2,10 +2,9 @@
 
     python -m benchmarks.scale --output docs/scale.png --budget 140
 
-A panel for each: what it is varied over, all else as in `BASE`. Each point is measured: the median over some calls,
-after one that warms up. Points are kept in a JSON file beside the picture as they are found; with ``--budget`` the
-program ends before so many seconds are over, and the same command goes on from there. The broken line is what the cost
-would be in proportion to the first point.
+Each panel varies one of these; the others are as in `BASE`. A point is the median over some calls, after a warm-up
+call. Points are saved in a JSON file beside the picture as they are measured. With ``--budget`` the program ends within
+this number of seconds, and the same command resumes. The dashed line is the cost in proportion to the first point.
 """
 
 import argparse
@@ -44,15 +43,15 @@ TITLES = {
 }
 
 
-def plan(largest=None, processors=None):
-    """What is to be measured, the cheap first.
+def plan(largest=None, cores=None):
+    """Points to measure, the cheapest first.
 
     Arguments
     ---------
     largest : float, optional
         Seconds of the longest recording. Default: all of `POINTS`.
-    processors : int, optional
-        How many threads there may be. Default: as many as this program may use.
+    cores : int, optional
+        Maximum number of threads. Default: the CPUs that this process may use.
 
     Returns
     -------
@@ -61,11 +60,11 @@ def plan(largest=None, processors=None):
 
     Example
     -------
-    >>> [case["threads"] for name, case in plan(processors=2) if name == "threads"]
+    >>> [case["threads"] for name, case in plan(cores=2) if name == "threads"]
     [1, 2]
     """
-    processors = processors or len(os.sched_getaffinity(0))
-    limits = {"threads": processors, "seconds": largest}
+    cores = cores or len(os.sched_getaffinity(0))
+    limits = {"threads": cores, "seconds": largest}
     found = [
         (name, {**BASE, name: value})
         for name, values in POINTS.items()
@@ -76,14 +75,14 @@ def plan(largest=None, processors=None):
 
 
 def measure(case, size, rounds):
-    """Seconds of one call of a separator of random weights: the median over some rounds.
+    """Seconds of one call of a separator with random weights: the median over some rounds.
 
     Arguments
     ---------
     case : dict
         As `BASE`.
     size : str
-        Of the network, but for its blocks; one of MossFormer's.
+        Size of the network, except for the number of blocks; one of MossFormer's.
     rounds : int
 
     Returns
@@ -109,7 +108,7 @@ def measure(case, size, rounds):
 
 
 def read_points(path, size):
-    """Points that were measured before: {"machine", "size", "points"}, the last a list of dict.
+    """Points of earlier runs: {"machine", "size", "points"}, the last a list of dict.
 
     Raises
     ------
@@ -129,7 +128,7 @@ def read_points(path, size):
 
 
 def draw(found, path):
-    """Draw the points, a panel for each thing that is varied, as PNG."""
+    """Draw the points, one panel per varied quantity, as PNG."""
     by_name = {name: [point for point in found["points"] if point["varied"] == name] for name in POINTS}
     by_name = {name: sorted(points, key=lambda p: p["case"][name]) for name, points in by_name.items() if points}
     figure = plots.new_figure(3.2 * len(by_name), 3.4)
@@ -170,14 +169,14 @@ def table(found):
 
 
 def main(argv=None):
-    """Measure what is missing, draw, and print the table."""
+    """Measure the missing points, draw, and print the table."""
     begin = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.partition(":")[0])
     parser.add_argument("--output", type=Path, required=True, help="the picture, PNG; points go to .json beside it")
     parser.add_argument("--size", default="small", choices=[s for s in SIZES if not s.startswith("2")], help="(small)")
     parser.add_argument("--largest", type=float, help="seconds of the longest recording (600)")
     parser.add_argument("--rounds", type=int, default=3, help="calls of each point (%(default)s)")
-    parser.add_argument("--budget", type=float, help="seconds, before which the program ends (no limit)")
+    parser.add_argument("--budget", type=float, help="maximum running time, seconds (no limit)")
     options = parser.parse_args(argv)
     plots.check_plots("the picture of the scale")
     store = options.output.with_suffix(".json")
@@ -207,7 +206,7 @@ def main(argv=None):
 
 
 def _seconds_of_audio(points):
-    """Seconds that a second of audio took with the usual number of blocks: the median of what was measured."""
+    """Seconds per second of audio with the usual number of blocks: the median of the measured points."""
     cases = [(point["seconds"], point["case"]) for point in points]
     if not cases:
         return 0.0

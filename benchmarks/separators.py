@@ -56,7 +56,7 @@ def build(names, size):
 
 
 def _reference_like(masknet, size):
-    """The authors' mask net; its weights go to ours."""
+    """The authors' mask net; its weights are copied to ours."""
     try:
         from modelscope.models.audio.separation import mossformer
         from modelscope.models.audio.separation.m2 import mossformer as mossformer2

@@ -2,9 +2,9 @@
 
     python -m benchmarks.service MODEL --requests 200 --clients 8 --seconds 5
 
-It starts `mossformer-sb serve` and sends it recordings from many clients at once; of every ten requests one is
-malformed, and one client is killed: half of those during the upload, half before the response. It reports the numbers
-of correct responses, the speed, the memory of the service over time, and files left behind.
+It starts `mossformer-sb serve` and sends it recordings from many clients at once. Of every ten requests one is
+malformed, and one client is killed: half of those during the upload, half before the response. It reports the number of
+correct responses, the speed, the memory of the service over time, and files left behind.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Server:
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def memory(self):
-        """Resident, MB; on Linux."""
+        """Resident memory, MB; on Linux."""
         with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize() / 1e6
 
@@ -74,7 +74,7 @@ class Server:
         return len(os.listdir(self.folder))
 
     def stop(self):
-        """The exit code."""
+        """Stop the service, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(60)
         shutil.rmtree(self.folder)
@@ -82,7 +82,7 @@ class Server:
 
 
 def request(port, kind, body, number):
-    """Send one request; its result, as one word."""
+    """Send one request, and return its result as one word."""
     if kind == "killed":
         with socket.create_connection(("127.0.0.1", port)) as client:
             head = f"POST /separate HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -114,8 +114,8 @@ def load(server, number, clients, bodies):
     Returns
     -------
     dict
-        ``ends``, kind and end → count; ``seconds``; ``audio_seconds`` separated; ``memory``, MB after each tenth of the
-        requests; ``left_behind``; ``busy``, places that are still taken.
+        ``ends``, kind and result → count; ``seconds``; ``audio_seconds`` separated; ``memory``, MB after each tenth of
+        the requests; ``left_behind``; ``busy``, places that are still taken.
     """
     ends, memory, lock = collections.Counter(), [], threading.Lock()
     numbers, audio = iter(range(number)), 0.0
@@ -168,7 +168,7 @@ def _busy(port):
 
 
 def main(arguments=None):
-    """Prints the results; 1 if anything was lost or left behind."""
+    """Print the results; 1 if anything was lost or left behind."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__.partition(":")[0])
     parser.add_argument("model", help="folder of an exported model of two speakers")
     parser.add_argument("--requests", type=int, default=200, help="(default: %(default)s)")
@@ -182,7 +182,7 @@ def main(arguments=None):
     print(f"{options.requests} requests, {options.clients} at once, in {found['seconds']:.0f} s")
     for end, count in found["ends"].items():
         print(f"  {end}: {count}")
-    print(f"{found['audio_seconds'] / found['seconds']:.1f} s of audio a second")
+    print(f"{found['audio_seconds'] / found['seconds']:.1f} s of audio per second")
     print(f"memory in MB: {' '.join(map(str, found['memory']))}")
     print(f"left behind: {found['left_behind']} files, {found['busy']} places; exit code {found['exit_code']}")
     if options.json:

@@ -1,9 +1,9 @@
 """The steps of SpeechBrain's WHAM! recipe for a training example with dynamic mixing, for comparison.
 
-Its recipe spreads it over a data pipeline and the training loop: files are found by glob; every item reads the headers
-of its files for their lengths, and again for the crop; loads them; scales them to levels with `rescale`; mixes in a
-whole recording of noise; then the loop discards that mixture, changes each speaker's speed with `SpeedPerturb`, and
-mixes again with the noise at the speakers' mean amplitude. The crop to the training length comes last.
+SpeechBrain's recipe divides them between a data pipeline and the training loop. The pipeline finds files by glob. For
+every example it reads the headers of the files for their lengths, and again for the crop, loads the files, scales them
+to levels with `rescale`, and adds a whole recording of noise. The loop discards that mixture, changes each speaker's
+speed with `SpeedPerturb`, and mixes again with the noise at the speakers' mean amplitude. It crops last.
 """
 
 import glob
@@ -20,7 +20,7 @@ SPEEDS = (95, 100, 105)  # percent
 
 
 class SpeechBrainMixing:
-    """Draws items as described above; indices have no effect, as there.
+    """Draws examples as described above; indices have no effect, as in SpeechBrain.
 
     Arguments
     ---------
@@ -31,7 +31,7 @@ class SpeechBrainMixing:
     sample_rate : int
         Hz, of all files.
     segment : float
-        Seconds of an item.
+        Seconds of an example.
     """
 
     def __init__(self, speech_folder, noise_folder, sample_rate, segment):

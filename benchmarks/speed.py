@@ -1,12 +1,12 @@
 """Time and memory of several separators: `python -m benchmarks.speed`.
 
-In one process and in alternation: ours, the authors' network with the same weights, whose outputs are compared, and
-SpeechBrain's SepFormer and Conv-TasNet; each as PyTorch runs it or in another way, see `benchmarks.rivals`. A case is a
-size of MossFormer, a length and a task, inference or a training step (forward, backward and a step of Adam). What can't
-run is left out, and a line says why. The share reached is the time of the matrix products alone
-(`benchmarks.ceiling`), divided by the whole. The ratio is the median over the rounds of the time that the first network
-in fp32 took, divided by the time of the same round here: above 1 is faster than it. Memory on a CPU is the increase
-of a new process's resident set during the call; on a GPU it is torch's allocation.
+Ours, the authors' network with the same weights, whose outputs are compared, and SpeechBrain's SepFormer and
+Conv-TasNet run in one process and in alternation; each as PyTorch runs it or in another way, see `benchmarks.rivals`. A
+case is a size of MossFormer, a length and a task: inference or a training step (forward, backward and a step of Adam).
+Cases that can't run are skipped, with the reason. The share of the ceiling is the time of the matrix multiplications
+alone (`benchmarks.ceiling`), divided by the whole time. The ratio is the median over the rounds of the time of the
+first network in fp32, divided by the time of the same round here: above 1 is faster. Memory on a CPU is the increase of
+a new process's resident set during the call; on a GPU it is torch's allocation.
 """
 
 import argparse
@@ -49,10 +49,9 @@ class Runner:
     Arguments
     ---------
     separator : torch.nn.Module or callable
-        [B, T] → [B, T, S]; what is no module runs by itself, in inference alone.
+        [B, T] → [B, T, S]; a callable that is not a module supports only inference.
     precision : str
-        fp32; tf32, which lets an NVIDIA GPU round the factors of products; or bf16 by autocast. Another engine's is
-        its own.
+        fp32; tf32, on NVIDIA GPUs; or bf16 by autocast. Other engines set their own.
     task : str
         inference, or training.
     mixture : torch.Tensor
@@ -131,23 +130,23 @@ def measure(
     device : str
         As torch writes it.
     rounds : int
-        Rounds of each, after one that warms up and isn't timed.
+        Rounds of each, after an untimed warm-up round.
     batch : int
-        How many mixtures.
+        Batch size.
     clock : str
         Of `CLOCKS`.
     models : Path, optional
-        Where exported models are kept for the next time. Default: a temporary folder.
+        Folder that keeps exported models for later runs. Default: a temporary folder.
     left_out : list, optional
-        Gets a line for each that could not run.
+        Gets a line for each skipped case.
 
     Returns
     -------
     list of dict
-        For each network in each precision: the case, ``seconds_per_call``, ``real_time_factor`` (seconds a second of
-        audio), ``ratio``; ``si_snr``, in dB, of the estimates against its own in fp32; and for MossFormer ``error``,
+        For each network in each precision: the case, ``seconds_per_call``, ``real_time_factor`` (seconds per second
+        of audio), ``ratio``; ``si_snr``, in dB, of the estimates against its own in fp32; and for MossFormer ``error``,
         the greatest difference from the first network in fp32, as a share of its peak, ``deviation``, the power of the
-        difference in dB under its own, and ``flops`` a second.
+        difference in dB under its own, and ``flops`` per second.
 
     Raises
     ------
@@ -161,7 +160,7 @@ def measure(
     ('ours', 1.0, 0.0)
     """
     torch.manual_seed(0)
-    torch.compiler.reset()  # what was compiled for other cases, of which there may only be so many
+    torch.compiler.reset()  # drops the graphs of other cases, whose number is limited
     named = {name: split_name(name) for name in networks}
     separators = build(list(dict.fromkeys(network for network, _ in named.values())), size)
     separators = {name: separator.to(device) for name, separator in separators.items()}
@@ -185,7 +184,7 @@ def measure(
                 rows[-1] |= {} if network not in MOSSFORMERS else _difference(found, first)
                 rows[-1]["si_snr"] = None if precision == "fp32" else _si_snr(found, exact.get(network, found))
                 exact.setdefault(network, found)
-        times = _in_turns(runners, rounds)
+        times = _time_in_rounds(runners, rounds)
     if not rows:
         return []
     base = next(iter(times.values()))
@@ -199,19 +198,19 @@ def measure(
     return rows
 
 
-def _in_turns(runners, rounds):
-    """Seconds of each runner in each round, after one that isn't timed."""
+def _time_in_rounds(runners, rounds):
+    """Seconds of each runner in each round, after an untimed round."""
     times = {key: [] for key in runners}
-    for turn in range(rounds + 1):
+    for number in range(rounds + 1):
         for key, runner in runners.items():
-            took = runner.seconds()
-            if turn:
-                times[key].append(took)
+            seconds = runner.seconds()
+            if number:
+                times[key].append(seconds)
     return times
 
 
 def _difference(found, expected):
-    """How far estimates are from others: of their peak, and in dB."""
+    """Difference of estimates from others: as a share of their peak, and in dB."""
     difference = (found - expected).double()
     power = difference.square().sum().item()
     decibels = 10 * math.log10(expected.double().square().sum().item() / power) if power else math.inf
@@ -231,7 +230,7 @@ def operations_of(size, num_samples):
 
 
 def add_ceilings(rows, device="cpu"):
-    """Give each row of a MossFormer the seconds that its matrix products take alone, as ``ceiling``.
+    """Add the seconds of the matrix multiplications alone to each row of a MossFormer, as ``ceiling``.
 
     Arguments
     ---------
@@ -362,10 +361,10 @@ def _parser():
     parser.add_argument("--precisions", nargs="+", choices=list(PRECISIONS), default=["fp32"], help="(fp32)")
     parser.add_argument("--batch", type=int, default=1, help="mixtures of a call (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="%(default)s")
-    parser.add_argument("--threads", type=int, nargs="+", help="of a processor, one after the other (torch's choice)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each network (%(default)s)")
+    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads, one after the other (torch's choice)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each network (%(default)s)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
-                        help="processor: where others work too, with --threads 1 (%(default)s)")  # fmt: skip
+                        help="processor: CPU time, under other load; with --threads 1 (%(default)s)")  # fmt: skip
     parser.add_argument("--memory", action="store_true", help="measure memory, too, each case in a process of its own")
     parser.add_argument("--models", type=Path, help="folder that keeps exported models (a temporary one)")
     parser.add_argument("--output", type=Path, help="write the tables, in Markdown, to this file too")

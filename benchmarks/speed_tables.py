@@ -1,11 +1,11 @@
-"""What `benchmarks.speed` measured, as tables in Markdown and as a picture."""
+"""The results of `benchmarks.speed`, as tables in Markdown and as a picture."""
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import plots
 
 
 def report(rows, left_out):
-    """What `benchmarks.speed` prints: a table for each number of threads, one with a column for each, the left out.
+    """What `benchmarks.speed` prints: a table for each number of threads, one with a column for each, skipped cases.
 
     Arguments
     ---------
@@ -23,7 +23,7 @@ def report(rows, left_out):
         parts.append(f"{machine}\n\n{table([row for row in rows if row['machine'] == machine])}\n")
     parts.append(f"{machine_table(rows)}\n")
     if left_out:
-        parts.append("Left out:\n" + "".join(f"- {line}\n" for line in dict.fromkeys(left_out)))
+        parts.append("Skipped:\n" + "".join(f"- {line}\n" for line in dict.fromkeys(left_out)))
     return "\n".join(parts)
 
 
@@ -55,7 +55,7 @@ def table(rows):
 
 
 def machine_table(rows):
-    """The rows as a table in Markdown with one column for each machine and number of threads, to be put side by side.
+    """The rows as a table in Markdown with one column for each machine and number of threads.
 
     Example
     -------
@@ -77,12 +77,12 @@ def machine_table(rows):
 
 
 def draw(rows, path):
-    """Bars of the ratios, a panel a case, as PNG."""
+    """Bars of the ratios, one panel per case, as PNG."""
     try:
         figure = plots.new_figure(7, 1)
     except ImportError as error:
         raise InputError(
-            '--png is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]", or leave --png out.'
+            '--png is drawn by matplotlib, which is missing: pip install "mossformer_sb[report]", or omit --png.'
         ) from error
     cases = {}
     for row in rows:

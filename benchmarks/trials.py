@@ -1,7 +1,7 @@
 """Short trainings, compared in a table: `python -m benchmarks.trials results/trials/*`.
 
-One row an output folder of `train.py`: the keys in which its experiment differs from the others, its training time, and
-its validation score.
+One row per output folder of `train.py`: the keys in which its experiment differs from the others, its training time,
+and its validation score.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def read_trial(folder):
     settings : dict
         Top-level key of the experiment to its plain value.
     epochs : pandas.DataFrame
-        One row an epoch.
+        One row per epoch.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def table(folders, unprocessed):
 
 
 def main(arguments=None):
-    """Prints the table; 0, or 2 after an error in what the user gave."""
+    """Print the table; 0, or 2 after an error in the user's input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trials", description=__doc__.partition(":")[0])
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="output_folder of a training")
     parser.add_argument("--manifest", required=True, help="manifest of the validation mixtures")

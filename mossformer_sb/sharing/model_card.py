@@ -15,7 +15,7 @@ from mossformer_sb.sharing.record import conditions
 from mossformer_sb.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from mossformer_sb.sharing.record import TrainingRecord
 
@@ -26,7 +26,7 @@ def model_card(
     modules: Mapping[str, torch.nn.Module],
     sample_rate: int,
     record: TrainingRecord,
-    examples: Sequence[Path] = (),
+    examples: Iterable[Path] = (),
     half: bool = False,
     notes: str = "",
     speechbrain: bool = True,

@@ -8,6 +8,7 @@ Shapes: T samples, C channels.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -148,7 +149,7 @@ class AudioReader:
                 f"{self.name}: changes its sample rate or number of channels in the middle. Files were joined byte by "
                 f"byte: convert it with `ffmpeg -i IN OUT.wav`, or split them."
             )
-        self._bounds = np.cumsum([0, *counts]).tolist()
+        self._bounds = list(itertools.accumulate(counts, initial=0))
         self.frames = self._bounds[-1]
         if self.frames >= _UNKNOWN:
             raise InputError(f"{self.name}: does not state its length. Convert it with `ffmpeg -i IN OUT.wav`.")

@@ -195,6 +195,9 @@ def _of_bytes(source, size, start, unknown):
     return Survey() if unknown or lost <= 0 else Survey(missing_bytes(lost))
 
 
+_WITH_LOG = ("VOC", "MAT4", "WVE", "MPC2K", "SDS", "MAT5")
+
+
 def survey_log(file: soundfile.SoundFile) -> Damage | None:
     """The damage that libsndfile's own log of an open file reports, for formats that are not surveyed here, or None.
 
@@ -207,8 +210,9 @@ def survey_log(file: soundfile.SoundFile) -> Damage | None:
     -------
     Damage or None
     """
-    log = file.extra_info
-    short = False
+    if file.format not in _WITH_LOG:
+        return None  # its log takes libsndfile longer than its header
+    log, short = file.extra_info, None
     if file.format in ("VOC", "MAT4", "WVE"):
         short = re.search(r"truncated|should be", log)
     elif file.format in ("MPC2K", "SDS"):

@@ -115,7 +115,7 @@ def prepare(separator, way, precision, task, mixture, folder):
     if mixture.device.type != "cpu":
         raise LeftOut("is compared on CPUs only")
     if way == OPENVINO:
-        return _openvino(exported(separator, mixture, folder), precision)
+        return _openvino(exported(separator, mixture, folder), mixture.shape, precision)
     file = exported(separator, mixture, folder)
     if way == INT8:
         int8 = file.with_suffix(".int8.onnx")
@@ -191,7 +191,7 @@ def _onnxruntime(file):
     return lambda mixture: torch.from_numpy(session.run(None, {"mixture": mixture.numpy()})[0])
 
 
-def _openvino(file, precision):
+def _openvino(file, shape, precision):
     if importlib.util.find_spec("openvino") is None:
         raise LeftOut("openvino is missing: pip install openvino")
     import openvino
@@ -200,5 +200,8 @@ def _openvino(file, precision):
     options["INFERENCE_PRECISION_HINT"] = OPENVINO_PRECISIONS[precision]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = openvino.Core().compile_model(str(file), "CPU", options)
+        core = openvino.Core()
+        model = core.read_model(str(file))
+        model.reshape({model.inputs[0]: list(shape)})  # a third faster than with a dynamic shape
+        compiled = core.compile_model(model, "CPU", options)
     return lambda mixture: torch.from_numpy(compiled({0: mixture.numpy()})[0].copy())

@@ -161,7 +161,13 @@ class SeparationBrain(StepBrain):
             self._tensorboard = _tensorboard_logger(Path(self.hparams.output_folder) / TENSORBOARD_FOLDER)
         distributed.run_on_all_ranks(super().on_fit_start)
         if if_main_process():
-            logger.info(numerics.describe(self.device, self.precision, self.eval_precision))
+            compiled = bool(self.compile or self.compile_module_keys)
+            logger.info(numerics.describe(self.device, self.precision, self.eval_precision, compiled))
+            if compiled and torch.device(self.device).type == "cpu":
+                logger.warning(
+                    "--compile is slower on a CPU than training without it: the fast implementations for CPUs are not "
+                    "used in compiled networks. Leave it out."
+                )
         if self.budget.minutes is not None:
             self._report_budget()
             if if_main_process():

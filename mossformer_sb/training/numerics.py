@@ -28,7 +28,7 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def describe(device: str | torch.device, precision: str, eval_precision: str) -> str:
+def describe(device: str | torch.device, precision: str, eval_precision: str, compiled: bool = False) -> str:
     """Device, precision, kernels and versions of a training, in one line.
 
     Arguments
@@ -37,6 +37,8 @@ def describe(device: str | torch.device, precision: str, eval_precision: str) ->
         Of the networks.
     precision, eval_precision : str
         ``fp32``, ``bf16`` or ``fp16``.
+    compiled : bool
+        Whether `torch.compile` is used, with which the fast implementations are not.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def describe(device: str | torch.device, precision: str, eval_precision: str) ->
             f"Computes on {_device(device)}, {_processes()}, in {precision}, evaluates in {eval_precision}",
             *(_tf32() if device.type == "cuda" else []),
             f"deterministic kernels: {deterministic}",
-            f"fast paths: {_fast_paths()}",
+            f"fast paths: {'off, torch.compile: on' if compiled else _fast_paths()}",
             _versions(device),
         ]
     )

@@ -1,6 +1,7 @@
 """`torch.compile`: the gradients and the training of an eager network, and one graph for all lengths."""
 
 import copy
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,3 +211,15 @@ def test_at_most_two_programs_for_twenty_lengths(tmp_path, backend, kind):
     modules = make_modules(kind)
     train(make_brain(tmp_path, modules, "--compile"), batches)
     assert len(modules) <= len(backend.graphs) <= 2 * len(modules)
+
+
+@pytest.mark.parametrize("options", [["--compile"], ["--compile_module_keys", "masknet"]])
+def test_compiling_on_a_cpu_is_advised_against(tmp_path, caplog, monkeypatch, options):
+    """Compiled networks are the reference implementation, which is slower there than the fast paths."""
+    monkeypatch.setattr(torch, "compile", lambda module, **others: module)
+    brain = make_brain(tmp_path, make_modules(MossFormerMaskNet), *options)
+    with caplog.at_level(logging.INFO):
+        brain.on_fit_start()
+    (line,) = [message for message in caplog.messages if message.startswith("Computes on")]
+    assert "fast paths: off, torch.compile: on" in line
+    assert any("--compile is slower on a CPU" in message for message in caplog.messages)

@@ -36,7 +36,8 @@ def test_one_line_at_the_start_of_training(tmp_path, caplog):
         "mossformer_sb ",
     ):
         assert fact in line
-    assert "TF32" not in line  # a processor has none
+    assert "TF32" not in line  # a CPU has none
+    assert not any("--compile" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("products", [True, False])

@@ -134,7 +134,7 @@ def test_is_made_once_and_completed(source, made, tmp_path):
 
 
 def test_another_seed_is_another_corpus(source, made, tmp_path):
-    with pytest.raises(InputError, match="was begun with seed 1234; requested is seed 5"):
+    with pytest.raises(InputError, match="was generated with seed 1234; requested is seed 5"):
         prepare_many_speakers(made[0], tmp_path, **source, **NUMBERS, seed=5)
 
 

@@ -243,7 +243,7 @@ class TestOwnTables:
             self.prepare(tmp_path, "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav\n", tmp_path)
 
     def test_nothing_is_given(self, tmp_path):
-        with pytest.raises(InputError, match="data_folder is missing: give the folder that the data lies in, or a csv"):
+        with pytest.raises(InputError, match="data_folder is missing: give the folder of the data, or a csv"):
             prepare_custom(None, tmp_path)
 
 
@@ -284,7 +284,7 @@ class TestFolders:
         for part in (
             "2 missing files, 1 files of one name, 1 sources too many",
             "tr/mix_00000/s2 does not exist; found mixture, s1 there",
-            "tr/mix_00001/s1.flac has the name of s1.wav beside it",
+            "tr/mix_00001/s1.flac has the same name as s1.wav",
             "cv/mix_00000/s3.wav is one source more than num_spks, 2",
             "tt/mix_00000/mix does not exist; found s1, s2 there",
         ):

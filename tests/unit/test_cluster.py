@@ -263,7 +263,7 @@ class TestSeparate:
         shown = capsys.readouterr()
         assert killed and "12 of 13 recordings separated, 1 failed" in shown.out
         assert caplog.text.count("bad.wav: can't be read as audio") == 1
-        assert "s of audio a second" in shown.err
+        assert "s of audio per second" in shown.err
         assert self.contents(tmp_path / "out") == self.contents(tmp_path / "single")
         # What is there is left alone, and nobody is asked for it.
         (archive / "bad.wav").unlink()

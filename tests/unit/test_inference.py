@@ -361,7 +361,10 @@ class TestBadInput:
 
     def test_a_batch_of_something_else(self, model):
         for batch, found in (
-            ("talk.wav", "mix must be an array or a tensor, .*; found str. `separate` takes one recording of any kind"),
+            (
+                "talk.wav",
+                "mix must be an array or a tensor, .*; found str. For one recording of any kind, use `separate`",
+            ),
             (np.zeros((1, 4000), dtype=bool), "floating point or integers; found bool"),
             (torch.zeros(4000), r"\[batch, samples\], of one channel; found shape \[4000\]"),
             (torch.zeros(1, 0), "at least 32 samples, the encoder's kernel; found 0"),

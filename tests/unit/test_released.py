@@ -224,7 +224,10 @@ class TestUse:
         assert f"folder      {model_folder(ONE)}" in capsys.readouterr().out.replace("  ", "  ")
         assert main(["models"]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "in the cache" in line] == [ONE]
-        for arguments, message in ((["nobody/model"], "is no released model"), (["--download"], "is for one model")):
+        for arguments, message in (
+            (["nobody/model"], "is not a released model"),
+            (["--download"], "needs the name of a model"),
+        ):
             assert main(["models", *arguments]) == 2
             assert message in capsys.readouterr().err
 

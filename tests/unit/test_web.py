@@ -118,7 +118,7 @@ class TestSeparating:
 
     def test_too_long(self, talk, tmp_path, models):
         assert Limits(minutes=1 / 60).check_length(talk) == 1.0
-        with pytest.raises(InputError, match="^talk.wav: takes 1 seconds; the maximum is 0.5 seconds. Cut it"):
+        with pytest.raises(InputError, match="^talk.wav: lasts 1 seconds; the maximum is 0.5 seconds. Cut it"):
             separate(talk, tmp_path / "token", models, max_seconds=0.5)
         assert not list((tmp_path / "token").iterdir())
 

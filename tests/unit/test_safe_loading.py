@@ -364,7 +364,7 @@ class TestEarlierExport:
         model = load(converted)
         assert torch.equal(output(model), expected) and model.hparams.input_level == "loud_rms"
         assert (converted / "README.md").read_text() == "# Its own card\n"
-        with pytest.raises(InputError, match="leave average, examples out, or give the output folder of its training"):
+        with pytest.raises(InputError, match="remove average, examples, or give the output folder of its training"):
             export_training(earlier, tmp_path / "more", average=3, num_examples=1)
 
     def test_half_precision_stays(self, earlier, tmp_path):

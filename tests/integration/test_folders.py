@@ -59,7 +59,7 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
         "lr must be a number": words(data_folder=one, lr="fast"),
         "SpeechBrain can't run with these options": words(data_folder=two, precision="fp16"),
         "device 'cuda:9' is not available": words(data_folder=one, device="cuda:9"),
-        "Does num_spks: 2 fit": words("--skip_prep", data_folder=two, manifest_folder=other),
+        "Check that num_spks: 2 is right": words("--skip_prep", data_folder=two, manifest_folder=other),
         "1 missing files": words(data_folder=damaged),
         "recordings have [8000] Hz": words("--skip_prep", data_folder=one, sample_rate=16000),
         "opt_class can't be built": words(data_folder=two, lr=-1, number_of_epochs=3),

@@ -165,7 +165,7 @@ def test_dynamic_mixing_draws_from_it(made, source):
 
 def test_dynamic_mixing_without_a_manifest_needs_a_number(made):
     tables = made[0] / "tables" / "tr"
-    with pytest.raises(InputError, match="mixtures_per_epoch is null, and there is no manifest to count"):
+    with pytest.raises(InputError, match="mixtures_per_epoch is null, and there is no manifest: give"):
         DynamicMixtureDataset(None, None, tables / "mixing_speech.csv")
 
 

@@ -88,7 +88,7 @@ class TestHalfPrecision:
         separator = MossFormerSeparator.from_size("mini")
         with torch.no_grad():
             separator.masknet.prelu.weight.fill_(1e5)
-        with pytest.raises(InputError, match="masknet.prelu.weight: has a value that half .* 65504"):
+        with pytest.raises(InputError, match="masknet.prelu.weight: has a value above the maximum of half .* 65504"):
             export(tmp_path / "model", dict(separator.named_children()), RATE, half=True)
         assert not list(tmp_path.iterdir())
 
@@ -190,7 +190,7 @@ def test_replaces_an_earlier_export_and_nothing_else(separator, tmp_path):
     assert export(tmp_path / "model", modules, 16000) == first
     assert "sample_rate: 16000" in (first / "hyperparams.yaml").read_text()
     (tmp_path / "thesis").mkdir()
-    with pytest.raises(InputError, match="thesis: exists and is no exported model"):
+    with pytest.raises(InputError, match="thesis: exists and is not an exported model"):
         export(tmp_path / "thesis", modules, RATE)
     assert {path.name for path in tmp_path.iterdir()} == {"model", "thesis"}
 

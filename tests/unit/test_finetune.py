@@ -385,7 +385,7 @@ class TestMessages:
     @pytest.mark.parametrize("state", [[1, 2], {"epoch": 3}, torch.zeros(1)])
     def test_no_state_dict(self, folder, state):
         torch.save(state, folder / "masknet.ckpt")
-        assert "masknet.ckpt: has to hold a state dict, names and tensors; found " in self.error(folder)
+        assert "masknet.ckpt: must hold a state dict, names and tensors; found " in self.error(folder)
 
     @pytest.mark.parametrize("text, found", [("a: 1", "nothing"), ("sample_rate: !ref <x>", "'<x>'")])
     def test_sample_rate(self, folder, text, found):

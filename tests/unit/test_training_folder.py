@@ -281,7 +281,7 @@ class TestRecord:
     @pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
     def test_that_is_damaged(self, tmp_path, content):
         (tmp_path / "training_record.json").write_bytes(content.encode("latin-1"))
-        with pytest.raises(InputError, match="training_record.json: can't be read .*Restore a copy, or remove it"):
+        with pytest.raises(InputError, match="training_record.json: can't be read .*Restore a backup, or remove it"):
             TrainingRecord.read(tmp_path)
 
     def test_a_resumed_training_keeps_the_scores_until_the_next_evaluation(self):

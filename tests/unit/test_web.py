@@ -220,7 +220,7 @@ class TestPage:
 class TestModels:
     def test_without_any(self, monkeypatch, tmp_path):
         monkeypatch.setattr("mossformer_sb.pretrained.FOLDER", tmp_path)
-        with pytest.raises(InputError, match="no model is named"):
+        with pytest.raises(InputError, match="no model is given"):
             Models()
 
     def test_the_packages_own_comes_last(self, monkeypatch, tmp_path, model):

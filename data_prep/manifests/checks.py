@@ -274,5 +274,5 @@ def _sum_fault(mixture, parts):
     )
     full = [file for file, signal in parts.items() if abs(signal[worst]) >= 1 - STEP]
     if abs(mixture[worst]) >= 1 - STEP or full:
-        text += f". There, {', '.join(full) or 'it'} is at full scale, so it may be clipped"
+        text += f". There, {', '.join(full) or 'it'} is at full scale: a louder signal is cut off"
     return Fault("mixtures unlike the sum of their parts", text)

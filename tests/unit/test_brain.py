@@ -353,8 +353,8 @@ class TooLarge(Gains):
     ("stage", "words"),
     [
         (sb.Stage.TRAIN, ["of training", "smaller --batch_size", "shorter --segment"]),
-        (sb.Stage.VALID, ["of validation", "whole mixtures", "--valid_batch_size 1"]),
-        (sb.Stage.TEST, ["of test", "whole mixtures", "--valid_batch_size 1"]),
+        (sb.Stage.VALID, ["of validation", "does not crop mixtures", "--valid_batch_size 1"]),
+        (sb.Stage.TEST, ["of test", "does not crop mixtures", "--valid_batch_size 1"]),
     ],
 )
 def test_an_out_of_memory_error_names_the_batch(tmp_path, stage, words):

@@ -130,7 +130,7 @@ def test_full_scale_of_16_bit_is_clipping(tmp_path):
 @pytest.mark.parametrize("folder, named", [("mix_both", "it"), ("s1", f"{TRAIN}/s1/{A}.wav")])
 def test_a_single_sample_at_full_scale_is_called_so(wham, tmp_path, folder, named):
     change(wham / TRAIN / folder / f"{A}.wav", put(1.0, 7))
-    text = f"at sample 7; needed at most 0.00012. There, {named} is at full scale, so it may be clipped"
+    text = f"at sample 7; needed at most 0.00012. There, {named} is at full scale: a louder signal is cut off"
     fails(prepare_wham, wham, "1 mixtures unlike the sum of their parts", text, **DEEP)
 
 

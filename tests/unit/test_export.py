@@ -165,7 +165,7 @@ class TestNetworksThatAreNotDescribed:
 
     def test_a_decoder_of_another_hop(self, separator, tmp_path):
         modules = {**dict(separator.named_children()), "decoder": Decoder(128, 1, kernel_size=32, stride=8, bias=False)}
-        with pytest.raises(InputError, match=r"are \(1, 128, 1, 32, 8\), needed \(1, 128, 1, 32, 16\)"):
+        with pytest.raises(InputError, match=r"are \(1, 128, 1, 32, 8\); .* describe \(1, 128, 1, 32, 16\)"):
             export(tmp_path / "model", modules, RATE, speechbrain=False)
 
     def test_a_decoder_with_a_bias_is_described(self, separator, tmp_path):

@@ -254,7 +254,7 @@ class TestHub:
         shutil.rmtree(config.huggingface_cache_dir)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert same(load(ID, fetch_config=config, savedir=tmp_path / "kept"), load(models[0]))
-        with pytest.raises(InputError, match=f"somebody/else.*The files in savedir .*kept are of {ID}"):
+        with pytest.raises(InputError, match=f"somebody/else.*The files in savedir .*kept belong to {ID}"):
             load("somebody/else", fetch_config=config, savedir=tmp_path / "kept")
 
     def test_updates_are_fetched_on_request(self, models, hub, config):

@@ -356,7 +356,9 @@ class TestMessages:
         assert (
             f"init_from '{folder}' is of another network: " in error and "% of its mask net fits, needed 20%" in error
         )
-        assert ": blocks.0.to_output.linear.weight" in error or ": blocks.0.to_values.linear.weight" in error
+        assert (
+            "example, blocks.0.to_output.linear.weight" in error or "example, blocks.0.to_values.linear.weight" in error
+        )
         assert "Choose its size (and experiment file)" in error
 
     def test_another_kind_of_network(self, folder):

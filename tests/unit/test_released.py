@@ -138,7 +138,7 @@ class TestEach:
         file = largest(hubs, name)
         size = file.stat().st_size
         file.write_bytes(file.read_bytes()[: size // 2])
-        with pytest.raises(InputError, match=rf"{file.name}: can't be read as plain weights .*(\n.*)*remove .* again"):
+        with pytest.raises(InputError, match=rf"{file.name}: can't be read as plain weights .*(\n.*)*Remove .* again"):
             load(name)
         (cache_folder() / "downloads" / name / file.name).unlink()
         change(monkeypatch, name, sizes={file.name: size})

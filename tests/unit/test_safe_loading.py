@@ -192,9 +192,9 @@ CONFIGS = {
     "no speakers": (key(num_spks=None), "has no num_spks"),
     "an unknown key": (key(jit=True), "MossFormer does not take jit: it takes out_channels, num_blocks"),
     "a key of this program's own": (key(in_channels=16), "MossFormer does not take in_channels"),
-    "arguments of arguments": (key(others={"a": 1}), "others has to be a plain value; found dict"),
-    "code in a list": (key(norm=["!apply:os.system", "ls"]), "norm has to be a plain value; found list"),
-    "a huge depth": (key(num_blocks=10**9), "num_blocks has to be a number up to 1048576; found 1000000000"),
+    "arguments of arguments": (key(others={"a": 1}), "others must be a plain value; found dict"),
+    "code in a list": (key(norm=["!apply:os.system", "ls"]), "norm must be a plain value; found list"),
+    "a huge depth": (key(num_blocks=10**9), "num_blocks must be a number up to 1048576; found 1000000000"),
     "a depth beyond the weights": (
         key(num_blocks=900),
         r"num_blocks is 900, and model.safetensors has only \d+ tensors",
@@ -214,8 +214,8 @@ CONFIGS = {
     "a norm that is not known": (key(norm="os"), "norm 'os' is not known"),
     "NaN": (text("0.1", "NaN"), r"config.json: can't be read as JSON \(NaN is not a number\)"),
     "infinity": (text("0.1", "-Infinity"), "-Infinity is not a number"),
-    "infinity in digits": (text("0.1", "1e999"), "dropout has to be a number up to 1048576; found inf"),
-    "more digits than are read": (text("0.1", 5000 * "9"), "can't be read as JSON|has to be a number up to"),
+    "infinity in digits": (text("0.1", "1e999"), "dropout must be a number up to 1048576; found inf"),
+    "more digits than are read": (text("0.1", 5000 * "9"), "can't be read as JSON|must be a number up to"),
     "a key twice": (text("{", '{"network": "SepFormer", '), "the key 'network' occurs twice"),
     "no JSON": (text("{", ""), "can't be read as JSON"),
     "a list": (lambda _: "[1]", "has no network, sample_rate, num_spks"),
@@ -307,7 +307,8 @@ class TestHostileWeights:
         for name in ("pytorch_model.bin", "model.bin", "masknet.ckpt"):
             torch.save(Touch(mark), folder / name)
         refused(
-            folder, r"holds no model.safetensors. .* files that can hold code, as .* pytorch_model.bin and .ckpt, are"
+            folder,
+            r"holds no model.safetensors. .* files that can hold code, such as .* pytorch_model.bin and .ckpt, are",
         )
         assert not mark.exists()
 

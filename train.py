@@ -3,8 +3,8 @@
     python train.py hparams/mossformer_wham.yaml --data_folder /path/to/wham [--key value ...]
     torchrun --nproc_per_node=4 train.py hparams/mossformer_wham.yaml --data_folder ...     # on four GPUs
 
-``--key value`` overrides any top-level key of the YAML file. An interrupted run resumes when the same command is given
-again. To read the code, begin with `main`.
+``--key value`` overrides any top-level key of the YAML file. The same command resumes an interrupted run. To read the
+code, begin with `main`.
 """
 
 import logging
@@ -47,7 +47,7 @@ logger = logging.getLogger("train")
 
 
 def main(argv):
-    """Run the experiment that the command line describes."""
+    """Run the experiment of the command line."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
     check_device(run_opts)
     start(run_opts)
@@ -69,13 +69,13 @@ def main(argv):
 
 
 def load(hparams_file, overrides):
-    """Build the objects of the YAML file, and those that every experiment has."""
+    """Build the objects of the YAML file, and the common objects of all experiments."""
     with open(hparams_file, encoding="utf-8") as file:
         return complete(load_hyperpyyaml(file, overrides))
 
 
 def check(hparams, run_opts, test_only):
-    """Check for errors that would end the run later, before data is prepared; load the weights to start from."""
+    """Check for errors early, before data is prepared; load the initial weights."""
     if hparams["report"]:
         check_report()
     for name in MANIFESTS:
@@ -95,7 +95,7 @@ def check(hparams, run_opts, test_only):
 def prepare(hparams, test_only):
     """Write the manifests, in the main process; build the datasets. Return these by name, and their fingerprints.
 
-    There may be no test set.
+    The test set is optional.
     """
     if not hparams["skip_prep"]:
         run_on_main(prepare_experiment, hparams, test_only)
@@ -109,7 +109,7 @@ def prepare(hparams, test_only):
 
 
 def build(hparams, run_opts):
-    """The Brain around the networks."""
+    """Build the Brain of the networks."""
     brain = SeparationBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -123,7 +123,7 @@ def build(hparams, run_opts):
 
 
 def fit(brain, hparams, datasets):
-    """Train, or resume; with ``test_only`` SpeechBrain's Brain does nothing."""
+    """Train, or resume; with ``test_only`` SpeechBrain's Brain skips training."""
     brain.fit(
         hparams["epoch_counter"],
         datasets.get("train"),

@@ -27,28 +27,28 @@ def main(arguments: list[str] | None = None) -> int:
     Arguments
     ---------
     arguments : list of str, optional
-        Those of the command line if None.
+        Default: those of the command line.
 
     Returns
     -------
     status : int
-        0, or 2 after an error in what the user gave.
+        0, or 2 after an input error.
     """
     return run(_parser(), arguments)
 
 
 def _parser():
-    # Options that are not given are not passed on: defaults and checks are those of the functions.
+    # Only given options are passed on: defaults and checks are those of the functions.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     folder = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     folder.add_argument("--data_folder", required=True, help="folder of the corpus")
     common.add_argument("--output_folder", required=True, help="folder for the manifests")
     common.add_argument("--sample_rate", type=int, help="in Hz, 8000 by default; published corpora have 16000 too")
     checks = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    checks.add_argument("--check_samples", action="store_true", help="read every sample, too, not only headers")
-    checks.add_argument("--on_invalid", help="error (default), or skip: exclude mixtures that have problems")
+    checks.add_argument("--check_samples", action="store_true", help="read all samples, not only headers")
+    checks.add_argument("--on_invalid", help="error (default), or skip: exclude mixtures with problems")
     trim = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    trim.add_argument("--trim", type=int, help="samples by which files of a mixture may differ: cut to the shortest")
+    trim.add_argument("--trim", type=int, help="maximum length difference of a mixture's files: cut to the shortest")
 
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="Write the manifests of a corpus.")
     commands = parser.add_subparsers(metavar="CORPUS", required=True)
@@ -117,7 +117,7 @@ def _parser():
     mini = command(
         "mini", prepare_mini, "a small synthetic corpus laid out as WHAM!, generated if missing", [folder, common]
     )
-    mini.add_argument("--seed", type=int, help="seed of everything random")
+    mini.add_argument("--seed", type=int, help="seed of the random generator")
     mini.add_argument("--num_train", type=int, help="number of training mixtures")
     mini.add_argument("--num_valid", type=int, help="number of validation mixtures")
     mini.add_argument("--num_test", type=int, help="number of test mixtures")
@@ -137,9 +137,9 @@ def _parser():
     many.add_argument("--num_test", type=int, help="number of test mixtures")
     many.add_argument("--num_rooms", type=int, help="number of rooms for training")
     many.add_argument("--num_noises", type=int, help="number of clips of noise for training")
-    many.add_argument("--seed", type=int, help="seed of everything random")
+    many.add_argument("--seed", type=int, help="seed of the random generator")
     many.add_argument("--list_file", help="another list of clips: clip,speaker,split,source,file")
-    many.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
+    many.add_argument("--workers", type=int, help="number of processes (default: one per CPU)")
     add_cluster_argument(many)
     return parser
 

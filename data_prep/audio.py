@@ -1,4 +1,4 @@
-"""Audio files and samples, as the published corpora treat them: resampling, rounding to 16 bit.
+"""Resampling and rounding to 16 bit, as in the published corpora.
 
 Shapes: T samples.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-SAMPLE_RATE = 16000  # Hz, of WSJ0, of LibriSpeech, and of the noise of WHAM!
+SAMPLE_RATE = 16000  # Hz, of WSJ0, LibriSpeech and the noise of WHAM!
 
 
 def resample(samples: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -37,9 +37,9 @@ def num_resampled(frames: int, sample_rate: int) -> int:
 
 
 def to_int16_wrapping(samples: np.ndarray) -> np.ndarray:
-    """Rounds to 16 bit as the published scripts do: to the nearest, ties to even.
+    """Rounds to 16 bit like the published scripts: to the nearest, ties to even.
 
-    Values beyond full scale wrap around, as theirs do.
+    Values beyond full scale wrap around, as in these.
 
     Example
     -------
@@ -50,14 +50,14 @@ def to_int16_wrapping(samples: np.ndarray) -> np.ndarray:
 
 
 def to_int16_libsndfile(samples: np.ndarray) -> np.ndarray:
-    """Converts floating point to 16 bit as libsndfile does, which mostly rounds down.
+    """Converts floating point to 16 bit like libsndfile, which mostly rounds down.
 
     Example
     -------
     >>> to_int16_libsndfile(np.array([0.9, -0.1, 40000], np.float32) / 2**15)
     array([    0,    -1, 32767], dtype=int16)
     """
-    # By libsndfile itself: its rounding of single and double precision differs by a step in places.
+    # With libsndfile itself: its rounding of single and double precision sometimes differs by one step.
     stream = io.BytesIO()
     soundfile.write(stream, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     stream.seek(0)

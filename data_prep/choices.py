@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 SAMPLE_RATES = (8000, 16000)
 MODES = ("min", "max")  # mixtures cut to the shortest source, or padded to the longest
 SPLITS = ("tr", "cv", "tt")
-# Other tools' names of the splits.
+# Other names of the splits.
 SPLIT_NAMES = {
     "tr": ("tr", "train", "training"),
     "cv": ("cv", "valid", "val", "validation", "dev"),
     "tt": ("tt", "test", "testing", "eval"),
 }
 NUMS_SPKS = (2, 3, 4, 5)  # of WSJ0-mix
-MOST_SPKS = 100  # of any mixture; more is a mistyped number
+MOST_SPKS = 100  # maximum, to detect mistyped numbers
 
 
 def check_choice(key: str, value: object, allowed: Collection) -> None:
@@ -64,11 +64,11 @@ def check_num_spks(num_spks: int, least: int, example: str = "") -> None:
     Arguments
     ---------
     num_spks : int
-        The number.
+        Number of speakers.
     least : int
-        Least number.
+        Minimum number.
     example : str
-        Text after the least number in the message.
+        Text after the minimum in the message.
 
     Example
     -------
@@ -82,7 +82,7 @@ def check_num_spks(num_spks: int, least: int, example: str = "") -> None:
 
 
 def split_of(name: str) -> str | None:
-    """The split "tr", "cv" or "tt" for another tool's name of it, or None.
+    """The split "tr", "cv" or "tt" for another name of it, or None.
 
     Example
     -------

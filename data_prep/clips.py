@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 LEVEL = 0.06  # root mean square of a clip
 FRAME_SECONDS = 0.02  # in which the level is measured
-# Frames that are so many dB below the recording's level are silence, and so are those at most so many above its
-# quietest tenth.
+# Frames this many dB below the recording's level are silence, and frames at most this many dB above its quietest
+# tenth.
 QUIET, ABOVE_FLOOR = 25.0, 3.0
-PAUSE_DEPTH = 10.0  # least dB between the loudest frames and that for a pause
-MARGIN_SECONDS = 0.08  # of silence that is kept at either end
-PAUSE_SECONDS = 0.5  # longer pauses become as short as this
-WORTH_WORKERS = 50  # recordings; fewer are cut before the processes have started
+PAUSE_DEPTH = 10.0  # minimum difference in dB between the loudest frames and the threshold of pauses
+MARGIN_SECONDS = 0.08  # silence that is kept at each end
+PAUSE_SECONDS = 0.5  # longer pauses are shortened to this
+WORTH_WORKERS = 50  # minimum number of recordings for several processes
 
 
 def cut_clips(
@@ -57,13 +57,13 @@ def cut_clips(
     Arguments
     ---------
     corpora : sequence of str or Path
-        Folders, in which the recordings lie at any depth.
+        Folders of the recordings, searched recursively.
     output : str or Path
         Folder for the clips, created if absent.
     list_file : str or Path
         As for `data_prep.corpora.many_speakers_list.read_list`.
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def cut_clips(
     if missing:
         raise InputError(
             f"corpora: {len(missing)} of {len(clips)} recordings were not found in {', '.join(map(str, corpora))}: "
-            f"{first_of([clip.file for clip in missing], ' …')}. Give the folders of these corpora, too; for a part of "
+            f"{first_of([clip.file for clip in missing], ' …')}. Also give the folders of these corpora; for a part of "
             f"the clips, give another list_file."
         )
 
@@ -109,7 +109,7 @@ def _recordings(corpora, stems):
 
 
 def _cut(job):
-    """Cuts one clip; returns the problem of its recording, or None."""
+    """Cuts one clip, and returns the problem of its recording, or None."""
     source, target = job
     try:
         samples, sample_rate = read_audio(source)
@@ -133,7 +133,7 @@ def to_clip_rate(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def trim(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Cuts silence: at the ends all but a margin, in longer pauses all but half a second.
+    """Removes silence: at the ends all but a margin, in longer pauses all but half a second.
 
     Arguments
     ---------
@@ -145,7 +145,7 @@ def trim(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        [T'], empty if there is nothing but silence.
+        [T'], empty for silence.
 
     Example
     -------
@@ -172,7 +172,7 @@ def trim(samples: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Cuts the clips; 0, or 2 after an error in what the user gave."""
+    """Cuts the clips; 0, or 2 after an input error."""
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.clips",
         description="Cut the clips of the corpus of many speakers out of the published corpora.",
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--corpora", nargs="+", required=True, help="folders of the published corpora")
     parser.add_argument("--output", required=True, help="folder for the clips")
     parser.add_argument("--list_file", help="another list of clips than many_speakers.csv.gz")
-    parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one per CPU)")
     parser.set_defaults(function=functools.partial(cut_clips))
     return run(parser, arguments)
 

@@ -14,9 +14,9 @@ from mossformer_sb.utils.files import expanded
 if TYPE_CHECKING:
     import argparse
 
-INTERRUPTED = 130  # as shells have it
-PATHS = ("from_speech", "noise")  # options that are paths, besides those that are called so
-# Options that had other names in earlier versions.
+INTERRUPTED = 130  # exit code, as in shells
+PATHS = ("from_speech", "noise")  # options that are paths, in addition to those with such a name
+# Options with other names in earlier versions.
 RENAMED = {"--deep": "--check_samples", "--on_bad": "--on_invalid"}
 
 
@@ -28,12 +28,12 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> 
     parser : argparse.ArgumentParser
         Its commands set `function`, which gets all other options as keyword arguments.
     arguments : list of str, optional
-        Those of the command line if None.
+        Default: those of the command line.
 
     Returns
     -------
     status : int
-        0, 2 after an error in what the user gave, or 130 after Ctrl-C.
+        0, 2 after an input error, or 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -57,8 +57,8 @@ def add_cluster_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers do the work, and must see "
-        "the same folders (extra `cluster`, see docs/bulk.md)",
+        help="address of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers write the files, "
+        "on a shared file system (extra `cluster`, see docs/bulk.md)",
     )
 
 
@@ -71,8 +71,8 @@ def _working(options):
         raise InputError("--cluster is given under torchrun. Start one process, without torchrun.")
     if "workers" in options:
         raise InputError(
-            f"--workers {options['workers']} and --cluster are given: a cluster's workers are started with it. Remove "
-            f"one of them."
+            f"--workers {options['workers']} and --cluster are given: a cluster has its own workers. Remove one of "
+            f"them."
         )
     from data_prep.parallel import on_cluster
 
@@ -90,13 +90,11 @@ def _check_given(options):
     """Refuses empty values, which would mean the current folder."""
     for key, value in options.items():
         if value == "":
-            raise InputError(
-                f"--{key} is empty: give a value, or remove the option. Is a variable of the shell not set?"
-            )
+            raise InputError(f"--{key} is empty: give a value, or remove the option. A shell variable may be unset.")
 
 
 def _check_names(words):
-    """Refuses options under their names of earlier versions."""
+    """Refuses names of options of earlier versions."""
     for word in words:
         name = word.partition("=")[0]
         if name in RENAMED:

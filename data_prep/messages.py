@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NUM_SHOWN = 10  # names or problems that a message shows; the rest is counted
+NUM_SHOWN = 10  # maximum number of names or problems in a message
 
 
 def first_of(names: Sequence[str], ellipsis: str = "…") -> str:
-    """The first names of a sequence, as a message shows them.
+    """The first names of a sequence, for a message.
 
     Arguments
     ---------
     names : sequence of str
-        All of them.
+        All names.
     ellipsis : str
         Text for the others.
 

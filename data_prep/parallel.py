@@ -1,6 +1,6 @@
 """Parallel maps: in several processes for computation, in threads for disk access.
 
-The processes are this machine's, or, within `on_cluster`, the workers of a Dask cluster.
+The processes are local or, within `on_cluster`, the workers of a Dask cluster.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-NUM_READERS = 16  # on a network disk waiting dominates, and threads overlap it; NumPy and libsndfile release the lock
-MOST_AT_ONCE = 100  # items that a thread takes at once
-PARENT_CHECK_SECONDS = 0.05  # seconds between two checks of a worker whether its parent exists
+NUM_READERS = 16  # threads that overlap the latency of network disks; NumPy and libsndfile release the GIL
+MOST_AT_ONCE = 100  # maximum number of items per task of a thread
+PARENT_CHECK_SECONDS = 0.05  # interval at which a worker checks that its parent exists
 
 
 _cluster = None  # the cluster to use instead of processes
@@ -43,7 +43,7 @@ def on_cluster(address: str, output_folder: str | Path, paths: Iterable[str | Pa
     Arguments
     ---------
     address : str
-        Of its scheduler, or its scheduler file.
+        Address of its scheduler, or its scheduler file.
     output_folder : str or Path
         Output folder of the workers.
     paths : iterable of str or Path
@@ -52,7 +52,7 @@ def on_cluster(address: str, output_folder: str | Path, paths: Iterable[str | Pa
     Raises
     ------
     InputError
-        If it can't be used, see `mossformer_sb.utils.cluster.Cluster`.
+        If the cluster can't be used, see `mossformer_sb.utils.cluster.Cluster`.
     """
     global _cluster
     with Cluster(address, output_folder, paths, package="data_prep") as _cluster:
@@ -66,22 +66,22 @@ def on_cluster(address: str, output_folder: str | Path, paths: Iterable[str | Pa
 def process_map(function: Callable, workers: int | None = None, ordered: bool = True) -> Iterator[Any]:
     """Context: a map from items to results that uses several processes.
 
-    The results don't depend on the number of processes. The processes end with the context, and if the program is
-    killed. Within `on_cluster` the cluster's workers are used.
+    The results don't depend on the number of processes. The processes end with the context, also if the program is
+    killed. Within `on_cluster`, the cluster's workers are used.
 
     Arguments
     ---------
     function : Callable
-        Of one item. It must be picklable, and so must items and results; it is sent to each process once.
+        Function of one item. It must be picklable, as must items and results; it is sent to each process once.
     workers : int, optional
-        Number of processes; one for each CPU if None. With 1, the work is done in this process, on a cluster too.
+        Number of processes. Default: one per CPU. With 1, the work is done in this process, on a cluster too.
     ordered : bool
         Whether results come in the order of the items, or as they are done.
 
     Raises
     ------
     InputError
-        If the number can't be used, or a process was killed; and whatever the function raises.
+        If the number is invalid, or a process was killed; and the exceptions of the function.
 
     Example
     -------
@@ -139,7 +139,7 @@ def count_workers(workers: int | None = None) -> int:
 
 
 def workers_for(num_items: int, workers: int | None = None) -> int | None:
-    """Number of processes for some items, for `process_map`: at most one for each, and 1 where that suffices.
+    """Number of processes of `process_map` for some items: at most one per item, and 1 if that is enough.
 
     Example
     -------
@@ -152,16 +152,16 @@ def workers_for(num_items: int, workers: int | None = None) -> int | None:
 
 
 def thread_map(function: Callable, items: Sequence, description: str, unit: str) -> list:
-    """The results for items, in their order, computed in threads, with rate and remaining time shown.
+    """The results for items, in order, computed in threads, with a progress bar.
 
     Arguments
     ---------
     function : Callable
-        Of one item.
+        Function of one item.
     items : sequence
-        Its arguments.
+        The items.
     description, unit : str
-        For the progress bar.
+        Texts of the progress bar.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def thread_map(function: Callable, items: Sequence, description: str, unit: str)
     >>> thread_map(len, ["a", "bb"], "Measuring", "word")
     [1, 2]
     """
-    # Passing an item to a thread takes longer than reading a header, so each gets several at once.
+    # Passing an item to a thread is slower than reading a header, so each task has several items.
     size = max(1, min(MOST_AT_ONCE, len(items) // (4 * NUM_READERS)))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
     results = []
@@ -201,7 +201,7 @@ def _results(pool, items, workers):
 
 @contextlib.contextmanager
 def _sigint_blocked():
-    """Delivers Ctrl-C after the context; processes started in it never get one, not even while they import modules."""
+    """Delivers Ctrl-C after the context; processes started in it never get it, not even during their imports."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -226,7 +226,7 @@ def _start_worker(function, parent):
 
 
 def _die_with_parent(parent):
-    # A killed parent can't stop its workers, and they would write in parallel with those of a resumed run.
+    # A killed parent can't stop its workers, which would write in parallel with those of a resumed run.
     while os.getppid() == parent:
         time.sleep(PARENT_CHECK_SECONDS)
     os._exit(1)

@@ -1,14 +1,14 @@
-"""The one exception for wrong input.
+"""The exception for invalid input.
 
-Everything that a user can get wrong (a path, a key, a value, a file's content) raises `InputError`. Programs show its
-message without a traceback; a bug in the code still shows one.
+All invalid input (a path, a key, a value, a file's content) raises `InputError`. Programs show its message without a
+traceback; a bug in the code still shows one.
 """
 
 
 class InputError(ValueError):
-    """Something that the user gave can't be used.
+    """Invalid input.
 
-    The message names the file or key, what was found, what was needed, and what to do.
+    The message has the file or key, the value found, the expected one, and a remedy.
 
     Example
     -------

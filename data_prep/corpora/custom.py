@@ -1,13 +1,13 @@
 """Manifests of custom data: any number of speakers, with or without noise, in any format that soundfile reads.
 
-From folders, one for each kind of signal, in which the files of one mixture have the same name, or one for each
-mixture; extensions may differ:
+From folders, one per kind of signal, in which the files of one mixture have the same name, or one per mixture;
+extensions may differ:
 
     DATA_FOLDER/{tr,cv,tt}/{mix,s1,…,sN[,noise]}/ID.{wav,flac,ogg,…}
     DATA_FOLDER/{tr,cv,tt}/ID/{mix,s1,…,sN[,noise]}.{wav,flac,ogg,…}
 
-or from a CSV with one row a mixture, whose paths are absolute or relative to `data_folder`, or to the CSV where there
-is no such folder:
+or from a CSV with one row per mixture, whose paths are absolute or relative to `data_folder`, or to the CSV's folder if
+`data_folder` is not given:
 
     ID,split,mix_wav,s1_wav,…,sN_wav[,noise_wav][,s1_spk,…,sN_spk]
 
@@ -47,11 +47,11 @@ def prepare_custom(
     Arguments
     ---------
     data_folder : str, optional
-        Folder of the data. Not needed with `csv_file`: the manifests have absolute paths then.
+        Folder of the data. Optional with `csv_file`: without it, the manifests have absolute paths.
     output_folder : str
         Folder for the manifests, created if absent.
     csv_file : str, optional
-        List of the files. Default: the files lie in folders, see the top of this module.
+        List of the files. Default: the files are in folders, see the top of this module.
     num_spks : int
         Number of sources, 1 or more.
     sample_rate : int
@@ -59,10 +59,10 @@ def prepare_custom(
     noise : bool
         Whether there are noise files.
     mixture_is_sum : bool
-        Whether the mixtures are the sum of sources and noise, which `check_samples` checks. False where they are
-        not, such as reverberant mixtures with dry sources.
+        Whether the mixtures are the sum of sources and noise, which `check_samples` checks. False for others, such as
+        reverberant mixtures with dry sources.
     splits : sequence of str
-        Which of "tr", "cv" and "tt".
+        Some of "tr", "cv" and "tt".
     check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
@@ -76,7 +76,7 @@ def prepare_custom(
     data_prep.manifests.corpus_index.MissingSplits
         If some splits are missing, and others exist.
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     check_num_spks(num_spks, 1)
     if not isinstance(sample_rate, int) or sample_rate < 1:
@@ -84,7 +84,7 @@ def prepare_custom(
     if output_folder is None:
         raise InputError("output_folder is missing: give a folder for the manifests.")
     if data_folder is None and csv_file is None:
-        raise InputError("data_folder is missing: give the folder that the data lies in, or a csv_file.")
+        raise InputError("data_folder is missing: give the folder of the data, or a csv_file.")
     for split in splits:
         check_choice("split", split, SPLITS)
     sources = [f"s{i}" for i in range(1, num_spks + 1)] + (["noise"] if noise else [])

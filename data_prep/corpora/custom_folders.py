@@ -1,4 +1,4 @@
-"""Custom data in folders: one for each kind of signal, or one for each mixture."""
+"""Custom data in folders: one per kind of signal, or one per mixture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def list_folders(
     mixture_is_sum : bool
         Whether mixtures are the sum of the others.
     splits : sequence of str
-        Which of "tr", "cv" and "tt".
+        Some of "tr", "cv" and "tt".
 
     Returns
     -------
@@ -48,7 +48,7 @@ def list_folders(
         If folders are missing, or there are more sources than `columns` has.
     """
     root = existing_folder(data_folder)
-    names = {split: _first_there(root, SPLIT_NAMES[split]) for split in splits}
+    names = {split: _first_existing(root, SPLIT_NAMES[split]) for split in splits}
     absent = [split for split, name in names.items() if name is None]
     if absent and len(absent) < len(names):
         _check_corpus(root, [name for name in names.values() if name])
@@ -62,7 +62,7 @@ def list_folders(
     names = {split: name or split for split, name in names.items()}
     for split in splits:
         _check_number(root / names[split], columns)
-    if all(_is_one_folder_a_mixture(root / name) for name in names.values()):
+    if all(_has_mixture_folders(root / name) for name in names.values()):
         return _list_mixture_folders(root, names, columns, sample_rate, mixture_is_sum)
     folders = {
         split: {column: f"{name}/{_folder_of(root / name, signal)}" for column, signal in columns.items()}
@@ -74,13 +74,13 @@ def list_folders(
 
 
 def _check_corpus(root, names):
-    """Raises an InputError if the splits that are there are those of a published corpus."""
-    if not any(_first_there(root / name, _aliases("mix")) for name in names):
+    """Raises an InputError if the existing splits are those of a published corpus."""
+    if not any(_first_existing(root / name, _aliases("mix")) for name in names):
         for advice in known_layouts(root).values():
             raise InputError(f"data_folder '{root}' is not laid out as {NAME}. {advice}.")
 
 
-def _first_there(folder, names):
+def _first_existing(folder, names):
     return next((name for name in names if (folder / name).is_dir()), None)
 
 
@@ -93,27 +93,27 @@ def _aliases(signal):
 
 
 def _folder_of(folder, signal):
-    return _first_there(folder, _aliases(signal)) or signal
+    return _first_existing(folder, _aliases(signal)) or signal
 
 
 def _check_number(folder, columns):
     """Raises an InputError if there are more sources than the experiment has."""
     sources = [signal for signal in columns.values() if signal[1:].isdigit()]
-    more = _first_there(folder, _aliases(f"s{len(sources) + 1}"))
+    more = _first_existing(folder, _aliases(f"s{len(sources) + 1}"))
     if more:
         raise InputError(f"'{folder}' has a folder '{more}', but num_spks is {len(sources)}: give that of the data.")
 
 
-# One folder a mixture
+# One folder per mixture
 
 
 def _subfolders(folder):
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
 
 
-def _is_one_folder_a_mixture(folder):
-    """Whether a folder has a subfolder for each mixture, not one for each kind of signal."""
-    if not folder.is_dir() or _first_there(folder, _aliases("mix")):
+def _has_mixture_folders(folder):
+    """Whether a folder has one subfolder per mixture, not one per kind of signal."""
+    if not folder.is_dir() or _first_existing(folder, _aliases("mix")):
         return False
     return any(_find(_signals(folder / name), "mix") for name in _subfolders(folder))
 
@@ -158,7 +158,7 @@ def _problems(split, folder, mixture_id, files, found, columns):
             text = f"does not exist; found {first_of(sorted(found)) or 'no audio file'} there"
             yield Problem("missing files", split, mixture_id, f"{folder}/{signal}", text)
         if len(names) > 1:
-            text = f"has the name of {', '.join(names[1:])} beside it; needed one file for each signal"
+            text = f"has the same name as {', '.join(names[1:])}; needed one file for each signal"
             yield Problem("files of one name", split, mixture_id, f"{folder}/{names[0]}", text)
     sources = [signal for signal in columns.values() if signal[1:].isdigit()]
     more = _find(found, f"s{len(sources) + 1}")

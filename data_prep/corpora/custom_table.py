@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def list_table(
     csv_file: str, data_folder: str | None, columns: dict, sample_rate: int, mixture_is_sum: bool, splits: Sequence[str]
 ) -> CorpusIndex:
-    """Lists the mixtures of a CSV, as `data_prep.corpora.custom_folders.list_folders` does those of folders.
+    """Lists the mixtures of a CSV, like `data_prep.corpora.custom_folders.list_folders`.
 
     Arguments
     ---------
     csv_file : str
-        The table; see `mossformer_sb.data.tables` for its form.
+        The table; see `mossformer_sb.data.tables` for its format.
     data_folder : str, optional
         Folder of relative paths. Default: the table's folder, and the paths in the result are absolute.
     columns, sample_rate, mixture_is_sum, splits
@@ -39,7 +39,7 @@ def list_table(
     Raises
     ------
     MissingSplits
-        If there is no row of a split, and others have some.
+        If a split has no row, and others have some.
     InputError
         If the table can't be used.
     """
@@ -80,7 +80,7 @@ def _add(listing, split, row, columns, mixture_is_sum, where, absolute):
 
 
 def _read(csv_file, columns):
-    """The number of each line and its row as a dict; an InputError unless the columns are the needed ones."""
+    """The number of each line and its row as a dict; an InputError unless the columns are the required ones."""
     found, rows, numbers = read_table(csv_file, "csv_file")
     needed = ["ID", "split", *columns]
     missing = [column for column in needed if column not in found]
@@ -100,7 +100,7 @@ def _read(csv_file, columns):
 
 
 def _foreign(found):
-    """The advice for a manifest, ours or SpeechBrain's, which has one split, stated only by its name."""
+    """The advice for a manifest, ours or SpeechBrain's, whose only split is in its file name."""
     if {"ID", "duration", MIXTURE} <= set(found):
         return (
             " It is a manifest, of one split: add a column split to it; or keep one manifest for each split, called "
@@ -110,7 +110,7 @@ def _foreign(found):
 
 
 def _file(cell, root, absolute, where):
-    """A path relative to the corpus, to follow the manifest's `$data_root`; or an absolute one."""
+    """A path relative to the corpus, for the manifest's `$data_root`; or an absolute one."""
     try:
         path = resolve_path(cell, None if absolute else root, root)
     except InputError as error:

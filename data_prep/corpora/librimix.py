@@ -1,6 +1,6 @@
 """Manifests of LibriMix (Cosentino et al., "LibriMix: An Open-Source Dataset for Generalizable Separation", 2020).
 
-The corpora as their scripts write them, Libri2Mix and Libri3Mix:
+The layout of the corpora, Libri2Mix and Libri3Mix:
 
     DATA_FOLDER/Libri{2,3}Mix/wav{8k,16k}/{min,max}/{train-360,train-100,dev,test}/{mix_both,mix_clean,mix_single,
                                                                                     s1,s2[,s3],noise}/ID.wav
@@ -65,7 +65,7 @@ def prepare_librimix(
         "separate_clean": all speakers, `mix_clean`; "separate_noisy": all speakers and noise, `mix_both`;
         "enhance_single": the first speaker and noise, `mix_single`.
     splits : sequence of str
-        Which of "train-100", "train-360", "dev" and "test".
+        Some of "train-100", "train-360", "dev" and "test".
     check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
@@ -77,7 +77,7 @@ def prepare_librimix(
     Raises
     ------
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     check_versions([sample_rate], [mode], splits, SPLITS)
     check_choice("task", task, TASKS)
@@ -109,7 +109,7 @@ def corpus_folder(data_folder: str, name: str, splits: Sequence[str]) -> tuple[P
     data_folder : str
         The given folder.
     name : str
-        Of the corpus's folder, such as "Libri2Mix".
+        Name of the corpus's folder, such as "Libri2Mix".
     splits : sequence of str
         Names of its splits.
 
@@ -144,7 +144,7 @@ def librispeech_speakers(mixture_id: str) -> tuple[str, ...] | None:
     Returns
     -------
     speakers : tuple of str, or None
-        None where the ID is not of this form.
+        None if the ID does not have this format.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Manifests of reverberant corpora that `python -m data_prep.generate librimix --rooms` makes from any speech.
+"""Manifests of reverberant corpora by `python -m data_prep.generate librimix --rooms`.
 
     DATA_FOLDER/Libri{N}Mix/wav{8k,16k}/{min,max}/{tr,cv,tt}/{noise,s1_*,s2_*,mix_clean_*,mix_single_*,mix_both_*}/ID.wav
 
@@ -42,7 +42,7 @@ def prepare_librimix_rooms(
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        2 or more. 1 for tasks with one speaker: of the mixtures of two.
+        2 or more. 1 for tasks with one speaker, from the mixtures of two.
     sample_rate, mode, task, target, splits
         As for `data_prep.corpora.whamr.prepare_whamr`.
     check_samples, on_invalid, trim
@@ -56,7 +56,7 @@ def prepare_librimix_rooms(
     Raises
     ------
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     mixed = 2 if num_spks == 1 else num_spks
     name = f"Libri{mixed}Mix"

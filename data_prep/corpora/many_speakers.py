@@ -1,11 +1,11 @@
-"""Speech of 3,600 speakers and real noise, with licences that allow publishing weights trained on it.
+"""Speech of 3,600 speakers and real noise, with licences that permit publishing the trained weights.
 
     python -m data_prep many_speakers --clips_folder clips --recorded_noise_folder noise \\
         --librispeech_folder /path/to/LibriSpeech --data_folder corpus --output_folder manifests
 
 `many_speakers.csv.gz` lists 12,062 clips of LibriSpeech, Common Voice and speechocean762 (docs/pretrained_model.md says
 where they come from and how they are cut), and 100 utterances of LibriSpeech's test-other. Recordings are not included.
-Training draws its mixtures dynamically; this corpus has besides:
+Training uses dynamic mixing. The corpus also has:
 
     DATA_FOLDER/lists/SPLIT.csv                           the clips of each split, to draw from: path,spk
     DATA_FOLDER/noise/{tr,cv,tt}/NUMBER.wav               synthesised noise, and babble of the same split's speech
@@ -14,9 +14,9 @@ Training draws its mixtures dynamically; this corpus has besides:
     DATA_FOLDER/{tr,cv,tt}/CONDITION/{mix,s1,s2}/ID.wav   fixed mixtures, as many of each condition
     DATA_FOLDER/tt_SOURCE/clean/{mix,s1,s2}/ID.wav        clean mixtures of other held-out speakers
 
-The conditions are `clean`; `noisy`, with its noise in a folder beside the others; and `reverb`, in a room and in noise,
-with sources that are free of both. Mixtures with the same number have the same utterances in all conditions. Levels are
-those of LibriMix. No speaker is in two splits.
+The conditions are `clean`; `noisy`, with an additional folder of the noise; and `reverb`, in a room and in noise, with
+dry, clean sources. Mixtures with the same number have the same utterances in all conditions. Levels are those of
+LibriMix. No speaker is in two splits.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
 NAME = "the corpus of many speakers"
-TRAIN_SECONDS = 5.0  # of a fixed training mixture; those of validation and test have the length of their utterances
+TRAIN_SECONDS = 5.0  # length of fixed training mixtures; for validation and test it is that of the utterances
 # Condition → whether there are reverberation and noise.
 CONDITIONS = {"clean": (False, False), "noisy": (False, True), "reverb": (True, True)}
 
@@ -64,11 +64,11 @@ class MixtureItem(Item):
     Attributes
     ----------
     split, condition : str
-        Of the dataset that draws it.
+        Split and condition of the dataset that draws it.
     number : int
-        Of the dataset's item.
+        Index in the dataset.
     speakers : tuple of str
-        In the order of the sources.
+        Speakers in the order of the sources.
     """
 
     split: str
@@ -97,7 +97,7 @@ def prepare_many_speakers(
 ) -> dict:
     """Generates the missing parts of the corpus, and writes its manifests, `many_speakers_{tr,cv,tt}.csv` and others.
 
-    Others are those of the test mixtures of each condition, `…_tt_clean.csv` and so on, and of the held-out speakers of
+    The others are for the test mixtures of each condition, `…_tt_clean.csv` and so on, and for the held-out speakers of
     Common Voice and speechocean762, `…_tt_commonvoice.csv` and `…_tt_so762.csv`.
 
     Arguments
@@ -109,36 +109,36 @@ def prepare_many_speakers(
     clips_folder : str, optional
         Folder with the listed clips at 8 kHz, `SPEAKER/CLIP.wav`. Default: `data_folder`/clips.
     recorded_noise_folder : str, optional
-        Recordings of noise for training, beside the synthesised noise, `KIND/NAME.wav`. Default: none.
+        Recordings of noise for training, in addition to the synthesised noise, `KIND/NAME.wav`. Default: none.
     librispeech_folder : str, optional
-        Folder that has `test-other/`, of which only the listed utterances are needed. Default: their copies are in
-        `data_folder` already.
+        Folder that has `test-other/`, of which only the listed utterances are needed. Default: their copies already
+        exist in `data_folder`.
     sample_rate : int
-        8000 Hz is the only one.
+        8000 Hz.
     num_train, num_valid, num_test : int
         Numbers of fixed mixtures, a third of each condition. Dynamic mixing doesn't use those for training. Held-out
         speakers of other sources get a third of `num_test`, clean.
     num_rooms, num_noises : int
-        How many rooms and synthesised clips of noise there are for training; a fifth of that for validation and test.
+        Numbers of rooms and of synthesised clips of noise for training; a fifth of these for validation and test.
     seed : int
-        Seed of everything random in the corpus.
+        Seed of all random numbers in the corpus.
     list_file : str, optional
-        CSV with the columns `clip,speaker,split,source,file`, compressed by gzip or not. Default: the one beside this
-        module.
+        CSV with the columns `clip,speaker,split,source,file`, optionally compressed by gzip. Default: the one in this
+        package.
     check_samples, on_invalid
         As for `data_prep.manifests.manifest.write_manifests`.
     workers : int, optional
-        Number of processes; one for each CPU if None. The files don't depend on it.
+        Number of processes. Default: one per CPU. The files don't depend on it.
 
     Returns
     -------
     manifests : dict
-        From the split to the path of its manifest.
+        For each split, the path of its manifest.
 
     Raises
     ------
     InputError
-        If an argument can't be used, clips are missing, or the folder holds another corpus.
+        If an argument is invalid, clips are missing, or the folder holds another corpus.
     """
     check_choice("sample_rate", sample_rate, (SAMPLE_RATE,))
     counts = {"num_train": num_train, "num_valid": num_valid, "num_test": num_test}
@@ -179,7 +179,7 @@ def prepare_many_speakers(
 
 
 def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
-    """The datasets that draw the fixed mixtures of each condition; computes the rooms."""
+    """Computes the rooms, and returns the datasets that draw the fixed mixtures of each condition."""
     rooms = data_folder / "rooms" / split
     if "reverb" in conditions:
         # Different rooms in each split: those for training have the seed of dynamic mixing.
@@ -193,7 +193,7 @@ def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
         speech_folder=data_folder / "lists" / f"{split}.csv",
         noise_folder=data_folder / "noise" / ("tt" if split in CLEAN_SPLITS else split),
         workers=workers,
-        noise_energies=False,  # the same samples as ever
+        noise_energies=False,  # for the same samples as in earlier versions
     )
     return {
         condition: DynamicMixtureDataset(
@@ -213,7 +213,7 @@ def _datasets(split, conditions, data_folder, count, num_rooms, seed, workers):
 
 
 def _plan(split, condition, data):
-    """The mixtures of a split and condition. Their utterances are the first thing that is drawn for each."""
+    """The mixtures of a split and condition. Their utterances are drawn first."""
     for number in range(len(data)):
         chosen = data.speech.draw(data.rng(number), data.num_spks)
         lengths = [

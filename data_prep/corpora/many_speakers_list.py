@@ -18,8 +18,8 @@ from mossformer_sb.errors import InputError
 
 LIST_FILE = Path(__file__).with_name("many_speakers.csv.gz")
 COLUMNS = ("clip", "speaker", "split", "source", "file")
-LIBRISPEECH = "librispeech"  # the source whose files are used as published, resampled to our rate
-CLEAN_SPLITS = ("tt_commonvoice", "tt_so762")  # whose mixtures are clean; the others have all conditions
+LIBRISPEECH = "librispeech"  # the source whose files are only resampled
+CLEAN_SPLITS = ("tt_commonvoice", "tt_so762")  # splits with clean mixtures; the others have all conditions
 ALL_SPLITS = (*SPLITS, *CLEAN_SPLITS)
 
 
@@ -30,7 +30,7 @@ class ListedClip:
     Attributes
     ----------
     name : str
-        Of the clip's file, without ending.
+        Name of the clip's file, without extension.
     speaker, split, source : str
         Its speaker, split, and source corpus.
     file : str
@@ -45,7 +45,7 @@ class ListedClip:
 
 
 def read_list(path: str | Path = LIST_FILE) -> dict:
-    """Reads the clips of each split.
+    """Reads the list of clips.
 
     Arguments
     ---------

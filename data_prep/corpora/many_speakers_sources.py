@@ -33,22 +33,22 @@ if TYPE_CHECKING:
 
 PREFIX = "many_speakers"
 SAMPLE_RATE = 8000  # Hz, of all generated files
-VERSION = 1  # to be increased when the same list gives other samples
-NOISE_SECONDS = 30  # of a clip
+VERSION = 1  # increase when the same list gives other samples
+NOISE_SECONDS = 30  # length of a clip
 NOISE_PEAK = 0.9
-BABBLE_UTTERANCES = 24  # from which the speakers of one babble clip are drawn
-WORTH_WORKERS = 30  # files or mixtures; fewer are made before the processes have started
-HELD_OUT_SHARE = 5  # validation and test have so many times fewer rooms and noises
+BABBLE_UTTERANCES = 24  # number of utterances for one babble clip
+WORTH_WORKERS = 30  # minimum number of files or mixtures for several processes
+HELD_OUT_SHARE = 5  # validation and test have this many times fewer rooms and noises
 
 
 @dataclass(frozen=True)
 class SpeechItem(Item):
-    """One utterance, from LibriSpeech's rate to ours.
+    """One utterance, to be resampled from LibriSpeech's rate.
 
     Attributes
     ----------
     path : str
-        Of the recording.
+        Path of the recording.
     """
 
     path: str
@@ -56,14 +56,14 @@ class SpeechItem(Item):
 
 @dataclass(frozen=True)
 class RecordedNoiseItem(Item):
-    """One recording of noise, from its rate to ours.
+    """One recording of noise, to be resampled.
 
     Attributes
     ----------
     source : str
-        Its path.
+        Path of the recording.
     frames, sample_rate : int
-        Its length in samples, and their rate in Hz.
+        Its length in samples, and its sample rate in Hz.
     """
 
     source: str
@@ -78,9 +78,9 @@ class SynthesisedNoiseItem(Item):
     Attributes
     ----------
     split : str
-        Whose speech is used for babble.
+        Split whose speech is used for babble.
     number : int
-        Of the clip, from 0.
+        Number of the clip, from 0.
     """
 
     split: str
@@ -88,7 +88,7 @@ class SynthesisedNoiseItem(Item):
 
 
 def run_plan(plan: Plan, data_folder: str | Path, workers: int | None) -> None:
-    """Runs a plan, in this process where starting others would take longer than the work."""
+    """Runs a plan; in this process if starting others would take longer."""
     run(plan, data_folder, 1 if len(plan.items) < WORTH_WORKERS else workers)
 
 
@@ -96,7 +96,7 @@ def run_plan(plan: Plan, data_folder: str | Path, workers: int | None) -> None:
 
 
 def find_clips(splits: dict, clips_folder: str | Path, data_folder: str | Path) -> dict:
-    """The path of each clip, by its name; for published LibriSpeech utterances that of their copy."""
+    """The path of each clip, by its name; for LibriSpeech utterances that of their copy."""
     paths = {
         clip.name: _copy_of(clip, data_folder)
         if clip.source == LIBRISPEECH
@@ -119,7 +119,7 @@ def _copy_of(clip, data_folder):
 
 
 def write_list(data_folder: Path, split: str, clips: list, paths: dict) -> None:
-    """Writes the clips of a split as a CSV `path,spk`, as dynamic mixing reads them."""
+    """Writes the clips of a split as a CSV `path,spk`, for dynamic mixing."""
     target = data_folder / "lists" / f"{split}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
@@ -136,7 +136,7 @@ def write_list(data_folder: Path, split: str, clips: list, paths: dict) -> None:
 def copy_librispeech(
     splits: dict, librispeech_folder: str | None, data_folder: str | Path, parameters: Mapping, workers: int | None
 ) -> None:
-    """Writes the utterances that are used as published, at our rate; needs their folder while some are missing."""
+    """Writes the LibriSpeech utterances at our rate; needs their folder while some are missing."""
     clips = [clip for clips in splits.values() for clip in clips if clip.source == LIBRISPEECH]
     if librispeech_folder is None:
         missing = [path for path in (_copy_of(clip, data_folder) for clip in clips) if not path.is_file()]
@@ -152,7 +152,7 @@ def copy_librispeech(
     if missing:
         raise InputError(
             f"librispeech_folder '{root}' lacks {len(missing)} of {len(clips)} utterances: {first_of(missing, ' …')}. "
-            "Give the folder that has test-other, as it is unpacked from LibriSpeech's archive."
+            "Give the folder that has test-other, as unpacked from LibriSpeech's archive."
         )
     frames = frames_of(root, [clip.file for clip in clips])
     items = []
@@ -168,7 +168,7 @@ def _read_speech(item):
 
 
 def _rounded(samples):
-    """As 16 bit, clipped: resampling may have raised a peak above full scale, which would wrap around."""
+    """Converts to 16 bit with clipping: resampling may raise a peak above full scale, which would wrap around."""
     return to_int16_wrapping(np.clip(samples, -1, 1 - 2**-15))
 
 
@@ -176,13 +176,13 @@ def _rounded(samples):
 
 
 def check_noise(folder: str | Path | None) -> None:
-    """Raises an InputError unless the folder of recorded noise, if it is given, holds recordings."""
+    """Raises an InputError if a folder of recorded noise is given and holds no recordings."""
     if folder is not None:
         name_noise(folder, "recorded_noise_folder")
 
 
 def copy_noise(folder: str | Path | None, data_folder: str | Path, parameters: Mapping, workers: int | None) -> None:
-    """Writes recorded noise at our rate beside the synthesised noise for training."""
+    """Writes recorded noise for training at our rate, into a subfolder of the synthesised noise."""
     if folder is None:
         return
     root = Path(expanded(folder))
@@ -214,7 +214,7 @@ def synthesise_noise(
     parameters: Mapping,
     workers: int | None,
 ) -> None:
-    """Writes the clips of synthesised noise of each split, and of babble of its speech."""
+    """Writes the clips of synthesised noise of each split, including babble of its speech."""
     items = []
     for split in SPLITS:
         for number in range(share_of(num_noises, split)):

@@ -27,7 +27,7 @@ def prepare_mini(
     num_train, num_valid, num_test : int
         Numbers of mixtures.
     seed : int
-        Seed of everything random in the corpus.
+        Seed of all random numbers in the corpus.
     sample_rate : int
         8000 or 16000.
     task : str
@@ -41,7 +41,7 @@ def prepare_mini(
     Raises
     ------
     InputError
-        If an argument can't be used, or the folder holds another corpus.
+        If an argument is invalid, or the folder holds another corpus.
     """
     make_mini_corpus(data_folder, num_train, num_valid, num_test, seed, sample_rate)
     return prepare_wham(data_folder, output_folder, sample_rate, task=task)

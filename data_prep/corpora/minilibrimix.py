@@ -40,11 +40,11 @@ def prepare_minilibrimix(
     output_folder : str
         Folder for the manifests, created if absent.
     sample_rate : int
-        In Hz, of the files: as published, 8000.
+        Sample rate of the files in Hz: 8000 as published.
     task : str
         "separate_clean" or "separate_noisy".
     splits : sequence of str
-        Which of "train" and "val".
+        Some of "train" and "val".
     check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
@@ -56,7 +56,7 @@ def prepare_minilibrimix(
     Raises
     ------
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     for split in splits:
         check_choice("split", split, SPLITS)

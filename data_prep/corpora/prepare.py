@@ -1,6 +1,6 @@
 """Preparation of any corpus for an experiment.
 
-The corpus's name chooses the function that prepares it; the manifests have the same names for all: `train.csv`,
+The corpus's name selects the function that prepares it. The manifests of all corpora have the same names: `train.csv`,
 `valid.csv` and `test.csv`.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Keys of an experiment that corpora have options for, under the same name.
+# Keys of an experiment that are options of corpora with the same name.
 OPTIONS = (
     "mode",
     "target",
@@ -54,7 +54,7 @@ OPTIONS = (
     "on_invalid",
     "trim",
 )
-# And keys for a corpus's seed, which is separate from that of the training.
+# Keys for a corpus's seed, which is separate from that of the training.
 CORPUS_KEYS = {"corpus_seed": "seed", "corpus_rooms": "num_rooms"}
 # Keys of dynamic mixing.
 MIXING_OPTIONS = (
@@ -74,7 +74,7 @@ MIXING_OPTIONS = (
 
 
 class Preparation(NamedTuple):
-    """The function that prepares a corpus, its task if it has only one, and its train, valid and test splits."""
+    """The function that prepares a corpus, its only task or None, and its train, valid and test splits."""
 
     prepare: Callable
     only_task: str | None = None
@@ -102,7 +102,7 @@ def prepare_experiment(hparams: Mapping, test_only: bool = False) -> None:
     hparams : Mapping
         Keys of the experiment.
     test_only : bool
-        Whether there will be no training: nothing is prepared for dynamic mixing then.
+        Whether there is no training: then nothing is prepared for dynamic mixing.
 
     Raises
     ------
@@ -155,18 +155,18 @@ def prepare_corpus(
     output_folder : str
         Folder for the manifests, created if absent.
     num_spks : int
-        Sources of each mixture. For corpora with only one possible number, the dataset checks it.
+        Number of sources per mixture. For corpora with only one possible number, the dataset checks it.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     task : str
-        As the corpus's own preparation has it; "separate_clean" for "wsj0mix", "separate" for "custom" and
-        "separate_mixed" for "many_speakers", which have no other.
+        A task of the corpus's own preparation; "separate_clean" for "wsj0mix", "separate" for "custom" and
+        "separate_mixed" for "many_speakers", their only ones.
     train_split : str, optional
-        Of "librimix": "train-100", the default, or "train-360".
+        Training split of "librimix": "train-100", the default, or "train-360".
     test_needed : bool
-        Whether it is an error if there is no test set.
+        Whether a missing test set is an error.
     **options
-        Of the corpus's own preparation; None means its default.
+        Options of the corpus's own preparation; None means the default.
 
     Returns
     -------
@@ -176,7 +176,7 @@ def prepare_corpus(
     Raises
     ------
     InputError
-        If the corpus does not have the task or option; or as the corpus's own preparation.
+        If the corpus does not have the task or option; or as in the corpus's own preparation.
     """
     check_choice("corpus", corpus, CORPORA)
     prepare, only_task, splits = CORPORA[corpus]
@@ -203,7 +203,7 @@ def prepare_corpus(
     if "num_spks" in accepted:
         given["num_spks"] = num_spks
     arguments = {"sample_rate": sample_rate, **given}
-    manifests = _prepare_what_is_there(prepare, data_folder, output_folder, splits, test_needed, arguments)
+    manifests = _prepare_existing_splits(prepare, data_folder, output_folder, splits, test_needed, arguments)
     names = dict(zip(MANIFESTS, splits, strict=False))
     for absent in (name for name in MANIFESTS if names.get(name) not in manifests):
         for ending in (".csv", ".json"):  # of an earlier preparation
@@ -211,8 +211,8 @@ def prepare_corpus(
     return {name: _rename(manifests[split], name) for name, split in names.items() if split in manifests}
 
 
-def _prepare_what_is_there(prepare, data_folder, output_folder, splits, test_needed, arguments):
-    """Calls the corpus's preparation; without the test set if only that is missing."""
+def _prepare_existing_splits(prepare, data_folder, output_folder, splits, test_needed, arguments):
+    """Calls the corpus's preparation, without the test set if only that is missing."""
     takes_splits = "splits" in inspect.signature(prepare).parameters
     has_test = len(splits) == len(MANIFESTS)
     try:

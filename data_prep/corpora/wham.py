@@ -1,6 +1,6 @@
 """Manifests of WHAM! (Wichern et al., "WHAM!: Extending Speech Separation to Noisy Environments", 2019).
 
-The corpus as its scripts write it:
+The layout of the corpus:
 
     DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav
 """
@@ -16,7 +16,7 @@ from data_prep.manifests.manifest import write_manifests
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# The mixture and the signals that it is made of.
+# The mixture and its components.
 TASKS = {
     "separate_noisy": {"mix_wav": "mix_both", "s1_wav": "s1", "s2_wav": "s2", "noise_wav": "noise"},
     "separate_clean": {"mix_wav": "mix_clean", "s1_wav": "s1", "s2_wav": "s2"},
@@ -51,7 +51,7 @@ def prepare_wham(
         "separate_noisy": two speakers and noise, `mix_both`; "separate_clean": two speakers, `mix_clean`;
         "enhance_single": one speaker and noise, `mix_single`.
     splits : sequence of str
-        Which of "tr", "cv" and "tt".
+        Some of "tr", "cv" and "tt".
     check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
@@ -63,7 +63,7 @@ def prepare_wham(
     Raises
     ------
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     check_versions([sample_rate], [mode], splits)
     check_choice("task", task, TASKS)

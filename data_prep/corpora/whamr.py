@@ -1,10 +1,10 @@
 """Manifests of WHAMR! (Maciejewski et al., "WHAMR!: Noisy and Reverberant Single-Channel Speech Separation", 2020).
 
-The corpus as its scripts write it:
+The layout of the corpus:
 
     DATA_FOLDER/wav{8k,16k}/{min,max}/{tr,cv,tt}/{noise,s1_*,s2_*,mix_clean_*,mix_single_*,mix_both_*}/ID.wav
 
-where * is `anechoic` or `reverb`. The anechoic signals are the direct sound alone, with its delay. A custom corpus with
+where * is `anechoic` or `reverb`. The anechoic signals are only the direct path, with its delay. A custom corpus with
 the same layout may have more speakers.
 """
 
@@ -65,10 +65,10 @@ def prepare_whamr(
         `mix_clean_reverb`; "enhance_single_reverb": the first speaker and noise, `mix_single_reverb`; and the same
         with "anechoic".
     target : str
-        "anechoic": the sources are free of reverberation in every split, as the corpus's tasks define it; "reverb": the
-        sources are as they are in the mixture, with reverberation.
+        "anechoic": the sources have no reverberation in any split, as in the corpus's tasks; "reverb": the sources are
+        reverberant, as in the mixture.
     splits : sequence of str
-        Which of "tr", "cv" and "tt".
+        Some of "tr", "cv" and "tt".
     check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
@@ -80,7 +80,7 @@ def prepare_whamr(
     Raises
     ------
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     layout = reverberant_layout("WHAMR!", "whamr", "", num_spks, sample_rate, mode, task, target, splits, check_samples)
     listing = list_mixtures(replace(layout, speakers=_speakers), data_folder)
@@ -110,7 +110,7 @@ def reverberant_layout(
     num_spks, sample_rate, mode, task, target, splits
         As for `prepare_whamr`.
     images : bool
-        Whether the reverberant sources are needed where they are no targets.
+        Whether the reverberant sources are needed even if they are not the targets.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def reverberant_layout(
     Raises
     ------
     InputError
-        If an argument is not as needed.
+        If an argument is invalid.
     """
     check_versions([sample_rate], [mode], splits)
     check_choice("task", task, TASKS)
@@ -136,12 +136,12 @@ def reverberant_layout(
         sources = range(1, (num_sources or num_spks) + 1)
         targets = {f"s{i}_wav": f"{here}/s{i}_{target}" for i in sources}
         folders[split] = {"mix_wav": f"{here}/mix_{mixture}_{room}"} | targets | noise
-        # Images that are no targets are needed for checking the sum only.
+        # Images that are not targets are only needed for checking the sum.
         needed = images or room == target
         parts[split] = [*(f"{here}/s{i}_{room}" for i in sources), *noise.values()] if needed else []
     return CorpusLayout(name, prefix, sample_rate, folders, parts=parts)
 
 
 def _speakers(mixture_id):
-    """Of WHAMR!, or of a LibriSpeech corpus with the same layout."""
+    """Speakers of a mixture of WHAMR!, or of a LibriSpeech corpus with the same layout."""
     return wsj0_speakers(mixture_id) or librispeech_speakers(mixture_id)

@@ -1,6 +1,6 @@
 """Manifests of WSJ0-2mix to WSJ0-5mix (Hershey et al., "Deep clustering", 2016; Nachmani et al., 2020).
 
-The corpora as their scripts write them:
+The layout of the corpora:
 
     DATA_FOLDER/{2,3,4,5}speakers/wav{8k,16k}/{min,max}/{tr,cv,tt}/{mix,s1,…,sN}/ID.wav
 """
@@ -43,7 +43,7 @@ def prepare_wsj0mix(
     mode : str
         "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
     splits : sequence of str
-        Which of "tr", "cv" and "tt".
+        Some of "tr", "cv" and "tt".
     check_samples, on_invalid, trim
         As for `data_prep.manifests.manifest.write_manifests`.
 
@@ -55,7 +55,7 @@ def prepare_wsj0mix(
     Raises
     ------
     InputError
-        If an argument, a folder or a file is not as needed.
+        If an argument, a folder or a file is invalid.
     """
     check_choice("num_spks", num_spks, NUMS_SPKS)
     check_versions([sample_rate], [mode], splits)

@@ -1,7 +1,7 @@
 """A small corpus without downloads: synthetic voices in synthetic noise, laid out as WHAM!.
 
-For tests and for a first training within minutes. Its speech and noise are simple: results on it show that the code
-works, and nothing about real recordings.
+It is for tests and for a first training within minutes. Its speech and noise are simple: results on it show that the
+code works, not how it performs on real recordings.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # of the corpus; to be increased when the same arguments give other samples
-USES = 3  # how often an utterance is used on average
-MAX_UTTERANCES = 100  # for each voice
+USES = 3  # average number of uses of an utterance
+MAX_UTTERANCES = 100  # per voice
 NUM_CLIPS = {"tr": 24, "cv": 8, "tt": 8}
 CLIP_SECONDS = 10
 HELD_OUT = 8  # of every 8 voices, one is for validation and one for test
@@ -54,14 +54,14 @@ def make_mini_corpus(
     num_train, num_valid, num_test : int
         Numbers of mixtures.
     seed : int
-        Seed of everything random.
+        Seed of all random numbers.
     sample_rate : int
         8000 or 16000.
 
     Raises
     ------
     InputError
-        If an argument can't be used, or the folder holds another corpus.
+        If an argument is invalid, or the folder holds another corpus.
     """
     check_choice("sample_rate", sample_rate, SAMPLE_RATES)
     numbers = {"num_train": num_train, "num_valid": num_valid, "num_test": num_test}
@@ -73,7 +73,7 @@ def make_mini_corpus(
     num_mixtures = {"tr": num_train, "cv": num_valid, "tt": num_test}
     description = {"corpus": "mini", "version": VERSION, "seed": seed, "sample_rate": sample_rate}
     description |= numbers
-    if _is_there(Path(expanded(data_folder)), description):
+    if _exists(Path(expanded(data_folder)), description):
         logger.info("The small corpus exists: %s", data_folder)
         return
 
@@ -89,11 +89,11 @@ def make_mini_corpus(
         length = CLIP_SECONDS * sample_rate
         noise[split] = [make_noise(i, utterances, rng, length, sample_rate) for i in range(NUM_CLIPS[split])]
     write_wham_tree(data_folder, speech, noise, num_mixtures, seed, sample_rate, description=description)
-    logger.info("Made the small corpus: %s", data_folder)
+    logger.info("Generated the small corpus: %s", data_folder)
 
 
 def split_voices(voices: Sequence[str]) -> dict:
-    """Divides voices among the splits, evenly from a list in which similar voices are neighbours.
+    """Divides a list of voices among the splits, evenly over the list, in which similar voices are neighbours.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def split_voices(voices: Sequence[str]) -> dict:
     return splits
 
 
-def _is_there(data_folder, description):
+def _exists(data_folder, description):
     path = data_folder / DESCRIPTION
     if not path.is_file():
         check_free(data_folder)
@@ -132,7 +132,7 @@ def _is_there(data_folder, description):
 
 
 def _speak(voice, count, rng, sample_rate):
-    """Speaks `count` sentences. Every speaker has a pitch and rate, and every sentence deviates a little."""
+    """Synthesises `count` sentences. Every speaker has a pitch and rate, with small random deviations per sentence."""
     pitch, rate = rng.integers(30, 71), rng.integers(145, 196)
     utterances = []
     for _ in range(count):

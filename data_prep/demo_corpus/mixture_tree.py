@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DESCRIPTION = "corpus.json"
-MAX_PEAK = 0.95  # WHAM!'s
+MAX_PEAK = 0.95  # as in WHAM!
 MAX_GAIN = 2.5  # dB. Speaker 1 gets a gain from 0 to 2.5 dB, speaker 2 its negative, as in WSJ0-2mix
 SNR_RANGE = (-3.0, 6.0)  # dB, of the louder speaker against the noise, as in WHAM!
 LEVEL_RANGE = (-32.0, -22.0)  # dB, RMS of the louder speaker against full scale
-MIN_NOISE_LEVEL = 0.1  # the level of a noise segment is at least this part of its whole clip's RMS
+MIN_NOISE_LEVEL = 0.1  # minimum level of a noise segment, relative to its clip's RMS
 
 
 def write_wham_tree(
@@ -38,8 +38,8 @@ def write_wham_tree(
     """Writes `data_folder/wav{8k,16k}/min/{split}/{mix_both,mix_clean,mix_single,s1,s2,noise}/ID.wav`.
 
     IDs are `{utt1}_{gain1}_{utt2}_{gain2}`, with utterance ids of 8 characters that begin with the speaker's 3. Files
-    are 32-bit float, mono, and `mix_both` is `s1 + s2 + noise` to the bit. The corpus is written atomically: an
-    interrupted run leaves none.
+    are 32-bit float, mono, and `mix_both` is exactly `s1 + s2 + noise`. The corpus is written atomically: an
+    interrupted run leaves no files.
 
     Gains and signal-to-noise ratios are drawn as for WSJ0-2mix and WHAM!, with two differences: levels are the RMS of
     the mixed segments, without their mean, where those corpora use active speech level and loudness; and noise is
@@ -48,7 +48,7 @@ def write_wham_tree(
     Arguments
     ---------
     data_folder : str
-        Folder of the corpus; it must not exist, or be empty.
+        Folder of the corpus, which must not exist or must be empty.
     speech : Mapping
         split → speaker → utterances. Speakers are codes of 3 lowercase letters or digits, and each split needs two;
         utterances are a sequence of arrays of shape [time]. Trim their silence first: a mixture is cut to the shorter
@@ -58,19 +58,19 @@ def write_wham_tree(
     num_mixtures : Mapping
         split → number of mixtures, for some of "tr", "cv" and "tt".
     seed : int
-        A mixture depends on this, its split and its number alone (and on the utterances and clips).
+        A mixture depends only on this, its split, its number, the utterances and the clips.
     sample_rate : int
         Sample rate of all signals: 8000 or 16000.
     loop_noise : bool
         Whether a clip that is shorter than the mixture is repeated, without a cross-fade; if False, only clips that are
         long enough are drawn.
     description : dict, optional
-        Written as `corpus.json`.
+        Content of `corpus.json`.
 
     Raises
     ------
     InputError
-        If the folder is in use, or an utterance, a clip or a speaker's code can't be used.
+        If the folder is in use, or an utterance, a clip or a speaker's code is invalid.
     """
     data_folder = Path(expanded(data_folder))
     check_free(data_folder)
@@ -100,7 +100,7 @@ def mix(
     noise : sequence of numpy.ndarray
         Noise clips.
     rng : numpy.random.Generator
-        Where everything random comes from.
+        Random generator.
     loop_noise : bool
         Whether a clip that is shorter than the mixture is repeated; if False, only clips long enough are drawn.
 
@@ -121,7 +121,7 @@ def mix(
     >>> list(signals), len(signals["s1"])
     (['mix_both', 'mix_clean', 'mix_single', 's1', 's2', 'noise'], 80)
     """
-    gain = float(f"{rng.uniform(0, MAX_GAIN):.5g}")  # as in the name
+    gain = float(f"{rng.uniform(0, MAX_GAIN):.5g}")  # rounded as in the ID
     names, utterances = [], []
     for speaker, sign in zip(rng.choice(sorted(speech), 2, replace=False), (1, -1), strict=True):
         number = rng.integers(len(speech[speaker]))
@@ -130,11 +130,11 @@ def mix(
 
     length = min(map(len, utterances))
     clip = _draw_clip(noise, length, rng, loop_noise)
-    stretch = _stretch(clip, length, rng)
+    noise_segment = _random_segment(clip, length, rng)
     level, snr = rng.uniform(*LEVEL_RANGE), rng.uniform(*SNR_RANGE)
     s1 = _scale(utterances[0][:length], level)
     s2 = _scale(utterances[1][:length], level - 2 * gain)
-    background = _scale(stretch, level - snr, least=MIN_NOISE_LEVEL * np.std(clip))
+    background = _scale(noise_segment, level - snr, least=MIN_NOISE_LEVEL * np.std(clip))
 
     mixtures = (s1, s2, background, s1 + s2, s1 + background, s1 + s2 + background)
     factor = min(1.0, MAX_PEAK / max(np.abs(signal).max() for signal in mixtures))
@@ -150,16 +150,16 @@ def rms(signal: np.ndarray) -> float:
 
 
 def trim_silence(signal: np.ndarray, sample_rate: int, threshold: float = -40.0) -> np.ndarray:
-    """Cuts quiet ends off an utterance.
+    """Removes silence at the ends of an utterance.
 
     Arguments
     ---------
     signal : numpy.ndarray
         Shape [time].
     sample_rate : int
-        In Hz.
+        Sample rate in Hz.
     threshold : float
-        Frames of 10 ms count as quiet if their RMS is this many dB below that of the loudest.
+        Frames of 10 ms are silent if their RMS is this many dB below that of the loudest.
 
     Returns
     -------
@@ -209,9 +209,9 @@ def _check_signal(name, signal):
 
 
 def _scale(signal, level, least=1e-20):
-    """Scales the RMS of a signal to `level` dB, as if it were at least `least`.
+    """Scales the RMS of a signal to `level` dB, with `least` as the minimum of the measured RMS.
 
-    Its mean is subtracted: some recordings have an offset that is stronger than their speech, and would count as level.
+    Its mean is subtracted: some recordings have an offset that is stronger than their speech.
     """
     signal = np.asarray(signal, dtype=np.float64)
     signal = signal - signal.mean()
@@ -229,7 +229,7 @@ def _draw_clip(noise, length, rng, loop_noise):
     return clips[rng.integers(len(clips))]
 
 
-def _stretch(clip, length, rng):
+def _random_segment(clip, length, rng):
     """A random segment of a clip, which is repeated if it is too short."""
     start = rng.integers(len(clip) - length + 1 if len(clip) >= length else len(clip))
     return np.take(clip, np.arange(start, start + length), mode="wrap")
@@ -238,5 +238,5 @@ def _stretch(clip, length, rng):
 def _write_signals(folder, mixture_id, signals, sample_rate):
     for name, signal in signals.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        # Not with soundfile, which writes the time of day into the headers of float files.
+        # Not with soundfile, which writes a timestamp into the headers of float files.
         wavfile.write(folder / name / f"{mixture_id}.wav", sample_rate, signal)

@@ -21,20 +21,20 @@ NUM_TALKERS = 6
 def make_noise(
     index: int, utterances: Sequence[np.ndarray], rng: np.random.Generator, length: int, sample_rate: int
 ) -> np.ndarray:
-    """Generates a clip of coloured noise with a varying level: alone, or with hum, clicks or babble.
+    """Generates a clip of coloured noise with a varying level, optionally with hum, clicks or babble.
 
     Arguments
     ---------
     index : int
-        Number of the clip: the four kinds alternate.
+        Number of the clip, which selects one of the four kinds in turn.
     utterances : sequence of numpy.ndarray
         [T] each: speech for babble.
     rng : numpy.random.Generator
-        Where everything random comes from.
+        Random generator.
     length : int
-        Samples.
+        Length in samples.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def make_noise(
 
 
 def _coloured(length, rng, sample_rate):
-    """Gaussian noise whose spectrum falls by 0 to 9 dB an octave above 60 Hz."""
+    """Gaussian noise whose spectrum falls by 0 to 9 dB per octave above 60 Hz."""
     frequencies = np.fft.rfftfreq(length, 1 / sample_rate)
     slope = rng.uniform(0, 1.5)
     spectrum = np.fft.rfft(rng.standard_normal(length)) * np.maximum(frequencies, 60.0) ** -slope
@@ -82,7 +82,7 @@ def _hum(length, rng, sample_rate):
 
 
 def _clicks(length, rng, sample_rate):
-    """Short decaying rings at random times, some four a second: dishes, keys, steps."""
+    """Short decaying oscillations at random times, some four per second: dishes, keys, steps."""
     clicks = np.zeros(length)
     time = np.arange(sample_rate // 10) / sample_rate
     for start in rng.integers(0, length - len(time), 4 * length // sample_rate):

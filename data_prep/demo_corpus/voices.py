@@ -56,7 +56,7 @@ def list_voices() -> list[str]:
 
 
 def synthesize(text: str, voice: str, pitch: int = 50, rate: int = 170, sample_rate: int = NATIVE_RATE) -> np.ndarray:
-    """Speaks a text; the same samples for the same arguments.
+    """Synthesises a text; the same arguments give the same samples.
 
     Arguments
     ---------
@@ -65,7 +65,7 @@ def synthesize(text: str, voice: str, pitch: int = 50, rate: int = 170, sample_r
     voice : str
         One of `list_voices()`.
     pitch : int
-        0 to 99; 50 is the voice's own.
+        0 to 99; 50 is the voice's default.
     rate : int
         Words per minute, 80 to 450.
     sample_rate : int
@@ -115,8 +115,7 @@ def _loader():
         import espeakng_loader
     except ImportError:
         raise InputError(
-            "The small corpus is spoken by espeak-ng, but espeakng_loader is not installed: "
-            'pip install "mossformer_sb[mini]"'
+            'The small corpus needs espeak-ng, but espeakng_loader is not installed: pip install "mossformer_sb[mini]"'
         ) from None
     return espeakng_loader
 
@@ -138,6 +137,6 @@ def _engine():
         yield library
         library.espeak_Terminate()
     finally:
-        # ctypes itself only loads. Where this does not unload (musl), speech depends on what was said before.
+        # ctypes can't unload. If dlclose does not unload (musl), speech depends on the texts before it.
         unload = _ctypes.FreeLibrary if os.name == "nt" else _ctypes.dlclose
         unload(library._handle)

@@ -22,12 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     Arguments
     ---------
     arguments : list of str, optional
-        Those of the command line if None.
+        Default: those of the command line.
 
     Returns
     -------
     status : int
-        0, or 2 after an error in what the user gave.
+        0, or 2 after an input error.
     """
     return run(_parser(), arguments)
 
@@ -38,7 +38,7 @@ def _parser():
     )
     commands = parser.add_subparsers(metavar="CORPUS", required=True)
     for name, (corpus, description) in COMMANDS.items():
-        # Options that are not given are not passed on: the defaults are those of the functions, and so are the checks.
+        # Only given options are passed on: defaults and checks are those of the functions.
         added = commands.add_parser(name, argument_default=argparse.SUPPRESS, help=description, description=description)
         corpus.add_arguments(added)
         engine.add_arguments(added)

@@ -1,20 +1,20 @@
 """Writing the files of a plan of mixtures: in several processes, resumable, and reproducible.
 
-A corpus module plans `Item`s, which list their files with the number of samples, and has a function that makes the
+A corpus module plans `Item`s, which list their files with the number of samples, and has a function that computes the
 samples of one item:
 
     @dataclass(frozen=True)
     class MixtureItem(Item):
         gain: float
 
-    def make(mixture):  # picklable; functools.partial gives it more arguments
+    def make(mixture):  # picklable; functools.partial binds more arguments
         return {output.path: np.full(output.frames, mixture.gain, np.float32) for output in mixture.outputs}
 
     items = [MixtureItem("a", (Output("tr/mix/a.wav", 8000, 8000, "float32"),), gain=0.5), …]
     run(Plan("wham", items, make, {"mix_param_meta_tr.csv": checksum(path)}), output_folder, workers=2)
 
 Files are written atomically, and the planned number of samples determines their size. So a file of the right size is
-complete, and an item that lacks one is made again.
+complete, and an item with a missing file is computed again.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = {"int16": 44, "float32": 58}  # of scipy's WAV files
-BLOCK_BYTES = 4096  # a file takes up to this many bytes more of the disk than its size
+BLOCK_BYTES = 4096  # maximum overhead of a file on the disk
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
 
 
 class Output(NamedTuple):
-    """One WAV file to be made.
+    """One WAV file to write.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Output(NamedTuple):
     frames : int
         Samples per channel.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     dtype : str
         "int16" for 16-bit PCM, or "float32".
     channels : int
@@ -99,9 +99,9 @@ class Item:
     Attributes
     ----------
     name : str
-        For messages.
+        Name for messages.
     outputs : tuple of Output
-        All the files that it makes.
+        Its files.
     """
 
     name: str
@@ -115,24 +115,24 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run has to make.
+    """The work of a run.
 
     Attributes
     ----------
     name : str
-        Of the corpus. `{name}.json` in the output folder records the parameters.
+        Name of the corpus. `{name}.json` in the output folder records the parameters.
     items : Sequence of Item
-        They must be picklable.
+        The items, which must be picklable.
     make : Callable
         From an item to a dictionary from the path of each of its outputs to an array of the output's type and shape.
-        It must be picklable, and give the same for the same item.
+        It must be picklable and deterministic.
     parameters : Mapping
-        What determines the content of a file of a given path, as strings, numbers, lists and None: seeds, checksums of
-        metadata files, versions. A tree that was begun with other values is not resumed. Values that only determine
-        which files there are, such as splits and sample rates, are not included: a tree may be completed later.
+        Values that determine the content of a file of a given path, as strings, numbers, lists and None: seeds,
+        checksums of metadata files, versions. A tree with other values is not resumed. Values that only select files,
+        such as splits and sample rates, are not included: a tree may be completed later.
     collect : Callable, optional
-        If given, `make` returns a pair of the dictionary and of further data on the item. When the item's files are
-        written, this is called in the main process with the item's `key` and the second.
+        If given, `make` returns a pair of the dictionary and of further data on the item. After the item's files are
+        written, this is called in the main process with the item's `key` and these data.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Plan:
 
 
 class Amount(NamedTuple):
-    """How much there is to write.
+    """Amount of data to write.
 
     Example
     -------
@@ -165,24 +165,24 @@ def run(plan: Plan, output_folder: str | Path, workers: int | None = None, dry_r
     Arguments
     ---------
     plan : Plan
-        What to make.
+        The work.
     output_folder : str or Path
         Folder of the corpus, created if absent.
     workers : int, optional
-        Number of processes; one for each CPU if None. The files don't depend on it.
+        Number of processes. Default: one per CPU. The files don't depend on it.
     dry_run : bool
-        Whether only to log how much there is to write.
+        Whether only to log how much would be written.
 
     Returns
     -------
     amount : Amount
-        What was written, or would be.
+        Amount of data that was written, or would be.
 
     Raises
     ------
     InputError
-        If two items make one file, the folder holds a tree made with other parameters, it can't be written, or its
-        disk is too small; and whatever `plan.make` raises.
+        If two items have the same file, the folder holds a tree with other parameters, it can't be written, or its disk
+        is too small; and the exceptions of `plan.make`.
 
     Example
     -------
@@ -206,7 +206,7 @@ def run(plan: Plan, output_folder: str | Path, workers: int | None = None, dry_r
         return amount
     if not items and found == recorded:
         for folder in ("", *folders):
-            with contextlib.suppress(OSError):  # a finished tree may be in a read-only place
+            with contextlib.suppress(OSError):  # a finished tree may be read-only
                 remove_temporaries(output_folder / folder)
         return amount
     _check_disk(amount, output_folder)
@@ -222,11 +222,11 @@ def run(plan: Plan, output_folder: str | Path, workers: int | None = None, dry_r
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the options that every corpus has: they are passed to `generate`, and from there to `run`."""
+    """Declares the options of all corpora, which are passed to `generate`, and from there to `run`."""
     parser.add_argument("--output_folder", required=True, help="folder for the corpus")
-    parser.add_argument("--workers", type=int, help="number of processes (default: one for each CPU)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: one per CPU)")
     add_cluster_argument(parser)
-    parser.add_argument("--dry_run", action="store_true", help="only say how much would be written")
+    parser.add_argument("--dry_run", action="store_true", help="only report how much would be written")
 
 
 def output_path(output_folder: str | Path) -> Path:
@@ -238,7 +238,7 @@ def output_path(output_folder: str | Path) -> Path:
     'wham'
     """
     if not str(output_folder):
-        raise InputError("output_folder is empty: give a folder. Is a variable of the shell not set?")
+        raise InputError("output_folder is empty: give a folder. A shell variable may be unset.")
     return Path(expanded(output_folder))
 
 
@@ -262,18 +262,18 @@ def write_wav(path: str | Path, samples: np.ndarray, sample_rate: int) -> None:
     Arguments
     ---------
     path : str or Path
-        Its folder must exist.
+        File to write, in an existing folder.
     samples : numpy.ndarray
         [frames] or [frames, channels]; int16, or float32 with full scale 1.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Raises
     ------
     InputError
         If the file can't be written.
     """
-    # Not with soundfile, which writes the time of day into the headers of float files.
+    # Not with soundfile, which writes a timestamp into the headers of float files.
     _write(Path(path), lambda temporary: wavfile.write(temporary, sample_rate, samples))
 
 
@@ -296,26 +296,26 @@ def _outputs(items):
 
 
 def _check_paths(plan):
-    """Raises an InputError if two items make one file, or a file lies outside the folder."""
+    """Raises an InputError if two items have the same file, or a file is outside the folder."""
     makers = {}
     for item in plan.items:
         for output in item.outputs:
             parts = output.path.split("/")
             if ".." in parts or "\\" in output.path or not parts[0]:
                 raise InputError(
-                    f"{plan.name}: {item.name!r} would make {output.path!r}, outside of the corpus. "
+                    f"{plan.name}: {item.name!r} would write {output.path!r}, outside the corpus. "
                     "Names in the metadata must be plain file names."
                 )
             if output.path in makers:
                 raise InputError(
-                    f"{plan.name}: two mixtures have the same name, and would make the same file, {output.path}: "
+                    f"{plan.name}: two mixtures have the same name, and would write the same file, {output.path}: "
                     f"{makers[output.path]!r} and {item.name!r}. Remove one of them from the metadata."
                 )
             makers[output.path] = item.name
 
 
 def _check_record(plan, output_folder):
-    """Compares the parameters with those that the folder was begun with; returns these, and their union."""
+    """Compares the parameters with those recorded in the folder; returns the recorded ones, and their union."""
     path = output_folder / f"{plan.name}.json"
     asked = json.loads(json.dumps(dict(plan.parameters)))  # tuples become lists, as in the file
     check_access(path)
@@ -331,14 +331,14 @@ def _check_record(plan, output_folder):
         found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: can't be read ({error}); needed the parameters that the folder was begun with. "
+            f"{path}: can't be read ({error}); needed the parameters of the files in the folder. "
             "Give the name of a new folder, or delete this one."
         ) from error
     different = sorted(key for key in asked.keys() & found.keys() if asked[key] != found[key])
     if different:
         raise InputError(
-            f"output_folder '{output_folder}' was begun with {differences(found, asked, different)}: give the same or "
-            "the name of a new folder, or delete this one."
+            f"output_folder '{output_folder}' was generated with {differences(found, asked, different)}: give the same "
+            "or the name of a new folder, or delete this one."
         )
     return found, found | asked
 
@@ -367,7 +367,7 @@ def _is_checksum(value):
 
 
 def _unfinished(items, output_folder, folders):
-    """The items that lack a file, or have one of another size."""
+    """The items with a missing file, or a file of another size."""
     sizes = {}
     for folder in folders:
         check_access(output_folder / folder)
@@ -409,7 +409,7 @@ def _make_folders(output_folder, folders):
 
 
 def remove_temporaries(folder: str | Path) -> None:
-    """Removes temporary files of an interrupted run from a folder, if it exists. Not while another run writes there."""
+    """Removes temporary files of an interrupted run from a folder, if it exists. No other run may write to it."""
     with contextlib.suppress(FileNotFoundError):
         for entry in os.scandir(folder):
             if _TEMPORARY.fullmatch(entry.name):

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def access_problem(path: str | Path) -> str | None:
-    """Why an existing path can't be read.
+    """The reason why an existing path can't be read.
 
     Arguments
     ---------
     path : str or Path
-        A file or a folder, which may be absent.
+        A file or a folder, which need not exist.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def check_access(path: str | Path) -> None:
 
 
 def _refusing(path):
-    """The file or folder itself that can't be read: below a closed folder nothing can be checked."""
+    """The file or folder that can't be read: below an unreadable folder nothing can be checked."""
     while path != path.parent:
         try:
             os.stat(path)
@@ -81,11 +81,11 @@ class FolderListings:
         Arguments
         ---------
         folder : str or Path
-            Where.
+            Folder to search.
         name : str
-            Path below it, with slashes.
+            Path relative to the folder, with slashes.
         suffixes : sequence of str
-            Endings to try instead of the one in the name; the first that exists counts. Only that of the name if empty.
+            Extensions to try instead of that of the name, in order of precedence. If empty, only that of the name.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class FolderListings:
 
     def _child(self, folder, name):
         listing = self._listing(folder)
-        if listing is None:  # a folder that can be entered and not listed
+        if listing is None:  # a folder that can be entered but not listed
             return folder / name if os.path.exists(folder / name) else None
         actual = listing.get(name) or listing.get(name.lower())
         return folder / actual if actual else None
@@ -121,12 +121,12 @@ class FolderListings:
 
 
 def walk_files(folder: str | Path, key: str) -> Iterator[str]:
-    """Lists the files below a folder, in no order. Links to other folders are followed.
+    """Lists the files below a folder, unsorted. Links to other folders are followed.
 
     Arguments
     ---------
     folder : str or Path
-        Where.
+        Folder to search.
     key : str
         Its name in messages.
 
@@ -137,7 +137,7 @@ def walk_files(folder: str | Path, key: str) -> Iterator[str]:
     Raises
     ------
     InputError
-        If a folder in it can't be read: its files would be missing silently.
+        If a folder in it can't be read: its files would be missed.
     """
     top = os.path.realpath(folder)
     seen = {top}
@@ -148,7 +148,7 @@ def walk_files(folder: str | Path, key: str) -> Iterator[str]:
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         yield from (os.path.join(place, name) for name in files)
         links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
-        # Folders inside are listed under their own names; and links may form a cycle.
+        # Folders inside are listed under their own names, and links may form a cycle.
         skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}
         folders[:] = [name for name in folders if name not in skipped]
         seen |= set(links.values())

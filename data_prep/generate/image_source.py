@@ -1,22 +1,22 @@
-"""Impulse responses of rooms by the image-source method, as published for WHAMR! (Maciejewski et al., 2020).
+"""Room impulse responses (RIR) by the image-source method, as published for WHAMR! (Maciejewski et al., 2020).
 
-The published responses were made with pyroomacoustics 0.3.1. Later releases differ from it in ways that can't be undone
-by options, by 1e-3 of the peak, so the sum is computed here:
+The published RIRs were computed with pyroomacoustics 0.3.1. Later releases differ from it by 1e-3 of the peak, which no
+option changes, so this module computes the sum itself:
 
 - The absorption `a` comes from the reverberation time by Sabine's formula, as an energy. But each reflection multiplies
-  the *amplitude* by 1 - a, where √(1 - a) would be physics: the rooms decay faster than their T60 says. In a few rooms
-  `a` exceeds 1, and the sign changes with each reflection. The corpus is like that.
+  the *amplitude* by 1 - a, where √(1 - a) would be correct: the rooms decay faster than their T60 states. In a few
+  rooms `a` exceeds 1, and the sign changes with each reflection, as in the published corpus.
 - An image at distance d arrives at d/c with amplitude (1 - a)^reflections / (4πd), as a sinc of 81 taps under a Hann
   window that is centred on a sample; all are 40 samples late, so that the taps begin at time zero.
-- Images with at most ceil(T60·c / smallest dimension) reflections count; the response is cut after ceil(T60·16000).
-- Anechoic means the direct path alone, with the same delay.
+- Images with at most ceil(T60·c / smallest dimension) reflections are used; the RIR is cut after ceil(T60·16000).
+- Anechoic means only the direct path, with the same delay.
 
 There are two ways to place the sinc between two samples:
 
 - "table" is that of pyroomacoustics 0.3.1 as pip installs it, with its compiled parts, and so that of WHAMR!: the
-  window is centred on the sample before, the sinc comes from a table of 20 points a sample, linear in between, and
-  positions and delays are rounded to single precision. Over 40 drawn rooms of all reverberation times, anechoic
-  responses differ from those of pyroomacoustics by at most 5e-16 of the peak, reverberant ones by 4e-8.
+  window is centred on the sample before, the sinc comes from a table of 20 points per sample with linear
+  interpolation, and positions and delays are rounded to single precision. Over 40 drawn rooms of all reverberation
+  times, anechoic RIRs differ from those of pyroomacoustics by at most 5e-16 of the peak, reverberant ones by 4e-8.
 - "exact" evaluates the sinc itself, under a window that is centred on the nearest sample, as pyroomacoustics 0.3.1 does
   without its compiled parts. It differs from "table" by up to 2.5e-3 of the peak.
 
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
 NUM_TAPS = 81
 OFFSET = NUM_TAPS // 2  # samples
 DEGREE = 16  # of the polynomials that approximate the sinc between two samples, to 1e-13
-POINTS = 20  # of the table of the sinc, for each sample
+POINTS = 20  # of the table of the sinc, per sample
 SINCS = ("exact", "table")
 
 
 def impulse_responses(
     room: Room, microphones: Sequence[int] = (0,), anechoic: bool = False, sinc: str = "exact"
 ) -> np.ndarray:
-    """Responses from every source to some microphones, at 16 kHz.
+    """RIRs from all sources to some microphones, at 16 kHz.
 
     Arguments
     ---------
     room : Room
         The room.
     microphones : sequence of int
-        Which: 0 left, 1 right.
+        Numbers of the microphones: 0 left, 1 right.
     anechoic : bool
-        Whether only the direct path counts.
+        Whether to compute only the direct path.
     sinc : str
         "exact" or "table"; see the top of this module.
 
@@ -87,7 +87,7 @@ def impulse_responses(
 def impulse_response(
     room: Room, source: Sequence[float], microphone: Sequence[float], anechoic: bool = False, sinc: str = "exact"
 ) -> np.ndarray:
-    """Response from one position to another; see `impulse_responses`.
+    """RIR from one position to another; see `impulse_responses`.
 
     Arguments
     ---------
@@ -96,7 +96,7 @@ def impulse_response(
     source, microphone : sequence of float
         Positions, in metres.
     anechoic : bool
-        Whether only the direct path counts.
+        Whether to compute only the direct path.
     sinc : str
         "exact" or "table".
 
@@ -106,7 +106,7 @@ def impulse_response(
         [T], float64.
     """
     check_choice("sinc", sinc, SINCS)
-    # The published program has its positions in single precision.
+    # The published program stores positions in single precision.
     precision = np.float32 if sinc == "table" else np.float64
     distance, amplitude = _images(room, source, microphone, 0 if anechoic else room.max_reflections, precision)
     place = {"exact": _place_exactly, "table": _place_from_table}[sinc]
@@ -114,11 +114,11 @@ def impulse_response(
 
 
 def _place_exactly(distance, amplitude, num_samples):
-    """The response [T] of images [I], each a windowed sinc.
+    """The RIR [T] of images [I], each a windowed sinc.
 
-    Within a sample, the sinc is a smooth function of the delay: a polynomial approximates each tap. So it is enough to
-    sum, in each sample, the powers of all delays that fall there, and to convolve each sum with its coefficients: a
-    dozen sums instead of 81 taps for each of up to two million images.
+    Within a sample, the sinc is a smooth function of the delay: a polynomial approximates each tap. So for each sample,
+    the powers of all delays in it are summed, and each sum is convolved with its coefficients: a dozen sums instead of
+    81 taps for each of up to two million images.
     """
     delay = distance * (SAMPLE_RATE / SPEED_OF_SOUND)
     sample = np.rint(delay).astype(np.int64)
@@ -132,10 +132,10 @@ def _place_exactly(distance, amplitude, num_samples):
 
 
 def _place_from_table(distance, amplitude, num_samples):
-    """The response [T] of images [I], with the sinc from a table of `POINTS` a sample, linear in between.
+    """The RIR [T] of images [I], with the sinc from a table of `POINTS` per sample and linear interpolation.
 
-    An image is thus a sum of two sincs, at the points of the table before and after it. So it is enough to sum, for
-    each sample and point, the amplitudes that fall there, and to convolve each point's sums with its sinc.
+    An image is thus a sum of two sincs, at the points of the table before and after it. So for each sample and point,
+    the amplitudes are summed, and each point's sums are convolved with its sinc.
     """
     # In the order and precision of the published program.
     delay = (SAMPLE_RATE * (distance / SPEED_OF_SOUND + OFFSET / SAMPLE_RATE)).astype(np.float32)
@@ -174,7 +174,7 @@ def _sinc_table():
 
 
 def _images(room, source, microphone, max_reflections, precision):
-    """Distances and amplitudes of all images that arrive within the response, each [I], float64.
+    """Distances and amplitudes of all images that arrive within the RIR, each [I], float64.
 
     The precision is that of the images' positions.
     """
@@ -205,23 +205,23 @@ def _axis(size, source, microphone, max_reflections, precision):
 def reverberate(
     room: Room, signals: np.ndarray, microphones: Sequence[int] = (0,), sinc: str = "exact"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Convolves signals with the responses of a room.
+    """Convolves signals with the RIRs of a room.
 
     Arguments
     ---------
     room : Room
         The room.
     signals : numpy.ndarray
-        [S, T] at 16 kHz, one signal a source.
+        [S, T] at 16 kHz, one signal per source.
     microphones : sequence of int
-        Which: 0 left, 1 right.
+        Numbers of the microphones: 0 left, 1 right.
     sinc : str
         "exact" or "table".
 
     Returns
     -------
     anechoic, reverberant : numpy.ndarray
-        [S, M, T and the length of a response less one], float64: the direct paths alone, and everything.
+        [S, M, T + length of an RIR - 1], float64: only the direct paths, and the complete reverberation.
 
     Example
     -------
@@ -258,12 +258,12 @@ def matching_factors(signals: Sequence[np.ndarray], anechoic: np.ndarray) -> np.
 
 
 def images_of(room: Room, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images of sources at the left microphone, with the tails cut; the direct paths have the sources' energy.
+    """Images of sources at the left microphone, without the tails; the direct paths have the sources' energy.
 
     Arguments
     ---------
     room : Room
-        Where they are.
+        Room of the sources.
     signals : numpy.ndarray
         [S, T] at 16 kHz.
 

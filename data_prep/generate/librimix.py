@@ -1,13 +1,13 @@
-"""LibriMix (Cosentino et al., 2020) from LibriSpeech, noise and published metadata; or the like from any speech.
+"""LibriMix (Cosentino et al., 2020) from LibriSpeech, noise and published metadata; or a similar corpus of any speech.
 
-Published metadata: `libri{N}mix_{train-clean-360,train-clean-100,dev-clean,test-clean}.csv`, in the folder that is
-given, in `Libri{N}Mix/` or `metadata/Libri{N}Mix/` there, as in a clone of github.com/JorisCos/LibriMix. Their paths
-are relative to LibriSpeech and to wham_noise. Step by step as published: gains at 16 kHz, then the sample rate, then
-the lengths, then sums; 16 bit as libsndfile makes them of floating point.
+Published metadata: `libri{N}mix_{train-clean-360,train-clean-100,dev-clean,test-clean}.csv`, in the given folder, or in
+its `Libri{N}Mix/` or `metadata/Libri{N}Mix/`, as in a clone of github.com/JorisCos/LibriMix. Their paths are relative
+to LibriSpeech and to wham_noise. The steps are the published ones: gains at 16 kHz, then the sample rate, then the
+lengths, then sums; conversion to 16 bit as by libsndfile.
 
-From any speech: `data_prep.generate.librimix_from_speech` draws the metadata first, in the same format, and it is
-kept in `OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be reverberated, which LibriMix does not have: then the
-folders are those of WHAMR!, with the splits tr, cv and tt.
+From any speech: `data_prep.generate.librimix_from_speech` first draws the metadata, in the same format, and stores it
+in `OUTPUT_FOLDER/metadata/Libri{N}Mix`. The sources can be reverberated, unlike in LibriMix: then the folders are those
+of WHAMR!, with the splits tr, cv and tt.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # to be increased when the same metadata gives other samples
+VERSION = 1  # increase when the same metadata gives other samples
 
 
 def generate(
@@ -81,44 +81,44 @@ def generate(
     num_spks : int
         2 or more.
     metadata_folder : str, optional
-        Folder of the metadata, published or drawn earlier, or of a clone of LibriMix. Either this or `from_speech`.
+        Folder of published or drawn metadata, or of a clone of LibriMix. Alternative to `from_speech`.
     librispeech_folder : str, optional
         Folder of the metadata's relative paths of speech.
     from_speech : str, optional
         A folder of speech, or a CSV `path,spk`, to draw metadata for.
     noise : str, optional
-        Folder of noise: wham_noise, or any other. Without it, only clean mixtures are made.
+        Folder of noise: wham_noise, or any other. Without it, only clean mixtures are generated.
     rooms : bool
-        Whether the speakers are in rooms. With `metadata_folder`, the metadata has them too.
+        Whether the speakers are in rooms. With `metadata_folder`, the metadata must have them.
     resample : bool
-        Whether recordings of any sample rate are converted. Otherwise those of another than 16 kHz are an error; but
-        with `from_speech` only those of a lower one than the corpus gets.
+        Whether to convert recordings of any sample rate. Otherwise rates other than 16 kHz are an error; with
+        `from_speech`, only rates below that of the corpus.
     sample_rates : sequence of int
         Some of 8000 and 16000.
     modes : sequence of str
         "min": mixtures are cut to the shortest utterance; "max": padded to the longest one.
     types : sequence of str, optional
-        Some of "mix_clean": all speakers; "mix_both": with noise; "mix_single": the first speaker and noise. All that
-        are possible if None.
+        Some of "mix_clean": all speakers; "mix_both": with noise; "mix_single": the first speaker and noise. Default:
+        all possible ones.
     splits : sequence of str, optional
-        Some of those that there are; all if None. LibriSpeech's names will do: "dev-clean" is "dev".
+        Some of the splits. Default: all. LibriSpeech's names are accepted: "dev-clean" is "dev".
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
     dry_run : bool
-        Whether only to say how much would be written.
+        Whether only to report how much would be written.
     **drawing
-        For `from_speech`, the arguments of `draw_metadata`.
+        Arguments of `draw_metadata`, for `from_speech`.
 
     Returns
     -------
     amount : data_prep.generate.engine.Amount
-        What was written, or would be.
+        Amount of data that was written, or would be.
 
     Raises
     ------
     InputError
-        If an argument, a metadata file or a recording can't be used, two mixtures have one name, or the files can't be
-        written.
+        If an argument, a metadata file or a recording is invalid, two mixtures have the same name, or the files can't
+        be written.
     """
     types = _check_arguments(
         num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing
@@ -187,7 +187,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metadata_folder",
         help="clone of github.com/JorisCos/LibriMix, or a folder of libri2mix_*.csv; this or --from_speech",
     )
-    parser.add_argument("--librispeech_folder", help="folder that the metadata's paths of speech are relative to")
+    parser.add_argument("--librispeech_folder", help="folder of the metadata's relative paths of speech")
     parser.add_argument("--from_speech", help="folder of speech, or a CSV path,spk, to draw metadata for")
     parser.add_argument("--noise", help="folder of wham_noise, or of any noise; without it, mixtures are clean")
     parser.add_argument("--rooms", action="store_true", help="reverberate the speakers in rooms like those of WHAMR!")
@@ -198,42 +198,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sample_rates", type=int, nargs="+", help="some of 8000 (default) and 16000")
     parser.add_argument("--modes", nargs="+", help="some of min (default) and max")
-    parser.add_argument("--types", nargs="+", help=f"some of {', '.join(TYPES)} (default: all that are possible)")
+    parser.add_argument("--types", nargs="+", help=f"some of {', '.join(TYPES)} (default: all possible ones)")
     parser.add_argument(
-        "--splits", nargs="+", help="some of train-100, train-360, dev, test (default: all that there are)"
+        "--splits", nargs="+", help="some of train-100, train-360, dev, test (default: all existing ones)"
     )
     drawing = parser.add_argument_group("with --from_speech")
-    drawing.add_argument("--layout", help=f"of the folder: {' (default) or '.join(LAYOUTS)}, one folder each")
+    drawing.add_argument("--layout", help=f"layout of the folder: {' (default) or '.join(LAYOUTS)}, one folder each")
     drawing.add_argument(
         "--speaker_pattern", help="instead of a layout: regular expression whose group is the speaker in a file's path"
     )
     drawing.add_argument(
         "--max_seconds",
         type=float,
-        help="cut longer recordings at their pauses, into utterances of at most that (default: 40)",
+        help="cut longer recordings at their pauses, into utterances of at most this length (default: 40)",
     )
     drawing.add_argument(
         "--n_mixtures", type=int, nargs=3, help="mixtures of train-100, dev and test; reuses utterances"
     )
     drawing.add_argument("--speaker_shares", type=float, nargs=3, help="parts of the speakers (default: 0.8 0.1 0.1)")
-    drawing.add_argument("--extend_noise", action="store_true", help="repeat short noise, so that all can be chosen")
+    drawing.add_argument(
+        "--extend_noise", action="store_true", help="repeat short noise, so that all noise can be used"
+    )
     drawing.add_argument("--reverberation", help=f"with --rooms: {', '.join(REVERBERATIONS)} (default)")
     drawing.add_argument("--published", action="store_true", help="3,000 mixtures of dev and test; floor to hundreds")
     drawing.add_argument("--min_seconds", type=float, help="skip shorter recordings (default: 3)")
-    drawing.add_argument("--seed", type=int, help="seed of everything random (default: 72)")
+    drawing.add_argument("--seed", type=int, help="seed of the random generator (default: 72)")
 
 
 def _check_arguments(num_spks, metadata_folder, librispeech_folder, from_speech, noise, rooms, types, workers, drawing):
     """Checks for conflicting arguments, and returns the types of mixtures to make."""
-    count_workers(workers)  # refuses what is no number of them
+    count_workers(workers)  # refuses invalid numbers
     check_num_spks(num_spks, 2)
     if (metadata_folder is None) == (from_speech is None):
         raise InputError("Give either metadata_folder, for published metadata, or from_speech, to draw it, not both.")
     if from_speech is None:
         if librispeech_folder is None:
-            raise InputError(
-                "librispeech_folder is missing: give the folder that the metadata's paths are relative to."
-            )
+            raise InputError("librispeech_folder is missing: give the folder of the metadata's relative paths.")
         if drawing:
             key = next(iter(drawing))
             raise InputError(f"{key} has no effect on existing metadata: remove it, or give from_speech.")
@@ -286,7 +286,7 @@ def _short(split):
 
 
 def _check_noise(recipes, folder, frames, resample):
-    """Raises an InputError unless every mixture has a usable noise, by its header."""
+    """Raises an InputError unless every mixture has a usable noise, judging by the headers."""
     for split, rows in recipes.items():
         if any(recipe.noise is None for recipe in rows):
             raise InputError(f"The metadata of split '{split}' has no noise: remove noise, or use other metadata.")

@@ -2,15 +2,15 @@
 
 1. Utterances and noise of at least 3 s, in tuples of different speakers. A pass over a split uses each utterance once;
    for more mixtures there are more passes, and a repeated tuple is dropped.
-2. A noise at least as long as the longest utterance, each once in a pass. If none is left, a training mixture gets the
+2. A noise at least as long as the longest utterance, each once per pass. If none is left, a training mixture gets the
    longest of the others, and a validation or test tuple is dropped.
 3. At 16 kHz, with speech padded to the longest utterance: a loudness from -33 to -25 LUFS for each speaker and from -38
-   to -30 for noise. A signal that would reach full scale gets a peak of 0.9, and so does the sum if it exceeds that.
+   to -30 for noise. A signal that would reach full scale is scaled to a peak of 0.9, as is a sum that exceeds it.
 4. A gain is the difference of loudness after and before, as a factor.
 
-Three differences from the published script: a clip without a loudness is drawn again, where the script stops or writes
-NaN as gain; when all noise has been used, all of it is available again; and in rooms, which LibriMix does not have, the
-reverberant sum must not exceed the peak either.
+Three differences from the published script: a mixture with a clip without a loudness is drawn again, where the script
+stops or writes NaN as gain; when all noise has been used, all of it is available again; and in rooms, which LibriMix
+does not have, the reverberant sum must not exceed the peak either.
 
 Shapes: T samples, S sources.
 """
@@ -50,25 +50,25 @@ SPEECH_LOUDNESS = (-33.0, -25.0)  # LUFS
 NOISE_LOUDNESS = (-38.0, -30.0)
 MAX_PEAK = 0.9
 NUM_EVALUATION = 3000  # mixtures of the published validation and test sets
-MAX_IDLE_PASSES = 10  # without a new mixture, before we give up
+MAX_IDLE_PASSES = 10  # maximum number of passes without a new mixture
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How mixtures are drawn.
+    """Parameters for drawing mixtures.
 
     Attributes
     ----------
     speech_folder, noise_folder : str
         Folders of the clips' relative paths; noise_folder is None without noise.
     num_spks : int
-        Speakers of each mixture.
+        Number of speakers per mixture.
     seed : int
         The same seed gives the same metadata.
     min_seconds : float
-        Shorter utterances are skipped, and shorter noise unless it is extended.
+        Shorter utterances are skipped, as is shorter noise unless it is extended.
     extend_noise : bool
-        Whether noise is repeated before it is chosen, so that every noise is long enough for every mixture.
+        Whether noise is repeated, so that every noise is long enough for every mixture.
     reverberation : str, optional
         As for `draw_room`; None for no rooms.
     published : bool
@@ -102,18 +102,18 @@ class Drawing:
         split : str
             One of "train-100", "dev" and "test".
         utterances, noises : sequence of Clip
-            What to draw from.
+            The pools to draw from.
         count : int, optional
-            Number of mixtures; as many as one pass over the utterances gives if None.
+            Number of mixtures. Default: that of one pass over the utterances.
         mapped : Callable
-            What `process_map` of `draw_levels` with this drawing gives; the result does not depend on it. Default: the
-            work is done in this process.
+            The map of `process_map` for `draw_levels` with this drawing; the result does not depend on it. Default: in
+            this process.
 
         Returns
         -------
         recipes : list of Recipe
         num_redrawn : int
-            Mixtures that were drawn again because a clip has no loudness.
+            Number of mixtures that were drawn again because a clip has no loudness.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class Drawing:
         Returns
         -------
         tuples : list of (tuple of Clip, Clip or None)
-            Speakers and noise. Clips without a loudness are not excluded yet.
+            Speakers and noise, including clips without a loudness.
         """
         count = NUM_EVALUATION if self.published and count is None and split != TRAIN else count
         rng = np.random.default_rng([self.seed, SPLITS.index(split)])
@@ -205,7 +205,7 @@ class Drawing:
                 idle = 0 if len(recipes) > found else idle + 1
                 left = self._next(utterances, silent, seen, count, idle, split, len(recipes))
                 if count is None and len(recipes) - found == len(jobs):
-                    break  # nothing to draw again
+                    break  # no mixture to draw again
         if silent:
             named = ", ".join(sorted(clip.path for clip in silent)[:NUM_SHOWN])
             text = (
@@ -247,7 +247,7 @@ def draw_tuples(rng: np.random.Generator, utterances: Sequence[Clip], num_spks: 
     >>> all(one.speaker != other.speaker for one, other in tuples)
     True
     """
-    left = [utterances[index] for index in rng.permutation(len(utterances))]  # the last one is a random one
+    left = [utterances[index] for index in rng.permutation(len(utterances))]  # shuffled, so the last one is random
     tuples = []
     while True:
         chosen, speakers, position = [], set(), len(left) - 1
@@ -264,20 +264,20 @@ def draw_tuples(rng: np.random.Generator, utterances: Sequence[Clip], num_spks: 
 def draw_noises(
     rng: np.random.Generator, tuples: Sequence[tuple[Clip, ...]], noises: Sequence[Clip], extend: bool, drop: bool
 ) -> list[tuple[tuple[Clip, ...], Clip]]:
-    """Draws a noise that is long enough for each tuple, each noise once before any is repeated.
+    """Draws a noise that is long enough for each tuple; each noise is used once before any is repeated.
 
     Arguments
     ---------
     rng : numpy.random.Generator
-        Where everything random comes from.
+        Random generator.
     tuples : sequence of tuple of Clip
-        Speech.
+        Tuples of utterances.
     noises : sequence of Clip
-        What to draw from.
+        The noises to draw from.
     extend : bool
-        Whether every noise counts as long enough.
+        Whether all noises are treated as long enough.
     drop : bool
-        Whether a tuple for which none is long enough is dropped; otherwise it gets the longest.
+        Whether a tuple without a long enough noise is dropped; otherwise it gets the longest.
 
     Returns
     -------
@@ -303,12 +303,12 @@ def draw_levels(drawing: Drawing, job: tuple) -> Recipe | Clip:
     ---------
     drawing : Drawing
     job : tuple
-        Clips of speech and one of noise or None, and a seed.
+        Clips of speech, a clip of noise or None, and a seed.
 
     Returns
     -------
     Recipe or Clip
-        The clip that has no loudness, if there is one.
+        The recipe, or a clip that has no loudness.
     """
     (speech, noise), seed = job
     rng = np.random.default_rng(seed)
@@ -354,13 +354,13 @@ def draw_gains(
     Arguments
     ---------
     rng : numpy.random.Generator
-        Where everything random comes from.
+        Random generator.
     signals : numpy.ndarray
-        [S or S + 1, T] at 16 kHz: sources, and perhaps noise.
+        [S or S + 1, T] at 16 kHz: sources, and optionally noise.
     ranges : sequence of tuple of float
-        Lowest and highest loudness of each, in LUFS.
+        Lowest and highest loudness of each signal, in LUFS.
     room : Room, optional
-        Where the sources are; noise is not in it.
+        Room of the sources; noise is not reverberated.
 
     Returns
     -------

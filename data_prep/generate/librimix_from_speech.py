@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_SECONDS = 40.0  # of an utterance, by default: LibriSpeech has none above 36
+MAX_SECONDS = 40.0  # default maximum length of an utterance: LibriSpeech has none above 36
 
 
 def draw_metadata(
@@ -64,7 +64,7 @@ def draw_metadata(
 ) -> tuple[Path, dict]:
     """Draws metadata for a folder of speech, and writes it to `output_folder/metadata/Libri{N}Mix`.
 
-    Metadata that was drawn with the same arguments is read instead.
+    Existing metadata with the same arguments is read instead.
 
     Arguments
     ---------
@@ -73,21 +73,21 @@ def draw_metadata(
     num_spks, from_speech, noise, rooms, resample, splits, workers, dry_run
         As for `data_prep.generate.librimix.generate`. A dry run writes nothing, and has gains of 1.
     layout, speaker_pattern : str
-        Of the folder of speech; see `find_speech`.
+        Layout of the folder of speech, or pattern; see `find_speech`.
     reverberation : str
         As for `data_prep.generate.rooms.draw_room`.
     n_mixtures : sequence of int, optional
-        Numbers of mixtures of train-100, dev and test; utterances are reused for as many as that. One pass over the
-        utterances if None.
+        Numbers of mixtures of train-100, dev and test; utterances are reused to reach them. Default: those of one pass
+        over the utterances.
     speaker_shares : sequence of float
         Shares of the speakers for train-100, dev and test; a split with a share of zero is omitted.
     extend_noise, published, min_seconds, seed
         As for `Drawing`.
     max_seconds : float, optional
-        Recordings that are longer are cut at their pauses; see `data_prep.generate.utterances`. Default: 40, or twice
-        `min_seconds` where that is more.
+        Longer recordings are cut at their pauses; see `data_prep.generate.utterances`. Default: 40, or twice
+        `min_seconds` if that is more.
     lowest_rate : int, optional
-        Of recordings that are converted without `resample`, in Hz. Default: none is.
+        Minimum sample rate in Hz of recordings that are converted without `resample`. Default: none are converted.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def draw_metadata(
     Raises
     ------
     InputError
-        If there is too little to draw from, or the folder holds metadata that was drawn with other arguments.
+        If there are too few recordings, or the folder holds metadata that was drawn with other arguments.
     """
     check_choice("reverberation", reverberation, REVERBERATIONS)
     if seed < 0:
@@ -140,7 +140,7 @@ def draw_metadata(
     del record["speech_folder"], record["noise_folder"]  # they may have been moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
     remove_temporaries(target)
-    with _all_or_none(target) as written, process_map(functools.partial(draw_levels, drawing), workers) as mapped:
+    with _removed_on_error(target) as written, process_map(functools.partial(draw_levels, drawing), workers) as mapped:
         given = (parts, noise_parts, counts)
         return folder, {
             split: _draw_once(target, drawing, split, *(of[split] for of in given), record, mapped, written)
@@ -156,8 +156,8 @@ def _dry_recipe(pair):
 
 
 @contextlib.contextmanager
-def _all_or_none(folder):
-    """Removes the files of the list that it gives if the input is refused: other arguments are to find nothing here."""
+def _removed_on_error(folder):
+    """Context: gives a list; its files are removed after an error, so that a run with other arguments finds none."""
     written, absent = [], [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         yield written
@@ -165,13 +165,13 @@ def _all_or_none(folder):
         for path in written:
             path.unlink(missing_ok=True)
         for path in absent:
-            with contextlib.suppress(OSError):  # something else has come into it
+            with contextlib.suppress(OSError):  # another file was added to it
                 path.rmdir()
         raise
 
 
 def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped, written):
-    """Draws the metadata of a split and writes it, or reads what was drawn with the same arguments."""
+    """Draws the metadata of a split and writes it, or reads existing metadata with the same arguments."""
     prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
     recorded, table = folder / f"{prefix}.json", folder / f"{prefix}.csv"
     if recorded.is_file():
@@ -187,11 +187,11 @@ def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"output_folder '{folder}' can't be written ({error}): give a folder that can be.") from error
+        raise InputError(f"output_folder '{folder}' can't be written ({error}): give a writable folder.") from error
     texts = {table: metadata_text(recipes), folder / f"{prefix}_info.csv": info_text(recipes)}
     if drawing.reverberation is not None:
         texts[folder / f"{prefix}_rooms.csv"] = rooms_text({recipe.name: recipe.room for recipe in recipes})
-    texts[recorded] = json.dumps(record, indent=2, sort_keys=True) + "\n"  # last: it says that the others are there
+    texts[recorded] = json.dumps(record, indent=2, sort_keys=True) + "\n"  # last: it marks the others as complete
     for path, text in texts.items():
         written.append(path)
         write_text(path, text)

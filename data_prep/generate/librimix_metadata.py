@@ -18,12 +18,12 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-MANY_SPEAKERS = 10  # from this number on, names of mixtures are too long for files, and are replaced by a hash
+MANY_SPEAKERS = 10  # from this number on, names of mixtures are too long for files, and replaced by a hash
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One line of the metadata: the parts of a mixture.
+    """One line of the metadata: the components of a mixture.
 
     Attributes
     ----------
@@ -32,15 +32,15 @@ class Recipe:
     sources : tuple of str
         Recordings, relative to the folder of speech.
     gains : tuple of float
-        Their factors.
+        Factors of the recordings.
     noise : str, optional
-        Recording, relative to the folder of noise.
+        Noise recording, relative to the folder of noise.
     noise_gain : float, optional
-        Its factor.
+        Factor of the noise.
     room : Room, optional
-        The room that the speakers are in.
+        Room of the speakers.
     speakers : tuple of str
-        Their names, where known.
+        Names of the speakers, if known.
     """
 
     name: str
@@ -65,7 +65,7 @@ def columns(num_spks: int, noise: bool = True) -> list:
 
 
 def read_metadata(path: str | Path, num_spks: int, rooms: Mapping | None = None) -> list[Recipe]:
-    """Reads a published table, or one that `metadata_text` made.
+    """Reads a published table, or one from `metadata_text`.
 
     Arguments
     ---------
@@ -83,7 +83,7 @@ def read_metadata(path: str | Path, num_spks: int, rooms: Mapping | None = None)
     Raises
     ------
     InputError
-        If the file is absent, or a line is not as needed.
+        If the file is missing, or has an invalid line.
     """
     path = Path(path)
     check_access(path)
@@ -96,7 +96,7 @@ def read_metadata(path: str | Path, num_spks: int, rooms: Mapping | None = None)
         if header != columns(num_spks, noise):
             raise InputError(
                 f"{path}: has the columns {', '.join(header) or '(none)'}; needed {', '.join(columns(num_spks))}. "
-                f"Does num_spks {num_spks} fit this file?"
+                f"Check that num_spks {num_spks} is right for this file."
             )
         recipes = []
         for fields in reader:
@@ -140,7 +140,7 @@ def metadata_text(recipes: Sequence[Recipe]) -> str:
 
 
 def info_text(recipes: Sequence[Recipe]) -> str:
-    """The table of speakers that goes with it. The published one also has their sex, which is unknown here."""
+    """The table of speakers. The published one also has their sex, which is unknown here."""
     numbers = range(1, len(recipes[0].speakers) + 1)
     return csv_text(
         [["mixture_ID", *(f"speaker_{number}_ID" for number in numbers)]]
@@ -149,19 +149,19 @@ def info_text(recipes: Sequence[Recipe]) -> str:
 
 
 def known_speakers(folder: Path, num_spks: int) -> dict:
-    """Reads the speakers of a corpus's mixtures, from tables by `info_text` or LibriMix's authors.
+    """Reads the speakers of a corpus's mixtures, from tables of `info_text` or of LibriMix.
 
     Arguments
     ---------
     folder : Path
-        Of the metadata; it need not exist.
+        Folder of the metadata, which need not exist.
     num_spks : int
         Number of sources.
 
     Returns
     -------
     speakers : dict
-        Name of a mixture's files, without ending → names of its speakers. Empty if unknown.
+        Name of a mixture's files, without extension → names of its speakers. Empty if unknown.
     """
     columns = [f"speaker_{number}_ID" for number in range(1, num_spks + 1)]
     speakers = {}
@@ -176,7 +176,7 @@ def known_speakers(folder: Path, num_spks: int) -> dict:
 
 
 def file_name(mixture: str, num_spks: int) -> str:
-    """Name of a mixture's files, without ending.
+    """Name of a mixture's files, without extension.
 
     Example
     -------
@@ -200,7 +200,7 @@ def csv_text(rows: Iterable[Sequence]) -> str:
 
 
 def read_recipes(path, num_spks, rooms):
-    """The `Recipe` of each row of a table; with ``rooms``, of the table of rooms beside it too."""
+    """The `Recipe` of each row of a table; with ``rooms``, including the table of rooms next to it."""
     if not rooms:
         return read_metadata(path, num_spks)
     return read_metadata(path, num_spks, read_rooms(path.with_name(f"{path.stem}_rooms.csv"), num_spks))

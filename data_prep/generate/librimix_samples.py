@@ -35,7 +35,7 @@ class LibrimixItem(Item):
     Attributes
     ----------
     recipe : Recipe
-        What it is made of.
+        Components of the mixture.
     tops : tuple
         (sample rate, mode, folder that has `s1/`, `mix_clean/`, …) of each version.
     """
@@ -66,7 +66,7 @@ def plan_mixture(split, recipe, versions, types, frames):
 
 
 def _length(lengths, sample_rate, mode):
-    """Samples of a mixture of utterances whose lengths at 16 kHz are given."""
+    """Length of a mixture, from the lengths of its utterances at 16 kHz."""
     return num_resampled({"min": min, "max": max}[mode](lengths), sample_rate)
 
 
@@ -85,25 +85,25 @@ def _folders(num_spks, types, rooms):
 def make(
     mixture: LibrimixItem, speech_folder: str, noise_folder: str, resample: bool | int, types: Sequence[str]
 ) -> tuple[dict, dict]:
-    """Makes the samples of a mixture.
+    """Computes the samples of a mixture.
 
     Arguments
     ---------
     mixture : LibrimixItem
-        What to make.
+        The planned mixture.
     speech_folder, noise_folder : str
         Folders of the relative paths in its recipe.
     resample : bool
         As for `read_recording`.
     types : sequence of str
-        Which mixtures.
+        Types of mixtures to compute.
 
     Returns
     -------
     signals : dict
         path → int16 array.
     ratios : dict
-        (folder of the split, type of mixture with the kind of room) → ratio of each of its parts to the rest, in dB.
+        (folder of the split, type of mixture with the kind of room) → ratio of each part to the rest, in dB.
     """
     recipe = mixture.recipe
     speech = [read_recording(os.path.join(speech_folder, path), resample) for path in recipe.sources]
@@ -141,13 +141,13 @@ def mix(
     sources : sequence of numpy.ndarray
         Scaled signals at 16 kHz.
     noise : numpy.ndarray, optional
-        Likewise.
+        Scaled noise at 16 kHz.
     types : sequence of str
-        Which mixtures.
+        Types of mixtures to compute.
     sample_rate : int
-        In Hz.
+        Output sample rate in Hz.
     length : int
-        Samples at that rate.
+        Output length in samples.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def mix(
     for name in types:
         signals[name] = np.zeros_like(fitted[0])
         for part in parts_of(name, len(sources)):
-            signals[name] += signals[part]  # in place: noise that was extended is in double precision, the sum is not
+            signals[name] += signals[part]  # in place, for single precision: extended noise is in double precision
     return signals
 
 

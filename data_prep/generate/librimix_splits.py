@@ -26,9 +26,9 @@ def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[f
     Arguments
     ---------
     utterances : sequence of Clip
-        All there are.
+        All utterances.
     num_spks : int
-        Each split needs so many speakers.
+        Minimum number of speakers per split.
     shares : sequence of float
         Shares of the speakers for train, dev and test; a split with a share of zero is omitted.
     seed : int
@@ -42,7 +42,7 @@ def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[f
     Raises
     ------
     InputError
-        If there are too few speakers, or the shares can't be used.
+        If there are too few speakers, or the shares are invalid.
 
     Example
     -------
@@ -73,12 +73,12 @@ def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[f
 
 
 def split_noises(noises: Sequence[Clip], parts: Collection[str], shares: Sequence[float], seed: int) -> dict:
-    """Divides noise among the splits as `split_speakers` does speakers; if there is too little, they share it.
+    """Divides noise among the splits like `split_speakers`; if there is too little, the splits share it.
 
     Arguments
     ---------
     noises : sequence of Clip
-        All there are.
+        All noises.
     parts : Iterable of str
         The existing splits.
     shares, seed

@@ -28,7 +28,7 @@ EPSILON = 1e-10  # of the published ratios
 
 
 def parts_of(mixture: np.ndarray, num_spks: int) -> list[str]:
-    """The parts of a mixture, whose sum it is.
+    """The parts whose sum is a mixture.
 
     Example
     -------
@@ -47,7 +47,7 @@ def measure_ratios(mixture: np.ndarray, parts: Sequence[np.ndarray]) -> list[flo
     mixture : numpy.ndarray
         [T].
     parts : sequence of numpy.ndarray
-        Its parts, each [T].
+        Parts of the mixture, each [T].
 
     Returns
     -------
@@ -71,7 +71,7 @@ def write_tables(
     make: Callable,
     workers: int | None,
 ) -> None:
-    """Writes the missing tables, and those of mixtures that were just made.
+    """Writes the missing tables, and those of new mixtures.
 
     Arguments
     ---------
@@ -82,12 +82,12 @@ def write_tables(
     types : sequence of str
         The types of mixtures.
     measured : dict
-        Key of an item → (folder of its split, type of mixture with the kind) → ratios, for those that were just made.
-        Those of an earlier run are measured again, and added.
+        Key of an item → (folder of its split, type of mixture with the kind) → ratios, for new mixtures. Those of an
+        earlier run are measured again, and added.
     make : Callable
         From an item to its signals and its ratios.
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def write_tables(
 def _remove_temporaries(folder):
     try:
         remove_temporaries(folder)
-    except OSError:  # a finished tree may be in a read-only place
+    except OSError:  # a finished tree may be read-only
         return
 
 

@@ -14,7 +14,7 @@ from mossformer_sb.utils.files import expanded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUBFOLDERS = ("", "metadata", "data")  # of the published repositories, that metadata may lie in
+SUBFOLDERS = ("", "metadata", "data")  # folders of metadata in the published repositories
 
 
 def metadata_places(folder: str | Path, subfolders: Sequence[str] = ("",)) -> list[Path]:
@@ -23,7 +23,7 @@ def metadata_places(folder: str | Path, subfolders: Sequence[str] = ("",)) -> li
     Arguments
     ---------
     folder : str or Path
-        As given by the user.
+        The given folder.
     subfolders : sequence of str
         Folders in these that may hold the file.
 
@@ -46,11 +46,11 @@ def find_metadata(folders: Sequence[str | Path], name: str, advice: str) -> Path
     Arguments
     ---------
     folders : sequence of str or Path
-        Folders to search; the first that has it counts.
+        Folders to search; the first one with the file is used.
     name : str
-        Its name.
+        Name of the file.
     advice : str
-        Advice, for messages.
+        Remedy for messages.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def find_metadata(folders: Sequence[str | Path], name: str, advice: str) -> Path
     Raises
     ------
     InputError
-        If none has it, or it can't be read.
+        If the file is missing or can't be read.
     """
     paths = [Path(expanded(folder)) / name for folder in folders]
     found = next((path for path in paths if os.path.isfile(path)), None)
@@ -79,7 +79,7 @@ def read_fields(path: str | Path, needed: Sequence[str], separator: str | None =
     Arguments
     ---------
     path : str or Path
-        The file; empty lines don't count.
+        The file; empty lines are ignored.
     needed : sequence of str
         Names of the fields, for messages.
     separator : str, optional
@@ -93,7 +93,7 @@ def read_fields(path: str | Path, needed: Sequence[str], separator: str | None =
     Raises
     ------
     InputError
-        If the file is no text, a line has another number of fields, or there is none at all.
+        If the file is not text, a line has another number of fields, or there is no line.
 
     Example
     -------
@@ -123,7 +123,7 @@ def read_fields(path: str | Path, needed: Sequence[str], separator: str | None =
 
 
 def read_number(place: str, what: str, text: str) -> float:
-    """Reads a finite number; raises an InputError that names its place if it is none.
+    """Reads a finite number; otherwise raises an InputError with its place.
 
     Example
     -------

@@ -1,8 +1,8 @@
 """Arrays of .npz files, without running code of a pickle in them.
 
-NumPy stores an array of Python objects as a pickle, and a pickle can run any code when it is read. The published
-scaling files of WHAM! have their names in such an array. So names are read from a table beside the file, if there is
-one, else from the pickle with only the classes of an array of strings allowed.
+NumPy stores an array of Python objects as a pickle, and reading a pickle can run any code. The published scaling files
+of WHAM! have names in such an array. So names are read from a CSV table if there is one, else from the pickle with
+only the classes of an array of strings allowed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_arrays(path: str | Path, keys: Sequence[str]) -> dict:
 
 
 def read_names(path: str | Path, key: str, table: Path) -> list[str]:
-    """Reads an array of strings, whether NumPy stored it as text, as bytes or as Python objects.
+    """Reads an array of strings that NumPy stored as text, bytes or Python objects.
 
     Arguments
     ---------
@@ -100,12 +100,12 @@ def read_names(path: str | Path, key: str, table: Path) -> list[str]:
                 names = _StringArrays(stream, encoding="latin1").load()
     listed = names.tolist() if isinstance(names, np.ndarray) and names.ndim == 1 and names.shape == shape else [None]
     if not all(isinstance(name, str | bytes) for name in listed):
-        raise InputError(f"{path}: {key} is no list of names. Copy the file again.")
+        raise InputError(f"{path}: {key} is not a list of names. Copy the file again.")
     return [name.decode() if isinstance(name, bytes) else name for name in listed]
 
 
 class _opened:  # noqa: N801, a context manager
-    """Context: opens an archive; raises InputError for any error, also while it is read."""
+    """Context: opens an archive; any error, also during reading, becomes an InputError."""
 
     def __init__(self, path):
         self.path = path

@@ -1,4 +1,4 @@
-"""Reading recordings, or parts of them, at 16 kHz, and noise of any length.
+"""Reading recordings, or parts of them, at 16 kHz, and noise of a given length.
 
 Shapes: T samples.
 """
@@ -37,10 +37,10 @@ def read_recording(path: str | Path, resample: bool | int = False, num_frames: i
     path : str or Path
         The recording.
     resample : bool or int
-        Whether a recording of another sample rate is converted; otherwise it is an error. A number: those of so many Hz
-        or more are converted, since they have the corpus's full bandwidth.
+        Whether a recording of another sample rate is converted; otherwise it is an error. A number: recordings of at
+        least this rate in Hz are converted, since they have the corpus's full bandwidth.
     num_frames : int, optional
-        At most so many samples, from the start.
+        Maximum number of samples, from the start.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def read_recording(path: str | Path, resample: bool | int = False, num_frames: i
     Raises
     ------
     InputError
-        If the file is absent or damaged, or has another sample rate.
+        If the file is missing or damaged, or has another sample rate.
     """
     with _open(path, resample) as recording:
         rate, (start, wanted) = recording.sample_rate, _frames_of_part(path, recording)
@@ -64,18 +64,18 @@ def read_recording(path: str | Path, resample: bool | int = False, num_frames: i
 
 
 def count_frames(path: str | Path, resample: bool | int = False) -> int:
-    """Number of samples that a recording has at 16 kHz, from its header alone; errors as for `read_recording`."""
+    """Number of samples of a recording at 16 kHz, only from its header; errors as for `read_recording`."""
     with _open(path, resample) as recording:
         return math.ceil(_frames_of_part(path, recording)[1] * SAMPLE_RATE / recording.sample_rate)
 
 
 def file_and_part(path: str | Path) -> tuple[str, tuple[float, float] | None]:
-    """Splits a path into that of the file, and the part of it.
+    """Splits a path into the path of a file and a part of it.
 
     Arguments
     ---------
     path : str or Path
-        A part is written as in the W3C's media fragments: `talk.wav#t=12.5,20`, from 12.5 s to 20 s.
+        A path, with a part in the format of W3C media fragments: `talk.wav#t=12.5,20`, from 12.5 s to 20 s.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def _frames_of_part(path, recording):
     if not start < end <= recording.frames:
         raise InputError(
             f"{path}: the recording has {recording.frames / recording.sample_rate:.3f} s, so this part does not exist. "
-            f"Was it changed after the metadata was drawn?"
+            f"It may have changed after the metadata was drawn."
         )
     return start, end - start
 
@@ -156,7 +156,7 @@ def read_noise(path: str | Path, num_frames: int, resample: bool | int = False) 
     path : str or Path
         The recording.
     num_frames : int
-        Length that is needed.
+        Required length.
     resample : bool
         As for `read_recording`.
 

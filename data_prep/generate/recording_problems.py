@@ -1,4 +1,4 @@
-"""One message for all recordings that can't be used, with their number and the remedy."""
+"""One message for all unusable recordings, with their number and the remedy."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 class AbsentRecording(InputError):
-    """There is no such file."""
+    """A recording does not exist."""
 
 
 def describe_problems(folder: str | Path, paths: Sequence[str], problems: Mapping, key: str, splits: Mapping) -> str:
-    """The message on recordings that can't be used: which, how many, and what to do.
+    """The message on unusable recordings: their names, their number, and the remedy.
 
     Arguments
     ---------
     folder : str or Path
         Folder of the relative paths.
     paths : sequence of str
-        All recordings that are needed.
+        All required recordings.
     problems : Mapping
         Path → InputError.
     key : str
         The folder's name in messages.
     splits : Mapping
-        Split → the paths that it needs; empty where there are no splits.
+        Split → its paths; empty without splits.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def describe_problems(folder: str | Path, paths: Sequence[str], problems: Mappin
         lines.append(f"Absent: {', '.join(f'{count} of {parts[part]} of {part}' for part, count in lacking.items())}.")
     if len(absent) == len(paths):
         held = first_of(list(parts))
-        return "\n".join([*lines, f"Give the folder that the paths are relative to, as {key}: it holds {held}."])
+        return "\n".join([*lines, f"Give the folder of the relative paths as {key}: it holds {held}."])
     whole = [split for split, needed in splits.items() if problems.keys().isdisjoint(needed)]
     advice = "Complete or repair them"
     if whole:

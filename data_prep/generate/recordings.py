@@ -34,18 +34,18 @@ PATTERN_ADVICE = "--speaker_pattern, a regular expression with the speaker in pa
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording to draw from.
+    """A recording for mixtures.
 
     Attributes
     ----------
     path : str
-        Relative to the folder that was given, with slashes. What follows `#t=` is a part of it, see `file_and_part`.
+        Path relative to the given folder, with slashes. A part of a recording follows `#t=`, see `file_and_part`.
     name : str
-        For the names of mixtures.
+        Name in the names of mixtures.
     speaker : str
-        Empty for noise.
+        Speaker, empty for noise.
     frames : int
-        Samples at 16 kHz.
+        Number of samples at 16 kHz.
     """
 
     path: str
@@ -68,15 +68,15 @@ def find_speech(
     source : str or Path
         A folder, or a CSV with the columns `path,spk`, whose paths are absolute or relative to the CSV's folder.
     layout : str
-        Of a folder. "librispeech": files called `{speaker}-{chapter}-{utterance}`, at any depth; "speakers": one folder
-        per speaker, named after them, with files at any depth.
+        Layout of a folder. "librispeech": files called `{speaker}-{chapter}-{utterance}`, at any depth; "speakers": one
+        folder per speaker, with the speaker's name, with files at any depth.
     resample : bool or int
         As for `read_recording`.
     speaker_pattern : str, optional
         Instead of a layout: a regular expression that is searched for in the paths of a folder's files. Its group is
         the speaker.
     cut : Callable, optional
-        Function from the folder and the clips to the clips to draw from, which cuts long recordings.
+        Function from the folder and the clips to the final clips, which cuts long recordings.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def find_speech(
     Raises
     ------
     InputError
-        If there is none, a file can't be used, or two have the same name.
+        If there is no utterance, a file is invalid, or two have the same name.
     """
     folder, named = name_speech(source, layout, speaker_pattern)
     clips = _clips(folder, named, resample, "from_speech")
@@ -118,7 +118,7 @@ def name_speech(
     source, layout, speaker_pattern
         As for `find_speech`.
     keys : sequence of str
-        Names of these two in messages.
+        Names of `source` and `layout` in messages.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def find_noise(folder: str | Path, resample: bool | int = False) -> list[Clip]:
 
 def _audio_files(folder, key):
     if not folder.is_dir():
-        raise InputError(f"{key} '{folder}' is not a folder: give the folder that the recordings lie in.")
+        raise InputError(f"{key} '{folder}' is not a folder: give the folder of the recordings.")
     check_access(folder)
     files = sorted(
         path.relative_to(folder).as_posix()
@@ -174,7 +174,7 @@ def _from_folder(folder, layout, key, layout_key):
         if layout == "speakers":
             if not parents:
                 raise InputError(
-                    f"{key} '{folder}': {path} lies in no speaker's folder. Move or remove it; or, if file names have "
+                    f"{key} '{folder}': {path} is not in a speaker's folder. Move or remove it; or, if file names have "
                     f"the speakers, give {PATTERN_ADVICE}."
                 )
             named.append((path, "-".join((*parents, stem)), parents[0]))
@@ -183,7 +183,7 @@ def _from_folder(folder, layout, key, layout_key):
                 raise InputError(
                     f"{key} '{folder}': {path} is not called speaker-chapter-utterance, as in LibriSpeech. "
                     f"For one folder per speaker, give --{layout_key} speakers; if file names have the speaker in "
-                    f"another form, {PATTERN_ADVICE}; otherwise, a CSV with path,spk."
+                    f"another format, {PATTERN_ADVICE}; otherwise, a CSV with path,spk."
                 )
             named.append((path, stem, stem.split("-")[0]))
     return named
@@ -195,7 +195,7 @@ def _from_pattern(folder, pattern, key):
         expression = re.compile(pattern)
     except (re.error, TypeError) as error:
         raise InputError(
-            f"speaker_pattern {pattern!r} is no regular expression ({error}). Give {PATTERN_ADVICE}."
+            f"speaker_pattern {pattern!r} is not a regular expression ({error}). Give {PATTERN_ADVICE}."
         ) from error
     named = []
     for path in _audio_files(folder, key):
@@ -203,7 +203,7 @@ def _from_pattern(folder, pattern, key):
         speaker = found and (found[1] if expression.groups else found[0])
         if not speaker:
             raise InputError(
-                f"{key} '{folder}': speaker_pattern {pattern!r} finds no speaker in {path}. Give one that fits all "
+                f"{key} '{folder}': speaker_pattern {pattern!r} finds no speaker in {path}. Give one that matches all "
                 "files, or move or remove this one."
             )
         named.append((path, "-".join((speaker, *Path(path).with_suffix("").parts)).replace("/", "-"), speaker))
@@ -247,7 +247,7 @@ def frames_of(
     key: str = "folder",
     splits: Mapping | None = None,
 ) -> dict:
-    """Samples at 16 kHz of each of many recordings: one pass over the headers with threads.
+    """Number of samples at 16 kHz of many recordings: one pass over the headers with threads.
 
     Arguments
     ---------
@@ -260,7 +260,7 @@ def frames_of(
     key : str
         The folder's name in messages.
     splits : Mapping, optional
-        Split → paths that it needs, for messages.
+        Split → its paths, for messages.
 
     Returns
     -------
@@ -270,7 +270,7 @@ def frames_of(
     Raises
     ------
     InputError
-        If some can't be used; it counts and names all of them.
+        If recordings are invalid; the message lists all of them.
     """
     paths = list(dict.fromkeys(paths))
     counts = thread_map(
@@ -291,12 +291,12 @@ def _count_or_problem(path, resample):
 
 
 def warn_of_single_utterances(utterances: Iterable) -> list[str]:
-    """Logs which speakers have only one utterance, from which a model learns little about voices.
+    """Logs which speakers have only one utterance, which is too little to learn their voices.
 
     Returns
     -------
     single : list of str
-        Their names.
+        Names of these speakers.
     """
     counts = {}
     for clip in utterances:
@@ -308,6 +308,6 @@ def warn_of_single_utterances(utterances: Iterable) -> list[str]:
 
 
 def fingerprint(clips: list) -> str:
-    """A hash over names, speakers and lengths, on which the drawn mixtures depend."""
+    """Hash of names, speakers and lengths, which determine the drawn mixtures."""
     text = "\n".join(f"{clip.path} {clip.speaker} {clip.frames}" for clip in clips)
     return hashlib.sha256(text.encode()).hexdigest()

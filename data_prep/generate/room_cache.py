@@ -1,8 +1,8 @@
-"""Room impulse responses for dynamic mixing, computed once.
+"""Room impulse responses (RIR) for dynamic mixing, computed once.
 
 `mossformer_sb.data.impulse_responses` reads them.
 
-Each room has its own file, written atomically: an interrupted run resumes with the missing ones.
+Each room has its own file, written atomically: an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
-WORTH_WORKERS = 20  # rooms; fewer are computed before the processes have started
-VERSION = 1  # to be increased when the same rooms give other responses
+WORTH_WORKERS = 20  # minimum number of rooms for several processes
+VERSION = 1  # increase when the same rooms give other responses
 
 
 def compute_rooms(
@@ -38,39 +38,39 @@ def compute_rooms(
     seed: int = 0,
     workers: int | None = None,
 ) -> None:
-    """Computes the responses of rooms from each speaker to the left microphone, unless they exist.
+    """Computes the RIRs of rooms from each speaker to the left microphone, unless they exist.
 
-    They are computed at 16 kHz, as WHAMR!'s were, and then resampled. Those of another seed, number of speakers or
-    rate in the same folder are replaced.
+    They are computed at 16 kHz, as for WHAMR!, and then resampled. Those of another seed, number of speakers or rate in
+    the same folder are replaced.
 
     Arguments
     ---------
     folder : str or Path
-        Where to.
+        Output folder.
     num_rooms : int
-        How many rooms to draw, as those of WHAMR! were, with reverberation times whose mean is 0.56 s.
+        Number of rooms to draw, from the distribution of WHAMR!, with a mean reverberation time of 0.56 s.
     num_spks : int
-        Sources of a room.
+        Number of sources per room.
     sample_rate : int
-        Of the responses, in Hz.
+        Sample rate of the RIRs in Hz.
     rooms_csv : str or Path, optional
-        WHAMR!'s table of rooms, `reverb_params_tr.csv`; `num_rooms` and `seed` have no effect then.
+        WHAMR!'s table of rooms, `reverb_params_tr.csv`, instead of `num_rooms` and `seed`.
     seed : int
-        Of the rooms.
+        Seed of the rooms.
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
 
     Raises
     ------
     InputError
-        If the table can't be used.
+        If the table is invalid.
     """
     folder = Path(folder)
     if rooms_csv is None:
         rooms = [draw_room(np.random.default_rng([seed, number]), num_spks) for number in range(num_rooms)]
     else:
         rooms = list(read_rooms(rooms_csv, num_spks).values())
-    # WHAMR!'s rooms have the responses of WHAMR!
+    # WHAMR!'s rooms get the RIRs of WHAMR!
     sinc = "exact" if rooms_csv is None else "table"
     described = (VERSION, sample_rate, rooms) + ((sinc,) if sinc != "exact" else ())
     identity = hashlib.sha256(repr(described).encode()).hexdigest()
@@ -90,7 +90,7 @@ def compute_rooms(
 
 
 def _make_folder(folder, facts):
-    """Creates the folder, or deletes the responses of other rooms from it."""
+    """Creates the folder, or deletes the RIRs of other rooms from it."""
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / f"{DESCRIPTION}.unfinished"
     for path in (unfinished, folder / DESCRIPTION):
@@ -107,7 +107,7 @@ def _compute(folder, sample_rate, sinc, job):
     direct, full = (impulse_responses(room, anechoic=anechoic, sinc=sinc)[:, 0] for anechoic in (True, False))
     responses = np.stack([direct, full], axis=1)  # [S, 2, R]
     if sample_rate != SAMPLE_RATE:
-        # At a lower rate the sum over fewer samples needs a larger factor.
+        # At a lower rate, the sum over fewer samples needs a larger factor.
         responses = resample_poly(responses, sample_rate, SAMPLE_RATE, axis=-1) * (SAMPLE_RATE / sample_rate)
     path = folder / response_name(number)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:

@@ -1,4 +1,4 @@
-"""Rooms, drawn and tabulated as those of WHAMR! (Maciejewski et al., 2020): boxes with microphones and speakers.
+"""Rooms from the distribution and in the table format of WHAMR! (Maciejewski et al., 2020).
 
 `data_prep.generate.image_source` computes their impulse responses.
 """
@@ -21,11 +21,11 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SAMPLE_RATE = 16000  # of all responses, in Hz
+SAMPLE_RATE = 16000  # of all impulse responses, in Hz
 SPEED_OF_SOUND = 343.0  # m/s
 
-# Reverberation times in seconds. The published ones follow the label of each noise recording; the weights replace
-# labels where there are none, and give the published mean of 0.56 s.
+# Reverberation times in seconds. The published ones follow the label of each noise recording; without labels, the
+# weights give the published mean of 0.56 s.
 T60_RANGES = {"high": (0.4, 1.0), "medium": (0.2, 0.6), "low": (0.1, 0.3)}
 T60_WEIGHTS = (0.6, 0.3, 0.1)
 REVERBERATIONS = (*T60_RANGES, "any")
@@ -56,33 +56,33 @@ class Room:
 
     @property
     def amplitude_factor(self) -> float:
-        """1 - a, the factor of each reflection; negative in rooms that Sabine's formula does not fit."""
+        """1 - a, the factor of each reflection; negative in rooms outside the range of Sabine's formula."""
         x, y, z = self.size
         surface = 2 * (x * y + x * z + y * z)
         return 1 - 24 * (x * y * z) * math.log(10) / (SPEED_OF_SOUND * surface * self.t60)
 
     @property
     def max_reflections(self) -> int:
-        """Images with more reflections are ignored."""
+        """Maximum number of reflections; images with more are ignored."""
         return math.ceil(self.t60 * SPEED_OF_SOUND / min(self.size))
 
     @property
     def num_samples(self) -> int:
-        """Length of the responses."""
+        """Length of the impulse responses in samples."""
         return math.ceil(self.t60 * SAMPLE_RATE)
 
 
 def draw_room(rng: np.random.Generator, num_spks: int = 2, reverberation: str = "any") -> Room:
-    """Draws a room as those of WHAMR! were drawn.
+    """Draws a room from the distribution of WHAMR!.
 
     Arguments
     ---------
     rng : numpy.random.Generator
-        Where everything random comes from.
+        Random generator.
     num_spks : int
         Number of sources.
     reverberation : str
-        "high", "medium" or "low", as the label of a noise recording says; "any" draws one of them.
+        "high", "medium" or "low", as in the labels of noise recordings; "any" draws one of them.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def _around(centre, distance, azimuth, height):
     return tuple(map(float, (centre[0] + distance * np.cos(azimuth), centre[1] + distance * np.sin(azimuth), height)))
 
 
-# The published table of rooms: one line a mixture, microphones at one height
+# The published table of rooms: one line per mixture, with microphones at one height
 
 
 def columns(num_spks: int) -> list:
@@ -135,7 +135,7 @@ def read_rooms(path: str | Path, num_spks: int = 2) -> dict:
     Arguments
     ---------
     path : str or Path
-        The published file, or one that `rooms_text` made.
+        The published file, or one from `rooms_text`.
     num_spks : int
         Number of sources.
 
@@ -147,7 +147,7 @@ def read_rooms(path: str | Path, num_spks: int = 2) -> dict:
     Raises
     ------
     InputError
-        If the file is absent, or a line is not as needed.
+        If the file is missing, or has an invalid line.
     """
     path = Path(path)
     check_access(path)

@@ -1,7 +1,7 @@
 """Cutting long recordings, such as interviews, into utterances at their pauses.
 
-A pause is where the energy stays low: more than `DEPTH` dB below the loudest frames, or hardly above the quietest ones
-in noise. Nothing is written: an utterance is a part of its recording.
+In a pause the energy stays low: more than `DEPTH` dB below the loudest frames or, in noise, close to the quietest ones.
+No files are written: an utterance is a part of its recording.
 
 Shapes: F frames.
 """
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 FRAME = 0.02  # seconds
 DEPTH, ABOVE_FLOOR, LEAST_DEPTH = 30.0, 6.0, 10.0  # dB
-PAUSE = 0.3  # seconds; shorter ones are within words or between them
-LONG_PAUSE = 1.0  # seconds; an utterance has no longer one
+PAUSE = 0.3  # seconds; shorter gaps are within words or between them
+LONG_PAUSE = 1.0  # seconds; the longest pause within an utterance
 SHORTEST = 0.1  # seconds; shorter sounds between pauses are clicks
 MARGIN = 0.1  # seconds of the pause that are kept with the utterance
 
@@ -42,18 +42,18 @@ def cut_long(folder: Path, clips: list[Clip], max_seconds: float, min_seconds: f
     Arguments
     ---------
     folder : Path
-        What the paths are relative to.
+        Folder of the relative paths.
     clips : list of Clip
         Recordings.
     max_seconds : float
-        Longer ones are cut, into utterances of at most that.
+        Longer recordings are cut into utterances of at most this length.
     min_seconds : float
         Shorter utterances are skipped.
 
     Returns
     -------
     clips : list of Clip
-        In the same order; names of utterances have their recording and the second that they begin in.
+        Clips in the same order; names of utterances consist of their recording and the second of their start.
 
     Raises
     ------
@@ -106,16 +106,16 @@ def find_utterances(path: str | Path, max_seconds: float, min_seconds: float) ->
     Returns
     -------
     utterances : list of tuple of float
-        Start and end of each, in seconds, in hundredths.
+        Start and end of each, in seconds, rounded to hundredths.
 
     Raises
     ------
     InputError
-        If it can't be read.
+        If the recording can't be read.
     """
     levels = _levels(path)
-    stretches = _speech(levels)
-    pieces = [piece for stretch in stretches for piece in _halves(levels, *stretch, round(max_seconds / FRAME))]
+    segments = _speech(levels)
+    pieces = [piece for segment in segments for piece in _halves(levels, *segment, round(max_seconds / FRAME))]
     return _spans(_joined(pieces, max_seconds), len(levels), max_seconds, min_seconds)
 
 
@@ -145,7 +145,7 @@ def _speech(levels):
 
 
 def _halves(levels, start, end, longest):
-    """A segment in parts of at most `longest` frames, cut at the quietest point in the second half of each."""
+    """Splits a segment into parts of at most `longest` frames, at the quietest point in the second half of each."""
     while end - start > longest:
         cut = start + longest // 2 + int(levels[start + longest // 2 : start + longest].argmin())
         yield start, cut
@@ -154,7 +154,7 @@ def _halves(levels, start, end, longest):
 
 
 def _joined(pieces, max_seconds):
-    """Consecutive parts joined to one utterance, as long as it is not too long and has no long pause."""
+    """Joins consecutive parts into utterances that are not too long and have no long pause."""
     joined = []
     for start, end in pieces:
         fits = joined and (end - joined[-1][0]) * FRAME + 2 * MARGIN <= max_seconds
@@ -166,7 +166,7 @@ def _joined(pieces, max_seconds):
 
 
 def _spans(utterances, num_frames, max_seconds, min_seconds):
-    """Start and end in seconds, with a margin where there is a pause."""
+    """Start and end in seconds, with a margin at pauses."""
     spans = []
     for number, (start, end) in enumerate(utterances):
         before = utterances[number - 1][1] if number else 0

@@ -1,7 +1,7 @@
 """WHAM! from raw WSJ0 or from WSJ0-2mix, and its noise (Wichern et al., 2019), sample by sample as published.
 
 `data_prep.generate.wham_metadata` describes the metadata, in the formats of the published scripts. Noise:
-NOISE_FOLDER/{tr,cv,tt}/ID.wav. WSJ0-2mix as its scripts write it: WSJ0MIX_FOLDER/2speakers/wav{8k,16k}/{min,max}/….
+NOISE_FOLDER/{tr,cv,tt}/ID.wav. WSJ0-2mix: WSJ0MIX_FOLDER/2speakers/wav{8k,16k}/{min,max}/….
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from data_prep.generate.engine import Amount
 
-VERSION = 1  # to be increased when the same metadata gives other samples
+VERSION = 1  # increase when the same metadata gives other samples
 SIGNALS = ("mix_clean", "mix_single", "mix_both", "s1", "s2", "noise")
 
 
@@ -61,11 +61,11 @@ class RemixedItem(Item):
     Attributes
     ----------
     versions : tuple
-        As of `WhamItem`.
+        As in `WhamItem`.
     sources : tuple of tuple of RawRecording
         The two sources of each version.
     noise, start
-        As of `WhamItem`.
+        As in `WhamItem`.
     """
 
     versions: tuple
@@ -93,7 +93,7 @@ def generate(
     Arguments
     ---------
     wsj0_folder : str, optional
-        Folder that holds `wsj0/`. Either this, with `metadata_folder`, or `wsj0mix_folder`.
+        Folder that holds `wsj0/`. Needs `metadata_folder`; alternative to `wsj0mix_folder`.
     noise_folder : str
         `wham_noise`, which has `tr/`, `cv/`, `tt/` and `metadata/`.
     metadata_folder : str, optional
@@ -107,22 +107,22 @@ def generate(
     splits : sequence of str
         Some of "tr", "cv" and "tt".
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
     dry_run : bool
-        Whether only to say how much would be written.
+        Whether only to report how much would be written.
     wsj0mix_folder : str, optional
         Folder of WSJ0-2mix, which holds `2speakers/`: its sources are used unchanged.
 
     Returns
     -------
     amount : data_prep.generate.engine.Amount
-        What was written, or would be.
+        Amount of data that was written, or would be.
 
     Raises
     ------
     InputError
-        If an argument, a metadata file or a recording can't be used, noise is shorter than its mixture, or the files
-        can't be written.
+        If an argument, a metadata file or a recording is invalid, noise is shorter than its mixture, or the files can't
+        be written.
     """
     check_versions(sample_rates, modes, splits)
     _check_folders(wsj0_folder, noise_folder, metadata_folder, output_folder, wsj0mix_folder)
@@ -245,7 +245,7 @@ def find_noise(noise_folder: str, mixtures: Iterable[tuple]) -> dict:
     Raises
     ------
     InputError
-        If a file is absent or can't be used.
+        If a file is missing or invalid.
     """
     folder = Path(expanded(noise_folder))
     files = {f"{split}/{mixture_id}.wav": (split, mixture_id) for split, mixture_id in mixtures}
@@ -259,20 +259,20 @@ def check_noise(mixture_id: str, path: str, noise_frames: int, start: int, speec
     Arguments
     ---------
     mixture_id : str
-        For messages.
+        ID for messages.
     path : str
-        Of the noise.
+        Path of the noise.
     noise_frames : int
-        Its number of samples.
+        Number of samples of the noise.
     start : int
         Sample where the speech begins.
     speech_frames : int
-        Number of samples of speech, all at the same sample rate.
+        Number of samples of speech, at the same sample rate.
     """
     if start < 0 or start + speech_frames > noise_frames:
         raise InputError(
             f"{path}: the noise has {noise_frames} samples; mixture {mixture_id} needs {speech_frames} from "
-            f"sample {start} on. Are noise, utterances and scaling file the published ones?"
+            f"sample {start} on. Check that noise, utterances and scaling file are the published ones."
         )
 
 
@@ -294,12 +294,12 @@ def _plan_mixture(split, mixture_id, row, speech, noise):
 
 
 def make(mixture: WhamItem) -> dict:
-    """Makes the samples of a mixture.
+    """Computes the samples of a mixture.
 
     Arguments
     ---------
     mixture : WhamItem
-        What to make.
+        The planned mixture.
 
     Returns
     -------
@@ -321,12 +321,12 @@ def make(mixture: WhamItem) -> dict:
 
 
 def make_remixed(mixture: RemixedItem) -> dict:
-    """Makes the samples of a mixture of sources of WSJ0-2mix.
+    """Computes the samples of a mixture of sources of WSJ0-2mix.
 
     Arguments
     ---------
     mixture : RemixedItem
-        What to make.
+        The planned mixture.
 
     Returns
     -------
@@ -344,7 +344,7 @@ def make_remixed(mixture: RemixedItem) -> dict:
 
 
 def scale_speech(samples: np.ndarray, wsj0mix_gain: float, gain: float, sample_rate: int) -> np.ndarray:
-    """Scales a raw utterance to a source of WHAM!, by way of a 16-bit source of WSJ0-2mix.
+    """Scales a raw utterance to a source of WHAM!, via a 16-bit source of WSJ0-2mix.
 
     Arguments
     ---------
@@ -358,7 +358,7 @@ def scale_speech(samples: np.ndarray, wsj0mix_gain: float, gain: float, sample_r
     Returns
     -------
     source : numpy.ndarray
-        float64, the whole utterance.
+        float64, the complete utterance.
     """
     return to_int16_wrapping(resample(samples, sample_rate) * wsj0mix_gain).astype(np.float64) / 2**15 * gain
 
@@ -369,9 +369,9 @@ def mix(s1: np.ndarray, s2: np.ndarray, noise: np.ndarray, start: int, mode: str
     Arguments
     ---------
     s1, s2 : numpy.ndarray
-        Sources, whole.
+        Complete sources.
     noise : numpy.ndarray
-        Noise, whole.
+        Complete noise.
     start : int
         Sample of the noise where the speech begins.
     mode : str

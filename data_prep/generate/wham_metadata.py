@@ -1,10 +1,10 @@
-"""The published metadata of WHAM!: the parts and gains of its mixtures.
+"""The published metadata of WHAM!: the components and gains of its mixtures.
 
     METADATA_FOLDER/[data/]mix_2_spk_filenames_{tr,cv,tt}.csv   mixture and its two utterances
     NOISE_FOLDER/metadata/scaling_{tr,cv,tt}.npz                gains of each mixture, and where its speech begins
     NOISE_FOLDER/metadata/mix_param_meta_{tr,cv,tt}.csv         mixtures in the order of the gains
 
-NOISE_FOLDER is wham_noise as it is unzipped, METADATA_FOLDER the published scripts or their folder `data`.
+NOISE_FOLDER is the unzipped wham_noise, METADATA_FOLDER the published scripts or their folder `data`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-IDS = "utterance_id"  # array of a scaling file, and column of the CSV beside it
+IDS = "utterance_id"  # array of a scaling file, and column of its CSV
 LISTS_ADVICE = "give the folder of the published scripts, wham_scripts, as metadata_folder"
-SCALING_ADVICE = "give wham_noise as it is unzipped, with tr/, cv/, tt/ and metadata/, as noise_folder"
+SCALING_ADVICE = "give the unzipped wham_noise, with tr/, cv/, tt/ and metadata/, as noise_folder"
 
 
 class Scaling(NamedTuple):
@@ -32,11 +32,11 @@ class Scaling(NamedTuple):
     Attributes
     ----------
     wsj0mix : tuple of float
-        From the raw utterances to the sources of WSJ0-2mix.
+        Gains from the raw utterances to the sources of WSJ0-2mix.
     speech : float
-        From there to the sources of WHAM!.
+        Gain from these to the sources of WHAM!.
     noise : float
-        From the raw noise to that of WHAM!.
+        Gain from the raw noise to that of WHAM!.
     """
 
     wsj0mix: tuple
@@ -65,7 +65,7 @@ class Parameters(NamedTuple):
 def read_corpus(
     metadata_folder: str, noise_folder: str, splits: Sequence[str], versions: Sequence[tuple]
 ) -> tuple[list[tuple], list[Path]]:
-    """Reads all the metadata of WHAM!.
+    """Reads the metadata of WHAM!.
 
     Arguments
     ---------
@@ -81,12 +81,12 @@ def read_corpus(
     rows : list of tuple
         (split, ID, Parameters) of each mixture.
     files : list of Path
-        The files that were read.
+        The files read.
 
     Raises
     ------
     InputError
-        If a file is missing or can't be used, or the two files of a split have different mixtures.
+        If a file is missing or invalid, or the two files of a split have different mixtures.
     """
     rows, files = [], []
     for split in splits:
@@ -130,7 +130,7 @@ def read_filenames(path: str | Path) -> dict:
     Raises
     ------
     InputError
-        If the file is not of this form, or two mixtures have the same name.
+        If the file has another format, or two mixtures have the same name.
     """
     needed = ("output_filename", "s1_path", "s2_path")
     (_, header), *lines = read_fields(path, needed, ",")
@@ -165,8 +165,8 @@ def read_scaling(path: str | Path, versions: Sequence[tuple]) -> dict:
     Raises
     ------
     InputError
-        If the file can't be read, lacks an array, has no mixtures, or has arrays of other shapes or with other than
-        finite numbers.
+        If the file can't be read, lacks an array, has no mixtures, or has arrays of other shapes or with non-finite
+        numbers.
     """
     ids = read_names(path, IDS, Path(path).with_name(f"mix_param_meta_{_split(path)}.csv"))
     arrays = read_arrays(path, ["speech_start_sample_16k", *_keys(versions)])

@@ -1,12 +1,12 @@
-"""WHAMR! from raw WSJ0, the noise of WHAM! and simulated rooms (Maciejewski et al., 2020), step by step as published.
+"""WHAMR! from raw WSJ0, the noise of WHAM! and simulated rooms (Maciejewski et al., 2020), with the published steps.
 
 Metadata, in the formats of the published scripts: those of `data_prep.generate.wham_metadata`, and
 
     METADATA_FOLDER/[data/]reverb_params_{tr,cv,tt}.csv   room, microphones, speakers and T60 of each mixture
 
 The dry utterances are reverberated, and then scaled so that the direct paths at the left microphone have the energy of
-WHAM!'s sources. The noise is WHAM!'s. Responses are those of pyroomacoustics 0.3.1 as pip installs it, to the precision
-that `data_prep.generate.image_source` states.
+WHAM!'s sources. The noise is WHAM!'s. Room impulse responses are those of pyroomacoustics 0.3.1 as pip installs it, to
+the precision that `data_prep.generate.image_source` states.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # to be increased when the same metadata gives other samples
+VERSION = 2  # increase when the same metadata gives other samples
 ADVICE = "give the folder of the published scripts of WHAMR! as metadata_folder"
 CHANNELS = {"left": (0,), "both": (0, 1)}
 KINDS = ("anechoic", "reverb")
@@ -109,20 +109,20 @@ def generate(
     channels : str
         "left": mono, the left microphone and the left channel of the noise; "both": two channels.
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
     dry_run : bool
-        Whether only to say how much would be written.
+        Whether only to report how much would be written.
 
     Returns
     -------
     amount : data_prep.generate.engine.Amount
-        What was written, or would be.
+        Amount of data that was written, or would be.
 
     Raises
     ------
     InputError
-        If an argument, a metadata file or a recording can't be used, noise is shorter than its mixture, or the files
-        can't be written.
+        If an argument, a metadata file or a recording is invalid, noise is shorter than its mixture, or the files can't
+        be written.
     """
     check_versions(sample_rates, modes, splits)
     check_choice("channels", channels, CHANNELS)
@@ -195,7 +195,7 @@ def _lacks_channel(path, header):
 
 def _plan_mixture(split, mixture_id, row, speech, noise, room, channels):
     recordings, clip = tuple(speech[name] for name in row.sources), noise[split, mixture_id]
-    # In every mode: the reverberation is computed over the whole length of the noise.
+    # In both modes, the reverberation is computed over the complete length of the noise.
     wham.check_noise(mixture_id, clip.path, clip.frames, row.start, max(recording.frames for recording in recordings))
     versions, outputs = [], []
     for (sample_rate, mode), scaling in row.scalings.items():
@@ -214,12 +214,12 @@ def _plan_mixture(split, mixture_id, row, speech, noise, room, channels):
 
 
 def make(mixture: WhamrItem) -> dict:
-    """Makes the samples of a mixture.
+    """Computes the samples of a mixture.
 
     Arguments
     ---------
     mixture : WhamrItem
-        What to make.
+        The planned mixture.
 
     Returns
     -------
@@ -257,16 +257,16 @@ def _resample_images(images, sample_rate):
 
 
 def mix(sources: Sequence[np.ndarray], images: Sequence[np.ndarray], noise: np.ndarray, start: int, mode: str) -> dict:
-    """Scales the images, aligns them with the noise, and adds.
+    """Scales the images, aligns them with the noise, and adds them.
 
     Arguments
     ---------
     sources : sequence of numpy.ndarray
-        WHAM!'s sources, whole.
+        WHAM!'s complete sources.
     images : sequence of numpy.ndarray
         Anechoic and reverberant, [sources, channels, time].
     noise : numpy.ndarray
-        [channels, time], whole.
+        [channels, time], complete.
     start : int
         Sample of the noise where the speech begins.
     mode : str

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("si_tr_s", "si_dt_05", "si_et_05")
 FIRST_MICROPHONE, SECOND_MICROPHONE = ".wv1", ".wv2"  # Sennheiser near the mouth, and others
-SUFFIXES = (".wav", FIRST_MICROPHONE, ".flac", ".sph")  # of an utterance; the first that exists counts
+SUFFIXES = (".wav", FIRST_MICROPHONE, ".flac", ".sph")  # of an utterance, in order of precedence
 _SPHERE_HEADER = 1024  # bytes
 
 
@@ -38,7 +38,7 @@ class RawRecording(NamedTuple):
     path : str
         Its path.
     frames : int
-        Samples per channel, as its header says.
+        Number of samples per channel, from its header.
     """
 
     path: str
@@ -54,8 +54,8 @@ def find_wsj0(wsj0_folder: str | Path, names: Iterable[str]) -> dict:
     Arguments
     ---------
     wsj0_folder : str or Path
-        The folder that holds `wsj0/`, or this folder itself, or the one that holds the discs (`11-1.1/wsj0/`, …), or
-        the folder above that, which contains `csr_1`.
+        The folder that holds `wsj0/`, or `wsj0/` itself, or the folder of the discs (`11-1.1/wsj0/`, …), or the folder
+        that contains `csr_1`.
     names : Iterable of str
         Paths as in the metadata.
 
@@ -67,8 +67,7 @@ def find_wsj0(wsj0_folder: str | Path, names: Iterable[str]) -> dict:
     Raises
     ------
     InputError
-        If an utterance is absent or can't be used, or exists twice with different content; the message counts and names
-        all of these.
+        If an utterance is missing or invalid, or exists twice with different content; the message lists all of these.
     """
     utterances = _Utterances(Path(expanded(wsj0_folder)))
     places = {name: utterances.locate(name) for name in dict.fromkeys(names)}
@@ -101,13 +100,13 @@ def check_recordings(
     files : Mapping
         name → path. Names are for messages.
     corpus : str
-        For messages.
+        Name of the corpus for messages.
     explain : Callable, optional
         Function from a path and its header (None if it can't be read) to a further problem, or None.
     sample_rate : int
-        Required, in Hz.
+        Required sample rate in Hz.
     advice : str
-        For messages: what to do about those that can't be used.
+        Remedy for messages.
 
     Returns
     -------
@@ -117,14 +116,14 @@ def check_recordings(
     Raises
     ------
     InputError
-        If a file is absent, can't be read, or has another sample rate; the message counts and names all of these.
+        If a file is missing, can't be read, or has another sample rate; the message lists all of these.
     """
     results = thread_map(
         lambda path: _check_header(path, explain, sample_rate), list(files.values()), f"Checking {corpus}", "file"
     )
     problems = [f"  {name} {result}" for name, result in zip(files, results, strict=True) if isinstance(result, str)]
     if problems:
-        lines = [f"{corpus}: {len(problems)} of {len(files)} recordings that the metadata names can't be used:"]
+        lines = [f"{corpus}: {len(problems)} of {len(files)} recordings in the metadata can't be used:"]
         lines += problems[:NUM_SHOWN]
         if len(problems) > NUM_SHOWN:
             lines.append(f"  … and {len(problems) - NUM_SHOWN} more")
@@ -134,14 +133,14 @@ def check_recordings(
 
 
 def read_recording(recording: RawRecording, channel: int = 0) -> np.ndarray:
-    """Reads one channel of a whole recording.
+    """Reads one channel of a recording.
 
     Arguments
     ---------
     recording : RawRecording
-        Which.
+        The recording.
     channel : int
-        Number of the channel, from 0, of a recording with several.
+        Number of the channel, from 0.
 
     Returns
     -------
@@ -151,12 +150,12 @@ def read_recording(recording: RawRecording, channel: int = 0) -> np.ndarray:
     Raises
     ------
     InputError
-        If the file is not as long as its header says.
+        If the length of the file differs from that in its header.
     """
     samples, _ = read_audio(recording.path)
     if len(samples) != recording.frames:
         raise InputError(
-            f"{recording.path}: has {len(samples)} frames where its header states {recording.frames}: "
+            f"{recording.path}: has {len(samples)} frames, and its header states {recording.frames}: "
             "the file is truncated or has changed. Copy it again, then start again."
         )
     return samples if samples.ndim == 1 else samples[:, channel]
@@ -166,7 +165,7 @@ def read_recording(recording: RawRecording, channel: int = 0) -> np.ndarray:
 
 
 def _find_roots(folder, listings):
-    """The folders that the metadata's paths may be relative to: those that contain `wsj0/`, or its own folder."""
+    """The folders of the metadata's relative paths: those that contain `wsj0/`, or `wsj0/` itself."""
     if not os.path.isdir(folder) and access_problem(folder) is None:
         found = "is a file" if os.path.exists(folder) else "does not exist"
         raise InputError(f"wsj0_folder '{folder}' {found}: give the folder that holds wsj0/.")
@@ -186,7 +185,7 @@ def _find_roots(folder, listings):
 
 
 def _subfolders(folder, must=True):
-    """The folders in a folder, sorted; an InputError if it can't be read but is required."""
+    """The folders in a folder, sorted; an InputError if it can't be read and is required."""
     problem = access_problem(folder)
     if problem:
         if must:
@@ -206,7 +205,7 @@ class _Utterances:
         self.listings = FolderListings()
         self.roots = _find_roots(folder, self.listings)
         self.first_microphone = 0  # number of utterances from the first one
-        self.second_microphone = 0  # number of these from the second one, too
+        self.second_microphone = 0  # number of these that also exist from the second one
 
     def locate(self, name):
         """Paths of an utterance, one for each root that has it; if there is none, the expected one."""
@@ -241,7 +240,7 @@ def _check_header(path, explain, sample_rate):
     if problem:
         return problem
     if isinstance(error, DamagedAudio):
-        return f"{error.damage.text}; needed the whole file '{path}'"
+        return f"{error.damage.text}; needed the complete file '{path}'"
     if error:
         reason = str(error).removeprefix(f"{path}: ")
         return f"{reason} Needed WAV or uncompressed NIST SPHERE: '{path}'"

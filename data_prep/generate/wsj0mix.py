@@ -1,8 +1,8 @@
 """WSJ0-2mix and WSJ0-3mix from raw WSJ0 (Hershey et al., "Deep clustering", 2016), sample by sample as published.
 
-And WSJ0-4mix and WSJ0-5mix, in the same way (Nachmani et al., "Voice separation with an unknown number of multiple
-speakers", 2020). Metadata, in the formats of the published scripts, which may also be in `metadata/` of the given
-folder, as in a clone of github.com/mpariente/pywsj0-mix:
+WSJ0-4mix and WSJ0-5mix are generated in the same way (Nachmani et al., "Voice separation with an unknown number of
+multiple speakers", 2020). The metadata has the formats of the published scripts, and may also be in `metadata/` of the
+given folder, as in a clone of github.com/mpariente/pywsj0-mix:
 
     METADATA_FOLDER/mix_{2,3,4,5}_spk_{tr,cv,tt}.txt              utterance gain utterance gain …, gains in dB
     METADATA_FOLDER/[activlev/]activlev_si_{tr_s,dt_05,et_05}.txt utterance and its active level, a power
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from data_prep.generate.engine import Amount
 
 WSJ0_HELP = "folder that holds wsj0/, the raw recordings, or the discs with it; or the folder that contains csr_1"
-VERSION = 1  # to be increased when the same metadata gives other samples
+VERSION = 1  # increase when the same metadata gives other samples
 PEAK = 0.9
 ADVICE = (
     "give the folder of the published metadata files, such as a clone of github.com/mpariente/pywsj0-mix, as "
     "metadata_folder"
 )
-LEVELS = {"tr": ("si_tr_s",), "cv": ("si_tr_s",), "tt": ("si_dt_05", "si_et_05")}  # parts of WSJ0 that a split is from
+LEVELS = {"tr": ("si_tr_s",), "cv": ("si_tr_s",), "tt": ("si_dt_05", "si_et_05")}  # parts of WSJ0 in a split
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,19 @@ def generate(
     splits : sequence of str
         Some of "tr", "cv" and "tt".
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
     dry_run : bool
-        Whether only to say how much would be written.
+        Whether only to report how much would be written.
 
     Returns
     -------
     amount : data_prep.generate.engine.Amount
-        What was written, or would be.
+        Amount of data that was written, or would be.
 
     Raises
     ------
     InputError
-        If an argument, a metadata file or an utterance can't be used, or the files can't be written.
+        If an argument, a metadata file or an utterance is invalid, or the files can't be written.
     """
     check_choice("num_spks", num_spks, NUMS_SPKS)
     check_versions(sample_rates, modes, splits)
@@ -163,7 +163,7 @@ def read_mixtures(path: str | Path, num_spks: int) -> list[tuple]:
     Raises
     ------
     InputError
-        If a line is not of this form; the message has its number.
+        If a line has another format; the message has its number.
 
     Example
     -------
@@ -199,7 +199,7 @@ def read_levels(path: str | Path) -> dict:
     Raises
     ------
     InputError
-        If a line is not of this form, or a level not above zero.
+        If a line has another format, or a level is not above zero.
     """
     levels = {}
     for place, (utterance, text) in read_fields(path, ("utterance", "level")):
@@ -216,7 +216,7 @@ def _plan_mixture(split, mixture_id, names, gains, versions, recordings, levels)
     if missing:
         raise InputError(
             f"Mixture {mixture_id} of split '{split}': no activlev file has a level of utterance {missing[0]}. "
-            f"Needed in activlev_{' or activlev_'.join(LEVELS[split])}.txt: are they the published files?"
+            f"Needed in activlev_{' or activlev_'.join(LEVELS[split])}.txt: check that they are the published files."
         )
     found = tuple(recordings[name] for name in names)
     tops, outputs = [], []
@@ -240,12 +240,12 @@ def _signals(num_spks):
 
 
 def make(mixture: Wsj0mixItem) -> dict:
-    """Makes the samples of a mixture.
+    """Computes the samples of a mixture.
 
     Arguments
     ---------
     mixture : Wsj0mixItem
-        What to make.
+        The planned mixture.
 
     Returns
     -------
@@ -269,7 +269,7 @@ def mix(speech: Sequence[np.ndarray], gains: Sequence[float], levels: Sequence[f
     speech : sequence of numpy.ndarray
         Utterances.
     gains : sequence of float
-        dB.
+        Gains in dB.
     levels : sequence of float
         Active speech levels, powers.
     mode : str

@@ -20,7 +20,7 @@ REPAIR = (
 
 
 def advice(listing: CorpusIndex, headers: dict, problems: list[Problem]) -> str:
-    """The advice.
+    """Advice on the problems of a corpus.
 
     Arguments
     ---------
@@ -40,7 +40,7 @@ def advice(listing: CorpusIndex, headers: dict, problems: list[Problem]) -> str:
 
 
 def _rate(listing, headers):
-    """Advice if all files have the same rate: to give it, unless the folder is named after another."""
+    """Advice if all files have the same rate: to set it, unless the folder is named after another rate."""
     rates = {header.sample_rate for header in headers.values() if isinstance(header, Header)}
     in_name = any(re.search(r"(^|/)wav\d+k/", file) for file in headers)
     if len(rates) != 1 or rates == {listing.sample_rate} or in_name:
@@ -65,7 +65,7 @@ def _lengths(listing, headers, problems):
 
 
 def _place(listing, problems):
-    """Advice if files don't exist: their paths are of another machine, or they were moved."""
+    """Advice if files don't exist: their paths are from another machine, or they were moved."""
     absent = [problem.file for problem in problems if problem.kind == "missing files"]
     first = os.path.normpath(listing.root / absent[0]) if absent else ""
     cause = likely_cause(first, listing.root) if absent else ""

@@ -1,6 +1,6 @@
-"""Checks of a corpus before it is used: the headers of its files, and optionally every sample.
+"""Checks of a corpus before it is used: the headers of its files, and optionally all samples.
 
-A check does not stop at the first problem: it lists all, each with its mixture.
+All problems are listed with their mixtures, not only the first one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 STEP = 2.0**-15  # of 16-bit audio
 NOT_MONO = "files that are not mono"
 MONO_ADVICE = {
-    "WHAMR!": "Made with --channels both? `python -m data_prep.generate whamr --channels left` makes mono files.",
+    "WHAMR!": "If made with --channels both: `python -m data_prep.generate whamr --channels left` makes mono files.",
 }
-CLIPPED_RUN = 3  # consecutive samples at full scale: fewer may be a peak that just reaches it
+CLIPPED_RUN = 3  # consecutive samples at full scale; fewer may be a peak
 
 
 class Header(NamedTuple):
@@ -55,18 +55,18 @@ def check(listing: CorpusIndex, check_samples: bool = False, trim: int = 0) -> t
     Arguments
     ---------
     listing : CorpusIndex
-        What to check.
+        The corpus to check.
     check_samples : bool
         Whether to read samples too.
     trim : int
-        Samples by which the files of a mixture may differ in length.
+        Maximum difference in samples between the lengths of a mixture's files.
 
     Returns
     -------
     headers : dict
         file → Header, or a Fault if it can't be used.
     problems : list of Problem
-        Those of the listing, then the others.
+        The problems of the listing, then the others.
     """
     files = list(dict.fromkeys(file for _, _, mixture in listing.rows for file in mixture.all_files))
     found = thread_map(lambda file: read_header(listing.root / file), files, "Reading headers", "file")
@@ -91,9 +91,9 @@ def summary(listing: CorpusIndex, problems: list[Problem]) -> str:
     Arguments
     ---------
     listing : CorpusIndex
-        What was checked.
+        The checked corpus.
     problems : list of Problem
-        What was found.
+        The problems found.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def read_header(path: Path) -> Header | Fault:
         return Fault("missing files", "does not exist")
     except DamagedAudio as error:
         kind = "truncated files" if error.damage.truncated else "unreadable files"
-        return Fault(kind, f"{error.damage.text}; needed the whole file. {error.damage.remedy}")
+        return Fault(kind, f"{error.damage.text}; needed the complete file. {error.damage.remedy}")
     except InputError as error:
         return Fault("unreadable files", str(error).removeprefix(f"{path}: "))
     except OSError as error:
@@ -194,8 +194,8 @@ def _header_faults(mixture, headers, sample_rate, trim):
 # Samples
 
 
-def _check_samples(listing, headers, passed_over):
-    rows = [row for row in listing.rows if row[:2] not in passed_over]
+def _check_samples(listing, headers, excluded):
+    rows = [row for row in listing.rows if row[:2] not in excluded]
     faults = thread_map(
         lambda row: list(_sample_faults(listing.root, row[2], headers)), rows, "Reading samples", "mixture"
     )
@@ -229,7 +229,7 @@ def _read_samples(path, frames):
     except InputError as error:
         return Fault("unreadable files", str(error).removeprefix(f"{path}: "))
     if len(samples) != frames:
-        text = f"is truncated: it has {len(samples)} of the {frames} samples in its header; needed the whole file"
+        text = f"is truncated: it has {len(samples)} of the {frames} samples in its header; needed the complete file"
         return Fault("truncated files", text)
     return samples
 
@@ -260,7 +260,7 @@ def _is_clipped(signal):
 
 
 def _sum_fault(mixture, parts):
-    """A fault unless the mixture is the sum of its parts: each file may be off by one 16-bit step."""
+    """A fault unless the mixture is the sum of its parts, with an error of up to one 16-bit step per file."""
     shortest = min(map(len, (mixture, *parts.values())))
     total = np.sum([signal[:shortest] for signal in parts.values()], axis=0, dtype=np.float64)
     error = np.abs(mixture[:shortest] - total)

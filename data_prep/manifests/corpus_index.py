@@ -1,4 +1,4 @@
-"""The index of a corpus: its mixtures, split by split, before and after they are checked."""
+"""The index of a corpus: its mixtures by split."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ MIXTURE = "mix_wav"  # the column of the mixture itself
 
 
 class MissingSplits(InputError):
-    """A corpus lacks some splits, and has others.
+    """A corpus has only some of the requested splits.
 
     Arguments
     ---------
     message : str
-        What is missing.
+        The message.
     splits : sequence of str
         The missing splits.
     """
@@ -40,14 +40,14 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureFiles:
-    """The files of one mixture, relative to the corpus, or with absolute paths where it has no folder.
+    """The files of one mixture, relative to the corpus's folder, or absolute if it has none.
 
     Attributes
     ----------
     files : dict
         The manifest's column → file.
     parts : Sequence of str
-        Files whose sum is the mixture; none if it isn't a sum of files.
+        Files whose sum is the mixture; empty if it isn't a sum of files.
     speakers : Sequence of str, optional
         Names of the speakers in the order of the sources.
     """
@@ -75,7 +75,7 @@ class CorpusIndex:
     sample_rate : int
         Sample rate that every file must have, in Hz.
     root : Path
-        Folder that the files are relative to; or that of relative paths, where the corpus has no folder.
+        Folder that the files are relative to; or the folder of relative paths if the corpus has none.
     train : Sequence of str
         The training splits.
     test : str

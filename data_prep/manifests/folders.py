@@ -1,4 +1,4 @@
-"""Corpora in folders: one folder for each kind of signal, with the same file names in each.
+"""Corpora in folders: one folder per kind of signal, with the same file names in each.
 
 A `CorpusLayout` describes a corpus: the folder of each column and split.
 """
@@ -16,8 +16,8 @@ from data_prep.messages import first_of
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
-# How to recognise each known corpus (patterns, any of which may exist), and which command prepares it. LibriMix has
-# mix_clean, mix_both and mix_single; where they end in "reverb" or "anechoic", it was mixed as in WHAMR!
+# Patterns that identify each known corpus, and the command that prepares it. LibriMix has mix_clean, mix_both and
+# mix_single; if they end in "reverb" or "anechoic", it was mixed as in WHAMR!
 LAYOUTS = {
     "WSJ0-2mix": ("2speakers/wav*/*/*/mix", "`python -m data_prep wsj0mix` or hparams/mossformer_wsj0mix.yaml"),
     **{
@@ -71,13 +71,13 @@ class CorpusLayout:
     parts : Mapping, optional
         For each split, the folders whose signals add up to the mixture. Default: those of the other columns.
     extensions : Sequence of str
-        Endings of audio files.
+        Filename extensions of audio files.
     train : Sequence of str
         The training splits.
     test : str
         The test split, whose speakers must not be in a training split.
     known_splits : Sequence of str
-        All splits that the corpus can have, also those that are not requested; their folders have the same names.
+        All possible splits of the corpus, also those that are not requested; their folders have the same names.
     """
 
     name: str
@@ -98,7 +98,7 @@ class CorpusLayout:
         return tuple(folder for column, folder in self.folders[split].items() if column != MIXTURE)
 
     def folders_of(self, split: str) -> tuple:
-        """Every folder of a split once, the mixtures' first."""
+        """Each folder of a split once, that of the mixtures first."""
         return tuple(dict.fromkeys((*self.folders[split].values(), *self.parts_of(split))))
 
 
@@ -110,7 +110,7 @@ def list_mixtures(corpus: CorpusLayout, data_folder: str) -> CorpusIndex:
     corpus : CorpusLayout
         Description of the folders.
     data_folder : str
-        Folder that the corpus lies in.
+        Folder of the corpus.
 
     Returns
     -------
@@ -140,12 +140,12 @@ def existing_folder(data_folder: str) -> Path:
     >>> existing_folder("/no/such/folder")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: data_folder '/no/such/folder' does not exist: give the folder that ...
+    mossformer_sb.errors.InputError: data_folder '/no/such/folder' does not exist: give the folder of ...
     """
     root = Path(expanded(data_folder))
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
-        raise InputError(f"data_folder '{data_folder}' {found}: give the folder that the corpus lies in.")
+        raise InputError(f"data_folder '{data_folder}' {found}: give the folder of the corpus.")
     return root
 
 
@@ -160,7 +160,7 @@ def wsj0_speakers(mixture_id: str) -> tuple[str, ...] | None:
     Returns
     -------
     speakers : tuple of str, or None
-        None where the ID is not of this form.
+        None if the ID does not have this format.
 
     Example
     -------
@@ -208,22 +208,22 @@ def _missing_splits(corpus, root, absent):
     train = [split for split in others if split in corpus.train]
     if train and set(absent) & set(corpus.train):
         text += f" There is {', '.join(train)}: give --train_split {train[0]}, or --splits to python -m data_prep."
-    text += f" {_what_is_there(root, corpus.folders_of(absent[0])[0])}"
+    text += f" {_describe_content(root, corpus.folders_of(absent[0])[0])}"
     return f"{text} For `python -m data_prep`, --splits {' '.join(present + others)} uses the existing ones."
 
 
 def _advice(corpus, root, missing):
     layouts = known_layouts(root)
-    if layouts and corpus.name not in layouts:  # several corpora may share a folder, and this one be incomplete
+    if layouts and corpus.name not in layouts:  # several corpora may share a folder, with this one incomplete
         return f"{next(iter(layouts.values()))}, or give the folder that has {missing[0]}."
     for other in (*root.resolve().parents[:4], *sorted(root.iterdir())):
         if os.path.isdir(other / missing[0]):  # not Path.is_dir, which raises without permission
             return f"Found it in '{other}': give that as data_folder."
-    return _what_is_there(root, missing[0])
+    return _describe_content(root, missing[0])
 
 
 def known_layouts(root):
-    """The published corpora whose layout a folder has: name → what shows it, and what to use, without a full stop."""
+    """The published corpora whose layout a folder has: name → evidence and remedy, without a full stop."""
     layouts = {}
     for name, (telltale, remedy) in LAYOUTS.items():
         found = next((found for pattern in telltale.split(" | ") for found in root.glob(pattern)), None)
@@ -233,7 +233,7 @@ def known_layouts(root):
     return layouts
 
 
-def _what_is_there(root, folder):
+def _describe_content(root, folder):
     """The content of the deepest existing parent of a missing folder."""
     parent = root / folder
     while not parent.is_dir():
@@ -244,7 +244,7 @@ def _what_is_there(root, folder):
 
 
 def _list_split(corpus, split, listing):
-    """Adds the mixtures of one split, and the problems of their names."""
+    """Adds the mixtures of one split, and problems of their names."""
     mix_folder, *_ = folders = corpus.folders_of(split)
     found = {folder: _audio_files(listing.root / folder, corpus.extensions) for folder in folders}
     mixtures = sorted(found[mix_folder])
@@ -267,7 +267,7 @@ def _name_faults(folder, column, mix_folder, found):
             yield "missing files", mixture_id, f"{folder}/{name}", text
     for mixture_id, (name, *others) in sorted(found[folder].items()):
         if others:
-            text = f"has the name of {', '.join(others)} beside it; needed one file for each mixture"
+            text = f"has the same name as {', '.join(others)}; needed one file for each mixture"
             yield "files of one name", mixture_id, f"{folder}/{name}", text
         if mixture_id not in found[mix_folder]:
             text = f"belongs to no mixture; needed {mix_folder}/{name}"

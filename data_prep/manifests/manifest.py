@@ -5,7 +5,7 @@ A manifest is a CSV with one row per mixture, sorted by ID:
     ID,duration,sample_rate,mix_wav,s1_wav,…,sN_wav[,noise_wav][,s1_spk,…,sN_spk]
 
 Durations are seconds, read from the files. Paths start with `$data_root`, so that a manifest moves with its data. The
-column names are SpeechBrain's. Beside `wham_tr.csv` lies `wham_tr.json` with its fingerprint.
+column names are SpeechBrain's. `wham_tr.json` next to `wham_tr.csv` holds its fingerprint.
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ def write_manifests(
 ) -> dict:
     """Checks every file of a corpus and writes one manifest per split.
 
-    All problems are collected before any is reported: completely in `{prefix}_problems.csv`, summarised in the error or
-    the log.
+    All problems are collected, written to `{prefix}_problems.csv`, and summarised in the error or the log.
 
     Arguments
     ---------
@@ -55,7 +54,7 @@ def write_manifests(
     on_invalid : str
         "error": problems are an error, and no manifest is written; "skip": mixtures with problems are excluded.
     trim : int
-        Samples by which the files of a mixture may differ in length: all are cut to the shortest.
+        Maximum difference in samples between the lengths of a mixture's files, which are cut to the shortest.
 
     Returns
     -------
@@ -65,7 +64,7 @@ def write_manifests(
     Raises
     ------
     InputError
-        If a file is missing or can't be used, or all mixtures of a split are excluded.
+        If a file is missing or invalid, or all mixtures of a split are excluded.
     """
     check_choice("on_invalid", on_invalid, ON_INVALID)
     if not isinstance(trim, int) or trim < 0:
@@ -87,7 +86,7 @@ def write_manifests(
 
 
 def _make_folder(output_folder):
-    """Create the folder before the checks, which may take minutes."""
+    """Creates the folder, before the checks, which may take minutes."""
     try:
         os.makedirs(output_folder, exist_ok=True)
         if not os.access(output_folder, os.W_OK):
@@ -99,7 +98,7 @@ def _make_folder(output_folder):
 
 
 def _without(listing, bad, what_to_do=""):
-    """The listing without the mixtures with problems; each split must keep some."""
+    """The listing without the mixtures with problems; no split may become empty."""
     splits = {}
     for split, mixtures in listing.splits.items():
         splits[split] = {key: mixture for key, mixture in mixtures.items() if (split, key) not in bad}
@@ -109,7 +108,7 @@ def _without(listing, bad, what_to_do=""):
         if not splits[split]:
             raise InputError(
                 f"{listing.name} in '{listing.root}': no mixture of split '{split}' can be used, so no manifest was "
-                f"written. {what_to_do or 'Is this the right folder, sample_rate and task?'}"
+                f"written. {what_to_do or 'Check the folder, sample_rate and task.'}"
             )
     return replace(listing, splits=splits)
 
@@ -127,7 +126,7 @@ def _warn_of_shared_speakers(listing):
 
 
 def _write_manifest(listing, split, headers, output_folder):
-    """Writes the manifest of one split and, beside it, facts about it."""
+    """Writes the manifest of one split, and a JSON file with facts about it."""
     path = output_folder / f"{listing.prefix}_{split}.csv"
     rows = _rows(listing.splits[split], headers)
     _write_csv(path, rows, rows[0])
@@ -165,7 +164,7 @@ def _rows(mixtures, headers):
         sample_rate = headers[mixture.files[MIXTURE]].sample_rate
         frames = min(headers[file].frames for file in mixture.files.values())
         row = {"ID": mixture_id, "duration": frames / sample_rate, "sample_rate": sample_rate}
-        # Absolute paths are from a list of files without a common folder.
+        # Absolute paths come from a list of files without a common folder.
         row |= {key: file if os.path.isabs(file) else f"{DATA_ROOT}/{file}" for key, file in mixture.files.items()}
         if speakers_known:
             names = enumerate(mixture.speakers, 1)

@@ -19,16 +19,16 @@ def resumable(path: str | Path, key: str, items: Sequence, mapped: Callable, nam
     Arguments
     ---------
     path : str or Path
-        File for the results so far. The caller deletes it in the end.
+        File for intermediate results. The caller deletes it at the end.
     key : str
-        Identifies this work: results under another key are discarded.
+        Identifier of this work: results with another key are discarded.
     items : sequence
         Arguments of the function.
     mapped : Callable
         Function from items to their results in order, as from `data_prep.parallel.process_map`. Results are saved as
         JSON: lists, numbers, text.
     name : str
-        For the progress bar.
+        Text of the progress bar.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def resumable(path: str | Path, key: str, items: Sequence, mapped: Callable, nam
 
 
 def _read(path, key):
-    """The complete lines of an earlier run; the file is truncated after them."""
+    """Reads the complete lines of an earlier run, and truncates the file after them."""
     if not path.is_file():
         return []
     lines, length = [], 0

@@ -1,8 +1,8 @@
 """Sources for dynamic mixing: tables of speech and noise, and room impulse responses.
 
 Speech is single-speaker recordings, by default the sources of the static training set; noise is any recordings, by
-default that of the static training set. The levels of every utterance are measured once, and so are energies of the
-noise, by which the loudness of any segment of it is looked up: `mossformer_sb.data.noise_energies`.
+default the noise of the static training set. The levels of all utterances are measured once, as are energies of the
+noise, which give the loudness of any segment: `mossformer_sb.data.noise_energies`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mossformer_sb.utils.files import atomic_write, expanded
 
 logger = logging.getLogger(__name__)
 
-WORTH_WORKERS = 100  # recordings; fewer are measured before the processes have started
+WORTH_WORKERS = 100  # minimum number of recordings for several processes
 
 
 def prepare_mixing(
@@ -59,53 +59,53 @@ def prepare_mixing(
 ) -> None:
     """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty without noise, and computes rooms.
 
-    Files of an earlier run of the same recordings are kept; an interrupted run resumes.
+    Files of an earlier run for the same recordings are kept; an interrupted run resumes.
 
     Arguments
     ---------
     dynamic_mixing : bool
-        Nothing is done if False.
+        Whether to prepare anything.
     manifest : str
-        Of the static training set.
+        Manifest of the static training set.
     data_root : str
-        Value of `$data_root` in it.
+        Value of `$data_root` in the manifest.
     output_folder : str
         Folder for the tables, created if absent.
     test_manifest : str, optional
-        Of the test set, if there is one: a warning is logged if a speaker of it is among the single-speaker recordings.
+        Manifest of the test set. A warning is logged if the single-speaker recordings include one of its speakers.
     task : str
-        Of the training set. One that ends in "anechoic" can't be combined with rooms.
+        Task of the training set. Tasks that end in "anechoic" can't be combined with rooms.
     num_spks : int
         Number of speakers of each mixture.
     sample_rate : int
-        Of the rooms, in Hz.
+        Sample rate of the room impulse responses in Hz.
     speech_folder : str, optional
         Single-speaker recordings, or a CSV with the columns `path,spk`; the sources of the manifest if None.
     speech_layout : str
-        Of the folder. "speakers": one folder per speaker, as in WSJ0's `si_tr_s`; "librispeech": files called
+        Layout of the folder. "speakers": one folder per speaker, as in WSJ0's `si_tr_s`; "librispeech": files called
         `{speaker}-{chapter}-{utterance}`.
     speaker_pattern : str, optional
         Instead of a layout: a regular expression whose group is the speaker in the path of a file.
     noise_folder : str, optional
-        Folder of noise recordings, at any depth; the noise that the manifest lists, which may be none, if None.
+        Folder of noise recordings, searched recursively. Default: the noise in the manifest, if any.
     rir_folder : str, optional
-        Folder for impulse responses; no rooms if None.
+        Folder for room impulse responses. Default: no rooms.
     num_rooms : int
-        How many rooms are drawn, as those of WHAMR! were.
+        Number of rooms to draw, from the distribution of WHAMR!.
     rooms_csv : str, optional
         WHAMR!'s `reverb_params_tr.csv`, whose rooms are used instead.
     seed : int
-        Of the rooms.
+        Seed of the rooms.
     workers : int, optional
-        Number of processes; one for each CPU if None.
+        Number of processes. Default: one per CPU.
     noise_energies : bool
-        Whether energies of the noise are stored, from which the loudness of segments is looked up. Otherwise each
-        segment is measured when it is drawn, which takes longer, and is exact to the last bit.
+        Whether to store energies of the noise, for the loudness of segments. Otherwise each segment is measured when
+        it is drawn, which is slower, and exact to the last bit.
 
     Raises
     ------
     InputError
-        If recordings are missing or can't be used, or the manifest has no speakers but they are needed.
+        If recordings are missing or invalid, or the manifest lacks required speakers.
     """
     if not dynamic_mixing:
         return
@@ -156,7 +156,7 @@ def _static_speech(manifest, data_root, num_spks):
         raise InputError(
             f"{manifest}: has no column {', '.join(missing)}, so the speakers for dynamic mixing are unknown. Give "
             f"single-speaker recordings with --speech_folder; or state the speakers: for custom data in columns of the "
-            f"--csv_file, for a corpus of data_prep.generate in its folder metadata beside Libri2Mix."
+            f"--csv_file, for a corpus of data_prep.generate in its folder metadata next to Libri2Mix."
         )
     sources = [
         (os.path.abspath(path), speaker)
@@ -199,7 +199,7 @@ def _write_table(path, recordings, measure, columns, workers):
 
 
 def _write_energies(table, recordings, workers):
-    """Write the energies of a table's recordings, unless they exist; without recordings, delete them."""
+    """Writes the energies of a table's recordings, unless they exist; without recordings, deletes them."""
     path, made_of = energies_file(table), table.with_suffix(".sha256")
     note = path.with_suffix(".sha256")
     if not recordings:
@@ -224,7 +224,7 @@ def _size(path):
     try:
         return os.path.getsize(path)
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}). Is the folder complete?") from error
+        raise InputError(f"{path}: can't be read ({error.strerror}). The folder may be incomplete.") from error
 
 
 def _measure_speech(recording):
@@ -242,7 +242,7 @@ def _measure_speech(recording):
 
 
 def measure_noise(recording: tuple) -> tuple:
-    """Path, samples and rate in Hz of a recording, which comes as a pair of its path and anything."""
+    """Path, number of samples and sample rate in Hz of a recording, given as a tuple that starts with its path."""
     path, _ = recording
     with AudioReader(path) as header:
         if not header.frames:

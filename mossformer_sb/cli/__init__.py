@@ -1,7 +1,7 @@
 """The command line: ``mossformer-sb COMMAND``, or ``python -m mossformer_sb.cli COMMAND``.
 
-Each command has a module of its own, with its ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments)``. Only
-``run`` imports PyTorch, which takes seconds, so that ``--help`` and a mistyped command answer at once.
+Each command has a module with its ``DESCRIPTION``, ``add_arguments(parser)`` and ``run(arguments)``. Only ``run``
+imports PyTorch, which takes seconds, so that ``--help`` and errors in the arguments are immediate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     Arguments
     ---------
     argv : list of str, optional
-        The words after the program's name. Default: those of this program.
+        Command-line arguments without the program's name. Default: those of this program.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(**expanded(vars(_parser(argv).parse_args(argv))))
-    # Messages of this package, and only warnings of others.
+    # Messages of this package, but only warnings of others.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)
     try:

@@ -17,26 +17,28 @@ Convert a checkpoint of the authors' MossFormer or MossFormer2 into a model fold
 
   mossformer-sb convert released/ --output_folder mossformer2-wsj0-2mix
   mossformer-sb convert checkpoints/MossFormer2_SS_16K --output_folder mossformer2-16k --sample_rate 16000
-  mossformer-sb convert mossformer2-16k --output_folder their-form --to clearvoice
+  mossformer-sb convert mossformer2-16k --output_folder clearvoice --to clearvoice
 
 The released models themselves are downloaded and converted by their names: mossformer-sb models."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
-    parser.add_argument("source", metavar="SOURCE", help="folder or file of the authors'; with --to, a model folder")
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "source", metavar="SOURCE", help="the authors' checkpoint, a folder or file; with --to, a model folder"
+    )
     parser.add_argument("--output_folder", required=True, help="where to")
     parser.add_argument(
         "--to",
         choices=["modelscope", "standalone", "clearvoice"],
-        help="convert a model folder into this format of the authors'; a MossFormer only into modelscope",
+        help="convert a model folder into this format; a MossFormer only into modelscope",
     )
     parser.add_argument(
         "--sample_rate",
         type=int,
-        help="Hz that it was trained at (default: as config.json says, else 8000 for ModelScope's form)",
+        help="sample rate of the training data in Hz (default: as in config.json, else 8000 for ModelScope's format)",
     )
-    parser.add_argument("--group_size", type=int, default=256, help="frames of an attention group (default: 256)")
+    parser.add_argument("--group_size", type=int, default=256, help="frames per attention group (default: 256)")
     parser.add_argument(
         "--mapping",
         action="store_true",

@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, as train.py does at its end.
+Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, as train.py does after training.
 
   mossformer-sb evaluate results/demo/export --manifest manifests/wham_tt.csv --data_root /path/to/wham
-  mossformer-sb evaluate somebody/mossformer-wham --manifest wham_tt.csv --data_root corpus --report page.html
+  mossformer-sb evaluate owner/mossformer-wham --manifest wham_tt.csv --data_root corpus --report page.html
 
 The manifest comes from a training's output folder (manifests/), or from python -m data_prep wham --data_folder ..."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
-    parser.add_argument("model", metavar="MODEL", help="exported folder, released model's name, or hub's id")
+    """Add the arguments of the command."""
+    parser.add_argument("model", metavar="MODEL", help="exported folder, released model's name, or model hub's id")
     parser.add_argument("--manifest", required=True, help="CSV of the test set")
     add_output_arguments(parser, "test_results.csv")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="files may be N samples longer than in the manifest (default: 0)",
     )
-    parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--trust",
         action="store_true",

@@ -21,22 +21,22 @@ Export a trained model from a training's output folder to a model folder, ready 
 
 It holds config.json, model.safetensors and a model card, README.md, which are loaded without running code; and
 hyperparams.yaml with a second copy of the weights as .ckpt, for SpeechBrain's own classes, unless --no-speechbrain.
---half rounds the weights to half precision; loaded, they are converted to single precision. --onnx adds
-separator.onnx: mixture [batch, samples] to estimates [batch, samples, speakers], of any batch and length; with --int8
-there is separator-int8.onnx too, a quarter of the size, whose estimates are near the other's (see docs/sharing.md).
---examples copies recordings of the corpus: see that its licence allows that."""
+--half rounds the weights to half precision; loading converts them to single precision. --onnx adds separator.onnx, from
+mixture [batch, samples] to estimates [batch, samples, speakers], for any batch size and length. --int8 also adds
+separator-int8.onnx, a quarter of the size, with nearly the same estimates (see docs/sharing.md). --examples copies
+recordings of the corpus: check that its licence allows that."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     parser.add_argument(
         "training_folder",
         metavar="TRAINING",
         help="output_folder of train.py; or an export of an earlier version, to convert it",
     )
     parser.add_argument("--output_folder", required=True, help="the model folder; an earlier export is replaced")
-    parser.add_argument("--checkpoint", metavar="NAME", help="this checkpoint, CKPT+... (default: the best)")
-    parser.add_argument("--average", type=int, default=1, metavar="K", help="the average of the best K checkpoints")
+    parser.add_argument("--checkpoint", metavar="NAME", help="checkpoint to export, CKPT+... (default: the best)")
+    parser.add_argument("--average", type=int, default=1, metavar="K", help="average the best K checkpoints")
     parser.add_argument("--license", default="", help="for the model card, such as cc-by-4.0 (default: not stated)")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="add N test mixtures as audio")
     parser.add_argument("--half", action="store_true", help="weights in half precision: half as large")
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--notes", metavar="FILE", help="Markdown to add to the model card")
     parser.add_argument("--onnx", action="store_true", help="add the separator as ONNX")
-    parser.add_argument("--int8", action="store_true", help="with --onnx: add it with weights of 8 bits too")
+    parser.add_argument("--int8", action="store_true", help="with --onnx: add a copy with 8-bit weights too")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     speechbrain = _for_speechbrain(arguments)
     if arguments.int8 and not arguments.onnx:
-        raise InputError("--int8: makes 8-bit weights of an ONNX model. Give --onnx with it, or leave it out.")
+        raise InputError("--int8: quantises the ONNX model, and needs --onnx. Add --onnx, or remove --int8.")
     if arguments.onnx:
         check_onnx(arguments.int8)
     folder = export_training(
@@ -87,7 +87,7 @@ def _for_speechbrain(arguments):
     if weights not in (None, "both", "safetensors"):
         raise InputError(
             f"--weights {weights}: must be both or safetensors. Every export has config.json and model.safetensors; "
-            f"--no-speechbrain omits the .ckpt files beside them, for SpeechBrain's classes."
+            f"--no-speechbrain omits the .ckpt files for SpeechBrain's classes."
         )
     return weights != "safetensors" and not arguments.no_speechbrain
 

@@ -15,7 +15,7 @@ Describe a model folder or a manifest.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     parser.add_argument(
         "path", metavar="PATH", help="model folder, released model's name, hub's id, or manifest (.csv)"
     )

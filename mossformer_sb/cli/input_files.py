@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STDIN = "-"
-_NAMED = 5  # most files that a message names
+_NAMED = 5  # maximum number of files in a message
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ def list_recordings(
 ) -> list[Job]:
     """List the recordings that files, folders and patterns match.
 
-    The output folder gets the subfolders that the recordings have below the common parent of all inputs, so files of
-    one name don't collide. Two that differ only in their ending keep it. A link counts under its own name; linked
-    folders are searched, each once. A file or folder that can't be read is listed with its problem, and files of
-    formats that can't be read here are counted in a warning.
+    The output folder gets the subfolders of the recordings below the common parent of all inputs, so that files of one
+    name don't collide. Two files that differ only in their ending keep it. A link has its own name; linked folders are
+    searched once. A file or folder that can't be read is listed with its problem. Files of unsupported formats are
+    counted in a warning.
 
     Arguments
     ---------
     inputs : list of str
-        Files; folders, of which all audio files are taken, also from those inside; patterns such as ``calls/**/*.wav``;
-        ``-`` for the standard input.
+        Files; folders, which are searched recursively for audio files; patterns such as ``calls/**/*.wav``; ``-`` for
+        the standard input.
     output_folder : str or Path
         Files in it are never inputs.
     listed : iterable of mossformer_sb.cli.input_list.Listed
-        More files, from a list. A missing one is listed with that as its problem.
+        More files, from a list. A missing file is listed with its problem.
     passed_over : list, optional
-        Gets the paths of the files whose formats can't be read here.
+        The paths of files of unsupported formats are added to it.
 
     Returns
     -------
@@ -82,12 +82,12 @@ def list_recordings(
     for given in inputs:
         if given == STDIN:
             continue
-        recordings, left_out, anchor = _find(given, output_folder)
+        recordings, skipped, anchor = _find(given, output_folder)
         if not recordings:
-            advice = f"Give audio files, folders of them, or a pattern. {_tell(left_out)}".rstrip()
+            advice = f"Give audio files, folders of them, or a pattern. {_skipped_message(skipped)}".rstrip()
             raise InputError(f"{given}: matches no audio file. {advice}")
         found.update(recordings)
-        others += left_out
+        others += skipped
         anchors.append(anchor)
     for path, name in listed:
         if name is None:
@@ -95,10 +95,10 @@ def list_recordings(
             found[path] = _absent(path)
             anchors.append(path.parent)
     if others:
-        logger.warning("%s", _tell(others))
+        logger.warning("%s", _skipped_message(others))
     if passed_over is not None:
         passed_over += others
-    found = _each_once(found)
+    found = _unique(found)
     root = Path(os.path.commonpath(anchors)) if anchors else None
     outputs = {path: output_folder / path.relative_to(root).parent for path in sorted(found)}
     names = _names(outputs)
@@ -117,11 +117,11 @@ def _find(given, output_folder):
                 f"{given}: is both an input and the output folder, so the next run would separate what this one "
                 f"writes. Choose another output folder."
             )
-        return *_sort_out(_walk(anchor), output_folder), anchor
+        return *_classify(_walk(anchor), output_folder), anchor
     if os.path.lexists(path):
         anchor = path.parent.resolve()
         named = anchor / path.name
-        return {named: _dangling(named)}, [], anchor  # a file that is given by its name may have any ending
+        return {named: _dangling(named)}, [], anchor  # a single file may have any ending
     if not glob.has_magic(given):
         raise InputError(f"{given}: there is no such file or folder.")
     before = Path(*_until_magic(path.parts))
@@ -133,11 +133,11 @@ def _find(given, output_folder):
     else:
         matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given)]
         files = [(match, None) for match in matches if not os.path.isdir(match)]
-    return *_sort_out(files, output_folder), fixed
+    return *_classify(files, output_folder), fixed
 
 
 def _matches(parts, pattern):
-    """Whether a path fits a pattern, both as parts: ``**`` stands for any number of folders, hidden ones excepted."""
+    """Whether a path matches a pattern, both as parts: ``**`` matches any number of folders, except hidden ones."""
     if not pattern:
         return not parts
     if pattern[0] == "**" and _matches(parts, pattern[1:]):
@@ -149,7 +149,7 @@ def _matches(parts, pattern):
     return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _sort_out(files, output_folder):
+def _classify(files, output_folder):
     """The recordings among some files, each with its problem or None; and other media."""
     recordings, others = {}, []
     for path, problem in files:
@@ -213,12 +213,12 @@ def _is_below(path, folder):
     return Path(os.path.realpath(path)).is_relative_to(folder)
 
 
-def _each_once(found):
-    """Without duplicates, as through links to folders: the shortest path stays."""
-    ways = {}
+def _unique(found):
+    """Remove duplicates, as through links to folders: the shortest path is kept."""
+    unique = {}
     for path in sorted(found, key=lambda path: (len(path.parts), path)):
-        ways.setdefault((os.path.realpath(path.parent), path.name), path)
-    return {path: found[path] for path in ways.values()}
+        unique.setdefault((os.path.realpath(path.parent), path.name), path)
+    return {path: found[path] for path in unique.values()}
 
 
 def _names(outputs):
@@ -232,14 +232,14 @@ def _names(outputs):
         names.update((path, path.name) for path in shared)
 
 
-def _tell(others):
-    """The sentences on files that can't be read here; "" if there are none."""
+def _skipped_message(others):
+    """The message on files of unsupported formats; "" if there are none."""
     if not others:
         return ""
     endings = Counter(path.suffix.lower() for path in others)
     names = ", ".join(str(path) for path in sorted(others)[:_NAMED]) + (", …" if len(others) > _NAMED else "")
     for_media = (
-        ' Or pip install "mossformer_sb[av]" for those of phones and films.' if MEDIA_ENDINGS & set(endings) else ""
+        ' Or pip install "mossformer_sb[av]" for video and mobile formats.' if MEDIA_ENDINGS & set(endings) else ""
     )
     return f"{skipped_formats_message(endings)}{for_media} They are {names}."
 
@@ -252,7 +252,7 @@ def _until_magic(parts):
 
 
 def shard(jobs: list, environment: Mapping[str, str] = os.environ) -> list:
-    """The part of a list for this process of several, as ``torchrun`` numbers them.
+    """The part of a list for this process, one of several that ``torchrun`` numbers.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Lists of recordings in a file: a path a line, or Kaldi's ``wav.scp``."""
+"""Lists of recordings in a file: one path per line, or Kaldi's ``wav.scp``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def read_input_list(path: str | Path) -> list[Listed]:
     Arguments
     ---------
     path : str or Path
-        A text file in UTF-8 with a path a line, relative to the working directory; blank lines don't count. If its name
-        ends in ``.scp``: ``ID PATH`` a line, as Kaldi has it; a line with a path alone has no ID.
+        A text file in UTF-8 with one path per line, relative to the working directory; blank lines are ignored. If its
+        name ends in ``.scp``: one ``ID PATH`` per line, as in Kaldi; a line with only a path has no ID.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def read_input_list(path: str | Path) -> list[Listed]:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not in UTF-8"
-        raise InputError(f"{path}: this list can't be read ({reason}). Give a text file with a path a line.") from error
+        raise InputError(f"{path}: this list can't be read ({reason}). Give a text file, one path per line.") from error
     is_scp = str(path).endswith(".scp")
     found = [
         _read_scp(line.strip(), f"{path}, line {number}") if is_scp else Listed(Path(line.strip()), None)
@@ -54,7 +54,7 @@ def read_input_list(path: str | Path) -> list[Listed]:
         if line.strip()
     ]
     if not found:
-        raise InputError(f"{path}: this list names no recording. Give a path a line.")
+        raise InputError(f"{path}: this list is empty. Give one path per line.")
     names = [name for _, name in found if name is not None]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:

@@ -13,17 +13,17 @@ model is given; the first use downloads and converts the model.
 
   mossformer-sb models
   mossformer-sb models mossformer2-whamr
-  mossformer-sb models mossformer2-whamr --download     # now, for use without a network
+  mossformer-sb models mossformer2-whamr --download     # now, for use offline
   mossformer-sb separate talk.wav --model mossformer2-16k
   python train.py hparams/mossformer_wham.yaml --init_from mossformer-wsj0-2mix ...
 
-They are kept in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). A folder of such a name in the current
-directory takes precedence. Their licences are their authors'."""
+They are cached in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). A folder of the same name in the current
+directory takes precedence. Licences: see the authors' pages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of one model (default: all)")
+    """Add the arguments of the command."""
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of one model (default: all)")
     parser.add_argument("--download", action="store_true", help="download and convert it, unless it is in the cache")
 
 
@@ -35,12 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.name is None:
         if arguments.download:
-            raise InputError(f"--download is for one model: name one of {', '.join(RELEASED)}.")
+            raise InputError(f"--download needs the name of a model: give one of {', '.join(RELEASED)}.")
         _print_table(_summary(model) for model in RELEASED.values())
         return
     model = find_released(arguments.name)
     if model is None:
-        raise InputError(f"{arguments.name}: is no released model. Choose one of {', '.join(RELEASED)}.")
+        raise InputError(f"{arguments.name}: is not a released model. Choose one of {', '.join(RELEASED)}.")
     if arguments.download:
         get_released(model)
     facts = _facts(model)

@@ -1,4 +1,4 @@
-"""Progress of separating many recordings: how many are done, speed, and time left."""
+"""Progress of separating many recordings: number done, speed, and time left."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
     from mossformer_sb.cli.input_files import Job
 
-_UNKNOWN_BYTES = 1  # size of a recording that is no file
-_SHOW_SECONDS = 0.2  # between two drawings
+_UNKNOWN_BYTES = 1  # assumed size of a recording that is not a file
+_SHOW_SECONDS = 0.2  # refresh interval
 
 
 class Progress:
-    """A line that shows recordings done, seconds of audio a second, and the time left.
+    """A progress line: recordings done, seconds of audio per second, and time left.
 
-    The time left is estimated from the remaining bytes, since lengths are known only when a file is opened: this is
-    right for lists of short and long recordings.
+    The time left is estimated from the remaining bytes, since lengths are known only when a file is opened. This also
+    suits lists of short and long recordings.
 
     Arguments
     ---------
@@ -28,7 +28,7 @@ class Progress:
     hidden : bool
         Whether to show nothing.
     clock : callable
-        Seconds.
+        Returns the time in seconds.
 
     Example
     -------
@@ -38,22 +38,22 @@ class Progress:
     >>> with Progress(jobs, hidden=True, clock=lambda: next(times)) as progress:
     ...     progress.add(0, num_samples=8000 * 60, total=8000 * 60, sample_rate=8000)
     ...     print(progress.text())
-    6.0 s of audio a second, 0:10 left
+    6.0 s of audio per second, 0:10 left
     """
 
     def __init__(self, jobs: list[Job], hidden: bool = False, clock: Callable = time.monotonic) -> None:
         from tqdm import tqdm
 
         self._weights = [_num_bytes(job.path) for job in jobs]
-        self._shares = {}  # progress of those that have begun
+        self._shares = {}  # progress of the started recordings
         self._done, self._seconds = 0, 0.0
         self._clock, self._start = clock, clock()
-        self._shown = float("-inf")  # when the line was drawn last
+        self._shown = float("-inf")  # time of the last refresh
         style = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} recordings [{elapsed}{postfix}]"
         self._bar = tqdm(total=len(jobs), disable=hidden or not jobs, bar_format=style)
 
     def add(self, number: int, num_samples: int, total: int | None, sample_rate: int) -> None:
-        """Report progress of a recording: its number in the list, samples more, all samples or None, and Hz."""
+        """Report progress of a recording: number in the list, new samples, total samples or None, sample rate in Hz."""
         self._seconds += num_samples / sample_rate
         if total:
             self._shares[number] = min(1.0, self._shares.get(number, 0.0) + num_samples / total)
@@ -70,7 +70,7 @@ class Progress:
         """Speed and time left."""
         passed = max(self._clock() - self._start, 1e-9)
         done = self._done + sum(share * self._weights[number] for number, share in self._shares.items())
-        speed = f"{self._seconds / passed:.1f} s of audio a second"
+        speed = f"{self._seconds / passed:.1f} s of audio per second"
         if not done:
             return speed
         left = round(passed * (sum(self._weights) - done) / done)

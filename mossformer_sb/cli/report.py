@@ -17,11 +17,11 @@ examples.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     parser.add_argument("training_folder", metavar="TRAINING", help="output_folder of train.py")
-    parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in that folder)")
+    parser.add_argument("--output", metavar="FILE", help="HTML file (default: report.html in that folder)")
     parser.add_argument("--model", help="the exported model, for the examples (default: export in that folder)")
-    parser.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, each ID under its best permutation.
+Score estimates against references: SI-SNR, SI-SNRi, SDR and SDRi, with the best permutation of each ID.
 
   mossformer-sb score --estimates separated --references corpus/tt --mixtures corpus/tt/mix_both
   mossformer-sb score --estimates separated --references manifests/wham_tt.csv --data_root corpus
@@ -24,7 +24,7 @@ speaker1. A table is a CSV with the columns ID, mix_wav, s1_wav ... and est1_wav
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     parser.add_argument("--estimates", help="folder of the estimates")
     parser.add_argument("--references", help="folder of the true sources, or a manifest")
     parser.add_argument("--mixtures", help="folder of the mixtures, if they aren't found automatically")
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_output(arguments)
     utterances = _utterances(arguments)
-    # Scoring several utterances in parallel uses two cores better than threads within one do.
+    # Scoring several utterances in parallel is faster than several threads for each.
     torch.set_num_threads(1)
     results = score(utterances, arguments.metrics, num_threads=os.cpu_count() or 1, trim=arguments.trim)
     scores = write_scores(arguments, results, len(utterances))

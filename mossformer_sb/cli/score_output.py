@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    """Add the options; ``output`` is where the scores go by default."""
+    """Add the options; ``output`` is the default file of the scores."""
     parser.add_argument("--data_root", help="value of $data_root in a CSV (default: the folder of the CSV)")
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="METRIC", help=f"more metrics: {', '.join(EXTRA_METRICS)}"
     )
-    parser.add_argument("--output", default=output, help=f"the scores of each ID (default: {output})")
+    parser.add_argument("--output", default=output, help=f"CSV for the scores of each ID (default: {output})")
     parser.add_argument("--report", metavar="FILE", help="also write a report with plots and audio, FILE.html")
     parser.add_argument(
         "--corpus", default="", choices=["", *PUBLISHED], help="add the published results on this corpus to the report"
@@ -29,7 +29,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
 
 
 def check_output(arguments: argparse.Namespace) -> None:
-    """Check the output options before the work."""
+    """Check the output options before scoring."""
     from mossformer_sb.evaluation.report import check_report
 
     check_metrics(arguments.metrics)
@@ -40,7 +40,7 @@ def check_output(arguments: argparse.Namespace) -> None:
 
 
 def write_scores(arguments: argparse.Namespace, results: Iterable[tuple], number: int) -> pd.DataFrame:
-    """Write the table of scores; returns it."""
+    """Write the table of scores, and return it."""
     from tqdm import tqdm
 
     from mossformer_sb.evaluation.results import score_table

@@ -32,22 +32,22 @@ STDOUT = "-"  # as the output folder
 DESCRIPTION = """\
 Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the recording's own rate and length.
 
-  mossformer-sb separate talk.mp3            # into separated/, with the model that comes with the package
+  mossformer-sb separate talk.mp3            # into separated/, with the packaged model
   mossformer-sb separate archive/ 'calls/**/*.wav' --model MODEL --output_folder separated --format flac
   mossformer-sb separate film.mp4 --name '{stem}/voice{n}' --subtype PCM_16 --rest --activity
   mossformer-sb separate --input-list wav.scp --json > what_was_written.json
   cat talk.wav | mossformer-sb separate - --only 1 --output_folder - > first_speaker.wav
-  torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # each GPU takes a part
+  torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # one process per GPU
   mossformer-sb separate archive/ --cluster tcp://host:8786                  # several machines, by Dask
 
 The output folder gets the subfolders of the input. Existing output is kept, so the same command resumes after an
 interruption. A file that can't be separated, such as a truncated one, is reported, the others are separated, and the
-exit code is 1. Links count under their own names, linked folders are searched. Files of formats that can't be read here
-are skipped in folders, counted and named."""
+exit code is 1. Links have their own names, linked folders are searched. Files of unsupported formats in folders are
+skipped and listed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     parser.add_argument(
         "inputs",
         nargs="*",
@@ -59,27 +59,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input-list",
         "--input_list",
         metavar="FILE",
-        help="more recordings: a path a line, or, in a file that ends in .scp, Kaldi's 'ID PATH'",
+        help="text file with more recordings: one path per line, or, if it ends in .scp, Kaldi's 'ID PATH'",
     )
     parser.add_argument(
         "--model",
         help="folder of an exported model, name of a released one (see: mossformer-sb models), or a model hub's id "
-        "(default: the one that comes with the package)",
+        "(default: the packaged model)",
     )
     parser.add_argument(
         "--output_folder",
         default="separated",
-        help="where to write; created if it does not exist; - for the standard output, for one file, as with --only "
+        help="created if it does not exist; - for the standard output, for one file, as with --only "
         "(default: separated)",
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
+        "--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument(
         "--format",
         default="wav",
         choices=FORMATS,
-        help="of the output; wav has 32 bits and clips nothing (default: wav)",
+        help="format of the output; wav has 32-bit floating point, which never clips (default: wav)",
     )
     parser.add_argument(
         "--level",
@@ -100,17 +100,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size",
         type=int,
         metavar="N",
-        help="how many recordings or chunks go through the network at once (default: on a GPU as many as fit; "
-        "1 elsewhere, which is the fastest on a CPU)",
+        help="recordings or chunks per batch (default: on a GPU as many as fit; 1 elsewhere, which is the fastest on "
+        "a CPU)",
     )
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
-        help="of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers separate the recordings; "
-        'all see the same folders (extra "cluster", see docs/bulk.md)',
+        help="address of a Dask scheduler, as in tcp://host:8786, or its scheduler file: its workers separate the "
+        'recordings, on a shared file system (extra "cluster", see docs/bulk.md)',
     )
     _add_output_arguments(parser.add_argument_group("output files"))
-    _add_report_arguments(parser.add_argument_group("what is told"))
+    _add_report_arguments(parser.add_argument_group("messages"))
     chunks = parser.add_argument_group("long recordings, in seconds", "They are cut into overlapping chunks.")
     defaults = Chunking()
     chunks.add_argument(
@@ -134,18 +134,18 @@ def _add_output_arguments(group):
     group.add_argument(
         "--subtype",
         choices=SUBTYPES,
-        help="how samples are stored in wav and flac; with PCM, all files are attenuated where one would clip "
+        help="sample format of wav and flac; with PCM, all files are attenuated where one would clip "
         "(default: FLOAT in wav, PCM_24 in flac)",
     )
     group.add_argument(
         "--name",
         default=DEFAULT_PATTERN,
         metavar="PATTERN",
-        help="of the files, without the ending: {stem} is the recording's name, {n} the speaker's number, also as "
-        "{n:02d}; a slash makes a folder, as in '{stem}/spk{n}' (default: %(default)s)",
+        help="names of the files, without the ending: {stem} is the recording's name, {n} the speaker's number, also "
+        "as {n:02d}; a slash makes a folder, as in '{stem}/spk{n}' (default: %(default)s)",
     )
     group.add_argument("--rest", action="store_true", help="write the recording minus all speakers too, as NAME_rest")
-    group.add_argument("--only", type=int, metavar="N", help="write speaker N alone, counted from 1")
+    group.add_argument("--only", type=int, metavar="N", help="write only speaker N, counted from 1")
     group.add_argument(
         "--activity",
         action="store_true",
@@ -156,16 +156,14 @@ def _add_output_arguments(group):
 
 def _add_report_arguments(group):
     group.add_argument(
-        "--json", action="store_true", help="print what was written as JSON, and nothing else on the standard output"
+        "--json", action="store_true", help="print the results as JSON, and nothing else, on the standard output"
     )
-    group.add_argument(
-        "--list", action="store_true", help="print which files would be read and written, and do nothing"
-    )
+    group.add_argument("--list", action="store_true", help="only print which files would be read and written")
     group.add_argument("--quiet", action="store_true", help="print errors only: no progress, notes or summary")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command, and return the exit code."""
     if arguments.quiet:
         logging.getLogger("mossformer_sb").setLevel(logging.ERROR)
     chunking = Chunking(arguments.chunk_seconds, arguments.chunk_overlap, arguments.chunk_above)
@@ -183,7 +181,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_cluster_options(arguments.inputs)
     listed = read_input_list(arguments.input_list) if arguments.input_list else []
     if not arguments.inputs and not listed:
-        raise InputError("no recording is given: name files, folders or patterns, or an --input-list.")
+        raise InputError("no recording is given: give files, folders or patterns, or an --input-list.")
     passed_over = []
     jobs = list_recordings(arguments.inputs, arguments.output_folder, listed, passed_over)
     check_distinct(jobs, output)
@@ -197,8 +195,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _separate(arguments, jobs, output, chunking, passed_over):
-    """Separate all of a list; returns the exit code."""
-    with deferred("scipy.stats"):  # SpeechBrain's samplers import it, which takes longer than separating some seconds
+    """Separate the recordings of a list, and return the exit code."""
+    with deferred("scipy.stats"):  # SpeechBrain's samplers import it, which is slower than separating some seconds
         from mossformer_sb.inference.separation import MossFormerSeparation
     from mossformer_sb.pretrained import default_model
 
@@ -219,7 +217,7 @@ def _separate(arguments, jobs, output, chunking, passed_over):
         )
     else:
         model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
-        output.speakers(model.hparams.num_spks)  # an error if there is no such one
+        output.speakers(model.hparams.num_spks)  # an error if the speaker does not exist
         results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
     report(results, passed_over, str(source), arguments.output_folder, arguments.json, arguments.quiet)
     return SOME_FAILED if any(result["status"] == "failed" for result in results) else 0
@@ -236,7 +234,7 @@ def _check_stdout(arguments):
 
 
 def _separate_to_stdout(model, job, output, options):
-    """Write one speaker's file to the standard output, when it is complete."""
+    """Write one speaker's complete file to the standard output."""
     with tempfile.TemporaryDirectory() as folder:
         if job.problem:
             raise InputError(job.problem)
@@ -248,7 +246,7 @@ def _separate_to_stdout(model, job, output, options):
 
 
 def _print_list(jobs, output, passed_over, as_json):
-    """Print the plan."""
+    """Print which files would be read and written."""
     plan = [
         {"recording": str(job.path), "files": [str(path) for path in planned(job, output)], "problem": job.problem}
         for job in jobs
@@ -262,7 +260,7 @@ def _print_list(jobs, output, passed_over, as_json):
 
 
 def _device_of_rank(device):
-    """Under torchrun, each process on a machine uses its own GPU."""
+    """The GPU of this process under torchrun."""
     import torch
 
     if device == "auto" and torch.cuda.is_available():

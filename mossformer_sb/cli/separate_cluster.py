@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mossformer_sb.cli.input_files import STDIN
 from mossformer_sb.cli.progress import Progress
-from mossformer_sb.cli.separate_jobs import SEPARATED, separate_jobs, sort_out
+from mossformer_sb.cli.separate_jobs import SEPARATED, known_results, separate_jobs
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_AT_ONCE = 32  # recordings per bundle
+_MOST_AT_ONCE = 32  # maximum number of recordings per bundle
 _TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp")  # as `mossformer_sb.utils.files.temporary_name` makes them
-_SHARES = 8  # for each worker, at least, so that all end at about the same time
+_SHARES = 8  # minimum number of bundles per worker, so that all end at about the same time
 
 
 class ModelChoice(NamedTuple):
@@ -45,7 +45,7 @@ def check_cluster_options(inputs: list[str], environment: Mapping = os.environ) 
     inputs : list of str
         The recordings.
     environment : mapping
-        Of this process.
+        Environment variables of this process.
 
     Example
     -------
@@ -78,9 +78,9 @@ def separate_on_cluster(
     Arguments
     ---------
     address : str
-        Of the cluster's scheduler, or its scheduler file.
+        Address of the cluster's scheduler, or its scheduler file.
     choice : ModelChoice
-        A local folder must be seen by all workers.
+        The model; a local folder must be on a file system that all workers share.
     jobs, output, options, overwrite, quiet
         As for `mossformer_sb.cli.separate_jobs.separate_jobs`.
 
@@ -101,10 +101,10 @@ def separate_on_cluster(
 
     if os.path.exists(choice.source):
         choice = choice._replace(source=os.path.abspath(choice.source))
-    # Loaded here, too, so that its errors are reported once, and a model of a hub is fetched once on this machine.
+    # Loaded here too, so that its errors are reported once, and a model of a hub is fetched once on this machine.
     model = MossFormerSeparation.from_hparams(choice.source, device="cpu", trust=choice.trust)
     output.speakers(model.hparams.num_spks)
-    results, due = sort_out(jobs, output, model.hparams.num_spks, overwrite)
+    results, due = known_results(jobs, output, model.hparams.num_spks, overwrite)
     if not due:
         return results
     sample = next((jobs[index].path for index in due if os.path.exists(jobs[index].path)), None)
@@ -120,12 +120,12 @@ def separate_on_cluster(
         shares = [due[start : start + size] for start in range(0, len(due), size)]
         numbers = {index: number for number, index in enumerate(due)}
         found = cluster.map(separate, [[(index, jobs[index]) for index in share] for share in shares], False, bundle=1)
-        told = set()
+        logged = set()
         for indexed, messages in found:
             for level, message in messages:
-                if (level, message) not in told:  # each thread of a worker reports it
+                if (level, message) not in logged:  # each thread of a worker logs it
                     logger.log(level, "%s", message)
-                told.add((level, message))
+                logged.add((level, message))
             for index, result in indexed:
                 results[index] = result
                 if "num_samples" in result:
@@ -140,7 +140,7 @@ def separate_on_cluster(
 
 
 def _remove_temporaries(paths):
-    """Remove temporary files that killed workers left for some files; others may write in the same folders."""
+    """Remove the temporary files of killed workers for these paths; other programs may write in the same folders."""
     names = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
@@ -152,11 +152,11 @@ def _remove_temporaries(paths):
                     os.unlink(entry.path)
 
 
-# In a worker
+# Code that runs in a worker
 
 
 def _separate(choice, output, options, share):
-    """Results of some recordings by their positions, and what was logged about them."""
+    """Results of some recordings with their positions, and the messages logged meanwhile."""
     model = _model(choice)
     with _Collected("mossformer_sb") as messages:
         # Existing output is from a worker that was killed in this run: it is written again.
@@ -180,7 +180,7 @@ def _loaded(choice):
 
 
 class _Collected(logging.Handler):
-    """Context: a list of (level, text) of what is logged in this thread and in those that it starts."""
+    """Context: collects messages, as (level, text), of this thread and of those that it starts."""
 
     def __init__(self, name):
         super().__init__(logging.WARNING)

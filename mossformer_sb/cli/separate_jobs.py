@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SEPARATED, THERE, FAILED = "separated", "already there", "failed"  # statuses of a recording
-_CHECKED_SPEAKERS = range(1, 10)  # whose names are compared; no model separates more
+SEPARATED, EXISTS, FAILED = "separated", "already there", "failed"  # statuses of a recording
+_CHECKED_SPEAKERS = range(1, 10)  # no model separates more
 
 
 def planned(job: Job, output: Output) -> list[Path]:
-    """The files of a recording, before it is known how many speakers the model has.
+    """The files of a recording, before the model's number of speakers is known.
 
     Arguments
     ---------
     job : mossformer_sb.cli.input_files.Job
         The recording.
     output : mossformer_sb.inference.output_files.Output
-        What is written.
+        The files to write.
 
     Returns
     -------
     list of Path
-        With ``{n}`` for a speaker's number, unless one is chosen.
+        Paths, with ``{n}`` for a speaker's number unless one is chosen.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def check_distinct(jobs: list[Job], output: Output) -> None:
     jobs : list of mossformer_sb.cli.input_files.Job
         All recordings.
     output : mossformer_sb.inference.output_files.Output
-        What is written.
+        The files to write.
     """
     owners = {}
     for job in jobs:
@@ -91,7 +91,7 @@ def separate_jobs(
     model : mossformer_sb.inference.separation.MossFormerSeparation
     jobs : list of mossformer_sb.cli.input_files.Job
     output : mossformer_sb.inference.output_files.Output
-        What to write.
+        The files to write.
     options : mapping
         More arguments of `mossformer_sb.inference.bulk.separate_recordings`.
     overwrite : bool
@@ -102,40 +102,40 @@ def separate_jobs(
     Returns
     -------
     list of dict
-        For each: ``recording``, ``status``, and what `SeparatedRecording.to_dict` has, or ``error``.
+        One per recording: ``recording``, ``status``, and the keys of `SeparatedRecording.to_dict`, or ``error``.
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from mossformer_sb.inference.bulk import separate_recordings
 
-    results, due = sort_out(jobs, output, model.hparams.num_spks, overwrite)
+    results, due = known_results(jobs, output, model.hparams.num_spks, overwrite)
     with logging_redirect_tqdm(), Progress([jobs[index] for index in due], hidden=quiet) as progress:
         tasks = ((open_recording(jobs[index]), jobs[index].folder, jobs[index].name) for index in due)
         separated = separate_recordings(model, tasks, output, report=progress.add, **options)
         for number, (index, found) in enumerate(zip(due, separated, strict=True)):
-            results[index] = _told(jobs[index], found)
+            results[index] = _job_result(jobs[index], found)
             progress.finish(number)
     return results
 
 
-def sort_out(
+def known_results(
     jobs: list[Job], output: Output, num_spks: int, overwrite: bool = False
 ) -> tuple[list[dict | None], list[int]]:
-    """Results of recordings that are known before any is separated.
+    """Results that are known before separation: existing output, and recordings that can't be read.
 
     Arguments
     ---------
     jobs, output, overwrite
         As for `separate_jobs`.
     num_spks : int
-        How many speakers the model separates.
+        Number of speakers that the model separates.
 
     Returns
     -------
     results : list of dict or None
-        For each, as from `separate_jobs`; None where it is to be separated.
+        One per recording, as from `separate_jobs`; None if it is to be separated.
     due : list of int
-        The positions of these.
+        Positions of the recordings to separate.
     """
     results = [_known(job, output, num_spks, overwrite) for job in jobs]
     return results, [index for index, result in enumerate(results) if result is None]
@@ -150,11 +150,11 @@ def _known(job, output, num_spks, overwrite):
         logger.error("failed: %s", error)
         return _failure(str(job.path), error)
     if not overwrite and job.path != STDIN and all(map(os.path.isfile, paths)):
-        return {"recording": str(job.path), "status": THERE, "files": [str(path) for path in paths]}
+        return {"recording": str(job.path), "status": EXISTS, "files": [str(path) for path in paths]}
     return None
 
 
-def _told(job, found):
+def _job_result(job, found):
     """The result of a recording, from that of `separate_recordings`; logs errors and warnings."""
     import torch
 
@@ -164,7 +164,7 @@ def _told(job, found):
             logger.error("failed: %s", found)
         elif isinstance(found, (OSError, MemoryError, torch.OutOfMemoryError)):
             logger.error("failed: %s: %s", name, found)
-        else:  # a bug in this program: it is reported, and the other files are separated
+        else:  # a bug in this program: report it, and separate the other files
             logger.error("failed: %s", name, exc_info=found)
         return _failure(name, found)
     if found.one_speaker_suspected:
@@ -194,15 +194,15 @@ def report(
     Arguments
     ---------
     results : list of dict
-        As from `separate_jobs`.
+        Results of `separate_jobs`.
     passed_over : list of Path
-        Files of formats that can't be read here.
+        Files of unsupported formats.
     model : str
-        Its name.
+        Name of the model.
     output_folder : str or Path
-        Of the files.
+        Folder of the files.
     as_json : bool
-        As JSON, on the standard output.
+        Print JSON.
     quiet : bool
         Print nothing, unless as JSON.
     """
@@ -212,10 +212,10 @@ def report(
         return
     if quiet:
         return
-    counts = {status: sum(result["status"] == status for result in results) for status in (SEPARATED, THERE, FAILED)}
-    there = f", {counts[THERE]} were already there" if counts[THERE] else ""
+    counts = {status: sum(result["status"] == status for result in results) for status in (SEPARATED, EXISTS, FAILED)}
+    there = f", {counts[EXISTS]} were already there" if counts[EXISTS] else ""
     single = sum(result.get("one_speaker_suspected", False) for result in results)
     print(f"{counts[SEPARATED]} of {len(results)} recordings separated{there}, {counts[FAILED]} failed.", end="")
     print(f" {single} seem to have only one speaker." if single else "", end="")
     print(f" {len(passed_over)} files of other formats were skipped." if passed_over else "", end="")
-    print(f" Output folder: {output_folder}" if counts[SEPARATED] or counts[THERE] else "")
+    print(f" Output folder: {output_folder}" if counts[SEPARATED] or counts[EXISTS] else "")

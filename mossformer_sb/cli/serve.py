@@ -16,14 +16,14 @@ Separate recordings over HTTP. The model stays loaded.
   curl --data-binary @talk.mp3 'http://127.0.0.1:8000/separate?name=talk' --output tracks.zip
   curl -F file=@talk.mp3 'http://127.0.0.1:8000/separate?answer=json&format=flac'
 
-http://127.0.0.1:8000/docs describes all addresses, http://127.0.0.1:8000/health whether the service runs. Status codes:
-413 for a recording that is too large or too long, 429 if too many are waiting, 422 if it can't be read as audio. Ctrl-C
-and SIGTERM end the service after all accepted recordings are separated. There is no authentication: put a server with
-passwords in front of it before it can be reached from other machines."""
+http://127.0.0.1:8000/docs documents all endpoints, http://127.0.0.1:8000/health is the health check. Status codes: 413
+for a recording that is too large or too long, 429 if too many are waiting, 422 if it can't be read as audio. Ctrl-C and
+SIGTERM end the service after all accepted recordings are separated. There is no authentication: use a reverse proxy
+with passwords before other machines can reach it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     parser.add_argument(
         "--model",
         help="folder of an exported model, or a model hub's id (default: the one that comes with the package)",
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any (default: 8000)")
     parser.add_argument(
-        "--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
+        "--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument("--max_megabytes", type=float, default=200, help="largest request (default: 200)")
     parser.add_argument("--max_minutes", type=float, default=60, help="longest recording (default: 60)")
@@ -72,6 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
         uvicorn.run(create_app(model, limits), host=arguments.host, port=arguments.port, server_header=False)
     except SystemExit as error:  # uvicorn has logged the reason
         raise InputError(
-            f"{arguments.host}:{arguments.port} can't be listened on. Does another program use it? Give another --port."
+            f"can't listen on {arguments.host}:{arguments.port}: another program may use it. Give another --port."
         ) from error
     return 0

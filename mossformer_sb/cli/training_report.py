@@ -42,16 +42,16 @@ def report_training(
     training_folder : str or Path
         The experiment's ``output_folder``, after an evaluation.
     export_folder : str or Path, optional
-        The model. Default: ``export`` in that folder.
+        Folder of the model. Default: ``export`` in ``training_folder``.
     device : str
-        Where to separate the examples.
+        Device for the separation of the examples.
     path : str or Path, optional
-        Where to. Default: ``report.html`` in that folder.
+        Output file. Default: ``report.html`` in ``training_folder``.
 
     Returns
     -------
     Path
-        The page.
+        The output file.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def _training_examples(folder, export_folder, record, scores, device):
     manifest, data_root = folder / TEST_MANIFEST, record.test_set.get("data_root")
     try:
         if data_root is None:
-            raise InputError(f"{folder / RECORD_FILE}: does not say where the test set is.")
+            raise InputError(f"{folder / RECORD_FILE}: has no path of the test set.")
         model = MossFormerSeparation.from_hparams(export_folder, device=device)
         rows = read_manifest(manifest, data_root).set_index("ID", drop=False)
         return [
@@ -99,7 +99,7 @@ def _training_examples(folder, export_folder, record, scores, device):
             ).items()
         ]
     except InputError as error:
-        logger.warning("The examples are of %s, and not of the whole test set: %s", folder / AUDIO_FOLDER, error)
+        logger.warning("The examples are from %s, not from the whole test set: %s", folder / AUDIO_FOLDER, error)
     kept = {example_stem(name): name for name in scores["snt_id"]}
     kept = [name for stem, name in kept.items() if (folder / AUDIO_FOLDER / f"{stem}_mix.wav").is_file()]
     picked = with_scores(pick_examples(scores[scores["snt_id"].isin(kept)]), scores)

@@ -8,20 +8,20 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Serve a page on this machine: drop a recording or use the microphone, hear and see each speaker, download.
+Serve a web page on this machine: upload or record audio, listen to each speaker, see the waveforms, and download.
 
-  mossformer-sb web                                        # with the model that comes with the package
+  mossformer-sb web                                        # with the packaged model
   mossformer-sb web --model results/small/export --model results/large/export
-  mossformer-sb web --host 0.0.0.0 --port 8080             # for all computers that can reach this machine
+  mossformer-sb web --host 0.0.0.0 --port 8080             # for all computers in the network
   mossformer-sb web --model results/small/export --space my-space      # write a Hugging Face Space
 
-Without --host, it can only be reached from this machine. Nothing is sent anywhere else. Uploads and results are
-temporary files: they are deleted when a page is closed, after --keep_minutes, and when the program ends (Ctrl+C). It
-needs the extra `web`: pip install 'mossformer_sb[web]'."""
+Without --host, only this machine can reach it. No data is sent elsewhere. Uploads and results are temporary files: they
+are deleted when a page is closed, after --keep_minutes, and when the program ends (Ctrl+C). It needs the extra `web`:
+pip install 'mossformer_sb[web]'."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what follows the command's name."""
+    """Add the arguments of the command."""
     from mossformer_sb.web.server import Settings
 
     defaults = Settings()
@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         default=[],
-        help="folder of an exported model, or a model hub's id; may be given several times (default: the one that "
-        "comes with the package, which is always offered)",
+        help="folder of an exported model, or a model hub's id; may be given several times (default: only the "
+        "packaged model, which is always offered)",
     )
-    parser.add_argument("--host", default=defaults.host, help=f"address to listen at (default: {defaults.host})")
+    parser.add_argument("--host", default=defaults.host, help=f"address to listen on (default: {defaults.host})")
     parser.add_argument("--port", type=int, default=defaults.port, help=f"0: any free port (default: {defaults.port})")
     parser.add_argument(
-        "--device", default=defaults.device, help="auto (the best there is), cpu, cuda, cuda:1, mps (default: auto)"
+        "--device", default=defaults.device, help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument(
         "--max_minutes",

@@ -1,4 +1,4 @@
-"""Reading audio files: whole, in parts or block by block.
+"""Reading audio files: completely, in parts or block by block.
 
 Shapes: T samples, t samples of a block, S speakers.
 """
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 2**17  # samples of a block
-_CANCELLED = 1e-3  # of the channels' mean power: what is left of voices that are in them with opposite signs
-LITTLE = 0.1  # seconds by which files of one mixture may differ since programs round or delay
-# How the names of audio files end, the usual ones first. libsndfile names formats, not endings: the others
-# are given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
+BLOCK = 2**17  # samples per block
+_CANCELLED = 1e-3  # of the channels' mean power: below it, voices with opposite signs cancel each other in the mean
+LITTLE = 0.1  # seconds: files of one mixture may differ by this much, since programs round or delay
+# Filename extensions of audio, the usual ones first. libsndfile lists formats, not extensions: the others are
+# given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
 _USUAL_ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 _MORE_ENDINGS = set(".aif .aifc .aiffc .bwf .mp1 .mp2 .oga .opus .snd .sph .wave .wv1 .wv2".split())
 _LIBSNDFILE_ENDINGS = {f".{name.lower()}" for name in soundfile.available_formats()} - {".raw"}
-# Recordings and films that libsndfile does not read. Some of them PyAV does.
+# Audio and video that libsndfile does not read. PyAV reads some of them.
 OTHER_MEDIA_ENDINGS = frozenset(".ac3 .ape .dts .mpc .mpeg .mpg .ra".split()) | MEDIA_ENDINGS
 AUDIO_ENDINGS = (*_USUAL_ENDINGS, *sorted((_LIBSNDFILE_ENDINGS | _MORE_ENDINGS) - {*_USUAL_ENDINGS}))
 
 
 def skipped_formats_message(endings: Counter) -> str:
-    """The sentence on files that were skipped because their formats can't be read here; "" if there are none.
+    """The message on files that were skipped because their formats are not supported; "" if there are none.
 
     Arguments
     ---------
     endings : Counter
-        How many there are of each of `OTHER_MEDIA_ENDINGS`.
+        Number of files for each of `OTHER_MEDIA_ENDINGS`.
 
     Returns
     -------
@@ -56,15 +56,15 @@ def skipped_formats_message(endings: Counter) -> str:
 
     Example
     -------
-    >>> skipped_formats_message({".mp4": 1, ".m4a": 2})[:69]
-    "Skipped 3 files of formats that can't be read here (2 .m4a, 1 .mp4): "
+    >>> skipped_formats_message({".mp4": 1, ".m4a": 2})[:55]
+    'Skipped 3 files of unsupported formats (2 .m4a, 1 .mp4)'
     """
     if not endings:
         return ""
     kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
     return (
-        f"Skipped {sum(endings.values())} files of formats that can't be read here ({kinds}): convert them, as "
-        f"with `ffmpeg -i IN OUT.wav`."
+        f"Skipped {sum(endings.values())} files of unsupported formats ({kinds}): convert them, as with "
+        f"`ffmpeg -i IN OUT.wav`."
     )
 
 
@@ -76,28 +76,28 @@ def read_audio(
     Arguments
     ---------
     path : str or Path
-        Any format that libsndfile reads.
+        Audio file in any format that libsndfile reads.
     start : int
         First frame.
     num_frames : int
-        How many; -1 for all that follow.
+        Number of frames; -1 for all from ``start``.
     total : int, optional
-        How many the whole file must have, see `check_total`.
+        Required number of frames of the file, see `check_total`.
     trim : int
-        Frames by which it may be longer than that.
+        Number of frames by which the file may be longer.
 
     Returns
     -------
     samples : numpy.ndarray
         [T] for one channel, [T, channels] for several; float32, full scale 1.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Raises
     ------
     InputError
-        If the file is absent, can't be read as audio, is truncated, ends too early, or does not have the
-            expected length.
+        If the file does not exist, can't be read as audio, is truncated, ends too early, or does not have the expected
+        length.
 
     Example
     -------
@@ -112,8 +112,8 @@ def read_audio(
         stop = reader.frames if num_frames < 0 else start + num_frames
         if stop > reader.frames:
             raise InputError(
-                f"{path}: has {reader.frames} frames where {stop} were expected. "
-                f"Was it changed after the manifest was made? Prepare the data again."
+                f"{path}: has {reader.frames} frames, expected {stop}. "
+                f"Was it changed after the manifest was written? Prepare the data again."
             )
         reader.seek(start)
         samples = reader.read(stop - start)
@@ -121,55 +121,54 @@ def read_audio(
 
 
 def check_total(path: str | Path, header: AudioReader, total: int | None, trim: int = 0) -> None:
-    """Raise InputError if a file has another number of frames than its row of a table says.
+    """Raise InputError if a file's number of frames differs from its row in a table.
 
     Arguments
     ---------
     path : str or Path
         The file, for messages.
     header : AudioReader
-        Of the file.
+        Reader of the file.
     total : int or None
-        Frames that it is to have; None: any number.
+        Expected number of frames; None: any number.
     trim : int
-        Frames at its end that it may have beyond these, which are not used.
+        Number of further frames that the file may have at its end, which are not used.
     """
     if total is None or 0 <= header.frames - total <= trim:
         return
     seconds = f"{total / header.sample_rate:g} s at {header.sample_rate} Hz"
     if header.frames < total:
-        advice = "Was it changed after the manifest was made? Prepare the data again."
+        advice = "Was it changed after the manifest was written? Prepare the data again."
     elif header.frames - total <= LITTLE * header.sample_rate:
-        advice = f"Prepare the data again; --trim {header.frames - total} cuts so many samples off."
+        advice = f"Prepare the data again; --trim {header.frames - total} removes these samples."
     else:
         advice = (
             "Are the durations those of the files? Prepare the data again; or remove the column duration: then lengths "
             "are read from the files."
         )
     raise InputError(
-        f"{path}: has {header.frames} frames where {total} were expected: its row in the manifest says {seconds}. "
-        f"{advice}"
+        f"{path}: has {header.frames} frames, expected {total}: its row in the manifest says {seconds}. {advice}"
     )
 
 
 class Recording:
-    """A recording as one channel of float32 blocks, which can be read more than once.
+    """A recording as blocks of one channel, float32, which can be read repeatedly.
 
     Arguments
     ---------
     source : str, Path, bytes, file object, numpy.ndarray, torch.Tensor or list
         A file in any format that libsndfile reads, by its path, content or open (binary) file; or samples, [T],
-        [T, channels] or, as torchaudio has them, [channels, T]. Full scale is 1 for floating point and the type's range
-        for integers; of unsigned ones the middle is zero.
+        [T, channels] or, as from torchaudio, [channels, T]. Full scale is 1 for floating point and the type's range for
+        integers; the middle of unsigned types is zero.
     sample_rate : int, optional
-        Hz; required for samples; an error for files, which have their own.
+        Sample rate in Hz; required for samples; an error for files, which have their own.
     channel : int, optional
-        Which channel to take, from 0. Default: the mean of all.
+        Channel to use, from 0. Default: the mean of all.
 
     Raises
     ------
     InputError
-        If it can't be read as audio, or the arguments don't fit it.
+        If it can't be read as audio, or an argument does not apply to it.
 
     Example
     -------
@@ -195,7 +194,7 @@ class Recording:
         else:
             if sample_rate is not None:
                 raise InputError(
-                    f"sample_rate {sample_rate} is given for a file, which has its own: give it for samples alone."
+                    f"sample_rate {sample_rate} is given for a file, which has its own: give it only for samples."
                 )
             self.name, self._file, self._start = _as_file(source)
             with self._open(notify=True) as file:
@@ -204,17 +203,17 @@ class Recording:
             raise InputError(f"{self.name}: holds no samples. Was it cut off while it was written?")
         if channel is not None and not (isinstance(channel, int) and 0 <= channel < num_channels):
             raise InputError(
-                f"{self.name}: has no channel {channel}: it has {num_channels}, counted from 0. Leave the channel "
-                f"out for the mean of all."
+                f"{self.name}: has no channel {channel}: it has {num_channels}, counted from 0. Omit the channel for "
+                f"the mean of all."
             )
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """Read it from its start.
+        """Read the recording from its start.
 
         Arguments
         ---------
         size : int
-            Samples of a block.
+            Samples per block.
 
         Returns
         -------
@@ -224,7 +223,7 @@ class Recording:
         Raises
         ------
         InputError
-            If it is damaged, or has samples that are NaN or infinite.
+            If it is damaged, or has NaN or infinite samples.
         """
         position, powers = 0, np.zeros(2)
         for channels in self._blocks(size):
@@ -244,7 +243,7 @@ class Recording:
             self._cancels = True
             softer = f"{10 * np.log10(powers[0] / powers[1]):.0f} dB softer than they are" if powers[1] else "silent"
             logger.warning(
-                "%s: its channels cancel each other out, so their mean is %s. Take one of them (channel, from 0).",
+                "%s: its channels cancel each other out, so their mean is %s. Use one of them (channel, from 0).",
                 self.name,
                 softer,
             )
@@ -263,23 +262,23 @@ class Recording:
 
 
 def is_array(source: object) -> bool:
-    """Whether it holds samples, not a file: an array, a tensor, or what NumPy converts to an array, such as a list."""
+    """Whether a source holds samples: an array, a tensor, or a list. Otherwise it is a file."""
     return isinstance(source, (list, tuple, np.generic)) or hasattr(source, "__array__") or _is_tensor(source)
 
 
 def _is_tensor(source):
-    """Whether it is a torch.Tensor. If it is one, torch has been imported; reading files does not import it."""
+    """Whether it is a torch.Tensor; without importing torch, which a tensor has already imported."""
     return "torch" in sys.modules and isinstance(source, sys.modules["torch"].Tensor)
 
 
 def as_float32(source: np.ndarray | torch.Tensor | list) -> np.ndarray:
-    """Samples of any kind as float32.
+    """Samples of any type as float32.
 
     Arguments
     ---------
-    source : numpy.ndarray, torch.Tensor, list or what NumPy makes an array of
+    source : numpy.ndarray, torch.Tensor, list or other array-like
         Floating point, whose full scale is 1; or integers, whose full scale is the type's range: int16 is divided by
-        32768, and of uint8 the middle, 128, is zero, as in WAV files. A list has to be of floating point.
+        32768, and the middle of uint8, 128, is zero, as in WAV files. A list must be floating point.
 
     Returns
     -------
@@ -289,7 +288,7 @@ def as_float32(source: np.ndarray | torch.Tensor | list) -> np.ndarray:
     Raises
     ------
     InputError
-        If these are no samples.
+        If the source holds no samples.
 
     Example
     -------
@@ -310,7 +309,7 @@ def as_float32(source: np.ndarray | torch.Tensor | list) -> np.ndarray:
         return ((samples - middle) / middle).astype(np.float32)
     if kind != "f":
         raise InputError(f"samples must be floating point or integers; found {samples.dtype}.")
-    with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite, which is reported where it is used
+    with np.errstate(over="ignore"):  # larger values become infinite, which `blocks` reports
         return samples.astype(np.float32, copy=False)
 
 
@@ -322,7 +321,7 @@ def _as_numpy(source):
         return np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of lists of other lengths; sparse tensors
         reason = str(error).partition("\n")[0]
-        raise InputError(f"the given {type(source).__name__} is no array of samples ({reason}).") from error
+        raise InputError(f"the given {type(source).__name__} is not an array of samples ({reason}).") from error
 
 
 def _as_samples(source):
@@ -334,7 +333,7 @@ def _as_samples(source):
         raise InputError(f"the given samples have the shape {list(samples.shape)}: there is nothing to separate.")
     if samples.ndim == 1:
         return samples[:, None]
-    # No recording has more channels than samples: torchaudio has the channels first.
+    # More channels than samples: the channels come first, as from torchaudio.
     return samples.T if samples.shape[1] > samples.shape[0] else samples
 
 
@@ -349,7 +348,7 @@ def _checked_rate(sample_rate):
 
 
 def _as_file(source):
-    """The name for messages, what soundfile opens, and where in it the audio starts."""
+    """The name for messages, the object for soundfile, and the start of the audio in it."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return f"the given {len(source)} bytes", io.BytesIO(source), 0
     if isinstance(source, (str, os.PathLike)):
@@ -361,20 +360,20 @@ def _as_file(source):
         name = str(getattr(source, "name", "the given file object"))
         if getattr(source, "seekable", lambda: False)():
             return name, source, source.tell()
-        return name, io.BytesIO(source.read()), 0  # a pipe: soundfile has to go back and forth
+        return name, io.BytesIO(source.read()), 0  # a pipe: soundfile needs to seek
     raise InputError(
         f"a recording is a path, bytes, a file object, a NumPy array or a tensor; found {type(source).__name__}."
     )
 
 
 def _hint_at_fetching(path):
-    """How to download what SpeechBrain's classes would download: an address, or a file on the Hugging Face hub."""
+    """How to download a file that SpeechBrain's classes would download: from a URL or the Hugging Face hub."""
     if re.match(r"https?://", str(path)):
         return " Download it, and give the path or the content of the file."
     match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)/(.+)", str(path))
     if match and isinstance(path, str) and not os.path.isdir(os.path.dirname(path)):
         return (
             f" If it is on the Hugging Face hub, fetch it first: "
-            f"huggingface_hub.hf_hub_download({match[1]!r}, {match[2]!r}) gives its path here."
+            f"huggingface_hub.hf_hub_download({match[1]!r}, {match[2]!r}) returns its local path."
         )
     return ""

@@ -1,6 +1,6 @@
-"""Reading an audio file to its end, whatever length its header states, or an error that says why it can't be read.
+"""Reading an audio file to its end, whatever length its header states, or an error with the reason.
 
-Everything that reads audio uses this module, so a file is accepted or refused everywhere alike.
+All code that reads audio uses this module, so a file is accepted or refused consistently.
 
 Shapes: T samples, C channels.
 """
@@ -28,32 +28,32 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UNKNOWN = 2**62  # frames: libsndfile gives about twice as many where a header says nothing
-_SKIPPED = 2**16  # frames that are decoded at once to be skipped
-_UNREADABLE = (soundfile.SoundFileError, RuntimeError, TypeError)  # what soundfile raises
+_UNKNOWN = 2**62  # frames: libsndfile returns about twice as many for an unknown length
+_SKIPPED = 2**16  # frames per decoded block when seeking
+_UNREADABLE = (soundfile.SoundFileError, RuntimeError, TypeError)  # exceptions of soundfile
 
 
 class _Sequential(soundfile.SoundFile):
-    """A file that soundfile doesn't seek in between two blocks.
+    """A file in which soundfile doesn't seek between two blocks.
 
     After each block, soundfile seeks to the current position. That resets an MP3 decoder, which loses the bits that
-    later frames refer to: the samples after each block's end would be wrong.
+    later frames refer to: the samples after each block would be wrong.
     """
 
     def seekable(self):
-        """Not for soundfile; `seek` works where the format allows it."""
+        """False for soundfile; `seek` works if the format supports it."""
         return False
 
 
 class DamagedAudio(InputError):
-    """A file that holds less audio than its header states, or some that can't be read.
+    """A file that holds less audio than its header states, or has a part that can't be read.
 
     Arguments
     ---------
     name : str
-        Of the file.
+        Name of the file.
     damage : mossformer_sb.data.containers.pieces.Damage
-        What is wrong.
+        Damage of the file.
     """
 
     def __init__(self, name: str, damage: Damage) -> None:
@@ -67,25 +67,25 @@ class AudioReader:
     Arguments
     ---------
     source : str, Path or file object
-        Any format that libsndfile reads, or, with PyAV, m4a, mp4 and the like; a file object is binary, and can be
-        sought in.
+        Audio in any format that libsndfile reads, or, with PyAV, m4a, mp4 and the like; a file object is binary and
+        seekable.
     name : str, optional
-        Its name in messages. Default: its path.
+        Name for messages. Default: the path.
     start : int
-        Where in a file object it begins.
+        Start of the audio in a file object.
     notify : bool
-        Whether to log irregularities of a file whose audio can all be read.
+        Whether to log irregularities of a file that can be read completely.
 
     Attributes
     ----------
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     channels : int
         C.
     frames : int
         T.
     notes : tuple of str
-        Its irregularities, though all its audio can be read.
+        Irregularities that don't prevent complete reading.
 
     Raises
     ------
@@ -146,20 +146,20 @@ class AudioReader:
             raise DamagedAudio(self.name, damage)
         if any((file.samplerate, file.channels) != (self.sample_rate, self.channels) for file in self._files):
             raise InputError(
-                f"{self.name}: changes its sample rate or number of channels in the middle. Files were joined byte by "
-                f"byte: convert it with `ffmpeg -i IN OUT.wav`, or split them."
+                f"{self.name}: changes its sample rate or number of channels in the middle. Several files were "
+                f"concatenated: convert it with `ffmpeg -i IN OUT.wav`, or split it."
             )
         self._bounds = list(itertools.accumulate(counts, initial=0))
         self.frames = self._bounds[-1]
         if self.frames >= _UNKNOWN:
             raise InputError(f"{self.name}: does not state its length. Convert it with `ffmpeg -i IN OUT.wav`.")
-        self._position = 0  # where to read next
-        self._stands = [0] * len(self._files)  # where each file stands
+        self._position = 0  # the next frame to read
+        self._stands = [0] * len(self._files)  # position in each file
         if found.check_end and self.frames:
             self._check_end()
 
     def _open_media(self, source, start, is_path):
-        """Open what PyAV reads; whether it is such a file."""
+        """Open the file with PyAV, and return whether its format is one for PyAV."""
         try:
             stream = open(source, "rb") if is_path else source
         except OSError as error:
@@ -183,7 +183,7 @@ class AudioReader:
         return True
 
     def _check_end(self):
-        """Decode the last frame, since headers don't show whether its end is missing."""
+        """Decode the last frame, since headers don't show whether it is complete."""
         self.seek(self.frames - 1)
         try:
             self.read(1)
@@ -204,12 +204,12 @@ class AudioReader:
             return _Sequential(opened)
         except _UNREADABLE as error:
             raise InputError(
-                f"{self.name}: can't be read as audio ({_reason(error)}). Is it damaged, or no audio file? Copy "
+                f"{self.name}: can't be read as audio ({_reason(error)}). It is damaged, or not an audio file. Copy "
                 f"or download it again."
             ) from error
 
     def seek(self, frame: int) -> None:
-        """Go to a frame, counted from 0; the next `read` begins there."""
+        """Set the position of the next `read` to a frame, counted from 0."""
         self._position = frame
 
     def read(self, num_frames: int) -> np.ndarray:
@@ -218,7 +218,7 @@ class AudioReader:
         Arguments
         ---------
         num_frames : int
-            How many frames; fewer come where the file ends.
+            Number of frames; fewer are returned at the end of the file.
 
         Returns
         -------
@@ -228,7 +228,7 @@ class AudioReader:
         Raises
         ------
         InputError
-            If it is shorter than its header states, or something in it can't be decoded.
+            If the file is shorter than its header states, or a part can't be decoded.
         """
         blocks, wanted = [], min(num_frames, self.frames - self._position)
         while wanted > 0:
@@ -267,12 +267,12 @@ class AudioReader:
         except soundfile.SoundFileError:
             if self._stands[number]:
                 raise
-            skipped = start  # some codecs are read from the beginning only
+            skipped = start  # some codecs can only be read from the beginning
         while skipped > 0:
             skipped -= len(file.read(min(skipped, _SKIPPED), dtype="float32", always_2d=True)) or skipped
 
     def close(self) -> None:
-        """Close the file, but not a file object that was given."""
+        """Close the file, but not a given file object."""
         for file in self._files:
             file.close()
         if self._own:
@@ -287,13 +287,13 @@ class AudioReader:
 
 @functools.lru_cache(maxsize=2**10)
 def _notify(name, notes):
-    """Log the irregularities of a file once, though it may be read in many places."""
+    """Log the irregularities of a file once, even if it is read repeatedly."""
     for note in notes:
         logger.warning("%s: %s.", name, note)
 
 
 def _reason(error):
-    """What libsndfile says, without the name of the file, which may be an object's."""
+    """libsndfile's error message without the file's name, which may be that of an object."""
     return getattr(error, "error_string", None) or str(error) or "damaged data"
 
 
@@ -301,5 +301,5 @@ def _absent(name, error):
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return f"{name}: there is no such audio file."
     if isinstance(error, IsADirectoryError):
-        return f"{name}: is a folder, and no audio file."
+        return f"{name}: is a folder, not an audio file."
     return f"{name}: can't be read ({error.strerror})."

@@ -1,4 +1,4 @@
-"""Writing audio files: formats, subtypes, whole signals and blocks."""
+"""Writing audio files: formats, subtypes, complete signals and blocks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     import torch
 
-_LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits, beyond it takes the RF64 variant
+_LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits; larger files are written as RF64
 
 
 class Format(NamedTuple):
     """libsndfile's name of a file format."""
 
     name: str
-    subtypes: tuple  # how samples can be stored; the first one where nothing is said
+    subtypes: tuple  # possible sample formats, the default first
 
 
 FORMATS = {
@@ -35,28 +35,28 @@ FORMATS = {
     "ogg": Format("OGG", ("VORBIS",)),
     "mp3": Format("MP3", ("MPEG_LAYER_III",)),
 }
-SUBTYPES = ("FLOAT", "PCM_16", "PCM_24")  # those that one can choose
-_BYTES = {"FLOAT": 4, "PCM_16": 2, "PCM_24": 3}  # of a sample
+SUBTYPES = ("FLOAT", "PCM_16", "PCM_24")  # the selectable ones
+_BYTES = {"FLOAT": 4, "PCM_16": 2, "PCM_24": 3}  # bytes per sample
 
 
 def write_audio(path: str | Path, samples: np.ndarray | torch.Tensor, sample_rate: int) -> None:
-    """Write a float32 WAV atomically: under a temporary name first, so a file of this name is always complete.
+    """Write a float32 WAV atomically: first under a temporary name, so a file of this name is always complete.
 
     Arguments
     ---------
     path : str or Path
-        Its folder must exist.
+        File to write, in an existing folder.
     samples : numpy.ndarray or torch.Tensor
-        [T] or [T, channels], full scale 1. Float files hold what exceeds it, so nothing is clipped.
+        [T] or [T, channels], full scale 1. Values beyond full scale are not clipped.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     """
     with atomic_write(path) as temporary:
         soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
 
 
 def clips(format: str, subtype: str | None = None) -> bool:
-    """Whether a format cuts off samples beyond full scale.
+    """Whether a format clips samples beyond full scale.
 
     Arguments
     ---------
@@ -83,9 +83,9 @@ def check_format(format: str, sample_rate: int | None = None, subtype: str | Non
     format : str
         One of `FORMATS`.
     sample_rate : int, optional
-        Hz.
+        Sample rate in Hz.
     subtype : str, optional
-        One of `SUBTYPES`: how samples are stored. Default: the format's first.
+        Sample format, one of `SUBTYPES`. Default: the first of the file format.
 
     Example
     -------
@@ -112,7 +112,7 @@ def check_format(format: str, sample_rate: int | None = None, subtype: str | Non
 def _subtype_advice(kind):
     if len(kind.subtypes) > 1:
         return f"choose {', '.join(kind.subtypes[:-1])} or {kind.subtypes[-1]}"
-    return "leave it out, since this format has one of its own, or choose wav or flac"
+    return "remove it, since this format has its own, or choose wav or flac"
 
 
 def write_recordings(
@@ -133,20 +133,20 @@ def write_recordings(
     blocks : iterable of numpy.ndarray
         [t, S] each, full scale 1.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     format : str
         One of `FORMATS`.
     num_samples : int, optional
-        How many there will be, where that is known: more than a WAV can hold are written in its variant RF64.
+        Number of samples, if known: files that are too large for WAV are written as RF64.
     subtype : str, optional
         As for `check_format`.
     texts : mapping, optional
-        Path → str, text files that are written with them: they get their names when all are complete.
+        Path → str, text files that are written together with the audio.
 
     Raises
     ------
     InputError
-        If the files can't be written, or not to their end, as on a full disk.
+        If the files can't be written completely, as on a full disk.
 
     Example
     -------
@@ -178,15 +178,15 @@ def write_recordings(
                 for file, samples in zip(files, block.T, strict=True):
                     file.write(np.ascontiguousarray(samples))
                 written += len(block)
-        # Writing what the encoder still held when its file was closed may have failed on a full disk without an error.
+        # On a full disk, flushing the encoder's buffer at closing may have failed without an error.
         for path in temporaries:
             if soundfile.info(path).frames != written:
-                raise OSError("the file is shorter than what was written to it")
+                raise OSError("the file is shorter than the written data")
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn the errors of writing into one `InputError`."""
+    """Context: turn errors of writing into an `InputError`."""
     try:
         yield
     except (OSError, soundfile.LibsndfileError, AssertionError) as error:
@@ -194,4 +194,4 @@ def writing(path: str | Path) -> Iterator[None]:
         advice = "Is the disk full, or the folder not writable?"
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
             advice = "Give the recording a shorter name."
-        raise InputError(f"{path}: can't be written ({reason}). {advice} Nothing was left half-written.") from error
+        raise InputError(f"{path}: can't be written ({reason}). {advice} No incomplete file is left.") from error

@@ -21,23 +21,23 @@ class Augmentation:
     Arguments
     ---------
     speed_perturb : str
-        "none"; "discrete": each speaker at the lowest speed, 1 or the highest; "continuous": anything in between.
+        "none"; "discrete": each speaker at the lowest speed, 1 or the highest; "continuous": any speed in the range.
     speed_range : sequence of float
         Lowest and highest speed.
     perturb_noise : bool
-        Whether the noise changes its speed, too.
+        Whether to change the noise's speed too.
     random_shift : float
-        Each speaker is shifted by up to so many seconds, either way. Zeros fill the gap: what is shifted out of the
-        segment is lost, not wrapped around.
+        Maximum shift of each speaker in seconds, in both directions. Gaps are filled with zeros, samples beyond the
+        segment are discarded.
     level_imbalance : float
-        dB. One speaker keeps its level, and each of the others is attenuated by something from 0 to this.
+        Maximum attenuation in dB. One speaker keeps its level, and each of the others is attenuated by 0 to this value.
     single_speaker_rate : float
         Probability that all speakers but one are silent.
 
     Raises
     ------
     InputError
-        If a value can't be used.
+        If a value is out of range.
 
     Example
     -------
@@ -72,16 +72,16 @@ class Augmentation:
 
     @property
     def is_active(self) -> bool:
-        """Whether anything is done at all."""
+        """Whether any change is configured."""
         return self != Augmentation(speed_range=self.speed_range, perturb_noise=self.perturb_noise)
 
     @property
     def max_speed(self) -> float:
-        """The highest speed that is drawn."""
+        """The highest speed that can be drawn."""
         return 1.0 if self.speed_perturb == "none" else max(1.0, self.speed_range[1])
 
     def draw_speeds(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """[count], the speeds of so many recordings."""
+        """[count], the speeds of the recordings."""
         if self.speed_perturb == "none":
             return np.ones(count)
         lowest, highest = self.speed_range
@@ -90,7 +90,7 @@ class Augmentation:
         return rng.uniform(lowest, highest, count)
 
     def draw_offsets(self, rng: np.random.Generator, num_spks: int) -> np.ndarray:
-        """[S], dB to add to the speakers' levels; -inf where a speaker is silent."""
+        """[S], dB to add to the speakers' levels; -inf for a silent speaker."""
         kept = rng.integers(num_spks)
         others = np.arange(num_spks) != kept
         offsets = np.zeros(num_spks)
@@ -101,7 +101,7 @@ class Augmentation:
         return offsets
 
     def draw_shifts(self, rng: np.random.Generator, num_spks: int, sample_rate: int) -> np.ndarray:
-        """[S], samples by which the speakers are shifted; to later where positive."""
+        """[S], shifts of the speakers in samples; positive: later."""
         reach = round(self.random_shift * sample_rate)
         return rng.integers(-reach, reach + 1, num_spks) if reach else np.zeros(num_spks, dtype=int)
 
@@ -114,7 +114,7 @@ def shift(signal: np.ndarray, amount: int) -> np.ndarray:
     signal : numpy.ndarray
         [..., T].
     amount : int
-        Samples; to later where positive.
+        Shift in samples; positive: later.
 
     Returns
     -------

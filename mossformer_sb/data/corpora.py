@@ -27,12 +27,12 @@ def corpus_name(settings: Mapping) -> str:
     Arguments
     ---------
     settings : Mapping
-        Of the experiment: ``corpus``; ``corpus_name``, which goes before it unless null; and ``num_spks``.
+        Settings of the experiment: ``corpus``; ``corpus_name``, which takes precedence unless null; and ``num_spks``.
 
     Returns
     -------
     str
-        A corpus that is not in `CORPUS_NAMES` keeps the given name.
+        Name of the corpus; the given name if it is not in `CORPUS_NAMES`.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Mixtures of a manifest as items and batches: crops, padding, and augmented mixtures.
+"""Mixtures of a manifest as examples and batches: crops, padding, and augmentation.
 
 Shapes: B batch, T samples, S sources.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Mixture:
-    """One item of a dataset."""
+    """One example of a dataset."""
 
     id: str
     mixture: torch.Tensor  # [T]
@@ -46,7 +46,7 @@ class SeparationBatch:
     ids: list
     mixture: torch.Tensor  # [B, T]
     sources: torch.Tensor  # [B, T, S]
-    lengths: torch.Tensor  # [B], int64, samples; stays on the CPU
+    lengths: torch.Tensor  # [B], int64, samples; always on the CPU
     is_padded: bool
 
     @classmethod
@@ -70,14 +70,14 @@ class SeparationBatch:
 
     @property
     def padded_lengths(self) -> torch.Tensor | None:
-        """``lengths`` where some item is padded, None where none is: the network is faster without."""
+        """``lengths`` if any item is padded, else None: the network is faster without."""
         return self.lengths if self.is_padded else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, chosen: torch.Tensor) -> SeparationBatch:
-        """The items for which a mask [B] of booleans is true, as a batch of their own, padded as before."""
+        """A new batch of the items for which a mask [B] of booleans is true, with the same padding."""
         chosen = chosen.cpu()
         device_mask = chosen.to(self.mixture.device)
         return SeparationBatch(
@@ -89,7 +89,7 @@ class SeparationBatch:
         )
 
     def to(self, device: str | torch.device) -> SeparationBatch:
-        """Move the signals, in place as SpeechBrain's batches do."""
+        """Move the signals, in place as with SpeechBrain's batches."""
         self.mixture = self.mixture.to(device, non_blocking=True)
         self.sources = self.sources.to(device, non_blocking=True)
         return self
@@ -104,12 +104,12 @@ class SeparationBatch:
 class EpochDataset(Dataset):
     """A dataset whose examples are pure functions of (seed, epoch, index).
 
-    They do not depend on the worker, on the rank, or on whether the run was resumed.
+    They do not depend on the worker, the rank, or a resumption.
 
     Arguments
     ---------
     seed : int
-        Of everything random.
+        Seed of all random numbers.
 
     Example
     -------
@@ -126,38 +126,38 @@ class EpochDataset(Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose items come next."""
+        """Set the epoch of the next examples."""
         self._epoch.fill_(epoch)
 
     def rng(self, index: int) -> np.random.Generator:
-        """Where everything random in an item comes from: a numpy.random.Generator."""
+        """Random generator of an example."""
         return np.random.default_rng((self.seed, int(self._epoch), index))
 
 
 class MixtureDataset(EpochDataset):
-    """The mixtures of a manifest, whole or as random crops.
+    """The mixtures of a manifest, complete or as random crops.
 
     Arguments
     ---------
     manifest : str or Path
         See `read_manifest`.
     data_root : str or Path
-        What ``$data_root`` stands for.
+        Value of ``$data_root``.
     num_spks : int
         S.
     sample_rate : int
-        Hz that the recordings must have.
+        Required sample rate of the recordings in Hz.
     segment : float, optional
-        Length of the crops in seconds; shorter recordings are taken whole. Default: everything whole.
+        Length of the crops in seconds; shorter recordings are not cropped. Default: no cropping.
     seed : int
         Seed of the crops.
     trim : int
-        Samples by which a file may be longer than its row says; they are not used.
+        Number of samples by which a file may be longer than its row says; they are not used.
 
     Raises
     ------
     InputError
-        If the manifest does not fit the other arguments, or its lengths are not those of the files.
+        If the manifest conflicts with the other arguments, or its lengths differ from those of the files.
     """
 
     def __init__(
@@ -192,11 +192,11 @@ class MixtureDataset(EpochDataset):
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of the manifest and its recordings, see `fingerprint`."""
+        """Fingerprint of the manifest and its recordings, see `fingerprint`."""
         return fingerprint(self.table)
 
     def write_manifest(self, path: str | Path) -> None:
-        """Write a copy of the manifest, such as beside the scores of its mixtures."""
+        """Write a copy of the manifest."""
         with atomic_write(path) as temporary:
             shutil.copyfile(expanded(self.manifest), temporary)
 
@@ -214,7 +214,7 @@ class MixtureDataset(EpochDataset):
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
 
     def _crop(self, index, total):
-        """First sample and number of samples."""
+        """First sample and number of samples of a crop."""
         if self.segment is None or total <= self.segment:
             return 0, total
         return int(self.rng(index).integers(total - self.segment + 1)), self.segment
@@ -226,12 +226,12 @@ def _rate_advice(rates):
 
 @dataclass(frozen=True)
 class Parts:
-    """The signals that a mixture is made of. Without reverberation, targets and images are the same."""
+    """The components of a mixture. Without reverberation, targets and images are the same."""
 
     id: str
-    targets: np.ndarray  # [S, T], float32: what a separator should output
-    images: np.ndarray  # [S, T], float32: the speakers as they are in the mixture
-    noise: np.ndarray  # [T], float32; zero where there is none
+    targets: np.ndarray  # [S, T], float32: training targets of a separator
+    images: np.ndarray  # [S, T], float32: the speakers in the mixture
+    noise: np.ndarray  # [T], float32; zero without noise
     speakers: tuple
 
     @property
@@ -241,7 +241,7 @@ class Parts:
 
 
 def shifted(parts: Parts, shifts: Sequence[int]) -> Parts:
-    """The parts with each speaker shifted in time, target and image alike.
+    """The parts with each speaker's target and image shifted in time.
 
     Arguments
     ---------
@@ -261,23 +261,23 @@ def shifted(parts: Parts, shifts: Sequence[int]) -> Parts:
 
 
 class AugmentedMixtureDataset(MixtureDataset):
-    """The mixtures of a manifest, with another speed, time or level for each speaker in each epoch.
+    """The mixtures of a manifest, with a random speed, shift or level of each speaker in each epoch.
 
-    Where a mixture is the sum of its sources and noise, each source is changed separately, and they are summed again.
-    Where it is not, as in WHAMR!, whose mixtures are reverberant and whose sources are not, the mixture and all its
-    sources get one and the same speed and shift. The preparation notes beside the manifest which is the case.
+    If mixtures are sums of sources and noise, each source is changed separately, and they are summed again. If not, as
+    in WHAMR!, whose mixtures are reverberant and whose sources are not, the mixture and all its sources get the same
+    speed and shift. The preparation stores which is the case, in a file next to the manifest.
 
     Arguments
     ---------
     manifest, data_root, **options
         As for `MixtureDataset`.
     augmentation : Augmentation
-        What is changed.
+        Random changes.
 
     Raises
     ------
     InputError
-        If levels are to change in mixtures that are not sums, and as for `MixtureDataset`.
+        If level changes are configured for mixtures that are not sums; and as for `MixtureDataset`.
     """
 
     def __init__(self, manifest: str | Path, data_root: str | Path, augmentation: Augmentation, **options: Any) -> None:
@@ -302,7 +302,7 @@ class AugmentedMixtureDataset(MixtureDataset):
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
 
     def draw(self, index: int) -> Parts:
-        """Draw the `mossformer_sb.data.datasets.Parts` of an item, where mixtures are sums."""
+        """Draw the `mossformer_sb.data.datasets.Parts` of an example, if mixtures are sums."""
         row, rng = self.table.iloc[index], self.rng(index)
         augmentation, num_spks = self.augmentation, self.num_spks
         speeds = augmentation.draw_speeds(rng, num_spks + 1)
@@ -327,7 +327,7 @@ class AugmentedMixtureDataset(MixtureDataset):
         return [f"s{number + 1}_wav" for number in range(self.num_spks)]
 
     def _read(self, rng, row, columns, speeds):
-        """[columns, T]: a segment of each file, which all begin at the same time."""
+        """[columns, T]: the same segment of each file."""
         total = int(row["num_samples"])
         resamplers = [SpeedResampler.between(1, 1, speed) for speed in speeds[: len(columns)]]
         length = min(resampler.num_out(total) for resampler in resamplers)

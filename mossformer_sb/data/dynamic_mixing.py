@@ -3,12 +3,11 @@
 An example is a pure function of (seed, epoch, index): it does not depend on the worker, the rank or a resumption. The
 mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 
-1. Draw one utterance for each speaker, all speakers different, each utterance as likely as another.
-2. Draw a speed for each, and a segment of the item's length, which is the given one or that of the shortest
-   utterance.
-3. Draw a segment of noise, repeated with a cross-fade where the recording is too short. Where its loudness is looked up
-   (`mossformer_sb.data.noise_energies`), it begins on a whole 10 ms.
-4. Draw levels, as the corpus has them: `mossformer_sb.data.level_distributions`.
+1. Draw one utterance per speaker, of different speakers, all utterances with equal probability.
+2. Draw a speed for each, and a segment of the given length, or of the length of the shortest utterance.
+3. Draw a segment of noise, repeated with a cross-fade if the recording is too short. If its loudness is looked up
+   (`mossformer_sb.data.noise_energies`), it begins on a multiple of 10 ms.
+4. Draw levels from the corpus's distribution: `mossformer_sb.data.level_distributions`.
 5. Convolve the speakers with impulse responses of one room, the same for all: `mossformer_sb.data.impulse_responses`.
 6. Shift the speakers in time, if configured. Sum up.
 
@@ -36,7 +35,7 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-FADE_SECONDS = 0.5  # of a noise that is repeated
+FADE_SECONDS = 0.5  # cross-fade of repeated noise
 TARGETS = ("anechoic", "reverb")
 
 
@@ -46,40 +45,41 @@ class DynamicMixtureDataset(EpochDataset):
     Arguments
     ---------
     manifest : str or Path or None
-        Of the static training set, which says how many mixtures an epoch has. None: ``mixtures_per_epoch`` alone does.
+        Manifest of the static training set, whose number of mixtures is the default length of an epoch. None:
+        ``mixtures_per_epoch`` is required.
     data_root : str or Path or None
-        What ``$data_root`` stands for in it.
+        Value of ``$data_root`` in the manifest.
     speech_table, noise_table : str or Path
-        Recordings to draw from, as `data_prep.manifests.source_tables` lists them. Without a noise table, or with an
+        Recordings to draw from, in tables of `data_prep.manifests.source_tables`. Without a noise table, or with an
         empty one, mixtures are clean.
     rir_folder : str or Path, optional
-        Room impulse responses, as `data_prep.generate.room_cache` computes them. Default: none, dry speech.
+        Room impulse responses from `data_prep.generate.room_cache`. Default: none, dry speech.
     target : str, optional
-        In rooms: "anechoic", the direct paths, or "reverb", everything that the mixture has of a speaker. Default: the
-        first.
+        Training target in rooms: "anechoic", the direct path, or "reverb", the reverberant speech. Default: the first.
     level_distribution : str
         One of `mossformer_sb.data.level_distributions.LEVELS`.
     num_spks : int
         S.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     segment : float, optional
-        Length of an item in seconds, if the utterances are that long. Default: that of the shortest utterance.
+        Length of an example in seconds, at most that of its shortest utterance. Default: that of the shortest
+        utterance.
     min_seconds : float
         Shorter utterances are not drawn.
     mixtures_per_epoch : int, optional
-        Default: as many as the manifest has; needed where there is none.
+        Number of mixtures per epoch. Default: as many as in the manifest.
     augmentation : Augmentation, optional
-        Default: none.
+        Random changes to the components. Default: none.
     room_rate, noise_rate : float
-        Probabilities that an example has reverberation, and noise, where there are any.
+        Probabilities of reverberation and of noise in an example, if rooms or noise are given.
     seed : int
-        Of everything random.
+        Seed of all random numbers.
 
     Raises
     ------
     InputError
-        If there are too few speakers, or arguments do not fit together.
+        If there are too few speakers, or arguments conflict.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class DynamicMixtureDataset(EpochDataset):
         super().__init__(seed)
         self.levels = get_levels(level_distribution)
         if segment is not None and not segment * sample_rate >= 1:
-            raise InputError(f"segment {segment!r}: give seconds, or null for as long as the shortest utterance.")
+            raise InputError(f"segment {segment!r}: give seconds, or null for the length of the shortest utterance.")
         target = target or TARGETS[0]
         if target not in TARGETS:
             raise InputError(f"target {target!r} is not known: choose one of {', '.join(TARGETS)}.")
@@ -119,7 +119,7 @@ class DynamicMixtureDataset(EpochDataset):
             table = read_manifest(manifest, data_root)
             self.num_mixtures = len(table) if mixtures_per_epoch is None else mixtures_per_epoch
         if self.num_mixtures is None:
-            raise InputError("mixtures_per_epoch is null, and there is no manifest to count: give one of the two.")
+            raise InputError("mixtures_per_epoch is null, and there is no manifest: give one of the two.")
         if self.num_mixtures < 1:
             raise InputError(f"mixtures_per_epoch {mixtures_per_epoch}: give one or more, or null.")
         shortest = min_seconds * self.augmentation.max_speed
@@ -127,16 +127,16 @@ class DynamicMixtureDataset(EpochDataset):
         self.noise = None if noise_table is None else NoisePool.read(noise_table)
         if self.noise is not None and not self.levels.has_noise:
             raise InputError(
-                f"level_distribution {level_distribution!r} has no level for noise, but {noise_table} lists "
-                "some: choose wham, librimix or speechbrain, or a task without noise."
+                f"level_distribution {level_distribution!r} has no level for the noise in {noise_table}: choose wham, "
+                "librimix or speechbrain, or a task without noise."
             )
         self.rooms = None if rir_folder is None else ImpulseResponses(rir_folder, num_spks, sample_rate)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Of what mixtures are drawn from (speech, noise, rooms) and the kind of target, see `manifests.fingerprint`.
+        """Fingerprint of the source pools (speech, noise, rooms) and the target, see `manifests.fingerprint`.
 
-        The static training set counts only where it is drawn from.
+        It includes the static training set only if mixtures are drawn from it.
         """
         parts: list[tuple] = [("target", self.target if self.rooms is not None else "dry", self.num_spks)]
         parts.append(("speech", self.speech.fingerprint))
@@ -152,12 +152,12 @@ class DynamicMixtureDataset(EpochDataset):
         return Mixture(parts.id, torch.from_numpy(parts.mixture), torch.from_numpy(parts.targets.T))
 
     def draw(self, index: int) -> Parts:
-        """Draw the parts of an item.
+        """Draw the parts of an example.
 
         Arguments
         ---------
         index : int
-            From 0 to the number of mixtures, less one.
+            Index of the example.
 
         Returns
         -------
@@ -174,7 +174,7 @@ class DynamicMixtureDataset(EpochDataset):
             room = self.rooms.draw(rng)
 
         dry, lead = self._speech(rng, chosen, speeds, 0 if room is None else room.shape[-1])
-        inside = dry[:, lead:]  # [S, T]; what comes before is needed for the reverberation
+        inside = dry[:, lead:]  # [S, T]; earlier samples are only needed for the reverberation
         noise, noise_loudness = self._noise(rng, inside.shape[1])
         measured = {name: self.speech.measured[name][chosen] for name in self.levels.measures}
         gains, noise_gain = self.levels.gains(
@@ -194,7 +194,7 @@ class DynamicMixtureDataset(EpochDataset):
         return shifted(parts, self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate))
 
     def _speech(self, rng, chosen, speeds, tail):
-        """[S, lead + T]: a segment of each utterance, and up to ``tail`` samples of what was said before it."""
+        """[S, lead + T]: a segment of each utterance, and up to ``tail`` preceding samples."""
         resamplers = [
             SpeedResampler.between(self.speech.sample_rates[number], self.sample_rate, speed)
             for number, speed in zip(chosen, speeds, strict=True)
@@ -205,7 +205,7 @@ class DynamicMixtureDataset(EpochDataset):
         signals = np.zeros((len(chosen), tail + length), np.float32)
         for row, (number, total, resampler) in enumerate(zip(chosen, totals, resamplers, strict=True)):
             start = int(rng.integers(total - resampler.num_in(length) + 1))
-            # As many whole periods of the resampling before the segment as the tail needs, and as there are.
+            # Complete periods of the resampling before the segment: as many as the tail needs, if they exist.
             periods = min(start // resampler.down, -(-tail // resampler.up))
             lead = periods * resampler.up
             begin = start - periods * resampler.down
@@ -214,7 +214,7 @@ class DynamicMixtureDataset(EpochDataset):
         return signals, tail
 
     def _noise(self, rng, length):
-        """[T], or None; and its loudness in LUFS, or None where that isn't known without measuring it."""
+        """Noise [T] or None; and its loudness in LUFS, or None if it has to be measured."""
         if self.noise is None or rng.random() >= self.noise_rate:
             return None, None
         number = self.noise.draw(rng)
@@ -224,7 +224,7 @@ class DynamicMixtureDataset(EpochDataset):
         available = resampler.num_out(total)
         if available >= length:
             start = int(rng.integers(total - resampler.num_in(length) + 1))
-            # At another rate or speed the filters would weight other frequencies, and the sums be wrong.
+            # At another rate or speed, the filters of the stored energies would weight other frequencies.
             looked_up = "loudness" in self.levels.measures and resampler.up == resampler.down
             looked_up = looked_up and self.noise.energies is not None and self.noise.energies.has(number)
             if looked_up:

@@ -1,10 +1,10 @@
-"""Room impulse responses (RIR), from a folder that the preparation filled.
+"""Room impulse responses (RIR), from a folder written by the preparation.
 
 The folder holds ``rooms.json`` and, for each room, ``000000.npy``, ``000001.npy`` and so on: float32 of the shape
-[S, 2, R], for each source the response of the direct path alone and that of everything. Both are aligned: the direct
-path arrives at the same sample.
+[S, 2, R], for each source the RIR of only the direct path and the complete RIR. Both are aligned: the direct path
+arrives at the same sample.
 
-Shapes: S sources, T samples, R samples of a response.
+Shapes: S sources, T samples, R samples of an RIR.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ DESCRIPTION = "rooms.json"
 
 
 class ImpulseResponses:
-    """The impulse responses of rooms, to draw from.
+    """A set of room impulse responses.
 
     Arguments
     ---------
     folder : str or Path
-        As above.
+        Folder of the RIRs, see above.
     num_spks : int
-        S that the rooms must have.
+        Required number S of sources per room.
     sample_rate : int
-        Hz that the responses must have.
+        Required sample rate of the RIRs in Hz.
 
     Raises
     ------
     InputError
-        If the folder holds no such responses, or not all of them.
+        If the folder holds no such RIRs, or not all of them.
     """
 
     def __init__(self, folder: str | Path, num_spks: int, sample_rate: int) -> None:
@@ -44,8 +44,8 @@ class ImpulseResponses:
             facts = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(
-                f"{self.folder / DESCRIPTION}: can't be read ({error.strerror}). The preparation computes the rooms: "
-                "start without --skip_prep."
+                f"{self.folder / DESCRIPTION}: can't be read ({error.strerror}). The preparation computes the room "
+                "impulse responses: start without --skip_prep."
             ) from error
         found, needed = (facts["num_spks"], facts["sample_rate"]), (num_spks, sample_rate)
         if found != needed:
@@ -54,10 +54,10 @@ class ImpulseResponses:
                 "Hz. Give another rir_folder, or start without --skip_prep."
             )
         self.num_rooms = facts["num_rooms"]
-        self.identity = facts.get("rooms", f"{self.num_rooms} rooms")  # a hash of what they were computed from
+        self.identity = facts.get("rooms", f"{self.num_rooms} rooms")  # a hash of their parameters
 
     def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """The responses of a room, [S, 2, R]."""
+        """Draw the RIRs of a room, [S, 2, R]."""
         path = self.folder / response_name(int(rng.integers(self.num_rooms)))
         try:
             return np.load(path)
@@ -66,9 +66,9 @@ class ImpulseResponses:
 
     @staticmethod
     def images(responses: np.ndarray, dry: np.ndarray, lead: int) -> tuple[np.ndarray, np.ndarray]:
-        """Convolve speakers with the impulse responses of a room.
+        """Convolve speakers with the RIRs of a room.
 
-        Both images get one factor that gives the direct path the energy of the dry signal, as in WHAMR!.
+        Both images are scaled by the factor that gives the direct path the energy of the dry signal, as in WHAMR!.
 
         Arguments
         ---------
@@ -77,7 +77,7 @@ class ImpulseResponses:
         dry : numpy.ndarray
             [S, lead + T].
         lead : int
-            Samples at the beginning that only contribute their reverberation to what follows.
+            Number of samples at the beginning that only contribute their reverberation.
 
         Returns
         -------

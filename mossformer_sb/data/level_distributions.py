@@ -1,8 +1,8 @@
 """Level distributions of the speakers and the noise of a mixture, by name.
 
-Each is a class with one method, `gains`, which draws the factors that dry speech and noise are multiplied by. Levels
-are measured as the corpus defines them: those of speech on the whole utterance, since a crop may hold little of it;
-that of noise on the segment that is used.
+Each is a class with one method, `gains`, which draws the factors for dry speech and noise. Levels are measured as the
+corpus defines them: those of speech on the complete utterance, since a crop may hold little speech; that of noise on
+the drawn segment.
 
 Shapes: S sources, T samples.
 """
@@ -20,9 +20,9 @@ from mossformer_sb.errors import InputError
 class Levels(ABC):
     """A distribution of levels."""
 
-    # Columns of the speech table that are read.
+    # Required columns of the speech table.
     measures = ()
-    # Whether it has a level for noise.
+    # Whether the distribution has a level for noise.
     has_noise = True
 
     @abstractmethod
@@ -41,19 +41,19 @@ class Levels(ABC):
         Arguments
         ---------
         rng : numpy.random.Generator
-            Where everything random comes from.
+            Random generator.
         sources : numpy.ndarray
             [S, T], dry speech.
         measured : dict
-            Each of `measures` to its values for the whole utterances, [S], dB.
+            Each of `measures` to its values for the complete utterances, [S], dB.
         noise : numpy.ndarray or None
             [T].
         sample_rate : int
-            Hz.
+            Sample rate in Hz.
         offsets : numpy.ndarray
-            [S], dB that are added to the drawn level of each speaker; -inf takes a speaker out.
+            [S], dB to add to the drawn level of each speaker; -inf: silent.
         noise_loudness : float, optional
-            LUFS of the noise, where it is known. Default: it is measured, where the distribution needs it.
+            Loudness of the noise in LUFS, if known. Default: it is measured if the distribution needs it.
 
         Returns
         -------
@@ -66,7 +66,7 @@ class Levels(ABC):
 class Wsj0MixLevels(Levels):
     """WSJ0-2mix and -3mix: active speech levels g and -g dB, g from U(0, 2.5), and 0 dB for a third speaker; peak 0.9.
 
-    More speakers continue in such pairs. Source: the mixing lists of WSJ0-mix, where g1 lies in that range with mean
+    More speakers get further such pairs. Source: the mixing lists of WSJ0-mix, where g1 lies in that range with mean
     1.25, g2 = -g1 and g3 = 0.
 
     Example
@@ -100,7 +100,7 @@ class Wsj0MixLevels(Levels):
         return gains * (self.peak / peak), 0.0
 
     def _levels(self, rng, offsets):
-        """[S], dB: in pairs of g and -g, and zero for an odd one."""
+        """[S], dB: in pairs of g and -g, and zero for the last one of an odd number."""
         drawn = rng.uniform(0, self.max_gain, len(offsets) // 2)
         pairs = np.stack([drawn, -drawn], axis=1).ravel()
         return np.pad(pairs, (0, len(offsets) % 2)) + offsets
@@ -109,8 +109,8 @@ class Wsj0MixLevels(Levels):
 class WhamLevels(Wsj0MixLevels):
     """WHAM! and WHAMR!: speech as in WSJ0-2mix; noise as recorded, and speech scaled relative to it.
 
-    The louder speaker's loudness is from U(-3, 6) dB above the noise's; where the peak of a signal or of a sum of them
-    exceeds 0.95, all is scaled down to it. Source: the scripts of WHAM! (Wichern et al., 2019).
+    The louder speaker's loudness is from U(-3, 6) dB above the noise's. If the peak of a signal or of a sum of signals
+    exceeds 0.95, all are scaled down to it. Source: the scripts of WHAM! (Wichern et al., 2019).
     """
 
     measures = ("active_level", "loudness")
@@ -138,15 +138,15 @@ class WhamLevels(Wsj0MixLevels):
         noise_level = loudness(noise, sample_rate) if noise_loudness is None else noise_loudness
         if np.isfinite(noise_level):
             gains *= _amplitude(snr + noise_level - measured["loudness"][louder]) / gains[louder]
-        else:  # silence has no ratio to hold
+        else:  # silence has no signal-to-noise ratio
             gains *= self.peak / max(1.0, _peak(*_mixed(gains, sources)))
         factor = self.noisy_peak / max(self._peak(gains, sources, noise, louder), self.noisy_peak)
         return gains * factor, factor
 
     def _peak(self, gains, sources, noise, louder):
-        """The greatest peak of the signals and of all their sums, or a bound of it that is low enough."""
+        """The greatest peak of the signals and of all their sums, or a sufficiently low bound of it."""
         bound = sum(gain * _peak(source) for gain, source in zip(gains, sources, strict=True)) + _peak(noise)
-        if bound <= self.noisy_peak:  # as a rule
+        if bound <= self.noisy_peak:  # usually
             return bound
         scaled, clean = _mixed(gains, sources)
         return _peak(scaled, noise, clean, scaled[louder] + noise, clean + noise)
@@ -155,8 +155,8 @@ class WhamLevels(Wsj0MixLevels):
 class LibriMixLevels(Levels):
     """LibriMix: loudness from U(-33, -25) LUFS for each speaker and U(-38, -30) LUFS for noise.
 
-    A signal that would reach full scale gets a peak of 0.9, and so does the sum where it exceeds that. Source: the
-    scripts of LibriMix (Cosentino et al., 2020).
+    A signal that would reach full scale is scaled to a peak of 0.9, as is a sum that exceeds it. Source: the scripts of
+    LibriMix (Cosentino et al., 2020).
     """
 
     measures = ("loudness",)
@@ -195,8 +195,8 @@ class SpeechBrainLevels(Levels):
     """SpeechBrain's dynamic mixing: mean amplitudes from N(-27.43, 2.57) dB, and N(-2.51, 2.66) dB relative to that.
 
     The first is a speaker's level, the second the other speakers' levels relative to it; all are clamped to [-45, 0]
-    dB. Amplitudes are measured on the segment that is used. Noise has the mean amplitude of the speakers: that is what
-    its recipes train on by default, with speed perturbation, whatever noise was added before. The peak is 0.9.
+    dB. Amplitudes are measured on the drawn segment. Noise has the mean amplitude of the speakers, whatever its earlier
+    level: the recipes' default training, with speed perturbation, uses that. The peak is 0.9.
     """
 
     first = (-27.43, 2.57)  # dB, mean and standard deviation
@@ -240,7 +240,7 @@ LEVELS: dict[str, type[Levels]] = {
 
 
 def get_levels(name: str) -> Levels:
-    """Look a distribution up by name.
+    """Look up a distribution by name.
 
     Arguments
     ---------
@@ -254,7 +254,7 @@ def get_levels(name: str) -> Levels:
     Raises
     ------
     InputError
-        If there is none of this name.
+        If there is no distribution of this name.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Loudness and level measures, those by which published mixtures were made.
+"""Loudness and level measures of the published corpora.
 
 Shapes: T samples.
 """
@@ -16,36 +16,36 @@ from mossformer_sb.errors import InputError
 
 LOUDNESS_BLOCK = 0.4  # seconds; BS.1770 does not define shorter signals
 
-_PARTS = 4  # of a block, by one of which each is later than the one before
+_PARTS = 4  # hops per block
 _OFFSET = -0.691  # LUFS of a power of one
-_ABSOLUTE_GATE = 10 ** ((-70.0 - _OFFSET) / 10)  # power of -70 LUFS: blocks below do not count
-_RELATIVE_GATE = 10 ** (-10.0 / 10)  # nor do those that have less than this share of the mean of the others
+_ABSOLUTE_GATE = 10 ** ((-70.0 - _OFFSET) / 10)  # power of -70 LUFS: quieter blocks are ignored
+_RELATIVE_GATE = 10 ** (-10.0 / 10)  # blocks below this share of the mean of the others are ignored too
 
 # ITU-T P.56, method B
-_TIME_CONSTANT = 0.03  # seconds, of each of the two stages that smooth the envelope
+_TIME_CONSTANT = 0.03  # seconds, of each of the two smoothing stages of the envelope
 _HANGOVER = 0.2  # seconds that speech counts as active after its envelope has fallen below a threshold
-_MARGIN = 15.9  # dB between the active level and the threshold that belongs to it
+_MARGIN = 15.9  # dB between the active level and its threshold
 _THRESHOLDS = 2.0 ** -np.arange(15, -1, -1)  # rising, full scale 1
 
 
 def active_speech_level(signal: np.ndarray, sample_rate: int) -> float:
     """Active speech level: mean power of the segments with speech, in dB against full scale.
 
-    Source: ITU-T recommendation P.56, method B, without the optional band-pass filter. WSJ0-mix gives utterances their
-    levels by it.
+    Source: ITU-T recommendation P.56, method B, without the optional band-pass filter. WSJ0-mix defines the levels of
+    utterances by it.
 
     Arguments
     ---------
     signal : numpy.ndarray
         [T], full scale 1.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Returns
     -------
     float
-        dB; 20·log10 of the root mean square for a signal that never pauses. -inf for silence, or what lies below the
-        lowest threshold, 2⁻¹⁵.
+        Level in dB; 20·log10 of the root mean square for a signal without pauses. -inf for silence, or a signal below
+        the lowest threshold, 2⁻¹⁵.
 
     Example
     -------
@@ -56,10 +56,10 @@ def active_speech_level(signal: np.ndarray, sample_rate: int) -> float:
     """
     signal = np.asarray(signal, dtype=np.float64)
     energy = np.square(signal).sum()
-    active = _active_samples(np.abs(signal), sample_rate)  # of each threshold
+    active = _active_samples(np.abs(signal), sample_rate)  # for each threshold
     if energy == 0 or not active[0]:
         return -math.inf
-    levels = 10 * np.log10(energy / np.maximum(active, 1))  # rising, as the activity falls
+    levels = 10 * np.log10(energy / np.maximum(active, 1))  # increasing, as the activity decreases
     excess = levels - 20 * np.log10(_THRESHOLDS) - _MARGIN
     above = np.flatnonzero((excess > 0) & (active > 0))
     if not len(above):
@@ -72,13 +72,13 @@ def active_speech_level(signal: np.ndarray, sample_rate: int) -> float:
 
 
 def _active_samples(magnitude, sample_rate):
-    """How many samples count as active for each threshold."""
+    """Number of active samples for each threshold."""
     decay = math.exp(-1 / (sample_rate * _TIME_CONSTANT))
     envelope = magnitude
     for _ in range(2):
         envelope = lfilter([1 - decay], [1, -decay], envelope)
     hangover = round(sample_rate * _HANGOVER)
-    # Active is what was above the threshold within the hangover: the maximum over the last samples.
+    # A sample is active if the envelope was above the threshold within the hangover: the maximum over the last samples.
     recent = maximum_filter1d(envelope, hangover + 1, mode="constant", origin=hangover // 2)
     return len(recent) - np.searchsorted(np.sort(recent), _THRESHOLDS)
 
@@ -86,20 +86,20 @@ def _active_samples(magnitude, sample_rate):
 def loudness(signal: np.ndarray, sample_rate: int) -> float:
     """Integrated loudness.
 
-    Source: ITU-R recommendation BS.1770-4. Same values as pyloudnorm, by which WHAM! and LibriMix set their levels, in
-    a fraction of its time.
+    Source: ITU-R recommendation BS.1770-4. Same values as pyloudnorm, which defines the levels of WHAM! and LibriMix,
+    in a fraction of its time.
 
     Arguments
     ---------
     signal : numpy.ndarray
         [T], full scale 1.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Returns
     -------
     float
-        LUFS. -inf for what is shorter than 0.4 s or lies below the absolute gate of -70 LUFS.
+        Loudness in LUFS. -inf for signals shorter than 0.4 s or below the absolute gate of -70 LUFS.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def loudness(signal: np.ndarray, sample_rate: int) -> float:
 
 
 def k_weighted(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """A signal as BS.1770 weights it: [T] → [T].
+    """Apply the K-weighting of BS.1770: [T] → [T].
 
     Example
     -------
@@ -132,7 +132,7 @@ def k_weighted(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def quarter_bounds(num_samples: int, sample_rate: int) -> np.ndarray:
-    """Where a signal is cut for its blocks, which overlap by three quarters: each is four quarters, summed once.
+    """Boundaries of the quarters of blocks, which overlap by three quarters: each quarter is summed only once.
 
     Example
     -------
@@ -145,7 +145,7 @@ def quarter_bounds(num_samples: int, sample_rate: int) -> np.ndarray:
 
 
 def integrated(energies: np.ndarray, sample_rate: int) -> float:
-    """Integrated loudness of the K-weighted energies of the quarters of blocks: LUFS, or -inf.
+    """Integrated loudness in LUFS, or -inf, from the K-weighted energies of the quarters of blocks.
 
     Example
     -------
@@ -161,7 +161,7 @@ def integrated(energies: np.ndarray, sample_rate: int) -> float:
 
 @functools.lru_cache
 def _k_weighting(sample_rate):
-    """The two filters that model head and ear, as second-order sections; their design is pyloudnorm's."""
+    """The two filters of the K-weighting, as second-order sections, in pyloudnorm's design."""
     try:
         import pyloudnorm
     except ImportError:
@@ -183,7 +183,7 @@ def mean_amplitude(signal: np.ndarray) -> float:
     Returns
     -------
     float
-        dB; -inf for silence.
+        Level in dB; -inf for silence.
 
     Example
     -------

@@ -28,39 +28,39 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["DATA_ROOT", "read_manifest", "check_lengths", "fingerprint"]
 
-SPEECHBRAIN_COLUMN = "mix_wav_format"  # that the tables of SpeechBrain's recipes have beside each path
+SPEECHBRAIN_COLUMN = "mix_wav_format"  # column in the tables of SpeechBrain's recipes
 HEADER_THREADS = 8
-LARGEST = 1e9  # no duration in seconds and no rate in Hz is larger
-FINGERPRINT_SHOWN = 12  # digits of a fingerprint that are shown
-SAMPLED_RECORDINGS = 48  # of a dataset, of which a fingerprint has samples
-SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # in each of them, and frames at each place
+LARGEST = 1e9  # maximum of durations in seconds and rates in Hz
+FINGERPRINT_SHOWN = 12  # number of shown digits of a fingerprint
+SAMPLED_RECORDINGS = 48  # number of recordings of a dataset that a fingerprint samples
+SAMPLED_PLACES, SAMPLED_FRAMES = 4, 128  # number of places in each of them, and of frames at each place
 
 
 def read_manifest(path: str | Path, data_root: str | Path | None, num_spks: int | None = None) -> pd.DataFrame:
     """Read a manifest.
 
-    Lengths and sample rates are read from the files where the table has none, and where it is one of SpeechBrain's own
+    Lengths and sample rates are read from the files if the table has none, or if it is from one of SpeechBrain's own
     recipes, whose durations are all 1.0.
 
     Arguments
     ---------
     path : str or Path
         A CSV with the columns ``ID, duration, sample_rate, mix_wav, s1_wav … sN_wav``; others are kept. See
-        `mossformer_sb.data.tables` for its form.
+        `mossformer_sb.data.tables` for its format.
     data_root : str or Path, optional
-        What ``$data_root`` in its paths stands for. Other paths are relative to the working directory.
+        Value of ``$data_root`` in its paths. Other paths are relative to the working directory.
     num_spks : int, optional
-        How many sources there must be.
+        Required number of sources.
 
     Returns
     -------
     pandas.DataFrame
-        One row per mixture, paths complete, and a column ``num_samples``.
+        One row per mixture, with complete paths and a column ``num_samples``.
 
     Raises
     ------
     InputError
-        If the file is absent, empty, or lacks a column, or a value can't be used.
+        If the file does not exist, is empty, lacks a column, or has an invalid value.
 
     Example
     -------
@@ -98,7 +98,7 @@ def _check_columns(path, columns, num_spks):
     needed = ["ID", "mix_wav"] + [f"s{i + 1}_wav" for i in range(num_spks or 1)]
     missing = [column for column in needed if column not in columns]
     if missing:
-        fits = "" if num_spks is None else f" Does num_spks: {num_spks} fit this corpus?"
+        fits = "" if num_spks is None else f" Check that num_spks: {num_spks} is right for this corpus."
         raise InputError(
             f"{path}: column {', '.join(missing)} is missing; found {', '.join(columns)}.{other_table(columns) or fits}"
         )
@@ -121,14 +121,14 @@ def _check_cells(path, table, columns):
 
 def _numbers(path, table, column):
     """The values of a column, all finite and above zero."""
-    texts = table[column].str.replace(",", ".", regex=False)  # decimal commas of some languages' spreadsheets
+    texts = table[column].str.replace(",", ".", regex=False)  # decimal commas of localised spreadsheets
     numbers = pd.to_numeric(texts, errors="coerce")
     usable = np.isfinite(numbers) & (numbers > 0) & (numbers < LARGEST)
     if not usable.all():
         row = table[~usable].iloc[0]
         raise InputError(
-            f"{path}: {column} of '{row['ID']}' is {row[column]!r}; needed a number above zero. Remove the columns "
-            "duration and sample_rate, and both are read from the files."
+            f"{path}: {column} of '{row['ID']}' is {row[column]!r}; expected a number above zero. Without the columns "
+            "duration and sample_rate, both are read from the files."
         )
     return numbers
 
@@ -150,17 +150,17 @@ def _header(manifest, data_root, path):
 def check_lengths(manifest: str | Path, table: pd.DataFrame, trim: int = 0) -> None:
     """Compare the lengths in a manifest with those of the files, for a few mixtures.
 
-    It finds durations that are wrong everywhere, before training begins; each mixture's files are compared when they
-    are read.
+    This finds durations that are all wrong before training begins. Each mixture's files are compared when they are
+    read.
 
     Arguments
     ---------
     manifest : str or Path
         For messages.
     table : pandas.DataFrame
-        What `read_manifest` gave.
+        The manifest, from `read_manifest`.
     trim : int
-        Samples by which a file may be longer.
+        Number of samples by which a file may be longer.
 
     Raises
     ------
@@ -177,14 +177,13 @@ def check_lengths(manifest: str | Path, table: pd.DataFrame, trim: int = 0) -> N
 
 
 def fingerprint(table: pd.DataFrame) -> str:
-    """Hash of the data that a manifest lists, wherever it lies: equal for the same data.
+    """Hash of the data that a manifest lists, independent of its location.
 
-    Covered are: which kinds of signal there are (the ``…_wav`` columns), the ID, length and sample rate of every
-    mixture, and, of all signals of a few mixtures, some samples. So another task or target, other speakers, noise or
-    levels give another fingerprint, and so does another corpus with the same names. A change in a single recording may
-    go unnoticed: the samples are of at most `SAMPLED_RECORDINGS` mixtures, so that the time doesn't grow with the
-    corpus. The order of the rows and the format of the files have no effect; lossy formats count as they are decoded
-    here.
+    It covers the kinds of signals (the ``…_wav`` columns), the ID, length and sample rate of every mixture, and some
+    samples of all signals of a few mixtures. So another task or target, other speakers, noise or levels give another
+    fingerprint, and so does another corpus with the same names. A change in a single recording may not be detected: at
+    most `SAMPLED_RECORDINGS` mixtures are sampled, so that the time doesn't grow with the corpus. The order of the rows
+    and the format of the files have no effect; of lossy formats, the decoded samples are used.
 
     Arguments
     ---------
@@ -199,7 +198,7 @@ def fingerprint(table: pd.DataFrame) -> str:
     Raises
     ------
     InputError
-        If one of the recordings that it takes samples of is missing, or no audio.
+        If a sampled recording does not exist, or is not audio.
 
     Example
     -------
@@ -223,9 +222,9 @@ def digest(facts: Iterable[Sequence], recordings: Iterable[tuple]) -> str:
     Arguments
     ---------
     facts : iterable of sequence
-        Each is written as one line.
+        Facts, one line each.
     recordings : iterable of tuple
-        Path, and number of samples.
+        Path and number of samples of each recording.
 
     Returns
     -------
@@ -242,10 +241,10 @@ def digest(facts: Iterable[Sequence], recordings: Iterable[tuple]) -> str:
 
 
 def _read_places(path, starts, count):
-    """As `read_audio` for several places, with the file opened once, which is what takes time on network disks.
+    """As `read_audio` for several places, with the file opened once, since opening is slow on network disks.
 
-    A place that can't be decoded gives no samples: finding such damage is left to the checks of the data, and to
-    training. A truncated file is an error.
+    A place that can't be decoded gives no samples: the checks of the data, and training, find such damage. A truncated
+    file is an error.
     """
     with AudioReader(path) as reader:
         for start in starts:
@@ -258,20 +257,20 @@ def _read_places(path, starts, count):
 
 
 def _spread(rows, key):
-    """A few of many rows, the same whatever their order: those whose keys have the lowest hashes."""
+    """A few of many rows, independent of their order: those whose keys have the lowest hashes."""
     ranked = sorted(rows, key=lambda row: hashlib.sha256(str(key(row)).encode()).digest())
     return ranked[:SAMPLED_RECORDINGS]
 
 
 def recordings_fingerprint(names: Sequence[str], paths: Sequence, num_samples: Sequence, sample_rates: Sequence) -> str:
-    """As `fingerprint`, of recordings that dynamic mixing draws from.
+    """As `fingerprint`, for the recordings of dynamic mixing.
 
     Arguments
     ---------
     names : sequence of str
         Further facts on each recording: its speaker and its name without folder.
     paths, num_samples, sample_rates : sequence
-        The file, its length, and its rate in Hz.
+        The file of each recording, its length, and its sample rate in Hz.
 
     Returns
     -------
@@ -284,7 +283,7 @@ def recordings_fingerprint(names: Sequence[str], paths: Sequence, num_samples: S
 
 
 def mixtures_are_sums(manifest: str | Path) -> bool:
-    """Whether the mixtures of a manifest are the sum of its sources and noise, as its preparation noted beside it.
+    """Whether the mixtures of a manifest are the sum of its sources and noise, as noted by the preparation.
 
     Arguments
     ---------
@@ -298,13 +297,13 @@ def mixtures_are_sums(manifest: str | Path) -> bool:
     Raises
     ------
     InputError
-        If that file is absent, or says nothing about it.
+        If that file does not exist, or does not contain it.
     """
     facts = Path(manifest).with_suffix(".json")
     try:
         return json.loads(facts.read_text(encoding="utf-8"))["mixture_is_sum"]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{facts}: does not say whether the mixtures are the sum of sources and noise (mixture_is_sum), which "
+            f"{facts}: does not state whether the mixtures are the sum of sources and noise (mixture_is_sum), which "
             f"augmentation needs. Prepare the data again (without --skip_prep)."
         ) from error

@@ -1,7 +1,7 @@
-"""Audio in the containers of phones and films, decoded by PyAV, whose wheel includes FFmpeg; no program is started.
+"""Audio in video and mobile containers, decoded by PyAV, whose wheel includes FFmpeg; no program is started.
 
-Only containers that are recognised by their first bytes are opened, each by its own reader, so that no file can have
-another file or an address opened.
+Only containers that are recognised by their first bytes are opened, each with its specific demuxer, so that no file can
+make FFmpeg open another file or a URL.
 
 Shapes: t samples of a block, C channels.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-# Endings of what can be read here, and libsndfile does not read.
+# Filename extensions of supported formats that libsndfile does not read.
 MEDIA_ENDINGS = frozenset(
     ".3gp .3g2 .aac .amr .avi .flv .m4a .m4b .m4v .mka .mkv .mov .mp4 .tta .webm .wma .wmv .wv".split()
 )
@@ -36,14 +36,14 @@ _BY_MAGIC = {
     b"TTA1": "tta",
 }
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"}
-# Readers whose files state their length; of the others, FFmpeg's duration is an estimate from the bit rate.
+# Demuxers whose files state their length; for others, FFmpeg estimates the duration from the bit rate.
 _WITH_DURATION = {"mov", "matroska", "asf", "avi", "flv", "wv", "tta"}
 _TOLERANCE = 0.15  # seconds by which a container may state more than it holds: a few packets, for rounding
-_LATE = 0.1  # seconds after the beginning of the pictures, from which on a late start of the audio is reported
+_LATE = 0.1  # seconds after the start of the video, from which a late start of the audio is reported
 
 
 def media_format(head: bytes) -> str | None:
-    """FFmpeg's name of the reader for a file, by its first 16 bytes; None for what is left to libsndfile.
+    """FFmpeg's name of the demuxer for a file, by its first 16 bytes; None for formats of libsndfile.
 
     Example
     -------
@@ -54,7 +54,7 @@ def media_format(head: bytes) -> str | None:
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "avi"
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: as MPEG audio, of a layer that isn't one
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: as MPEG audio, with an invalid layer
         return "aac"
     return next((reader for magic, reader in _BY_MAGIC.items() if head.startswith(magic)), None)
 
@@ -65,7 +65,7 @@ def can_read_media() -> bool:
 
 
 class DamagedMedia(Exception):
-    """A container that holds less than its header states; ``damage`` says what is wrong."""
+    """A container that holds less than its header states; ``damage`` has the details."""
 
     def __init__(self, text: str, truncated: bool = True) -> None:
         super().__init__(text)
@@ -73,40 +73,40 @@ class DamagedMedia(Exception):
 
 
 class MediaFile:
-    """The first audio stream of a container, in the manner of `soundfile.SoundFile`.
+    """The first audio stream of a container, with an interface like `soundfile.SoundFile`.
 
-    All of it is decoded once to find its exact length, which containers only state roughly, and whether it is complete.
+    It is decoded completely once, to find its exact length, which containers only state roughly, and any damage.
 
     Arguments
     ---------
     stream : file object
-        Binary, can be sought in; it is closed with this.
+        Binary and seekable; it is closed with this object.
     reader : str
-        FFmpeg's name of the container, see `media_format`.
+        FFmpeg's name of the demuxer, see `media_format`.
     name : str
-        For messages.
+        Name for messages.
     key : hashable, optional
         Identifies this content: the survey is cached under it. Default: no cache.
 
     Attributes
     ----------
     samplerate, channels, frames : int
-        As of `soundfile.SoundFile`.
+        As in `soundfile.SoundFile`.
     notes : tuple of str
-        Its irregularities.
+        Irregularities.
 
     Raises
     ------
     InputError
-        If PyAV is not installed, the container can't be read, or has no sound.
+        If PyAV is not installed, the container can't be read, or has no audio.
     DamagedMedia
-        If it is truncated, or something in it can't be decoded.
+        If it is truncated, or a part can't be decoded.
     """
 
     def __init__(self, stream: BinaryIO, reader: str, name: str, key: Hashable | None = None) -> None:
         if not can_read_media():
             raise InputError(
-                f"{name}: is a container that libsndfile does not read. PyAV reads it: pip install "
+                f"{name}: is a container that libsndfile can't read. Install PyAV: pip install "
                 f'"mossformer_sb[av]"; or convert it to WAV.'
             )
         self._stream, self._reader, self._name, self._key = stream, reader, name, key
@@ -116,7 +116,7 @@ class MediaFile:
         self._start_over()
 
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
-        """Read on: [t, C], float32, fewer frames where it ends."""
+        """Read the next frames: [t, C], float32, fewer at the end."""
         parts, wanted = [self._rest[:frames]], frames - len(self._rest)
         self._rest = self._rest[frames:]
         while wanted > 0:
@@ -129,7 +129,7 @@ class MediaFile:
         return np.concatenate(parts)
 
     def seek(self, frame: int) -> None:
-        """Go to a frame, by decoding all before it: in compressed sound there is no other exact way."""
+        """Go to a frame, by decoding all frames before it, the only exact way in compressed audio."""
         self._start_over()
         while frame > 0 and (skipped := len(self.read(min(frame, 2**16)))):
             frame -= skipped
@@ -145,7 +145,7 @@ class MediaFile:
         self._blocks = (block for block, _ in self._decoded(self._open()))
 
     def _open(self):
-        """An open container, from its beginning."""
+        """Open the container, at its beginning."""
         import av
 
         if self._container is not None:
@@ -155,14 +155,14 @@ class MediaFile:
             self._container = av.open(self._stream, format=self._reader)
         except (av.error.FFmpegError, ValueError, EOFError) as error:
             raise InputError(
-                f"{self._name}: can't be read ({_reason(error)}). It is truncated or damaged: films and phones' "
-                f"recordings can't be read without their index. Copy or download it again."
+                f"{self._name}: can't be read ({_reason(error)}). It is truncated or damaged: such containers "
+                f"can't be read without their index. Copy or download it again."
             ) from error
         if not len(self._container.streams):
             raise DamagedMedia("is truncated or damaged: its index is missing")
         if not self._container.streams.audio:
             raise InputError(
-                f"{self._name}: has no audio, or its index is cut off. Give a whole file with an audio stream."
+                f"{self._name}: has no audio, or its index is truncated. Give a complete file with an audio stream."
             )
         return self._container
 
@@ -171,11 +171,11 @@ class MediaFile:
         import av
 
         sound, to_float, decoded = container.streams.audio[0], av.AudioResampler(format="fltp"), 0
-        self._end = 0.0  # of the packets of all streams that are gone through, in seconds
+        self._end = 0.0  # latest end of the read packets of all streams, in seconds
         try:
             for packet in container.demux(streams or [sound]):
                 if packet.is_corrupt:
-                    raise DamagedMedia("is truncated or damaged: a packet is not whole")
+                    raise DamagedMedia("is truncated or damaged: a packet is incomplete")
                 if packet.pts is not None:
                     self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream.index != sound.index:
@@ -193,17 +193,17 @@ class MediaFile:
             ) from error
 
     def _survey(self):
-        """Rate, channels, frames and notes, by decoding all."""
+        """Sample rate, channels, frames and notes, by decoding the complete stream."""
         container = self._open()
         sound, notes = container.streams.audio[0], []
         if len(container.streams.audio) > 1:
-            notes.append(f"has {len(container.streams.audio)} audio streams: the first one is taken")
+            notes.append(f"has {len(container.streams.audio)} audio streams: the first one is used")
         late = float((sound.start_time or 0) * sound.time_base) - (container.start_time or 0) / 1e6
         if late > _LATE:
-            notes.append(f"has sound from {late:.2f} s on: the output begins there")
+            notes.append(f"has audio from {late:.2f} s on: the output begins there")
         rate = channels = None
         frames = 0
-        # Where only the length of the whole is known, as in Matroska, the pictures count as well.
+        # If only the length of the file is known, as in Matroska, the video is included.
         announced, streams = self._announced(container, sound)
         for block, found in self._decoded(container, streams):
             if rate is None:
@@ -221,10 +221,10 @@ class MediaFile:
         return rate, channels, frames, tuple(notes)
 
     def _announced(self, container, sound):
-        """Seconds that the container's header states, or None; and of which streams, or None for the audio alone."""
+        """Seconds in the container's header, or None; and their streams, or None for only the audio."""
         if self._reader not in _WITH_DURATION:
             return None, None
-        if self._reader == "avi":  # FFmpeg takes its duration from what is left of the file; the header has a count
+        if self._reader == "avi":  # FFmpeg computes its duration from the truncated file; the header has a count
             return float(sound.frames * sound.time_base) or None, None
         if sound.duration:
             return float(sound.duration * sound.time_base), None
@@ -234,7 +234,7 @@ class MediaFile:
 
 
 class _Key:
-    """Key of an open file in a cache, by its content."""
+    """Cache key of an open file, by its content."""
 
     def __init__(self, file, key):
         self.file, self.key = file, key
@@ -253,7 +253,7 @@ def _facts(key):
 @functools.lru_cache(maxsize=2**8)
 def _kept_facts(key):
     facts = key.file._survey()
-    key.file = None  # not to be kept open by the cache
+    key.file = None  # the cache must not keep it open
     return facts
 
 
@@ -262,6 +262,6 @@ def _reason(error):
 
 
 def media_key(path: str | Path) -> tuple:
-    """Key that identifies the content of a file, as long as it isn't written to."""
+    """Cache key of a file, which changes when it is written to."""
     found = os.stat(path)
     return os.fspath(path), found.st_size, found.st_mtime_ns

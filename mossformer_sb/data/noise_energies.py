@@ -1,11 +1,11 @@
 """Loudness of any segment of a noise recording, from energies that are computed once per recording.
 
 BS.1770 loudness needs the K-weighted energy of a segment in blocks. The K-weighted energy of each recording is stored
-in cells of 10 ms; a segment that starts on a cell boundary adds up its cells. The result equals
+in cells of 10 ms; the energy of a segment that starts on a cell boundary is the sum over its cells. The result equals
 `mossformer_sb.data.loudness.loudness` of the segment except for the state of the filters at its start, so the first 30
-ms of a segment are filtered again from rest; the remaining difference is far below 0.01 dB. The sample rate must be a
-multiple of 100 Hz, as in all published corpora: otherwise blocks would be shifted by a sample, which can change the
-outcome of a gate.
+ms of a segment are filtered again from zero state; the remaining difference is far below 0.01 dB. The sample rate must
+be a multiple of 100 Hz, as in all published corpora: otherwise blocks would be shifted by a sample, which can change
+the result of a gate.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CELLS_PER_SECOND = 100
-_CELLS_OF_QUARTER = 10  # of a block of BS.1770
-_HEAD_CELLS = 3  # filtered again from rest: the transient of the filters
+_CELLS_OF_QUARTER = 10  # cells per quarter of a block of BS.1770
+_HEAD_CELLS = 3  # filtered again from zero state: the transient of the filters
 
 
 def cell_energies(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """K-weighted energy of a whole recording in cells of 10 ms.
+    """K-weighted energy of a recording in cells of 10 ms.
 
     Arguments
     ---------
     signal : numpy.ndarray
         [T], full scale 1.
     sample_rate : int
-        Hz, 100 at least.
+        Sample rate in Hz, at least 100.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def cell_energies(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def num_cells(num_samples: int, sample_rate: int) -> int:
-    """Number of cells of a recording, of which the last may be shorter.
+    """Number of cells of a recording; the last one may be shorter.
 
     Example
     -------
@@ -68,7 +68,7 @@ def _bounds(first, last, sample_rate):
 
 
 def cell_start(sample: int, sample_rate: int) -> int:
-    """The first sample of the cell that has a sample.
+    """The first sample of the cell that contains a sample.
 
     Example
     -------
@@ -84,18 +84,18 @@ def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: n
     Arguments
     ---------
     cells : numpy.ndarray
-        Of the whole recording, from `cell_energies`.
+        Energies of the complete recording, from `cell_energies`.
     sample_rate : int
-        Hz, a multiple of 100.
+        Sample rate in Hz, a multiple of 100.
     start : int
         First sample of the segment, on a cell boundary: see `cell_start`.
     segment : numpy.ndarray
-        [T], its samples; only the first 30 ms are read.
+        [T], its samples; only the first 30 ms are used.
 
     Returns
     -------
     float
-        LUFS, as `mossformer_sb.data.loudness.loudness` measures it.
+        Loudness in LUFS, as from `mossformer_sb.data.loudness.loudness`.
 
     Example
     -------
@@ -108,12 +108,12 @@ def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: n
     """
     if len(segment) < LOUDNESS_BLOCK * sample_rate:
         return -np.inf
-    length, first = sample_rate // CELLS_PER_SECOND, start * CELLS_PER_SECOND // sample_rate  # of a cell, in samples
+    length, first = sample_rate // CELLS_PER_SECOND, start * CELLS_PER_SECOND // sample_rate  # samples per cell
     num_quarters = len(quarter_bounds(len(segment), sample_rate)) - 1
     sums = np.zeros(num_quarters * _CELLS_OF_QUARTER)
     found = cells[first : first + min(len(sums), num_cells(len(segment), sample_rate))]
     sums[: len(found)] = found
-    if len(found) * length > len(segment):  # of the last cell, a part
+    if len(found) * length > len(segment):  # only a part of the last cell
         sums[len(found) - 1] *= len(segment) / length % 1
     head = np.convolve(segment[: _HEAD_CELLS * length], _impulse_response(sample_rate))[: _HEAD_CELLS * length]
     sums[0] += np.square(head).sum() - sums[:_HEAD_CELLS].sum()
@@ -122,21 +122,21 @@ def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: n
 
 @functools.lru_cache
 def _impulse_response(sample_rate):
-    """Impulse response of the filters, in the first cells of a segment."""
+    """Impulse response of the filters, as long as the first cells of a segment."""
     impulse = np.zeros(_HEAD_CELLS * sample_rate // CELLS_PER_SECOND)
     impulse[0] = 1.0
     return k_weighted(impulse, sample_rate)
 
 
 class NoiseEnergies:
-    """The cells of all recordings of a table, memory-mapped and shared by the workers of a machine.
+    """The cells of all recordings of a table, memory-mapped and shared by the workers on a machine.
 
     Arguments
     ---------
     path : str or Path
-        A NumPy file of the cells of all recordings, concatenated.
+        A NumPy file with the concatenated cells of all recordings.
     num_samples, sample_rates : list of int
-        Of the recordings, in their order.
+        Length and sample rate of each recording, in order.
 
     Raises
     ------
@@ -162,7 +162,7 @@ class NoiseEnergies:
                 self._cells = np.load(self.path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
             except (OSError, ValueError, EOFError) as error:
                 raise InputError(
-                    f"{self.path}: can't be read as energies of noise ({error}). Delete it and prepare the data again "
+                    f"{self.path}: can't be read as noise energies ({error}). Delete it and prepare the data again "
                     f"(without --skip_prep)."
                 ) from error
         return self._cells
@@ -171,7 +171,7 @@ class NoiseEnergies:
         return {**self.__dict__, "_cells": None}  # another process opens the file itself
 
     def has(self, number: int) -> bool:
-        """Whether the loudness of a recording's segments can be looked up: its rate is a multiple of 100 Hz."""
+        """Whether the loudness of a recording's segments is available: its sample rate is a multiple of 100 Hz."""
         return self._sample_rates[number] % CELLS_PER_SECOND == 0
 
     def loudness(self, number: int, start: int, segment: np.ndarray) -> float:

@@ -1,7 +1,7 @@
-"""Resampling and change of speed: of whole signals, block by block, and of segments of files.
+"""Resampling and speed change: of complete signals, block by block, and of segments of files.
 
-Shapes: T samples, t samples of a block; P periods of ``up`` results, each of G groups of N, which look at W samples.
-Further axes of blocks, such as sources, stay as they are.
+Shapes: T samples, t samples of a block; P periods of ``up`` results, each of G groups of N, which depend on W samples.
+Further axes of blocks, such as sources, are kept.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mossformer_sb.data.audio_io import read_audio
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_ZERO_CROSSINGS = 10  # of scipy's filter, on each side: so many samples of the slower of the two rates
-SPEED_STEP = 1000  # speeds are multiples of 1/1000, so that resampling is by integers
-_MAX_GROUP = 32  # results of one matrix product
+_ZERO_CROSSINGS = 10  # of scipy's filter on each side, in samples of the lower of the two rates
+SPEED_STEP = 1000  # speeds are multiples of 1/1000, for integer resampling factors
+_MAX_GROUP = 32  # maximum number of results per matrix multiplication
 
 
 def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
-    """Convert the sample rate with scipy's polyphase filter, as the published corpora were converted.
+    """Convert the sample rate with scipy's polyphase filter, as in the published corpora.
 
     The filter has linear phase and its delay is compensated, so that the result stays aligned with the input.
 
@@ -49,14 +49,14 @@ def resample(samples: np.ndarray, old_rate: int, new_rate: int) -> np.ndarray:
     """
     if old_rate == new_rate or not len(samples):
         return samples
-    from scipy.signal import resample_poly  # takes 0.2 s, which a recording at the model's rate need not wait for
+    from scipy.signal import resample_poly  # a slow import, 0.2 s, not needed for recordings at the model's rate
 
     up, down = _ratio(old_rate, new_rate)
     return resample_poly(samples, up, down, axis=0)
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) -> Iterator[np.ndarray]:
-    """Convert the sample rate of a signal that comes in blocks; joined, the result is that of `resample`.
+    """Convert the sample rate of a signal in blocks; concatenated, the result equals that of `resample`.
 
     Arguments
     ---------
@@ -68,7 +68,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) 
     Returns
     -------
     iterator of numpy.ndarray
-        Blocks at the new rate. What is held in memory is a block and the filter's reach, whatever the whole length.
+        Blocks at the new rate. Memory is independent of the length: one block and the filter's length.
 
     Example
     -------
@@ -83,9 +83,9 @@ def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) 
     from scipy.signal import resample_poly  # as in `resample`
 
     up, down = _ratio(old_rate, new_rate)
-    # In whole periods of `down` samples, so that each piece starts on a sample of both rates.
+    # In complete periods of `down` samples, so that each piece starts on a sample of both rates.
     reach = math.ceil((_ZERO_CROSSINGS * max(up, down) / up + 1) / down) * down
-    buffer, before = None, 0  # `before`: how many samples at the buffer's start are done, and only reach into the next
+    buffer, before = None, 0  # `before`: processed samples at the buffer's start, kept as context of the next ones
     for block in blocks:
         buffer = block if buffer is None else np.concatenate((buffer, block))
         ready = (len(buffer) - before - reach) // down * down
@@ -107,13 +107,13 @@ def _ratio(old_rate, new_rate):
 class SpeedResampler:
     """Resampler that changes sample rate and speed at once: ``down`` samples become ``up``.
 
-    A speed of 1.05 makes a recording shorter and its pitch higher, as SoX's effect ``speed`` does, and as in "speed
+    A speed of 1.05 makes a recording shorter and its pitch higher, as SoX's effect ``speed``, and as in "speed
     perturbation".
 
     Arguments
     ---------
     up, down : int
-        Without a common divisor.
+        Coprime factors.
     """
 
     up: int
@@ -140,20 +140,20 @@ class SpeedResampler:
         return -(-num_out * self.down // self.up)
 
     def read(self, path: str, total: int, start: int, num_samples: int, trim: int = 0) -> np.ndarray:
-        """Read a segment of a recording; the filter also takes in what lies before and after it.
+        """Read a segment of a recording, with the context of the filter before and after it.
 
         Arguments
         ---------
         path : str
-            A recording; of several channels, the first is taken.
+            A recording; of several channels, the first is used.
         total : int
-            Its length, in its own samples.
+            Length of the recording, in its own samples.
         start : int
-            Where the segment begins, in its own samples.
+            Start of the segment, in samples of the recording.
         num_samples : int
-            How long it is, in samples of the result, at most ``num_out(total - start)``.
+            Length of the segment, in samples of the result, at most ``num_out(total - start)``.
         trim : int
-            Samples that the file may have beyond ``total``.
+            Number of samples by which the file may be longer than ``total``.
 
         Returns
         -------
@@ -177,7 +177,7 @@ class SpeedResampler:
         return self._interpolate(samples[margin - self._reach :], num_samples)
 
     def convert(self, samples: np.ndarray) -> torch.Tensor:
-        """All of a signal that is in memory: [T] → [T'], float32.
+        """Convert a complete signal: [T] → [T'], float32.
 
         Example
         -------
@@ -193,13 +193,13 @@ class SpeedResampler:
 
     @property
     def _reach(self):
-        """Samples before and after a point that its interpolation takes in."""
+        """Number of samples on each side of a point that its interpolation uses."""
         return -(-_ZERO_CROSSINGS * max(self.up, self.down) // self.up)
 
     def _interpolate(self, samples, num_samples):
-        """What resample_poly computes, as matrix products: some neighbours in the result from the samples around them.
+        """As resample_poly, by matrix multiplications: a group of consecutive results from the surrounding samples.
 
-        By torch: NumPy's product would start threads of its own in each worker of a data loader.
+        With torch, since NumPy's matrix multiplication would start threads in each worker of a data loader.
         """
         starts, weights = _interpolation(self.up, self.down, self._reach)  # [G], [G, W, N]; up = G·N
         periods, width = -(-num_samples // self.up), weights.shape[1]  # P, W
@@ -216,9 +216,9 @@ class SpeedResampler:
 
 @functools.lru_cache(maxsize=512)
 def _interpolation(up, down, reach):
-    """Where the window of each group of a period's results begins, [G], and its weights, [G, W, N].
+    """Start of the window of each group of a period's results, [G], and its weights, [G, W, N].
 
-    The filter is the one that scipy's resample_poly has by default. Place 0 is ``reach`` samples before the period.
+    The filter is the default one of scipy's resample_poly. Position 0 is ``reach`` samples before the period.
     """
     from scipy.signal import firwin  # as in `resample`
 

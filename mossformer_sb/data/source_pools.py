@@ -1,9 +1,9 @@
-"""Source pools of speech and noise: tables that the preparation writes and dynamic mixing draws from.
+"""Source pools of speech and noise for dynamic mixing: tables that the preparation writes.
 
 A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
-speech also ``spk, active_level, loudness``, the levels of the whole recording in dB and LUFS (see
-`mossformer_sb.data.loudness`). The energies of noise recordings may be beside their table, for the loudness of
-segments: `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
+speech also ``spk, active_level, loudness``, the levels of the complete recording in dB and LUFS (see
+`mossformer_sb.data.loudness`). A file next to the noise table may hold the energies of its recordings, for the loudness
+of segments: `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SPEECH_TABLE, NOISE_TABLE = "mixing_speech.csv", "mixing_noise.csv"  # their names in the folder of the manifests
-ENERGIES_SUFFIX = ".energies.npy"  # in the place of the noise table's
+SPEECH_TABLE, NOISE_TABLE = "mixing_speech.csv", "mixing_noise.csv"  # file names in the folder of the manifests
+ENERGIES_SUFFIX = ".energies.npy"  # replaces that of the noise table
 NOISE_COLUMNS = ("path", "num_samples", "sample_rate")
 SPEECH_COLUMNS = (*NOISE_COLUMNS, "spk", "active_level", "loudness")
 
 
 @dataclass(frozen=True)
 class SpeechPool:
-    """Utterances to draw from, with their speakers, lengths and levels.
+    """Pool of utterances, with their speakers, lengths and levels.
 
     Attributes
     ----------
     paths, names, speakers : list of str
-        The file, its name without folder and ending, and its speaker.
+        The files, their names without folder and extension, and their speakers.
     num_samples, sample_rates : list of int
-        Length, and rate in Hz.
+        Lengths, and sample rates in Hz.
     measured : dict
         Name of a measure to the levels of all utterances, in dB.
     codes : numpy.ndarray
-        A number for each utterance that identifies its speaker.
+        For each utterance, a number that identifies its speaker.
     """
 
     paths: list
@@ -65,9 +65,9 @@ class SpeechPool:
         path : str or Path
             The table.
         measures : sequence of str
-            Levels that are needed; an utterance without them, which is silent, is skipped.
+            Required levels; an utterance without them, which is silent, is skipped.
         num_spks : int
-            At least so many speakers must be there.
+            Minimum number of speakers.
         min_seconds : float
             Shorter utterances are skipped.
 
@@ -78,7 +78,7 @@ class SpeechPool:
         Raises
         ------
         InputError
-            If the table is absent or lacks a column, or holds too few speakers.
+            If the table does not exist, lacks a column, or holds too few speakers.
         """
         table = _read_table(path, SPEECH_COLUMNS)
         usable = table["num_samples"] >= min_seconds * table["sample_rate"]
@@ -107,12 +107,12 @@ class SpeechPool:
 
     @property
     def fingerprint(self) -> str:
-        """Of the utterances and speakers, wherever they lie: `mossformer_sb.data.manifests.recordings_fingerprint`."""
+        """Fingerprint of utterances and speakers, see `mossformer_sb.data.manifests.recordings_fingerprint`."""
         names = [f"{speaker}/{name}" for speaker, name in zip(self.speakers, self.names, strict=True)]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
     def draw(self, rng: np.random.Generator, num_spks: int) -> np.ndarray:
-        """Numbers of utterances of different speakers, each utterance as likely as another: [S], int."""
+        """Draw utterances of different speakers with equal probability: their numbers [S], int."""
         chosen = []
         while len(chosen) < num_spks:
             number = int(rng.integers(len(self.codes)))
@@ -123,18 +123,18 @@ class SpeechPool:
 
 @dataclass(frozen=True)
 class NoisePool:
-    """Noise recordings to draw from, with a probability in proportion to their length.
+    """Pool of noise recordings, drawn with a probability proportional to their length.
 
     Attributes
     ----------
     paths : list of str
         The files.
     num_samples, sample_rates : list of int
-        Length, and rate in Hz.
+        Lengths, and sample rates in Hz.
     bounds : numpy.ndarray
-        Sums of the durations up to and with each recording, in seconds.
+        Cumulative sum of the durations in seconds.
     energies : NoiseEnergies or None
-        For the loudness of their segments; None if it is measured for each.
+        Energies for the loudness of segments; None if it is measured for each segment.
     """
 
     paths: list
@@ -145,7 +145,7 @@ class NoisePool:
 
     @classmethod
     def read(cls, path: str | Path) -> NoisePool | None:
-        """Read a table: None if it lists nothing, an InputError if it is absent or lacks a column."""
+        """Read a table: None if it is empty, an InputError if it does not exist or lacks a column."""
         table = _read_table(path, NOISE_COLUMNS)
         if table.empty:
             return None
@@ -161,17 +161,17 @@ class NoisePool:
 
     @property
     def fingerprint(self) -> str:
-        """Of the recordings, wherever they lie: `mossformer_sb.data.manifests.recordings_fingerprint`."""
+        """Fingerprint of the recordings, see `mossformer_sb.data.manifests.recordings_fingerprint`."""
         names = [os.path.splitext(os.path.basename(path))[0] for path in self.paths]
         return recordings_fingerprint(names, self.paths, self.num_samples, self.sample_rates)
 
     def draw(self, rng: np.random.Generator) -> int:
-        """Number of a recording."""
+        """Draw the number of a recording."""
         return int(np.searchsorted(self.bounds, rng.uniform(0, self.bounds[-1]), side="right"))
 
 
 def energies_file(noise_table):
-    """Where the energies of a table's recordings lie, if they have been measured.
+    """Path of the energies of a noise table's recordings, if they have been computed.
 
     Example
     -------
@@ -192,21 +192,21 @@ def _read_table(path, columns):
 
 
 def extend_noise(noise: np.ndarray, num_frames: int, fade: int) -> np.ndarray:
-    """Repeat a noise until it is long enough, each time fading into its beginning.
+    """Repeat a noise until it is long enough, with cross-fades.
 
     Arguments
     ---------
     noise : numpy.ndarray
         [T], longer than the fade.
     num_frames : int
-        Length that is needed.
+        Required length.
     fade : int
-        Samples over which the end fades into the beginning.
+        Length of the cross-fades in samples.
 
     Returns
     -------
     numpy.ndarray
-        [num_frames]; in double precision where something was appended.
+        [num_frames]; in double precision if it was extended.
 
     Example
     -------

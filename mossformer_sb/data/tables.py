@@ -1,7 +1,7 @@
-"""Tables made by users: CSV files of any spreadsheet, read as text.
+"""Tables written by users: CSV files of any spreadsheet, read as text.
 
-What differs between programs is detected: the separator (comma, semicolon, tab or bar), the encoding (UTF-8, UTF-16
-with or without a byte order mark, or else Windows-1252), the line ends, quotes, blanks around values, blank lines.
+Variants of the format are detected: the separator (comma, semicolon, tab or bar), the encoding (UTF-8, UTF-16 with or
+without a byte order mark, or else Windows-1252), the line ends, quotes, blanks around values, blank lines.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DATA_ROOT = "$data_root"  # what paths in a manifest begin with
+DATA_ROOT = "$data_root"  # prefix of paths in a manifest
 SEPARATORS = ",;\t|"
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# Columns that are read whatever their case.
+# Columns with case-insensitive names.
 _KNOWN = re.compile(r"(mix|noise|s\d+|est\d+)_wav|(s\d+)_spk|split|duration|sample_rate|path|spk")
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
 
@@ -38,25 +38,25 @@ def read_table(path: str | Path, what: str = "table") -> tuple[list[str], list[d
     Arguments
     ---------
     path : str or Path
-        Its first line has the names of the columns.
+        CSV file with the names of the columns in its first line.
     what : str
-        Its name in messages.
+        Name for messages.
 
     Returns
     -------
     columns : list of str
-        Names of the columns; those that a manifest or a list of recordings has in their usual case.
+        Names of the columns; columns of manifests and lists of recordings in their usual case.
     rows : list of dict
-        For each line that is not blank, column to value, both without blanks around them. Values that a line lacks at
-        its end are empty.
+        For each line that is not blank, column to value, both without surrounding blanks. Missing values at the end of
+        a line are empty.
     numbers : list of int
         The number of each of these lines, from 1.
 
     Raises
     ------
     InputError
-        If the file is absent, empty or no text, a quote is not closed, a name of a column is given twice, or a line has
-        more values than there are columns.
+        If the file does not exist, is empty or not text, a quote is not closed, a column name is given twice, or a line
+        has more values than there are columns.
 
     Example
     -------
@@ -68,7 +68,7 @@ def read_table(path: str | Path, what: str = "table") -> tuple[list[str], list[d
     name = f"{what} '{path}'"
     lines = _lines(_text(expanded(path), name), name)
     if not lines:
-        raise InputError(f"{name} is empty: needed the names of the columns in its first line.")
+        raise InputError(f"{name} is empty: expected the names of the columns in its first line.")
     columns = [_column(value) for value in lines[0][1]]
     while columns and not columns[-1]:  # a separator at the end of each line
         columns.pop()
@@ -96,7 +96,7 @@ def _text(path, name):
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return _decoded(content, encoding, name)
-    if b"\0" in content:  # UTF-16 without a mark: every second byte of what is in the first line is zero
+    if b"\0" in content:  # UTF-16 without a mark: every second byte of the first line is zero
         return _decoded(content, "utf-16-be" if content[:1] == b"\0" else "utf-16-le", name)
     try:
         return content.decode("utf-8")
@@ -117,11 +117,11 @@ def _decoded(content, encoding, name):
 
 
 def _lines(text, name):
-    """The number and the values of each line that is not blank."""
+    """The number and the values of each non-blank line."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first, _, rest = text.partition("\n")
     skipped = 0
-    separator = re.fullmatch(r'\s*"?sep=(.)"?\s*', first)  # Excel's way to state it
+    separator = re.fullmatch(r'\s*"?sep=(.)"?\s*', first)  # as written by Excel
     if separator:
         text, skipped = rest, 1
     separator = separator[1] if separator else _separator(text)
@@ -134,14 +134,14 @@ def _lines(text, name):
                 lines.append((reader.line_num + skipped, values))
     except csv.Error as error:
         raise InputError(
-            f"{name}, line {reader.line_num + skipped}: can't be divided into values ({error}). Is a double quote not "
-            "closed? Within quotes, a quote is written twice."
+            f"{name}, line {reader.line_num + skipped}: can't be split into values ({error}). Check that double quotes "
+            "are closed. Within quotes, a quote is written twice."
         ) from error
     return lines
 
 
 def _separator(text):
-    """The separator that occurs most often in the first line that is not blank, outside of quotes."""
+    """The most frequent separator in the first non-blank line, outside of quotes."""
     header = next((line for line in text.split("\n") if line.strip()), "")
     counts = Counter(re.sub(r'"[^"]*"', "", header))
     return max(SEPARATORS, key=lambda separator: counts[separator])
@@ -155,12 +155,12 @@ def _column(name):
 
 
 def other_table(columns: Collection[str]) -> str:
-    """The program whose table this is, if its columns are not those of a manifest; else an empty string.
+    """A hint at the program that wrote a table, if its columns are not those of a manifest; else an empty string.
 
     Arguments
     ---------
     columns : collection of str
-        Names of its columns.
+        Names of the columns.
 
     Returns
     -------
@@ -187,9 +187,9 @@ def resolve_path(cell: str, data_root: str | Path | None, here: str | Path = "."
     cell : str
         A path: absolute, or relative to ``here``, or below ``$data_root`` or ``~``; with slashes or backslashes.
     data_root : str or Path or None
-        What ``$data_root`` stands for.
+        Value of ``$data_root``.
     here : str or Path
-        The folder of relative paths.
+        Folder of relative paths.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def resolve_path(cell: str, data_root: str | Path | None, here: str | Path = "."
     Raises
     ------
     InputError
-        If it is below ``$data_root`` and there is none.
+        If the path is below ``$data_root`` and ``data_root`` is None.
 
     Example
     -------
@@ -209,38 +209,38 @@ def resolve_path(cell: str, data_root: str | Path | None, here: str | Path = "."
         cell = cell.replace("\\", "/")
     if cell.startswith(DATA_ROOT):
         if data_root is None:
-            raise InputError(f"{cell}: {DATA_ROOT} is not set: give the folder that the data lies in.")
+            raise InputError(f"{cell}: {DATA_ROOT} is not set: give the folder of the data.")
         return f"{expanded(data_root)}{cell[len(DATA_ROOT) :]}"
     cell = expanded(cell)
     return cell if os.path.isabs(cell) or str(here) in ("", ".") else os.path.join(here, cell)
 
 
 def check_own_folder(table: str | Path, file: str | Path) -> None:
-    """Check that a file is there whose path in a table begins with ``$data_root``, of which nothing was said.
+    """Check that a file below ``$data_root`` exists, if ``$data_root`` was not given.
 
     Arguments
     ---------
     table : str or Path
-        The table, whose own folder ``$data_root`` stands for then.
+        The table, whose folder is then the value of ``$data_root``.
     file : str or Path
         The file.
 
     Raises
     ------
     InputError
-        If it is not there.
+        If the file does not exist.
 
     Example
     -------
     >>> check_own_folder("lists/tt.csv", "lists/tt/mix/a.wav")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: lists/tt.csv: lists/tt/mix/a.wav is not there, where $data_root stands for the ...
+    mossformer_sb.errors.InputError: lists/tt.csv: lists/tt/mix/a.wav does not exist, with $data_root as the table's ...
     """
     if not os.path.exists(file):
         raise InputError(
-            f"{table}: {file} is not there, where {DATA_ROOT} stands for the table's own folder. Give the folder of "
-            f"the corpus with --data_root (data_root)."
+            f"{table}: {file} does not exist, with {DATA_ROOT} as the table's own folder. Give the folder of the "
+            f"corpus with --data_root (data_root)."
         )
 
 
@@ -250,9 +250,9 @@ def likely_cause(path: str | Path, data_root: str | Path | None = None) -> str:
     Arguments
     ---------
     path : str or Path
-        The absent file.
+        The missing file.
     data_root : str or Path, optional
-        Where the data lies now.
+        Current folder of the data.
 
     Returns
     -------
@@ -261,16 +261,16 @@ def likely_cause(path: str | Path, data_root: str | Path | None = None) -> str:
     Example
     -------
     >>> likely_cause("D:/corpus/a.wav")
-    " It is a path of Windows: replace its beginning with the data's folder here."
+    " It is a Windows path: replace its beginning with the data's folder on this machine."
     """
     path = str(path)
     if os.sep == "/" and _WINDOWS_PATH.search(path):
-        return " It is a path of Windows: replace its beginning with the data's folder here."
+        return " It is a Windows path: replace its beginning with the data's folder on this machine."
     parts = Path(path).parts
     if data_root is not None and not os.path.exists(path):
         for start in range(1, len(parts)):
             moved = os.path.join(expanded(data_root), *parts[start:])
             if len(parts) - start > 1 and os.path.isfile(moved):
                 old = os.path.join(*parts[:start])
-                return f" It lies in '{moved}' now: replace '{old}' with '{DATA_ROOT}' in the table."
+                return f" It is now in '{moved}': replace '{old}' with '{DATA_ROOT}' in the table."
     return ""

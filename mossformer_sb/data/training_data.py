@@ -25,20 +25,20 @@ def training_data(
     dynamic_mixing: bool = False,
     **mixing: Any,
 ) -> MixtureDataset | AugmentedMixtureDataset | DynamicMixtureDataset:
-    """Build the training set that the keys of an experiment describe.
+    """Build the training set from the keys of an experiment.
 
     Arguments
     ---------
     manifest, data_root, num_spks, sample_rate, segment, seed
         As for `mossformer_sb.data.datasets.MixtureDataset`.
     augmentation : Augmentation, optional
-        Default: none.
+        Random changes to the mixtures. Default: none.
     trim : int
         As for `mossformer_sb.data.datasets.MixtureDataset`.
     dynamic_mixing : bool
         Whether mixtures are generated on the fly, different ones in each epoch.
     **mixing
-        Further arguments of `DynamicMixtureDataset`, without effect if ``dynamic_mixing`` is False.
+        Further arguments of `DynamicMixtureDataset`, ignored if ``dynamic_mixing`` is False.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def training_data(
     Raises
     ------
     InputError
-        As these do.
+        As for the datasets.
     """
     common: dict[str, Any] = {"num_spks": num_spks, "sample_rate": sample_rate, "segment": segment, "seed": seed}
     augmentation = augmentation or Augmentation()

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-AUDIO_FOLDER = "audio"  # of examples, in the output folder
-LONGEST_EXAMPLE = 10.0  # seconds of an example that are kept
+AUDIO_FOLDER = "audio"  # folder of the examples in the output folder
+LONGEST_EXAMPLE = 10.0  # maximum length of an example in seconds
 
 
 def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
-    """The one gain, common to all estimates, with which their sum comes closest to the mixture (least squares).
+    """The common gain of all estimates that fits their sum to the mixture (least squares).
 
     A gain for each estimate would lose the relative levels of the speakers.
 
@@ -42,7 +42,7 @@ def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor
     Returns
     -------
     torch.Tensor
-        [...]; 1 where the estimates' sum is silent.
+        [...]; 1 if the estimates' sum is silent.
 
     Example
     -------
@@ -56,7 +56,7 @@ def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor
 
 
 def peak_gain(*signals: torch.Tensor) -> float:
-    """The one gain, at most 1, with which none of the signals exceeds full scale.
+    """The greatest common gain up to 1 with which no signal exceeds full scale.
 
     Example
     -------
@@ -80,7 +80,7 @@ class Example:
     def of(
         cls, title: str, mixture: torch.Tensor, sources: torch.Tensor, estimates: torch.Tensor, sample_rate: int
     ) -> Example:
-        """From tensors, estimates in any order and at any level; only the first seconds are kept.
+        """Create an example from tensors, with estimates in any order and level; only its first seconds are kept.
 
         Example
         -------
@@ -108,7 +108,7 @@ def pick_examples(scores: pd.DataFrame) -> dict:
     Returns
     -------
     dict
-        "best", "median" and "worst" to an ID; fewer if there are fewer utterances.
+        "best", "median" and "worst" to an ID; fewer keys if there are fewer utterances.
 
     Example
     -------
@@ -156,13 +156,13 @@ def with_scores(picked: dict, scores: pd.DataFrame) -> dict:
 
 
 def example_of_row(title: str, row: Mapping, num_spks: int, separate: Callable) -> Example:
-    """Make an `Example` of a row of a manifest.
+    """Create an `Example` from a row of a manifest.
 
     Arguments
     ---------
     title : str
     row : mapping
-        ``ID``, ``mix_wav``, ``s1_wav`` and so on, complete paths.
+        ``ID``, ``mix_wav``, ``s1_wav`` and so on, with complete paths.
     num_spks : int
         S.
     separate : callable
@@ -190,8 +190,8 @@ def save_example(
 ) -> None:
     """Write an utterance's mixture, sources and estimates as WAV files.
 
-    The estimates share one gain, which fits their sum to the mixture, and all files share one that keeps them from
-    clipping, so that relative levels are heard as they are.
+    The estimates have a common gain, which fits their sum to the mixture, and all files have another one that avoids
+    clipping, so relative levels are preserved.
 
     Arguments
     ---------
@@ -199,15 +199,15 @@ def save_example(
         Created if it does not exist. Files are ``<id>_mix.wav``, ``<id>_source1.wav``, ``<id>_estimate1.wav`` and so
         on.
     utterance_id : str
-        The mixture's ID; separators of paths in it become underscores.
+        The mixture's ID; path separators in it become underscores.
     mixture : torch.Tensor
         [T].
     sources, estimates : torch.Tensor
         [T, S].
     permutation : torch.Tensor
-        [S], which estimate belongs to each source.
+        [S], index of the estimate of each source.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def save_example(
 
 
 def saved_example(title: str, folder: Path, utterance_id: str) -> Example:
-    """The `Example` of an utterance that `save_example` has written to a folder."""
+    """Read an `Example` that `save_example` has written to a folder."""
     stem = example_stem(utterance_id)
     mixture, rate = read_audio(folder / f"{stem}_mix.wav")
     signals = []
@@ -232,7 +232,7 @@ def saved_example(title: str, folder: Path, utterance_id: str) -> Example:
             found.append(torch.from_numpy(read_audio(path)[0]))
             number += 1
         if not found:
-            raise InputError(f"{folder}: holds {stem}_mix.wav, but no {stem}_{kind}1.wav. Was it copied completely?")
+            raise InputError(f"{folder}: holds {stem}_mix.wav, but no {stem}_{kind}1.wav. Copy it again.")
         signals.append(torch.stack(found, -1))
     return Example.of(f"{title}: {utterance_id}", torch.from_numpy(mixture), *signals, rate)
 

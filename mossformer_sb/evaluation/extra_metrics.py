@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import torch
 
-EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # and the package that each needs besides torchmetrics
+EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # metric to the package that it needs in addition to torchmetrics
 PESQ_MODES = {8000: "nb", 16000: "wb"}
 _PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
 
@@ -47,11 +47,11 @@ def extra_metric(name: str, estimates: torch.Tensor, sources: torch.Tensor, rate
     name : str
         One of `EXTRA_METRICS`.
     estimates, sources : torch.Tensor
-        [S, T], of the active sources alone.
+        [S, T], only of the active sources.
     rate : int
-        Hz.
+        Sample rate in Hz.
     utterance_id : str
-        For messages.
+        ID for messages.
 
     Returns
     -------

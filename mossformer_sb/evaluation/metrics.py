@@ -15,7 +15,7 @@ from mossformer_sb.evaluation.si_snr import best_permutation, is_active, pairwis
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-# As for SI-SNR: a silent or a perfect estimate has no finite ratio.
+# As for SI-SNR: silent and perfect estimates have no finite ratio.
 _SDR_LIMIT = 120.0
 _NUM_TAPS = 512
 
@@ -34,8 +34,8 @@ def separation_scores(
 ) -> tuple[Scores, torch.Tensor]:
     """Score the estimates for one utterance, in double precision.
 
-    The permutation is the one best in SI-SNR. The improvements are over the mixture, taken as an estimate of each
-    source. Silent sources are excluded.
+    The permutation is the best one in SI-SNR. The improvements are over the mixture as an estimate of each source.
+    Silent sources are excluded.
 
     Arguments
     ---------
@@ -49,7 +49,7 @@ def separation_scores(
     scores : Scores
         SDR is that of BSS-eval with filters of 512 taps (Vincent et al., 2006).
     permutation : torch.Tensor
-        [S], which estimate belongs to each source.
+        [S], index of the estimate of each source.
 
     Raises
     ------
@@ -89,15 +89,15 @@ def score_signals(
     Arguments
     ---------
     utterance_id : str
-        For messages.
+        ID for messages.
     mixture : torch.Tensor
         [T].
     sources, estimates : torch.Tensor
         [T, S].
     rate : int
-        Hz.
+        Sample rate in Hz.
     metrics : collection of str
-        Besides SI-SNR and SDR: "stoi", "pesq".
+        Further metrics in addition to SI-SNR and SDR: "stoi", "pesq".
 
     Returns
     -------
@@ -120,9 +120,9 @@ def _sdr(estimates, sources):
 
 
 def _filtered_ratio(estimate, source):
-    """Energy of the optimally filtered source, relative to that of the rest of the estimate: [T] twice → dB.
+    """Energy of the optimally filtered source relative to that of the residual: [T] twice → dB.
 
-    The same as torchmetrics' ``signal_distortion_ratio``; the filter's equations are solved by Levinson's recursion.
+    The same as torchmetrics' ``signal_distortion_ratio``; the filter is computed by Levinson recursion.
     """
     estimate, source = (signal / max(np.linalg.norm(signal), 1e-6) for signal in (estimate, source))
     size = next_fast_len(len(source) + _NUM_TAPS, real=True)
@@ -131,7 +131,7 @@ def _filtered_ratio(estimate, source):
     crosscorrelation = irfft(spectrum.conj() * rfft(estimate, size), size)[:_NUM_TAPS]
     try:
         taps = solve_toeplitz(correlation, crosscorrelation)
-    except np.linalg.LinAlgError:  # a pure tone has many best filters
+    except np.linalg.LinAlgError:  # for a pure tone, the best filter is not unique
         taps = np.linalg.lstsq(toeplitz(correlation), crosscorrelation, rcond=None)[0]
     coherence = crosscorrelation @ taps
     # A silent or a perfect estimate has no finite ratio; rounding can leave a distortion below zero.

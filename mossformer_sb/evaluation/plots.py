@@ -1,4 +1,4 @@
-"""All plots: scores, training curves, spectrograms. Drawn by matplotlib, which is imported when needed.
+"""All plots: scores, training curves, spectrograms. Matplotlib is imported when needed.
 
 Shapes: T samples.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-MOST_TICKS = 6  # of an axis whose labels may be long
+MOST_TICKS = 6  # maximum number of ticks of an axis with long labels
 _BLUE, _BLACK = "#4477aa", "#222222"
 
 
@@ -31,7 +31,7 @@ def check_plots(purpose: str) -> None:
     Arguments
     ---------
     purpose : str
-        What it is needed for, for the message.
+        Its purpose, for the message.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(
@@ -40,7 +40,7 @@ def check_plots(purpose: str) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of a size in inches, without pyplot, which would look for a display."""
+    """An empty figure of a size in inches, without pyplot, which would need a display."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -60,7 +60,7 @@ def save_png(figure: Figure, path: str | Path, dpi: int = 90) -> None:
 
 
 def draw_scores(scores: pd.DataFrame) -> Figure:
-    """Histogram of SI-SNRi, and SI-SNRi over the mixture's SI-SNR.
+    """Histogram of SI-SNRi, and SI-SNRi against the mixture's SI-SNR.
 
     Arguments
     ---------
@@ -91,7 +91,7 @@ def draw_epochs(epochs: pd.DataFrame) -> Figure:
     Arguments
     ---------
     epochs : pandas.DataFrame
-        One row per epoch, with the columns ``epoch``, ``train_si-snr``, ``valid_si-snr``, ``lr``, where they are known.
+        One row per epoch, with the columns ``epoch``, ``train_si-snr``, ``valid_si-snr``, ``lr``, if known.
 
     Returns
     -------
@@ -113,18 +113,18 @@ def draw_epochs(epochs: pd.DataFrame) -> Figure:
 
 
 def _number_epochs(axes, epochs):
-    """Whole numbers on an axis of epochs, however few there are."""
+    """Integer ticks on an axis of epochs."""
     axes.set_xlim(epochs["epoch"].min() - 0.5, epochs["epoch"].max() + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True, nbins=MOST_TICKS, min_n_ticks=1)
 
 
 def draw_training(epochs: pd.DataFrame) -> Figure:
-    """SI-SNR, learning rate and gradient norms over the epochs, below each other.
+    """SI-SNR, learning rate and gradient norms over the epochs, in rows.
 
     Arguments
     ---------
     epochs : pandas.DataFrame
-        As for `draw_epochs`, and with ``train_grad-norm``, ``train_grad-norm-max``.
+        As for `draw_epochs`, with ``train_grad-norm`` and ``train_grad-norm-max``.
 
     Returns
     -------
@@ -159,13 +159,13 @@ def draw_spectrogram(name: str, signal: np.ndarray, sample_rate: int, loudest: f
     Arguments
     ---------
     name : str
-        Its title.
+        Title of the plot.
     signal : numpy.ndarray
         [T].
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     loudest : float
-        The magnitude that is drawn as 0 dB: `largest_magnitude` of what is shown together.
+        The magnitude at 0 dB: `largest_magnitude` of all signals with the same scale.
 
     Returns
     -------
@@ -177,16 +177,16 @@ def draw_spectrogram(name: str, signal: np.ndarray, sample_rate: int, loudest: f
 
 
 def draw_spectrograms(path: str | Path, signals: Mapping, sample_rate: int) -> Path:
-    """Draw the spectrograms of some signals beside each other, on one scale of levels.
+    """Draw the spectrograms of some signals side by side, with the same colour scale.
 
     Arguments
     ---------
     path : str or Path
-        Where to, ``.png``.
+        Output file, ``.png``.
     signals : mapping
         Name to samples, [T].
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Published results, and which experiments can be compared with them."""
+"""Published results, and the experiments that are comparable with them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mossformer_sb.data.corpora import corpus_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023; that of MossFormer2 from Zhao et al.,
-# ICASSP 2024 (DM: with dynamic mixing).
+# SI-SNRi in dB on the test sets at 8 kHz, min, from Zhao and Ma, ICASSP 2023; of MossFormer2 from Zhao et al., ICASSP
+# 2024 (DM: with dynamic mixing).
 PUBLISHED = {
     "WSJ0-2mix": {
         "Conv-TasNet": 15.3,
@@ -32,7 +32,7 @@ PUBLISHED = {
     "WHAM!": {"Wavesplit + DM": 16.0, "SepFormer + DM": 16.4, "MossFormer(L) + DM": 17.3, "MossFormer2 + DM": 18.1},
     "WHAMR!": {"Wavesplit + DM": 13.2, "SepFormer + DM": 14.0, "MossFormer(L) + DM": 16.3, "MossFormer2 + DM": 17.0},
 }
-_PUBLISHED_FOR = {  # what else a test must have to be comparable with these
+_PUBLISHED_FOR = {  # further settings of a test that is comparable with these
     "WSJ0-2mix": {"task": "separate_clean"},
     "WSJ0-3mix": {"task": "separate_clean"},
     "WHAM!": {"task": "separate_noisy"},
@@ -42,7 +42,7 @@ _DEFAULTS = {"mode": "min", "target": "anechoic"}  # the meaning of null
 
 
 def comparable_corpus(hparams: Mapping) -> str:
-    """The corpus of an experiment, if its test is the published one in task, rate and mode; else an empty string.
+    """The corpus of an experiment, if its test has the published task, sample rate and mode; else an empty string.
 
     Example
     -------

@@ -1,7 +1,7 @@
-"""The HTML report: scores beside published ones, curves, and audio examples.
+"""The HTML report: scores, published scores for comparison, curves, and audio examples.
 
-All images and audio are embedded in the page, and it has no script: a single file to send. The template is
-``report.html.j2`` beside this file.
+All images and audio are embedded in the page, and it has no script: it is a single file. The template is
+``report.html.j2`` in this folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 TEMPLATE = "report.html.j2"
-_OURS = "this model"  # its name among the published ones
+_OURS = "this model"  # name in the list of published models
 _LABELS = {"si-snr_i": "SI-SNRi", "sdr_i": "SDRi", "si-snr": "SI-SNR", "sdr": "SDR"}
 
 
@@ -51,24 +51,24 @@ def write_report(
     facts: dict | None = None,
     epochs: pd.DataFrame | None = None,
 ) -> Path:
-    """Write the page.
+    """Write the report.
 
     Arguments
     ---------
     path : str or Path
-        Where to, ``.html``.
+        Output file, ``.html``.
     scores : pandas.DataFrame
         From `ScoreTable.to_frame`.
     examples : iterable of Example
-        With spectrograms and audio.
+        Examples, shown with spectrograms and audio.
     title : str
-        The page's.
+        Title of the page.
     corpus : str
-        One of `PUBLISHED` to compare with; for others nothing is published.
+        One of `PUBLISHED` for a comparison with published results; others have none.
     facts : dict, optional
         Name to value, for a table.
     epochs : pandas.DataFrame, optional
-        The course of a training, one row per epoch, with columns ``epoch`` and ``train_…``, ``valid_…``.
+        Statistics of a training, one row per epoch, with columns ``epoch`` and ``train_…``, ``valid_…``.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def _ranked(ours, corpus):
 
 
 def _example(example):
-    """The template's values for an `Example`: the mixture, and below it each source beside its estimate."""
+    """The template's values for an `Example`: the mixture, then each source with its estimate."""
     rows = [[("mixture", example.mixture)]]
     for number, pair in enumerate(zip(example.sources.T, example.estimates.T, strict=True), start=1):
         rows.append([(f"{name} {number}", signal) for name, signal in zip(("source", "estimate"), pair, strict=True)])

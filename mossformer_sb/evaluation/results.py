@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from mossformer_sb.inference.separation import MossFormerSeparation
 
 RESULTS_FILE = "test_results.csv"
-TEST_MANIFEST = "test_manifest.csv"  # of the mixtures in the table of scores
+TEST_MANIFEST = "test_manifest.csv"  # manifest of the mixtures in the table of scores
 AVERAGE = "avg"  # the snt_id of the last row
 
 
 class ScoreTable:
-    """Scores of every utterance of a test set.
+    """Scores of all utterances of a test set.
 
     Arguments
     ---------
     metrics : iterable of str
-        Columns beside those of `mossformer_sb.evaluation.metrics.Scores`.
+        Columns in addition to those of `mossformer_sb.evaluation.metrics.Scores`.
 
     Example
     -------
@@ -55,12 +55,12 @@ class ScoreTable:
         return len(self._rows)
 
     def add(self, utterance_id: str, scores: Scores, **others: float) -> None:
-        """Add an utterance's `Scores` and other metrics; NaN where all its sources are silent."""
+        """Add an utterance's `Scores` and other metrics; NaN if all its sources are silent."""
         self._rows.append((utterance_id, *scores, *(others[column] for column in self.columns[len(self.COLUMNS) :])))
 
     @classmethod
     def interleaved(cls, tables: Iterable[ScoreTable]) -> ScoreTable:
-        """Unite the tables of several ranks, each of which scored every n-th utterance, in the order of the manifest.
+        """Merge the tables of several ranks, each of which scored every n-th utterance, in the order of the manifest.
 
         Example
         -------
@@ -96,7 +96,7 @@ class ScoreTable:
             self.to_frame().to_csv(temporary, index=False, float_format="%.6f")
 
     def summary(self) -> str:
-        """A few lines for the screen."""
+        """A summary in a few lines."""
         frame = self._frame().drop(columns="snt_id")
         lines = [f"{len(self)} utterances, scores in dB", f"{'':10}{'mean':>8}{'median':>8}{'10 %':>8}"]
         for column in frame:
@@ -121,15 +121,15 @@ def score_table(results: Iterable[tuple], metrics: Collection[str] = ()) -> Scor
 
 
 def evaluate(model: MossFormerSeparation, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
-    """Separate and score a test set, as training does at its end.
+    """Separate and score a test set, as at the end of training.
 
     Arguments
     ---------
     model : mossformer_sb.inference.separation.MossFormerSeparation
     data : mossformer_sb.data.datasets.MixtureDataset
-        Of the model's sample rate and number of speakers.
+        Test set with the model's sample rate and number of speakers.
     metrics : collection of str
-        Besides SI-SNR and SDR: "stoi", "pesq".
+        Further metrics in addition to SI-SNR and SDR: "stoi", "pesq".
 
     Yields
     ------
@@ -149,5 +149,5 @@ def evaluate(model: MossFormerSeparation, data: MixtureDataset, metrics: Collect
 
 
 def scored(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `ScoreTable.to_frame` that have scores: neither the average nor silent utterances."""
+    """The rows of `ScoreTable.to_frame` with scores, without the average and silent utterances."""
     return scores[scores["snt_id"] != AVERAGE].dropna(subset=["si-snr_i"])

@@ -53,14 +53,14 @@ def find_utterances(
     ---------
     estimates : str or Path
         A folder with ``<ID>_spk1.wav``, ``<ID>_spk2.wav`` …, or with subfolders ``s1``, ``s2`` … that hold ``<ID>.wav``
-        each, or with a subfolder ``<ID>`` for each mixture; `mossformer_sb.evaluation.signal_files` has all names. IDs
-        may have folders in them; any audio format will do.
+        each, or with a subfolder ``<ID>`` per mixture; `mossformer_sb.evaluation.signal_files` has all names. IDs may
+        contain folders. All audio formats are supported.
     references : str or Path
-        A folder of the same kinds, or a manifest, from which the mixtures come too.
+        A folder with such a layout, or a manifest, which also lists the mixtures.
     mixtures : str or Path, optional
         A folder with ``<ID>.wav``. Default: see `mossformer_sb.evaluation.signal_files.find_mixtures`.
     data_root : str or Path, optional
-        What ``$data_root`` stands for in a manifest. Default: the manifest's folder.
+        Value of ``$data_root`` in a manifest. Default: the manifest's folder.
     subset : bool
         Whether references without estimates are skipped; otherwise they are an error.
 
@@ -72,7 +72,7 @@ def find_utterances(
     Raises
     ------
     InputError
-        With everything that doesn't match, in one message.
+        If files don't match; the message lists all of them.
     """
     if os.path.isfile(references):
         table = _read_rows(references)
@@ -92,7 +92,7 @@ def find_utterances(
 
 
 def _without_item(estimates, sources):
-    """The ID in ``item<ID>_source1hat.wav`` of SpeechBrain's recipes, if the references have it without "item"."""
+    """Estimates with the IDs of ``item<ID>_source1hat.wav`` in SpeechBrain's recipes, without "item" if needed."""
     names = {name: name.removeprefix("item") for name in estimates}
     if all(name.startswith("item") for name in names) and not names.keys() & sources.keys():
         return {names[name]: paths for name, paths in estimates.items()}
@@ -105,10 +105,10 @@ def read_utterances(path: str | Path, data_root: str | Path | None = None) -> li
     Arguments
     ---------
     path : str or Path
-        A CSV with the columns ``ID, mix_wav, s1_wav … sN_wav, est1_wav … estN_wav``, of any form that
-        `mossformer_sb.data.tables` reads. Relative paths start at its folder.
+        A CSV with the columns ``ID, mix_wav, s1_wav … sN_wav, est1_wav … estN_wav``, in any format of
+        `mossformer_sb.data.tables`. Paths are relative to its folder.
     data_root : str or Path, optional
-        What ``$data_root`` stands for. Default: the table's folder.
+        Value of ``$data_root``. Default: the table's folder.
 
     Returns
     -------
@@ -162,14 +162,14 @@ def _read_rows(path):
 
 
 def _paths(row, pattern, path, data_root):
-    """The files in the columns that a pattern fits, in the order of their numbers."""
+    """The files in the columns that match a pattern, in the order of their numbers."""
     columns = [column for column in row if re.fullmatch(pattern, column)]
     if not columns:
         wanted = pattern.replace(r"(\d+)", "1").replace("(mix)", "mix")
         raise InputError(f"{path}: column {wanted} is missing; found {', '.join(row)}.")
     columns.sort(key=lambda column: int("0" + re.sub(r"\D", "", column)))
     here = Path(path).parent
-    root = here if data_root is None else data_root  # as it is given: like any path on the command line
+    root = here if data_root is None else data_root  # relative to the working directory, like all given paths
     empty = [column for column in columns if not row[column]]
     if empty:
         raise InputError(f"{path}: {empty[0]} of '{row['ID']}' is empty. Give every row a path for each column.")
@@ -190,12 +190,12 @@ def score(
     ---------
     utterances : iterable of Utterance
     metrics : collection of str
-        Besides SI-SNR and SDR: "stoi", "pesq".
+        Further metrics in addition to SI-SNR and SDR: "stoi", "pesq".
     num_threads : int
-        How many to score at the same time.
+        Number of utterances to score in parallel.
     trim : int
-        Samples by which the signals of an utterance may differ in length: all are cut to the shortest. At the end, the
-        log says how many were.
+        Maximum length difference of the signals of an utterance in samples: all are cut to the shortest. The number of
+        such utterances is logged.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def score(
     Raises
     ------
     InputError
-        If a metric can't be computed, or files don't fit each other.
+        If a metric can't be computed, or files don't match.
     """
     check_metrics(metrics)
     if not isinstance(trim, int) or trim < 0:
@@ -221,7 +221,7 @@ def score(
 
 
 def _score(utterance, metrics, trim):
-    """The result of `score_signals`, and by how many samples the longest signal was cut."""
+    """The result of `score_signals`, and the number of samples that were cut from the longest signal."""
     signals, rate, cut = _read(utterance, trim)
     return score_signals(utterance.id, *signals, rate, metrics), cut
 
@@ -238,7 +238,7 @@ def read_signals(utterance: Utterance, trim: int = 0) -> tuple:
     Raises
     ------
     InputError
-        If a file can't be read, has several channels, or another rate or length than the mixture.
+        If a file can't be read, has several channels, or differs from the mixture in sample rate or length.
     """
     signals, rate, _ = _read(utterance, trim)
     return *signals, rate
@@ -252,14 +252,14 @@ def _read(utterance, trim):
     shortest = min(lengths)
     for path, (samples, its_rate) in zip(paths, read, strict=True):
         if samples.ndim != 1:
-            raise InputError(f"{path}: has {samples.shape[1]} channels; scores are of one.")
+            raise InputError(f"{path}: has {samples.shape[1]} channels; only one can be scored.")
         if its_rate != rate or (len(samples) != len(mixture) and max(lengths) - shortest > trim):
             raise InputError(
                 f"{path}: has {len(samples)} samples at {its_rate} Hz, and its mixture {utterance.mixture} "
                 f"{len(mixture)} at {rate} Hz. They have to be the same.{_trim_advice(its_rate == rate, lengths)}"
             )
         if not np.isfinite(samples).all():
-            raise InputError(f"{path}: has samples that are NaN or infinite, so it has no score.")
+            raise InputError(f"{path}: has NaN or infinite samples, so it has no score.")
     tensors = [torch.from_numpy(samples[:shortest]) for samples, _ in read]
     split = 1 + len(utterance.sources)
     signals = tensors[0], torch.stack(tensors[1:split], -1), torch.stack(tensors[split:], -1)

@@ -17,14 +17,14 @@ from mossformer_sb.network.lengths import check_lengths, padding_mask
 
 # Bounds SI-SNR to ±120 dB; at 60 dB it changes the value by 4e-6 dB.
 EPS = 1e-12
-# A source whose root mean square lies below the last bit of 24-bit audio counts as silent.
+# A source whose root mean square is below the last bit of 24-bit audio is silent.
 SILENCE = 2.0**-23
-# Up to here all S! permutations are compared at once; beyond, the Hungarian algorithm finds the best.
+# Up to this number of sources, all S! permutations are compared; for more, the Hungarian algorithm is used.
 _MAX_ENUMERATED = 4
 
 
 def si_snr(estimates: torch.Tensor, sources: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-    """Scale-invariant signal-to-noise ratio of each estimate against the source in the same place.
+    """Scale-invariant signal-to-noise ratio of each estimate against the source with the same index.
 
     Both are made zero-mean; with α = ⟨ŝ, s⟩ / ‖s‖², it is 10·log10(‖αs‖² / ‖ŝ − αs‖²). Source: Le Roux et al., "SDR –
     half-baked or well done?", ICASSP 2019.
@@ -34,7 +34,7 @@ def si_snr(estimates: torch.Tensor, sources: torch.Tensor, lengths: torch.Tensor
     estimates, sources : torch.Tensor
         [B, T, S].
     lengths : torch.Tensor, optional
-        [B], int64, samples of each item; samples beyond are ignored. Default: all T.
+        [B], int64, samples of each item; later samples are ignored. Default: all T.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def si_snr(estimates: torch.Tensor, sources: torch.Tensor, lengths: torch.Tensor
     estimates, sources = (_unit_norm(x) for x in zero_mean(estimates, sources, lengths=lengths))
     correlation = (estimates * sources).sum(1, keepdim=True)  # [B, 1, S]
     residual = (estimates - correlation * sources).square().sum(1)
-    silent = (estimates == 0).all(1)  # has neither signal nor noise: the worst estimate, not one of 0 dB
+    silent = (estimates == 0).all(1)  # neither signal nor noise: the worst estimate, not one of 0 dB
     return _decibels(correlation.square().squeeze(1), residual + silent)
 
 
@@ -75,8 +75,8 @@ def pairwise_si_snr(
     Returns
     -------
     torch.Tensor
-        [B, S, S], dB, estimates by sources; in float32 precise up to about 60 dB. Zero for a silent source, which any
-        estimate fits as well as another.
+        [B, S, S], dB, estimates by sources; in float32 precise up to about 60 dB. Zero for a silent source, for which
+        all estimates are equally good.
 
     Example
     -------
@@ -93,7 +93,7 @@ def pairwise_si_snr(
 
 
 def is_active(sources: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-    """Which sources are not silent, a constant offset aside: [B, T, S] → [B, S], bool.
+    """Which sources are not silent, ignoring a constant offset: [B, T, S] → [B, S], bool.
 
     Example
     -------
@@ -106,7 +106,7 @@ def is_active(sources: torch.Tensor, lengths: torch.Tensor | None = None) -> tor
 
 
 def best_permutation(scores: torch.Tensor) -> torch.Tensor:
-    """Which estimate belongs to each source, so that the sum of the scores is greatest.
+    """The assignment of estimates to sources that maximises the sum of the scores.
 
     Arguments
     ---------
@@ -152,7 +152,7 @@ def reorder(estimates: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:
 
 
 def check_signals(*signals: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor | None:
-    """Check that signals have the same shape, [B, T, S], and their lengths; return these on the signals' device."""
+    """Check that signals have the same shape, [B, T, S], and check lengths; return these on the signals' device."""
     shape = signals[0].shape
     if len(shape) != 3 or any(signal.shape != shape for signal in signals):
         found = " and ".join(str(list(signal.shape)) for signal in signals)

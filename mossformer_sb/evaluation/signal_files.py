@@ -1,10 +1,10 @@
 """Finding the files of sources, estimates and mixtures by the file names of common separation toolkits.
 
-Three layouts, each with several names for a signal, in any case; ID may have folders in it:
+Three layouts, each with several case-insensitive names for a signal; ID may contain folders:
 
-    s1/ID.wav         a folder for each speaker, as corpora have it, and ESPnet (spk1/ID.wav)
-    ID_spk1.wav       one folder for all: ours; Asteroid's _est1, ClearerVoice's _s1, SpeechBrain's _source1hat
-    ID/spk1.wav       a folder for each mixture, as TIGER writes it
+    s1/ID.wav         a folder per speaker, as in corpora and ESPnet (spk1/ID.wav)
+    ID_spk1.wav       one folder: ours; Asteroid's _est1, ClearerVoice's _s1, SpeechBrain's _source1hat
+    ID/spk1.wav       a folder per mixture, as in TIGER
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Names of signals; the first that is found counts. Where sources and estimates lie in one folder, their names differ.
+# Names of signals in order of precedence. If sources and estimates are in one folder, their names differ.
 ESTIMATES = (
     *(r"estimate(\d+)", r"est(\d+)", r"source(\d+)hat", r"s(\d+)_estimate"),
     *(r"spk(\d+)", r"s(\d+)", r"speaker(\d+)", r"source(\d+)"),
@@ -35,7 +35,7 @@ def find_signals(folder: str | Path, kinds: Sequence[str]) -> dict:
     Arguments
     ---------
     folder : str or Path
-        Where they lie.
+        Folder of the files.
     kinds : sequence of str
         `ESTIMATES` or `REFERENCES`.
 
@@ -47,7 +47,7 @@ def find_signals(folder: str | Path, kinds: Sequence[str]) -> dict:
     Raises
     ------
     InputError
-        If the folder is absent, or there are none.
+        If the folder does not exist, or holds no such files.
 
     Example
     -------
@@ -59,7 +59,7 @@ def find_signals(folder: str | Path, kinds: Sequence[str]) -> dict:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder. Give the one of the estimates, or of the references.")
+        raise InputError(f"{folder}: there is no such folder. Give that of the estimates, or of the references.")
     files = audio_below(folder)
     for layout in (_in_folders_of_speakers, _by_name):
         for kind in kinds:
@@ -69,7 +69,7 @@ def find_signals(folder: str | Path, kinds: Sequence[str]) -> dict:
     endings = ", ".join(f"<ID>_{_plain(kind)}.wav" for kind in kinds)
     raise InputError(
         f"{folder}: holds neither subfolders s1, s2 and so on, nor files {endings}, _2 and so on, nor such files "
-        f"without <ID>_ in a folder for each mixture. A --table of all files takes any names."
+        f"without <ID>_ in a folder per mixture. For other names, give a --table of all files."
     )
 
 
@@ -81,8 +81,8 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
     references : str or Path
         The folder of the references.
     folder : str or Path, optional
-        That of the mixtures. Default: ``<ID>_mix.wav`` or ``<ID>/mix.wav`` among the references (or ``mixture``), or
-        the one folder beside ``s1`` whose name begins with ``mix``.
+        The folder of the mixtures. Default: ``<ID>_mix.wav`` or ``<ID>/mix.wav`` among the references (or
+        ``mixture``), or the only folder next to ``s1`` whose name begins with ``mix``.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
     Raises
     ------
     InputError
-        If there is no such folder, or several fit.
+        If there is no such folder, or several match.
     """
     if folder is not None:
         folder = Path(folder)
@@ -107,7 +107,7 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
     folders = sorted(path for path in references.glob("mix*") if path.is_dir())
     if len(folders) != 1:
         found = ", ".join(path.name for path in folders) or "none"
-        raise InputError(f"{references}: has to hold one folder of mixtures; found {found}. Give it with --mixtures.")
+        raise InputError(f"{references}: must hold one folder of mixtures; found {found}. Give it with --mixtures.")
     return {identify(path, folders[0]): path for path in audio_below(folders[0])}
 
 
@@ -117,7 +117,7 @@ def audio_below(folder: Path) -> list:
 
 
 def identify(path: Path, folder: str | Path) -> str:
-    """The ID of a file that is named by it: its path below the folder, without its ending."""
+    """The ID of a file that is named after it: its path relative to the folder, without extension."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
@@ -156,7 +156,7 @@ def _single(folder, files):
 
 
 def _name(path, folder, stem):
-    """The ID of a file: the beginning of its name, or its folder; None for a file that has neither."""
+    """The ID of a file: the beginning of its name, or its folder; None without both."""
     if stem:
         return path.relative_to(folder).with_name(stem).as_posix()
     parent = path.parent.relative_to(folder).as_posix()

@@ -1,8 +1,8 @@
-"""Speech activity of each speaker, from the outputs of a separation: Silero VAD on each, without leakage.
+"""Speech activity of each speaker: Silero VAD on each separated output, without leakage.
 
-A network never separates completely: where one speaker pauses, an attenuated copy of the other one leaks, which a voice
-activity detector reports as speech. In such a segment the output is far below the other one, or it is softer and, after
-the part that is correlated with the other one is removed, little remains.
+A network never separates completely: where one speaker pauses, an attenuated copy of the other one leaks into the
+output, and a voice activity detector reports it as speech. In such a segment the output is far below the other one; or
+it is softer, and little remains after the part that is correlated with the other one is removed.
 
 Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
 """
@@ -24,7 +24,7 @@ from mossformer_sb.inference.output_gain import LevelMeter
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FRAME_SECONDS = 0.032  # of the detector
+FRAME_SECONDS = 0.032  # length of the detector's frames
 # Tuned on 15 mixtures of the validation set and 12 conversations made from their speakers, see benchmarks/activity.py.
 _FAR_BELOW_DB = -20.0  # an output that is this much below another one in the same frame is leakage
 _SOFTER_DB = -4.0  # leakage is at least so much softer,
@@ -82,16 +82,17 @@ def speech_activity(
 
 
 class ActivityDetector:
-    """Speech activity of each speaker, from estimates that come in blocks.
+    """Speech activity of each speaker, from estimates in blocks.
 
     Arguments
     ---------
     num_spks : int
         S.
     sample_rate : int
-        Hz, of the estimates.
+        Sample rate of the estimates in Hz.
     analysed_rate : int, optional
-        Hz, up to which they have content: below 16 kHz, Silero's model for 8 kHz is used. Default: as ``sample_rate``.
+        Sample rate in Hz whose band the estimates fill: below 16 kHz, Silero's model for 8 kHz is used. Default: as
+        ``sample_rate``.
 
     Raises
     ------
@@ -107,14 +108,14 @@ class ActivityDetector:
     def segments(
         self, blocks: Iterable[np.ndarray], meter: LevelMeter, fit: bool = True
     ) -> list[list[tuple[float, ...]]]:
-        """As `speech_activity`.
+        """Speech activity of each speaker, as from `speech_activity`.
 
         Arguments
         ---------
         blocks : iterable of numpy.ndarray
             [t, S] each, at ``sample_rate``.
         meter : mossformer_sb.inference.output_gain.LevelMeter
-            Of all of them.
+            Levels of all blocks.
         fit : bool
             Whether to scale the estimates to the levels of the speakers in the recording.
 
@@ -134,7 +135,7 @@ class ActivityDetector:
         probabilities, products = self._analyse(resample_blocks(scaled(), self.sample_rate, self.rate))
         probabilities[_is_leakage(products)] = 0
         end = meter.num_samples / self.sample_rate
-        return [self._stretches(probabilities[:, speaker], end) for speaker in range(self.num_spks)]
+        return [self._speech_segments(probabilities[:, speaker], end) for speaker in range(self.num_spks)]
 
     def _analyse(self, blocks):
         """Probability of speech [F, S], and inner products of the outputs [F, S, S], of each frame."""
@@ -150,9 +151,9 @@ class ActivityDetector:
             return np.zeros((0, self.num_spks)), np.zeros((0, self.num_spks, self.num_spks))
         return np.stack(probabilities), np.stack(products)
 
-    def _stretches(self, probabilities, end):
+    def _speech_segments(self, probabilities, end):
         found = self._to_segments(probabilities.tolist(), sampling_rate=self.rate, **_SPEECH)
-        pairs = ((stretch["start"] / self.rate, min(end, stretch["end"] / self.rate)) for stretch in found)
+        pairs = ((segment["start"] / self.rate, min(end, segment["end"] / self.rate)) for segment in found)
         return [(round(start, 3), round(stop, 3)) for start, stop in pairs if start < stop]
 
 
@@ -191,7 +192,7 @@ def _is_leakage(products):
 
 @contextlib.contextmanager
 def _one_thread():
-    """Context: PyTorch computes in one thread of this process; afterwards in as many as before."""
+    """Context: PyTorch computes in one thread; afterwards the number of threads is restored."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -201,7 +202,7 @@ def _one_thread():
 
 
 def check_installed() -> None:
-    """Raise InputError if silero-vad is not installed. Programs call it before they start, not after the first file."""
+    """Raise InputError if silero-vad is not installed. Call it before the first file is separated."""
     if importlib.util.find_spec("silero_vad") is None:
         raise InputError(
             "speech activity is detected with silero-vad, which is not installed: "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Endings and order of what `activity_texts` writes.
+# Endings of the files of `activity_texts`, in their order.
 ENDINGS = ("rttm", "json", "txt")
 
 
@@ -21,11 +21,11 @@ def activity_texts(segments: list[list[tuple[float, ...]]], recording: str, path
     segments : list of list of tuple of float
         As from `mossformer_sb.inference.activity.speech_activity`, of all speakers.
     recording : str
-        Its name in the files; RTTM allows no blanks in it, they become underscores.
+        Name of the recording in the files. RTTM allows no blanks in it: they become underscores.
     paths : mapping
         Ending → path of the file.
     speakers : mapping
-        Number of each speaker who is written, from 1 → path of the audio.
+        Number of each written speaker, from 1 → path of the audio.
 
     Returns
     -------

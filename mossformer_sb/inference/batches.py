@@ -1,4 +1,5 @@
-"""Batched inference: several pieces of recordings through the network at once, in their order.
+"""Batched inference: several pieces of recordings per call of the network, in their order.
+
 
 Which pieces are in a batch depends only on their order, lengths and number, never on timing: the same list gives the
 same batches. Shapes: T samples of a piece, S speakers.
@@ -22,30 +23,30 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Default batch size on the CPU, which was measured to be the fastest, see docs/bulk.md: the fast implementation of the
-# network computes a batch item by item, and one item fits the caches best.
+# Default batch size on the CPU, measured to be the fastest, see docs/bulk.md: the fast implementation of the network
+# computes a batch item by item, and one item fits the caches best.
 CPU_BATCH = 1
 MOST_ON_GPU = 32
-MEMORY_SHARE = 0.5  # of a GPU's free memory that a batch may take
-WINDOW = 4  # batches that are collected, so that pieces of about one length can go together
-WINDOW_SAMPLES = 320_000  # of a piece, on average, 20 s at 16 kHz: the window is shorter for longer pieces
+MEMORY_SHARE = 0.5  # share of a GPU's free memory for a batch
+WINDOW = 4  # batches to collect, so that pieces of similar length form a batch
+WINDOW_SAMPLES = 320_000  # mean length of the pieces, 20 s at 16 kHz: the window has fewer pieces if they are longer
 
 
 class BatchLimit:
-    """How many pieces go through the network at once.
+    """Largest batch: how many pieces the network computes at once.
 
     Arguments
     ---------
     batch_size : int, optional
-        That many. Default: on a GPU what fits half of its free memory, measured at the first piece, at most
+        Number of pieces. Default: on a GPU what fits half of its free memory, measured at the first piece, at most
         `MOST_ON_GPU`; `CPU_BATCH` elsewhere.
     device : str or torch.device
-        Where the network is.
+        Device of the network.
 
     Raises
     ------
     InputError
-        If the number is not one of a batch.
+        If the number is not a valid batch size.
 
     Example
     -------
@@ -60,16 +61,16 @@ class BatchLimit:
         self._device = torch.device(device)
         self._is_automatic = batch_size is None and self._device.type == "cuda"
         self.most = batch_size or (MOST_ON_GPU if self._is_automatic else CPU_BATCH)
-        self._num_samples = 0 if self._is_automatic else None  # of a padded batch; 0: not measured yet
+        self._num_samples = 0 if self._is_automatic else None  # samples of a padded batch; 0: not measured yet
 
     def allows(self, num_pieces: int, longest: int) -> bool:
-        """Whether so many pieces, the longest of so many samples, may be a batch. One always may."""
+        """Whether a batch may have this many pieces and longest piece, in samples. A single piece is always allowed."""
         if num_pieces == 1:
             return True
         return num_pieces <= self.most and (self._num_samples is None or num_pieces * longest <= self._num_samples)
 
     def measured(self, network: Callable, signals: list[np.ndarray]) -> list[np.ndarray]:
-        """Call the network; on a GPU, measure at the first call how much memory a sample takes."""
+        """Call the network; on a GPU, measure the memory per sample at the first call."""
         if self._num_samples != 0:
             return network(signals)
         torch.cuda.reset_peak_memory_stats(self._device)
@@ -82,10 +83,10 @@ class BatchLimit:
         return found
 
     def lower(self, num_pieces: int) -> None:
-        """Allow fewer than so many, which ran out of memory."""
+        """Halve the limit, after a batch of this many pieces ran out of memory."""
         self.most = max(1, num_pieces // 2)
         logger.warning(
-            "a batch of %d does not fit the memory: from here on at most %d at once (--batch-size).",
+            "a batch of %d does not fit into memory: the batch size is now at most %d (--batch-size).",
             num_pieces,
             self.most,
         )
@@ -94,7 +95,7 @@ class BatchLimit:
 def separate_pieces(
     network: Callable, pieces: Iterable[tuple[object, Piece | None]], limit: BatchLimit
 ) -> Generator[tuple[object, Piece | None, np.ndarray | Exception | None], None, None]:
-    """Put pieces through the network in batches.
+    """Separate pieces in batches.
 
     Arguments
     ---------
@@ -103,7 +104,7 @@ def separate_pieces(
     pieces : iterable of (object, mossformer_sb.inference.prepared.Piece or None)
         The object is returned with its piece's result; without a piece it is passed through.
     limit : BatchLimit
-        How many at once.
+        Largest batch.
 
     Returns
     -------
@@ -134,8 +135,8 @@ def separate_pieces(
             yield *window[index], None
 
 
-def or_raise(found: np.ndarray | Exception | None) -> np.ndarray | None:
-    """What `separate_pieces` found for a piece; raises it if it is an exception."""
+def result_or_raise(found: np.ndarray | Exception | None) -> np.ndarray | None:
+    """The result of `separate_pieces` for a piece; raises it if it is an exception."""
     if isinstance(found, BaseException):
         raise found
     return found
@@ -157,10 +158,10 @@ def _windows(pieces, limit):
 
 
 def _batches(window, due, limit):
-    """Lists of positions in the window, of neighbours in length."""
-    order = sorted(due, key=lambda index: (len(window[index][1].samples), -index))  # taken from its end
+    """Lists of positions in the window, of pieces of similar length."""
+    order = sorted(due, key=lambda index: (len(window[index][1].samples), -index))  # consumed from its end
     while order:
-        batch = [order.pop()]  # the longest decides how many fit
+        batch = [order.pop()]  # the longest piece determines how many fit
         longest = len(window[batch[0]][1].samples)
         while order and limit.allows(len(batch) + 1, longest):
             batch.append(order.pop())

@@ -22,9 +22,9 @@ class BlockStore:
     Arguments
     ---------
     num_columns : int
-        S.
+        S, number of speakers.
     folder : Path
-        On the disk to use.
+        Folder on the disk to use.
 
     Example
     -------
@@ -57,5 +57,5 @@ class BlockStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # data that a full disk did not take, already reported
+        with contextlib.suppress(OSError):  # data that did not fit a full disk, already reported
             self._file.close()

@@ -1,4 +1,4 @@
-"""Separating many recordings into files, in a pipeline that keeps the network busy.
+"""Separating many recordings into files, in a pipeline.
 
 Three stages run in parallel: the next recordings are read and resampled, the network separates batches of their pieces,
 and finished recordings are written. The queues between them are bounded. Shapes: t samples, S speakers.
@@ -16,7 +16,7 @@ import torch
 
 from mossformer_sb.data.audio_io import Recording
 from mossformer_sb.data.audio_writing import check_format
-from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
+from mossformer_sb.inference.batches import BatchLimit, result_or_raise, separate_pieces
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.output_files import made_folders
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from mossformer_sb.inference.output_files import Output, SeparatedRecording
     from mossformer_sb.inference.separation import MossFormerSeparation
 
-_POLL_SECONDS = 0.1  # how soon a waiting thread notices that work is cancelled
-_STOP_SECONDS = 10  # how long to wait for a thread, which may be computing a batch, when work is cancelled
+_POLL_SECONDS = 0.1  # interval at which a waiting thread checks for cancellation
+_STOP_SECONDS = 10  # timeout for a thread, which may be computing a batch, to end after cancellation
 
 
 def separate_recordings(
@@ -47,25 +47,25 @@ def separate_recordings(
 ) -> Iterator[SeparatedRecording | Exception]:
     """Separate recordings into files; an error in one of them does not affect the others.
 
-    Each gets the files that `MossFormerSeparation.separate_recording` gives it, up to rounding.
+    The files equal those of `MossFormerSeparation.separate_recording`, up to rounding.
 
     Arguments
     ---------
     model : mossformer_sb.inference.separation.MossFormerSeparation
     tasks : iterable of (str, Path, bytes or file object; Path; str)
-        Recording, output folder, and name for the files. Consumed lazily.
+        Recording, output folder, and name of the files. Consumed lazily.
     output : mossformer_sb.inference.output_files.Output
         Which files to write.
     level, channel, chunking, batch_size
         As for `MossFormerSeparation.separate`.
     report : callable, optional
-        Called with the number of the task, from 0, how many more samples of it are separated, its number of samples
-        (None if unknown), and its rate.
+        Called with the number of the task, from 0, the number of samples separated since the last call, its number of
+        samples (None if unknown), and its sample rate.
 
     Returns
     -------
     iterator of SeparatedRecording or Exception
-        For each task, in their order.
+        One per task, in their order.
 
     Raises
     ------
@@ -91,43 +91,43 @@ def separate_recordings(
     limit = BatchLimit(batch_size, model.device)
     reader = _Reader(model, output, channel, chunking or Chunking())
     separated: Ahead | Generator
-    if works_beside(model.device):
+    if uses_io_threads(model.device):
         pieces = Ahead(reader.pieces(tasks), 2 * limit.most)
         separated = Ahead(separate_pieces(model.separate_signals, pieces, limit), 2 * limit.most, pieces.close)
     else:
         separated = separate_pieces(model.separate_signals, reader.pieces(tasks), limit)
     try:
         for number, (task, group) in enumerate(itertools.groupby(separated, key=lambda entry: entry[0])):
-            told = None if report is None else _bound(report, number, task)
+            on_block = None if report is None else _progress_reporter(report, number, task)
             try:
-                yield task.write(group, level, told)
+                yield task.write(group, level, on_block)
             except Exception as error:
-                task.is_given_up = True
+                task.is_cancelled = True
                 yield error
     finally:
         separated.close()
 
 
-def works_beside(device: str | torch.device) -> bool:
-    """Whether recordings are read and written by threads beside the network.
+def uses_io_threads(device: str | torch.device) -> bool:
+    """Whether separate threads read and write recordings while the network computes.
 
-    Not on a CPU of which the network takes several threads: each thread of Python that calls PyTorch gets as many more,
-    which wait for work actively and hold up the network's, 1.4 times with two.
+    Not on a CPU where the network uses several threads: each Python thread that calls PyTorch gets a thread pool of its
+    own, whose threads busy-wait and slow the network's down, 1.4 times with two.
 
     Example
     -------
-    >>> works_beside("cuda")
+    >>> uses_io_threads("cuda")
     True
     """
     return torch.device(device).type != "cpu" or torch.get_num_threads() == 1
 
 
-def _bound(report, number, task):
-    def told(num_samples):
+def _progress_reporter(report, number, task):
+    def on_block(num_samples):
         recording = task.prepared.recording
         report(number, num_samples, recording.num_samples, recording.sample_rate)
 
-    return told
+    return on_block
 
 
 class _Task:
@@ -137,17 +137,17 @@ class _Task:
         self.recording, self.folder, self.name = recording, folder, name
         self.prepared = self.output = self.detector = self.error = None
         self.num_spks = 0
-        self.is_given_up = False  # so that no more of it is read
+        self.is_cancelled = False  # stops reading
 
     def open(self, model, output, channel, chunking):
-        """Read the header, and check what can be checked before separating."""
+        """Read the header, and make the checks that need no separation."""
         recording = Recording(self.recording, channel=channel)
         check_format(output.format, recording.sample_rate)
         self.output, self.num_spks = output, model.hparams.num_spks
         self.detector = model.activity_detector(recording) if output.activity else None
         self.prepared = PreparedRecording(recording, model, chunking)
 
-    def write(self, separated, level, told):
+    def write(self, separated, level, on_block):
         """Write this task's files from its pieces and their estimates."""
         first = next(separated)
         separated = self._checked(itertools.chain([first], separated))
@@ -158,32 +158,32 @@ class _Task:
         with made_folders(self.folder, paths), BlockStore(self.num_spks, self.folder) as store:
             for block in self.prepared.blocks(separated):
                 store.append(block)
-                if told is not None:
-                    told(len(block))
+                if on_block is not None:
+                    on_block(len(block))
             return write_separated(recording, store, self.output, self.folder, self.name, level, self.detector)
 
     def _checked(self, separated):
         for _, piece, found in separated:
             if piece is None:
                 raise self.error
-            yield piece, or_raise(found)
+            yield piece, result_or_raise(found)
 
 
 class _Reader:
-    """Reads the pieces of tasks; an error takes the place of the piece that can't be read."""
+    """Reads the pieces of tasks; an error replaces the piece that can't be read."""
 
     def __init__(self, model, *options):
         self._model, self._options = model, options
 
     def pieces(self, tasks):
-        """Iterator of (`_Task`, Piece, or None where `_Task.error` says why there is none)."""
+        """Iterator of (`_Task`, Piece, or None with the exception in `_Task.error`)."""
         for entry in tasks:
             task = _Task(*entry)
             try:
                 task.open(self._model, *self._options)
                 for piece in task.prepared.pieces():
                     yield task, piece
-                    if task.is_given_up:
+                    if task.is_cancelled:
                         break
             except Exception as error:
                 task.error = error
@@ -196,9 +196,9 @@ class Ahead:
     Arguments
     ---------
     items : iterable
-        Its exception is raised here, in its place.
+        Items to prefetch. Its exception is raised by this iterator, in the same place.
     size : int
-        How many items may wait.
+        Number of items to prefetch.
     on_close : callable, optional
         Called when the remaining items are cancelled.
 
@@ -222,7 +222,7 @@ class Ahead:
             raise StopIteration
         while True:
             if self._closed.is_set():
-                raise _GivenUp  # and not StopIteration, after which the items so far would still be processed
+                raise _Cancelled  # and not StopIteration, after which the items so far would still be processed
             with contextlib.suppress(queue.Empty):
                 item, error = self._waiting.get(timeout=_POLL_SECONDS)
                 break
@@ -232,7 +232,7 @@ class Ahead:
         raise error
 
     def close(self) -> None:
-        """Cancel the remaining items; waits for the item that is being computed, for a while."""
+        """Cancel the remaining items; wait, with a timeout, for the item that is being computed."""
         self._closed.set()
         if self._on_close is not None:
             self._on_close()
@@ -244,11 +244,11 @@ class Ahead:
                 if not self._put(item, None):
                     return
             self._put(None, StopIteration())
-        except BaseException as error:  # it is raised by the consumer
+        except BaseException as error:  # raised by the consumer
             self._put(None, error)
 
     def _put(self, item, error):
-        """Whether there was room before the remaining items were cancelled."""
+        """Queue an item. False if the remaining items were cancelled first."""
         while not self._closed.is_set():
             with contextlib.suppress(queue.Full):
                 self._waiting.put((item, error), timeout=_POLL_SECONDS)
@@ -256,5 +256,5 @@ class Ahead:
         return False
 
 
-class _GivenUp(Exception):
+class _Cancelled(Exception):
     """The remaining items were cancelled."""

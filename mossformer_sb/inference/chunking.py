@@ -1,4 +1,4 @@
-"""Recordings of any length: separated in overlapping chunks, whose outputs are permuted consistently and joined.
+"""Chunked inference for long recordings: overlapping chunks, whose outputs are permuted consistently and joined.
 
 The order of a network's outputs is arbitrary for each chunk. Neighbouring chunks overlap by some seconds, where both
 estimate the same voices, so the permutation that correlates best over the overlap continues the speakers.
@@ -28,11 +28,10 @@ class Chunking:
     seconds : float
         Length of a chunk.
     overlap : float
-        Overlap of a chunk with the one before it, at most half a chunk. It must be longer than pauses of all speakers,
-        in which there is nothing to identify the speakers by.
+        Overlap of a chunk with the one before it, at most half a chunk. It must be longer than joint pauses of all
+        speakers, which hold nothing to identify the speakers by.
     above : float
-        Recordings longer than this are cut into chunks, shorter ones are separated in one piece. ``float("inf")``: none
-        is cut.
+        Recordings longer than this are cut into chunks, shorter ones are not. ``float("inf")``: none is cut.
 
     Raises
     ------
@@ -72,7 +71,7 @@ a chunk.
 def separate_in_chunks(
     separate: Callable, blocks: Iterable[np.ndarray], length: int, overlap: int
 ) -> Iterator[np.ndarray]:
-    """Separate a recording that comes in blocks.
+    """Separate a recording, given in blocks, chunk by chunk.
 
     Arguments
     ---------
@@ -103,7 +102,7 @@ def separate_in_chunks(
 
 
 def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tuple[int, np.ndarray, bool]]:
-    """Cut a recording that comes in blocks into chunks.
+    """Cut a recording, given in blocks, into chunks.
 
     Arguments
     ---------
@@ -113,8 +112,8 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tup
     Returns
     -------
     iterator of (int, numpy.ndarray, bool)
-        Where a chunk starts, its samples [T], and whether it is the last one, which starts earlier so that it has the
-        full length.
+        Start of a chunk, its samples [T], and whether it is the last one, which starts earlier so that it has the full
+        length.
 
     Example
     -------
@@ -142,7 +141,8 @@ def join(chunks: Iterable[tuple[int, bool, np.ndarray]], overlap: int) -> Iterat
     Arguments
     ---------
     chunks : iterable of (int, bool, numpy.ndarray)
-        Start and last of each chunk, as from `cut`, and its estimates [T, S], which may be changed in place.
+        Start of each chunk and whether it is the last, as from `cut`; and its estimates [T, S], which may be changed in
+        place.
     overlap : int
         As for `cut`.
 
@@ -172,19 +172,19 @@ def join(chunks: Iterable[tuple[int, bool, np.ndarray]], overlap: int) -> Iterat
 
 
 def joins(num_samples: int, length: int, overlap: int) -> list[tuple[int, ...]]:
-    """Where `separate_in_chunks` cross-fades chunks.
+    """Positions of the cross-fades of `separate_in_chunks`.
 
     Arguments
     ---------
     num_samples : int
-        Of the whole recording.
+        Length of the recording.
     length, overlap : int
         As for `separate_in_chunks`.
 
     Returns
     -------
     list of tuple of int
-        First sample of each fade, and the first one after it.
+        First sample of each cross-fade, and the first one after it.
 
     Example
     -------

@@ -10,7 +10,7 @@ import numpy as np
 from mossformer_sb.errors import InputError
 
 LEVEL = 0.05  # root mean square of the network's input, relative to full scale
-LOUD_LEVEL = 10 ** (-25 / 20)  # that of the louder samples, for "loud_rms"
+LOUD_LEVEL = 10 ** (-25 / 20)  # root mean square of the louder samples, for "loud_rms"
 # The root mean square, -120 dB, up to which a signal is amplified in full; quieter ones get no more gain than this one.
 _QUIETEST = 1e-6
 
@@ -71,7 +71,7 @@ def normalise(samples: np.ndarray, measure: str = "rms") -> tuple[np.ndarray, fl
 
 
 def check_input_level(measure: str) -> None:
-    """Raise InputError if a way to measure the input's level is not known.
+    """Raise InputError if a measure of the input's level is not known.
 
     Example
     -------

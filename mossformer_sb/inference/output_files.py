@@ -1,4 +1,4 @@
-"""Output of a separated recording: which files are written, and the facts about them.
+"""Output of a separated recording: its files, and their description.
 
 Shapes: t samples of a block, S speakers.
 """
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Level of the other outputs relative to the loudest, fitted to the recording, below which one speaker is suspected.
+# Level of the other outputs relative to the loudest, fitted to the recording, below which one speaker is assumed.
 ONE_SPEAKER_DB = -12.0
 
 
 @dataclass(frozen=True)
 class Output:
-    """Which files to write for a separated recording, and in what format.
+    """Files to write for a separated recording, and their format.
 
     Arguments
     ---------
@@ -46,17 +46,17 @@ class Output:
     pattern : str
         Names of the files, see `mossformer_sb.inference.output_names`.
     only : int, optional
-        Write this speaker alone, counted from 1. Default: all.
+        Write only this speaker, counted from 1. Default: all.
     rest : bool
         Whether to write the recording minus all speakers as one more file.
     activity : bool
-        Whether to write the speech activity of each speaker: as RTTM, JSON and Audacity labels; needs the extra
+        Whether to write the speech activity of each speaker as RTTM, JSON and Audacity labels. It needs the extra
         ``activity``.
 
     Raises
     ------
     InputError
-        If the values don't fit each other.
+        If a value is invalid, or conflicts with another one.
 
     Example
     -------
@@ -79,7 +79,7 @@ class Output:
 
     @property
     def clips(self) -> bool:
-        """Whether samples beyond full scale would be cut off."""
+        """Whether the format clips samples beyond full scale."""
         return clips(self.format, self.subtype)
 
     def speakers(self, num_spks: int) -> list[int]:
@@ -116,18 +116,18 @@ class SeparatedRecording:
     Attributes
     ----------
     recording : str
-        Its name.
+        Name of the recording.
     sample_rate : int
-        Hz, of the recording and the output.
+        Sample rate of the recording and the output in Hz.
     num_samples : int
-        Of each file.
+        Number of samples of each file.
     speakers : tuple of dict
-        For each file of a speaker: ``speaker``, from 1, ``path`` and ``level_db``, its root mean square relative to
-        full scale in the output, None for silence.
+        For each file of a speaker: ``speaker``, from 1, ``path`` and ``level_db``, its root mean square in dB relative
+        to full scale, None for silence.
     rest : Path, optional
         The recording minus all speakers.
     softer_db : float
-        dB by which all outputs were attenuated below the level policy's, since the format would have clipped.
+        Attenuation of all outputs in dB, below the level policy's, to avoid clipping.
     one_speaker_suspected : bool
         Whether all outputs but one are far below the loudest.
     activity : dict
@@ -187,7 +187,7 @@ def suspects_one_speaker(energies: Sequence[float]) -> bool:
     Arguments
     ---------
     energies : sequence of float
-        [S], of each output, at the levels that they have in the recording.
+        [S], energy of each output, at its level in the recording.
 
     Returns
     -------
@@ -209,11 +209,11 @@ def reduction_without_clipping(peak: float, output: Output, name: str | Path) ->
     Arguments
     ---------
     peak : float
-        Of all outputs.
+        Peak of all outputs, relative to full scale.
     output : Output
         The files to write.
     name : str
-        Of the recording.
+        Name of the recording.
 
     Returns
     -------
@@ -250,9 +250,9 @@ def made_folders(folder: str | Path, paths: list[Path]) -> Iterator[None]:
     Arguments
     ---------
     folder : str or Path
-        Of the output; stays.
+        Output folder, which is kept.
     paths : list of Path
-        Files below it.
+        Files in it.
 
     Raises
     ------

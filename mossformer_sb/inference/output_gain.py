@@ -29,11 +29,11 @@ class LevelMeter:
         self._products: np.ndarray = np.zeros((1, 1))  # [S, S], of the estimates with each other
         self._agreement: np.ndarray = np.zeros(1)  # [S], of each estimate with the mixture
         self._totals: np.ndarray = np.zeros(1)  # [S], sums over all samples
-        self._mixture = 0.0  # the same of the mixture
+        self._mixture = 0.0  # sum of the mixture's samples
 
     def add(self, estimates: np.ndarray, mixture: np.ndarray) -> None:
         """Add a block: [t, S] and [t]."""
-        # Contiguous, so that the same samples give the same bits whatever they are a part of.
+        # Contiguous, so that the same samples give the same bits, also as part of a larger array.
         estimates, mixture = (np.ascontiguousarray(signal, dtype=np.float64) for signal in (estimates, mixture))
         self.num_samples += len(estimates)
         self._products = self._products + estimates.T @ estimates
@@ -44,7 +44,7 @@ class LevelMeter:
 
     @property
     def energies(self) -> np.ndarray:
-        """[S], of the estimates before the gain."""
+        """[S], energies of the estimates before the gain."""
         return np.diagonal(self._products)
 
     def gain(self, level: str) -> float | np.ndarray:
@@ -64,7 +64,7 @@ class LevelMeter:
         Raises
         ------
         InputError
-            If the policy is not known.
+            If the level policy is not known.
         """
         check_level(level)
         if level == "mixture" and self._products.sum() > 0:

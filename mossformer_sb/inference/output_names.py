@@ -12,7 +12,7 @@ DEFAULT_PATTERN = "{stem}_spk{n}"
 
 _FIELDS = "{stem}, the recording's name without its ending, and {n}, the number of the speaker"
 _NUMBER_SPEC = re.compile(r"0?\d{0,2}d?")
-# {n} with the letters before it: "spk{n}". Files that belong to no speaker have another word in its place.
+# {n} with the letters before it: "spk{n}". Files of no single speaker have another word in its place.
 _NUMBERED = re.compile(r"[A-Za-z]*\{n(:[^}]*)?\}")
 
 
@@ -32,7 +32,8 @@ def check_pattern(pattern: str) -> None:
     Arguments
     ---------
     pattern : str
-        With the fields ``{stem}`` and ``{n}``, without the ending; ``{n:02d}`` gives 01. A slash makes a folder.
+        File name with the fields ``{stem}`` and ``{n}``, without the ending; ``{n:02d}`` gives 01. A slash makes a
+        folder.
 
     Raises
     ------
@@ -85,9 +86,9 @@ def speaker_path(
     stem : str
         The recording's name without its ending.
     number : int
-        Of the speaker, from 1; or `ANY_SPEAKER`.
+        Number of the speaker, from 1; or `ANY_SPEAKER`.
     ending : str
-        Without the dot.
+        File name extension without the dot.
     pattern : str
         As for `check_pattern`.
 
@@ -118,7 +119,7 @@ def companion_path(folder: str | Path, stem: str, word: str, ending: str, patter
     folder, stem, ending, pattern
         As for `speaker_path`.
     word : str
-        The word.
+        Word that replaces the number.
 
     Returns
     -------

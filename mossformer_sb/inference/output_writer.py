@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def measure(blocks: Iterable[np.ndarray], recording: Recording) -> LevelMeter:
-    """`LevelMeter` of blocks [t, S] and the recording, which is read again."""
+    """`LevelMeter` of estimates, in blocks [t, S], and the recording, which is read again."""
     meter = LevelMeter()
     for block, mixture in with_mixture(blocks, recording):
         meter.add(block, mixture)
@@ -58,9 +58,9 @@ def write_separated(
     output : mossformer_sb.inference.output_files.Output
         The files to write.
     folder : str or Path
-        Where to; the folders of the files must exist.
+        Output folder; the folders of the files must exist.
     name : str
-        Name for the files.
+        Name of the files.
     level : str
         As for `mossformer_sb.inference.output_gain.LevelMeter.gain`.
     detector : mossformer_sb.inference.activity.ActivityDetector, optional
@@ -73,7 +73,7 @@ def write_separated(
     Raises
     ------
     InputError
-        If the files can't be written; none is left then.
+        If the files can't be written. Incomplete files are removed.
     """
     meter = measure(store.blocks(), recording)
     speakers = output.speakers(len(meter.energies))
@@ -115,7 +115,7 @@ def write_separated(
 
 
 def _scale_of_rest(meter, level):
-    """Gain of the recording before the speakers are subtracted, so that it has their level."""
+    """Gain of the recording before the speakers are subtracted, which brings it to their level."""
     if level in ("mixture", "speakers"):
         return 1.0
     return meter.gain(level) / (meter.gain("mixture") or 1.0)

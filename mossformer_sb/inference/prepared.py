@@ -32,11 +32,11 @@ class Piece(NamedTuple):
     samples : numpy.ndarray
         [T], at the model's rate and level.
     gain : float
-        The gain that was applied to them.
+        Gain that was applied to the samples.
     start : int
-        Where the piece starts in the recording, in samples at the model's rate.
+        Start of the piece in the recording, in samples at the model's rate.
     is_last : bool
-        Whether it is the recording's last one.
+        Whether it is the last piece of the recording.
     """
 
     samples: np.ndarray
@@ -51,16 +51,16 @@ class Piece(NamedTuple):
 
 
 class PreparedRecording:
-    """A recording for a model.
+    """A recording, prepared for a model.
 
     Arguments
     ---------
     recording : mossformer_sb.data.audio_io.Recording
-        It is read once.
+        The recording, which is read once.
     model : mossformer_sb.inference.separation.MossFormerSeparation
         Determines rate, level, speakers and the shortest piece.
     chunking : mossformer_sb.inference.chunking.Chunking
-        Whether and how it is cut.
+        Whether and how the recording is cut.
     """
 
     def __init__(self, recording: Recording, model: MossFormerSeparation, chunking: Chunking) -> None:
@@ -119,7 +119,7 @@ class PreparedRecording:
         _, overlap = self._chunking.samples(self._model_rate)
         num_given = 0
         for block in resample_blocks(join(levelled, overlap), self._model_rate, rate):
-            block = block[: self._num_read - num_given]  # resampling twice can give a sample too many
+            block = block[: self._num_read - num_given]  # resampling twice can give one sample too many
             num_given += len(block)
             yield block
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from mossformer_sb.data.audio_io import Recording, as_float32, is_array
 from mossformer_sb.data.audio_writing import check_format, write_recordings
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.batches import BatchLimit, or_raise, separate_pieces
+from mossformer_sb.inference.batches import BatchLimit, result_or_raise, separate_pieces
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.input_level import check_input_level
@@ -91,31 +91,30 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         source : str or Path, optional
-            A local folder, that of an exported model or of a training, whose export is taken; the name of a model that
+            A local folder, that of an exported model or of a training, whose export is loaded; the name of a model that
             the authors released, see `mossformer_sb.sharing.released`, which is downloaded and converted at its first
             use; or a model hub's id. Default: the model that comes with the package.
         hparams_file : str
-            With ``trust`` alone: name of the YAML file.
+            Name of the YAML file; only with ``trust``.
         device : str or torch.device, optional
-            "cpu", "cuda", "cuda:1", "mps", or "auto": the best that this machine has. Default: as in ``run_opts``, or
-            "auto".
+            "cpu", "cuda", "cuda:1", "mps", or "auto": the best available one. Default: as in ``run_opts``, or "auto".
         trust : bool
-            False: ``config.json`` and ``model.safetensors`` are read, and nothing is run. True: where there is a
-            ``hyperparams.yaml``, it is loaded as SpeechBrain does, and code that it and its checkpoints refer to is
+            False: ``config.json`` and ``model.safetensors`` are read, and no code of the model is run. True: if there
+            is a ``hyperparams.yaml``, it is loaded as by SpeechBrain, and code that it and its checkpoints refer to is
             run.
         overrides : mapping, optional
-            Other values for keys of ``config.json``, or of the YAML.
+            New values for keys of ``config.json``, or of the YAML.
         overrides_must_match : bool
-            Whether each of these has to be a key of it.
+            Whether unknown keys in ``overrides`` are errors.
         savedir : str or Path, optional
-            Where to keep a copy of the downloaded files. Files of another model there are never loaded instead.
-            Default: the hub's cache; local folders are read where they are.
+            Folder for a copy of the downloaded files. Files of another model in it are never loaded instead.
+            Default: the hub's cache; local folders are read in place.
         download_only : bool
             Only download, and return None.
         local_strategy : speechbrain.utils.fetching.LocalStrategy
-            How files are put into ``savedir``. Default: copied, since not all systems have symbolic links.
+            How files get into ``savedir``. Default: copied, since not all systems have symbolic links.
         fetch_config : speechbrain.utils.fetching.FetchConfig, optional
-            A revision, a token and so on, for a model hub.
+            Settings for a model hub, such as a revision or a token.
         **kwargs
             ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``; and ``use_auth_token``, ``revision`` and
             ``huggingface_cache_dir``, which went into ``fetch_config`` in SpeechBrain 1.0.
@@ -127,12 +126,11 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If there is no such model, the device is not available, or something in the folder is refused or doesn't
-            fit.
+            If there is no such model, the device is not available, or a file in the folder is refused or inconsistent.
         """
         named = default_model() if source is None else source
         source = resolve_source(named)
-        trust = trust and source is named  # a released model was converted here, and is loaded as ours
+        trust = trust and source is named  # a released model is converted locally, and needs no trust
         fetch_config = _fetch_config(fetch_config or FetchConfig(), kwargs)
         run_opts = _with_device(kwargs.pop("run_opts", None), device)
         source = find_model(source, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config)
@@ -155,7 +153,7 @@ class MossFormerSeparation(Pretrained):
         Arguments
         ---------
         mix : torch.Tensor or numpy.ndarray
-            [B, T]. Other types than the network's are converted, see `mossformer_sb.data.audio_io.as_float32`.
+            [B, T]. Types other than the network's are converted, see `mossformer_sb.data.audio_io.as_float32`.
         lengths : torch.Tensor, optional
             [B], int64, samples of each item of a padded batch. Default: all T.
 
@@ -167,14 +165,14 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a shape or a length is wrong, or a value is no sample, NaN or infinite.
+            If a shape or a length is wrong, or a value is NaN or infinite.
         """
         needed = self.mods.encoder.conv1d.weight.dtype
         if not (torch.is_tensor(mix) and mix.is_floating_point()):
             if not is_array(mix):
                 raise InputError(
-                    f"mix must be an array or a tensor, [batch, samples]; found {type(mix).__name__}. `separate` takes "
-                    f"one recording of any kind."
+                    f"mix must be an array or a tensor, [batch, samples]; found {type(mix).__name__}. For one "
+                    "recording of any kind, use `separate`."
                 )
             mix = torch.from_numpy(np.ascontiguousarray(as_float32(mix)))
         with torch.no_grad(), self.inference_ctx:
@@ -209,22 +207,22 @@ class MossFormerSeparation(Pretrained):
             [T], [T, channels] or, as from torchaudio, [channels, T], of any type: see
             `mossformer_sb.data.audio_io.as_float32`.
         sample_rate : int, optional
-            Hz, for samples alone; files have their own. Default: the model's.
+            Sample rate in Hz, only for samples; files have their own. Default: the model's.
         channel : int, optional
-            Which channel to separate, from 0. Default: the mean of all.
+            Channel to separate, from 0. Default: the mean of all.
         level : str
             "speakers": a gain for each speaker, constant over the whole recording, fits the estimates' sum to the
             recording; networks are trained by SI-SNR, so their output levels are arbitrary. "mixture": the same with
             one gain for all. "peak": one gain scales the loudest sample of all estimates to full scale. "none": no
             further gain; their level is then arbitrary, but follows the recording's.
         chunking : Chunking, optional
-            How long recordings are cut into chunks. Default: ``Chunking()``.
+            When and how recordings are cut into chunks. Default: ``Chunking()``.
         progress : bool or callable
-            Whether to show a progress bar; or a function that is called, after each part of the recording, with how
-            many samples are separated and how many there are (None if unknown). An exception in it ends the separation.
+            Whether to show a progress bar; or a function that is called, after each part of the recording, with the
+            numbers of separated and of all samples (None if unknown). An exception in it ends the separation.
         batch_size : int, optional
-            How many chunks go through the network at once. Default: on a GPU as many as fit its memory, one elsewhere,
-            see `mossformer_sb.inference.batches.BatchLimit`.
+            Number of chunks per batch. Default: on a GPU as many as fit its memory, one elsewhere, see
+            `mossformer_sb.inference.batches.BatchLimit`.
 
         Returns
         -------
@@ -288,16 +286,16 @@ class MossFormerSeparation(Pretrained):
         path : str, Path, bytes or file object
             An audio file.
         output_folder : str or Path, optional
-            Where to write ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
+            Folder for ``<name>_spk1.wav`` and so on, at the recording's rate. Default: nothing is written.
         format : str
-            Of the written files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3". Where a format
-            would clip, all outputs are attenuated.
+            Format of the files: "wav" (32 bits, floating point), "flac" (24 bits), "ogg" or "mp3". Where a format would
+            clip, all outputs are attenuated.
         savedir : None
-            Of SpeechBrain's ``SepformerSeparation``, which keeps there what it downloads. Here paths are local.
+            Not supported: the folder for downloads of SpeechBrain's ``SepformerSeparation``. Here paths are local.
         name : str, optional
             Beginning of the files' names. Default: as ``path``; required where that has no name.
         return_estimates : bool
-            False: a recording of any length needs the same memory, and the paths are returned. It needs
+            False: memory is independent of the recording's length, and the paths are returned. It needs
             ``output_folder``.
         **options
             ``channel``, ``level``, ``chunking``, ``progress``, ``batch_size``, as for `separate`.
@@ -310,7 +308,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If the recording can't be separated, or the files can't be written; none is left then.
+            If the recording can't be separated, or the files can't be written. Incomplete files are removed.
         """
         if savedir is not None:
             raise InputError(
@@ -357,11 +355,11 @@ class MossFormerSeparation(Pretrained):
         recording : str, Path, bytes or file object
             An audio file.
         output_folder : str or Path
-            Made if it is not there.
+            Created if it does not exist.
         name : str, optional
-            Name for the files, ``{stem}`` in their pattern. Default: as ``recording``; required where that has no name.
+            Name of the files, ``{stem}`` in their pattern. Default: as ``recording``; required where that has no name.
         output : mossformer_sb.inference.output_files.Output, optional
-            Which files to write. Default: one WAV a speaker.
+            Files to write. Default: one WAV file per speaker.
         channel, level, chunking, progress, batch_size
             As for `separate`. Where samples would be clipped, all outputs are attenuated.
 
@@ -372,7 +370,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If the recording can't be separated, or the files can't be written; none is left then.
+            If the recording can't be separated, or the files can't be written. Incomplete files are removed.
 
         Example
         -------
@@ -400,14 +398,14 @@ class MossFormerSeparation(Pretrained):
             return write_separated(recording, store, output, output_folder, name, level, detector)
 
     def activity_detector(self, recording: Recording) -> ActivityDetector:
-        """The detector of speech activity, at the rate up to which the network's outputs have content."""
+        """The detector of speech activity, for the band that the network's outputs fill."""
         from mossformer_sb.inference.activity import ActivityDetector
 
         rate = min(recording.sample_rate, self.hparams.sample_rate)
         return ActivityDetector(self.hparams.num_spks, recording.sample_rate, analysed_rate=rate)
 
     def separate_signals(self, signals: list[np.ndarray]) -> list[np.ndarray]:
-        """Separate signals of any lengths at once.
+        """Separate signals of any lengths as one batch.
 
         Arguments
         ---------
@@ -447,7 +445,7 @@ class MossFormerSeparation(Pretrained):
         bar = tqdm(total=recording.num_samples, unit="sample", unit_scale=True, disable=hidden, leave=False)
         num_given = 0
         with bar:
-            for block in prepared.blocks((piece, or_raise(found)) for _, piece, found in separated):
+            for block in prepared.blocks((piece, result_or_raise(found)) for _, piece, found in separated):
                 num_given += len(block)
                 bar.update(len(block))
                 report(num_given, recording.num_samples)
@@ -459,7 +457,7 @@ class MossFormerSeparation(Pretrained):
 
 
 def _check_finite(mix, estimates, lengths):
-    """Raise if an item of a batch holds NaN or infinity, which its estimates then hold too."""
+    """Raise if an item of a batch, and so its estimates, holds NaN or infinity."""
     if bool(estimates.isfinite().all()):
         return
     finite = mix.isfinite()
@@ -509,7 +507,7 @@ def _hparams(source, overrides, overrides_must_match):
 
 
 def _has_yaml(source, hparams_file):
-    """Whether a trusted model is loaded by its YAML file; without one it is loaded as if it were not trusted."""
+    """Whether a trusted model has its YAML file; without one it is loaded as an untrusted one."""
     try:
         source.file(hparams_file)
     except NoSuchFile:
@@ -520,7 +518,7 @@ def _has_yaml(source, hparams_file):
 
 
 def _prepared_for_speechbrain(source, hparams_file):
-    """Arguments for SpeechBrain's loading, after the files in ``savedir`` are known to be this model's."""
+    """Arguments for SpeechBrain's loading, after a check that the files in ``savedir`` are this model's."""
     source.file(hparams_file)
     for name in MODULES:
         with contextlib.suppress(NoSuchFile):  # a trusted YAML file may have other modules, and other names for them
@@ -534,6 +532,7 @@ def stem(recording: str | Path | bytes | BinaryIO) -> str:
     Arguments
     ---------
     recording : str, Path or file object
+        The recording.
 
     Returns
     -------
@@ -542,7 +541,7 @@ def stem(recording: str | Path | bytes | BinaryIO) -> str:
     Raises
     ------
     InputError
-        If it has no name.
+        If the recording has no name.
 
     Example
     -------

@@ -46,7 +46,7 @@ class Limits:
     Raises
     ------
     InputError
-        If a number can't be used.
+        If a number is out of range.
 
     Example
     -------
@@ -76,7 +76,7 @@ class Limits:
         return round(self.megabytes * 1e6)
 
     def check_length(self, path: Path) -> float:
-        """Check a recording before it is separated, as far as that is quick.
+        """Check the length of a recording before it is separated.
 
         Arguments
         ---------
@@ -85,12 +85,12 @@ class Limits:
         Returns
         -------
         float
-            Seconds.
+            Length in seconds.
 
         Raises
         ------
         TooLong
-            If it is longer.
+            If it is longer than ``minutes``.
         InputError
             If it can't be read as audio.
 
@@ -114,7 +114,7 @@ class Limits:
         if num_samples > most:
             more = " or more" if recording.num_samples is None else ""
             raise TooLong(
-                f"{path}: takes {duration(num_samples / recording.sample_rate)}{more}; the maximum is "
+                f"{path}: lasts {duration(num_samples / recording.sample_rate)}{more}; the maximum is "
                 f"{duration(60 * self.minutes)}. Cut it, separate it with `mossformer-sb separate`, which has no "
                 "limit, or start the server with a larger --max_minutes."
             )
@@ -138,9 +138,9 @@ class Turns:
     Arguments
     ---------
     parallel : int
-        Separations at a time.
+        Number of separations at a time.
     waiting : int, optional
-        Recordings that may wait beside these; unlimited by default.
+        Number of recordings that may wait in addition. Default: unlimited.
 
     Example
     -------
@@ -154,14 +154,14 @@ class Turns:
 
     def __init__(self, parallel: int = 1, waiting: int | None = None) -> None:
         self.parallel = parallel
-        self.number = None if waiting is None else parallel + waiting  # of places
-        self.taken = 0  # places
-        self._queue: list[object] = []  # callers that have their turn or wait for it
+        self.number = None if waiting is None else parallel + waiting  # number of places
+        self.taken = 0  # number of occupied places
+        self._queue: list[object] = []  # callers that compute or wait
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """Context: admits a recording, whose turn may come later.
+        """Context: admit a recording to the queue.
 
         Raises
         ------
@@ -180,12 +180,12 @@ class Turns:
 
     @contextlib.contextmanager
     def turn(self, waiting: Callable[[int], object] = lambda num_ahead: None) -> Iterator[None]:
-        """Context: waits for the caller's turn, in the order of the calls.
+        """Context: wait for the caller's turn, in the order of the calls.
 
         Arguments
         ---------
         waiting : callable
-            Called several times a second with the number of separations ahead. An exception in it ends the wait.
+            Called several times per second with the number of separations ahead. An exception in it ends the wait.
         """
         mine = object()
         with self._changed:
@@ -234,7 +234,7 @@ class TemporaryFolder:
         self.delete()
 
     def delete(self) -> None:
-        """Delete it, including files that a running separation writes meanwhile."""
+        """Delete the folder, including files that a running separation still writes."""
         for _ in range(20):
             shutil.rmtree(self.path, ignore_errors=True)
             if not self.path.exists():

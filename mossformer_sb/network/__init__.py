@@ -1,8 +1,8 @@
 """The networks.
 
-A MossFormer, from the smallest part to the largest: `layers`, `attention`, `block`, `masknet`, `separator`; what
-MossFormer2 adds: `recurrent`, `mossformer2`; `sizes` has the published ones. `mossformer_sb.network.fast` has their
-fast implementations, and the switch that turns these off. The network is complete without that folder.
+The modules of MossFormer, from the smallest to the largest: `layers`, `attention`, `block`, `masknet`, `separator`; the
+additions of MossFormer2: `recurrent`, `mossformer2`; `sizes` has the published sizes. `mossformer_sb.network.fast` has
+fast implementations, and the switch that disables them. The network is complete without that folder.
 """
 
 import importlib

@@ -1,7 +1,7 @@
 """Joint local and global single-head self-attention (MossFormer, section 2.3; after FLASH's mixed chunk attention).
 
-Local: full attention within groups of P frames, with squared ReLU in place of softmax. Global: linear attention over
-the whole sequence. Both attend with the same z, through four affine heads of it, to the same values.
+Local: full attention within groups of P frames, with squared ReLU instead of softmax. Global: linear attention over the
+complete sequence. Both use the same values, and queries and keys from four affine heads of the same z.
 
 Shapes: B batch, L frames, K query/key width, E value width, P group size, G groups, R rotated channels.
 """
@@ -41,8 +41,8 @@ def joint_attention(
     queries_keys : QueriesKeys
         Four tensors [B, L, K].
     values : torch.Tensor
-        [B, L, E]; zero past each item's length. This alone keeps padding out of both attentions, since neither is
-        normalised by its weights.
+        [B, L, E]; zero past each item's length. This excludes padding from both attentions, since neither is normalised
+        by its weights.
     group_size : int
         P.
     lengths : torch.Tensor, optional
@@ -94,9 +94,9 @@ def local_attention(
     torch.Size([2, 70, 32])
     """
     batch_size, num_frames, _ = values.shape
-    # Compilers and exporters specialise on an axis of size one, and on a slice that covers a whole axis. So items and
-    # groups share an axis, and zeros are always appended, a whole group where no frame is missing: this gives one graph
-    # for all lengths.
+    # Compilers and exporters specialise on an axis of size one, and on a slice that covers an axis. So items and groups
+    # share an axis, and zeros are always appended, a complete group if no frame is missing: this gives one graph for
+    # all lengths.
     missing = group_size - num_frames % group_size
     query, key, values = (
         F.pad(x, (0, 0, 0, missing)).flatten(0, 1).unflatten(0, (-1, group_size)) for x in (query, key, values)
@@ -114,7 +114,7 @@ def drop(weights: torch.Tensor, dropout: float) -> torch.Tensor:
 
 
 def global_context(key: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-    """Kᵀ V / L: the sequence summed up in one [K, E] matrix per item, L being its true length.
+    """Kᵀ V / L: one [K, E] matrix per item as the context of its sequence, with its true length L.
 
     Arguments
     ---------
@@ -135,7 +135,7 @@ def global_context(key: torch.Tensor, values: torch.Tensor, lengths: torch.Tenso
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of the first R channels, by pairs of neighbours (2i, 2i+1).
+    """Rotary position embedding of the first R channels, in adjacent pairs (2i, 2i+1).
 
     Source: Su et al., "RoFormer", equation 34.
 

@@ -1,9 +1,9 @@
-"""The baselines: mask nets of Conv-TasNet, DPRNN and SepFormer, made of SpeechBrain's modules.
+"""The baselines: mask nets of Conv-TasNet, DPRNN and SepFormer, built from SpeechBrain's modules.
 
-They keep the contract of `MossFormerMaskNet`, so that training, evaluation and export take them as they are. One thing
-differs: they do not mask padding inside. In a padded batch the zeros past an item's length go through their norms,
-recurrences and attention like signal, so that an item's masks are near those that it gets alone, and not equal to them.
-Evaluate with a batch size of 1 for exact numbers.
+They have the interface of `MossFormerMaskNet`, so that training, evaluation and export use them unchanged. There is one
+difference: they do not mask padding inside. In a padded batch, their norms, recurrences and attention process the zeros
+past an item's length like signal, so that an item's masks are close to those without padding, but not equal. Evaluate
+with a batch size of 1 for exact results.
 
 Shapes: B batch, N encoder channels, L frames, S speakers.
 """
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     import torch
     from speechbrain.lobes.models.conv_tasnet import TemporalBlock
 
-MAX_POSITIONS = 2500  # of SpeechBrain's position embedding: frames of a chunk, and chunks
-MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames, fewer than a ninth block needs
+MAX_POSITIONS = 2500  # of SpeechBrain's position embedding: maximum of frames per chunk, and of chunks
+MAX_DILATED_BLOCKS = 8  # SpeechBrain builds a block by running it on 256 frames, too few for a ninth block
 
 
 class BaselineMaskNet(nn.Module):
-    """What the baselines share: checks, and zeros in the padding. A subclass sets ``net``, [B, N, L] → [S, B, N, L].
+    """Base class of the baselines: checks, and zeros in the padding. A subclass sets ``net``, [B, N, L] → [S, B, N, L].
 
     Arguments
     ---------
     **config
-        The subclass's arguments. Kept, so that an export can write the node that builds the same network.
+        The subclass's arguments, which an export writes to build the same network.
 
     Raises
     ------
     InputError
-        If a value can't be used.
+        If a value is invalid.
     """
 
     network = ""
@@ -62,13 +62,13 @@ class BaselineMaskNet(nn.Module):
         x : torch.Tensor
             [B, N, L], the encoded mixture, L ≥ 1.
         lengths : torch.Tensor, optional
-            [B], int64, frames of each item of a padded batch. Zeros go through the network past them, so the masks are
-            only near those that an item gets alone; past its length they are zero. Default: all items have L frames.
+            [B], int64, frames of each item of a padded batch. The network processes the zeros past them, so the masks
+            are only close to those without padding; past its length they are zero. Default: all items have L frames.
 
         Returns
         -------
         torch.Tensor
-            [S, B, N, L], masks, not negative.
+            [S, B, N, L], non-negative masks.
 
         Raises
         ------
@@ -85,10 +85,10 @@ class BaselineMaskNet(nn.Module):
 class ConvTasNetMaskNet(BaselineMaskNet):
     """The mask net of Conv-TasNet: a stack of dilated convolutions.
 
-    SpeechBrain's ``conv_tasnet.MaskNet`` with global layer norm, not causal, and two changes that make it the published
-    one: the masks are made from the sum of the blocks' skip outputs, not from the last block's output; and borders are
-    padded with zeros, where SpeechBrain reflects the signal, which fails for less than 2^(num_blocks - 1) + 1 frames.
-    The masks end in ReLU, as in SpeechBrain and in the other networks here; the paper has a sigmoid.
+    SpeechBrain's ``conv_tasnet.MaskNet`` with global layer norm, non-causal, and two changes to match the paper: the
+    masks are computed from the sum of the blocks' skip outputs, not from the last block's output; and convolutions are
+    zero-padded, where SpeechBrain reflects the signal, which fails for less than 2^(num_blocks - 1) + 1 frames. The
+    masks end in ReLU, as in SpeechBrain and in the other networks here; the paper uses a sigmoid.
 
     Arguments
     ---------
@@ -99,20 +99,20 @@ class ConvTasNetMaskNet(BaselineMaskNet):
     hidden_channels : int
         H, channels within a block.
     skip_channels : int
-        Sc, channels of the skip path; 0: there is none, as in SpeechBrain.
+        Sc, channels of the skip path; 0: no skip path, as in SpeechBrain.
     kernel_size : int
         P, kernel size of the dilated convolutions, odd.
     num_blocks : int
         X, blocks in each repeat, with dilations 1, 2, 4, …; at most 8.
     num_repeats : int
-        R.
+        R, number of repeats.
     num_spks : int
         S.
 
     Raises
     ------
     InputError
-        If a value can't be used.
+        If a value is invalid.
 
     Example
     -------
@@ -173,7 +173,7 @@ class ConvTasNetMaskNet(BaselineMaskNet):
 
 
 class SkipPath(nn.Module):
-    """Conv-TasNet's blocks, with an output for the masks beside the one for the next block.
+    """Conv-TasNet's blocks, with a skip output for the masks in addition to the output for the next block.
 
     Arguments
     ---------
@@ -195,7 +195,7 @@ class SkipPath(nn.Module):
     def __init__(self, blocks: Iterable[TemporalBlock], hidden_channels: int, skip_channels: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(block.layers for block in blocks)
-        # A block's last convolution is what leads to the next block; nothing follows that of the last one.
+        # A block's last convolution gives the output for the next block; the last block has none.
         residuals = [block.DSconv.pop("conv_1") for block in self.blocks]
         self.residuals = nn.ModuleList(residuals[:-1])
         self.skips = nn.ModuleList(nn.Linear(hidden_channels, skip_channels, bias=False) for _ in residuals)
@@ -213,9 +213,9 @@ class SkipPath(nn.Module):
 
 
 class DPRNNMaskNet(BaselineMaskNet):
-    """The mask net of the dual-path RNN: recurrences within chunks, and across them.
+    """The mask net of the dual-path RNN: recurrent layers within and across chunks.
 
-    SpeechBrain's ``Dual_Path_Model`` with an LSTM in both directions on either path.
+    SpeechBrain's ``Dual_Path_Model`` with a bidirectional LSTM on both paths.
 
     Arguments
     ---------
@@ -228,14 +228,14 @@ class DPRNNMaskNet(BaselineMaskNet):
     num_layers : int
         Number of dual-path blocks.
     chunk_size : int
-        Frames of a chunk; chunks overlap by half.
+        Frames per chunk; chunks overlap by half.
     num_spks : int
         S.
 
     Raises
     ------
     InputError
-        If a value can't be used.
+        If a value is invalid.
 
     Example
     -------
@@ -276,7 +276,7 @@ class DPRNNMaskNet(BaselineMaskNet):
 
 
 class SepFormerMaskNet(BaselineMaskNet):
-    """The mask net of SepFormer: transformers within chunks, and across them.
+    """The mask net of SepFormer: transformers within and across chunks.
 
     SpeechBrain's ``Dual_Path_Model`` with its transformers, as in its recipe and its ``SepformerWrapper``.
 
@@ -295,16 +295,16 @@ class SepFormerMaskNet(BaselineMaskNet):
     ffn_dim : int
         Channels within a feed-forward layer.
     chunk_size : int
-        Frames of a chunk, at most 2500; chunks overlap by half. There can be 2500 of them.
+        Frames per chunk, at most 2500; chunks overlap by half. The maximum number of chunks is 2500.
     dropout : float
-        Probability.
+        Dropout probability.
     num_spks : int
         S.
 
     Raises
     ------
     InputError
-        If a value can't be used.
+        If a value is invalid.
 
     Example
     -------
@@ -364,7 +364,7 @@ class SepFormerMaskNet(BaselineMaskNet):
         )
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """As `BaselineMaskNet.forward`; and there is a longest input, see ``chunk_size``."""
+        """As `BaselineMaskNet.forward`; the length of the input is limited, see ``chunk_size``."""
         chunk_size = self.config["chunk_size"]
         longest = MAX_POSITIONS // 2 * chunk_size - chunk_size // 2 - 1
         if x.shape[-1] > longest:
@@ -404,7 +404,7 @@ def _dual_path_model(intra, inter, config, linear_layer_after_inter_intra):
 
 
 def _check_config(dropout=0.0, skip_channels=0, **counts):
-    """Raise InputError for a value that no mask net can have."""
+    """Raise InputError for a value that is invalid in all baselines."""
     for key, value in {**counts, "skip_channels": skip_channels}.items():
         least = 0 if key == "skip_channels" else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -417,7 +417,7 @@ def _check_config(dropout=0.0, skip_channels=0, **counts):
     if counts.get("num_blocks", 1) > MAX_DILATED_BLOCKS:
         raise InputError(
             f"num_blocks must be at most {MAX_DILATED_BLOCKS}, since dilations double from block to block; found "
-            f"{counts['num_blocks']}. Take more repeats (num_repeats) for a deeper network."
+            f"{counts['num_blocks']}. Use more repeats (num_repeats) for a deeper network."
         )
     if counts.get("chunk_size") == 1:
         raise InputError("chunk_size must be at least 2, since chunks overlap by half; found 1.")

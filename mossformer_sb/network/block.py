@@ -26,7 +26,7 @@ class ConvModule(nn.Module):
     kernel_size : int
         Kernel weights of the depthwise convolution, odd.
     dropout : float
-        Probability.
+        Dropout probability.
     norm : type
         Class of the norm over channels: `ScaleNorm` in a MossFormer block, ``torch.nn.LayerNorm`` in the gated
         convolutional unit of MossFormer2.
@@ -50,7 +50,7 @@ class ConvModule(nn.Module):
     def forward(self, x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
         """[B, L, in] → [B, L, out]; ``padding`` is True on the frames past an item's length, [B, L, 1]."""
         hidden = F.silu(self.linear(self.norm(x)))
-        # The convolution looks eight frames ahead: bias and SiLU must not have put anything there.
+        # The convolution looks eight frames ahead, so the outputs of bias and SiLU in the padding must be zero.
         hidden = zero_padding(hidden, padding)
         return self.dropout(self.depthwise(hidden))
 
@@ -101,7 +101,7 @@ class MossFormerBlock(nn.Module):
     kernel_size : int
         Kernel weights of the depthwise convolutions, odd.
     dropout : float
-        Probability, in the projections and on local attention weights.
+        Dropout probability, in the projections and on local attention weights.
 
     Example
     -------
@@ -152,10 +152,10 @@ class MossFormerBlock(nn.Module):
         Returns
         -------
         torch.Tensor
-            [B, L, D]. Frames past an item's length hold no meaning.
+            [B, L, D]. Frames past an item's length are undefined.
         """
         shifted = token_shift(x)
-        values = zero_padding(self.to_values(shifted, padding), padding)  # [B, L, 2H], v and u side by side
+        values = zero_padding(self.to_values(shifted, padding), padding)  # [B, L, 2H], v and u concatenated
         z = self.to_query_key(shifted, padding)  # [B, L, K]
         queries_keys = self.queries_keys(z, rotation, values.dtype)
         dropout = self.attention_dropout if self.training else 0.0

@@ -1,4 +1,4 @@
-"""What a mask net can be built with and called with, and the messages for everything else."""
+"""Checks of a mask net's arguments and inputs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import torch
 
-# What SpeechBrain's Dual_Path_Model takes and MossFormer has no use for: the two networks that it runs within and
-# across chunks, how it puts them together, and its absolute positions, which end at max_length.
+# Arguments of SpeechBrain's Dual_Path_Model that MossFormer does not have: the two networks within and across chunks,
+# their combination, and absolute positions, which end at max_length.
 DUAL_PATH_ARGUMENTS = (
     "intra_model",
     "inter_model",
@@ -30,20 +30,20 @@ DUAL_PATH_ARGUMENTS = (
 
 
 def refuse(network: str, others: Collection[str], known: Collection[str]) -> None:
-    """Raise InputError for arguments that a mask net, given by its class's name, does not have."""
+    """Raise InputError for unknown arguments of a mask net, given by its class's name."""
     stock = [key for key in others if key in DUAL_PATH_ARGUMENTS]
     if stock:
         raise InputError(
             f"{network} does not take {', '.join(stock)}, which Dual_Path_Model takes: delete this from the "
-            f"node, and the nodes of intra_model and inter_model. Here the depth is num_blocks, and a local attention "
-            f"group has group_size frames."
+            f"node, and the nodes of intra_model and inter_model. The depth is num_blocks, and a local attention group "
+            f"has group_size frames."
         )
     if others:
         raise InputError(f"{network} does not take {', '.join(others)}: it takes {', '.join(known)}.")
 
 
 def check_count(key: str, value: object) -> None:
-    """Raise InputError for a value that can't be a number of things.
+    """Raise InputError for a value that is not a positive integer.
 
     Example
     -------
@@ -53,13 +53,13 @@ def check_count(key: str, value: object) -> None:
     mossformer_sb.errors.InputError: num_spks must be a whole number of at least 1; found 0.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        # A network would print all its layers. It gets here as Dual_Path_Model's third positional argument.
+        # A network, Dual_Path_Model's third positional argument, would be printed with all its layers.
         found = type(value).__name__ if isinstance(value, nn.Module) else repr(value)
         raise InputError(f"{key} must be a whole number of at least 1; found {found}.")
 
 
 def check_number(key: str, value: object) -> None:
-    """Raise InputError for a value that is no finite number.
+    """Raise InputError for a value that is not a finite number.
 
     Example
     -------
@@ -81,7 +81,7 @@ def check_config(
     expansion_factor: float,
     **counts: int,
 ) -> None:
-    """Raise InputError for a value that no mask net can have."""
+    """Raise InputError for an invalid value of a mask net."""
     counts.update(out_channels=out_channels, query_key_dim=query_key_dim)
     for key, value in counts.items():
         check_count(key, value)
@@ -105,11 +105,11 @@ def check_config(
             f"found {expansion_factor} * {out_channels} / 2 = {hidden}."
         )
     if norm != "ln":
-        raise InputError(f"norm {norm!r} is not known: the published networks have 'ln', the only one offered.")
+        raise InputError(f"norm {norm!r} is not known: choose 'ln', the norm of the published networks.")
 
 
 def check_input(x: torch.Tensor, in_channels: int, lengths: torch.Tensor | None = None) -> None:
-    """Raise InputError if an encoded mixture, or the lengths of its items, can't be what a mask net takes.
+    """Raise InputError if an encoded mixture, or the lengths of its items, is invalid as input of a mask net.
 
     Arguments
     ---------

@@ -1,8 +1,7 @@
-"""Registering another implementation of a plain call.
+"""Registering another implementation of a call of the reference implementation.
 
-The network is written plainly, and is complete without any registration. Calls that are marked `replaceable` may be
-computed by another implementation with the same result: `mossformer_sb.network.fast.register` registers what makes them
-fast.
+The reference implementation of the network is complete without any registration. Another implementation with the same
+result may compute calls that are marked `replaceable`: `mossformer_sb.network.fast.register` registers the fast ones.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_rules = {}  # by the name of the plain call; None: nothing was registered
+_rules = {}  # by the name of the reference call; None: not registered
 
 
 def replaceable(plain: Callable) -> Callable:
-    """Decorator: mark a function or method whose calls another implementation may compute.
+    """Decorator: mark a function or method that another implementation may replace.
 
     Arguments
     ---------
@@ -51,13 +50,13 @@ def register(call: Callable) -> Callable:
     Returns
     -------
     callable
-        A decorator of the rule, a function that takes the call's arguments and returns what computes it, a callable
-        that takes the same ones, or None for the plain code.
+        A decorator of the rule, a function from the call's arguments to an implementation, a callable with the same
+        arguments, or to None for the reference implementation.
 
     Raises
     ------
     ValueError
-        If the call isn't replaceable.
+        If the call is not replaceable.
 
     Example
     -------

@@ -1,8 +1,8 @@
 """A separator as files for the Hugging Face hub: ``config.json`` and ``model.safetensors``.
 
-`HubModel` is huggingface_hub's ``PyTorchModelHubMixin`` with stricter reading: ``config.json`` holds plain values only,
-which become arguments of one class; weights come from safetensors alone, of exactly the names and shapes that the
-network has. So loading files of an unknown origin runs no code of theirs.
+`HubModel` is huggingface_hub's ``PyTorchModelHubMixin`` with stricter reading: ``config.json`` only holds plain values,
+which become arguments of one class; weights are only read from safetensors, with exactly the network's names and
+shapes. So loading untrusted files runs no code from them.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
-NEEDED = ("network", "sample_rate", "num_spks")  # keys that every config.json has
-LARGEST = 2**20  # of a whole number in config.json: no rate or width comes near it
-MOST_BYTES = 2**16  # of config.json, which has some hundred
-# What repeats layers: no network has more of them than tensors.
+NEEDED = ("network", "sample_rate", "num_spks")  # required keys of config.json
+LARGEST = 2**20  # maximum of a whole number in config.json, far above all rates and widths
+MOST_BYTES = 2**16  # maximum size of config.json, which usually has some hundred
+# Numbers of repeated layers: no network has more of them than tensors.
 DEPTHS = ("num_blocks", "num_layers", "num_repeats", "num_intra_layers", "num_inter_layers")
-# What shapes the tensors: none of it is greater than the largest dimension of them all.
+# Sizes of tensors: none is greater than the largest dimension of all tensors.
 WIDTHS = ("encoder_channels", "encoder_kernel_size", "num_spks", "out_channels", "query_key_dim", "expansion_factor")
 WIDTHS += ("kernel_size", "recurrent_channels", "bottleneck_channels", "hidden_channels", "skip_channels")
 WIDTHS += ("hidden_size", "num_heads", "ffn_dim")
-BUILT_BY_RUNNING = ("Conv-TasNet",)  # SpeechBrain finds the shapes of its layers by running them, on the CPU alone
+BUILT_BY_RUNNING = ("Conv-TasNet",)  # SpeechBrain infers the shapes of its layers by running them, only on the CPU
 USUAL_WIDTH, USUAL_DEPTH, USUAL_EXPANSION = 1024, 64, 8
-# What constructors raise for values that no network can have.
+# Exceptions of constructors for invalid values.
 _BUILDING_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError, MemoryError)
 
 
 class HubModel(PyTorchModelHubMixin):
-    """What a network needs to be saved, pushed and loaded; it has to have ``config``, its arguments as plain values.
+    """Mixin to save, push and load a network, whose ``config`` must hold its arguments as plain values.
 
     ``save_pretrained`` and ``push_to_hub`` are those of huggingface_hub.
     """
@@ -60,30 +60,30 @@ class HubModel(PyTorchModelHubMixin):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and a model card, ``README.md``, into a folder.
 
-        The card is the one that the model was loaded with, as long as it has those weights; else one that is there
-        already stays; else it says what the network is.
+        The card is the one that the model was loaded with, if the weights have not changed; else an existing one is
+        kept; else it describes the network.
 
         Arguments
         ---------
         save_directory : str or Path
             Created if it does not exist.
         **options
-            Of huggingface_hub's ``save_pretrained``: ``push_to_hub``, ``repo_id`` and so on.
+            Options of huggingface_hub's ``save_pretrained``: ``push_to_hub``, ``repo_id`` and so on.
 
         Returns
         -------
         str or None
-            The commit's address, with ``push_to_hub``.
+            URL of the commit, with ``push_to_hub``.
 
         Raises
         ------
         InputError
-            If the network can't be described by plain values; nothing is written then.
+            If the network can't be described by plain values; then no file is written.
         """
         return super().save_pretrained(save_directory, **{"config": self.config, **options})
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """A card that says what the network is, for a model that has none."""
+        """A card that describes the network, for a model without one."""
         rows = "\n".join(f"| {key} | {value} |" for key, value in self.config.items())
         name = self.config["network"]
         return ModelCard(
@@ -106,7 +106,7 @@ class HubModel(PyTorchModelHubMixin):
         map_location: str | torch.device = "cpu",
         **overrides: Any,
     ) -> HubModel:
-        """Load a model from a folder or from the Hugging Face hub, in evaluation mode; nothing of it is run.
+        """Load a model from a folder or from the Hugging Face hub, in evaluation mode, without running its code.
 
         Arguments
         ---------
@@ -115,19 +115,19 @@ class HubModel(PyTorchModelHubMixin):
         force_download, token, cache_dir, local_files_only, revision
             As for ``huggingface_hub.hf_hub_download``.
         map_location : str or torch.device
-            Where the weights go.
+            Device of the weights.
         **overrides
-            Other values for keys of ``config.json``, such as ``dropout=0.0``.
+            New values for keys of ``config.json``, such as ``dropout=0.0``.
 
         Returns
         -------
         HubModel
-            Of this class.
+            Model of this class.
 
         Raises
         ------
         InputError
-            If there is no such model, or something in it is refused, missing, or doesn't fit.
+            If there is no such model, or one of its files is refused, missing, or inconsistent.
         """
         download = {
             "force_download": force_download,
@@ -149,25 +149,25 @@ class HubModel(PyTorchModelHubMixin):
         Arguments
         ---------
         config_file, weights_file : str or Path
-            ``config.json`` and ``model.safetensors``, not trusted.
+            ``config.json`` and ``model.safetensors``, untrusted.
         **overrides
-            Other values for keys of ``config.json``.
+            New values for keys of ``config.json``.
 
         Returns
         -------
         HubModel
-            Of this class.
+            Model of this class.
 
         Raises
         ------
         InputError
-            If a file can't be read, or they are not of one network.
+            If a file can't be read, or they belong to different networks.
         """
         config, state = {**read_config(config_file), **overrides}, read_state_dict(weights_file)
         _check_sizes(config, state, config_file)
         if _is_large(config) and config["network"] not in BUILT_BY_RUNNING:
-            # First without memory: what doesn't fit the weights is found before anything of its size is made. Not for
-            # the usual sizes, since PyTorch takes a second of imports for it.
+            # First without memory, to detect wrong sizes before they are allocated. Not for the usual sizes, since it
+            # needs a second of PyTorch's imports.
             with torch.device("meta"):
                 check_state(cls._from_config(config, config_file), state, weights_file, "separator", config_file)
         model = cls._from_config(config, config_file)
@@ -184,7 +184,7 @@ class HubModel(PyTorchModelHubMixin):
             raise InputError(f"{config_file}: {error}") from error
         except _BUILDING_ERRORS as error:
             reason = str(error).strip().partition("\n")[0]
-            raise InputError(f"{config_file}: no network can be built of it: {reason}") from error
+            raise InputError(f"{config_file}: the network can't be built: {reason}") from error
 
 
 def write_model(folder: str | Path, config: dict, state: Mapping) -> None:
@@ -193,23 +193,23 @@ def write_model(folder: str | Path, config: dict, state: Mapping) -> None:
     Arguments
     ---------
     folder : str or Path
-        It must exist.
+        An existing folder.
     config : dict
         Plain values.
     state : mapping
         Name to tensor.
     """
     with atomic_write(Path(folder) / WEIGHTS_FILE) as temporary:
-        # Readable for others, as the file of safetensors' save_file is not.
+        # Readable for others, unlike the file of safetensors' save_file.
         temporary.write_bytes(save({key: value.detach().cpu().contiguous() for key, value in state.items()}, _FORMAT))
     write_text(Path(folder) / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-_FORMAT = {"format": "pt"}  # a note in the weights' file, by which other programs see that it is PyTorch's
+_FORMAT = {"format": "pt"}  # metadata that tells other programs that the weights are PyTorch's
 
 
 def read_config(path: str | Path) -> dict:
-    """Read the ``config.json`` of a model that is not trusted.
+    """Read the ``config.json`` of an untrusted model.
 
     Arguments
     ---------
@@ -223,7 +223,7 @@ def read_config(path: str | Path) -> dict:
     Raises
     ------
     InputError
-        If it is something else, or not the description of a separator.
+        If the file is invalid, or does not describe a separator.
 
     Example
     -------
@@ -232,16 +232,16 @@ def read_config(path: str | Path) -> dict:
     >>> read_config(path)
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: ...config.json: can't be read as JSON (NaN is no number). Download it again.
+    mossformer_sb.errors.InputError: ...config.json: can't be read as JSON (NaN is not a number). Download it again.
     """
     try:
         check_no_pointer(path)
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror}). Was the folder copied as a whole?") from error
+        raise InputError(f"{path}: can't be read ({error.strerror}). Copy the complete folder.") from error
     if len(content) > MOST_BYTES:
-        raise InputError(f"{path}: has more than {MOST_BYTES} bytes, so it is no description of a separator.")
+        raise InputError(f"{path}: has more than {MOST_BYTES} bytes, so it does not describe a separator.")
     try:
         config = json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -249,9 +249,9 @@ def read_config(path: str | Path) -> dict:
     config = config if isinstance(config, dict) else {}
     missing = [key for key in NEEDED if key not in config]
     if missing:
-        hint = "describes no separator of mossformer_sb: a model folder has one that `mossformer-sb export` wrote"
+        hint = "does not describe a separator of mossformer_sb: give a model folder that `mossformer-sb export` wrote"
         if "model_type" in config:
-            hint = "is of another program's model: a checkpoint of the authors' is converted by `mossformer-sb convert`"
+            hint = "is of another program: a checkpoint of the authors is converted by `mossformer-sb convert`"
         raise InputError(f"{path}: has no {', '.join(missing)}, so it {hint}.")
     for key, value in config.items():
         _check_plain(path, key, value)
@@ -261,19 +261,19 @@ def read_config(path: str | Path) -> dict:
 def _unique(pairs):
     keys = [key for key, _ in pairs]
     if len(set(keys)) < len(keys):
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
     return dict(pairs)
 
 
 def _refuse_constant(name):
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _check_plain(path, key, value):
     if not isinstance(value, (str, int, float, bool, type(None))):
-        raise InputError(f"{path}: {key} has to be a plain value; found {type(value).__name__}.")
+        raise InputError(f"{path}: {key} must be a plain value; found {type(value).__name__}.")
     if isinstance(value, int) and abs(value) > LARGEST or isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{path}: {key} has to be a number up to {LARGEST}; found {str(value)[:40]}.")
+        raise InputError(f"{path}: {key} must be a number up to {LARGEST}; found {str(value)[:40]}.")
 
 
 def _check_sizes(config, state, path):
@@ -287,23 +287,23 @@ def _check_sizes(config, state, path):
 
 
 def _is_large(config):
-    """Whether a network may be larger than any that is published; these have 512 channels and 25 blocks."""
+    """Whether a network may be larger than all published ones, which have at most 512 channels and 25 blocks."""
     limits = {**dict.fromkeys(WIDTHS, USUAL_WIDTH), **dict.fromkeys(DEPTHS, USUAL_DEPTH)}
     limits["expansion_factor"] = USUAL_EXPANSION
     return any(isinstance(config.get(key), (int, float)) and config[key] > limit for key, limit in limits.items())
 
 
 def _check_values(state, needed, path):
-    """Raise InputError for weights that are no real numbers where these are needed, or not finite."""
+    """Raise InputError for weights of a wrong type, or with non-finite values."""
     for key, value in state.items():
         if value.is_floating_point() != needed[key].is_floating_point() or value.is_complex():
-            raise InputError(f"{path}: {key} has the type {value.dtype}, needed is {needed[key].dtype}.")
+            raise InputError(f"{path}: {key} has the type {value.dtype}, expected {needed[key].dtype}.")
         if not value.isfinite().all():
             raise InputError(f"{path}: {key} holds NaN or infinity. The file is damaged, or its training failed.")
 
 
 def _find_file(source, name, download):
-    """The path of one of a model's files, here or in the hub's cache."""
+    """The path of one of a model's files, local or in the hub's cache."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         if (folder / name).is_file():
@@ -311,7 +311,7 @@ def _find_file(source, name, download):
         raise InputError(missing_file(source, name))
     try:
         return Path(huggingface_hub.hf_hub_download(str(source), name, **download))
-    except Exception as error:  # httpx's exceptions have no base in common with those of requests
+    except Exception as error:  # httpx's exceptions have no common base with those of requests
         if isinstance(error, huggingface_hub.errors.EntryNotFoundError) and not isinstance(
             error, huggingface_hub.errors.LocalEntryNotFoundError
         ):
@@ -324,16 +324,16 @@ def _find_file(source, name, download):
 
 
 def missing_file(source: str | Path, name: str) -> str:
-    """The message for a model that lacks one of its two files."""
+    """The message for a model without one of its two files."""
     return (
         f"{source}: holds no {name}. A model is loaded from {CONFIG_FILE} and {WEIGHTS_FILE}; files that can hold "
-        f"code, as hyperparams.yaml, pytorch_model.bin and .ckpt, are not read in their place. `mossformer-sb export "
-        f"FOLDER --output_folder MODEL` makes such a folder of a training, or of an export of an earlier version."
+        f"code, such as hyperparams.yaml, pytorch_model.bin and .ckpt, are not read. `mossformer-sb export FOLDER "
+        f"--output_folder MODEL` converts a training, or an export of an earlier version, to such a folder."
     )
 
 
 def _read_card(source, download):
-    """The text of a model's card, if it has one that lies in its own folder."""
+    """The text of a model's card, if there is one in its own folder."""
     folder = Path(source).expanduser()
     try:
         if not folder.is_dir():
@@ -344,7 +344,7 @@ def _read_card(source, download):
 
 
 def is_own_file(folder: str | Path, name: str) -> bool:
-    """Whether a file lies in a folder, and isn't a link to a file elsewhere, which a copy of it would give away.
+    """Whether a file is in a folder, and not a link to a file elsewhere, which a copy would disclose.
 
     The hub's cache has links from each snapshot into its own ``blobs``.
 
@@ -362,7 +362,7 @@ def is_own_file(folder: str | Path, name: str) -> bool:
 
 
 def _checksum(state):
-    """Of all weights; moving them to a device and back leaves it."""
+    """Checksum of all weights, independent of their device."""
     total = 0
     for key, value in state.items():
         total = zlib.crc32(key.encode(), total)

@@ -1,4 +1,4 @@
-"""The small layers that a MossFormer is made of.
+"""The layers of a MossFormer.
 
 Shapes: B batch, L frames, C, D, I, N, O channels, G channels of a group, K kernel weights of a channel.
 """
@@ -98,8 +98,8 @@ class GlobalLayerNorm(nn.Module):
     ) -> torch.Tensor:
         """[B, L, N] → [B, L, N]; ``lengths`` [B] and ``padding`` [B, L, 1] as in `MossFormerBlock.forward`."""
         x32 = at_least_float32(x)
-        # The same sums with lengths and without, so that a length that is the whole gives the same bits: half precision
-        # would make much of a difference in the last one.
+        # The same sums with and without lengths, so that a length of all frames gives the same bits: half precision
+        # would amplify a difference in the last one.
         count = x.shape[1] * x.shape[2] if lengths is None else (lengths * x.shape[2])[:, None, None]
         mean = zero_padding(x32, padding).sum((1, 2), keepdim=True) / count
         centred = x32 - mean
@@ -112,7 +112,7 @@ class InstanceNorm(nn.Module):
     """Normalise each channel of each item over time; scale and shift it.
 
     The same as ``torch.nn.InstanceNorm1d(channels, affine=True)`` where no item is padded, with time before channels.
-    The statistics are always those of the whole input, in evaluation too. One frame gives the shift.
+    The statistics are always those of the input, also in evaluation. A single frame gives the shift.
 
     Arguments
     ---------
@@ -157,8 +157,8 @@ class InstanceNorm(nn.Module):
 class Angles(nn.Module):
     """Position times frequency, for sinusoids of ``channels`` channels: [L, channels/2] radians.
 
-    Frequencies are 10000^(-2i/channels), rounded to float32 as the authors' are: a frequency in half precision would be
-    useless after a few frames, so they stay in float32 whatever the module is cast to.
+    Frequencies are 10000^(-2i/channels), rounded to float32 like the authors': a frequency in half precision would be
+    useless after a few frames, so they stay in float32 even if the module is cast.
 
     Arguments
     ---------
@@ -176,8 +176,8 @@ class Angles(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
-        # No buffer: DDP would broadcast this constant before every step. On the CPU whatever the default device is, so
-        # that it has its values in a network built on the meta device.
+        # Not a buffer: DDP would broadcast this constant before every step. Always on the CPU, so that it has values in
+        # a network built on the meta device.
         self.frequencies = self._frequencies()
 
     def _frequencies(self):
@@ -186,7 +186,7 @@ class Angles(nn.Module):
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
-        # It follows the parameters to their device, so that no step has to wait for a copy, but not to their dtype.
+        # It moves with the parameters to their device, so that no step waits for a copy, but is not cast.
         self.frequencies = self._frequencies().to(fn(self.frequencies).device)
         return self
 
@@ -194,7 +194,7 @@ class Angles(nn.Module):
         """L → [L, channels/2], of positions from ``start`` on; float32 at least, on the device of ``like``."""
         device = self.frequencies.device if like is None else like.device
         dtype = torch.float32 if like is None else torch.promote_types(like.dtype, torch.float32)
-        # Where the parameters were put in place, not moved (load_state_dict(assign=True)), it has not followed them.
+        # It has not moved if the parameters were assigned (load_state_dict(assign=True)).
         frequencies = self.frequencies if self.frequencies.device == device else self._frequencies()
         positions = torch.arange(start, start + num_frames, device=device, dtype=dtype)
         return positions[:, None] * frequencies.to(device, dtype)
@@ -235,7 +235,7 @@ class PositionEmbedding(nn.Module):
 
 @replaceable
 def depthwise_conv(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Convolve each channel over time with its own kernel, zero-padded so that the length stays.
+    """Convolve each channel over time with its own kernel, zero-padded to the same length.
 
     This is cross-correlation, as in ``torch.nn.Conv1d`` with as many groups as channels.
 
@@ -258,7 +258,7 @@ def depthwise_conv(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     [1.0, 12.0, 23.0]
     """
     channels, kernel_size = weight.shape
-    # An image of height one, channels last: it is read where it lies, without a transposed copy as for a Conv1d.
+    # An image of height one, channels last, which needs no transposed copy, unlike a Conv1d.
     image = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, L]
     image = conv2d(image, weight[:, None, None, :], padding=(0, kernel_size // 2), groups=channels)
     return image.squeeze(2).transpose(1, 2)
@@ -296,12 +296,12 @@ class DepthwiseConv(nn.Module):
         return h + depthwise_conv(h, self.weight)
 
 
-# ---- convolution of neighbouring channels
+# ---- convolution of adjacent channels
 
 
 @replaceable
 def grouped_conv(x: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> torch.Tensor:
-    """Convolve groups of neighbouring channels over time, each into one channel, zero-padded so that the length stays.
+    """Convolve groups of adjacent channels over time, each into one channel, zero-padded to the same length.
 
     This is cross-correlation, as in ``torch.nn.Conv1d`` with C groups: output channel j sees input channels
     G·j … G·j + G-1.
@@ -339,9 +339,9 @@ class GroupedConv(nn.Module):
     Arguments
     ---------
     channels : int
-        C, channels that come out.
+        C, output channels.
     group_channels : int
-        G, channels that go in for each.
+        G, input channels per output channel.
     kernel_size : int
         K, odd. The parameter ``weight`` is [C, G, K], initialised as in ``torch.nn.Conv1d``.
     dilation : int

@@ -1,7 +1,7 @@
 """True lengths of the items of a padded batch: checking them, and finding the padding.
 
 Lengths are absolute (samples or frames, int64), not SpeechBrain's fractions of the longest item: a fraction can't be
-turned back into a number of samples without rounding.
+converted to a number of samples without rounding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def lengths_are_checked() -> Iterator[None]:
-    """Context: the values of lengths have been checked. On an accelerator, reading them again would wait for it."""
+    """Context: lengths have been checked, and are not read again, which would wait for an accelerator."""
     before = getattr(_local, "checked", False)
     _local.checked = True
     try:
@@ -35,10 +35,10 @@ def lengths_are_checked() -> Iterator[None]:
 def check_lengths(
     lengths: torch.Tensor, batch_size: int, maximum: int, minimum: int = 1, unit: str = "samples"
 ) -> None:
-    """Raise if ``lengths`` can't be the lengths of a padded batch.
+    """Raise if ``lengths`` are not the lengths of a padded batch.
 
-    Reading the values of a tensor on an accelerator waits for all work that is queued there, so check the copy on the
-    CPU where there is one, and what follows within `lengths_are_checked`.
+    Reading the values of a tensor on an accelerator waits for all its queued work, so check a copy on the CPU if there
+    is one, and run the following code within `lengths_are_checked`.
 
     Arguments
     ---------
@@ -49,9 +49,9 @@ def check_lengths(
     maximum : int
         Length of the padded batch.
     minimum : int
-        Least length that can be processed.
+        Minimum length.
     unit : str
-        What is counted, for the message.
+        Unit of the lengths, for the message.
 
     Raises
     ------
@@ -77,14 +77,14 @@ relative lengths, give (relative * 100).round().long().
             f"lengths must have shape [{batch_size}], one for each item of the batch, not {list(lengths.shape)}."
         )
     if torch.compiler.is_compiling():
-        return  # Reading values would break the graph.
+        return  # reading values would break the graph
     if getattr(_local, "checked", False):
         return
     values = lengths.tolist()
     shortest, longest = min(values), max(values)
     if shortest < minimum or longest > maximum:
         raise InputError(
-            f"lengths must lie between {minimum} and {maximum} {unit}, the length of the padded batch; "
+            f"lengths must be between {minimum} and {maximum} {unit}, the length of the padded batch; "
             f"found {shortest} to {longest}."
         )
 
@@ -113,14 +113,14 @@ def padding_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def zero_padding(x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
-    """Zeros in the place of padding.
+    """Replace padding with zeros.
 
     Arguments
     ---------
     x : torch.Tensor
         Any shape.
     padding : torch.Tensor, optional
-        bool, True where there is padding, of a shape that broadcasts to that of x. Default: there is none.
+        bool, True in the padding, of a shape that broadcasts to that of x. Default: no padding.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def zero_padding(x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.
 
 
 def over_length(x: torch.Tensor, num_frames: int, lengths: torch.Tensor | None = None) -> torch.Tensor:
-    """Each item divided by its number of frames, which is exact whatever the dtype: bfloat16 has no 2055, but 2048.
+    """Divide each item by its number of frames, exact in all dtypes: bfloat16 would round 2055 to 2048.
 
     Arguments
     ---------

@@ -25,15 +25,15 @@ from mossformer_sb.network.lengths import padding_mask, zero_padding
 if TYPE_CHECKING:
     from typing import Any
 
-ROTATED_CHANNELS = 32  # of the query/key width; the others carry no position
+ROTATED_CHANNELS = 32  # of the query/key width; the others have no position embedding
 
 
 class MossFormerMaskNet(nn.Module):
     """Estimate one mask per speaker from an encoded mixture.
 
-    Takes the place of SpeechBrain's ``Dual_Path_Model``: same input, same output, and the same ``in_channels``,
+    A replacement for SpeechBrain's ``Dual_Path_Model``: same input, same output, and the same ``in_channels``,
     ``out_channels``, ``num_spks`` and ``norm``. The parameters' names differ from those of the authors' release;
-    `mossformer_sb.sharing.modelscope.masknet_from_modelscope` translates.
+    `mossformer_sb.sharing.modelscope.masknet_from_modelscope` converts them.
 
     Arguments
     ---------
@@ -54,19 +54,19 @@ class MossFormerMaskNet(nn.Module):
     kernel_size : int
         Kernel weights of the depthwise convolutions, odd.
     dropout : float
-        Probability.
+        Dropout probability.
     norm : str
-        Normalisation over the whole mixture; "ln", as in every published model, is the only one.
+        Normalisation over the complete mixture; "ln", as in all published models, is the only one.
     checkpoint_blocks : bool
-        In training, keep of each block nothing but its input, and compute the rest again for the gradient: less memory
-        for more time, and the same gradients.
+        Activation checkpointing: in training, save only the input of each block, and recompute the rest for the
+        gradient: less memory for more time, and the same gradients.
     **others
-        None: here so that the arguments of another mask net are refused with a message that says what to do.
+        Arguments of other mask nets, which are refused with a helpful message.
 
     Raises
     ------
     InputError
-        If a value can't be used, or an argument is not known.
+        If a value is invalid, or an argument is not known.
 
     Example
     -------
@@ -99,7 +99,7 @@ class MossFormerMaskNet(nn.Module):
         **others: Any,
     ) -> None:
         super().__init__()
-        # Kept so that an export can write the node that builds the same network.
+        # Stored so that an export can write the node that builds the same network.
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -144,13 +144,13 @@ class MossFormerMaskNet(nn.Module):
         x : torch.Tensor
             [B, N, L], the encoded mixture, L ≥ 1.
         lengths : torch.Tensor, optional
-            [B], int64, frames of each item of a padded batch. Every item's masks then equal those it gets alone, and
+            [B], int64, frames of each item of a padded batch. Every item's masks then equal those without padding, and
             are zero past its length. Default: all items have L frames.
 
         Returns
         -------
         torch.Tensor
-            [S, B, N, L], masks, not negative.
+            [S, B, N, L], non-negative masks.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class MossFormerMaskNet(nn.Module):
         lengths: torch.Tensor | None = None,
         padding: torch.Tensor | None = None,
     ) -> list[tuple]:
-        """The modules that the sequence passes, in order, each [B, L, D] → [B, L, D], with what it takes besides that.
+        """The modules that process the sequence, in order, each [B, L, D] → [B, L, D], with their other inputs.
 
         Arguments
         ---------
@@ -196,7 +196,7 @@ class MossFormerMaskNet(nn.Module):
         Returns
         -------
         list of tuple
-            A module, then its inputs besides the sequence.
+            A module, then its inputs in addition to the sequence.
         """
         return [(block, rotation, lengths, padding) for block in self.blocks]
 
@@ -208,5 +208,5 @@ class MossFormerMaskNet(nn.Module):
 
 @replaceable
 def run_checkpointed(block: torch.nn.Module, *inputs: Any) -> torch.Tensor:
-    """A block's output, of which nothing is kept for the gradient but the inputs: the rest is computed again."""
+    """A block's output with activation checkpointing: only its inputs are saved for the gradient."""
     return checkpoint(block, *inputs, use_reentrant=False)

@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 class MossFormer2MaskNet(MossFormerMaskNet):
     """Estimate one mask per speaker from an encoded mixture, with MossFormer2.
 
-    A `MossFormerMaskNet` with a `RecurrentModule` after each block. The parameters of all else have the same names, so
-    that the weights of a MossFormer fit.
+    A `MossFormerMaskNet` with a `RecurrentModule` after each block. The other parameters have the same names, so that
+    the weights of a MossFormer fit.
 
     Arguments
     ---------
     in_channels, out_channels, num_blocks, num_spks, group_size, query_key_dim, kernel_size : int
-        As for `MossFormerMaskNet`; there are as many recurrent modules as blocks.
+        As for `MossFormerMaskNet`; the number of recurrent modules is that of the blocks.
     expansion_factor, dropout : float
         As for `MossFormerMaskNet`.
     norm : str
         As for `MossFormerMaskNet`.
     recurrent_channels : int
-        Inner width of the recurrent modules: 256 in every published model, whatever D is.
+        Inner width of the recurrent modules: 256 in all published models, independent of D.
     apply_masks : bool
-        False: the output is the encoded estimates, and is not multiplied with the encoded mixture ("mapping"), as in
-        the authors' model for WHAMR!. Its level is then independent of the mixture's.
+        False: the output is the encoded estimates, without multiplication with the encoded mixture ("mapping"), as in
+        the authors' model for WHAMR!. Their level is then independent of the mixture's.
     checkpoint_blocks : bool
-        As for `MossFormerMaskNet`, of the recurrent modules too.
+        As for `MossFormerMaskNet`, including the recurrent modules.
     **others
         As for `MossFormerMaskNet`.
 
     Raises
     ------
     InputError
-        If a value can't be used, or an argument is not known.
+        If a value is invalid, or an argument is not known.
 
     Example
     -------
@@ -111,7 +111,7 @@ class MossFormer2MaskNet(MossFormerMaskNet):
         lengths: torch.Tensor | None = None,
         padding: torch.Tensor | None = None,
     ) -> list[tuple]:
-        """Blocks and recurrent modules in turn, as `MossFormerMaskNet.stages` lists them."""
+        """Alternating blocks and recurrent modules, as for `MossFormerMaskNet.stages`."""
         found = []
         for block, recurrent in zip(self.blocks, self.recurrent, strict=True):
             found += [(block, rotation, lengths, padding), (recurrent, lengths, padding)]

@@ -1,4 +1,4 @@
-"""The precision in which norms, sums and angles are computed, whatever that of the network is."""
+"""The precision of norms, sums and angles, at least float32 also in a network of lower precision."""
 
 from __future__ import annotations
 

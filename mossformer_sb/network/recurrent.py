@@ -16,11 +16,11 @@ from mossformer_sb.network.block import ConvModule
 from mossformer_sb.network.layers import GroupedConv, InstanceNorm, Linear
 from mossformer_sb.network.lengths import zero_padding
 
-MEMORY_KERNEL_SIZE = 39  # 19 frames back, the present one, 19 frames ahead
+MEMORY_KERNEL_SIZE = 39  # 19 frames back, the current one, 19 frames ahead
 
 
 class RecurrentModule(nn.Module):
-    """Bottleneck → gated convolutional unit → output layer, with a skip around all.
+    """Bottleneck → gated convolutional unit → output layer, with a skip around them.
 
     Arguments
     ---------
@@ -31,7 +31,7 @@ class RecurrentModule(nn.Module):
     kernel_size : int
         Kernel weights of the depthwise convolutions of the gated unit, odd.
     dropout : float
-        Probability, in the gated unit.
+        Dropout probability, in the gated unit.
 
     Example
     -------
@@ -67,7 +67,7 @@ class GatedConvUnit(nn.Module):
     kernel_size : int
         Kernel weights of the depthwise convolutions, odd.
     dropout : float
-        Probability.
+        Dropout probability.
 
     Example
     -------
@@ -118,7 +118,7 @@ class DilatedFSMN(nn.Module):
 
 
 class DenseMemory(nn.Module):
-    """Two layers of filters over time, densely connected: the second sees what the first made, and what that saw.
+    """Two layers of filters over time, densely connected: the second gets the output and the input of the first.
 
     Arguments
     ---------
@@ -140,22 +140,22 @@ class DenseMemory(nn.Module):
         self, q: torch.Tensor, lengths: torch.Tensor | None = None, padding: torch.Tensor | None = None
     ) -> torch.Tensor:
         """[B, L, C] → [B, L, C]; ``lengths`` and ``padding`` as in `MossFormerBlock.forward`."""
-        # Each filter looks ahead: biases and slopes must not have put anything past an item's length.
+        # Each filter looks ahead, so the outputs of biases and slopes past an item's length must be zero.
         q = zero_padding(q, padding)
         first = zero_padding(self.first(q, lengths, padding), padding)
-        # A group of the second layer is two neighbours of this: both of `first`, or both of q.
+        # A group of the second layer is two adjacent channels of this: both of `first`, or both of q.
         return self.second(torch.cat((first, q), dim=-1), lengths, padding)
 
 
 class MemoryLayer(nn.Module):
-    """Filter over time → InstanceNorm → PReLU, with a slope for each channel.
+    """Filter over time → InstanceNorm → PReLU, with one slope per channel.
 
     Arguments
     ---------
     channels : int
-        C, channels that come out.
+        C, output channels.
     group_channels : int
-        Neighbouring channels that go into each of them.
+        Number of adjacent input channels per output channel.
     dilation : int
         Frames between neighbouring kernel weights.
 

@@ -1,4 +1,4 @@
-"""Encode, mask, decode: the one place where a mixture becomes estimates.
+"""Separation of a mixture: encode, mask, decode.
 
 Shapes: B batch, T samples, N encoder channels, L frames, S speakers.
 """
@@ -42,15 +42,15 @@ def separate(
     encoder : torch.nn.Module
         [B, T] → [B, N, L]; SpeechBrain's ``Encoder``.
     masknet : torch.nn.Module
-        [B, N, L] → [S, B, N, L]; it must take ``lengths`` if these are given. With an attribute ``apply_masks`` that is
-        False, what it gives is decoded as it is, see `MossFormer2MaskNet`.
+        [B, N, L] → [S, B, N, L]; it must accept ``lengths`` if these are given. With an attribute ``apply_masks`` that
+        is False, its output is decoded without masking, see `MossFormer2MaskNet`.
     decoder : torch.nn.Module
         [B, N, L] → [B, T']; SpeechBrain's ``Decoder``.
     mixture : torch.Tensor
-        [B, T], T at least the encoder's kernel.
+        [B, T], T at least the encoder's kernel size.
     lengths : torch.Tensor, optional
-        [B], int64, samples of each item of a padded batch. Each item's estimates then equal those it gets alone, with
-        zeros after its last whole frame. Default: all items have T samples.
+        [B], int64, samples of each item of a padded batch. Each item's estimates then equal those without padding, with
+        zeros after its last complete frame. Default: all items have T samples.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def separate(
     if lengths is not None:
         check_lengths(lengths, batch_size, maximum=num_samples, minimum=kernel_size)
         lengths = lengths.to(mixture.device, non_blocking=True)
-        # No value in the padding, not even NaN, may reach the estimates.
+        # The padding must not affect the estimates, even if it holds NaN.
         mixture = zero_padding(mixture, padding_mask(lengths, num_samples))
         frames = {"lengths": num_frames(lengths, kernel_size, stride)}
 
@@ -91,14 +91,14 @@ def separate(
         masks = masknet(encoded, **frames)  # [S, B, N, L]
     _check_masks(masks, encoded)
     multiply = applies_masks(masknet)
-    # Speaker by speaker, as SpeechBrain's own interface does, so that both give the same bits, in less memory.
+    # Speaker by speaker, as in SpeechBrain's own interface, for bit-identical results in less memory.
     estimates = torch.stack([decoder(encoded * mask if multiply else mask) for mask in masks], dim=-1)  # [B, T', S]
-    # A negative padding cuts. Without a branch, so that exporters find one program for all lengths.
+    # A negative padding cuts. Without a branch, for one exported program for all lengths.
     return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
 
 
 def applies_masks(masknet: torch.nn.Module) -> bool:
-    """Whether a mask net's output is multiplied with the encoded mixture; otherwise it is the encoded estimates.
+    """Whether a mask net's output is multiplied with the encoded mixture. If not, it is the encoded estimates.
 
     Example
     -------
@@ -111,14 +111,14 @@ def applies_masks(masknet: torch.nn.Module) -> bool:
 def _check_masks(masks, encoded):
     if masks.dim() != 4 or masks.shape[1:] != encoded.shape:
         raise InputError(
-            f"the mask net gave masks of shape {list(masks.shape)} for an encoded mixture of {list(encoded.shape)}; "
-            f"needed [speakers, {', '.join(map(str, encoded.shape))}]. If it is in DataParallel, which joins the GPUs' "
-            f"masks along the speakers: use torchrun (DDP), or put a whole MossFormerSeparator in DataParallel."
+            f"the mask net returned masks of shape {list(masks.shape)} for an encoded mixture of "
+            f"{list(encoded.shape)}; needed [speakers, {', '.join(map(str, encoded.shape))}]. If it is in "
+            f"DataParallel, which joins masks along the speakers: use torchrun (DDP), or wrap the MossFormerSeparator."
         )
 
 
 def num_frames(num_samples: int | torch.Tensor, kernel_size: int = 16, stride: int = 8) -> int | torch.Tensor:
-    """Frames that the encoder makes of a number of samples (an int or a tensor of ints).
+    """Number of the encoder's frames for a number of samples (an int or a tensor of ints).
 
     Example
     -------
@@ -128,19 +128,19 @@ def num_frames(num_samples: int | torch.Tensor, kernel_size: int = 16, stride: i
     return (num_samples - kernel_size) // stride + 1
 
 
-# What ``config.json`` and `MossFormerSeparator` call each mask net.
+# Names of the mask nets in ``config.json`` and `MossFormerSeparator`.
 NETWORKS = {
     masknet.network: masknet
     for masknet in (MossFormerMaskNet, MossFormer2MaskNet, ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet)
 }
-_GIVEN = ("in_channels", "num_spks", "others")  # arguments of a mask net that have other names here, or none
+_GIVEN = ("in_channels", "num_spks", "others")  # arguments of a mask net that are not passed by these names
 
 
 class MossFormerSeparator(nn.Module, HubModel):
     """Encoder, mask net and decoder in one module, described by plain values.
 
-    The values are what ``config.json`` holds, see `mossformer_sb.network.hub`: ``save_pretrained`` and ``push_to_hub``
-    write it beside the weights, ``from_pretrained`` reads both.
+    ``config.json`` holds the values, see `mossformer_sb.network.hub`: ``save_pretrained`` and ``push_to_hub`` write it
+    with the weights, ``from_pretrained`` reads both.
 
     Arguments
     ---------
@@ -149,24 +149,24 @@ class MossFormerSeparator(nn.Module, HubModel):
     encoder_channels : int
         N, filters of the encoder and decoder.
     encoder_kernel_size : int
-        Samples of one of them, at least 2; the hop is half of it, rounded down.
+        Length of a filter in samples, at least 2; the hop is half of it, rounded down.
     num_spks : int
         S.
     sample_rate : int
-        Hz, of the recordings that it is for. What it computes doesn't depend on it.
+        Sample rate of the recordings in Hz. It does not affect the computation.
     input_level : str, optional
-        As in `mossformer_sb.inference.input_level`. Default: as there.
+        As in `mossformer_sb.inference.input_level`, with the same default.
     decoder_bias : bool
         Whether the decoder adds a constant.
     **masknet
         The mask net's other arguments: of `MossFormerMaskNet`, ``num_blocks``, ``group_size``, ``query_key_dim``,
-        ``norm`` and so on; of `MossFormer2MaskNet`, ``recurrent_channels`` and ``apply_masks`` too. ``out_channels``,
-        where there is one, is the encoder's channels by default.
+        ``norm`` and so on; of `MossFormer2MaskNet`, also ``recurrent_channels`` and ``apply_masks``. The default of
+        ``out_channels``, if the mask net has it, is the encoder's channels.
 
     Raises
     ------
     InputError
-        If a value can't be used, or an argument is not known.
+        If a value is invalid, or an argument is not known.
 
     Example
     -------
@@ -230,7 +230,7 @@ class MossFormerSeparator(nn.Module, HubModel):
         Arguments
         ---------
         encoder, masknet, decoder : torch.nn.Module
-            As in `separate`. They are taken as they are; see `config` for what can be saved.
+            As in `separate`. They are used unchanged; see `config` for the networks that can be saved.
         sample_rate, input_level
             As for the class.
 
@@ -264,11 +264,11 @@ class MossFormerSeparator(nn.Module, HubModel):
         num_spks : int
             S.
         dropout : float
-            Probability.
+            Dropout probability.
         apply_masks : bool
             As in `MossFormer2MaskNet`.
         sample_rate : int
-            Hz.
+            Sample rate in Hz.
 
         Returns
         -------
@@ -279,26 +279,26 @@ class MossFormerSeparator(nn.Module, HubModel):
         InputError
             If the size is not known.
         """
-        # In this order, so that a seed gives the weights that it has always given.
+        # In this order, for the same weights as in earlier versions with the same seed.
         encoder = build_encoder(size)
         masknet = build_masknet(size, num_spks, dropout, apply_masks=apply_masks)
         return cls.from_modules(encoder, masknet, build_decoder(size), sample_rate)
 
     @property
     def config(self) -> dict:
-        """The arguments that build a network like this one: dict of plain values, for ``config.json``.
+        """The arguments that build this network: dict of plain values, for ``config.json``.
 
         Raises
         ------
         InputError
-            If there are none: a network is of another class than those of `NETWORKS`, or the encoder and decoder
-            differ in more than that.
+            If it can't be described: the mask net has a class that is not in `NETWORKS`, or the encoder and decoder
+            don't match.
         """
         encoder, masknet, decoder = self.encoder, self.masknet, self.decoder
         if NETWORKS.get(getattr(masknet, "network", None)) is not type(masknet):
             raise InputError(
-                f"the mask net is a {type(masknet).__name__}, which {CONFIG_FILE} can't describe: it has a name for "
-                f"{', '.join(network.__name__ for network in NETWORKS.values())} alone."
+                f"the mask net is a {type(masknet).__name__}, which {CONFIG_FILE} can't describe: it supports only "
+                f"{', '.join(network.__name__ for network in NETWORKS.values())}."
             )
         _check_ends(encoder, decoder)
         described = {"network": masknet.network, "sample_rate": self.sample_rate, "num_spks": masknet.num_spks}
@@ -336,7 +336,7 @@ def _check_ends(encoder, decoder):
     if type(encoder) is not Encoder or type(decoder) is not Decoder:
         raise InputError(
             f"the encoder is a {type(encoder).__name__} and the decoder a {type(decoder).__name__}: {CONFIG_FILE} can "
-            f"describe SpeechBrain's Encoder and Decoder alone."
+            f"only describe SpeechBrain's Encoder and Decoder."
         )
     channels, kernel_size = encoder.conv1d.out_channels, encoder.conv1d.kernel_size[0]
     needed = (1, channels, 1, kernel_size, kernel_size // 2)
@@ -344,6 +344,6 @@ def _check_ends(encoder, decoder):
     found += (decoder.kernel_size[0], decoder.stride[0])
     if found != needed:
         raise InputError(
-            f"encoder and decoder don't belong together: input channels, channels, output channels, kernel and hop are "
-            f"{found}, needed {needed}, of which {CONFIG_FILE} tells."
+            f"encoder and decoder don't match: input channels, channels, output channels, kernel and hop are {found}; "
+            f"{CONFIG_FILE} can only describe {needed}."
         )

@@ -18,10 +18,10 @@ from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 
 @dataclass(frozen=True)
 class Size:
-    """The numbers in which the published MossFormers differ.
+    """Hyperparameters of a size.
 
-    ``channels`` is the width N of the encoder and D of the mask net, which are equal in every published model.
-    ``recurrent_channels``, the inner width of the recurrent modules, is MossFormer2's alone.
+    ``channels`` is the width N of the encoder and D of the mask net, which are equal in all published models.
+    ``recurrent_channels``, the inner width of the recurrent modules, is only for MossFormer2.
     """
 
     channels: int
@@ -39,8 +39,8 @@ SIZES = {
     # MossFormer2.
     "2S": Size(channels=384, num_blocks=25, recurrent_channels=256),  # 37.8 M
     "2": Size(channels=512, num_blocks=24, recurrent_channels=256),  # 55.7 M
-    # Not published: the one that comes with the package, for separating on a CPU; and two that learn something there
-    # within minutes.
+    # Not published: the size of the packaged model, for separating on a CPU; and two for training on a CPU within
+    # minutes.
     "small": Size(channels=192, num_blocks=8, group_size=128, query_key_dim=64, encoder_kernel_size=64),  # 2.3 M
     "mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32),  # 0.6 M
     "2mini": Size(channels=128, num_blocks=4, group_size=64, encoder_kernel_size=32, recurrent_channels=64),  # 0.8 M
@@ -48,12 +48,12 @@ SIZES = {
 
 
 def get_size(name: str) -> Size:
-    """Look a size up by name.
+    """Look up a size by name.
 
     Arguments
     ---------
     name : str
-        One of `SIZES`. The number 2 is "2", since that is how YAML reads it.
+        One of `SIZES`. The number 2 is accepted as "2", since YAML reads it as a number.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def get_size(name: str) -> Size:
     Raises
     ------
     InputError
-        If there is none of this name.
+        If there is no size of this name.
 
     Example
     -------
@@ -89,21 +89,21 @@ def build_masknet(
     num_spks : int
         S.
     dropout : float
-        Probability.
+        Dropout probability.
     checkpoint_blocks : bool
         As in `MossFormerMaskNet`.
     apply_masks : bool
-        As in `MossFormer2MaskNet`; a MossFormer always does.
+        As in `MossFormer2MaskNet`; always True for a MossFormer.
 
     Returns
     -------
     MossFormerMaskNet
-        A `MossFormer2MaskNet` for a size of MossFormer2.
+        The mask net; a `MossFormer2MaskNet` for a size of MossFormer2.
 
     Raises
     ------
     InputError
-        If the size is not known, or masks are not to be applied in a MossFormer.
+        If the size is not known, or ``apply_masks`` is False for a MossFormer.
 
     Example
     -------
@@ -119,8 +119,8 @@ def build_masknet(
         network = MossFormerMaskNet
     else:
         raise InputError(
-            f"apply_masks: {apply_masks} is for MossFormer2 alone; found model_size {name}. Choose one of "
-            f"{', '.join(key for key, value in SIZES.items() if value.recurrent_channels)}, or leave it out."
+            f"apply_masks: {apply_masks} is only for MossFormer2; found model_size {name}. Choose one of "
+            f"{', '.join(key for key, value in SIZES.items() if value.recurrent_channels)}, or remove it."
         )
     return network(
         in_channels=size.channels,

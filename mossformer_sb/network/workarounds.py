@@ -1,6 +1,6 @@
-"""Workarounds for faults of PyTorch and its libraries that would change the network's results.
+"""Workarounds for bugs of PyTorch and its libraries that would change the network's results.
 
-They concern correctness, not speed. Each can go when the fault has gone from the oldest PyTorch that is supported.
+They concern correctness, not speed. Each can be removed when the oldest supported PyTorch has no such bug.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 
-# When two threads make the first call of MKL's sine or cosine in a process at once, one of them may get values that are
-# off by 1e-4: the position embedding would be wrong once, and no run could be repeated. So the thread that imports this
-# makes the first.
+# If two threads make the first call of MKL's sine or cosine in a process at the same time, one of them may get values
+# with an error of 1e-4: the position embedding would be wrong once, and runs would not be reproducible. So the thread
+# that imports this module makes the first call.
 torch.zeros(1).sin()
 torch.zeros(1).cos()
 
-# oneDNN's half-precision depthwise convolution on CPUs with AVX-512 (`brdgmm_dw`, torch 2.11) never returns if a thread
-# has a single block of channels, or less, and the kernel at least so many weights.
+# oneDNN's half-precision depthwise convolution on CPUs with AVX-512 (`brdgmm_dw`, torch 2.11) hangs if a thread has a
+# single block of channels, or less, and the kernel has at least this many weights.
 _BLOCK_CHANNELS = 16
 _HANGING_TAPS = 14
-_BLOCKS_TOGETHER = 4  # that a thread takes at once
+_BLOCKS_TOGETHER = 4  # blocks per unit of work of a thread
 
 
 def conv2d(
@@ -32,7 +32,7 @@ def conv2d(
 ) -> torch.Tensor:
     """``torch.nn.functional.conv2d`` in the precision of the image, also within autocast.
 
-    A depthwise convolution in half precision that might never return on a CPU is computed in float32, and rounded.
+    A depthwise convolution in half precision that might hang on a CPU is computed in float32, and rounded.
 
     Arguments
     ---------
@@ -41,7 +41,7 @@ def conv2d(
     kernel : torch.Tensor
         [channels out, C / groups, height, width].
     padding : tuple of int
-        Zeros above and below, left and right.
+        Number of zeros above and below, and left and right.
     groups : int
         Number of groups of channels.
     dilation : int or tuple of int
@@ -58,7 +58,7 @@ def conv2d(
     torch.Size([1, 2, 1, 9])
     """
     dtype = torch.float32 if _may_hang(image, kernel, groups) else image.dtype
-    # There is no autocast to switch off on the meta device, where shapes and parameters are counted.
+    # The meta device, where shapes and parameters are counted, has no autocast to disable.
     with nullcontext() if image.is_meta else torch.autocast(image.device.type, enabled=False):
         return F.conv2d(image.to(dtype), kernel.to(dtype), padding=padding, dilation=dilation, groups=groups).to(
             image.dtype

@@ -1,4 +1,4 @@
-"""The model that comes with the package, in a folder beside this file: small, for two speakers at 8 kHz."""
+"""The packaged model, in a subfolder: small, for two speakers at 8 kHz."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT = "mossformer-small-8k"
 
 
 def default_model() -> Path:
-    """Find the model that is used where none is named; it needs no network.
+    """The default model, which is part of the package, so that no download is needed.
 
     Returns
     -------
@@ -21,13 +21,13 @@ def default_model() -> Path:
     Raises
     ------
     InputError
-        If this version of the package has none.
+        If this version of the package has no model.
     """
     folder = FOLDER / DEFAULT
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"no model is named, and this version of mossformer_sb comes without one ({folder} holds no "
-            "config.json). Name one: a folder that `mossformer-sb export` or a training wrote (--model on the "
+            f"no model is given, and this version of mossformer_sb has no packaged model ({folder} holds no "
+            "config.json). Give one: a folder that `mossformer-sb export` or a training wrote (--model on the "
             "command line, source in Python), or a model hub's id."
         )
     return folder

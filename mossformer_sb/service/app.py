@@ -1,7 +1,7 @@
-"""The HTTP service: an endpoint that separates, and a health check.
+"""The HTTP service: an endpoint for separation, and a health check.
 
-A request is accepted or refused at once; its recording is written to a temporary folder, separated there by one of a
-few threads, and the folder is deleted when the response has been sent or the client has disconnected.
+A request is accepted or refused immediately; its recording is written to a temporary folder, separated there by one of
+a few threads, and the folder is deleted when the response has been sent or the client has disconnected.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from mossformer_sb.version import __version__
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
-CLIENT_CLOSED = 499  # no client reads it; it is for the log
+CLIENT_CLOSED = 499  # only for the log
 BODY = {
     "requestBody": {
         "required": True,
@@ -47,25 +47,25 @@ BODY = {
 }
 ANSWERS = {
     200: {
-        "description": "The tracks, one for each speaker",
+        "description": "The tracks, one per speaker",
         "content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}, "application/json": {}},
     },
     400: {"description": "No recording in the request"},
     408: {"description": "The client sends too slowly"},
     413: {"description": "The recording is too large or too long"},
-    422: {"description": "The recording can't be separated, or a parameter is wrong"},
-    429: {"description": "Too many are waiting"},
+    422: {"description": "The recording can't be separated, or a parameter is invalid"},
+    429: {"description": "The queue is full"},
 }
 
 
 def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> FastAPI:
-    """The service of a model, to run in any ASGI server.
+    """The service of a model, as an ASGI application.
 
     Arguments
     ---------
     model : MossFormerSeparation
     limits : Limits, optional
-        Default: ``Limits()``.
+        Limits of the service. Default: ``Limits()``.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
     """
     limits = limits or Limits()
     turns = Turns(limits.parallel, limits.waiting)
-    threads = ThreadPoolExecutor(turns.number, thread_name_prefix="separate")  # one for each that waits
+    threads = ThreadPoolExecutor(turns.number, thread_name_prefix="separate")  # one per waiting request
     app = FastAPIOffline(
         title="mossformer_sb",
         version=__version__,
@@ -97,10 +97,10 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
     async def separate(
         request: Request,
         answer: Literal["zip", "json"] = Query("zip", description="zip: a file; json: tracks in base64"),
-        format: Literal[tuple(FORMATS)] = Query("wav", description="of the tracks"),  # type: ignore[valid-type]
+        format: Literal[tuple(FORMATS)] = Query("wav", description="format of the tracks"),  # type: ignore[valid-type]
         level: Literal[tuple(LEVELS)] = Query(LEVELS[0], description="as for `mossformer-sb separate`"),  # type: ignore[valid-type]
-        channel: int | None = Query(None, ge=0, description="which channel, from 0; default: the mean of all"),
-        name: str | None = Query(None, description="what the tracks' names begin with; default: the sent file's name"),
+        channel: int | None = Query(None, ge=0, description="channel to separate, from 0; default: the mean of all"),
+        name: str | None = Query(None, description="prefix of the tracks' names; default: the sent file's name"),
     ):
         with contextlib.ExitStack() as stack:
             try:
@@ -141,15 +141,15 @@ class TemporaryFile(FileResponse):
 
 
 class _Gone(Exception):
-    """The client disconnected before its turn."""
+    """The client disconnected before the separation."""
 
 
 async def _unless_gone(request, work, gone):
-    """The result of some work; None, without starting it, if the client disconnects before its turn."""
+    """The result of a function; None, without calling it, if the client disconnects before its turn."""
     while not work.done():
         await asyncio.wait([work], timeout=0.5)
         if not work.done() and await request.is_disconnected():
-            # Work that has started can't be stopped, and its folder is needed until it ends.
+            # A started separation can't be stopped, and its folder is needed until it ends.
             gone.set()
     try:
         return work.result()
@@ -158,7 +158,7 @@ async def _unless_gone(request, work, gone):
 
 
 def _separate(turns, gone, model, path, name, format, level, channel, limits):
-    """Paths of the tracks; in a thread."""
+    """Paths of the tracks; called in a thread."""
 
     def waiting(num_ahead):
         if gone.is_set():
@@ -170,11 +170,11 @@ def _separate(turns, gone, model, path, name, format, level, channel, limits):
             options = {"name": name, "level": level, "channel": channel}
             return model.separate_file(path, path.parent / "tracks", format, return_estimates=False, **options)
     except InputError as error:
-        # The recording has the client's name for it, not that of a temporary file.
+        # Messages have the client's name of the recording, not that of the temporary file.
         status = 413 if isinstance(error, TooLong) else 422
         raise HTTPException(status, str(error).replace(str(path), name)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise HTTPException(503, "there is too little memory for this recording now. Try again later.") from error
+        raise HTTPException(503, "out of memory for this recording. Try again later.") from error
 
 
 def _as_json(tracks, format):

@@ -1,4 +1,4 @@
-"""Receiving a recording, as the body or a field of a form, into a file, with limits during the upload."""
+"""Receiving a recording, as the body or a form field, into a file, with limits during the upload."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mossformer_sb.inference.serving import Limits
 
 FIELD = "file"
-COPIED = 1 << 16  # bytes at a time
+COPIED = 1 << 16  # bytes per copy
 LONGEST_NAME = 60  # characters
 
 
@@ -27,8 +27,9 @@ async def receive(request: Request, folder: Path, limits: Limits) -> tuple[Path,
     Arguments
     ---------
     request : starlette.requests.Request
-        Its body is an audio file; or a form, ``multipart/form-data``, with the audio file as its field ``file``.
+        Request whose body is an audio file; or a form, ``multipart/form-data``, with the audio file as field ``file``.
     folder : Path
+        Folder for the recording.
     limits : Limits
 
     Returns
@@ -36,12 +37,12 @@ async def receive(request: Request, folder: Path, limits: Limits) -> tuple[Path,
     path : Path
         The file.
     name : str
-        The client's name for it, by the parameter ``name`` or the form's file name, sanitised; or "recording".
+        The client's name for it, from the parameter ``name`` or the form's file name, sanitised; or "recording".
 
     Raises
     ------
     HTTPException
-        408, 411, 413 or 400: too slow, empty, too large, or no form that can be read.
+        408, 411, 413 or 400: too slow, empty, too large, or an unreadable form.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limits.bytes:
@@ -72,7 +73,7 @@ def safe_name(name: str) -> str:
 
 
 async def _limited(request, limits):
-    """The chunks of the body; raises HTTPException if they come too slowly or are too many."""
+    """The chunks of the body; raises HTTPException if they are too slow or too large."""
     received, stream = 0, request.stream()
     while True:
         try:
@@ -88,7 +89,7 @@ async def _limited(request, limits):
 
 
 async def _from_form(request, chunks, path):
-    """Write the field `FIELD` to ``path``; its file name."""
+    """Write the field `FIELD` to ``path``, and return its file name."""
     try:
         form = await MultiPartParser(request.headers, chunks, max_files=1, max_fields=8).parse()
     except (MultiPartException, KeyError) as error:

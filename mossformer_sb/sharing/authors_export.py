@@ -24,7 +24,7 @@ from mossformer_sb.sharing.loading import load_model
 from mossformer_sb.utils.files import atomic_folder
 
 FORMS = ("modelscope", "standalone", "clearvoice")
-# Values that are fixed in the source of their MossFormer2, not stored in its files.
+# Values that are constants in the source of their MossFormer2, not stored in its files.
 _FIXED = {
     "group_size": 256,
     "query_key_dim": 128,
@@ -42,9 +42,9 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
     source : str or Path
         A model folder, a model hub's id, or the name of a released model.
     output_folder : str or Path
-        Where to; it must not exist.
+        Folder to write, which must not exist.
     form : str
-        One of `FORMS`: "modelscope"; "standalone" or "clearvoice", of MossFormer2 alone.
+        One of `FORMS`: "modelscope"; "standalone" or "clearvoice", only for MossFormer2.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
     Raises
     ------
     InputError
-        If their programs could not load the model, or would compute something else, or the folder exists.
+        If their programs could not load the model, or would compute other estimates, or the folder exists.
     """
     if form not in FORMS:
         raise InputError(f"form {form!r} is not known: choose one of {', '.join(FORMS)}.")
@@ -62,12 +62,12 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
     modules = dict(model.named_children())
     masknet = model.masknet
     if not isinstance(masknet, MossFormerMaskNet):
-        raise InputError(f"{source}: is a {type(masknet).__name__}, and the authors' forms are for MossFormers.")
+        raise InputError(f"{source}: is a {type(masknet).__name__}; the authors' formats are only for MossFormers.")
     is_second = isinstance(masknet, MossFormer2MaskNet)
     _check(source, masknet, form, is_second)
     output_folder = Path(output_folder)
     if output_folder.exists():
-        raise InputError(f"{output_folder}: exists already. Choose another output folder.")
+        raise InputError(f"{output_folder}: already exists. Choose another output folder.")
     states = {name: in_modelscope_names(name, modules[name].state_dict()) for name in MODULES}
     with atomic_folder(output_folder) as temporary:
         if form == "standalone":
@@ -81,15 +81,15 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
 
 
 def _check(source, masknet, form, is_second):
-    """Raise InputError where a form can't hold the network."""
+    """Raise InputError if a format can't store the network."""
     if not is_second:
         if form != "modelscope":
-            raise InputError(f"{source}: is a MossFormer, for which the authors have one form: --to modelscope.")
+            raise InputError(f"{source}: is a MossFormer, for which the authors have one format: --to modelscope.")
         return
     if not masknet.apply_masks and form != "standalone":
         raise InputError(
-            f"{source}: applies no masks, which only the standalone form can store; the programs of {form} would "
-            f"multiply. Use --to standalone."
+            f"{source}: applies no masks, which only the standalone format can store; the programs of {form} would "
+            f"apply them. Use --to standalone."
         )
     config = masknet.config
     needed = {**_FIXED, "in_channels": config["out_channels"]}
@@ -114,7 +114,7 @@ def _write_whole(folder, state, form):
 
 
 def _write_standalone(folder, states, model):
-    """Each module alone, all together, and the settings with which their wrapper is built."""
+    """One file per module, one file of all modules, and the settings of their wrapper."""
     states = {**states, "masknet": {to_standalone(key): value for key, value in states["masknet"].items()}}
     for name, state in states.items():
         torch.save(state, folder / f"{name}.ckpt")
@@ -133,7 +133,7 @@ def _write_standalone(folder, states, model):
         "masknet_useextralinearlayer": False,
         "masknet_extraskipconnection": True,
         "intra_numlayers": masknet.config["num_blocks"],
-        # They have no effect, but their wrapper reads them.
+        # Values without an effect that their wrapper reads.
         "masknet_chunksize": 250,
         "intra_nhead": 8,
         "intra_dffn": 1024,

@@ -1,6 +1,6 @@
 """The files of the authors' checkpoints: recognising their formats, and reading them as plain tensors.
 
-Four forms of two networks:
+Four formats for two networks:
 
 - MossFormer, in ModelScope's package: ``encoder.bin``, ``masknet.bin``, ``decoder.bin``.
 - MossFormer2, in ModelScope's package: one state dict, ``pytorch_model.pt`` or ``.bin``.
@@ -24,11 +24,11 @@ from mossformer_sb.utils.files import expanded
 from mossformer_sb.utils.weights import read_plain, read_state_dict
 
 CONFIG_FILE = "config.json"
-POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first that exists counts
+POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first existing one is read
 WHOLE_FILES = ("pytorch_model.pt", "pytorch_model.bin", "model.safetensors")
-MAPPING_TASK = "mossformer2-whamr-2spk"  # config_name with which the standalone multiplies no masks
-TRAINING_FILES = "model.ckpt-*.pt"  # of ClearerVoice, while it trains
-# What keys begin with, in the order of `MODULES`.
+MAPPING_TASK = "mossformer2-whamr-2spk"  # config_name with which the standalone applies no masks
+TRAINING_FILES = "model.ckpt-*.pt"  # of ClearerVoice, during training
+# Prefixes of keys, in the order of `MODULES`.
 MODELSCOPE_PREFIXES = ("enc.", "mask_net.", "dec.")
 STANDALONE_PREFIXES = ("encoder.", "masknet.", "decoder.")
 # Part of a mask net's key in the standalone, and in ModelScope's package; the rest is identical.
@@ -37,7 +37,7 @@ _STANDALONE_PARTS = (
     ("dual_mdl.0.intra_mdl.mdl.norm.norm.", "mdl.intra_mdl.norm."),
     ("dual_mdl.0.intra_norm.", "mdl.intra_norm."),
 )
-# The other networks of ClearerVoice-Studio, by the beginning of a key.
+# The other networks of ClearerVoice-Studio, by the prefix of a key.
 _OTHERS = {
     "mossformer.": "MossFormer2_SE_48K, which enhances the speech of one speaker",
     "sep_network.": "AV_MossFormer2_TSE_16K, which extracts one speaker with the help of video",
@@ -55,10 +55,10 @@ _EXPECTED = (
 
 @dataclass
 class AuthorsCheckpoint:
-    """A checkpoint of the authors', by ModelScope's names.
+    """A checkpoint of the authors, with ModelScope's parameter names.
 
     ``states`` has the state dict of each of `MODULES`; ``form`` is "modelscope", "standalone" or "clearvoice";
-    ``files`` has the file that each of them is in; ``settings`` is what ``config.json`` says.
+    ``files`` has the file of each module; ``settings`` is the content of ``config.json``.
     """
 
     source: Path
@@ -79,7 +79,7 @@ class AuthorsCheckpoint:
 
 
 def read_checkpoint(source: str | Path) -> AuthorsCheckpoint:
-    """Read a checkpoint of the authors', of any of their formats.
+    """Read a checkpoint of the authors in any of their formats.
 
     Arguments
     ---------
@@ -93,7 +93,7 @@ def read_checkpoint(source: str | Path) -> AuthorsCheckpoint:
     Raises
     ------
     InputError
-        If it is none, or its network is not supported.
+        If it is not a checkpoint, or its network is not supported.
 
     Example
     -------
@@ -120,8 +120,8 @@ def read_checkpoint(source: str | Path) -> AuthorsCheckpoint:
                 f"`mossformer-sb export {source} --output_folder MODEL` converts the former."
             )
         raise InputError(
-            f"{source}: is a model folder already, which needs no conversion. For the "
-            f"authors' form of it, say which with --to."
+            f"{source}: is already a model folder, and needs no conversion. To convert it into an "
+            f"authors' format, choose one with --to."
         )
     for ending in (".bin", ".ckpt"):
         files = {name: source / f"{name}{ending}" for name in MODULES}
@@ -135,7 +135,7 @@ def read_checkpoint(source: str | Path) -> AuthorsCheckpoint:
 
 
 def _of_three(source, files):
-    """Of a folder with one file for each module."""
+    """Checkpoint of a folder with one file per module."""
     states = {name: read_state_dict(path) for name, path in files.items()}
     _refuse_others(source, [key for state in states.values() for key in state])
     is_standalone = any(key.startswith("dual_mdl.") for key in states["masknet"])
@@ -147,7 +147,7 @@ def _of_three(source, files):
 
 
 def _of_whole(source, path, form="modelscope"):
-    """Of one file with all weights."""
+    """Checkpoint of one file with all weights."""
     state, is_training = _read_whole(path)
     _refuse_others(path, state)
     settings, form = {}, "clearvoice" if is_training else form
@@ -159,8 +159,8 @@ def _of_whole(source, path, form="modelscope"):
         index = next((number for number, prefix in enumerate(prefixes) if key.startswith(prefix)), None)
         if index is None:
             raise InputError(
-                f"{path}: is no checkpoint of the authors' MossFormer or MossFormer2: the key {key!r} is none of "
-                f"theirs, which begin with {', '.join(MODELSCOPE_PREFIXES)} or {', '.join(STANDALONE_PREFIXES)}."
+                f"{path}: is not a checkpoint of the authors' MossFormer or MossFormer2: unknown key {key!r}. Their "
+                f"keys begin with {', '.join(MODELSCOPE_PREFIXES)} or {', '.join(STANDALONE_PREFIXES)}."
             )
         inner = key.removeprefix(prefixes[index])
         is_masknet = MODULES[index] == "masknet"
@@ -169,7 +169,7 @@ def _of_whole(source, path, form="modelscope"):
 
 
 def _read_whole(path):
-    """The state dict, without what training in parallel puts before its keys; and whether it is from a training."""
+    """The state dict, without the prefix of parallel training; and whether it is from a training."""
     content = read_plain(path)
     content = content if isinstance(content, dict) else {}
     if any(isinstance(content.get(key), dict) for key in ("mossformer", "generator")):
@@ -177,13 +177,13 @@ def _read_whole(path):
     is_training = isinstance(content.get("model"), dict)
     state = content["model"] if is_training else content
     if not state or not all(torch.is_tensor(value) for value in state.values()):
-        raise InputError(f"{path}: has to hold a state dict, names and tensors, or one under 'model'; found neither.")
+        raise InputError(f"{path}: must hold a state dict, names and tensors, or one under 'model'; found neither.")
     parallel = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}, is_training
 
 
 def _refuse_others(path, keys):
-    """Raise InputError if keys are of a network of the authors' that is not supported."""
+    """Raise InputError if the keys are of an unsupported network of the authors."""
     for key in keys:
         for prefix, what in _OTHERS.items():
             if key.startswith(prefix):
@@ -192,24 +192,24 @@ def _refuse_others(path, keys):
 
 def _is_other(path, what):
     return InputError(
-        f"{path}: is ClearerVoice's {what}. It is no audio-only separator of mixtures, and isn't supported. "
-        f"`mossformer-sb models` lists the authors' models that are."
+        f"{path}: is ClearerVoice's {what}. It is not an audio-only separator of mixtures, and not supported. "
+        f"`mossformer-sb models` lists the supported models."
     )
 
 
 def _pointed_at(pointer):
-    """The checkpoint that ClearerVoice's text file names."""
+    """The checkpoint that ClearerVoice's text file refers to."""
     try:
         names = [line.strip() for line in pointer.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise InputError(f"{pointer}: is no text; it has to hold the name of a checkpoint in its folder.") from error
+        raise InputError(f"{pointer}: is not text; it must hold the name of a checkpoint in its folder.") from error
     if len(names) == 2:
         raise _is_other(pointer, _SUPER_RESOLUTION)
     if len(names) != 1 or Path(names[0]).name != names[0]:
-        raise InputError(f"{pointer}: has to hold the name of one file in its folder; found {' '.join(names)[:80]!r}.")
+        raise InputError(f"{pointer}: must hold the name of one file in its folder; found {' '.join(names)[:80]!r}.")
     path = pointer.parent / names[0]
     if not path.is_file():
-        raise InputError(f"{pointer}: names {names[0]}, which is not in its folder. Put it there, or name a .pt file.")
+        raise InputError(f"{pointer}: refers to {names[0]}, which is not in its folder. Add it, or give a .pt file.")
     return path
 
 
@@ -226,8 +226,8 @@ def _only_training_file(folder):
     if some:
         ending = Path(some[0]).suffix
         missing = [f"{name}{ending}" for name in MODULES if f"{name}{ending}" not in some]
-        raise InputError(f"{folder}: holds {', '.join(some)}, and no {' and no '.join(missing)}. All three are needed.")
-    raise InputError(f"{folder}: holds no checkpoint of the authors', which would be {_EXPECTED}.")
+        raise InputError(f"{folder}: holds {', '.join(some)}, but no {' and no '.join(missing)}. All three are needed.")
+    raise InputError(f"{folder}: holds no checkpoint of the authors. Expected {_EXPECTED}.")
 
 
 def _settings(folder):
@@ -238,9 +238,9 @@ def _settings(folder):
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: is no valid JSON ({error}). Download it again.") from error
+        raise InputError(f"{path}: is not valid JSON ({error}). Download it again.") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: has to hold keys and values; found {type(settings).__name__}. Download it again.")
+        raise InputError(f"{path}: must hold keys and values; found {type(settings).__name__}. Download it again.")
     return settings
 
 
@@ -256,7 +256,7 @@ def from_standalone(key: str) -> str:
 
 
 def to_standalone(key: str) -> str:
-    """The opposite of `from_standalone`.
+    """The inverse of `from_standalone`.
 
     Example
     -------

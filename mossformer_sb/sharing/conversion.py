@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODELSCOPE_RATE = 8000  # Hz, of both separators of theirs on ModelScope's hub
+MODELSCOPE_RATE = 8000  # Hz, of both of their separators on ModelScope's hub
 _SHOWN_ROWS = 20
 _NAMES = {"modelscope": "ModelScope", "standalone": "the standalone MossFormer2", "clearvoice": "ClearerVoice-Studio"}
 
@@ -38,7 +38,7 @@ def from_authors(
     record: TrainingRecord | None = None,
     speechbrain: bool = True,
 ) -> Path:
-    """Convert a checkpoint of the authors' into a folder that `MossFormerSeparation.from_hparams` loads.
+    """Convert a checkpoint of the authors into a folder that `MossFormerSeparation.from_hparams` loads.
 
     Its format is recognised, see `mossformer_sb.sharing.authors_files`. Every name and shape is compared.
 
@@ -47,17 +47,17 @@ def from_authors(
     source : str or Path
         A folder, or a single file of all weights.
     output_folder : str or Path
-        Where to.
+        Folder to write.
     sample_rate : int, optional
-        Hz that it was trained at. Default: as ``config.json`` says; else 8000 for ModelScope's form.
+        Sample rate of its training data in Hz. Default: as in ``config.json``; else 8000 for ModelScope's format.
     group_size : int
-        Frames of one local attention group: like the rate, it can't be read from the weights.
+        Frames per local attention group: like the rate, it can't be read from the weights.
     apply_masks : bool, optional
         As in `MossFormer2MaskNet`. Default: False if ``config.json`` names the authors' model for WHAMR!, else True.
     input_level : str, optional
-        As in `mossformer_sb.inference.input_level`. Default: ClearerVoice's for its form.
+        As in `mossformer_sb.inference.input_level`. Default: ClearerVoice's for its format.
     record : TrainingRecord, optional
-        For the model card.
+        Facts for the model card.
     speechbrain : bool
         As for `export`.
 
@@ -69,8 +69,8 @@ def from_authors(
     Raises
     ------
     InputError
-        If files are missing or are of another network, with a table of the keys and shapes that differ; or if the files
-        lack a value that must be given.
+        If files are missing or belong to another network, with a table of the keys and shapes that differ; or if the
+        files lack a value that must be given.
     """
     checkpoint = read_checkpoint(source)
     sample_rate = _sample_rate(checkpoint) if sample_rate is None else sample_rate
@@ -79,7 +79,7 @@ def from_authors(
         input_level = "loud_rms"
     if record is None:
         files = ", ".join(dict.fromkeys(checkpoint.files.values()))
-        record = TrainingRecord(checkpoint=f"converted from the form of {_NAMES[checkpoint.form]} ({files})")
+        record = TrainingRecord(checkpoint=f"converted from the format of {_NAMES[checkpoint.form]} ({files})")
     settings = {} if input_level is None else {"input_level": input_level}
     modules = dict(separator.named_children())
     return export(output_folder, modules, sample_rate, record, speechbrain=speechbrain, settings=settings)
@@ -88,7 +88,7 @@ def from_authors(
 def load_separator(
     checkpoint: AuthorsCheckpoint, group_size: int = 256, apply_masks: bool | None = None
 ) -> MossFormerSeparator:
-    """Build a separator with a checkpoint's weights, and the sizes that follow from their shapes.
+    """Build a separator with a checkpoint's weights; their shapes determine its sizes.
 
     Arguments
     ---------
@@ -117,7 +117,7 @@ def load_separator(
 
 
 def in_modelscope_names(module: str, state_dict: dict) -> dict:
-    """A state dict of ours with ModelScope's names, for the module called ``module``."""
+    """A state dict of the module called ``module``, with ModelScope's names."""
     return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
 
 
@@ -128,8 +128,8 @@ def _sample_rate(checkpoint):
     if checkpoint.form == "modelscope":
         return MODELSCOPE_RATE
     raise InputError(
-        f"{checkpoint.source}: has no sample rate. Give the one that the model was trained at: --sample_rate 16000 "
-        f"for ClearerVoice's MossFormer2_SS_16K, --sample_rate 8000 for a model of 8 kHz."
+        f"{checkpoint.source}: has no sample rate. Give that of its training data: --sample_rate 16000 "
+        f"for ClearerVoice's MossFormer2_SS_16K, --sample_rate 8000 for an 8 kHz model."
     )
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 3  # after a broken connection
 TIMEOUT = 20  # seconds without a byte
 BLOCK = 1 << 14  # bytes; an incomplete one is discarded when the connection breaks
-PART, NOTE = ".part", ".part.json"  # the partial download, and the version of the file that it is of
+PART, NOTE = ".part", ".part.json"  # the partial download, and the version of its file
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -36,19 +36,19 @@ def download(
     ---------
     url : str
     path : str or Path
-        Where to; its folder must exist. The partial download lies beside it, and an interrupted download resumes from
-        there.
+        File to write, in an existing folder. The partial download is in the same folder, and an interrupted download
+        resumes from it.
     headers : mapping, optional
-        Of the request, such as a token. They are not sent to another host after a redirect.
+        Headers of the request, such as a token. They are not sent to another host after a redirect.
     size : int, optional
-        Bytes that the file has to have. Default: the server's content length.
+        Expected size in bytes. Default: the server's content length.
     sha256 : str, optional
         Expected hash of its content, in hexadecimal digits.
 
     Raises
     ------
     InputError
-        If it can't be downloaded, or isn't what was expected.
+        If it can't be downloaded, or its size or hash is wrong.
     """
     path = Path(path)
     part = path.with_name(path.name + PART)
@@ -61,7 +61,7 @@ def download(
             if attempt == ATTEMPTS or not come:
                 kept = f" {_megabytes(come)} MB of it are kept: the same command resumes from there." if come else ""
                 raise InputError(f"{url}: can't be downloaded ({_reason(error)}).{kept}") from error
-            logger.info("%s: the connection broke after %s MB; resuming", path.name, _megabytes(come))
+            logger.info("%s: the connection failed after %s MB; resuming", path.name, _megabytes(come))
         except requests.RequestException as error:
             raise InputError(f"{url}: can't be downloaded ({_reason(error)}).") from error
         except OSError as error:
@@ -75,34 +75,34 @@ def download(
 
 
 def difference(path: Path, size: int | None = None, sha256: str | None = None) -> str:
-    """How a file differs from the expected size or content.
+    """The difference of a file from the expected size or content.
 
     Arguments
     ---------
     path : Path
     size : int, optional
-        Bytes that it has to have.
+        Expected size in bytes.
     sha256 : str, optional
         Expected hash of its content, in hexadecimal digits.
 
     Returns
     -------
     str
-        Empty if nothing is.
+        Description of the difference, empty if there is none.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "weights.pt"
     >>> _ = path.write_bytes(b"abc")
     >>> difference(path, size=4), difference(path, size=3)
-    ('has 3 bytes, needed are 4: it is truncated, or of another version', '')
+    ('has 3 bytes, expected 4: it is truncated, or another version', '')
     """
     found = path.stat().st_size
     if size is not None and found != size:
-        return f"has {found} bytes, needed are {size}: it is truncated, or of another version"
+        return f"has {found} bytes, expected {size}: it is truncated, or another version"
     digest = None if sha256 is None else file_sha256(path)
     if digest is not None and digest != sha256.lower():
-        return f"has the sha256 {digest}, needed is {sha256.lower()}: it is damaged, or of another version"
+        return f"has the sha256 {digest}, expected {sha256.lower()}: it is damaged, or another version"
     return ""
 
 
@@ -125,13 +125,13 @@ def file_sha256(path: str | Path) -> str:
 
 def _receive(url, part, headers, name, size):
     """Append the missing rest of the file to ``part``; start again if the server has another version of it."""
-    start, etag = _what_has_come(part)
+    start, etag = _downloaded(part)
     request = {**(headers or {}), "Accept-Encoding": "identity"}
     if start:
         request |= {"Range": f"bytes={start}-", "If-Range": etag}
     with requests.get(url, headers=request, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            part.unlink()  # nothing is missing, or it is of another version: start again
+            part.unlink()  # already complete, or another version: start again
             return _receive(url, part, headers, name, size)
         response.raise_for_status()
         sent = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -141,7 +141,7 @@ def _receive(url, part, headers, name, size):
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         if None not in (size, total) and total != size:  # before the download, which can take an hour
-            raise InputError(f"{url}: has {total} bytes, needed are {size}: it is truncated, or of another version.")
+            raise InputError(f"{url}: has {total} bytes, expected {size}: it is truncated, or another version.")
         _note(part, response.headers.get("ETag"))
         with open(part, "ab" if start else "wb") as file, _bar(name, total, start) as bar:
             for block in response.iter_content(BLOCK):
@@ -152,8 +152,8 @@ def _receive(url, part, headers, name, size):
         raise requests.ConnectionError(f"{found} of {total} bytes were received")
 
 
-def _what_has_come(part):
-    """How many bytes can be resumed from, and the version of the file that they are of."""
+def _downloaded(part):
+    """Number of bytes that are already downloaded, and the version of their file."""
     note = part.with_name(part.name.removesuffix(PART) + NOTE)
     try:
         etag = json.loads(note.read_text(encoding="utf-8"))["etag"]
@@ -163,7 +163,7 @@ def _what_has_come(part):
 
 
 def _note(part, etag):
-    """Without a strong ETag, a download can't be resumed."""
+    """Store the version of the file. Without a strong ETag, a download can't be resumed."""
     note = part.with_name(part.name.removesuffix(PART) + NOTE)
     note.write_text(json.dumps({"etag": etag if etag and not etag.startswith("W/") else None}), encoding="utf-8")
 
@@ -177,7 +177,7 @@ def _megabytes(size):
 
 
 def _reason(error):
-    """The innermost cause, which is the informative one."""
+    """The innermost cause, which is the most informative one."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -33,7 +33,7 @@ def is_earlier_export(folder: str | Path) -> bool:
 def convert_export(
     folder: str | Path, output_folder: str | Path, half: bool | None = None, speechbrain: bool = True
 ) -> Path:
-    """Write an export of an earlier version as one of this version, with its card and its examples.
+    """Convert an export of an earlier version into one of this version, with its model card and examples.
 
     No code of the folder is run: see `mossformer_sb.sharing.settings`.
 
@@ -42,9 +42,9 @@ def convert_export(
     folder : str or Path
         The earlier export.
     output_folder : str or Path
-        Where to.
+        Folder to write.
     half : bool, optional
-        Half precision. Default: as in the earlier export.
+        Whether to store half precision. Default: as in the earlier export.
     speechbrain : bool
         As for `export`.
 
@@ -89,6 +89,6 @@ def convert_export(
 
 
 def _own_examples(folder):
-    """Audio of the folder's own; a link to a file elsewhere is not followed."""
+    """Audio files in the folder; links to files elsewhere are not followed."""
     found = sorted((folder / EXAMPLES_FOLDER).glob("*"))
     return [path for path in found if is_own_file(folder, f"{EXAMPLES_FOLDER}/{path.name}")]

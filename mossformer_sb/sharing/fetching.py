@@ -1,7 +1,7 @@
-"""Fetching a model's files: from a local folder, the Hugging Face hub, or a web address; copies in ``savedir``.
+"""Fetching a model's files: from a local folder, the Hugging Face hub, or a URL; copies in ``savedir``.
 
-A file is always of the model that was named. Copies in ``savedir`` replace a download only if a note beside them says
-that they are of this model, and files that were not fetched are not overwritten.
+A file always belongs to the requested model. Copies in ``savedir`` replace a download only if its note lists them as
+files of this model, and files that were not fetched are not overwritten.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOTE = ".fetched.json"  # in savedir: the source, its revision, and the files that are of it
+NOTE = ".fetched.json"  # in savedir: the source, its revision, and its files
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 WEB = ("http://", "https://")
 TIMEOUT = 5  # seconds for the hub's first answer, unless HF_HUB_ETAG_TIMEOUT says otherwise
@@ -51,18 +51,18 @@ class ModelSource:
     Arguments
     ---------
     source : str, Path or speechbrain.utils.fetching.FetchSource
-        A local folder, ``~`` being the home; the id of a model on the Hugging Face hub; or a web address.
+        A local folder, which may begin with ``~``; the id of a model on the Hugging Face hub; or a URL.
     savedir : str or Path, optional
-        Where to keep fetched files. Default: the hub's cache; local folders are read where they are.
+        Folder for fetched files. Default: the hub's cache; local folders are read in place.
     local_strategy : speechbrain.utils.fetching.LocalStrategy
-        How files are put into ``savedir``.
+        How files get into ``savedir``.
     fetch_config : speechbrain.utils.fetching.FetchConfig, optional
-        A revision, a token and so on, for the hub.
+        Settings for the hub, such as a revision or a token.
 
     Raises
     ------
     InputError
-        If it is neither a folder nor a name that could be fetched.
+        If the source is neither a folder nor a name that can be fetched.
 
     Example
     -------
@@ -86,7 +86,7 @@ class ModelSource:
         self._revision = self.config.revision
         self._files = {}
         if self.kind is FetchFrom.URI and savedir is None:
-            raise InputError(f"{self.name}: give savedir, a folder to keep what is downloaded from a web address.")
+            raise InputError(f"{self.name}: give savedir, a folder for the files that are downloaded from a URL.")
 
     @property
     def folder(self) -> Path | None:
@@ -112,7 +112,7 @@ class ModelSource:
         return self.first_of([filename])
 
     def first_of(self, filenames: Iterable[str]) -> Path:
-        """The first of several files that the model has; as `file` otherwise."""
+        """The first of several files that the model has; otherwise as `file`."""
         filenames = list(filenames)
         known = next((self._files[name] for name in filenames if name in self._files), None)
         if known is not None:
@@ -143,7 +143,7 @@ class ModelSource:
         return self.first_of(module + ending for ending in EXTENSIONS)
 
     def for_speechbrain(self) -> dict:
-        """Arguments of SpeechBrain's own loading, so that it takes no file of another model from ``savedir``."""
+        """Arguments for SpeechBrain's own loading, so that it uses no file of another model in ``savedir``."""
         config = dataclasses.replace(self.config, overwrite=self.savedir is not None)
         return {
             "source": self.name,
@@ -183,7 +183,7 @@ class ModelSource:
             found = huggingface_hub.try_to_load_from_cache(
                 self.name, filename, cache_dir=self.config.huggingface_cache_dir, revision=self._revision
             )
-        except ValueError:  # a name that the hub doesn't allow, which `_fetch` reports
+        except ValueError:  # a name that the hub doesn't allow: `_fetch` reports it
             return None
         return self._pinned(found) if isinstance(found, str) else None
 
@@ -196,7 +196,7 @@ class ModelSource:
         for name in filenames:
             try:
                 return name, self._from_hub(name)
-            except Exception as error:  # httpx's exceptions have no base in common with those of requests
+            except Exception as error:  # httpx's exceptions have no common base with those of requests
                 if isinstance(error, huggingface_hub.errors.EntryNotFoundError) and _is_about_one_file(error):
                     continue
                 raise self._unreachable(filenames, _reason(error)) from error
@@ -204,7 +204,7 @@ class ModelSource:
 
     def _from_hub(self, filename):
         timeout = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else TIMEOUT
-        # Without a network, hf_hub_download retries for half a minute; this fails at once.
+        # Without a network, hf_hub_download retries for half a minute; this fails immediately.
         url = huggingface_hub.hf_hub_url(self.name, filename, revision=self._revision)
         huggingface_hub.get_hf_file_metadata(url, token=self.config.token, timeout=timeout)
         path = huggingface_hub.hf_hub_download(
@@ -218,14 +218,14 @@ class ModelSource:
         return self._pinned(path)
 
     def _pinned(self, path):
-        """The path; stores its commit, for the other files."""
+        """Return the path, and store its commit for the other files."""
         path = Path(path)
         if path.parent.parent.name == "snapshots":
             self._revision = path.parent.name
         return path
 
     def _download(self, filenames):
-        """Download from a web address into savedir, as SpeechBrain does."""
+        """Download from a URL into savedir, as SpeechBrain does."""
         reason = "there is no such file"
         self._remove_other_models()
         for name in filenames:
@@ -240,7 +240,7 @@ class ModelSource:
     # ---- keeping
 
     def _own_copies(self):
-        """Names of the files in savedir that are of this model."""
+        """Names of this model's files in savedir."""
         note = _read_note(self.savedir)
         return note["files"] if (note["source"], note["revision"]) == self._identity else []
 
@@ -249,7 +249,7 @@ class ModelSource:
         return os.path.abspath(self.name) if self.folder else self.name, self.config.revision
 
     def _keep(self, filename, path):
-        """Put a copy into savedir, and note its model; remove files of another model."""
+        """Copy a file into savedir, and note its model; remove files of another model."""
         place = self.savedir / filename
         try:
             self.savedir.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ class ModelSource:
             write_text(self.savedir / NOTE, json.dumps({"source": source, "revision": revision, "files": files}))
         except OSError as error:
             raise InputError(
-                f"savedir {self.savedir}: can't write {filename} there ({error.strerror or error}). Give another "
+                f"savedir {self.savedir}: can't write {filename} ({error.strerror or error}). Give another "
                 f"folder, or no savedir."
             ) from error
 
@@ -274,7 +274,7 @@ class ModelSource:
         if path is not None and filecmp.cmp(place, path, shallow=False):
             return
         raise InputError(
-            f"savedir {self.savedir}: holds a {filename} that is not that of {self.name}. To load that model, give the "
+            f"savedir {self.savedir}: holds a {filename} that does not belong to {self.name}. To load it, give the "
             f"folder as source; otherwise give another savedir, or empty this one."
         )
 
@@ -304,12 +304,12 @@ class ModelSource:
         message += f"{what} can't be fetched from {place} ({reason})."
         note = _read_note(self.savedir) if self.savedir is not None else {"files": []}
         if note["files"]:
-            message += f" The files in savedir {self.savedir} are of {note['source']}."
+            message += f" The files in savedir {self.savedir} belong to {note['source']}."
         return InputError(message)
 
 
 def _kind_of(source):
-    """Kind of a source, and its name there."""
+    """Kind of a source, and its name."""
     if isinstance(source, FetchSource):
         return source.FetchFrom, str(source.path)
     folder, name = Path(expanded(source)), str(source)

@@ -48,19 +48,19 @@ def export(
     Arguments
     ---------
     folder : str or Path
-        Where to.
+        Folder to write.
     modules : mapping
-        ``encoder``, ``masknet`` and ``decoder``, wrapped for several GPUs or not. The mask net has ``config``, its
+        ``encoder``, ``masknet`` and ``decoder``, also wrapped for several GPUs. The mask net has ``config``, its
         arguments; ``num_spks``; ``network`` and ``paper``, for the model card. A mask net of your own class is only
         written in SpeechBrain's format, which is loaded with ``trust=True``.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
     record : TrainingRecord, optional
-        For the model card.
+        Facts for the model card.
     examples : iterable of Path
         Audio files to copy into ``examples``.
     half : bool
-        Whether to round the weights to half precision. Loaded, they are converted to single precision.
+        Whether to round the weights to half precision. Loading converts them to single precision.
     speechbrain : bool
         Whether to write the files for SpeechBrain's classes. They are never written for a network whose output is not
         multiplied with the encoded mixture.
@@ -79,8 +79,8 @@ def export(
     Raises
     ------
     InputError
-        If the folder exists and is something else, a weight is too large for half precision, or the mask net is of a
-        class of your own and ``speechbrain`` is False.
+        If the folder exists and is not an export, a weight is too large for half precision, or the mask net is of your
+        own class and ``speechbrain`` is False.
 
     Example
     -------
@@ -94,7 +94,7 @@ def export(
     folder = Path(folder)
     if folder.exists() and not is_model_folder(folder):
         raise InputError(
-            f"{folder}: exists and is no exported model, so it is not replaced. Choose another export folder."
+            f"{folder}: exists and is not an exported model, so it is not replaced. Choose another export folder."
         )
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}
@@ -140,7 +140,7 @@ def describes_model(path: str | Path) -> bool:
 
 
 def _multiplies(masknet):
-    """Whether SpeechBrain's classes compute a network correctly; a warning if not."""
+    """Whether SpeechBrain's classes compute a network correctly; log a warning if not."""
     if applies_masks(masknet):
         return True
     logger.warning(
@@ -170,7 +170,7 @@ def _state(module, name, half):
     for key, value in state.items():
         if not (value.abs() <= largest).all():
             raise InputError(
-                f"{name}.{key}: has a value that half precision can't hold, which ends at {largest:g}. Export without "
+                f"{name}.{key}: has a value above the maximum of half precision, {largest:g}. Export without "
                 "half, or another checkpoint."
             )
     return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
@@ -212,7 +212,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def _class_path(module):
-    """Path of a module's class: from the top-level package if that exports it, since modules may move."""
+    """Import path of a module's class: from the top-level package if that exports it, since modules may move."""
     name = type(module).__name__
     offered = getattr(mossformer_sb, name, None) is type(module)
     return f"mossformer_sb.{name}" if offered else f"{type(module).__module__}.{name}"

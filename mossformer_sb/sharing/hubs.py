@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.released import HUGGING_FACE
 
-ENDPOINT_VARIABLE = "MODELSCOPE_ENDPOINT"  # of the package `modelscope`, too
+ENDPOINT_VARIABLE = "MODELSCOPE_ENDPOINT"  # also read by the package `modelscope`
 MODELSCOPE_ENDPOINT = "https://www.modelscope.cn"
 MODELSCOPE_REVISION = "master"
 TIMEOUT = 10  # seconds for the hub's answer
@@ -23,7 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a file is: ``cached``, a copy on this machine, or ``url``.
+    """Location of a file: ``cached``, a copy on this machine, or ``url``.
 
     ``sha256`` and ``size`` are stated by the hub; ``revision`` must be that of the model's other files.
     """
@@ -42,11 +42,11 @@ def locate(hub: str, hub_id: str, file: str, revision: str | None = None) -> Pla
     Arguments
     ---------
     hub : str
-        One of those in `mossformer_sb.sharing.released`.
+        Name of a hub, as in `mossformer_sb.sharing.released`.
     hub_id, file : str
-        Of the model, and the file's name in it.
+        The model's id, and the name of a file in it.
     revision : str, optional
-        Default: the newest.
+        Revision of the model. Default: the newest.
 
     Returns
     -------
@@ -80,11 +80,11 @@ def _on_hugging_face(hub_id, file, revision):
     _check_online(url)
     try:
         facts = huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT)
-    except Exception as error:  # its HTTP client's exceptions have no base in common with those of requests
+    except Exception as error:  # its HTTP client's exceptions have no common base with those of requests
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(f"{url}: can't be reached ({reason}).") from error
     revision = facts.commit_hash or revision
-    # The ETag of files in Git LFS is the sha256; that of others is git's blob ID.
+    # The ETag of files in Git LFS is the sha256, of other files git's blob ID.
     sha256 = facts.etag if _SHA256.fullmatch(facts.etag or "") else None
     headers = huggingface_hub.utils.build_hf_headers()
     url = huggingface_hub.hf_hub_url(hub_id, file, revision=revision)

@@ -1,7 +1,7 @@
 """Finding a model's folder, and loading it without running code from it.
 
 A model is ``config.json`` and ``model.safetensors``, see `mossformer_sb.network.hub`. SpeechBrain loads a model by
-HyperPyYAML and pickled checkpoints, which call whatever a file names: only ``trust=True`` does that.
+HyperPyYAML and pickled checkpoints, which can run arbitrary code: only ``trust=True`` does that.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def find_model(source: str | Path | ModelSource, **fetching: Any) -> ModelSource
     Arguments
     ---------
     source : str, Path or ModelSource
-        As for `mossformer_sb.sharing.fetching.ModelSource`; one of these is returned as it is.
+        As for `mossformer_sb.sharing.fetching.ModelSource`; a `ModelSource` is returned unchanged.
     **fetching
         Further arguments of `ModelSource`.
 
     Returns
     -------
     ModelSource
-        Of a training's output folder, its export.
+        The model; for a training's output folder, its export.
 
     Raises
     ------
@@ -72,12 +72,12 @@ def export_of_training(folder: Path) -> Path | None:
     Returns
     -------
     Path or None
-        None if the folder is not that of a training.
+        None if the folder is not the output folder of a training.
 
     Raises
     ------
     InputError
-        If it is one, and has no export.
+        If the training has no export.
     """
     path = folder / HPARAMS_FILE
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -102,14 +102,14 @@ def export_of_training(folder: Path) -> Path | None:
 def load_model(
     source: str | Path | ModelSource, overrides: Mapping | None = None, **fetching: Any
 ) -> MossFormerSeparator:
-    """Load a separator that is not trusted, with its weights, from a model folder or a model hub.
+    """Load an untrusted separator, with its weights, from a model folder or a model hub.
 
     Arguments
     ---------
     source, **fetching
         As for `find_model`.
     overrides : mapping, optional
-        Other values for keys of ``config.json``.
+        New values for keys of ``config.json``.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def load_model(
     Raises
     ------
     InputError
-        If there is no such model, or something in it is refused, missing, or doesn't fit.
+        If there is no such model, or one of its files is refused, missing, or inconsistent.
 
     Example
     -------
@@ -137,7 +137,7 @@ def load_model(
 
 
 def _without(source, name):
-    """The message for a model that lacks one of its files."""
+    """The error message for a model without one of its files."""
     if name == WEIGHTS_FILE:
         return missing_file(source.name, name)
     try:
@@ -146,8 +146,8 @@ def _without(source, name):
         return missing_file(source.name, name)
     here = source.folder or "FOLDER"
     return (
-        f"{source.name}: holds {HPARAMS_FILE} and no {CONFIG_FILE}, as exports of earlier versions and models of "
-        f"others do. That file can run code. If it is an export of mossformer_sb, convert it once, which runs no code: "
-        f"`mossformer-sb export {here} --output_folder MODEL`. If you trust its author to run code here, load it with "
+        f"{source.name}: holds {HPARAMS_FILE} and no {CONFIG_FILE}, like exports of earlier versions and other "
+        f"SpeechBrain models. That file can run code. If it is an export of mossformer_sb, convert it, which runs no "
+        f"code: `mossformer-sb export {here} --output_folder MODEL`. If you trust its author to run code, load it with "
         f"trust=True, on the command line --trust."
     )

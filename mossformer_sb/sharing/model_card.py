@@ -88,14 +88,14 @@ estimates = model.separate_file("mixture.wav", output_folder="separated")
 _FILES = (
     "`source` may be the id of this model on the Hugging Face hub. It is loaded from `config.json` and "
     "`model.safetensors`, which hold plain values and tensors: no code of this folder runs. "
-    "`mossformer_sb.MossFormerSeparator.from_pretrained` gives the network alone."
+    "`mossformer_sb.MossFormerSeparator.from_pretrained` loads only the network."
 )
 
 
 def _speechbrain_line(masknet, speechbrain):
     if speechbrain:
         return _wrapped(
-            "SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, where `mossformer_sb` is installed: "
+            "SpeechBrain's own `SepformerSeparation.from_hparams` loads it too, if `mossformer_sb` is installed: "
             "from `hyperparams.yaml` and the `.ckpt` files."
         )
     if applies_masks(masknet):

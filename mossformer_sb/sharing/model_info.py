@@ -23,12 +23,12 @@ def describe(path: str | Path) -> dict:
     Returns
     -------
     dict
-        Name of a fact to its value, for display.
+        Facts, from name to value, for display.
 
     Raises
     ------
     InputError
-        If it is neither.
+        If the path is neither.
 
     Example
     -------
@@ -90,7 +90,7 @@ def _describe_manifest(path):
 
 
 def _fingerprint(path, table):
-    """Of the recordings or, where these aren't below the manifest's folder, the one that the preparation noted."""
+    """Fingerprint of the recordings or, if these aren't in the manifest's folder, the one noted in preparation."""
     try:
         return fingerprint(table)[:FINGERPRINT_SHOWN]
     except InputError:
@@ -98,4 +98,4 @@ def _fingerprint(path, table):
         try:
             return json.loads(facts.read_text(encoding="utf-8"))["fingerprint"][:FINGERPRINT_SHOWN]
         except (OSError, ValueError, KeyError, TypeError):
-            return f"unknown: the recordings aren't in {Path(path).parent}, and {facts.name} is absent"
+            return f"unknown: the recordings aren't in {Path(path).parent}, and {facts.name} is missing"

@@ -1,4 +1,4 @@
-"""Names of a mask net's parameters in the authors' package `modelscope`, and here."""
+"""Conversion of a mask net's parameter names to and from the authors' package `modelscope`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _BLOCK_NAMES = {
     for theirs, ours in _PROJECTIONS.items()
     for their_part, our_part in _CONV_MODULE.items()
 } | {"qk_offset_scale.gamma": "offset_scale.gamma", "qk_offset_scale.beta": "offset_scale.beta"}
-# MossFormer2 has its blocks in other folders, and a recurrent module after each.
+# MossFormer2 has other names for its blocks, and a recurrent module after each.
 _MASKNET_NAMES_2 = {
     theirs.replace("att_mdl.norm.norm", "intra_mdl.norm").replace("att_norm", "intra_norm"): ours
     for theirs, ours in _MASKNET_NAMES.items()
@@ -99,13 +99,13 @@ def masknet_from_modelscope(state_dict: dict) -> dict:
     Arguments
     ---------
     state_dict : dict
-        Of ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, or loaded from a released
+        State dict of ``modelscope.models.audio.separation.mossformer.MossFormerMaskNet``, or loaded from a released
         ``masknet.bin``; or of the mask net of ``modelscope.models.audio.separation.m2.mossformer.MossFormer2``.
 
     Returns
     -------
     dict
-        For ``load_state_dict`` of ours. The tensors share memory with the given ones.
+        State dict of our mask net. The tensors share memory with the given ones.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def masknet_from_modelscope(state_dict: dict) -> dict:
         if _CONSTANTS.fullmatch(key):
             continue
         name = _our_name(key)
-        # 1×1 convolutions [out, in, 1] are linear layers here, and depthwise filters [C, 1, K] have no second axis.
+        # 1×1 convolutions [out, in, 1] become linear layers, and depthwise filters [C, 1, K] lose their second axis.
         if value.dim() == 3:
             value = value.squeeze(1 if name.endswith("depthwise.weight") else 2)
         elif value.dim() == 4:
@@ -142,24 +142,24 @@ def _our_name(key):
         name = _MASKNET_NAMES.get(key) or _MASKNET_NAMES_2.get(key, "")
     if not name or name.endswith("."):
         raise InputError(
-            f"key {key!r} is not one of the authors' mask net: expected keys such as 'conv1d_encoder.weight' and "
+            f"key {key!r} is not a key of the authors' mask net: expected keys such as 'conv1d_encoder.weight' and "
             f"'mdl.att_mdl.mossformerM.layers.0.to_hidden.mdl.1.weight'. Is this the masknet's state dict?"
         )
     return name
 
 
 def masknet_to_modelscope(state_dict: dict) -> dict:
-    """Translate the state dict of `MossFormerMaskNet` or `MossFormer2MaskNet` into that of the authors' mask net.
+    """Convert the state dict of `MossFormerMaskNet` or `MossFormer2MaskNet` into that of the authors' mask net.
 
     Arguments
     ---------
     state_dict : dict
-        Of ours.
+        State dict of our mask net.
 
     Returns
     -------
     dict
-        For the authors' classes, see `masknet_from_modelscope`, the constants of their files included.
+        State dict for the authors' classes, see `masknet_from_modelscope`, including the constants of their files.
 
     Example
     -------
@@ -212,7 +212,7 @@ def _frequencies(channels):
 
 
 def is_constant(key: str) -> bool:
-    """Whether a key of the authors' mask net is for frequencies, which files may lack and our network computes.
+    """Whether a key of the authors' mask net is for frequencies, which files may omit and our network computes.
 
     Example
     -------
@@ -223,14 +223,14 @@ def is_constant(key: str) -> bool:
 
 
 def masknet_sizes(state_dict: dict, folder: str | Path) -> dict:
-    """Sizes of a mask net, from the state dict of the authors'.
+    """Sizes of a mask net, from the authors' state dict.
 
     Arguments
     ---------
     state_dict : dict
-        Of the authors' mask net, by ModelScope's names.
+        State dict of the authors' mask net, with ModelScope's names.
     folder : str or Path
-        Where it comes from, for the message.
+        Its folder, for the message.
 
     Returns
     -------
@@ -241,7 +241,7 @@ def masknet_sizes(state_dict: dict, folder: str | Path) -> dict:
     Raises
     ------
     InputError
-        If it is neither.
+        If it is the state dict of neither network.
 
     Example
     -------
@@ -268,7 +268,7 @@ def masknet_sizes(state_dict: dict, folder: str | Path) -> dict:
             sizes["recurrent_channels"] = state_dict[f"{_FOLDER_2}.fsmn.0.conv1.0.weight"].shape[0]
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise InputError(
-            f"{folder}: is no checkpoint of the authors' MossFormer or MossFormer2: the key or the shape of {error} "
+            f"{folder}: is not a checkpoint of the authors' MossFormer or MossFormer2: the key or the shape of {error} "
             f"does not match."
         ) from error
     return sizes

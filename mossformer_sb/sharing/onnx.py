@@ -1,6 +1,6 @@
 """A separator as an ONNX model, for programs without PyTorch.
 
-Shapes: B batch, T samples, S speakers, both B and T free.
+Shapes: B batch, T samples, S speakers; B and T are dynamic.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PACKAGES = ("onnx", "onnxscript")
 ONNX_FILE, INT8_FILE = "separator.onnx", "separator-int8.onnx"
 _SUMS = ("ReduceSum", "ReduceMean")
-_LARGE = 1000  # numbers of a weight that are worth a scale
+_LARGE = 1000  # minimum number of values of a quantised weight
 
 
 def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Module, decoder: torch.nn.Module) -> Path:
@@ -49,12 +49,12 @@ def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Mo
     Raises
     ------
     InputError
-        If the packages for it are not installed.
+        If the packages for ONNX are not installed.
     """
     check_onnx()
     path = Path(path)
     separator = MossFormerSeparator.from_modules(encoder, masknet, _Decoder(decoder)).eval()
-    # Not of batch 1, which an exporter would treat as a constant, and longer than a group of the mask net.
+    # Not batch 1, which an exporter would treat as a constant, and longer than a group of the mask net.
     example = torch.randn(2, 8000, device=next(encoder.parameters()).device)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with torch.no_grad(), _quiet():
@@ -76,10 +76,10 @@ def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Mo
 
 
 def split_sums(graph: onnx.GraphProto) -> None:
-    """Let sums and means over several axes be exact, in place: over the last axis first, then in double precision.
+    """Make sums and means over several axes accurate, in place: over the last axis first, then in double precision.
 
-    onnxruntime adds up all axes at once, one number after the other in single precision: over a minute of audio a norm
-    would be off by 1e-3.
+    onnxruntime adds up all axes at once, sequentially in single precision: over a minute of audio a norm would have an
+    error of 1e-3.
 
     Arguments
     ---------
@@ -109,7 +109,7 @@ def split_sums(graph: onnx.GraphProto) -> None:
 
 
 def _drop_notes(graph):
-    """Take out where in the sources each node comes from, which is a tenth of a small network's file."""
+    """Remove the source location of each node, which is a tenth of a small network's file."""
     for entry in [*graph.node, *graph.value_info]:
         del entry.metadata_props[:]
     del graph.value_info[:], graph.metadata_props[:]
@@ -118,15 +118,15 @@ def _drop_notes(graph):
 def quantise(source: str | Path, target: str | Path) -> Path:
     """Write a separator's ONNX model with weights of 8 bits, by onnxruntime.
 
-    Linear layers compute in 8 bits: each column of a weight has a scale of its own, and activations get theirs as the
-    model runs ("dynamic"), so that nothing has to be calibrated. Convolutions, which are more sensitive and not faster
-    in 8 bits, and the layers that make the masks of the last norm's output have their weights stored in 8 bits, and
-    compute in float32: a speaker 40 dB below the other would have 27 dB SI-SNR against float32 instead of 37.
+    Linear layers compute in 8 bits: each column of a weight has its own scale, and activations are scaled at run time
+    ("dynamic quantisation"), without calibration. Convolutions, which are more sensitive and not faster in 8 bits, and
+    the layers that compute the masks from the last norm's output only store their weights in 8 bits, and compute in
+    float32: otherwise a speaker 40 dB below the other would have 27 dB SI-SNR against float32 instead of 37.
 
     Arguments
     ---------
     source : str or Path
-        From `export_onnx`.
+        ONNX file from `export_onnx`.
     target : str or Path
 
     Returns
@@ -145,7 +145,7 @@ def quantise(source: str | Path, target: str | Path) -> Path:
     target = Path(target)
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # it advises by the root logger
+    root.setLevel(logging.ERROR)  # its advice goes to the root logger
     try:
         with atomic_write(target) as temporary:
             quantize_dynamic(
@@ -163,7 +163,7 @@ def quantise(source: str | Path, target: str | Path) -> Path:
 
 
 def _after_last_norm(path):
-    """Names of the products that come after the last norm."""
+    """Names of the matrix multiplications after the last norm."""
     import onnx
 
     nodes = onnx.load(path).graph.node
@@ -172,7 +172,7 @@ def _after_last_norm(path):
 
 
 def _store_in_8_bits(path):
-    """Store what is left of large weights in float32 in 8 bits, with a scale for each entry of the first axis."""
+    """Store the remaining large float32 weights in 8 bits, with a scale for each entry of the first axis."""
     import onnx
     from onnx import helper, numpy_helper
 
@@ -218,7 +218,7 @@ class _Decoder(nn.Module):
 
 @contextlib.contextmanager
 def _quiet():
-    """Context: without the exporter's progress, and its notes on missing packages."""
+    """Context: suppress the exporter's progress, and its notes on missing packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -29,24 +29,24 @@ class TrainingRecord:
     conditions: str = ""  # see `conditions`
     data: str = ""  # fingerprints of the training, validation and test sets: "train ..., valid ..., test ..."
     experiment: str = ""
-    command: str = ""  # of the training
+    command: str = ""  # command line of the training
     best_epoch: int | None = None
     num_test: int | None = None
     scores: dict = field(default_factory=dict)  # column of the results table to its mean in dB
-    test_command: str = ""  # of the evaluation, where that isn't the training's
+    test_command: str = ""  # command line of the evaluation, if it isn't the training's
     test_set: dict = field(default_factory=dict)  # data_root, and the corpus whose published scores are comparable
-    checkpoint: str = ""  # where it isn't the best one
-    licence: str = ""  # as model hubs call it, such as cc-by-4.0
+    checkpoint: str = ""  # if it isn't the best one
+    licence: str = ""  # identifier on model hubs, such as cc-by-4.0
 
     def write(self, folder: str | Path) -> None:
-        """Write it into a training's output folder, for later exports."""
+        """Write the record into a training's output folder, for later exports."""
         write_text(Path(folder) / RECORD_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> TrainingRecord:
-        """Read it from a training's output folder; an empty one if there is none.
+        """Read the record from a training's output folder; an empty one if there is none.
 
-        Unknown fields, as of a later version, are ignored.
+        Unknown fields, as from a later version, are ignored.
 
         Example
         -------
@@ -64,7 +64,7 @@ class TrainingRecord:
             return cls(**{key: value for key, value in facts.items() if key in known})
         except (OSError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{path}: can't be read ({error}). Restore a copy, or remove it: only the model card needs it."
+                f"{path}: can't be read ({error}). Restore a backup, or remove it: only the model card needs it."
             ) from error
 
     @classmethod
@@ -74,7 +74,8 @@ class TrainingRecord:
         Arguments
         ---------
         hparams : mapping
-            Of the experiment: ``task``, ``corpus``, and, if present, the other arguments of `conditions`.
+            Hyperparameters of the experiment: ``task``, ``corpus``, and, if present, the other arguments of
+            `conditions`.
         experiment : str or Path
             The YAML file.
         command : str
@@ -108,9 +109,9 @@ class TrainingRecord:
         ---------
         brain : SeparationBrain
         new : TrainingRecord
-            Of the run that evaluated. Its facts about the training count only if this record has none.
+            Record of the evaluation run. Its facts about the training are used only if this record has none.
         test_set : dict
-            See the field.
+            See the field ``test_set``.
 
         Returns
         -------
@@ -128,7 +129,7 @@ class TrainingRecord:
         )
 
     def without_evaluation(self, brain: SeparationBrain, new: TrainingRecord) -> TrainingRecord:
-        """This record where a `SeparationBrain` has loaded its best checkpoint, and there is no test set."""
+        """This record after a `SeparationBrain` has loaded its best checkpoint, without a test set."""
         record = self if self.command else new
         epoch = brain.hparams.epoch_counter.current
         return dataclasses.replace(record, best_epoch=epoch, num_test=None, scores={}, test_command="", test_set={})
@@ -143,24 +144,24 @@ def conditions_of(hparams: Mapping) -> str:
 def conditions(
     task: str, target: str | None = None, noise: bool | None = None, mixture_is_sum: bool | None = None
 ) -> str:
-    """Describe the recordings that a model is for, and what its estimates should be free of.
+    """Describe the recordings that a model is for, and its training targets.
 
     Arguments
     ---------
     task : str
-        As the experiments have it.
+        Task, as in the experiments.
     target : str, optional
-        Of tasks with reverberation: "anechoic", or "reverb" for targets that keep it. Default: as the experiments,
-        "anechoic". "" if unknown.
+        Target of tasks with reverberation: "anechoic", or "reverb" for reverberant targets. Default: as in the
+        experiments, "anechoic". "" if unknown.
     noise : bool, optional
-        For the task "separate" of one's own data: whether there are noise files.
+        For the task "separate" of custom data: whether there are noise files.
     mixture_is_sum : bool, optional
-        For the same: whether mixtures are the sum of sources and noise.
+        For the task "separate" of custom data: whether mixtures are the sum of sources and noise.
 
     Returns
     -------
     str
-        Empty for a task that is not known.
+        Description, empty for an unknown task.
 
     Example
     -------

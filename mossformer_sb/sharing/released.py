@@ -1,4 +1,4 @@
-"""The models that the authors have released: names, addresses, and facts about them."""
+"""The models that the authors have released: names, sources, and facts about them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mossformer_sb.errors import InputError
 
 HUGGING_FACE, MODELSCOPE = "Hugging Face", "ModelScope"
-_NEAR = 0.75  # of `difflib`, for a name that was mistyped
+_NEAR = 0.75  # cutoff of `difflib` for mistyped names
 _STANDALONE_FILES = ("config.json", "encoder.ckpt", "masknet.ckpt", "decoder.ckpt")
 
 
@@ -16,9 +16,9 @@ _STANDALONE_FILES = ("config.json", "encoder.ckpt", "masknet.ckpt", "decoder.ckp
 class Released:
     """A released model.
 
-    ``sizes`` (bytes) and ``sha256`` (hexadecimal digits) have the files for which they are known; ``megabytes`` is the
-    approximate download. ``published`` is the result that the authors state for this network or file, on the test set
-    of ``corpus`` unless it says otherwise.
+    ``sizes`` (bytes) and ``sha256`` (hexadecimal digits) have the known values, by file; ``megabytes`` is the
+    approximate download. ``published`` is the authors' result for this network or file, on the test set of ``corpus``
+    unless stated otherwise.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Released:
     corpus: str
     task: str
     published: str
-    licence: str = ""  # as model hubs call it; empty if unknown
+    licence: str = ""  # identifier on model hubs; empty if unknown
     sample_rate: int = 8000  # Hz
     num_spks: int = 2
     apply_masks: bool = True
@@ -132,16 +132,16 @@ def find_released(name: str) -> Released | None:
     Returns
     -------
     Released or None
-        None if there is none of this name.
+        None if there is no model of this name.
 
     Raises
     ------
     InputError
-        If it is one of the names, mistyped.
+        If it is probably a mistyped name.
 
     Example
     -------
-    >>> find_released("alibabasglab/MossFormer2_SS_16K").name, find_released("somebody/model")
+    >>> find_released("alibabasglab/MossFormer2_SS_16K").name, find_released("owner/model")
     ('mossformer2-16k', None)
     >>> find_released("mossformer2-wsj-2mix")
     Traceback (most recent call last):

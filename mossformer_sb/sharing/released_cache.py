@@ -1,4 +1,4 @@
-"""Cache of released models, which are downloaded and converted at their first use.
+"""Cache of released models, which are downloaded and converted on first use.
 
 The cache is ``$MOSSFORMER_SB_CACHE``, else ``$XDG_CACHE_HOME/mossformer_sb``, else ``~/.cache/mossformer_sb``. In it,
 ``downloads/NAME`` has a model's downloaded or partial files, and ``released/NAME`` is the model folder, written
@@ -43,7 +43,7 @@ SOURCE_FILE = "source.json"
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A file of a released model; ``sha256`` is the hash that it was compared with, and ``stated`` its source."""
+    """A file of a released model; ``sha256`` is the expected hash, and ``stated`` its source."""
 
     path: Path
     revision: str | None
@@ -68,7 +68,7 @@ def cache_folder() -> Path:
 
 
 def model_folder(name: str) -> Path:
-    """The folder in the cache of a released model, which need not exist."""
+    """The folder of a released model in the cache, which need not exist."""
     return cache_folder() / "released" / name
 
 
@@ -78,7 +78,7 @@ def is_cached(name: str) -> bool:
 
 
 def resolve_source(source: Any) -> Any:
-    """The folder of a released model, given its name; anything else is returned unchanged.
+    """The folder of a released model, given its name; other sources are returned unchanged.
 
     A folder of that name in the current directory takes precedence.
 
@@ -94,12 +94,12 @@ def resolve_source(source: Any) -> Any:
     Raises
     ------
     InputError
-        If it is a released model that can't be downloaded or converted.
+        If a released model can't be downloaded or converted.
 
     Example
     -------
-    >>> resolve_source("somebody/model")
-    'somebody/model'
+    >>> resolve_source("owner/model")
+    'owner/model'
     """
     if not isinstance(source, str):
         return source
@@ -136,7 +136,7 @@ def get_released(model: Released) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         downloads.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_suffix(".lock"), model.name):
-            if not is_cached(model.name):  # made by another process meanwhile
+            if not is_cached(model.name):  # another process may have finished it
                 _make(model, downloads, folder)
     except OSError as error:
         raise InputError(
@@ -148,7 +148,7 @@ def get_released(model: Released) -> Path:
 
 @contextlib.contextmanager
 def _alone(path, name):
-    """Context: a lock against other processes, which the system releases when a process ends."""
+    """Context: a lock between processes, which the system releases when a process ends."""
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -162,7 +162,7 @@ def _alone(path, name):
 
 
 def _make(model, downloads, folder):
-    """Convert the folder of an earlier version; or download, verify, convert. Then rename the complete folder."""
+    """Convert the folder of an earlier version, or download, verify and convert; then rename the complete folder."""
     if (folder / SOURCE_FILE).is_file() and is_earlier_export(folder):
         _convert_earlier(model, downloads, folder)
         return
@@ -173,8 +173,8 @@ def _make(model, downloads, folder):
         separator = _checked_separator(model, downloads)
     except InputError as error:
         raise InputError(
-            f"{error}\nThese are not the files of {model.name} that this version of mossformer_sb was made for. They "
-            f"are kept: remove {downloads} to download them again."
+            f"{error}\nThis version of mossformer_sb expects other files of {model.name}. Remove {downloads} to "
+            f"download them again."
         ) from error
     record = TrainingRecord(
         task=model.task,
@@ -183,9 +183,9 @@ def _make(model, downloads, folder):
         licence=model.licence,
     )
     settings = {} if model.input_level is None else {"input_level": model.input_level}
-    notes = f"Published: {model.published}. It was not evaluated here."
+    notes = f"Published: {model.published}. The converted model was not evaluated."
     modules = dict(separator.named_children())
-    # Without the second copy of the weights, which is for SpeechBrain's own classes.
+    # Without the copy of the weights for SpeechBrain's own classes.
     export(made, modules, model.sample_rate, record, speechbrain=False, notes=notes, settings=settings)
     _note_source(made / SOURCE_FILE, model, fetched)
     _publish(made, folder)
@@ -212,18 +212,18 @@ def _publish(made, folder):
 
 
 def _checked_separator(model, downloads):
-    """The separator, whose kind and size are verified."""
+    """The separator, after its type and size are verified."""
     separator = load_separator(read_checkpoint(downloads), apply_masks=model.apply_masks)
     masknet = separator.masknet
     needed = {"out_channels": model.channels, "num_blocks": model.num_blocks, "num_spks": model.num_spks}
     found = {key: masknet.config[key] for key in needed}
     if (masknet.network, found) != (model.network, needed):
-        raise InputError(f"{downloads}: holds a {masknet.network} of {found}; needed is a {model.network} of {needed}.")
+        raise InputError(f"{downloads}: holds a {masknet.network} of {found}; expected a {model.network} of {needed}.")
     return separator
 
 
 def _note_source(path, model, fetched):
-    """Write the model's source files, and what they were compared with besides keys and shapes."""
+    """Write the model's source files, and the hashes that they were compared with."""
     facts = {}
     for name, file in fetched.items():
         digest = file.sha256 or file_sha256(file.path)
@@ -259,7 +259,7 @@ def _download(model, downloads):
             problem = difference(path, size, sha256)
             if problem:
                 raise InputError(
-                    f"{path}: {problem}. Remove it, so that it is downloaded; or put the correct one there."
+                    f"{path}: {problem}. Remove it, so that it is downloaded; or replace it with the correct one."
                 )
             fetched[name] = _Fetched(path, None, sha256, "as published")
             continue

@@ -1,7 +1,7 @@
 """The ``hyperparams.yaml`` of a training, or of an export of an earlier version: its plain values and three networks.
 
-Both are written by this package for HyperPyYAML, which would build everything in them. Here tags are not built, except
-for ``encoder``, ``masknet`` and ``decoder`` of a few allowed classes, whose constructors only make layers.
+This package writes both for HyperPyYAML, which would build all objects in them. Here only ``encoder``, ``masknet`` and
+``decoder`` of a few allowed classes are built, whose constructors only create layers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NETWORKS = {
         sizes.build_masknet,
     )
 }
-_EARLIER = {  # as exports before version 0.1 have them
+_EARLIER = {  # as in exports before version 0.1
     f"mossformer_sb.{place}.{item.__name__}": item
     for place, items in (
         ("baselines", (baselines.ConvTasNetMaskNet, baselines.DPRNNMaskNet, baselines.SepFormerMaskNet)),
@@ -81,7 +81,7 @@ def read_settings(path: str | Path) -> dict:
     Raises
     ------
     InputError
-        If it can't be read.
+        If the file can't be read.
 
     Example
     -------
@@ -95,9 +95,9 @@ def read_settings(path: str | Path) -> dict:
         settings = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Reader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: can't be read as YAML ({reason}). Restore a copy.") from error
+        raise InputError(f"{path}: can't be read as YAML ({reason}). Restore a backup.") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: has to hold keys and values; found {type(settings).__name__}.")
+        raise InputError(f"{path}: must hold keys and values; found {type(settings).__name__}.")
     return settings
 
 
@@ -107,14 +107,14 @@ def check_own_training(settings: dict, folder: str | Path) -> None:
     Arguments
     ---------
     settings : dict
-        See `read_settings`.
+        Settings from `read_settings`.
     folder : str or Path
         The output folder of the run, for the message.
 
     Raises
     ------
     InputError
-        If they are.
+        If they are those of a recipe.
 
     Example
     -------
@@ -122,13 +122,13 @@ def check_own_training(settings: dict, folder: str | Path) -> None:
     >>> check_own_training({"Encoder": Unbuilt("", {})}, "results/sepformer")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: results/sepformer: is of one of SpeechBrain's own recipes, which ...
+    mossformer_sb.errors.InputError: results/sepformer: is from one of SpeechBrain's own recipes, which ...
     """
     if "Encoder" in settings and "encoder" not in settings:
         raise InputError(
-            f"{folder}: is of one of SpeechBrain's own recipes, which the commands here don't export. Section 5 of "
-            f"docs/stock_recipes.md has the lines of Python that do: the recipe's own YAML builds the networks, and "
-            f"mossformer_sb.sharing.export writes the folder. A training here can start from it, with --init_from."
+            f"{folder}: is from one of SpeechBrain's own recipes, which this command can't export. Section 5 of "
+            f"docs/stock_recipes.md has the Python code for it: the recipe's own YAML builds the networks, and "
+            f"mossformer_sb.sharing.export writes the folder. A training can start from it, with --init_from."
         )
 
 
@@ -138,7 +138,7 @@ def build_networks(settings: dict, path: str | Path) -> dict:
     Arguments
     ---------
     settings : dict
-        Of `read_settings`.
+        Settings from `read_settings`.
     path : str or Path
         The file, for messages.
 
@@ -150,7 +150,7 @@ def build_networks(settings: dict, path: str | Path) -> dict:
     Raises
     ------
     InputError
-        If one is absent, not one of the known classes, or can't be built.
+        If one is missing, not of a known class, or can't be built.
 
     Example
     -------
@@ -158,8 +158,8 @@ def build_networks(settings: dict, path: str | Path) -> dict:
     >>> build_networks({"encoder": encoder, "masknet": Unbuilt("!new:my.MaskNet", {})}, "x.yaml")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: x.yaml: masknet is !new:my.MaskNet, which is none of the networks that are built \
-from a file without trusting it. A network of your own is exported by its training.
+    mossformer_sb.errors.InputError: x.yaml: masknet is !new:my.MaskNet, which is not one of the classes that are \
+built from an untrusted file. A network of your own class is exported by its training.
     """
     return {name: _build(name, settings.get(name), path) for name in MODULES}
 
@@ -169,8 +169,8 @@ def _build(name, node, path):
     if kind not in ("!new", "!apply") or called not in KNOWN:
         found = node.tag if isinstance(node, Unbuilt) else f"{node!r:.40}"
         raise InputError(
-            f"{path}: {name} is {found}, which is none of the networks that are built from a file without trusting it. "
-            f"A network of your own is exported by its training."
+            f"{path}: {name} is {found}, which is not one of the classes that are built from an untrusted file. "
+            f"A network of your own class is exported by its training."
         )
     try:
         if isinstance(node.content, dict):

@@ -2,5 +2,5 @@
 
 import logging
 
-# SpeechBrain's loggers warn on import that they can't save figures without torchvision. Nothing here saves figures so.
+# SpeechBrain's loggers warn on import that they can't save figures without torchvision, which is not used here.
 logging.getLogger("speechbrain.utils.train_logger").addFilter(lambda record: "torchvision" not in record.getMessage())

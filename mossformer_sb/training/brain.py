@@ -21,7 +21,7 @@ from mossformer_sb.evaluation.metrics import separation_scores
 from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, TimeBudget
-from mossformer_sb.training.checkpoint_checks import nothing_to_evaluate
+from mossformer_sb.training.checkpoint_checks import no_checkpoint_message
 from mossformer_sb.training.checkpoints import BEST_KEY
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader
 from mossformer_sb.training.epoch_stats import History, StageStats, peak_memory, reset_peak_memory
@@ -47,19 +47,19 @@ class SeparationBrain(StepBrain):
     """Train with negative SI-SNR under permutation invariance; evaluate with SI-SNRi and SDRi.
 
     ``modules`` are ``encoder``, ``masknet`` and ``decoder``, as in SpeechBrain's separation recipes. In training they
-    are called through ``self.modules``, so that gradients are synchronized over several GPUs; in evaluation without
-    that wrapping. Batches are `SeparationBatch`.
+    are called through ``self.modules``, so that gradients are synchronized over several GPUs; in evaluation the
+    unwrapped modules are called. Batches are `SeparationBatch`.
 
-    An interrupted run resumes from its last checkpoint, and ends bit-identical to an uninterrupted one: besides what
-    SpeechBrain saves, a checkpoint holds the random states, the epoch's statistics, the schedule's state and the
-    averaged weights. On a GPU bit-identity also takes ``deterministic``. With another batch size, accumulation or
-    number of ranks, an epoch that had begun continues with the examples that it has not had.
+    An interrupted run resumes from its last checkpoint, and ends bit-identical to an uninterrupted one: in addition to
+    SpeechBrain's state, a checkpoint holds the random states, the epoch's statistics, the schedule's state and the
+    averaged weights. On a GPU bit-identity also needs ``deterministic``. With another batch size, accumulation or
+    number of ranks, an interrupted epoch resumes with its remaining examples.
 
     Read from ``hparams``, besides what `StepBrain` reads: ``sample_rate``; ``output_folder``, for the results;
     ``seed``; ``train_logger`` and ``epoch_counter``; ``n_audio_to_save``, how many test utterances to write as audio;
-    and, if they are there, ``batches_per_epoch``, how many batches of each rank make an epoch at most;
-    ``num_to_keep``, how many of the best checkpoints, and of the newest, to keep (1); ``tensorboard``, whether to log
-    there too; ``deterministic``, see `mossformer_sb.training.numerics.make_deterministic`.
+    and optionally ``batches_per_epoch``, the maximum number of batches per rank and epoch; ``num_to_keep``, how many of
+    the best checkpoints, and of the newest, to keep (1); ``tensorboard``, whether to log to TensorBoard too;
+    ``deterministic``, see `mossformer_sb.training.numerics.make_deterministic`.
 
     Arguments
     ---------
@@ -120,7 +120,7 @@ class SeparationBrain(StepBrain):
                 x[index, :length].float().cpu() for x in (batch.mixture, batch.sources, estimates)
             )
             scores, permutation = separation_scores(mixture, sources, estimate)
-            # Each rank scores every n-th utterance, see GlobalBatches, and writes its own: no two write one file.
+            # Each rank scores every n-th utterance, see GlobalBatches, and writes its own files.
             place = len(self.scores) * distributed.world_size() + distributed.rank()
             if place < self.hparams.n_audio_to_save:
                 folder = Path(self.hparams.output_folder) / AUDIO_FOLDER
@@ -137,7 +137,7 @@ class SeparationBrain(StepBrain):
         progressbar: bool | None = None,
         **loader_kwargs: Any,
     ) -> None:
-        """As SpeechBrain's; with a time budget, as many epochs as it takes, and a progress bar in minutes.
+        """As SpeechBrain's; with a time budget, as many epochs as it allows, and a progress bar in minutes.
 
         Arguments
         ---------
@@ -174,7 +174,7 @@ class SeparationBrain(StepBrain):
                 self._progress = Progress(self.budget, bar=self._draws_bar)
 
     def _report_budget(self):
-        """Log how much time is left and, where a resumed run was given another time, how the learning rate changes."""
+        """Log the time left and, if a resumed run has another time budget, the change of the learning rate."""
         budget, schedule = self.budget, self.schedule.scheduler
         logger.info("%.1f of %g minutes of training are left", budget.minutes_left, budget.minutes)
         if budget.previous_minutes in (None, budget.minutes) or not isinstance(schedule, OneCycle):
@@ -197,7 +197,7 @@ class SeparationBrain(StepBrain):
             self._progress.update(self.hparams.epoch_counter.current, self.step, -self.stats.mean)
 
     def on_stage_start(self, stage: Stage, epoch: int | None = None) -> None:
-        """Reset the statistics, unless training resumes in mid-epoch; put the stage's weights in place."""
+        """Reset the statistics, unless training resumes within an epoch; select the stage's weights."""
         self.on_stage(stage)
         resumed_mid_epoch = stage == sb.Stage.TRAIN and self.step > 0
         if not resumed_mid_epoch:
@@ -214,7 +214,7 @@ class SeparationBrain(StepBrain):
         if hasattr(self.train_dataset, "set_epoch"):
             self.train_dataset.set_epoch(epoch)
         if self.train_batches is not None:
-            # A checkpoint stands between two windows: the statistics hold all examples that the epoch has had.
+            # A checkpoint is saved between two windows: the statistics hold all processed examples of the epoch.
             self.train_batches.set_epoch(epoch, items_done=self.stats.items, batches_done=self.step)
         reset_peak_memory(self.device)
         self._seconds_since_last()
@@ -226,7 +226,7 @@ class SeparationBrain(StepBrain):
     def on_stage_end(self, stage: Stage, stage_loss: float, epoch: int | None = None) -> None:
         """Log; after validation, set the learning rate and save a checkpoint; after test, write the scores.
 
-        After test the weights that were measured stay in place, for the export.
+        After test the evaluated weights stay in the modules, for the export.
         """
         self._check_loading(stage)
         if stage == sb.Stage.TRAIN:
@@ -238,7 +238,7 @@ class SeparationBrain(StepBrain):
             self._end_test()
 
     def _train_stats(self):
-        """Figures of a training epoch over all ranks, from name to value."""
+        """Statistics of a training epoch over all ranks, from name to value."""
         stats = self.stats
         seconds = stats.seconds or float("nan")
         return {
@@ -276,7 +276,7 @@ class SeparationBrain(StepBrain):
         distributed.run_on_main(self.history.add, row)
         distributed.run_on_main(self.history.draw)
         if self._tensorboard is not None:
-            # It counts its calls; a resumed run has to continue with the epoch.
+            # The logger counts its calls; a resumed run has to continue with the epoch.
             before = meta["epoch"] - 1
             self._tensorboard.global_step = {
                 "meta": before,
@@ -307,18 +307,18 @@ class SeparationBrain(StepBrain):
     ) -> torch.utils.data.DataLoader:
         """A loader of `SeparationBatch`, which gives each rank its share; see `GlobalBatches`.
 
-        Its position needs no file in a checkpoint: it follows from the epoch and the number of examples, both saved.
+        Its position is not saved in checkpoints: it follows from the epoch and the number of examples, both saved.
 
         Arguments
         ---------
         dataset : torch.utils.data.Dataset
-            Of `mossformer_sb.data.datasets.Mixture`.
+            Dataset of `mossformer_sb.data.datasets.Mixture`.
         stage : speechbrain.Stage
-            Training has its own rules for the order and the last batch.
+            Training differs in the order and the last batch.
         ckpt_prefix : str, optional
-            Without effect.
+            Ignored.
         **loader_kwargs : dict
-            ``batch_size``, ``shuffle``, and what else ``torch.utils.data.DataLoader`` takes.
+            ``batch_size``, ``shuffle``, and other arguments of ``torch.utils.data.DataLoader``.
 
         Returns
         -------
@@ -337,8 +337,8 @@ class SeparationBrain(StepBrain):
         if refused:
             name = f"{stage.name.lower()}_loader"
             raise InputError(
-                f"{name}: {', '.join(refused)} can't be set here: the order of the examples and their division among "
-                f"processes are set in one place. Remove it; in train_loader, shuffle chooses between two orders."
+                f"{name}: {', '.join(refused)} can't be set: the sampler determines the order of the examples and "
+                f"their division among processes. Remove it; in train_loader, shuffle chooses between two orders."
             )
         batches = GlobalBatches(
             len(dataset),
@@ -351,8 +351,8 @@ class SeparationBrain(StepBrain):
             even=training,
         )
         loader_kwargs.setdefault("collate_fn", SeparationBatch.collate)
-        # A loader draws its workers' seed. From a generator of its own, since the global one's state is part of a
-        # checkpoint, and a resumed run starts its loaders at another moment.
+        # A loader draws its workers' seed from its own generator, since the global generator's state is part of a
+        # checkpoint, and a resumed run creates its loaders at another time.
         loader_kwargs.setdefault("generator", torch.Generator())
         loader_kwargs.setdefault("pin_memory", self.device_type == "cuda")
         if training:
@@ -361,7 +361,7 @@ class SeparationBrain(StepBrain):
                 self.checkpointer.add_recoverable("data_order", batches, optional_load=True)
         ended = self._epoch_is_over if training else None
         self._loaders[stage] = RankLoader(
-            dataset, batch_sampler=batches, goes_on=training, ended=ended, **loader_kwargs
+            dataset, batch_sampler=batches, none_after_error=training, ended=ended, **loader_kwargs
         )
         return self._loaders[stage]
 
@@ -377,7 +377,7 @@ class SeparationBrain(StepBrain):
         return super().evaluate(test_set, max_key, min_key, progressbar, dict(test_loader_kwargs or {}))
 
     def load_best(self) -> None:
-        """Load the best checkpoint as it was validated, as `evaluate` does, without evaluating it."""
+        """Load the best checkpoint, with the weights that were validated, without evaluating it."""
         self.on_evaluate_start(max_key=BEST_KEY)
         self._use_averaged_weights(True)
 
@@ -386,7 +386,7 @@ class SeparationBrain(StepBrain):
         self._use_averaged_weights(False)
         distributed.run_on_all_ranks(super().on_evaluate_start, max_key, min_key)
         if self.checkpointer is not None and not self.checkpointer.list_checkpoints():
-            raise distributed.SharedError(nothing_to_evaluate(self.checkpointer.checkpoints_dir))
+            raise distributed.SharedError(no_checkpoint_message(self.checkpointer.checkpoints_dir))
 
 
 def _tensorboard_logger(folder):

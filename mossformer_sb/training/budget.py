@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOG_SECONDS = 60  # between two lines of progress, where there is no terminal to draw a bar in
+LOG_SECONDS = 60  # between two progress messages, without a terminal for a progress bar
 
 
 class RunningClock:
-    """Seconds for which this process has been running, without the time in which it was stopped.
+    """Running time of this process in seconds, without the time in which it was stopped.
 
-    A thread reads the system's clock several times a second. Where it finds a gap that is longer than a busy
-    machine explains, the process was stopped (SIGSTOP, a suspended machine), and the gap counts as one tick.
+    A thread reads the system's clock several times per second. After a gap that is longer than a busy machine explains,
+    the process was stopped (SIGSTOP, a suspended machine), and the gap counts as one tick.
 
     Arguments
     ---------
     tick : float
         Seconds between two readings.
     longest : float
-        Seconds; a longer gap is a stop.
+        Seconds; a longer gap means that the process was stopped.
 
     Example
     -------
@@ -58,7 +58,7 @@ class RunningClock:
             self.seconds()
 
     def seconds(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         with self._lock:
             now = time.monotonic()
             gap, self._seen = now - self._seen, now
@@ -68,16 +68,16 @@ class RunningClock:
 
 @register_checkpoint_hooks
 class TimeBudget:
-    """How long to train, and how much of that is used: a recoverable, so that a resumed run keeps counting.
+    """Time budget of a training, a recoverable, so that a resumed run keeps counting.
 
-    Only the time of training steps is added, that of the main process: validation, checkpoints and pauses don't count.
+    Only the main process's training steps count; validation, checkpoints and pauses do not.
 
     Arguments
     ---------
     minutes : float, optional
-        Of the whole training. Default: no limit.
+        Limit for the training. Default: none.
     epoch_minutes : float, optional
-        Of an epoch, if its data lasts that long. Default: no limit.
+        Limit for an epoch, which may end earlier with its data. Default: none.
 
     Raises
     ------
@@ -101,7 +101,7 @@ class TimeBudget:
                 raise InputError(f"{key} must be a number of minutes greater than 0, or null; found {value!r}.")
         self.minutes, self.epoch_minutes = minutes, epoch_minutes
         self.used = 0.0  # seconds
-        self.previous_minutes = minutes  # what the checkpoint's run was given
+        self.previous_minutes = minutes  # the limit of the checkpoint's run
 
     def add(self, seconds: float) -> None:
         """Add the time of a training step."""
@@ -109,25 +109,25 @@ class TimeBudget:
 
     @property
     def share(self) -> float:
-        """Of the budget that is used, from 0 to 1; 0 without a limit."""
+        """Used share of the budget, from 0 to 1; 0 without a limit."""
         return 0.0 if self.minutes is None else min(self.used / (60 * self.minutes), 1.0)
 
     @property
     def minutes_left(self) -> float:
-        """Until the end of the training; infinite without a limit."""
+        """Minutes until the end of the training; infinite without a limit."""
         return math.inf if self.minutes is None else max(self.minutes - self.used / 60, 0.0)
 
     @property
     def is_spent(self) -> bool:
-        """Whether the training is over."""
+        """Whether the budget for the training is used up."""
         return self.minutes_left == 0
 
     def ends_epoch(self, epoch_seconds: float) -> bool:
-        """Whether an epoch that has trained for so many seconds is over."""
+        """Whether an epoch that has trained for this many seconds is over."""
         return self.is_spent or (self.epoch_minutes is not None and epoch_seconds >= 60 * self.epoch_minutes)
 
     def epochs(self, counter: EpochCounter) -> Iterator[int]:
-        """The epochs to train: those of a counter; with a limit on the time, as many as it takes."""
+        """The epochs to train: those of a counter; with a time limit, as many as it allows."""
         if self.minutes is None:
             yield from counter
             return
@@ -142,26 +142,26 @@ class TimeBudget:
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save what is used."""
+        """Save the used time."""
         torch.save({"used": self.used, "minutes": self.minutes}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Load what is used; the limits are those given now."""
+        """Load the used time; the limits stay as given now."""
         del end_of_epoch
         saved = torch.load(path, weights_only=True)
         self.used, self.previous_minutes = saved["used"], saved["minutes"]
 
 
 class Progress:
-    """A bar in minutes of training, or a line in the log now and then where there is no terminal.
+    """A progress bar in minutes of training, or regular log messages without a terminal.
 
     Arguments
     ---------
     budget : TimeBudget
-        With a limit.
+        A budget with a limit.
     bar : bool
-        Whether a bar is drawn, if there is a terminal; otherwise there are lines in the log.
+        Whether to draw a bar, if there is a terminal; otherwise progress is logged.
     """
 
     def __init__(self, budget: TimeBudget, bar: bool = True) -> None:
@@ -189,5 +189,5 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar, and leave it on the terminal."""
         self._bar.close()

@@ -12,14 +12,14 @@ from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
 if TYPE_CHECKING:
     from pathlib import Path
 
-_OURS = "stage_loss"  # what each checkpoint of `SeparationBrain` has, and none of SpeechBrain's recipes
-_THEIRS = "counter"  # what these call the epoch counter
+_OURS = "stage_loss"  # recoverable of `SeparationBrain` that SpeechBrain's recipes do not have
+_THEIRS = "counter"  # the epoch counter in these recipes
 
 
-def is_of_a_recipe(checkpoint: stock.Checkpoint) -> bool:
+def is_from_stock_recipe(checkpoint: stock.Checkpoint) -> bool:
     """Whether a checkpoint was saved by one of SpeechBrain's separation recipes.
 
-    They save the validation loss under the name that is a score here: lower is better.
+    Their meta has the validation loss under the name of our score: lower is better.
     """
     if _OURS in checkpoint.paramfiles:
         return False
@@ -27,21 +27,21 @@ def is_of_a_recipe(checkpoint: stock.Checkpoint) -> bool:
 
 
 def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug: bool = False) -> None:
-    """Check the checkpoints that a run starts from, or their absence.
+    """Check the checkpoints that a run starts from, or that there is none.
 
     Arguments
     ---------
     checkpointer : Checkpointer
-        Of the run.
+        Checkpointer of the run.
     test_only : bool
         Whether the run only evaluates.
     debug : bool
-        Whether the run only computes a few batches, and saves nothing.
+        Whether the run only computes a few batches, and saves no checkpoint.
 
     Raises
     ------
     InputError
-        If they are of another program or another architecture, or there is none to evaluate, or a debug run would
+        If they are from another program or another architecture, or there is none to evaluate, or a debug run would
         replace their results.
 
     Example
@@ -62,12 +62,12 @@ def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug
             f"results of that training with those of a few batches: give another --output_folder."
         )
     if test_only and not debug and not there:
-        raise InputError(nothing_to_evaluate(checkpointer.checkpoints_dir))
+        raise InputError(no_checkpoint_message(checkpointer.checkpoints_dir))
     checkpointer.check_architecture()
 
 
-def nothing_to_evaluate(folder: str | Path) -> str:
-    """The message for a folder of checkpoints that has none."""
+def no_checkpoint_message(folder: str | Path) -> str:
+    """The error message for a folder without checkpoints."""
     return (
         f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
         f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"
@@ -75,7 +75,7 @@ def nothing_to_evaluate(folder: str | Path) -> str:
 
 
 def check_origin(checkpointer: Checkpointer) -> None:
-    """Raise if a training would resume from one of SpeechBrain's own recipes: its state is of another program.
+    """Raise if a training would resume from one of SpeechBrain's own recipes, whose state is incompatible.
 
     Arguments
     ---------
@@ -88,7 +88,9 @@ def check_origin(checkpointer: Checkpointer) -> None:
     """
     # SpeechBrain's own listing: ours treats a folder as damaged where a file that a training needs is missing.
     found = [
-        checkpoint for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer) if is_of_a_recipe(checkpoint)
+        checkpoint
+        for checkpoint in stock.Checkpointer.list_checkpoints(checkpointer)
+        if is_from_stock_recipe(checkpoint)
     ]
     if found:
         raise InputError(

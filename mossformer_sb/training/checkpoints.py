@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# SpeechBrain treats every folder whose name begins with CKPT as a checkpoint, so these begin otherwise.
+# SpeechBrain treats every folder whose name begins with CKPT as a checkpoint, so temporary names begin otherwise.
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is chosen
@@ -43,10 +43,10 @@ class Checkpointer(stock.Checkpointer):
     """SpeechBrain's Checkpointer, safe against interrupted runs, damaged files and other architectures.
 
     - Saving and deleting are atomic. What an interrupted run left behind is deleted at the next save.
-    - Checkpoints with missing, shortened or altered files are skipped, with a warning, and the next one is used. It is
-      an error if only damaged ones are left: training would otherwise start again from the beginning.
+    - Checkpoints with missing, shortened or altered files are skipped, with a warning, and the next one is used. If all
+      are damaged, it is an error: training would otherwise start again from the beginning.
     - Loading first compares names and shapes of all modules, and changes none if one differs.
-    - Deleting old checkpoints keeps a complete one, even if the ones that should be kept are damaged.
+    - Deleting old checkpoints keeps a complete one, even if the ones to keep are damaged.
 
     The ranks of a distributed run need to see the same folder. Checkpoints written by SpeechBrain's own class have no
     list of files: they load, with a warning that they could not be verified.
@@ -93,7 +93,7 @@ class Checkpointer(stock.Checkpointer):
             self._remove_leftovers()
         try:
             checkpoint = super().save_checkpoint(meta or {}, end_of_epoch, name, verbosity=logging.NOTSET)
-            ddp_barrier()  # some recoverables are saved by all the ranks together
+            ddp_barrier()  # all ranks together save some recoverables
             if checkpoint is not None:
                 checkpoint = self._publish(checkpoint)
                 kind = "end-of-epoch" if end_of_epoch else "intra-epoch"
@@ -116,7 +116,7 @@ class Checkpointer(stock.Checkpointer):
         **kwargs: Any,
     ) -> None:
         """Save a checkpoint, then delete the least important ones. Arguments as in SpeechBrain."""
-        # SpeechBrain appends to the list that it gets, its own default included: hand it a new one.
+        # SpeechBrain appends to the list that it gets, its own default included: pass a new one.
         super().save_and_keep_only(meta, end_of_epoch, name, num_to_keep, keep_recent, list(importance_keys), **kwargs)
 
     def _new_checkpoint_dirpath(self):
@@ -132,11 +132,11 @@ class Checkpointer(stock.Checkpointer):
         return super()._save_checkpoint_metafile(fpath, plain, end_of_epoch)
 
     def _publish(self, checkpoint):
-        """Flush and list the files of a checkpoint with a temporary name, and give it its own."""
+        """Flush and list the files of a checkpoint with a temporary name, and rename it to its final name."""
         folder = checkpoint.path
         _write_file_list(folder)
         final = folder.with_name(folder.name.removeprefix(TEMPORARY_PREFIX))
-        replaced = _set_aside(final) if final.exists() else None  # a name that the caller had chosen before
+        replaced = _set_aside(final) if final.exists() else None  # the caller reuses a name
         folder.rename(final)
         _flush_folder(final.parent)
         if replaced:
@@ -152,7 +152,7 @@ class Checkpointer(stock.Checkpointer):
     # ---- finding
 
     def list_checkpoints(self) -> list:
-        """List the checkpoints whose files exist, in full length. Checksums are left to ``find_checkpoints``."""
+        """List the checkpoints whose files exist in full length. ``find_checkpoints`` verifies checksums."""
         return [checkpoint for checkpoint in super().list_checkpoints() if not self._damage(checkpoint.path)]
 
     def find_checkpoints(
@@ -172,29 +172,29 @@ class Checkpointer(stock.Checkpointer):
         InputError
             When all the candidates are damaged.
         """
-        # A folder whose meta can't be read has no rank, so it is always mentioned.
+        # A folder whose meta can't be read can't be ranked, so it is always reported.
         damaged = {folder: f"{stock.METAFNAME} can't be read" for folder in self._folders() if not _has_meta(folder)}
-        whole = []
+        complete = []
         for checkpoint in _rank(super().list_checkpoints(), importance_key, max_key, min_key, ckpt_predicate):
-            if len(whole) == max_num_checkpoints:
+            if len(complete) == max_num_checkpoints:
                 break
             if damage := self._damage(checkpoint.path, read=True):
                 damaged[checkpoint.path] = damage
             else:
-                whole.append(checkpoint)
-        if damaged and not whole:
+                complete.append(checkpoint)
+        if damaged and not complete:
             found = "; ".join(f"{folder.name} ({damage})" for folder, damage in damaged.items())
             raise InputError(
                 f"{self.checkpoints_dir} holds no complete checkpoint that fits, only damaged ones: {found}. Restore a "
-                f"copy, or remove them to start from the beginning."
+                f"backup, or remove them to start from the beginning."
             )
         if if_main_process():
             for folder, damage in damaged.items():
-                logger.warning("Skipping the checkpoint %s: %s. Using %s instead.", folder, damage, whole[0].path)
-            for checkpoint in whole:
+                logger.warning("Skipping the checkpoint %s: %s. Using %s instead.", folder, damage, complete[0].path)
+            for checkpoint in complete:
                 if not (checkpoint.path / FILE_LIST).exists():
                     logger.warning("The checkpoint %s has no %s: it is not verified.", checkpoint.path, FILE_LIST)
-        return whole
+        return complete
 
     def find_checkpoint(
         self,
@@ -215,7 +215,7 @@ class Checkpointer(stock.Checkpointer):
         return [folder for folder in self._folders() if _has_meta(folder)]
 
     def _damage(self, folder, read=False):
-        """What is wrong with a checkpoint; None if its files exist, in full length and, if read, unaltered."""
+        """The damage of a checkpoint; None if its files exist, in full length and, if read, unaltered."""
         try:
             for name, expected in self._expected_files(folder).items():
                 size = (folder / name).stat().st_size
@@ -235,7 +235,7 @@ class Checkpointer(stock.Checkpointer):
         """Read the list of files: from name to size and checksum."""
         if (folder / FILE_LIST).exists():
             return json.loads((folder / FILE_LIST).read_text(encoding="utf-8"))
-        # SpeechBrain's own class writes the meta first: a save that was killed leaves a meta and not all of the files.
+        # SpeechBrain's own class writes the meta first: an interrupted save leaves a meta and only some of the files.
         return {f"{name}{stock.PARAMFILE_EXT}": None for name in self._required()}
 
     def _required(self):
@@ -268,7 +268,7 @@ class Checkpointer(stock.Checkpointer):
     def check_architecture(self) -> None:
         """Raise InputError if the newest checkpoint is of other modules; nothing is loaded.
 
-        A file that can't be read is skipped: loading takes the next checkpoint then.
+        A file that can't be read is skipped: loading then uses the next checkpoint.
         """
         for checkpoint in sorted(self.list_checkpoints(), key=stock.ckpt_recency)[-1:]:
             for name, module in self._plain_modules(checkpoint):
@@ -276,7 +276,7 @@ class Checkpointer(stock.Checkpointer):
                     _check_architecture(name, module, checkpoint)
 
     def _plain_modules(self, checkpoint):
-        """Names and modules that SpeechBrain loads from a state dict in the checkpoint."""
+        """Names of the modules with a state dict in the checkpoint, and the modules."""
         for name, obj in self.recoverables.items():
             hook = self.custom_load_hooks.get(name) or stock.get_default_hook(obj, stock.DEFAULT_LOAD_HOOKS)
             is_plain = isinstance(obj, torch.nn.Module) and hook is stock.torch_recovery
@@ -297,14 +297,14 @@ class Checkpointer(stock.Checkpointer):
     ) -> None:
         """Delete the least important checkpoints. Arguments as in SpeechBrain.
 
-        Unless ``num_to_keep`` is 0, a complete one is kept. Damaged ones stay, for a person to inspect.
+        Unless ``num_to_keep`` is 0, a complete one is kept. Damaged ones are kept for inspection.
         """
         if num_to_keep < 0:
             raise ValueError(f"num_to_keep has to be 0 or more, found {num_to_keep}.")
         orders: list[dict] = [{"min_key": key} for key in min_keys or ()]
         orders += [{"max_key": key} for key in max_keys or ()]
         orders += [{"importance_key": key} for key in importance_keys]
-        # The main process alone decides: another rank could list the folder while checkpoints come and go.
+        # Only on the main process: another rank could list the folder while checkpoints are written and deleted.
         self._delete_all_but(num_to_keep, orders, ckpt_predicate, verbosity)
         ddp_barrier()
 
@@ -317,14 +317,14 @@ class Checkpointer(stock.Checkpointer):
             kept.update(ranked[:num_to_keep])
         doomed = sorted(candidates - kept, key=stock.ckpt_recency, reverse=True)
         survivors = [checkpoint for checkpoint in self.list_checkpoints() if checkpoint not in doomed]
-        if num_to_keep > 0 and not any(map(self._is_whole, survivors)):
-            spared = next(filter(self._is_whole, doomed), None)
+        if num_to_keep > 0 and not any(map(self._is_complete, survivors)):
+            spared = next(filter(self._is_complete, doomed), None)
             doomed = [checkpoint for checkpoint in doomed if checkpoint is not spared]
         for checkpoint in doomed:
             shutil.rmtree(_set_aside(checkpoint.path))
             logger.log(verbosity, "Deleted checkpoint in %s", checkpoint.path)
 
-    def _is_whole(self, checkpoint):
+    def _is_complete(self, checkpoint):
         return checkpoint.path in self._verified or not self._damage(checkpoint.path, read=True)
 
 
@@ -332,7 +332,7 @@ class Checkpointer(stock.Checkpointer):
 
 
 def scored_weights(checkpoint: stock.Checkpoint, name: str | None) -> dict:
-    """State dict of one module as it was validated: the running average of a run that kept one."""
+    """State dict of one module as it was validated: the averaged weights if the run has them."""
     state = read_state_dict(checkpoint.paramfiles[name])
     if AVERAGED_WEIGHTS in checkpoint.paramfiles:
         saved = torch.load(checkpoint.paramfiles[AVERAGED_WEIGHTS], map_location="cpu", weights_only=True)
@@ -372,7 +372,7 @@ def _write_file_list(folder):
 
 
 def _flush_folder(folder):
-    """Flush the names in a folder, where the system can."""
+    """Flush a folder's entries to the disk, where the system supports it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -382,7 +382,7 @@ def _flush_folder(folder):
 
 
 def _checksum(path):
-    # CRC-32 is not secure, but finds damage by disks and copies, at the speed of reading the files.
+    # CRC-32 is not secure, but detects damage by disks and copies, at the speed of reading the files.
     value = 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -402,7 +402,7 @@ def _has_meta(folder):
 
 
 def _rank(checkpoints, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None):
-    """Sort by one of the keys, highest, lowest or most important first, and of equals the newest; without, by age."""
+    """Sort by one of the keys, highest, lowest or most important first, ties by age; without a key, by age."""
     if sum(bool(key) for key in (importance_key, max_key, min_key)) > 1:
         raise ValueError("Must specify only one of 'importance_key', 'max_key', and 'min_key'.")
     key = max_key or min_key
@@ -425,6 +425,6 @@ def _check_architecture(name, module, checkpoint):
     number, shown = differences(saved, module.state_dict(), "in the checkpoint", "in the model")
     if number:
         raise InputError(
-            f"The checkpoint {checkpoint.path} is of another architecture: {number} parameters of '{name}' differ "
+            f"The checkpoint {checkpoint.path} has another architecture: {number} parameters of '{name}' differ "
             f"({shown}). Use the settings that it was trained with, or another output folder."
         )

@@ -1,7 +1,7 @@
 """The command line of an experiment: a YAML file, SpeechBrain's run options, and new values for the YAML's keys.
 
-`parse_arguments` replaces ``speechbrain.parse_arguments``, which accepts anything: a mistyped key, the first letters of
-one of its own options, half of a path. Here unknown names are errors, and values are kept as written.
+`parse_arguments` replaces ``speechbrain.parse_arguments``, which accepts mistyped keys, abbreviated options, and paths
+cut at a space. Here unknown names are errors, and values are kept as written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mossformer_sb.training.experiment_file import (
     check_numbers,
     check_overrides,
     check_placeholders,
-    paths_of_home,
+    expand_home,
     read_yaml,
     yaml_problem,
     yaml_tag,
@@ -39,40 +39,40 @@ from mossformer_sb.utils.files import expanded
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
 
 
-WIDE = 40  # characters of a value, beyond which its comment in --help isn't lined up
+WIDE = 40  # longest value, in characters, whose comment is aligned in --help
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dict]:
     """Read the command line of an experiment.
 
-    A name is, exactly, a top-level key of the YAML file, or one of SpeechBrain's run options, or an error. What is both
-    (``precision`` in many recipes) is set in both places, so that the command line wins and the saved hyperparameters
-    show it.
+    An option is the exact name of a top-level key of the YAML file or of one of SpeechBrain's run options; others are
+    errors. A name that is both (``precision`` in many recipes) is set in both, so that the command line takes
+    precedence and the saved hyperparameters show it.
 
     Values are read as YAML: numbers, booleans, null, and lists and mappings in brackets (in shell quotes, as one word).
-    Any other text arrives as it is, whatever it contains. ``--key`` alone is True, ``--key=`` is the empty string.
-    Text that looks like something else takes a second pair of quotes: ``--name "'007'"``. To put one value in a
-    mapping or in an object's arguments, name it alone: ``--masknet '{dropout: 0.2}'``.
+    Any other text is kept unchanged. ``--key`` alone is True, ``--key=`` is the empty string. Text that looks like
+    another type needs a second pair of quotes: ``--name "'007'"``. To change one value of a mapping or of an object's
+    arguments, give only this one: ``--masknet '{dropout: 0.2}'``.
 
     Arguments
     ---------
     argv : list of str, optional
-        The words after the program's name. Default: those of this program.
+        Command-line arguments without the program's name. Default: those of this program.
 
     Returns
     -------
     hparams_file : str
         The YAML file.
     run_opts : speechbrain.utils.run_opts.RunOptions
-        For the Brain. Read by SpeechBrain, so that its types and defaults hold.
+        For the Brain. Parsed by SpeechBrain, with its types and defaults.
     overrides : dict
         For ``load_hyperpyyaml`` and ``create_experiment_directory``.
 
     Raises
     ------
     InputError
-        When the file can't be read, a name is unknown or given twice, a value doesn't fit, or a ``!PLACEHOLDER`` is
-        left without a value.
+        When the file can't be read, a name is unknown or given twice, a value is invalid, or a ``!PLACEHOLDER`` has no
+        value.
 
     Example
     -------
@@ -101,7 +101,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
     for name, values in _group(words).items():
         if name in options:
             flag = _flag_value(name, values) if options[name].nargs == 0 else None
-            if flag is False:  # SpeechBrain's flags can only be raised; lowered, they are the YAML's matter
+            if flag is False:  # SpeechBrain's flags can only be set; False only affects the YAML's key
                 if name in tree:
                     overrides[name] = False
                 continue
@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
 
     run_opts = _speechbrain_run_opts([hparams_file, *for_speechbrain])
     overrides.update({name: run_opts[name] for name in in_both})
-    overrides = {**paths_of_home(tree), **expanded(overrides)}
+    overrides = {**expand_home(tree), **expanded(overrides)}
     check_overrides(tree, overrides, hparams_file)
     check_placeholders(tree, overrides, hparams_file)
     check_numbers(tree, hparams_file)
@@ -123,12 +123,12 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
 
 
 def check_device(run_opts: RunOptions) -> None:
-    """Raise InputError if the device that was asked for is not available.
+    """Raise InputError if the requested device is not available.
 
     Arguments
     ---------
     run_opts : speechbrain.utils.run_opts.RunOptions
-        From `parse_arguments`.
+        Run options from `parse_arguments`.
 
     Example
     -------
@@ -137,7 +137,7 @@ def check_device(run_opts: RunOptions) -> None:
         ...
     mossformer_sb.errors.InputError: device 'tpu' is not known: choose cpu, mps, cuda, or one of several as in cuda:1.
     """
-    if run_opts["device"] is not None:  # None: SpeechBrain takes the best there is
+    if run_opts["device"] is not None:  # None: SpeechBrain chooses the best one
         choose_device(run_opts["device"], auto=False)
 
 
@@ -179,7 +179,7 @@ def _yaml_value(name, text):
         node = yaml.compose(text)
         if isinstance(node, ScalarNode) and node.style in ("'", '"'):
             return yaml.load(text)
-        # The value of a node differs from the text when YAML has removed something, such as a comment.
+        # The value of a node differs from the text if YAML has removed a part, such as a comment.
         if isinstance(node, ScalarNode) and node.value == text:
             value = yaml.load(text)
             return value if value is None or isinstance(value, (bool, int, float)) else text
@@ -196,7 +196,7 @@ def _yaml_value(name, text):
 
 
 def _speechbrain_options():
-    """Find SpeechBrain's options, from name to argparse action, in the parser that will read them."""
+    """SpeechBrain's options, from name to argparse action."""
     actions = RunOptions._create_parser()._actions
     return {flag[2:]: action for action in actions for flag in action.option_strings if action.dest != "help"}
 
@@ -223,9 +223,9 @@ def _speechbrain_run_opts(argv):
     try:
         with contextlib.redirect_stderr(messages):
             _, run_opts, _ = RunOptions.from_command_line_args(argv)
-    except SystemExit as error:  # how argparse refuses a value
+    except SystemExit as error:  # argparse exits at an invalid value
         raise InputError("SpeechBrain's options: " + messages.getvalue().partition("error: ")[2].strip()) from error
-    # SpeechBrain parses this one as text, since its default, None, has no type, and later compares it with a number.
+    # SpeechBrain parses this one as text, since its default is None, and later compares it with a number.
     if isinstance(run_opts.optimizer_step_limit, str):
         try:
             run_opts = dataclasses.replace(run_opts, optimizer_step_limit=int(run_opts.optimizer_step_limit))
@@ -261,7 +261,7 @@ def _show_help(argv):
     parser.usage = USAGE
     parser.description = "Run an experiment. Every top-level key of its YAML file is an option too."
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    # SpeechBrain makes them of a set, so they come in another order each time.
+    # SpeechBrain creates them from a set, in an arbitrary order.
     parser._optionals._group_actions.sort(key=lambda action: action.option_strings)
     if not argv[0].startswith("-"):
         tree = read_yaml(argv[0])
@@ -273,13 +273,13 @@ def _show_help(argv):
 
 
 def _is_built(node):
-    """Whether it is an object or the result of a call, whose settings are keys of their own."""
+    """Whether a node is an object or the result of a call, whose settings are separate keys."""
     return yaml_tag(node).startswith(("!new:", "!name:", "!apply:", "!applyref:"))
 
 
 def _shown(value):
     if yaml_tag(value) == "!PLACEHOLDER":
-        return "(has to be given)"
+        return "(required)"
     if isinstance(value, (Mapping, list)):
         return json.dumps(value, default=str)
     return "null" if value is None else str(getattr(value, "value", value))

@@ -1,6 +1,6 @@
-"""Batches for one process or several: which examples are in which batch, and what happens if one can't be read.
+"""Batches for one or several processes: sampling, and errors of the data loaders.
 
-Examples are put in an order, which is cut into global batches; the examples of each go to the ranks in turn.
+The ordered examples are cut into global batches, and the examples of each batch are distributed to the ranks in turn.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-# Keeps the order's random numbers apart from those of the items, which are drawn by (seed, epoch, index).
+# Separates the order's random numbers from those of the examples, which are drawn by (seed, epoch, index).
 _ORDER = 0x6F72646572
 
 
-# Of torch's DataLoader, as dataloader_opts. Its other options would change what an epoch is.
+# Options of torch's DataLoader that dataloader_opts may have. The others would change the content of an epoch.
 LOADER_OPTIONS = ("persistent_workers", "prefetch_factor", "pin_memory", "timeout", "multiprocessing_context")
-# PyTorch's messages for shared memory that is used up, or a worker that was killed.
+# PyTorch's messages if the shared memory is used up, or a worker was killed.
 _SHARED_MEMORY = re.compile(r"Bus error|shared memory|</torch_|/dev/shm")
 _KILLED = re.compile(r"DataLoader worker .* killed by signal: Killed")
-# What the order of an epoch depends on, with the number of the epoch.
+# The order of an epoch depends on these values and the number of the epoch.
 _ORDER_KEYS = {"num_items": "examples of the training data", "seed": "seed", "shuffle": "shuffle"}
 
 
@@ -39,33 +39,33 @@ _ORDER_KEYS = {"num_items": "examples of the training data", "seed": "seed", "sh
 class GlobalBatches(Sampler):
     """Batches of indices, for ``torch.utils.data.DataLoader(batch_sampler=…)``.
 
-    A global batch has ``world_size`` x ``batch_size`` examples; rank r takes every ``world_size``-th of it, from the
-    r-th on. So the k-th batches of all the ranks together are the k-th batch of one process with ``world_size`` times
-    the batch size. The order is a pure function of (seed, epoch).
+    A global batch has ``world_size`` x ``batch_size`` examples; rank r gets every ``world_size``-th of them, from the
+    r-th on. So the k-th batches of all ranks together are the k-th batch of one process with ``world_size`` times the
+    batch size. The order is a pure function of (seed, epoch).
 
     For training, every rank has the same number of batches, none of them empty, since DDP averages their gradients: a
-    remainder with fewer examples than ranks joins the batch before. No example is lost or repeated.
+    remainder with fewer examples than ranks joins the previous batch. No example is lost or repeated.
 
-    A checkpoint holds what the order depends on. In mid-epoch, another order is refused: it would skip examples and
-    repeat others. Another batch size or number of ranks only divides the remaining examples differently, see
-    `set_epoch`.
+    A checkpoint holds the settings that determine the order. Within an epoch, another order is refused: it would skip
+    examples and repeat others. Another batch size or number of ranks only divides the remaining examples differently,
+    see `set_epoch`.
 
     Arguments
     ---------
     num_items : int
         Length of the dataset.
     batch_size : int
-        Examples in a batch of one rank.
+        Examples per batch of one rank.
     shuffle : bool
         Whether the order changes from epoch to epoch.
     seed : int
         Seed of the order.
     limit : int, optional
-        How many batches an epoch has at most. Default: as many as there are.
+        Maximum number of batches per epoch. Default: none.
     rank, world_size : int
-        Number of this process, and of all.
+        Number of this process, and of all processes.
     even : bool
-        Whether every rank has the same number of batches, as in training. Without, a rank may have fewer.
+        Whether every rank has the same number of batches, as in training. If False, a rank may have fewer.
 
     Raises
     ------
@@ -104,32 +104,31 @@ class GlobalBatches(Sampler):
         self.shuffle, self.seed, self.limit = shuffle, seed, limit
         self.rank, self.world_size, self.even = rank, world_size, even
         self.epoch = 0
-        self._done = (0, 0)  # examples of all ranks, and batches of each, that the epoch has had already
+        self._done = (0, 0)  # processed examples of all ranks, and batches of each, of the epoch
         self._length = len(self._spans(0))
 
     def set_epoch(self, epoch: int, items_done: int = 0, batches_done: int = 0) -> None:
-        """Choose the epoch of the next order, and where in it to begin; the epoch after it begins with 0.
+        """Set the epoch of the next iteration, and the position in it; later epochs start at 0.
 
         Arguments
         ---------
         epoch : int
-            Its number.
+            Number of the epoch.
         items_done : int
-            How many examples of its order all ranks together have had, in batches of any size. The others come once
-            each.
+            Number of examples that all ranks together have processed, in batches of any size. The others follow.
         batches_done : int
-            How many batches each rank has had.
+            Number of batches that each rank has processed.
 
         Raises
         ------
         InputError
-            If fewer examples are left than there are ranks.
+            If fewer examples remain than there are ranks.
         """
         self.epoch, self._done = epoch, (items_done, batches_done)
         self._length = batches_done + len(self._spans(items_done))
 
     def _spans(self, items_done):
-        """Start and end of each global batch in which this rank has a share, from an example on."""
+        """Start and end of each global batch with examples of this rank, after the processed ones."""
         firsts = self._firsts(0, self.num_items)
         end = self.num_items if self.limit is None or self.limit >= len(firsts) else firsts[self.limit]
         left = end - items_done
@@ -139,18 +138,18 @@ class GlobalBatches(Sampler):
                 f"least one. Start {left} processes or fewer; from the next epoch on, there may be more."
             )
         firsts = self._firsts(items_done, end)
-        spans = zip(firsts, [*firsts, end][1:], strict=True)  # none where nothing is left
+        spans = zip(firsts, [*firsts, end][1:], strict=True)  # none if no example remains
         return [(first, end) for first, end in spans if first + self.rank < end]
 
     def _firsts(self, begin, end):
-        """Start of each global batch of a part of the order."""
+        """Start of each global batch in a part of the order."""
         firsts = list(range(begin, end, self.batch_size * self.world_size))
         if self.even and len(firsts) > 1 and end - firsts[-1] < self.world_size:
             firsts.pop()
         return firsts
 
     def __len__(self) -> int:
-        """Batches of the whole epoch, including those before a resumption."""
+        """Number of batches of the epoch, including those before a resumption."""
         return self._length
 
     def __iter__(self) -> Iterator[list]:
@@ -165,12 +164,12 @@ class GlobalBatches(Sampler):
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save what the order depends on."""
+        """Save the settings that determine the order."""
         torch.save({key: getattr(self, key) for key in _ORDER_KEYS}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Compare it with what it depends on now, where the checkpoint stands within an epoch."""
+        """Compare the saved settings with the current ones, if the checkpoint was saved within an epoch."""
         if end_of_epoch:
             return
         saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -181,7 +180,7 @@ class GlobalBatches(Sampler):
         ]
         if different:
             raise InputError(
-                f"{path}: was saved within an epoch, whose examples come in another order now "
+                f"{path}: was saved within an epoch, whose examples now have another order "
                 f"({'; '.join(different)}). Some would be skipped, and others repeated. Resume with the settings that "
                 f"it was saved with; or remove the folder of this checkpoint, to resume from the end of an epoch."
             )
@@ -191,17 +190,17 @@ class RankLoader(DataLoader):
     """``torch.utils.data.DataLoader`` for one of several ranks.
 
     When a recording can't be read, the other ranks would wait for this rank's gradients. So the error is only stored,
-    and the remaining batches are None, as many as are left in training. The Brain contributes zero gradients for them,
-    and calls `check` where all ranks synchronize. A single process raises at once.
+    and in training the remaining batches are None. The Brain contributes zero gradients for them, and calls `check`
+    where all ranks synchronize. A single process raises the error immediately.
 
     Arguments
     ---------
     *args, **kwargs
         As for ``torch.utils.data.DataLoader``.
-    goes_on : bool
+    none_after_error : bool
         Whether the remaining batches are None after an error; otherwise the loader ends.
     ended : callable, optional
-        Called before each batch: True ends the epoch early. Default: never.
+        Called before each batch: True ends the epoch. Default: always False.
 
     Example
     -------
@@ -209,8 +208,10 @@ class RankLoader(DataLoader):
     [tensor([1, 2]), tensor([3])]
     """
 
-    def __init__(self, *args: Any, goes_on: bool = False, ended: Callable | None = None, **kwargs: Any) -> None:
-        self.goes_on = goes_on
+    def __init__(
+        self, *args: Any, none_after_error: bool = False, ended: Callable | None = None, **kwargs: Any
+    ) -> None:
+        self.none_after_error = none_after_error
         self.ended = ended or (lambda: False)
         self.error = None
         if kwargs.get("collate_fn") is not None:
@@ -226,13 +227,13 @@ class RankLoader(DataLoader):
                 yielded += 1
                 yield batch
         except (InputError, RuntimeError) as error:
-            message = _what_ended(error, self.num_workers)
+            message = _loading_error_message(error, self.num_workers)
             if message is None:
                 raise
             if distributed.world_size() == 1:
                 raise error if isinstance(error, InputError) else InputError(message) from error
             self.error = message
-        while self.error is not None and self.goes_on and yielded < len(self) and not self.ended():
+        while self.error is not None and self.none_after_error and yielded < len(self) and not self.ended():
             yielded += 1
             yield None
 
@@ -246,7 +247,7 @@ class _IntoSharedMemory:
     """A collate function that puts batches into shared memory in the worker.
 
     Otherwise PyTorch does so in a separate thread: if that runs out of memory, the batch is lost, and the main process
-    waits for it for ever. Here it is an error of the worker, which reaches the main process.
+    hangs. Here it is an error of the worker, which reaches the main process.
     """
 
     def __init__(self, collate):
@@ -261,15 +262,15 @@ class _IntoSharedMemory:
         return batch
 
 
-def _what_ended(error, num_workers):
-    """The message for an error that ended a loader, if it isn't a bug of the program."""
+def _loading_error_message(error, num_workers):
+    """The message for an error of a loader, or None for a bug of the program."""
     if isinstance(error, InputError):
         return str(error)
     text = f"{error} {error.__cause__}"  # "exited unexpectedly", and why
     if _SHARED_MEMORY.search(text):
         return (
-            f"The {num_workers} processes that load data have used up the shared memory, through which they pass "
-            f"batches on{_shared_memory()}. In docker, give it more with --shm-size=2g, or take that of the machine "
+            f"The {num_workers} processes that load data have used up the shared memory for batches"
+            f"{_shared_memory()}. In docker, give it more with --shm-size=2g, or use the host's "
             f"with "
             f"--ipc=host; else use a smaller --num_workers, --batch_size or --segment. --num_workers 0 needs none."
         )

@@ -1,7 +1,7 @@
-"""Distributed training: what each process does, and how an error in one of them ends all.
+"""Distributed training: collectives for values and errors, so that an error in one process ends all.
 
-A rank is the number of a process, from 0. ``torchrun`` starts them, with the rank in their environment. Every function
-here works in a single process too, where it costs nothing.
+A rank is the number of a process, from 0. ``torchrun`` starts them, with the rank in their environment. All functions
+also work in a single process, without overhead.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ logger = logging.getLogger(__name__)
 
 
 class SharedError(InputError):
-    """An `InputError` that every rank raises, so that only one of them shows it."""
+    """An `InputError` that all ranks raise, so that only one of them needs to report it."""
 
 
 def start(run_opts: RunOptions) -> None:
-    """Join the other processes that torchrun has started, if it has.
+    """Join the process group, if torchrun has started this process.
 
     Arguments
     ---------
     run_opts : speechbrain.utils.run_opts.RunOptions
-        ``distributed_backend`` is read.
+        Run options; ``distributed_backend`` is read.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def start(run_opts: RunOptions) -> None:
 
 
 def stop() -> None:
-    """Leave the process group. Only after success or a `SharedError`, which all ranks reach."""
+    """Leave the process group. Call it only after success or a `SharedError`, on all ranks."""
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
 
@@ -78,9 +78,9 @@ def world_size() -> int:
 
 
 def should_report(error: BaseException) -> bool:
-    """Whether this process is the one to report an `InputError`.
+    """Whether this process should report an `InputError`.
 
-    An error before the processes have joined is raised by all of them.
+    An error before the process group exists is raised, and reported, by all processes.
     """
     found_by_all = isinstance(error, SharedError) or not is_distributed_initialized()
     return not found_by_all or (get_rank() or 0) == 0
@@ -161,7 +161,7 @@ def run_on_all_ranks(function: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def seed_each_rank(seed: int) -> None:
-    """Give each rank its own random numbers, for dropout. A single process keeps its random state."""
+    """Seed each rank differently, for dropout. A single process keeps its random state."""
     if not is_distributed_initialized():
         return
     own = (seed + rank()) % 2**32
@@ -173,8 +173,8 @@ def seed_each_rank(seed: int) -> None:
 def unwrapped(modules: Mapping[str, torch.nn.Module]) -> dict:
     """The networks without DDP or `torch.compile` around them: dict, name to module.
 
-    DDP's forward exchanges buffers with the other ranks, so it would wait for ever for ranks that don't call it. A
-    compiled network's parameters have other names, with which a model could not be loaded.
+    DDP's forward exchanges buffers with the other ranks, so it would hang if a rank does not call it. A compiled
+    network's parameters have other names, with which a model could not be loaded.
 
     Example
     -------

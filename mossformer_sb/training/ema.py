@@ -21,16 +21,16 @@ class AveragedWeights:
     """Exponential moving average of the parameters of some modules, as a recoverable.
 
     After step n + 1 of the optimizer, a ← d a + (1 - d) p, with d the smaller of ``decay`` and n / (n + 9); so the
-    first update takes the weights as they are. Before it there is no average, and `use` leaves the weights alone.
+    first update copies the weights. Before it there is no average, and `use` does not change the weights.
 
-    Training continues with the raw weights: `use` puts the average in their place, `restore` puts them back.
-    Buffers are not averaged.
+    Training continues with the raw weights: `use` replaces them with the average, `restore` restores them. Buffers are
+    not averaged.
 
     Arguments
     ---------
     modules : dict
-        Name to module, before they are wrapped for several GPUs. The values of their parameters are exchanged in
-        place, so that every reference to a parameter sees the average.
+        Name to module, before they are wrapped for several GPUs. The parameters are changed in place, so that every
+        reference to a parameter sees the average.
     decay : float
         Share of the average that an update keeps, between 0 and 1.
 
@@ -67,7 +67,7 @@ class AveragedWeights:
         }
         self._averages = {}
         self._num_updates = 0
-        self._raw = None  # the raw weights, while the averaged ones are in their place
+        self._raw = None  # the raw weights, while the averaged ones are in use
 
     @torch.no_grad()
     def update(self) -> None:
@@ -81,14 +81,14 @@ class AveragedWeights:
 
     @torch.no_grad()
     def use(self) -> None:
-        """Replace the raw weights with the averaged ones, unless that is done already."""
+        """Replace the raw weights with the averaged ones, if they are not in use yet."""
         if self._raw is None and self._averages:
             self._raw = [parameter.detach().clone() for parameter in self._parameters.values()]
             self._set(self._averages.values())
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore the raw weights, unless that is done already."""
+        """Restore the raw weights, if the averaged ones are in use."""
         if self._raw is not None:
             self._set(self._raw)
             self._raw = None
@@ -99,14 +99,14 @@ class AveragedWeights:
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save the averages. The modules' own files must hold the raw weights, so these must be in place."""
+        """Save the averages. The raw weights must be in use, since the modules' own files hold them."""
         if self._raw is not None:
             raise RuntimeError("The averaged weights are in use: restore the raw ones before a checkpoint is saved.")
         torch.save({"num_updates": self._num_updates, "averages": self._averages}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Load the averages. The raw weights are loaded into the modules, so these must be in place."""
+        """Load the averages. The raw weights must be in use, since they are loaded into the modules."""
         del end_of_epoch
         if self._raw is not None:
             raise RuntimeError("The averaged weights are in use: restore the raw ones before a checkpoint is loaded.")

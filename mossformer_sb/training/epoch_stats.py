@@ -1,4 +1,4 @@
-"""Figures of an epoch: statistics of examples and steps over all ranks, peak memory, and the table of all epochs."""
+"""Statistics of an epoch: examples and steps over all ranks, peak memory, and the table of all epochs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 TABLE_FILE = "epochs.csv"
 CURVES_FILE = "training_curves.png"
 
-_TOTALS = ("si_snr", "count", "dropped", "nonfinite")  # of the examples of a batch, see `BatchResult.totals`
-# Each rank has its share of these; the other statistics are the same on all ranks.
+_TOTALS = ("si_snr", "count", "dropped", "nonfinite")  # sums over the examples of a batch, see `BatchResult.totals`
+# These differ between ranks; the other statistics are the same on all ranks.
 _PER_RANK = (*_TOTALS, "samples", "failed", "seconds")
 _FLOATS = ("si_snr", "seconds")
 _SAVED_AS = {"consecutive_nonfinite": "streak"}  # the name in checkpoints
@@ -39,13 +39,13 @@ class BatchResult(NamedTuple):
 
     losses: torch.Tensor  # [B], dB
     si_snr: torch.Tensor  # [B], dB
-    valid: torch.Tensor  # [B], bool: which examples the loss is taken over
+    valid: torch.Tensor  # [B], bool: which examples the loss includes
     finite: torch.Tensor  # [B], bool: which examples are finite
     samples: int  # of audio, without padding
 
     @property
     def loss(self) -> torch.Tensor:
-        """Sum over the valid examples: []. One that is not finite is not valid, but gives a gradient of NaN."""
+        """Sum over the valid examples: []. A non-finite example is not valid, but gives a gradient of NaN."""
         return torch.where(self.valid, self.losses, 0.0).sum()
 
     @property
@@ -56,14 +56,14 @@ class BatchResult(NamedTuple):
         return torch.cat((si_snr[None], numbers.double()))
 
     def only(self, chosen: torch.Tensor, samples: int) -> BatchResult:
-        """The examples for which a mask [B] is true, which have so many samples."""
+        """The examples for which a mask [B] is true, with this many samples."""
         return BatchResult(*(values[chosen] for values in self[:4]), samples)
 
 
 class WindowStats:
     """Running statistics of one rank between two steps of the optimizer.
 
-    Nothing is read from the device before `over_ranks`: a read waits for all queued work, and leaves the device idle.
+    No value is read from the device before `over_ranks`: a read waits for all queued work, and leaves the device idle.
 
     Example
     -------
@@ -115,13 +115,13 @@ class StageStats:
     failed: int = 0  # ranks whose data could not be read
     steps: int = 0  # of the optimizer
     skipped: int = 0  # steps skipped because the gradient was not finite
-    consecutive_nonfinite: int = 0  # steps in a row, up to now, with something that was not finite
-    norm: float = 0.0  # of the gradients before clipping, sum over the steps
+    consecutive_nonfinite: int = 0  # latest consecutive steps with a non-finite loss or gradient
+    norm: float = 0.0  # norm of the gradients before clipping, sum over the steps
     norm_max: float = 0.0
     seconds: float = 0.0  # of training steps, by the main process's clock
 
     def reset(self) -> None:
-        """Start from zero, except for consecutive failures, which may cross from one epoch to the next."""
+        """Start from zero, except for consecutive failures, which are counted across epochs."""
         for field in fields(self):
             if field.name != "consecutive_nonfinite":
                 setattr(self, field.name, field.default)
@@ -134,7 +134,7 @@ class StageStats:
 
     @classmethod
     def of(cls, values: Sequence) -> StageStats:
-        """New statistics from what each rank has a share of, in the order of ``_PER_RANK``."""
+        """New statistics from the values that differ between ranks, in the order of ``_PER_RANK``."""
         named = zip(_PER_RANK, values, strict=True)
         return cls(**{name: value if name in _FLOATS else int(value) for name, value in named})
 
@@ -169,8 +169,8 @@ class StageStats:
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Load them. What an older version did not save gets its default."""
-        del end_of_epoch  # The next stage's start resets what a finished epoch left.
+        """Load the statistics. Values that an older version did not save get their defaults."""
+        del end_of_epoch  # the start of the next stage resets the statistics of a finished epoch
         saved = torch.load(path, weights_only=True)
         for field in fields(self):
             setattr(self, field.name, saved.get(_SAVED_AS.get(field.name, field.name), field.default))
@@ -180,7 +180,7 @@ class StageStats:
 
 
 def reset_peak_memory(device: str | torch.device) -> None:
-    """Start a new measurement on a GPU. On a CPU the peak is that of the whole process, and can't be reset."""
+    """Start a new measurement on a GPU. On a CPU the peak is that of the process, and can't be reset."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
@@ -209,14 +209,14 @@ def peak_memory(device: str | torch.device) -> float:
 
 
 class History:
-    """The figures of all epochs: ``epochs.csv``, one row per epoch, and its curves, ``training_curves.png``.
+    """The statistics of all epochs: ``epochs.csv``, one row per epoch, and its curves, ``training_curves.png``.
 
     Both are written atomically.
 
     Arguments
     ---------
     folder : str or Path
-        Where to.
+        Output folder.
 
     Example
     -------
@@ -232,7 +232,7 @@ class History:
         self._draws = True
 
     def add(self, row: dict) -> None:
-        """Add an epoch; it replaces an earlier row of the same ``epoch``."""
+        """Add an epoch, or replace the row of the same ``epoch``."""
         path = self.folder / TABLE_FILE
         table = pd.DataFrame([row])
         if path.is_file():

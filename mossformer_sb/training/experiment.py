@@ -1,6 +1,6 @@
-"""The parts that every experiment has: datasets, loaders, epoch counter, log and checkpointer.
+"""The common parts of all experiments: datasets, loaders, epoch counter, log and checkpointer.
 
-An experiment's YAML has the values that a user may change. What is the same in all experiments is built here from them.
+An experiment's YAML holds the values that a user may change. This module builds the common parts from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 # Sizes for a CPU, and the least learning rate for them.
 SMALL_SIZES, SMALL_LR = ("small", "mini"), 0.0005
-LONG_SECONDS = 120  # of a mixture; the published corpora have shorter ones
+LONG_SECONDS = 120  # length of a mixture for a hint; the published corpora have shorter ones
 # Manifests of the three datasets, in the manifest_folder.
 MANIFESTS = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
 TRAIN_LOG = "train_log.txt"
@@ -59,12 +59,13 @@ DYNAMIC_MIXING = (
 
 
 def complete(hparams: dict) -> dict:
-    """Add the epoch counter, the log of epochs and the checkpointer to what a YAML file describes.
+    """Add the epoch counter, the log of epochs and the checkpointer to the hyperparameters of a YAML file.
 
     Arguments
     ---------
     hparams : dict
-        Of the experiment. ``modules``, ``number_of_epochs``, ``output_folder`` and ``save_folder`` are read.
+        Hyperparameters of the experiment. ``modules``, ``number_of_epochs``, ``output_folder`` and ``save_folder`` are
+        read.
 
     Returns
     -------
@@ -105,10 +106,10 @@ def build_dataset(hparams: dict, name: str) -> MixtureDataset | AugmentedMixture
     Arguments
     ---------
     hparams : dict
-        Of the experiment.
+        Hyperparameters of the experiment.
     name : str
         "train", whose mixtures are cropped, augmented, and drawn on the fly with ``dynamic_mixing``; "valid" or "test",
-        whose mixtures are whole and as the corpus has them.
+        whose mixtures are uncropped and unchanged.
 
     Returns
     -------
@@ -142,11 +143,11 @@ def build_dataset(hparams: dict, name: str) -> MixtureDataset | AugmentedMixture
 
 
 def hint_at_settings(hparams: dict) -> None:
-    """Log a hint where a small network would train with the settings of the published ones."""
+    """Log a hint if a small network would train with the settings of the published sizes."""
     size, lr = hparams.get("model_size"), hparams["lr"]
     if size in SMALL_SIZES and hparams["init_from"] is None and lr < SMALL_LR:
         logger.warning(
-            "lr %g is for networks of the published sizes: model_size %s learns little at it in a short training. "
+            "lr %g is for networks of the published sizes: model_size %s learns slowly with it. "
             "hparams/mossformer_mini.yaml has --lr 0.002 --dropout 0 --batch_size 4 --segment 2",
             lr,
             size,
@@ -154,7 +155,7 @@ def hint_at_settings(hparams: dict) -> None:
 
 
 def hint_at_long_mixtures(datasets: dict) -> None:
-    """Log a hint where validation or test has a mixture that may be too long for the memory, for they take it whole.
+    """Log a hint if validation or test, which do not crop, has a mixture that may be too long for the memory.
 
     Arguments
     ---------
@@ -167,8 +168,8 @@ def hint_at_long_mixtures(datasets: dict) -> None:
             continue
         longest = table.loc[table["duration"].idxmax()]
         logger.warning(
-            "The longest mixture of %s is %s with %.0f s. Mixtures are taken whole there, which needs memory in "
-            "proportion: for ten minutes at 8 kHz, some 2.5 GB with size mini and 7 GB with S, on a CPU.",
+            "The longest mixture of %s is %s with %.0f s. Mixtures are not cropped there, so memory is proportional to "
+            "their length: for ten minutes at 8 kHz, some 2.5 GB with size mini and 7 GB with S, on a CPU.",
             f"{name}.csv",
             longest["ID"],
             longest["duration"],
@@ -181,7 +182,7 @@ def loader_options(hparams: dict, name: str) -> dict:
     Arguments
     ---------
     hparams : dict
-        Of the experiment: ``batch_size`` or ``valid_batch_size``, ``num_workers``, ``dataloader_opts``.
+        Hyperparameters of the experiment: ``batch_size`` or ``valid_batch_size``, ``num_workers``, ``dataloader_opts``.
     name : str
         "train", "valid" or "test".
 
@@ -213,7 +214,7 @@ def loader_options(hparams: dict, name: str) -> dict:
 
 
 def fitting_workers() -> int:
-    """How many processes read data beside each process that trains: a core for each, and not more than four."""
+    """Default number of data loader workers per training process: one for each further core, at most four."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
@@ -236,7 +237,7 @@ def _check_loader_options(options, num_workers):
     if prefetch is not None and (not isinstance(prefetch, int) or isinstance(prefetch, bool) or prefetch < 1):
         raise InputError(f"dataloader_opts: prefetch_factor must be a whole number from 1; found {prefetch!r}.")
     try:
-        DataLoader([0], num_workers=num_workers, **options)  # makes no process before it is iterated
+        DataLoader([0], num_workers=num_workers, **options)  # starts no process before it is iterated
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"dataloader_opts {options}: PyTorch's DataLoader refuses them ({reason}).") from error

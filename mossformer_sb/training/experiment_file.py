@@ -21,12 +21,12 @@ from mossformer_sb.utils.files import expanded
 if TYPE_CHECKING:
     from pathlib import Path
 
-# HyperPyYAML resolves <key> in any text that a !ref leads to, and may read (1, 2) as a tuple, in overrides too.
+# HyperPyYAML resolves <key> in any text that a !ref refers to, and may read (1, 2) as a tuple, in overrides too.
 REFERENCE = re.compile(r"<[^>]*>")
 TUPLE = re.compile(r"\(.*\)")
 # Integers whose values are used when objects are built, and the least value of each.
 LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1}
-# Keys that had other names in earlier versions.
+# Keys with other names in earlier versions.
 RENAMED = {
     "deep": "check_samples",
     "on_bad": "on_invalid",
@@ -34,7 +34,7 @@ RENAMED = {
     "rooms_folder": "rir_folder",
     "silence_snr": "inactive_threshold",
 }
-# Keys of earlier versions whose objects train.py makes now, most of them with `mossformer_sb.training.experiment`.
+# Keys of earlier versions whose objects train.py now builds, most of them with `mossformer_sb.training.experiment`.
 BUILT_IN_CODE = (
     "prepare",
     "prepare_mixing",
@@ -52,7 +52,7 @@ BUILT_IN_CODE = (
 
 
 def read_yaml(path: str | Path) -> Mapping:
-    """Load the tree of a YAML file, its tags kept, nothing built."""
+    """Load the tree of a YAML file with its tags; no object is built."""
     try:
         with open(path, encoding="utf-8") as file:
             tree = YAML().load(file)
@@ -65,8 +65,8 @@ def read_yaml(path: str | Path) -> Mapping:
     return tree
 
 
-def paths_of_home(tree: Mapping) -> dict:
-    """The top-level values of a YAML file that begin with ``~``, with the home folder in its place."""
+def expand_home(tree: Mapping) -> dict:
+    """The top-level values of a YAML file that begin with ``~``, with the home folder expanded."""
     found = {}
     for key, value in tree.items():
         if isinstance(value, str) and expanded(value) != value:
@@ -81,11 +81,11 @@ def check_keys(tree: Mapping, hparams_file: str) -> None:
     renamed = [f"{key} is now called {RENAMED[key]}" for key in tree if key in RENAMED]
     built = [key for key in tree if key in BUILT_IN_CODE]
     if renamed:
-        raise InputError(f"{hparams_file}: {', '.join(renamed)}. Rename what has another name in the file.")
+        raise InputError(f"{hparams_file}: {', '.join(renamed)}. Rename these keys in the file.")
     if built:
         raise InputError(
-            f"{hparams_file}: {', '.join(built)} would have no effect: train.py makes what such keys described. "
-            "Remove them; the files in hparams/ show which keys there are."
+            f"{hparams_file}: {', '.join(built)} would have no effect: train.py builds these objects itself. "
+            "Remove them; the files in hparams/ show the possible keys."
         )
 
 
@@ -126,12 +126,12 @@ def _check_kind(path, default, value, hparams_file):
     """Refuse text for a number, and anything but True or False for a boolean."""
     if isinstance(default, bool):
         if not isinstance(value, bool):
-            raise InputError(f"{path} is true or false, as in {hparams_file}; found {value!r}. Give one of the two.")
+            raise InputError(f"{path} must be true or false, as in {hparams_file}; found {value!r}. Give one of them.")
     elif isinstance(default, (int, float)) and (
         isinstance(value, bool) or not (value is None or isinstance(value, (int, float)))
     ):
         raise InputError(
-            f"{path} takes a number, as {default} in {hparams_file}; found {value!r}. Give one, such as --{path} "
+            f"{path} must be a number, as {default} in {hparams_file}; found {value!r}. Give one, such as --{path} "
             f"{default}, or null where the file's comment allows it."
         )
 
@@ -158,7 +158,7 @@ def _accepts(node, key, hparams_file):
         return False
     try:
         parameters = inspect.signature(pydoc.locate(name)).parameters
-    except (TypeError, ValueError):  # not there, or without a signature
+    except (TypeError, ValueError):  # does not exist, or has no signature
         return False
     return key in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
@@ -181,7 +181,7 @@ def check_numbers(tree: Mapping, hparams_file: str) -> None:
 
 
 def _how_to_give(path):
-    """Write the option that sets a path: ``--a VALUE``, ``--a '{b: VALUE}'``; a list is given as a whole."""
+    """Write the option that sets a path: ``--a VALUE``, ``--a '{b: VALUE}'``; a list is replaced entirely."""
     key, *inner = path.partition("[")[0].split(".")
     if not inner:
         return f"--{key} VALUE"

@@ -38,25 +38,25 @@ def export_training(
     Arguments
     ---------
     training_folder : str or Path
-        The experiment's ``output_folder``. Or an export of an earlier version, which is converted, with its card: for
-        that, ``half`` and ``speechbrain`` are the only options.
+        The experiment's ``output_folder``; or an export of an earlier version, which is converted with its model card,
+        and allows only the options ``half`` and ``speechbrain``.
     folder : str or Path
-        Where to.
+        The model folder to write.
     checkpoint : str, optional
         Name of a checkpoint, ``CKPT+...``. Default: the best by validation SI-SNR.
     average : int
-        How many of the best checkpoints to average; 1 for the best alone.
+        Number of the best checkpoints to average; 1 for the best one.
     licence : str
-        For the model card, as model hubs call it, such as ``cc-by-4.0``.
+        Licence for the model card, by its identifier on model hubs, such as ``cc-by-4.0``.
     num_examples : int
-        How many of the test mixtures that training kept as audio to add.
+        Number of audio examples to add, of the test mixtures that training saved.
     **options
         ``half``, ``speechbrain`` and ``notes`` of `mossformer_sb.sharing.folder.export`.
 
     Returns
     -------
     Path
-        The folder.
+        The model folder.
 
     Raises
     ------
@@ -70,8 +70,8 @@ def export_training(
         if any(chosen.values()):
             given = ", ".join(key for key, value in chosen.items() if value)
             raise InputError(
-                f"{training_folder}: is an export of an earlier version, which is converted with its card and its only "
-                f"weights: leave {given} out, or give the output folder of its training."
+                f"{training_folder}: is an export of an earlier version, which is converted with its model card and "
+                f"weights: remove {given}, or give the output folder of its training."
             )
         return convert_export(training_folder, folder, options.pop("half", False) or None, **options)
     settings, path = _read_settings(training_folder)
@@ -93,16 +93,16 @@ def _read_settings(training_folder):
     path = training_folder / HPARAMS_FILE
     if describes_model(training_folder / CONFIG_FILE):
         raise InputError(
-            f"{training_folder}: is no output folder of a training, but an exported model, which is not exported "
-            f"again: give the output_folder of its training."
+            f"{training_folder}: is not the output folder of a training, but an exported model: give the output_folder "
+            f"of its training."
         )
     if not path.is_file():
-        raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is no output folder of a training.")
+        raise InputError(f"{training_folder}: holds no {HPARAMS_FILE}, so it is not the output folder of a training.")
     settings = read_settings(path)
     check_own_training(settings, training_folder)
     if not isinstance(settings.get("save_folder"), str):
         raise InputError(
-            f"{training_folder}: is no output folder of a training: its {HPARAMS_FILE} has no key save_folder, "
+            f"{training_folder}: is not the output folder of a training: its {HPARAMS_FILE} has no key save_folder, "
             f"and an export of an earlier version would have the key pretrainer. Give one of these two."
         )
     if not isinstance(settings.get("sample_rate"), int):
@@ -118,7 +118,7 @@ def _choose(save_folder, modules, name, average):
             f"found {average}."
         )
     if not save_folder.is_dir():
-        raise InputError(f"{save_folder}: there are no checkpoints. Has the training begun?")
+        raise InputError(f"{save_folder}: holds no checkpoints. Train at least one epoch.")
     checkpointer = Checkpointer(save_folder, recoverables=modules)
     if name is not None:
         found = [item for item in checkpointer.list_checkpoints() if item.path.name == name]
@@ -146,7 +146,7 @@ def _average(states):
 
 
 def _record(training_folder, settings, chosen, name, licence):
-    """The training's record; its scores are those of the best checkpoint, so another one has none."""
+    """The training's record. Its scores are those of the best checkpoint; another one has none."""
     record = TrainingRecord.read(training_folder)
     record = dataclasses.replace(record, **_facts(settings), licence=licence)
     epochs = [item.meta.get("epoch") for item in chosen]
@@ -175,7 +175,7 @@ def _examples(training_folder, number):
     mixtures = sorted(folder.glob("*_mix.wav"))
     if len(mixtures) < number:
         raise InputError(
-            f"{folder}: holds {len(mixtures)} examples, and {number} are asked for. Evaluate with n_audio_to_save: "
+            f"{folder}: holds {len(mixtures)} examples; {number} are needed. Evaluate with n_audio_to_save: "
             f"{number} or more."
         )
     stems = [path.name.removesuffix("_mix.wav") for path in mixtures[:number]]

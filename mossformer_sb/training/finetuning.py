@@ -1,7 +1,7 @@
-"""Fine-tuning: load the weights of a trained model, as far as they fit, and freeze chosen parameters.
+"""Fine-tuning: load the matching weights of a trained model, and freeze chosen parameters.
 
-Weights are read as plain tensors, a model's ``config.json`` or ``hyperparams.yaml`` as plain text: no code of a model
-runs.
+Weights are read as plain tensors, and a model's ``config.json`` or ``hyperparams.yaml`` as plain text: no code of a
+model is run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mossformer_sb.network.hub import CONFIG_FILE, WEIGHTS_FILE, read_config
 from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.released_cache import resolve_source
-from mossformer_sb.training.checkpoint_checks import is_of_a_recipe
+from mossformer_sb.training.checkpoint_checks import is_from_stock_recipe
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
 from mossformer_sb.training.experiment_file import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Single scales, and what depends on the query/key width alone, fit any mask net. That is not enough to start from:
-# between two published sizes it is at most 1 % of the values, and 2 % to the mini size.
+# Scalars, and tensors that depend only on the query/key width, fit any mask net, which is not enough to start from:
+# between two published sizes they are at most 1 % of the values, and 2 % to the mini size.
 LEAST_SHARE = 0.2
 
 
@@ -42,13 +42,13 @@ LEAST_SHARE = 0.2
 
 @dataclass
 class Comparison:
-    """Comparison of the tensors of one module with those of the model to start from, by name."""
+    """Comparison of the tensors of one module with those of the source model, by name."""
 
     loaded: list = field(default_factory=list)
-    missing: list = field(default_factory=list)  # only here
-    unexpected: list = field(default_factory=list)  # only there
-    reshaped: dict = field(default_factory=dict)  # name to the shapes there and here
-    renewed: list = field(default_factory=list)  # made for another sample rate
+    missing: list = field(default_factory=list)  # only in the module
+    unexpected: list = field(default_factory=list)  # only in the source model
+    reshaped: dict = field(default_factory=dict)  # name to the shapes in the source model and in the module
+    renewed: list = field(default_factory=list)  # of another sample rate
 
     @classmethod
     def of(cls, here: Mapping, there: Mapping, renew: bool = False) -> Comparison:
@@ -65,22 +65,22 @@ class Comparison:
 
 
 def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
-    """Give networks the weights of a trained model, as far as these fit, and log what did not.
+    """Load the weights of a trained model into networks, as far as they fit, and log the others.
 
-    What fits by name and shape is loaded, the rest keeps its random weights: with another number of speakers that is
-    the projection to the speakers, with more blocks the new ones. With another sample rate it is the whole encoder and
-    decoder too, whose filters belong to that rate, even where shapes fit.
+    Tensors with the same name and shape are loaded, the others keep their random weights: with another number of
+    speakers the projection to the speakers, with more blocks the new ones. With another sample rate the encoder and
+    decoder are not loaded either, even if shapes fit, since their filters are for that rate.
 
     Arguments
     ---------
     modules : mapping
-        ``encoder``, ``masknet`` and ``decoder``. Changed only if all goes well.
+        ``encoder``, ``masknet`` and ``decoder``. Changed only if no error occurs.
     source : str or Path
-        An exported folder; the output folder of a training, here or with one of SpeechBrain's own recipes, whose export
-        or, without one, best checkpoint counts, with the averaged weights of a run that scored these; the name of a
-        released model, see `mossformer_sb.sharing.released`; or the id of a model on the Hugging Face hub.
+        An exported folder; the output folder of a training, with this package or with one of SpeechBrain's own recipes,
+        whose export or else best checkpoint is loaded, with the averaged weights if the run validated these; the name
+        of a released model, see `mossformer_sb.sharing.released`; or the id of a model on the Hugging Face hub.
     sample_rate : int
-        Hz, of the recordings that the networks are for.
+        Sample rate of the new networks in Hz.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
     Raises
     ------
     InputError
-        If there is no such model, it can't be read, or its mask net is another one.
+        If there is no such model, it can't be read, or its mask net is too different.
 
     Example
     -------
@@ -119,7 +119,7 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
 
 
 def _find_model(source):
-    """Find a model: the file with its sample rate, its weights, and the function that reads those of a module."""
+    """Find a model: the file with its sample rate, its weights, and a function that reads those of a module."""
     source = resolve_source(source)
     folder = Path(expanded(source))
     if folder.is_dir():
@@ -169,7 +169,7 @@ def _exported(folder):
 
 
 def _of_one_file(path):
-    """Reader of one module's weights from a file with all."""
+    """Reader of one module's weights from a file of all modules."""
     state = functools.cache(lambda: read_state_dict(path))
     return lambda name: {
         key.removeprefix(f"{name}."): value for key, value in state().items() if key.startswith(f"{name}.")
@@ -177,20 +177,20 @@ def _of_one_file(path):
 
 
 def _has_weights(folder):
-    """Whether a folder holds the weights of all modules; those of some alone are an error."""
+    """Whether a folder holds the weights of all modules; an error if it holds those of some."""
     if (folder / WEIGHTS_FILE).is_file():
         return True
     missing = [name for name in MODULES if name not in find_weights(folder, MODULES)]
     if missing and len(missing) < len(MODULES):
         raise InputError(
-            f"init_from: {folder} holds no weights of {' and '.join(missing)}, only of the others. Needed are "
+            f"init_from: {folder} holds no weights of {' and '.join(missing)}, only of the others. Required: "
             f"{', '.join(MODULES)}, each as .safetensors or .ckpt."
         )
     return not missing
 
 
 def _folders_of_a_training(folder):
-    """Where its export and its checkpoints are: both are keys of its YAML."""
+    """The folders of its export and its checkpoints, from the keys of its YAML."""
     settings = read_yaml(folder / HPARAMS_FILE) if (folder / HPARAMS_FILE).is_file() else {}
     named = {"export_folder": "export", "save_folder": "save"}
     # A value with a tag, such as an unresolved !ref, is no str.
@@ -199,15 +199,15 @@ def _folders_of_a_training(folder):
 
 
 def _best_checkpoint(folder, save_folder):
-    """The checkpoint with the best score or, for a run that was interrupted in its first epoch, the newest."""
+    """The checkpoint with the best score, or the newest if no epoch was completed."""
     checkpointer = Checkpointer(save_folder)
-    of_recipes = {is_of_a_recipe(checkpoint) for checkpoint in checkpointer.list_checkpoints()}
-    if len(of_recipes) > 1:
+    from_recipes = {is_from_stock_recipe(checkpoint) for checkpoint in checkpointer.list_checkpoints()}
+    if len(from_recipes) > 1:
         raise InputError(
-            f"init_from '{folder}': {save_folder.name}/ holds checkpoints of a training here and of one of "
-            f"SpeechBrain's own recipes, whose scores can't be compared. Move those of one of them to another folder."
+            f"init_from '{folder}': {save_folder.name}/ holds checkpoints of this package and of one of SpeechBrain's "
+            f"own recipes, whose scores can't be compared. Move those of one of them to another folder."
         )
-    best = {"min_key": BEST_KEY} if True in of_recipes else {"max_key": BEST_KEY}  # those keep a loss
+    best = {"min_key": BEST_KEY} if True in from_recipes else {"max_key": BEST_KEY}  # recipes save a loss
     return checkpointer.find_checkpoint(**best) or checkpointer.find_checkpoint()
 
 
@@ -215,7 +215,7 @@ def _read_sample_rate(settings_file):
     read = read_config if settings_file.name == CONFIG_FILE else read_yaml
     value = read(settings_file).get("sample_rate")
     if not isinstance(value, int):
-        found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its tag
+        found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its YAML tag
         raise InputError(f"{settings_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")
     return value
 
@@ -231,10 +231,10 @@ def _check_share(source, here, there, comparison):
         name, (shape_there, shape_here) = max(
             comparison.reshaped.items(), key=lambda item: torch.Size(item[1][1]).numel()
         )
-        example = f": {name}, for instance, is {shape_there} there and {shape_here} here"
+        example = f": for example, {name} has shape {shape_there} in the model and {shape_here} here"
     raise InputError(
         f"init_from '{source}' is of another network: {share:.0%} of its mask net fits, needed {LEAST_SHARE:.0%}"
-        f"{example}. Choose the size (and the experiment file) that it was trained with, or another model."
+        f"{example}. Choose its size (and experiment file), or another model."
     )
 
 
@@ -246,7 +246,7 @@ def _count(state):
 
 
 def _report(comparisons):
-    """A table of counts, and a line for each name, or group of names, that was not loaded."""
+    """A table of counts, and one line per name, or group of names, that was not loaded."""
     kinds = [*Comparison.__dataclass_fields__]
     rows = [["", *kinds]]
     rows += [[name, *(str(len(getattr(c, kind))) for kind in kinds)] for name, c in comparisons.items()]
@@ -277,7 +277,7 @@ def _not_loaded(module, comparison):
 def freeze(modules: Mapping, patterns: str | Sequence[str]) -> list[str]:
     """Freeze parameters by name.
 
-    They get no gradient, so the optimizer skips them, weight decay and momentum included. Dropout within frozen parts
+    They get no gradient, so the optimizer skips them, including weight decay and momentum. Dropout in frozen modules
     stays active.
 
     Arguments
@@ -285,17 +285,17 @@ def freeze(modules: Mapping, patterns: str | Sequence[str]) -> list[str]:
     modules : mapping
         Module's name to module.
     patterns : str or sequence of str
-        Shell wildcards for full names: ``masknet.blocks.*`` is all parameters of the blocks, ``encoder.*`` the encoder.
+        Shell wildcards for full names: ``masknet.blocks.*`` matches all parameters of the blocks.
 
     Returns
     -------
     list of str
-        Full names of what was frozen.
+        Full names of the frozen parameters.
 
     Raises
     ------
     InputError
-        If a pattern matches nothing, or nothing is left to train.
+        If a pattern matches nothing, or all parameters are frozen.
 
     Example
     -------

@@ -20,17 +20,17 @@ from mossformer_sb.evaluation.si_snr import (
 )
 from mossformer_sb.network.lengths import lengths_are_checked
 
-# Lower bound of the summed energy of the estimates that another one is compared with.
+# Lower bound of the summed energy of the active estimates.
 _LEAST_ENERGY = 1e-24
 
 
 class PitLoss(NamedTuple):
-    """What `pit_si_snr_loss` gives for each item of a batch."""
+    """Result of `pit_si_snr_loss` for each item of a batch."""
 
     losses: torch.Tensor  # [B], dB, to be minimised
-    permutation: torch.Tensor  # [B, S]: which estimate belongs to each source
-    num_active: torch.Tensor  # [B]: how many sources are not silent
-    si_snr: torch.Tensor  # [B], dB: mean over the active sources; zero if there is none
+    permutation: torch.Tensor  # [B, S]: index of the estimate of each source
+    num_active: torch.Tensor  # [B]: number of sources that are not silent
+    si_snr: torch.Tensor  # [B], dB: mean over the active sources; zero without any
 
 
 def pit_si_snr_loss(
@@ -39,7 +39,7 @@ def pit_si_snr_loss(
     lengths: torch.Tensor | None = None,
     silence_snr: float | None = None,
 ) -> PitLoss:
-    """Negative SI-SNR of each item under its best permutation (uPIT: one permutation for the whole item).
+    """Negative SI-SNR of each item under its best permutation (uPIT: one permutation per item).
 
     Source: Kolbæk et al., "Multi-talker Speech Separation with Utterance-level Permutation Invariant Training", 2017.
 
@@ -51,7 +51,7 @@ def pit_si_snr_loss(
     estimates, sources : torch.Tensor
         [B, T, S].
     lengths : torch.Tensor, optional
-        [B], int64, samples of each item; samples beyond are ignored. Default: all T.
+        [B], int64, samples of each item; later samples are ignored. Default: all T.
     silence_snr : float, optional
         Level in dB below the other estimates at which the loss of a silent source's estimate levels off. Default: no
         loss.
@@ -79,7 +79,7 @@ def pit_si_snr_loss(
 
 
 def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
-    """Reads nothing from the device, so that an accelerator always has work queued (up to four speakers)."""
+    """Without reads from the device, so that an accelerator always has work queued (up to four speakers)."""
     with torch.no_grad():
         permutation = best_permutation(pairwise_si_snr(estimates, sources, lengths))
     active = is_active(sources, lengths)
@@ -91,8 +91,7 @@ def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
         silent = ~active & (num_active > 0)[:, None]
         has_silent = silent.any(-1)  # [B]
         share = num_active / active.shape[1]
-        # Zero where it is not used: a ratio of almost zero energies has an infinite gradient, and zero times that is
-        # NaN.
+        # Zero where unused: a ratio of almost zero energies has an infinite gradient, and zero times infinity is NaN.
         compared = torch.where(has_silent[:, None, None], estimates, 0.0)
         suppression = _mean_where(silence_loss(compared, active, silence_snr, lengths), silent)
         losses = torch.where(has_silent, share * losses + (1 - share) * suppression, losses)
@@ -102,21 +101,21 @@ def _pit_si_snr_loss(estimates, sources, lengths, silence_snr):
 def silence_loss(
     estimates: torch.Tensor, active: torch.Tensor, silence_snr: float, lengths: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Level of each estimate relative to the active ones together: 10·log10(‖ŝ‖² / ‖Σ ŝ_active‖² + τ), in dB.
+    """Level of each estimate relative to the sum of the active ones: 10·log10(‖ŝ‖² / ‖Σ ŝ_active‖² + τ), in dB.
 
     τ = 10^(-silence_snr / 10) bounds it below: an estimate that is quiet enough has little gradient. Source: the loss
     for inactive sources in Wisdom et al., "What's All the FUSS about Free Universal Sound Separation Data?", ICASSP
-    2021, equation 5, which compares with the mixture. Here it is compared with the other estimates, since SI-SNR
-    doesn't constrain their levels: they would get below a mixture by all getting quieter.
+    2021, equation 5, where the reference is the mixture. Here the other estimates are the reference: SI-SNR doesn't
+    constrain their levels, so all of them could get quieter than a mixture.
 
     Arguments
     ---------
     estimates : torch.Tensor
         [B, T, S].
     active : torch.Tensor
-        [B, S], bool: whose estimates to compare with.
+        [B, S], bool: which estimates are the reference.
     silence_snr : float
-        dB.
+        Level in dB at which the loss levels off.
     lengths : torch.Tensor, optional
         [B], as in `mossformer_sb.evaluation.si_snr.si_snr`.
 

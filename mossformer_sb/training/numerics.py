@@ -10,17 +10,17 @@ import torch
 from mossformer_sb.training import distributed
 from mossformer_sb.version import __version__
 
-# What cuBLAS needs to give the same bits each time; read when it is first used.
+# cuBLAS needs it to be deterministic, and reads it when it is first used.
 _CUBLAS_VARIABLE, _CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 def make_deterministic() -> None:
-    """Make torch use deterministic kernels, for the whole process.
+    """Make torch use deterministic kernels in this process.
 
     The same command then gives the same weights on the same kind of device, with the same versions and the same number
-    of ranks; so does a run that is interrupted and resumed. Another device, version or number of ranks sums in another
-    order. An operation without such a kernel raises an error. It costs time on a GPU; on a CPU, kernels are
-    deterministic anyway, for the same number of threads.
+    of ranks; so does an interrupted and resumed run. Another device, version or number of ranks sums in another order.
+    An operation without such a kernel raises an error. It is slower on a GPU; on a CPU, kernels are deterministic
+    anyway, for the same number of threads.
     """
     os.environ.setdefault(_CUBLAS_VARIABLE, _CUBLAS_WORKSPACE)
     torch.use_deterministic_algorithms(True)
@@ -34,7 +34,7 @@ def describe(device: str | torch.device, precision: str, eval_precision: str, co
     Arguments
     ---------
     device : str or torch.device
-        Of the networks.
+        Device of the networks.
     precision, eval_precision : str
         ``fp32``, ``bf16`` or ``fp16``.
     compiled : bool
@@ -75,16 +75,16 @@ def _processes():
 
 def _tf32():
     """TF32 rounds the inputs of float32 matrix multiplications to 10 bits. Importing SpeechBrain turns it on."""
-    states = {"products": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
-    told = ", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in states.items())
-    yield f"TF32 in float32: {told} (SpeechBrain turns it on; SB_DISABLE_QUIRKS=allow_tf32 leaves it off)"
+    states = {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolutions": torch.backends.cudnn.allow_tf32}
+    shown = ", ".join(f"{name} {'on' if is_on else 'off'}" for name, is_on in states.items())
+    yield f"TF32 in float32: {shown} (SpeechBrain turns it on; SB_DISABLE_QUIRKS=allow_tf32 leaves it off)"
 
 
 def _fast_paths():
-    """Whether networks use the fast implementations, or the plain ones."""
+    """Whether networks use the fast implementations, or the reference ones."""
     try:
         from mossformer_sb.network import fast
-    except ImportError:  # there is no switch
+    except ImportError:  # without a switch
         return "on"
     return "on" if fast.is_enabled() else "off"
 
@@ -96,7 +96,7 @@ def _versions(device):
     for name in ("speechbrain", "hyperpyyaml"):
         try:
             versions[name] = version(name)
-        except PackageNotFoundError:  # a copy on the path, not installed
+        except PackageNotFoundError:  # on the path, but not installed
             versions[name] = "?"
     versions["mossformer_sb"] = __version__
     return ", ".join(f"{name} {number}" for name, number in versions.items())

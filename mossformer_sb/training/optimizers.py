@@ -12,31 +12,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 OPTIMIZERS = ("adam", "adamw", "muon")
-# Of a matrix, in both dimensions. Smaller ones are bundles of vectors: depthwise filters, or the gains of the four
-# heads of queries and keys.
+# Minimum size of a matrix, in both dimensions. Smaller ones are groups of vectors: depthwise filters, or the gains of
+# the four heads of queries and keys.
 LEAST_SIZE = 32
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for the matrices, AdamW for everything else, as one optimizer.
 
-    Muon makes each update of a matrix orthogonal; its size is matched to AdamW's, so that both take the same learning
-    rate. Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
-    scalable for LLM training", 2025, for the size.
+    Muon orthogonalises each update of a matrix; its RMS is matched to AdamW's, so that both use the same learning rate.
+    Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is
+    scalable for LLM training", 2025, for the RMS.
 
     Arguments
     ---------
     params : iterable of torch.nn.Parameter
-        Those of two dimensions, both of 32 or more, are matrices.
+        Parameters of two dimensions, both of 32 or more, are matrices.
     lr : float
         Learning rate.
     weight_decay : float
-        Decoupled.
+        Decoupled weight decay.
 
     Raises
     ------
     InputError
-        If this PyTorch has no Muon: 2.9 is the first that does.
+        If this PyTorch has no Muon, which needs 2.9 or newer.
 
     Example
     -------
@@ -59,7 +59,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         chosen = {id(p) for p in matrices}
         others = [p for p in params if id(p) not in chosen]
         common = {"lr": lr, "weight_decay": weight_decay}
-        # They have the update rules; groups and states belong to this optimizer, so that it is saved and loaded as one.
+        # Groups and states belong to this optimizer, so that it is saved and loaded as one.
         self._rules = []
         if matrices:
             self._rules.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common))
@@ -75,7 +75,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for rule, group in zip(self._rules, self.param_groups, strict=True):
-            # Set at each step: loading a state replaces groups and states.
+            # Set at each step, since loading a state replaces groups and states.
             rule.param_groups, rule.state = [group], self.state
             rule.step()
         return loss
@@ -102,7 +102,7 @@ def choose_optimizer(
     Raises
     ------
     InputError
-        If there is none of this name, or it doesn't fit.
+        If the name is not known, or a setting conflicts with it.
 
     Example
     -------

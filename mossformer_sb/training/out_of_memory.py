@@ -1,4 +1,4 @@
-"""The message for a batch that doesn't fit into memory: its mixtures, and what to do."""
+"""Error message for a batch that doesn't fit into memory: its mixtures, and a remedy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def naming_the_batch(batch: SeparationBatch | None, stage: Stage, sample_rate: i
     Arguments
     ---------
     batch : SeparationBatch or None
-        The batch that is computed.
+        The current batch.
     stage : speechbrain.Stage
         Training, validation or test.
     sample_rate : int
@@ -76,6 +76,6 @@ def _message(batch, stage, sample_rate):
         cure += "to stay the same), a shorter --segment, --checkpoint_blocks True, or a smaller --model_size."
     else:
         name = "validation" if stage == sb.Stage.VALID else "test"
-        cure = "It takes whole mixtures. Use --valid_batch_size 1 if it is more, cut or remove the longest mixtures, "
+        cure = "It does not crop mixtures. Use --valid_batch_size 1 if it is more, cut or remove the longest mixtures, "
         cure += "or use a machine with more memory; the training resumes from its last checkpoint."
     return f"Out of memory for this batch of {name}: {found}. {cure}"

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def branches(names: Sequence[str], among: Sequence[str]) -> list[str]:
-    """Replace names by their highest branch all of whose names are given.
+    """Replace names by the highest branch of which all names are given.
 
     Arguments
     ---------
     names : sequence of str
-        Such as "blocks.2.norm.gain".
+        Names, such as "blocks.2.norm.gain".
     among : sequence of str
-        All names that there are.
+        All existing names.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def _listed(numbers):
 
 
 def closest(pattern: str, names: Sequence[str]) -> list[str]:
-    """Up to three names or branches that a mistyped pattern may have meant, the likeliest first.
+    """Up to three names or branches close to a mistyped pattern, the likeliest first.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""The random state, as a part of a checkpoint, so that a resumed run has the dropout masks of an uninterrupted one."""
+"""The random state, saved in checkpoints, so that a resumed run has the dropout masks of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# All the ranks call this, since their states are gathered into one file.
+# All ranks call this, since their states are gathered into one file.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomState:
     """The random state of Python, NumPy (the global one), torch and its CUDA devices, as a recoverable.
@@ -27,8 +27,8 @@ class RandomState:
     Code between two batches must not draw from these generators, since a resumed run would not repeat it; a data
     loader, which draws a seed for its workers, needs its own generator.
 
-    In a distributed run, each rank's state is saved, and each gets its own back. A rank that the saved run did not
-    have, or a device, keeps the state that it has, with a warning.
+    In a distributed run, the state of each rank is saved and restored. A rank or a device that the saved run did not
+    have keeps its state, with a warning.
 
     Example
     -------
@@ -46,7 +46,7 @@ class RandomState:
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save the states of all the ranks; while a loaded state is pending, that one."""
+        """Save the states of all ranks, or a loaded state that is still pending."""
         states = self._pending or [_random_state()]
         if self._pending is None and not ddp_prevent_block():
             states *= torch.distributed.get_world_size()
@@ -68,7 +68,7 @@ class RandomState:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank, ranks = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
         if len(states) != ranks:
-            _warn_of_another_course(f"{len(states)} processes, not {ranks}")
+            _warn_of_differences(f"{len(states)} processes, not {ranks}")
         if rank < len(states):
             _set_random_state(states[rank])
 
@@ -92,12 +92,12 @@ def _set_random_state(state):
     torch.set_rng_state(state["torch"])
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if len(state["cuda"]) != devices:
-        _warn_of_another_course(f"{len(state['cuda'])} CUDA devices, not {devices}")
+        _warn_of_differences(f"{len(state['cuda'])} CUDA devices, not {devices}")
     for device, cuda_state in enumerate(state["cuda"][:devices]):
         torch.cuda.set_rng_state(cuda_state, device)
 
 
-def _warn_of_another_course(saved_with):
+def _warn_of_differences(saved_with):
     logger.warning(
-        "The random state is of a run with %s: resuming, but results will differ from the original run.", saved_with
+        "The random state is from a run with %s: resuming, but results will differ from the original run.", saved_with
     )

@@ -1,11 +1,10 @@
 """The output folder of a run of ``train.py``: when settings, log, environment and training record are written.
 
-A run that fails its checks (of data, settings or options) leaves the folder as it was. So nothing is written about a
-run before it trains or evaluates. Two things have to be written earlier, the manifests and empty folders: these are put
-back, or removed.
+A run that fails its checks (of data, settings or options) leaves the folder unchanged: its files are written only when
+it trains or evaluates. The manifests and empty folders are needed earlier, so they are restored or removed.
 
 Settings, environment and training record describe the training. A run that trains no epoch, because of ``--test_only``
-or because all epochs are done, changes none of them.
+or because all epochs are done, does not change them.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ LOG_FILE = "log.txt"
 ENVIRONMENT_FILE = "env.log"
 BACKUP = ".manifests-before"
 MANIFEST_ENDINGS = (".csv", ".json", ".sha256")
-# Libraries that log very much at the level DEBUG, which goes to log.txt.
+# Libraries with many messages at the level DEBUG, which is logged to log.txt.
 CHATTY = ("matplotlib", "PIL", "fsspec", "urllib3", "asyncio", "h5py", "numba")
 
 
@@ -53,23 +52,23 @@ class RunFolder:
     hparams_file : str or Path
         The experiment's YAML file.
     overrides : dict
-        Other values for its keys.
+        New values for its keys.
     script : str or Path
-        The program, a copy of which is kept.
+        The program, of which a copy is saved.
     log_config : str, optional
         YAML file that configures the logging. Default: SpeechBrain's.
 
     Attributes
     ----------
     record : TrainingRecord
-        Set it before training: it is written when the first epoch begins.
+        Training record, to be set before training. It is written when the first epoch begins.
     trained : bool
         Whether this run has trained.
 
     Raises
     ------
     InputError
-        If the output folder can't be written, or ``log_config`` is absent.
+        If the output folder can't be written, or ``log_config`` does not exist.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class RunFolder:
         self.record = TrainingRecord()
         self.trained = self.evaluated = False
         self._made, self._buffer, self._before = [], None, None
-        self._log = None  # the file's handler, once it is open
+        self._log = None  # the handler of the log file, once it is open
 
     def __enter__(self) -> RunFolder:
         distributed.run_on_main(self._open)
@@ -104,7 +103,7 @@ class RunFolder:
             self._close()
 
     def stage_begins(self, stage: Stage) -> None:
-        """Note that training or evaluation begins: from now on the files about the run are written."""
+        """Start writing the files about the run, when training or evaluation begins."""
         if stage == sb.Stage.TRAIN and not self.trained:
             self.trained = True
             distributed.run_on_main(self._write_settings)
@@ -118,13 +117,13 @@ class RunFolder:
     def _open(self):
         self._make_folder()
         if self._manifests is not None and self._is_inside(self._manifests):
-            self._restore_manifests()  # of a run that was killed before it began
+            self._restore_manifests()  # after a run that was killed before training
             self._before = set(self._manifest_files())
             self._back_up_manifests()
         self._start_logging()
 
     def _is_inside(self, path):
-        """A folder of manifests elsewhere may serve other runs too, so it is left alone."""
+        """Whether it is in the output folder; other runs may use a folder of manifests elsewhere."""
         return path.resolve().is_relative_to(self.folder.resolve())
 
     def _make_folder(self):
@@ -143,13 +142,13 @@ class RunFolder:
 
     def _remove_empty(self):
         for path in self._made:
-            with contextlib.suppress(OSError):  # not empty, or not there
+            with contextlib.suppress(OSError):  # not empty, or does not exist
                 path.rmdir()
 
     def _close(self):
         if self._buffer is not None:
             self._stop_buffering()
-        if self._log is not None:  # what the process does afterwards, as in a notebook, is not part of this run
+        if self._log is not None:  # later messages of the process, as in a notebook, are not part of this run
             logging.getLogger().removeHandler(self._log)
             self._log.close()
             self._log = None
@@ -182,7 +181,7 @@ class RunFolder:
         os.replace(unfinished, self._backup)
 
     def _restore_manifests(self):
-        """Restore the manifests from the backup, if there is one; a copy stays until all are restored."""
+        """Restore the manifests from the backup, if there is one; it is kept until all are restored."""
         if not self._backup.is_dir():
             return
         self._manifests.mkdir(parents=True, exist_ok=True)
@@ -192,7 +191,7 @@ class RunFolder:
         self._remove_backup()
 
     def _remove_new_manifests(self):
-        """Keep files that the next start can use: lists of problems, and the levels of recordings, which take long."""
+        """Keep files that the next run can reuse: lists of problems, and levels of recordings, which are slow."""
         for name in set(self._manifest_files()) - self._before:
             if not (name.endswith("_problems.csv") or name.startswith("mixing_")):
                 (self._manifests / name).unlink()
@@ -216,7 +215,7 @@ class RunFolder:
         self._remove_backup()
 
     def _start_logging(self):
-        """As SpeechBrain does, but what is for the file waits in memory until the run begins."""
+        """As SpeechBrain does, but buffer the messages for the log file in memory until the run begins."""
         options = {"filename": str(self.folder / LOG_FILE), "delay": True}
         sb.utils.logger.setup_logging(self._log_config, {"handlers": {"file_handler": options}})
         sys.excepthook = _logging_excepthook

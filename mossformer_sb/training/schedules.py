@@ -1,7 +1,7 @@
-"""Learning-rate schedules by name, and when each is stepped.
+"""Learning-rate schedules by name, stepped after each epoch or before each step.
 
-The training loop calls `Schedule`; experiments choose by name with `choose_schedule`, `OneCycle` among them; the
-adapters for each kind of scheduler come last.
+The training loop calls `Schedule`; experiments choose by name with `choose_schedule`, `OneCycle` among them. At the end
+are the adapters for each kind of scheduler.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-# By the arguments of its __call__: what a scheduler of SpeechBrain's is called with after an epoch, or before a step.
+# By the arguments of __call__ of SpeechBrain's schedulers: the values for them after an epoch, or before a step.
 _AFTER_EPOCH = {
     ("current_epoch",): lambda optimizer, epoch, loss: (epoch,),
     # It compares ratios of a positive value, so decibels, which may be negative, become a ratio of powers.
@@ -42,18 +42,18 @@ _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
 
 @register_checkpoint_hooks
 class Schedule:
-    """A learning-rate scheduler, of SpeechBrain's or torch's, stepped at the right time and kept in checkpoints.
+    """A learning-rate scheduler of SpeechBrain or torch, stepped at the right time and saved in checkpoints.
 
     A schedule by steps sets the rate before each step of the optimizer, so that the first step has the schedule's
-    first rate; one by epochs sets it after validation. A skipped step does not count.
+    first rate; a schedule by epochs sets it after validation. Skipped steps don't count.
 
     Arguments
     ---------
     scheduler : object or callable or None
         A scheduler of ``speechbrain.nnet.schedulers``; or a class of ``torch.optim.lr_scheduler`` with all arguments
-        but the optimizer, as ``!name:`` in a YAML gives it. None leaves the rate as it is.
+        but the optimizer, as from ``!name:`` in a YAML. None: a constant rate.
     optimizer : torch.optim.Optimizer
-        Whose rate it sets.
+        The optimizer whose rate is set.
 
     Raises
     ------
@@ -75,54 +75,54 @@ class Schedule:
 
     def __init__(self, scheduler: object | Callable | None, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self._caller = _caller(scheduler, optimizer)
+        self._adapter = _adapter(scheduler, optimizer)
 
     @property
     def scheduler(self) -> Any:
-        """The scheduler itself; None where the rate is constant."""
-        return self._caller.scheduler
+        """The scheduler; None for a constant rate."""
+        return self._adapter.scheduler
 
     @property
     def by_step(self) -> bool:
         """Whether it sets the rate before each step of the optimizer; otherwise after each epoch."""
-        return self._caller.by_step
+        return self._adapter.by_step
 
     @property
     def rate(self) -> float:
-        """The learning rate as it is now."""
+        """The current learning rate."""
         return self.optimizer.param_groups[0]["lr"]
 
     def before_step(self, step: int, share: float | None = None) -> None:
-        """Set the rate for a step of the optimizer; the first is number 1.
+        """Set the rate for a step of the optimizer, counted from 1.
 
         ``share`` is the used share of a time budget, for `OneCycle` without a number of steps.
         """
         if self.by_step:
-            self._caller.before_step(step, share)
+            self._adapter.before_step(step, share)
 
     def after_epoch(self, epoch: int, loss: float) -> None:
         """Set the rate for the next epoch, after validation with this loss in dB."""
         if not self.by_step:
-            self._caller.after_epoch(epoch, loss)
+            self._adapter.after_epoch(epoch, loss)
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save what calls have changed; the configuration is not saved."""
-        torch.save(self._caller.state(), path)
+        """Save the state that calls have changed, not the configuration."""
+        torch.save(self._adapter.state(), path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Load what calls had changed; the rest is as it is configured now."""
+        """Load the saved state; the configuration stays the current one."""
         del end_of_epoch
-        self._caller.load(torch.load(path, map_location="cpu", weights_only=True))
+        self._adapter.load(torch.load(path, map_location="cpu", weights_only=True))
 
 
 class OneCycle:
     """Rise to the highest rate, hold it, and decay to nearly zero, both along a cosine, within a budget.
 
     The rate is a pure function of the used share of the budget, in steps or time. So a run that is resumed with a
-    larger budget continues with the rate of that budget; where both have the highest rate, nothing changes. Source:
-    Smith and Topin, "Super-Convergence", 2017, with the ends of torch's ``OneCycleLR``.
+    larger budget continues with the rate for that budget; it does not change while both are at the highest rate.
+    Source: Smith and Topin, "Super-Convergence", 2017, with the initial and final rate of torch's ``OneCycleLR``.
 
     Arguments
     ---------
@@ -133,7 +133,7 @@ class OneCycle:
     warmup_share : float
         Share of the budget in which the rate rises.
     decay_share : float, optional
-        Share of the budget, at its end, in which it falls. Default: all that is left after the rise.
+        Share of the budget, at its end, in which it decays. Default: the rest after the rise.
 
     Raises
     ------
@@ -155,7 +155,7 @@ class OneCycle:
                 f"schedule 'one_cycle' needs {LEAST_STEPS} steps or more in all epochs; found {total_steps}."
             )
         if total_steps is not None:
-            warmup_share = max(warmup_share, 2 / total_steps)  # of two steps at least
+            warmup_share = max(warmup_share, 2 / total_steps)  # at least two steps
         decay = 1 - warmup_share if decay_share is None else decay_share
         if not (0 <= warmup_share < 1 and 0 < decay and warmup_share + decay <= 1 + 1e-9):
             raise InputError(
@@ -166,7 +166,7 @@ class OneCycle:
         self.warmup_share, self.decay_share = warmup_share, decay
 
     def rate(self, step: int, share: float | None = None) -> float:
-        """The rate of a step of the optimizer, from 1, or at a share of the time where no steps are given."""
+        """The rate of a step of the optimizer, from 1; or of a share of the time, without a number of steps."""
         if self.total_steps is not None:
             share = step / self.total_steps
         elif share is None:
@@ -174,7 +174,7 @@ class OneCycle:
         return self.rate_at(share)
 
     def rate_at(self, share: float) -> float:
-        """The rate where this share of the budget is used, from 0 to 1."""
+        """The rate at this used share of the budget, from 0 to 1."""
         if share < self.warmup_share:
             return self.lr * _cosine(START_FACTOR, 1.0, share / self.warmup_share)
         left = (1 - min(share, 1.0)) / self.decay_share
@@ -212,7 +212,7 @@ def choose_schedule(
     warmup_share, decay_share : float
         As in `OneCycle`.
     train_minutes : float, optional
-        Time budget, which takes precedence over one in steps.
+        Time budget, which takes precedence over a number of steps.
     final_lr : float
         The last epoch's rate, for "linear".
 
@@ -253,17 +253,17 @@ def choose_schedule(
 # ---- adapters
 
 
-def _caller(scheduler, optimizer):
+def _adapter(scheduler, optimizer):
     """The adapter of a scheduler: it has ``scheduler``, ``by_step`` and the methods of `_Constant`."""
     if scheduler is None:
         return _Constant()
     if isinstance(scheduler, OneCycle):
-        return _OneCycleCaller(scheduler, optimizer)
+        return _OneCycleAdapter(scheduler, optimizer)
     if isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler):
-        return _TorchCaller(scheduler)
+        return _TorchAdapter(scheduler)
     if callable(scheduler) and _is_torchs(scheduler):
-        return _TorchCaller(_build(scheduler, optimizer))
-    return _SpeechBrainCaller(scheduler, optimizer)
+        return _TorchAdapter(_build(scheduler, optimizer))
+    return _SpeechBrainAdapter(scheduler, optimizer)
 
 
 class _Constant:
@@ -278,14 +278,14 @@ class _Constant:
         """Set the rate for the next epoch, unless ``by_step``."""
 
     def state(self):
-        """What calls have changed: dict."""
+        """The state that calls have changed, as a dict."""
         return {}
 
     def load(self, state):
         """Restore a state."""
 
 
-class _OneCycleCaller(_Constant):
+class _OneCycleAdapter(_Constant):
     """Its rate is a pure function of the step or the time, so it has no state."""
 
     by_step = True
@@ -302,7 +302,7 @@ class _OneCycleCaller(_Constant):
             group["lr"] = rate
 
 
-class _TorchCaller(_Constant):
+class _TorchAdapter(_Constant):
     """Torch's schedulers hold their optimizer, and set the first rate when they are built."""
 
     def __init__(self, scheduler):
@@ -324,14 +324,14 @@ class _TorchCaller(_Constant):
         self.scheduler.load_state_dict(state)
 
 
-class _SpeechBrainCaller(_Constant):
+class _SpeechBrainAdapter(_Constant):
     """SpeechBrain's schedulers are called with an optimizer, an epoch or a loss, each with other arguments.
 
     Their own savers omit some of the state that calls change, and one scheduler has no loader.
     """
 
     def __init__(self, scheduler, optimizer):
-        if not works(type(scheduler)):
+        if not is_supported(type(scheduler)):
             name = getattr(scheduler, "__name__", type(scheduler).__name__)
             raise InputError(
                 f"lr_scheduler: unsupported scheduler {name}. Choose one of speechbrain.nnet.schedulers "
@@ -362,7 +362,7 @@ class _SpeechBrainCaller(_Constant):
 
 
 def call_arguments(scheduler_class: type) -> tuple[str, ...]:
-    """Names of the arguments that a scheduler of SpeechBrain's is called with.
+    """Names of the arguments of a call of a SpeechBrain scheduler.
 
     Example
     -------
@@ -374,14 +374,14 @@ def call_arguments(scheduler_class: type) -> tuple[str, ...]:
     return tuple(inspect.signature(scheduler_class.__call__).parameters)[1:]
 
 
-def works(scheduler_class: type) -> bool:
-    """Whether a class of SpeechBrain's is a schedule of the learning rate that `Schedule` can call."""
+def is_supported(scheduler_class: type) -> bool:
+    """Whether a SpeechBrain class is a learning-rate scheduler that `Schedule` can call."""
     names = call_arguments(scheduler_class)
     return hasattr(scheduler_class, "on_batch_end") or names in _BEFORE_STEP or names in _AFTER_EPOCH
 
 
 def supported() -> list:
-    """Names of SpeechBrain's schedulers that work here.
+    """Names of the supported SpeechBrain schedulers.
 
     Example
     -------
@@ -390,7 +390,7 @@ def supported() -> list:
     """
     module = inspect.getmodule(stock.NoamScheduler)  # SpeechBrain imports lazily: `stock` may be a placeholder
     classes = inspect.getmembers(module, lambda obj: inspect.isclass(obj) and obj.__module__ == module.__name__)
-    return [name for name, scheduler_class in classes if works(scheduler_class)]
+    return [name for name, scheduler_class in classes if is_supported(scheduler_class)]
 
 
 def _data(scheduler):
@@ -399,7 +399,7 @@ def _data(scheduler):
 
 
 def _is_torchs(factory):
-    built = getattr(factory, "func", factory)  # !name: gives a functools.partial
+    built = getattr(factory, "func", factory)  # !name: creates a functools.partial
     return inspect.isclass(built) and issubclass(built, torch.optim.lr_scheduler.LRScheduler)
 
 
@@ -408,4 +408,4 @@ def _build(factory, optimizer):
         return factory(optimizer)
     except (TypeError, ValueError) as error:
         name = getattr(factory, "func", factory).__name__
-        raise InputError(f"lr_scheduler: torch's {name} can't be made with these arguments: {error}.") from error
+        raise InputError(f"lr_scheduler: torch's {name} can't be built with these arguments: {error}.") from error

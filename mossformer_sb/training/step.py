@@ -1,25 +1,25 @@
-"""One step of the optimizer: a window of accumulated batches, over all ranks, without what is not finite.
+"""One step of the optimizer: a window of accumulated batches over all ranks, without non-finite values.
 
 Invariants
 ----------
 Weight of an example
     The gradient of a step is the sum over the valid examples of all batches of the window and all ranks, divided by
     their number. Each rank adds up its losses, DDP averages over the ranks, and `StepBrain._step` multiplies by ranks /
-    valid examples. So neither the size of a batch nor the number of ranks nor skipped examples change a weight.
+    valid examples. So the weight is independent of batch size, number of ranks, and skipped examples.
 Ranks in step
     In a window each rank runs the wrapped networks forward and backward equally often, and synchronizes gradients only
-    in the last backward; a rank without data or without a valid example takes part with a loss of zero. Everything that
-    decides what happens next (a retry, a skipped step, the end of an epoch or of the run) is computed from all-reduced
-    values, so it is the same on all ranks, and no rank waits for one that doesn't come.
+    in the last backward; a rank without data or without a valid example contributes a loss of zero. All decisions
+    about the next operation (a retry, a skipped step, the end of an epoch or of the run) are computed from all-reduced
+    values, so they are the same on all ranks, and no rank hangs.
 No reads between steps
-    Nothing is read from an accelerator before a step is due, so that it always has work queued. What is not finite is
-    noticed then, and the window is computed again, by all ranks, without those examples.
-Nothing that is not finite reaches the weights
+    No value is read from an accelerator before a step is due, so that it always has work queued. If a loss is not
+    finite, all ranks then compute the window again, without those examples.
+Non-finite values never reach the weights
     Neither directly nor through the optimizer's moments or the averaged weights: with a gradient that is not finite, or
-    without a valid example, there is no step.
-A checkpoint stands between two windows
-    It holds no half-accumulated gradients; its statistics hold every example that the epoch has had. Together with the
-    states of random generators, schedule, averages and time budget, they make a resumed run equal an uninterrupted one.
+    without a valid example, the step is skipped.
+Checkpoints are saved between two windows
+    They hold no partially accumulated gradients; their statistics hold all processed examples of the epoch. With the
+    states of random generators, schedule, averages and time budget, a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHOWN_IDS = 10  # of examples with something non-finite
+SHOWN_IDS = 10  # maximum number of examples in a message
 _SILENCE = Mixture("", torch.zeros(4096), torch.zeros(4096, 1))
 
 
@@ -60,25 +60,25 @@ class StepBrain(sb.Brain):
     An example is valid if its loss is finite and above ``threshold``, and it has an active source.
 
     Read from ``hparams``: ``threshold``, the loss in dB below which an example is skipped (null: none is);
-    ``inactive_threshold``, see `pit_si_snr_loss`; ``lr_scheduler``, see `Schedule`; and, if they are there,
-    ``ema_decay``, see `AveragedWeights`; ``train_minutes`` and ``epoch_minutes``, see `TimeBudget`.
+    ``inactive_threshold``, see `pit_si_snr_loss`; ``lr_scheduler``, see `Schedule`; and optionally ``ema_decay``, see
+    `AveragedWeights`; ``train_minutes`` and ``epoch_minutes``, see `TimeBudget`.
 
     Arguments
     ---------
     modules, opt_class, hparams, run_opts, checkpointer
-        As for ``speechbrain.Brain``; ``modules`` are ``encoder``, ``masknet`` and ``decoder``. Everything with a state
-        is added to the checkpointer.
+        As for ``speechbrain.Brain``; ``modules`` are ``encoder``, ``masknet`` and ``decoder``. All objects with a state
+        are added to the checkpointer.
 
     Attributes
     ----------
     stats : StageStats
-        Of the stage.
+        Statistics of the stage.
     schedule : Schedule
     budget : TimeBudget
     averaged : AveragedWeights or None
     random_state : RandomState
     train_batches : object or None
-        Its length is the number of batches of the epoch, if it is known.
+        Object whose length is the number of batches of the epoch, if it is known.
 
     Raises
     ------
@@ -96,12 +96,12 @@ class StepBrain(sb.Brain):
     ) -> None:
         try:
             super().__init__(modules, opt_class, hparams, run_opts, checkpointer)
-        except ValueError as error:  # SpeechBrain's error for an option, such as fp16 on a CPU
+        except ValueError as error:  # SpeechBrain refuses an option, such as fp16 on a CPU
             raise InputError(f"SpeechBrain can't run with these options: {error}") from error
         self.stats = StageStats()
-        self._window_stats = WindowStats()  # of this rank alone
+        self._window_stats = WindowStats()  # of this rank only
         self._window_batches, self._nonfinite_ids = [], []
-        self._first_step = 0  # batches of this epoch that came before this process
+        self._first_step = 0  # batches of this epoch before the run was resumed
         self.train_batches = None
         self._loaders = {}  # by stage
         self.random_state = RandomState()
@@ -113,7 +113,7 @@ class StepBrain(sb.Brain):
         self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
         if checkpointer is not None:
             checkpointer.add_recoverables({"stage_loss": self.stats, "random_state": self.random_state})
-            checkpointer.add_recoverable("time_budget", self.budget, optional_load=True)  # older checkpoints have none
+            checkpointer.add_recoverable("time_budget", self.budget, optional_load=True)  # not in older checkpoints
             if self.averaged is not None:
                 checkpointer.add_recoverables({"averaged_weights": self.averaged})
 
@@ -121,7 +121,7 @@ class StepBrain(sb.Brain):
         """As SpeechBrain does; the schedule belongs to the optimizer."""
         try:
             super().init_optimizers()
-        except (TypeError, ValueError) as error:  # an optimizer's error for its arguments, such as a negative lr
+        except (TypeError, ValueError) as error:  # the optimizer refuses an argument, such as a negative lr
             raise InputError(f"opt_class can't be built: {error}. Check lr and the other settings of it.") from error
         self.schedule = Schedule(self.hparams.lr_scheduler, self.optimizer)
         if self.checkpointer is not None:
@@ -139,7 +139,7 @@ class StepBrain(sb.Brain):
         """`BatchResult` of estimates [B, T, S]."""
         inactive_threshold = getattr(self.hparams, "inactive_threshold", None)
         result = pit_si_snr_loss(estimates, batch.sources, batch.padded_lengths, inactive_threshold)
-        # A source that is NaN would pass for silent, and leave no trace in the loss.
+        # A source that is NaN would count as silent, without an effect on the loss.
         finite = result.losses.isfinite() & _all_finite(estimates) & _all_finite(batch.sources)
         valid = finite & (result.num_active > 0)
         if stage == sb.Stage.TRAIN and self.hparams.threshold is not None:
@@ -156,17 +156,17 @@ class StepBrain(sb.Brain):
         Arguments
         ---------
         batch : SeparationBatch or None
-            Of this rank; None where it can't be read, see `RankLoader`.
+            Batch of this rank; None if it can't be read, see `RankLoader`.
 
         Returns
         -------
         torch.Tensor
-            Mean loss in dB over the valid examples, where it was computed; zero without any.
+            Mean loss in dB over the valid examples; zero without any.
 
         Raises
         ------
         InputError
-            If too many steps in a row had something that was not finite.
+            If too many consecutive steps had a non-finite loss or gradient.
         """
         should_step = self._window_ends()
         self.on_fit_batch_start(batch, should_step)
@@ -191,7 +191,7 @@ class StepBrain(sb.Brain):
         return estimates, result.loss, result.valid.sum().clamp(min=1)
 
     def _loss_without_data(self):
-        """A loss of zero where this rank's data can't be read: DDP still needs a forward."""
+        """A loss of zero if this rank's data can't be read: DDP still needs a forward."""
         silence = SeparationBatch.collate([_SILENCE])
         silence.mixture = silence.mixture.to(next(self.modules.parameters()).dtype)
         with self.training_ctx:
@@ -199,13 +199,13 @@ class StepBrain(sb.Brain):
         return self._zero_loss()
 
     def _zero_loss(self):
-        """With a gradient of zero for every parameter: the other ranks wait for them all."""
+        """A loss with a gradient of zero for every parameter: the other ranks wait for all of them."""
         return sum((0 * parameter).sum() for parameter in self.modules.parameters() if parameter.requires_grad)
 
     # ---- the window
 
     def _window_ends(self):
-        """After the last batch of a window. The last window of an epoch may be shorter."""
+        """Whether this is the last batch of a window. The last window of an epoch may be shorter."""
         last = math.inf if self.train_batches is None else len(self.train_batches)
         if self.debug:
             last = min(last, self.debug_batches)
@@ -219,9 +219,9 @@ class StepBrain(sb.Brain):
         self._window_batches, self._nonfinite_ids = [], []
 
     def _repeat_window(self):
-        """Compute gradients and statistics of the window again, without the examples that are not finite.
+        """Compute gradients and statistics of the window again, without the non-finite examples.
 
-        All the ranks do it, or none, and each calls the wrapped networks as often as before.
+        Either all ranks do it or none, and each calls the wrapped networks as often as before.
         """
         self.zero_grad(set_to_none=True)
         seconds = self._window_stats.seconds
@@ -234,7 +234,7 @@ class StepBrain(sb.Brain):
         return self._window_stats.over_ranks(self.device)
 
     def _finite_loss(self, batch):
-        """The sum of the losses of the valid examples. Only finite examples take part.
+        """The sum of the losses of the valid examples. Only finite examples are computed.
 
         Zero times NaN is NaN, so a mask can't remove an example from a gradient: the others are computed again.
         """
@@ -256,7 +256,7 @@ class StepBrain(sb.Brain):
     # ---- the step
 
     def optimizers_step(self) -> None:
-        """Step along the mean gradient over the valid examples, on all ranks or on none."""
+        """Step with the mean gradient over the valid examples, on all ranks or on none."""
         self._window_stats.failed = int(getattr(self._loaders.get(sb.Stage.TRAIN), "error", None) is not None)
         seconds = self._seconds_since_last()
         self._window_stats.seconds = seconds if distributed.rank() == 0 else 0.0
@@ -295,10 +295,10 @@ class StepBrain(sb.Brain):
         return norm
 
     def _check_nonfinite(self, num_nonfinite, norm):
-        """Count what was not finite, and end the run when that happens too often in a row."""
+        """Count non-finite losses and gradients, and end the run after too many consecutive steps with any."""
         bad_gradient = norm is not None and not math.isfinite(norm)
         if bad_gradient and self.scaler.is_enabled():
-            bad_gradient = False  # the scaler searches for the greatest scale that works, by exceeding it
+            bad_gradient = False  # the scaler exceeds the greatest possible scale to find it
         self.stats.skipped += bad_gradient
         if not num_nonfinite and not bad_gradient:
             self.stats.consecutive_nonfinite = 0
@@ -311,10 +311,10 @@ class StepBrain(sb.Brain):
         found += f" ({', '.join(ids[:SHOWN_IDS])}{', …' if len(ids) > SHOWN_IDS else ''})"
         if self.stats.consecutive_nonfinite > self.nonfinite_patience:
             raise distributed.SharedError(
-                f"Training stopped: {self.stats.consecutive_nonfinite} steps in a row had something that was not "
-                f"finite, more than nonfinite_patience: {self.nonfinite_patience} allows; the last {found}. Resume "
-                f"from the last checkpoint with a lower lr or with precision: fp32; check the data with "
-                "--check_samples True; if it began with the first steps, look at the weights that training starts from."
+                f"Training stopped: {self.stats.consecutive_nonfinite} consecutive steps had a non-finite loss or "
+                f"gradient, more than nonfinite_patience: {self.nonfinite_patience} allows; the last had {found}. "
+                f"Resume from the last checkpoint with a lower lr or with precision: fp32; check the data with "
+                "--check_samples True; if it began with the first steps, check the initial weights."
             )
         if if_main_process():
             logger.warning("Epoch step %d had %s: skipped.", self.step, found)
@@ -325,26 +325,26 @@ class StepBrain(sb.Brain):
             distributed.run_on_all_ranks(self._loaders[stage].check)
 
     def update_average(self, loss: float, avg_loss: float) -> float:
-        """The stage's mean loss over valid examples, for the progress bar: skipped examples don't count."""
+        """The stage's mean loss over valid examples, for the progress bar."""
         return -self.stats.mean
 
     # ---- time, and checkpoints between two windows
 
     def _seconds_since_last(self):
-        """Seconds since the last call, without the time in which the process was stopped."""
+        """Seconds since the last call, excluding time in which the process was stopped."""
         before, self._last_seconds = self._last_seconds, self._clock.seconds()
         return self._last_seconds - before
 
     def _epoch_is_over(self):
-        """Whether the time of an epoch is used up. Both times change only where a window ends, on all ranks alike."""
+        """Whether the time of an epoch is used up. Times change only at the end of a window, equally on all ranks."""
         return self.budget.ends_epoch(self.stats.seconds)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """Only between two windows: a checkpoint holds no half-accumulated gradients."""
+        """Save only between two windows: a checkpoint holds no partially accumulated gradients."""
         return self._window_ends() and super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
 
     def _save_intra_epoch_ckpt(self):
-        """As SpeechBrain does. The time that it takes doesn't count as training."""
+        """As SpeechBrain does. Its time doesn't count as training."""
         super()._save_intra_epoch_ckpt()
         self._seconds_since_last()
 

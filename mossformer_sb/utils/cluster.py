@@ -1,11 +1,11 @@
 """Mapping a function over a list on a Dask cluster: https://distributed.dask.org.
 
-All workers see the same folders under the same paths, have the same version of this package, and write their results
-there. Items are sent to workers in bundles; the function is sent once to each worker. If a worker is killed, its bundle
-is computed by another one.
+All workers share a file system with the same paths, have the same version of this package, and write their results to
+it. Items are sent to workers in bundles; the function is sent once to each worker. If a worker is killed, its bundle is
+computed by another one.
 
-`distributed` is used directly, not through joblib's backend of that name: with joblib 1.6, a program waits for ever
-after an item has killed a worker for the fourth time, and a cluster with one worker isn't used at all.
+`distributed` is used directly, not through joblib's backend of that name: with joblib 1.6, a program hangs after an
+item has killed a worker for the fourth time, and a cluster with one worker isn't used at all.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from mossformer_sb.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-CONNECT_SECONDS = 20  # until a cluster must have answered, and have a worker
-_ALONE_SECONDS = 60  # how long a list may wait for a worker when none is left
-_WAIT_SECONDS = 5  # between two checks of that
-_IN_FLIGHT = 3  # bundles for each worker at a time: one in work, and some that wait there
-_BUNDLES = 8  # for each worker, at least, so that all end at about the same time
+CONNECT_SECONDS = 20  # timeout for a cluster to answer and to have a worker
+_ALONE_SECONDS = 60  # timeout for a new worker when none is left
+_WAIT_SECONDS = 5  # between two checks of it
+_IN_FLIGHT = 3  # bundles per worker at a time: one is computed, the others wait
+_BUNDLES = 8  # minimum number of bundles per worker, so that all end at about the same time
 _LARGEST_BUNDLE = 32
 
 
 class Cluster:
-    """A Dask cluster, connected and checked; a context.
+    """Context: a connected and checked Dask cluster.
 
     Arguments
     ---------
     address : str
-        Of its scheduler, as in ``tcp://host:8786``, or a scheduler file.
+        Address of its scheduler, as in ``tcp://host:8786``, or a scheduler file.
     output_folder : str or Path
-        Where the workers write. If it does not exist yet, its nearest existing parent is checked.
+        Output folder of the workers. If it does not exist yet, its nearest existing parent is checked.
     paths : iterable of str or Path
-        Files and folders that they read, which each must see with the same content.
+        Input files and folders, which must have the same content on all workers.
     package : str
-        The package of the functions for items, which each worker must be able to import.
+        The package of the functions for items, which all workers must be able to import.
 
     Raises
     ------
     InputError
-        If the cluster can't be reached or has no worker, or a worker lacks the package, has another version, or sees
+        If the cluster can't be reached or has no worker, or a worker lacks the package, has another version, or has
         other folders.
     """
 
@@ -74,7 +74,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._probe.unlink()
-        with contextlib.suppress(Exception):  # a cluster that has shut down
+        with contextlib.suppress(Exception):  # the cluster may have shut down
             self._client.close(timeout=_WAIT_SECONDS)
 
     def map(self, function: Callable, items: Iterable, ordered: bool = True, bundle: int | None = None) -> Iterator:
@@ -83,13 +83,13 @@ class Cluster:
         Arguments
         ---------
         function : Callable
-            Of one item. It and the items and results must be picklable.
+            Function of one item. It, the items and the results must be picklable.
         items : iterable
-            Its arguments.
+            The items.
         ordered : bool
             Whether results come in the order of the items, or as they are done.
         bundle : int, optional
-            Items per bundle. Default: by their number.
+            Number of items per bundle. Default: chosen by the number of items.
 
         Returns
         -------
@@ -98,12 +98,12 @@ class Cluster:
         Raises
         ------
         InputError
-            If all workers are gone, or an item ends them; and whatever the function raises.
+            If there is no worker any more, or an item kills several workers; and the exceptions of the function.
         """
         items, num_workers = list(items), self.num_workers()
         size = bundle or max(1, min(_LARGEST_BUNDLE, len(items) // (_BUNDLES * num_workers)))
         bundles = collections.deque((start, items[start : start + size]) for start in range(0, len(items), size))
-        # A task, not data, so that it is computed again if a worker that held it was killed. Each worker has it once.
+        # A task, not data, so that it is computed again if its worker was killed. Each worker has it once.
         kept = self._client.submit(_identity, function, key=f"function-{uuid.uuid4().hex}", pure=False)
         running, done, position = {}, {}, 0  # future -> first item; first item -> results
         try:
@@ -123,15 +123,15 @@ class Cluster:
                     position += len(results)
                     yield from results
         finally:
-            with contextlib.suppress(Exception):  # a cluster that has shut down
+            with contextlib.suppress(Exception):  # the cluster may have shut down
                 self._client.cancel([*running, kept])
 
     def num_workers(self) -> int:
-        """How many items are in work at the same time: the workers' threads; at least 1."""
+        """Number of items that are computed at the same time: the workers' threads; at least 1."""
         return max(1, sum(self._client.ncores().values()))
 
     def _finished(self, running):
-        """Some futures that are done; an error if there is no worker for a long time."""
+        """Finished futures; an error if there is no worker for a long time."""
         from distributed import CancelledError, wait
         from distributed import TimeoutError as DaskTimeoutError
 
@@ -174,7 +174,7 @@ class Cluster:
         )
 
     def _check_folders(self, paths):
-        """Each worker must see a file that this machine writes into the output folder, and vice versa."""
+        """Check that each worker can read a file that this machine writes into the output folder, and vice versa."""
         folder, secret = self._probe.parent, uuid.uuid4().hex
         try:
             self._probe.write_text(secret, encoding="ascii")
@@ -188,13 +188,13 @@ class Cluster:
             problem, reply, seen = answer
             other = next((path for path, here, there in zip(paths, expected, seen, strict=True) if here != there), None)
             if problem is None and not _take(reply):
-                problem = f"the file that it wrote to {folder} is not visible here"
+                problem = f"the file that it wrote to {folder} is not visible on this machine"
             if problem is None and other is not None:
                 problem = f"{other} does not exist there, or is another one"
             if problem is not None:
                 raise InputError(
-                    f"worker {worker} does not see the same folders: {problem}. Mount them under the same paths on all "
-                    "machines of the cluster, for the same user."
+                    f"worker {worker} does not have the same folders: {problem}. Mount them under the same paths on "
+                    "all machines of the cluster, for the same user."
                 )
 
 
@@ -254,7 +254,7 @@ def _content(path):
 
 
 def _take(path):
-    """Whether a file exists; it is removed."""
+    """Remove a file, and return whether it existed."""
     try:
         os.unlink(path)
     except OSError:
@@ -262,11 +262,11 @@ def _take(path):
     return True
 
 
-# In a worker
+# Code that runs in a worker
 
 
 def _look(probe, secret, paths):
-    """The problem of the output folder or None, the file that is written there, and the content of some paths."""
+    """The problem of the output folder or None, the file written to it, and the content of some paths."""
     reply = f"{probe}.{uuid.uuid4().hex}"
     try:
         with open(probe, encoding="ascii") as file:
@@ -283,9 +283,9 @@ def _identity(function):
 
 
 def _call(function, items, probe):
-    if not os.path.isfile(probe):  # of a worker that joined after the check
+    if not os.path.isfile(probe):  # the worker joined after the check
         raise InputError(
-            f"a worker on {platform.node()} does not see {os.path.dirname(probe)} as the others do: mount the same "
-            "folders there, under the same paths. Finished files are kept."
+            f"a worker on {platform.node()} does not have the same {os.path.dirname(probe)} as the others: mount the "
+            "same folders under the same paths. Finished files are kept."
         )
     return [function(item) for item in items]

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 def deferred(module: str) -> Iterator[None]:
     """Context in which ``from MODULE import name`` binds a placeholder that imports the module at its first use.
 
-    It shortens the start of a program. Libraries imported in the context keep the placeholders. It has no effect if the
-    module is already imported. Other threads must not import anything in the meantime.
+    It makes the start of a program faster. Libraries imported in the context keep the placeholders. It has no effect if
+    the module is already imported. Other threads must not import modules in the meantime.
 
     Arguments
     ---------
     module : str
-        Its full name, such as ``scipy.stats``.
+        Full name of the module, such as ``scipy.stats``.
 
     Example
     -------
@@ -50,7 +50,7 @@ class _Module(types.ModuleType):
 
 
 class _Name:
-    """Placeholder of a name in it: a function, a class, an object with attributes."""
+    """Placeholder of a name in a module: a function, a class, an object with attributes."""
 
     def __init__(self, module, name):
         self._place = module, name

@@ -1,4 +1,4 @@
-"""The devices that PyTorch can compute on."""
+"""Choice of PyTorch's device."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ def choose_device(name: str | torch.device, auto: bool = True) -> str:
     Arguments
     ---------
     name : str or torch.device
-        "auto": CUDA, else Apple's MPS, else the CPU; or one of them.
+        Name of a device; or "auto": CUDA, else Apple's MPS, else the CPU.
     auto : bool
         Whether "auto" is allowed.
 
     Returns
     -------
     str
-        PyTorch's name for it.
+        PyTorch's name of the device.
 
     Raises
     ------
     InputError
-        If it is not known, or not available.
+        If the device is not known, or not available.
 
     Example
     -------

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-_LONGEST_NAME = 255  # bytes, of nearly all file systems
+_LONGEST_NAME = 255  # bytes, in nearly all file systems
 
 
 def expanded(value: Any) -> Any:
     """Replace ``~`` at the start of a path, or of the paths in a list or a mapping, with the home folder.
 
-    A shell does so only where ``~`` begins a word: not in ``--data_folder=~/wham``, nor in a file. Programs apply this
-    to all values of their command line and YAML file; functions apply it to the paths that they are given.
+    A shell only expands ``~`` at the start of a word: not in ``--data_folder=~/wham``, nor in a file. Programs apply
+    this to all values of their command line and YAML file; functions apply it to their paths.
 
     Arguments
     ---------
     value : object
-        Anything; other values than paths that begin with ``~`` are returned unchanged.
+        Any value; values other than paths that begin with ``~`` are returned unchanged.
 
     Returns
     -------
@@ -52,13 +52,13 @@ def expanded(value: Any) -> Any:
 def temporary_name(path: str | Path) -> Path:
     """Temporary path in the same folder for a file or a folder; see `atomic_write`.
 
-    It contains the process ID, so that several processes don't write into one file. A name that is as long as the file
-    system allows is replaced by a hash.
+    It contains the process ID, so that several processes don't write to the same file. A name that would be too long is
+    replaced by a hash.
 
     Raises
     ------
     InputError
-        If no file can have the name.
+        If the name is not valid for a file.
 
     Example
     -------
@@ -74,7 +74,7 @@ def temporary_name(path: str | Path) -> Path:
 
 
 def _encoded(name):
-    """The bytes of a file's name; an InputError if it is not a valid one."""
+    """The bytes of a file's name; an InputError if it is not valid."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError as error:
@@ -88,7 +88,7 @@ def _encoded(name):
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Context: a temporary path in the same folder, whose file is renamed to ``path`` if no error occurs.
 
-    However the program is interrupted, ``path`` is unchanged or complete.
+    If the program is interrupted, ``path`` is unchanged or complete.
 
     Arguments
     ---------
@@ -98,7 +98,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write.
+        Temporary path to write to.
 
     Example
     -------
@@ -114,7 +114,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write_all(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
-    """As `atomic_write` for several files: all are renamed once all are written, or none.
+    """As `atomic_write` for several files: all are renamed when all are written, or none.
 
     Arguments
     ---------
@@ -124,7 +124,7 @@ def atomic_write_all(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     Yields
     ------
     list of Path
-        Where to write, in the same order.
+        Temporary paths to write to, in the same order.
 
     Example
     -------
@@ -148,14 +148,14 @@ def atomic_write_all(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """As `atomic_write` for a folder: context, a new empty folder beside it, which replaces it if no error occurs.
+    """As `atomic_write` for a folder: context, a new empty folder that replaces it if no error occurs.
 
     An existing folder is deleted last, and restored if the new one can't be renamed.
 
     Arguments
     ---------
     path : str or Path
-        Its parents are created.
+        The folder; its parents are created.
 
     Yields
     ------
@@ -219,7 +219,7 @@ def make_output_folder(folder: str | Path) -> Path:
     Raises
     ------
     InputError
-        If nothing can be written there.
+        If no file can be written there.
     """
     folder = Path(expanded(folder))
     probe = folder / f".{os.getpid()}.probe"
@@ -234,7 +234,7 @@ def make_output_folder(folder: str | Path) -> Path:
 
 
 def check_output_file(path: str | Path) -> Path:
-    """Check the path of an output file before the work, and create its folder.
+    """Check the path of an output file early, and create its folder.
 
     Arguments
     ---------
@@ -248,14 +248,14 @@ def check_output_file(path: str | Path) -> Path:
     Raises
     ------
     InputError
-        If nothing can be written there, or it is a folder.
+        If no file can be written there, or it is a folder.
 
     Example
     -------
     >>> check_output_file(getfixture("tmp_path"))
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: ...: is a folder; needed is a file to write. Give the name of a file.
+    mossformer_sb.errors.InputError: ...: is a folder; expected a file to write. Give the name of a file.
     """
     path = Path(expanded(path))
     try:
@@ -265,18 +265,18 @@ def check_output_file(path: str | Path) -> Path:
     except (OSError, ValueError) as error:  # too long, or with an invalid character
         raise InputError(f"{str(path)!r}: can't be written ({error}). Give the name of another file.") from error
     if is_folder:
-        raise InputError(f"{path}: is a folder; needed is a file to write. Give the name of a file.")
+        raise InputError(f"{path}: is a folder; expected a file to write. Give the name of a file.")
     make_output_folder(path.parent)
     return path
 
 
 def locate(training_folder: Path, path: str, output_folder: str | None = None) -> Path:
-    """Find a folder that the YAML of a training names, although the output folder may have been moved.
+    """Find a folder of the YAML of a training, also if the output folder has been moved.
 
     Arguments
     ---------
     training_folder : Path
-        The output folder, where it is now.
+        The current output folder.
     path : str
         The value of a key such as ``save_folder``.
     output_folder : str, optional
@@ -285,7 +285,7 @@ def locate(training_folder: Path, path: str, output_folder: str | None = None) -
     Returns
     -------
     Path
-        It need not exist.
+        The folder, which need not exist.
 
     Example
     -------

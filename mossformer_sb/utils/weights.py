@@ -1,4 +1,4 @@
-"""Weights in untrusted files: finding them, reading only tensors, and refusing those that don't fit."""
+"""Weights in untrusted files: finding them, reading only tensors, and checking names and shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-EXTENSIONS = (".safetensors", ".ckpt")  # the first that exists counts
+EXTENSIONS = (".safetensors", ".ckpt")  # in order of precedence
 SHOWN_DIFFERENCES = 3
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -51,7 +51,7 @@ def load_weights(module: torch.nn.Module, path: str | Path, name: str) -> None:
     ---------
     module : torch.nn.Module
     path : str or Path
-        ``.safetensors``, or else a file of ``torch.save`` with a state dict.
+        A ``.safetensors`` file, or else a file of ``torch.save`` with a state dict.
     name : str
         The module's name, for messages.
 
@@ -74,11 +74,11 @@ def check_state(module: torch.nn.Module, state: Mapping, path: str | Path, name:
     state : mapping
         Name to tensor.
     path : str or Path
-        The file that it comes from, for the message.
+        The file of the state dict, for the message.
     name : str
         The module's name.
     described_in : str
-        Where the module is described.
+        The file that describes the module, for the message.
     """
     number, shown = differences(state, module.state_dict(), "in the file", "in the network")
     if number:
@@ -94,16 +94,16 @@ def differences(found: Mapping, needed: Mapping, where_found: str, where_needed:
     Arguments
     ---------
     found, needed : mapping
-        Name to tensor; values that are no tensors have no shape.
+        Name to tensor; other values have no shape.
     where_found, where_needed : str
-        For the text, such as "in the file".
+        Their locations for the text, such as "in the file".
 
     Returns
     -------
     number : int
-        Number of names whose shapes differ, or that one of them lacks.
+        Number of names whose shapes differ, or that are missing in one of them.
     text : str
-        The first of them.
+        The first differences.
 
     Example
     -------
@@ -143,12 +143,12 @@ def read_state_dict(path: str | Path) -> dict:
     """
     state = read_plain(path)
     if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-        raise InputError(f"{path}: has to hold a state dict, names and tensors; found {type(state).__name__}.")
+        raise InputError(f"{path}: must hold a state dict, names and tensors; found {type(state).__name__}.")
     return state
 
 
 def read_plain(path: str | Path) -> object:
-    """Read tensors, plain values, and containers of them from a file, such as the checkpoint of a training.
+    """Read tensors, plain values, and containers of them from an untrusted file, such as a training checkpoint.
 
     Arguments
     ---------
@@ -169,7 +169,7 @@ def read_plain(path: str | Path) -> object:
         if str(path).endswith(".safetensors"):
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle can raise anything, struct.error and IndexError among others
+    except Exception as error:  # an invalid pickle can raise any exception, such as struct.error or IndexError
         check_no_pointer(path)
         reason = str(error).strip().partition("\n")[0]
         raise InputError(

@@ -1,4 +1,4 @@
-"""The page of ``mossformer-sb web``: separate a recording in the browser, on this machine or as a Hugging Face Space.
+"""The web page of ``mossformer-sb web``: separation in the browser, on this machine or as a Hugging Face Space.
 
 Gradio, in the extra ``web``, is imported when a page is built.
 """
@@ -13,7 +13,7 @@ from mossformer_sb.errors import InputError
 __all__ = ["EXAMPLE", "check_web"]
 
 EXAMPLE = Path(__file__).parent / "two_speakers.flac"  # examples/README.md has its origin and licence
-# Its attribution on the page, which its licence requires.
+# Attribution of the example on the page, which its licence requires.
 EXAMPLE_CREDIT = "Two utterances of LibriSpeech (Panayotov et al., 2015), resampled, cut and summed; licence CC BY 4.0."
 
 

@@ -1,4 +1,4 @@
-"""The models that a page offers: each is loaded once, and runs one separation at a time."""
+"""The models of a page: each is loaded once, and computes one separation at a time."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
     from mossformer_sb.inference.separation import MossFormerSeparation
 
-_LOADED = 3  # models that stay in memory
+_LOADED = 3  # maximum number of models in memory
 
 
 class Models:
-    """The choice of models, and the loaded ones.
+    """The available models, and the loaded ones.
 
     Arguments
     ---------
     sources : list of str
-        Folders of exported models, names of released ones, or ids of a model hub. The one that comes with the package
-        is added, if there is one.
+        Folders of exported models, names of released ones, or ids of a model hub. The packaged model is added, if there
+        is one.
     device : str
         As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
     any_model : bool
-        Whether a visitor may choose any released model, or type the folder of any other: only for local use.
+        Whether a visitor may choose any released model, or enter the folder of another one: only for local use.
 
     Raises
     ------
     InputError
-        If there is no model at all.
+        If there is no model.
 
     Example
     -------
@@ -52,16 +52,16 @@ class Models:
         packaged = _packaged_model(required=not self._sources)
         if packaged is not None:
             self._sources[f"{packaged.name}, of the package"] = None
-        self.at_hand = list(self._sources)  # labels of those that need no download, as far as known
+        self.local_labels = list(self._sources)  # labels of the models that probably need no download
         if any_model:
             self._sources |= {label: name for name, label in _released_labels() if name not in self._sources}
-        self._loaded = {}  # source to model, the one used last at the end
-        self._turns = {}  # source to the visitors that wait for it, or use it
+        self._loaded = {}  # source to model, in the order of their last use
+        self._turns = {}  # source to the queue of its visitors
         self._lock = threading.Lock()
 
     @property
     def labels(self) -> list:
-        """Names of the models in the list."""
+        """Labels of the models in the list."""
         return list(self._sources)
 
     def source(self, label: str) -> str | None:
@@ -70,7 +70,7 @@ class Models:
         Raises
         ------
         InputError
-            If it is not in the list, and other models are not allowed.
+            If the label is not in the list, and other models are not allowed.
         """
         label = (label or "").strip()
         if label in self._sources:
@@ -82,7 +82,7 @@ class Models:
         return label
 
     def public_name(self, label: str) -> str | None:
-        """A model's source as visitors may see it: the name of a folder without its path."""
+        """A model's source for visitors: a folder's name without its path."""
         source = self.source(label)
         return source if source is None or not Path(source).is_dir() else Path(source).resolve().name
 
@@ -96,7 +96,7 @@ class Models:
         source = self.source(label)
         with self._lock:
             model = self._loaded.pop(source, None)
-        if model is None:  # meanwhile other models can be used
+        if model is None:  # without the lock, so that other models can be used
             model = MossFormerSeparation.from_hparams(source, device=self.device)
         with self._lock:
             self._loaded[source] = model
@@ -106,13 +106,14 @@ class Models:
 
     @contextlib.contextmanager
     def turn(self, label: str, waiting: Callable = lambda ahead: None) -> Iterator[None]:
-        """Context: exclusive use of this model, first come first served.
+        """Context: exclusive use of a model, in the order of the calls.
 
         Arguments
         ---------
         label : str
+            Label of the model.
         waiting : callable
-            Called several times a second with how many are ahead. An exception in it ends the wait.
+            Called several times per second with the number of separations ahead. An exception in it ends the wait.
         """
         source = self.source(label)
         with self._lock:
@@ -122,7 +123,7 @@ class Models:
 
 
 def _label(source, sources):
-    """The folder's name if it is unique, else the source as it was given."""
+    """The folder's name if it is unique, else the given source."""
     names = [Path(other).resolve().name for other in sources if Path(other).is_dir()]
     name = Path(source).resolve().name
     return name if names.count(name) == 1 and Path(source).is_dir() else str(source)
@@ -139,7 +140,7 @@ def _packaged_model(required):
 
 
 def _released_labels():
-    """Name and label of the released models."""
+    """Names and labels of the released models."""
     try:
         from mossformer_sb.sharing.released import RELEASED
     except ImportError:

@@ -38,13 +38,13 @@ logger = logging.getLogger(__name__)
 
 PAGE_FILES = {kind: Path(__file__).parent / f"page.{kind}" for kind in ("css", "js")}
 _LOOK_EVERY = 0.25  # seconds between two updates of the progress
-_MOST_AT_ONCE, _MOST_WAITING = 16, 64  # separations that run or wait for their model at a time; and in the queue
+_MOST_AT_ONCE, _MOST_WAITING = 16, 64  # maximum of separations that run or wait for their model; and in the queue
 _CHANNELS = [("Mean of all", -1), ("First (left)", 0), ("Second (right)", 1), ("Third", 2), ("Fourth", 3)]
 _LEVEL_NAMES = {
     "speakers": "As in the recording",
     "mixture": "One gain for all",
     "peak": "Loudest at full scale",
-    "none": "As the network gives them",
+    "none": "Unchanged output of the network",
 }
 
 
@@ -57,7 +57,7 @@ class Page:
     visits : mossformer_sb.web.visits.Visits
     limits : mossformer_sb.inference.serving.Limits
     local : bool
-        Whether it is served only to this machine, for the page's text.
+        Whether only this machine can reach it, for the page's text.
     """
 
     def __init__(self, models: Models, visits: Visits, limits: Limits, local: bool = True) -> None:
@@ -149,8 +149,8 @@ class Page:
             else "It is sent to this server, which deletes it when you close the page."
         )
         return (
-            "# Separate speakers\n\nGive a recording in which people talk at the same time, and hear each of them "
-            f"alone. {where} Up to {self.limits.minutes:g} minutes and {self.limits.megabytes:g} MB."
+            "# Separate speakers\n\nUpload a recording in which people talk at the same time, and listen to each of "
+            f"them. {where} Up to {self.limits.minutes:g} minutes and {self.limits.megabytes:g} MB."
         )
 
     def separate(
@@ -177,7 +177,7 @@ class Page:
             options = Options(format, level, None if channel == -1 else channel)
             work = _Work(self._separate, Path(path), request.session_hash, label, options, progress)
             shown = None
-            while work.is_going_on(_LOOK_EVERY):
+            while work.is_running(_LOOK_EVERY):
                 now = status_html(progress.stage, progress.fraction)
                 if now != shown:
                     yield now, *busy
@@ -202,7 +202,7 @@ class Page:
             raise
 
     def take_example(self, request: gr.Request) -> tuple:
-        """Choose the example as the file; returns the file and the selected tab."""
+        """Select the example as the file; returns the file and the selected tab."""
         folder = self.visits.new_upload_folder()
         return str(shutil.copy(EXAMPLE, folder)), "file"
 
@@ -215,7 +215,7 @@ class Page:
     ) -> tuple:
         """The Python code and the command line for the chosen options."""
         try:
-            # Other machines see only the folder's name.
+            # Visitors from other machines see only the folder's name.
             source = self.models.source(label) if self.local else self.models.public_name(label)
         except InputError as error:
             return f"# {error}", f"# {error}"
@@ -236,12 +236,12 @@ def theme() -> gr.themes.Base:
     plain = gr.themes.Default(
         primary_hue="blue", font=[gr.themes.Font("sans-serif")], font_mono=[gr.themes.Font("monospace")]
     )
-    # White text on it must be readable.
+    # Dark enough for white text.
     return plain.set(button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700")
 
 
 def _without_addresses(move):
-    """Wraps Gradio's method that fetches files by address, to allow only uploads."""
+    """Wraps Gradio's method that fetches files by URL, to allow only uploads."""
 
     async def move_upload(path):
         if path is not None and "://" in str(path):
@@ -269,16 +269,16 @@ class _Work:
             self._result = self._function(*self._arguments)
         except Cancelled:
             pass
-        except BaseException as error:  # it belongs to the thread that waits
+        except BaseException as error:  # raised in the waiting thread
             self._error = error
 
-    def is_going_on(self, seconds):
-        """Wait for its end for so long; whether it is still running."""
+    def is_running(self, seconds):
+        """Wait up to this many seconds for its end; return whether it is still running."""
         self._thread.join(seconds)
         return self._thread.is_alive()
 
     def result(self):
-        """Its return value, or its exception, raised."""
+        """Its return value; raises its exception."""
         if self._error is not None:
             raise self._error
         return self._result

@@ -10,8 +10,8 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from mossformer_sb.web.separating import Result
 
-MOST_TICKS = 6  # of an axis
-_SHOWN_TIMES = 8  # segments that an image's description lists
+MOST_TICKS = 6  # maximum number of ticks of an axis
+_SHOWN_TIMES = 8  # maximum number of segments in an image's description
 
 
 def result_html(result: Result) -> str:
@@ -45,7 +45,7 @@ def result_html(result: Result) -> str:
 
 
 def error_html(message: str) -> str:
-    """A message about wrong input."""
+    """An error message."""
     return f'<div class="ms-shown ms-error" role="alert">{escape(message)}</div>'
 
 
@@ -56,7 +56,7 @@ def status_html(stage: str, fraction: float | None = None) -> str:
     ---------
     stage : str
     fraction : float, optional
-        Of the stage. Default: unknown.
+        Progress of the stage. Default: unknown.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def status_html(stage: str, fraction: float | None = None) -> str:
 
 
 def stopped_html() -> str:
-    """A note that the work was stopped."""
+    """A note that the separation was stopped."""
     return _note_html("Stopped.</span>")
 
 
@@ -161,7 +161,7 @@ def _legend():
 
 
 def ticks(end: float) -> list[float]:
-    """Round values on an axis from 0, at most `MOST_TICKS` of them.
+    """At most `MOST_TICKS` round values on an axis from 0.
 
     Arguments
     ---------

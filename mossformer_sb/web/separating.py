@@ -1,4 +1,4 @@
-"""Processing of a visitor's recording: check, separate, write, draw.
+"""Processing of a visitor's recording: checks, separation, writing, plots.
 
 Shapes: T samples, t samples of a block, S speakers.
 """
@@ -36,7 +36,7 @@ class Progress:
     """Progress of a separation, written by one thread and read by another."""
 
     stage: str = "Starting"
-    fraction: float | None = None  # None: not known
+    fraction: float | None = None  # None: unknown
     cancelled: bool = False
 
     def enter(self, stage: str) -> None:
@@ -46,11 +46,11 @@ class Progress:
         self.stage, self.fraction = stage, None
 
     def waiting(self, num_ahead: int) -> None:
-        """As `mossformer_sb.web.models.Models.turn` calls it."""
+        """Callback for `mossformer_sb.web.models.Models.turn`."""
         self.enter(f"Waiting for {num_ahead} other {'separation' if num_ahead == 1 else 'separations'} with this model")
 
     def separated(self, num_done: int, num_samples: int) -> None:
-        """As `MossFormerSeparation.separate` calls it."""
+        """Callback for `MossFormerSeparation.separate`."""
         if self.cancelled:
             raise Cancelled
         self.fraction = num_done / num_samples if num_samples else None
@@ -72,12 +72,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Track:
-    """A signal that is shown: the mixture, or one speaker."""
+    """A displayed signal: the mixture, or one speaker."""
 
     name: str
-    file: str  # its name in the result's folder
+    file: str  # file name in the result's folder
     picture: bytes = field(repr=False)  # spectrogram, PNG
-    times: list | None = None  # when the speaker is active, (start, end) in seconds; None for the mixture
+    times: list | None = None  # speech activity, (start, end) in seconds; None for the mixture
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Result:
     """The result of a separation."""
 
     name: str  # of the recording
-    model: str  # its label
+    model: str  # label of the model
     seconds: float  # of the recording
     sample_rate: int  # Hz, of the recording
     model_rate: int  # Hz
@@ -93,26 +93,26 @@ class Result:
     token: str  # name of the folder
     tracks: list  # the mixture first
     archive: str  # the name of the file with all speakers
-    elapsed: float  # seconds that the separation took
+    elapsed: float  # duration of the separation in seconds
 
 
 def separate_recording(
     path: Path, folder: Path, models: Models, label: str, options: Options, progress: Progress, limits: Limits
 ) -> Result:
-    """Separate a recording into a folder, with everything that the page displays.
+    """Separate a recording into a folder, with all displayed data.
 
     Arguments
     ---------
     path : Path
     folder : Path
-        Empty; nothing is written elsewhere.
+        An empty folder; no file is written elsewhere.
     models : mossformer_sb.web.models.Models
     label : str
-        Which of them.
+        Label of the model.
     options : Options
     progress : Progress
     limits : mossformer_sb.inference.serving.Limits
-        For the longest recording that is accepted.
+        Limits for the recording.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def separate_recording(
     Raises
     ------
     InputError
-        As the command line does. The message has only the recording's name.
+        As on the command line; messages have only the recording's name.
     Cancelled
         Soon after ``progress.cancelled`` was set.
     """
@@ -175,7 +175,7 @@ def _separate(path, folder, models, label, options, progress, limits):
 
 
 def _tracks(paths, model_rate, progress):
-    """The mixture and the speakers, their spectrograms on one scale; and the upper end of these, Hz."""
+    """The tracks of mixture and speakers, with spectrograms on one scale; and their upper end in Hz."""
     spectrograms = []
     for path in paths:
         progress.enter("Drawing")
@@ -198,9 +198,9 @@ def python_lines(source: str | None, name: str, options: Options) -> str:
     Arguments
     ---------
     source : str or None
-        The model; None: the one that comes with the package.
+        The model; None: the packaged model.
     name : str
-        The recording's file.
+        Name of the recording's file.
     options : Options
 
     Returns
@@ -242,7 +242,7 @@ def command_line(source: str | None, name: str, options: Options) -> str:
 
 
 def _quoted(value):
-    """A Python literal, with double quotes where it is a string."""
+    """A Python literal, with double quotes for a string."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 

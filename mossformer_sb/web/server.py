@@ -1,4 +1,4 @@
-"""Serving the page: locally, with no requests to other servers, and all temporary files deleted."""
+"""Serving the page without requests to other servers, and deleting all temporary files."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ class Settings:
     Arguments
     ---------
     models : tuple of str
-        Folders of exported models, or names of released ones; the package's own is added, where there is one.
+        Folders of exported models, or names of released ones; the packaged model is added, if there is one.
     host : str
-        The address to listen at; "0.0.0.0": all interfaces.
+        Address to listen on; "0.0.0.0": all interfaces.
     port : int
-        0: any free one.
+        Port to listen on; 0: any free one.
     device : str
         As for `mossformer_sb.inference.MossFormerSeparation.from_hparams`.
     max_minutes : float
-        The longest recording that is accepted.
+        Longest accepted recording.
     max_megabytes : int
-        The largest file that is accepted.
+        Largest accepted file.
     keep_minutes : float
-        After which files are deleted, including those of open pages.
+        Time after which files are deleted, including those of open pages.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class Settings:
     keep_minutes: float = 60.0
 
     def __post_init__(self):
-        _ = self.limits  # which checks its numbers
+        _ = self.limits  # checks its numbers
         if not self.keep_minutes > 0:
             raise InputError(f"keep_minutes must be greater than 0; found {self.keep_minutes}.")
         if not 0 <= self.port < 2**16:
@@ -102,7 +102,7 @@ class Settings:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
+        """Whether only this machine can reach the server."""
         if self.host == "localhost":
             return True
         try:
@@ -112,7 +112,7 @@ class Settings:
 
 
 def serve(settings: Settings, started: Callable = lambda address: None) -> None:
-    """Serve the page until the program is ended, by Ctrl+C or SIGTERM.
+    """Serve the page until Ctrl+C or SIGTERM.
 
     Arguments
     ---------
@@ -123,7 +123,7 @@ def serve(settings: Settings, started: Callable = lambda address: None) -> None:
     Raises
     ------
     InputError
-        If a package or a model is missing, or the address can't be listened at.
+        If a package or a model is missing, or the server can't listen on the address.
     """
     with _interruptible(), contextlib.suppress(KeyboardInterrupt), running(settings) as server:
         started(server.address)
@@ -132,7 +132,7 @@ def serve(settings: Settings, started: Callable = lambda address: None) -> None:
 
 @contextlib.contextmanager
 def _interruptible():
-    """Context: the first signal to end the program raises KeyboardInterrupt; later ones don't interrupt the cleanup."""
+    """Context: the first termination signal raises KeyboardInterrupt; later ones don't interrupt the cleanup."""
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
     def interrupt(*_):
@@ -156,7 +156,7 @@ def running(settings: Settings) -> Iterator[Server]:
     from mossformer_sb.web.visits import Visits
 
     models = Models(settings.models, settings.device, any_model=settings.is_local)
-    for label in models.at_hand:
+    for label in models.local_labels:
         models.load(label)  # so that errors are reported before the first visitor
     with _listening(settings.host, settings.port) as listener:
         visits = Visits(60 * settings.keep_minutes)
@@ -178,7 +178,7 @@ class Server:
     ---------
     application : fastapi.FastAPI
     listener : socket.socket
-        Bound; closed by `stop`.
+        Bound socket, closed by `stop`.
     visits : mossformer_sb.web.visits.Visits
     """
 
@@ -201,7 +201,7 @@ class Server:
             self._thread.join(0.5)
 
     def stop(self) -> None:
-        """Stop serving; requests that take longer than two more seconds are ended."""
+        """Stop serving; requests are ended after two more seconds."""
         self._server.should_exit = True
         self._thread.join(10)
 
@@ -218,13 +218,13 @@ def _listening(host, port):
             raise
     except (OSError, UnicodeError) as error:
         raise InputError(
-            f"can't listen at {host}, port {port} ({error}). Choose another --port, 0 for any that is free, or --host."
+            f"can't listen on {host}, port {port} ({error}). Choose another --port, 0 for any free one, or --host."
         ) from error
     return listener
 
 
 def _application(settings, models, visits):
-    """The FastAPI application: the page, and the files that visitors get."""
+    """The FastAPI application: the page, and its files."""
     os.environ.update(_QUIET)
     os.environ["GRADIO_TEMP_DIR"] = str(visits.uploads)
     import gradio as gr
@@ -266,7 +266,7 @@ def _application(settings, models, visits):
 
 
 class _Headers:
-    """ASGI middleware: sets headers that keep a browser from other servers, and refuses to fetch addresses for it.
+    """ASGI middleware: sets headers that prevent requests to other servers, and refuses to fetch URLs.
 
     Gradio would fetch ``/gradio_api/file=https://...`` for any client.
     """

@@ -24,7 +24,7 @@ from pathlib import Path
 from mossformer_sb.web.server import Settings, serve
 
 FOLDER = Path(__file__).parent
-MODELS = {models}  # folders beside this file, or names of released models
+MODELS = {models}  # folders next to this file, or names of released models
 
 settings = Settings(
     models=tuple(str(FOLDER / name) if (FOLDER / name).is_dir() else name for name in MODELS),
@@ -41,7 +41,7 @@ if __name__ == "__main__":
 '''
 
 _REQUIREMENTS = """\
-# Where this version is not on PyPI, name the repository instead: mossformer_sb[web] @ git+https://...
+# If this version is not on PyPI, give the repository instead: mossformer_sb[web] @ git+https://...
 mossformer_sb[web]=={version}
 """
 
@@ -62,15 +62,15 @@ short_description: Hear each of several people who talk at once
 
 # Separate speakers
 
-Give a recording in which people talk at the same time, and hear each of them alone. This Space was written by
+Upload a recording in which people talk at the same time, and listen to each of them. This Space was written by
 `mossformer-sb web --space`.
 
-- Run it here: `pip install -r requirements.txt`, then `python app.py`.
-- Publish it: make a Space (SDK: Gradio) at <https://huggingface.co/new-space>, then
+- Run it locally: `pip install -r requirements.txt`, then `python app.py`.
+- Publish it: create a Space (SDK: Gradio) at <https://huggingface.co/new-space>, then
   `hf upload NAME/SPACE . --repo-type space` in this folder.
 
-Recordings are sent to the Space's server, which deletes them when the page is closed, after {keep_minutes:g} minutes at
-the latest.
+Recordings are sent to the Space's server, which deletes them when the page is closed, or after {keep_minutes:g}
+minutes.
 
 The example: {credit}
 """
@@ -82,7 +82,7 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
     Arguments
     ---------
     folder : str or Path
-        Must not exist, or be empty.
+        Folder to write, which must not exist or must be empty.
     settings : mossformer_sb.web.server.Settings
         Host and port are ignored: a Space has its own.
 
@@ -101,7 +101,7 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         raise InputError(f"{folder}: exists, and is not empty. Give a new folder for the Space.")
     local = _unique_names([source for source in settings.models if Path(source).is_dir()])
     models = Models(settings.models, settings.device)
-    for label in models.at_hand:
+    for label in models.local_labels:
         models.load(label)
     with atomic_folder(folder) as temporary:
         for source, name in local.items():
@@ -121,7 +121,7 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
 
 
 def _unique_names(sources):
-    """Source to the name of its folder in the Space."""
+    """From each source to the name of its folder in the Space."""
     names = {}
     for source in sources:
         name = stem = Path(source).resolve().name

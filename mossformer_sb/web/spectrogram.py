@@ -13,9 +13,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-COLUMNS, ROWS = 900, 160  # of a picture, at most
+COLUMNS, ROWS = 900, 160  # maximum size of a picture
 RANGE = 80.0  # dB from the brightest to the darkest colour
-HIGHEST = 8000.0  # Hz: speech has little energy above
+HIGHEST = 8000.0  # Hz; speech has little energy above
 
 
 def power_spectrogram(blocks: Iterable[np.ndarray], num_samples: int, sample_rate: int) -> tuple[np.ndarray, float]:
@@ -28,14 +28,14 @@ def power_spectrogram(blocks: Iterable[np.ndarray], num_samples: int, sample_rat
     num_samples : int
         T.
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Returns
     -------
     power : numpy.ndarray
         [K, C], the mean over the frames of each column and the bins of each row; the lowest frequency first.
     highest : float
-        Hz, the upper end.
+        Upper end in Hz.
 
     Example
     -------
@@ -63,7 +63,7 @@ def power_spectrogram(blocks: Iterable[np.ndarray], num_samples: int, sample_rat
 
 
 def _frames(blocks, window, hop):
-    """Number of the first, and [frames, window]."""
+    """Number of the first frame, and [frames, window]."""
     first, rest = 0, np.empty(0, dtype=np.float32)
     for block in blocks:
         rest = np.concatenate((rest, block))
@@ -77,7 +77,7 @@ def _frames(blocks, window, hop):
 
 
 def _fewer_rows(power):
-    """[K, C] with at most `ROWS` rows: means of as many neighbours."""
+    """[K, C] with at most `ROWS` rows, by averaging adjacent rows."""
     edges = np.linspace(0, len(power), min(ROWS, len(power)) + 1).astype(int)
     return np.add.reduceat(power, edges[:-1]) / np.diff(edges)[:, None]
 
@@ -90,7 +90,7 @@ def png(power: np.ndarray, loudest: float) -> bytes:
     power : numpy.ndarray
         [K, C], from `power_spectrogram`.
     loudest : float
-        The power that is the brightest colour; the same for pictures that are to be compared.
+        The power of the brightest colour; the same for comparable pictures.
 
     Returns
     -------

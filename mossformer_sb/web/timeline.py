@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FRAME = 0.02  # seconds
-_BELOW_LOUDEST = 40.0  # dB below the recording's loud frames: nobody speaks
-_BELOW_OTHERS = 20.0  # dB below the loudest speaker of the frame: leakage of that one
+_BELOW_LOUDEST = 40.0  # dB below the recording's loud frames: silence
+_BELOW_OTHERS = 20.0  # dB below the loudest speaker of the frame: leakage
 _LONGEST_GAP, _SHORTEST = 0.3, 0.1  # seconds: pauses within speech, and the shortest speech
 
 
 def active_times(speakers: list[Path], mixture: Path, model_rate: int) -> list[list[tuple[float, ...]]]:
-    """When each speaker is active: by voice activity detection if that is installed, else by the signals' energy.
+    """Speech activity of each speaker: by voice activity detection if it is installed, else by the signals' energy.
 
     Arguments
     ---------
     speakers : list of Path
-        S files of one rate and length.
+        S files with the same sample rate and length.
     mixture : Path
-        The recording, of the same rate and length.
+        The recording, with the same sample rate and length.
     model_rate : int
-        Hz, of the model that separated it.
+        Sample rate of the model in Hz.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def _speech_detector(num_spks, sample_rate, analysed_rate):
 
 
 def _together(paths):
-    """[t, S] of some files."""
+    """Blocks [t, S] of some files."""
     for blocks in zip(*(Recording(path).blocks() for path in paths), strict=True):
         yield np.stack(blocks, axis=1)
 
@@ -74,7 +74,7 @@ def speaking_times(powers: np.ndarray, frame: float = FRAME) -> list[list[tuple[
     powers : numpy.ndarray
         [F, S], mean squares of the frames.
     frame : float
-        Seconds of a frame.
+        Length of a frame in seconds.
 
     Returns
     -------
@@ -94,10 +94,10 @@ def speaking_times(powers: np.ndarray, frame: float = FRAME) -> list[list[tuple[
     reference = np.quantile(loudest[loudest > 0], 0.95)
     active = powers > reference * 10 ** (-_BELOW_LOUDEST / 10)
     active &= powers > loudest[:, None] * 10 ** (-_BELOW_OTHERS / 10)
-    return [_stretches(column, frame) for column in active.T]
+    return [_segments(column, frame) for column in active.T]
 
 
-def _stretches(active, frame):
+def _segments(active, frame):
     edges = np.flatnonzero(np.diff(np.concatenate(([0], active.astype(np.int8), [0]))))
     joined = []
     for start, end in edges.reshape(-1, 2):
@@ -120,7 +120,7 @@ def frame_powers(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
     blocks : iterable of numpy.ndarray
         [t].
     sample_rate : int
-        Hz.
+        Sample rate in Hz.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""The temporary files of a page: folders for each visitor's uploads and results below one root.
+"""The temporary files of a page: folders for each visitor's uploads and results in one root folder.
 
 A visit is one open page in one browser. Its files are deleted when it ends, when a new result replaces the last one,
-when they are old, and when the program ends.
+after some time, and when the program ends.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Visits:
     Arguments
     ---------
     keep_seconds : float
-        Files that are older are deleted by `sweep`.
+        Age in seconds after which `sweep` deletes files.
     parent : str or Path, optional
         Parent of the root folder. Default: the system's folder of temporary files.
 
@@ -52,9 +52,9 @@ class Visits:
         self._closed = threading.Event()
 
     def new_result(self, visit: str) -> Path:
-        """An empty folder for a visit's result; its last one is deleted.
+        """Create an empty folder for a visit's result; its last one is deleted.
 
-        Its random name is the secret that protects it from other visitors.
+        Its random name is a secret that protects it from other visitors.
         """
         folder = self.results / secrets.token_urlsafe(16)
         folder.mkdir()
@@ -62,19 +62,19 @@ class Visits:
         return folder
 
     def new_upload_folder(self) -> Path:
-        """An empty folder below ``uploads``."""
+        """Create an empty folder in ``uploads``."""
         folder = self.uploads / secrets.token_hex(16)
         folder.mkdir()
         return folder
 
     def keep_uploads(self, visit: str, paths: list[str | Path]) -> None:
-        """Register the uploads of a visit, to delete them with it; its earlier ones are deleted.
+        """Register the uploads of a visit, which are deleted with it; its earlier ones are deleted now.
 
         Arguments
         ---------
         visit : str
         paths : list of str or Path
-            Files below ``uploads``. Two visits that upload the same file share it: Gradio names its folder by the
+            Files in ``uploads``. Two visits that upload the same file share it: Gradio names its folder after the
             content.
         """
         relative = [Path(path).resolve().relative_to(self.uploads) for path in paths]
@@ -86,10 +86,10 @@ class Visits:
         Arguments
         ---------
         token, name : str
-            Of the folder and of the file, as they come from the network.
+            Untrusted names of the folder and of the file.
         """
         path = self.results / token / name
-        with contextlib.suppress(ValueError, OSError):  # a name that no file can have
+        with contextlib.suppress(ValueError, OSError):  # an invalid file name
             if path.resolve() == path and path.parent.parent == self.results and path.is_file():
                 return path
         return None
@@ -113,12 +113,12 @@ class Visits:
                     del self._owned[owner]
 
     def sweep_until_closed(self, every: float = 60.0) -> None:
-        """Call `sweep` every so many seconds, until `close`."""
+        """Call `sweep` regularly, until `close`."""
         while not self._closed.wait(every):
             self.sweep()
 
     def close(self) -> None:
-        """Delete everything, including files that a running separation writes meanwhile."""
+        """Delete all files, including those that a running separation still writes."""
         self._closed.set()
         self._folder.delete()
 

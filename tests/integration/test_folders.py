@@ -53,13 +53,13 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
     pd.read_csv(other / "test.csv").drop(columns=["s2_wav"]).to_csv(other / "test.csv", index=False)
     cases = {
         "does not exist": words(data_folder="nowhere"),
-        "is of another architecture": words(data_folder=two, model_size="small"),
+        "has another architecture": words(data_folder=two, model_size="small"),
         "'XL' is not known": words(data_folder=one, model_size="XL"),
         "is neither a key": words(data_folder=one, number_of_epoch=3),
-        "lr takes a number": words(data_folder=one, lr="fast"),
+        "lr must be a number": words(data_folder=one, lr="fast"),
         "SpeechBrain can't run with these options": words(data_folder=two, precision="fp16"),
         "device 'cuda:9' is not available": words(data_folder=one, device="cuda:9"),
-        "Does num_spks: 2 fit": words("--skip_prep", data_folder=two, manifest_folder=other),
+        "Check that num_spks: 2 is right": words("--skip_prep", data_folder=two, manifest_folder=other),
         "1 missing files": words(data_folder=damaged),
         "recordings have [8000] Hz": words("--skip_prep", data_folder=one, sample_rate=16000),
         "opt_class can't be built": words(data_folder=two, lr=-1, number_of_epochs=3),
@@ -176,7 +176,7 @@ def test_log_has_the_results_and_no_debug_messages(trained):
     ("options", "message"),
     [
         ({"device": "cuda:9"}, "device 'cuda:9' is not available; available: "),
-        ({"lr": "fast"}, "lr takes a number, as 0.00015 in "),
+        ({"lr": "fast"}, "lr must be a number, as 0.00015 in "),
         ({"output_folder": "/proc/xx"}, "output_folder '/proc/xx' can't be written (No such file or directory)"),
     ],
 )

@@ -147,7 +147,7 @@ class TestWrongInput:
             re.sub(r"masknet: !apply:.*?dropout>\n", MASKNET_OF_OTHER_WIDTH, text, count=1, flags=re.DOTALL)
         )
         error = self.error("--data_folder", corpus, cwd=tmp_path, hparams=yaml)
-        assert "is of another architecture" in error and "parameters of 'masknet' differ" in error
+        assert "has another architecture" in error and "parameters of 'masknet' differ" in error
         assert "in the checkpoint" in error and "another output folder" in error
 
     def test_nothing_to_evaluate(self, corpus, tmp_path):

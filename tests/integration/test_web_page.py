@@ -218,7 +218,7 @@ class TestInTheBrowser:
         visitor.give(tmp_path / "long.flac")
         visitor.start()
         visitor.wait(lambda: "long.flac" in visitor.find(".ms-error").text)
-        assert "long.flac: takes 21 seconds; the maximum is 20 seconds" in visitor.result()
+        assert "long.flac: lasts 21 seconds; the maximum is 20 seconds" in visitor.result()
         visitor.clear()
         visitor.find("#ms-file input[type=file]").send_keys(str(tmp_path / "large.wav"))
         visitor.wait(

@@ -129,7 +129,7 @@ def test_checkpoints_of_older_versions_have_no_rotary_constants():
 
 
 def test_another_networks_key_is_named():
-    with pytest.raises(InputError, match=r"'encoder\.conv1d\.weight' is not one of the authors' mask net"):
+    with pytest.raises(InputError, match=r"'encoder\.conv1d\.weight' is not a key of the authors' mask net"):
         masknet_from_modelscope({"encoder.conv1d.weight": torch.zeros(1)})
 
 

@@ -68,10 +68,10 @@ def test_values_are_read_as_yaml(parse, text, value):
 
 @pytest.mark.parametrize("text", ["fast", "0,1", "[1]", "true", "", "1e-3x"])
 def test_a_number_stays_a_number(parse, text):
-    with pytest.raises(InputError, match=r"seed takes a number, as 1234 in .*; found .*--seed 1234") as error:
+    with pytest.raises(InputError, match=r"seed must be a number, as 1234 in .*; found .*--seed 1234") as error:
         parse("--seed", text)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="optimizer.inner.lr takes a number, as 0.1 in"):
+    with pytest.raises(InputError, match="optimizer.inner.lr must be a number, as 0.1 in"):
         parse("--optimizer", f"{{inner: {{lr: '{text}'}}}}")
 
 
@@ -82,7 +82,7 @@ def test_any_number_or_null_is_a_number(parse, text):
 
 @pytest.mark.parametrize("text", ["maybe", "1", "null", "yes"])
 def test_true_or_false(parse, text):
-    with pytest.raises(InputError, match="report is true or false, as in .*x.yaml; found "):
+    with pytest.raises(InputError, match="report must be true or false, as in .*x.yaml; found "):
         parse("--report", text)
 
 
@@ -110,7 +110,7 @@ def test_keys_of_earlier_versions_are_refused_with_their_new_names(parse, yaml_f
     with pytest.raises(InputError, match=f"^--{old} is now called --{new}: give it under this name"):
         parse(f"--{old}", "1")
     yaml_file.write_text(f"{YAML}{old}: 1\n")
-    with pytest.raises(InputError, match=f"x.yaml: {old} is now called {new}. Rename what"):
+    with pytest.raises(InputError, match=f"x.yaml: {old} is now called {new}. Rename these keys"):
         parse()
 
 
@@ -119,7 +119,7 @@ def test_keys_of_what_is_built_in_code_are_refused(parse, yaml_file, key):
     with pytest.raises(InputError, match=f"^--{key} is neither a key of"):
         parse(f"--{key}", "1")
     yaml_file.write_text(f"{YAML}{key}: 1\n")
-    with pytest.raises(InputError, match=f"x.yaml: {key} would have no effect: train.py makes what such keys"):
+    with pytest.raises(InputError, match=f"x.yaml: {key} would have no effect: train.py builds these objects"):
         parse()
 
 
@@ -292,7 +292,7 @@ def test_help_lists_keys_and_options(yaml_file, capsys):
         parse_arguments([str(yaml_file), "--help"])
     shown = capsys.readouterr().out
     assert exit.value.code == 0
-    assert "--seed 1234" in shown and "--data_folder (has to be given)" in shown and "--debug_batches" in shown
+    assert "--seed 1234" in shown and "--data_folder (required)" in shown and "--debug_batches" in shown
 
 
 def test_help_has_the_comments_and_omits_built_objects(yaml_file, capsys):

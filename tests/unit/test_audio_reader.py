@@ -125,8 +125,8 @@ class TestMp3:
         frames = mp3_frames(content)
         samples = same_everywhere(tmp_path / "a.mp3", content[frames[5][0] + 7 : frames[-1][0] + 20])
         assert len(samples) == self.of_all_frames(content, len(frames) - 7)
-        assert "a.mp3: ends within an MPEG frame (20 bytes of it are there)" in caplog.text
-        assert "bytes between its MPEG frames or at its ends that are no audio" in caplog.text
+        assert "a.mp3: ends within an MPEG frame (20 bytes of it exist)" in caplog.text
+        assert "bytes between its MPEG frames or at its ends that are not audio" in caplog.text
         assert len([record for record in caplog.records if "a.mp3" in record.message]) == 2  # not at each reading
 
     def test_something_else_in_the_middle(self, content, tmp_path, caplog):
@@ -165,7 +165,7 @@ class TestWav:
 
     def test_a_size_that_was_never_written(self, tmp_path, caplog):
         assert len(same_everywhere(tmp_path / "a.wav", with_wav_size(WAV, 0, 0))) == FRAMES
-        assert "has a size of 0 bytes in its header" in caplog.text
+        assert "has a wrong size of 0 bytes in its header" in caplog.text
 
     def test_a_size_of_some_bytes_too_many(self, tmp_path, caplog):
         """The size of the whole file shows that nothing was cut off."""
@@ -190,13 +190,13 @@ class TestWav:
 
     def test_something_behind_the_audio(self, tmp_path, caplog):
         assert len(same_everywhere(tmp_path / "a.wav", WAV + b"\1garbage" * 9)) == FRAMES
-        assert "has 72 bytes after its audio that are no chunk of a WAV" in caplog.text
+        assert "has 72 bytes after its audio that are not a chunk of a WAV" in caplog.text
 
     @pytest.mark.parametrize(
         "content, message",
         [
             (WAV + WAV, "holds another WAV file after its first 24000 bytes of audio"),
-            (with_wav_size(WAV, 12000), "has 12000 bytes after the audio of its header that are no chunk"),
+            (with_wav_size(WAV, 12000), "has 12000 bytes after the audio of its header that are not a chunk"),
         ],
     )
     def test_audio_behind_the_audio(self, tmp_path, content, message):
@@ -219,7 +219,7 @@ class TestFlac:
             (with_flac_total(FLAC, 0)[:-100], "is truncated: it ends within its last frame"),
             (FLAC[:-1], "is truncated: it ends within its last frame"),
             (FLAC[: len(FLAC) // 2], "is truncated: it has at most "),
-            (FLAC[:60], "is truncated: it has a header and no whole frame"),
+            (FLAC[:60], "is truncated: it has a header and no complete frame"),
             (FLAC + FLAC, "holds another FLAC file after the first"),
             (FLAC + encode("FLAC", "PCM_16", 20000), "holds another FLAC file after the first"),
         ],
@@ -307,7 +307,7 @@ def test_shorten(tmp_path):
 
 
 def test_a_folder(tmp_path):
-    with pytest.raises(InputError, match="is a folder, and no audio file"):
+    with pytest.raises(InputError, match="is a folder, not an audio file"):
         read_audio(tmp_path)
 
 
@@ -336,7 +336,7 @@ class TestChannelsThatCancel:
     def test_nothing_is_left(self, caplog):
         one = np.random.default_rng(0).standard_normal(20000)
         (message,) = self.warned(np.stack([one, -one], 1), caplog)
-        assert "so their mean is silent. Take one of them" in message
+        assert "so their mean is silent. Use one of them" in message
 
     def test_not_of_others(self, caplog):
         two = np.random.default_rng(0).standard_normal((20000, 2))

@@ -185,7 +185,7 @@ class TestMixturesThatAreNoSums:
 
     def test_the_preparation_must_have_noted_it(self, corpus, tmp_path):
         (tmp_path / "tr.csv").write_text((corpus / "tr.csv").read_text())
-        with pytest.raises(InputError, match=r"tr.json: does not say whether the mixtures are the sum"):
+        with pytest.raises(InputError, match=r"tr.json: does not state whether the mixtures are the sum"):
             training_data(tmp_path / "tr.csv", corpus, augmentation=Augmentation("discrete"))
 
 

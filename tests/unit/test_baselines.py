@@ -200,7 +200,7 @@ class TestMessages:
             small(kind)(torch.rand(shape))
 
     def test_lengths(self, kind):
-        with pytest.raises(InputError, match="lengths must lie between 1 and 50 frames"):
+        with pytest.raises(InputError, match="lengths must be between 1 and 50 frames"):
             small(kind)(torch.rand(2, 10, 50), torch.tensor([50, 51]))
 
     @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ class TestMessages:
             (ConvTasNetMaskNet, {"num_spks": 0}, "num_spks must be a whole number of at least 1; found 0"),
             (ConvTasNetMaskNet, {"skip_channels": -1}, "skip_channels must be a whole number of at least 0; found -1"),
             (ConvTasNetMaskNet, {"kernel_size": 4}, "kernel_size must be odd.*found 4"),
-            (ConvTasNetMaskNet, {"num_blocks": 9}, "num_blocks must be at most 8.*found 9. Take more repeats"),
+            (ConvTasNetMaskNet, {"num_blocks": 9}, "num_blocks must be at most 8.*found 9. Use more repeats"),
             (DPRNNMaskNet, {"chunk_size": 2.5}, "chunk_size must be a whole number of at least 1; found 2.5"),
             (DPRNNMaskNet, {"chunk_size": 1}, "chunk_size must be at least 2, since chunks overlap by half; found 1"),
             (SepFormerMaskNet, {"dropout": 1.0}, "dropout is a probability.*found 1.0"),

@@ -93,7 +93,7 @@ class TestNames:
         monkeypatch.setattr("mossformer_sb.cli.input_files.can_read_media", lambda: False)
         for name in ("a.m4a", "b.M4A", "c.mp4", "d.txt", ".e.m4a"):
             (folder / name).touch()
-        with pytest.raises(InputError, match=r"Skipped 3 files of formats .* here \(2 .m4a, 1 .mp4\)"):
+        with pytest.raises(InputError, match=r"Skipped 3 files of unsupported formats \(2 .m4a, 1 .mp4\)"):
             jobs(folder)
         write(folder / "x.wav")
         assert outputs(folder) == ["x"] and "(2 .m4a, 1 .mp4): convert them" in caplog.text

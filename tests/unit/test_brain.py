@@ -232,7 +232,7 @@ def test_exhausted_patience_ends_the_run_and_names_the_examples(tmp_path):
     for batch in (bad, batch_of(), bad, bad):  # a good step in between starts the count again
         fit(brain, batch)
     with pytest.raises(
-        InputError, match=r"3 steps in a row .*nonfinite_patience: 2.*1 examples without a finite loss \(1\)"
+        InputError, match=r"3 consecutive steps .*nonfinite_patience: 2.*1 examples without a finite loss \(1\)"
     ):
         fit(brain, bad)
     assert torch.isfinite(parameters(brain)).all()
@@ -245,7 +245,7 @@ def test_a_gradient_that_is_not_finite_skips_the_step(tmp_path):
     gains.register_hook(lambda gradient: gradient * float("inf"))
     _, moved = fit(brain, batch_of())
     assert not moved and (brain.stats.steps, brain.stats.skipped) == (1, 1)
-    with pytest.raises(InputError, match=r"2 steps in a row .*a gradient of norm (inf|nan) \(0, 1\)"):
+    with pytest.raises(InputError, match=r"2 consecutive steps .*a gradient of norm (inf|nan) \(0, 1\)"):
         fit(brain, batch_of())
     assert torch.isfinite(parameters(brain)).all()
 
@@ -317,7 +317,7 @@ def test_statistics_resume_in_mid_epoch_and_are_reset_otherwise(tmp_path):
     ],
 )
 def test_conflicting_loader_arguments(tmp_path, stage, options):
-    message = f"{stage.name.lower()}_loader: {next(iter(options))} can't be set here"
+    message = f"{stage.name.lower()}_loader: {next(iter(options))} can't be set: the sampler"
     with pytest.raises(InputError, match=message):
         make_brain(tmp_path).make_dataloader([], stage, batch_size=2, **options)
 
@@ -353,8 +353,8 @@ class TooLarge(Gains):
     ("stage", "words"),
     [
         (sb.Stage.TRAIN, ["of training", "smaller --batch_size", "shorter --segment"]),
-        (sb.Stage.VALID, ["of validation", "whole mixtures", "--valid_batch_size 1"]),
-        (sb.Stage.TEST, ["of test", "whole mixtures", "--valid_batch_size 1"]),
+        (sb.Stage.VALID, ["of validation", "does not crop mixtures", "--valid_batch_size 1"]),
+        (sb.Stage.TEST, ["of test", "does not crop mixtures", "--valid_batch_size 1"]),
     ],
 )
 def test_an_out_of_memory_error_names_the_batch(tmp_path, stage, words):

@@ -13,7 +13,7 @@ from mossformer_sb.cli import main
 from mossformer_sb.cli.progress import Progress
 from mossformer_sb.inference import batches
 from mossformer_sb.inference.batches import BatchLimit, separate_pieces
-from mossformer_sb.inference.bulk import Ahead, separate_recordings, works_beside
+from mossformer_sb.inference.bulk import Ahead, separate_recordings, uses_io_threads
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.prepared import Piece
@@ -63,16 +63,16 @@ def piece(length, value=1.0):
     return Piece(np.full(length, value, dtype=np.float32), 1.0, 0, True)
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["beside", "in turn"])
-def beside(request, monkeypatch):
-    """Reading and writing beside the network, or in turn with it: the same results."""
-    monkeypatch.setattr("mossformer_sb.inference.bulk.works_beside", lambda device: request.param)
+@pytest.fixture(autouse=True, params=[True, False], ids=["threads", "sequential"])
+def io_threads(request, monkeypatch):
+    """Reading and writing in separate threads, or sequentially: the same results."""
+    monkeypatch.setattr("mossformer_sb.inference.bulk.uses_io_threads", lambda device: request.param)
 
 
 @pytest.mark.parametrize("device, threads, expected", [("cpu", 1, True), ("cpu", 2, False), ("cuda", 2, True)])
 def test_several_threads_of_the_network_are_not_disturbed(monkeypatch, device, threads, expected):
     monkeypatch.setattr("torch.get_num_threads", lambda: threads)
-    assert works_beside(device) == expected
+    assert uses_io_threads(device) == expected
 
 
 class TestTheSameFiles:
@@ -254,7 +254,7 @@ class TestBatches:
         limit = BatchLimit(8)
         assert len(list(separate_pieces(network, [(n, piece(10)) for n in range(12)], limit))) == 12
         assert seen == [2] * 6 and limit.most == 2
-        assert "a batch of 8 does not fit the memory: from here on at most 4 at once" in caplog.text
+        assert "a batch of 8 does not fit into memory: the batch size is now at most 4" in caplog.text
 
     @pytest.mark.parametrize("wrong", [0, -1, 2.5])
     def test_a_size_that_is_none(self, wrong):
@@ -313,13 +313,13 @@ def test_progress_shows_speed_and_time_left_by_size(tmp_path):
         now[0] = 10.0
         progress.add(0, 80000, 80000, RATE)
         progress.finish(0)
-        assert progress.text() == "1.0 s of audio a second, 0:30 left"
+        assert progress.text() == "1.0 s of audio per second, 0:30 left"
         now[0] = 20.0
         progress.add(1, 120000, 240000, RATE)
-        assert progress.text() == "1.2 s of audio a second, 0:12 left"
+        assert progress.text() == "1.2 s of audio per second, 0:12 left"
 
 
 def test_progress_is_shown(folder, archive, tmp_path, capsys):
     assert main(["separate", str(archive), "--model", str(folder), "--output_folder", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().err
-    assert "6/6 recordings" in shown and "s of audio a second" in shown and "left" in shown
+    assert "6/6 recordings" in shown and "s of audio per second" in shown and "left" in shown

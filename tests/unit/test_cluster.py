@@ -135,7 +135,7 @@ class TestChecks:
     def test_an_output_folder_that_workers_do_not_see(self, processes, tmp_path, monkeypatch):
         monkeypatch.setattr(cluster_module, "_look", cluster_items.look_elsewhere)
         fails(
-            f"does not see the same folders: {tmp_path} (No such file",
+            f"does not have the same folders: {tmp_path} (No such file",
             address=processes.scheduler_address,
             folder=tmp_path,
         )
@@ -150,7 +150,7 @@ class TestChecks:
     def test_a_worker_that_comes_later_and_sees_nothing(self, processes, tmp_path):
         with Cluster(processes.scheduler_address, tmp_path) as cluster:
             next(tmp_path.glob(".cluster-*")).unlink()
-            with pytest.raises(InputError, match="does not see .* as the others do"):
+            with pytest.raises(InputError, match="does not have the same .* as the others"):
                 list(cluster.map(cluster_items.uneven, [1]))
 
     def test_under_torchrun(self, tmp_path, monkeypatch, capsys):
@@ -263,7 +263,7 @@ class TestSeparate:
         shown = capsys.readouterr()
         assert killed and "12 of 13 recordings separated, 1 failed" in shown.out
         assert caplog.text.count("bad.wav: can't be read as audio") == 1
-        assert "s of audio a second" in shown.err
+        assert "s of audio per second" in shown.err
         assert self.contents(tmp_path / "out") == self.contents(tmp_path / "single")
         # What is there is left alone, and nobody is asked for it.
         (archive / "bad.wav").unlink()

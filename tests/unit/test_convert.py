@@ -65,7 +65,7 @@ class TestMistakes:
 
     def test_a_file_is_absent(self, theirs, tmp_path):
         (theirs / "decoder.bin").unlink()
-        self.fails("holds encoder.bin, masknet.bin, and no decoder.bin. All three are needed", theirs, tmp_path)
+        self.fails("holds encoder.bin, masknet.bin, but no decoder.bin. All three are needed", theirs, tmp_path)
 
     def test_another_network(self, theirs, tmp_path):
         torch.save({"weight": torch.zeros(1)}, theirs / "masknet.bin")
@@ -95,7 +95,7 @@ class TestMistakes:
         self.fails("encoder.bin: can't be read as plain weights", theirs, tmp_path)
 
     def test_back_into_a_folder_that_exists(self, ours, theirs):
-        with pytest.raises(InputError, match="theirs: exists already"):
+        with pytest.raises(InputError, match="theirs: already exists"):
             to_authors(ours, theirs, "modelscope")
 
     def test_back_from_another_network(self, tmp_path):
@@ -107,5 +107,5 @@ class TestMistakes:
         decoder = Decoder(in_channels=16, out_channels=1, kernel_size=16, stride=8, bias=False)
         modules = {"encoder": Encoder(16, 16), "masknet": masknet, "decoder": decoder}
         folder = export(tmp_path / "peer", modules, 8000)
-        with pytest.raises(InputError, match="is a ConvTasNetMaskNet, and the authors' forms are for MossFormers"):
+        with pytest.raises(InputError, match="is a ConvTasNetMaskNet; the authors' formats are only for MossFormers"):
             to_authors(folder, tmp_path / "theirs", "modelscope")

@@ -218,12 +218,12 @@ class TestCustomFolders:
         assert len(prepare_custom(root, tmp_path / "whole", **options)) == 3
         path = root / "tr" / "s1" / f"a.{extension}"
         path.write_bytes(path.read_bytes()[:-700])
-        fails(prepare_custom, root, "1 truncated files.\n", text, "needed the whole file", **options)
+        fails(prepare_custom, root, "1 truncated files.\n", text, "needed the complete file", **options)
 
     def test_two_files_of_one_name(self, tmp_path):
         root = write_custom(tmp_path / "own")
         write_wav(root / "tr" / "s1" / "a.flac", subtype="PCM_16")
-        fails(prepare_custom, root, "1 files of one name", "tr/s1/a.flac has the name of a.wav beside it")
+        fails(prepare_custom, root, "1 files of one name", "tr/s1/a.flac has the same name as a.wav")
         assert [row["ID"] for row in read(prepare_custom(root, tmp_path / "skip", on_invalid="skip")["tr"])] == ["b b"]
 
     def test_folder_missing(self, tmp_path):

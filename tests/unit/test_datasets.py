@@ -94,7 +94,7 @@ class TestDataset:
 
     def test_a_file_that_shrank_is_named(self, corpus):
         write_audio(corpus / "3_s2.wav", np.zeros(100), RATE)
-        with pytest.raises(InputError, match=r"3_s2.wav: has 100 frames where \d+ were expected"):
+        with pytest.raises(InputError, match=r"3_s2.wav: has 100 frames, expected \d+"):
             dataset(corpus, segment=None)[3]
 
 

@@ -345,7 +345,7 @@ class TestWrongInput:
             ({"level_distribution": "loud"}, "level_distribution 'loud' is not known: choose one of wsj0mix"),
             (
                 {"level_distribution": "wsj0mix"},
-                "level_distribution 'wsj0mix' has no level for noise, but .*mixing_noise.csv",
+                "level_distribution 'wsj0mix' has no level for the noise in .*mixing_noise.csv",
             ),
             ({"segment": 0}, "segment 0: give seconds"),
             ({"target": "dry"}, "target 'dry' is not known: choose one of anechoic, reverb"),

@@ -132,7 +132,7 @@ class TestReportOfATraining:
             (training / "training_record.json").unlink()
         page = report_training(training).read_text()
         assert page.count("<audio") == 5 and re.search(r"best \(-?[\d.]+ dB SI-SNRi, -?[\d.]+ dB SDRi\): a</h2>", page)
-        assert "The examples are of" in caplog.text
+        assert "The examples are from" in caplog.text
 
     def test_without_any(self, training, corpus):
         shutil.rmtree(corpus)

@@ -173,7 +173,7 @@ def test_a_small_network_with_the_rate_of_large_ones(caplog, size, lr, hinted):
     hint_at_settings({"model_size": size, "lr": lr, "init_from": None})
     assert bool(caplog.messages) is hinted
     if hinted:
-        assert f"model_size {size} learns little at it" in caplog.text and "--lr 0.002" in caplog.text
+        assert f"model_size {size} learns slowly with it" in caplog.text and "--lr 0.002" in caplog.text
 
 
 def test_importing_the_loop_is_quiet():

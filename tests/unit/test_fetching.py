@@ -78,7 +78,7 @@ class TestSavedir:
         """Of the same settings and other weights; not fetched, so not to be overwritten."""
         own = shutil.copytree(models[1], tmp_path / "own")
         before = {path.name: path.read_bytes() for path in own.iterdir()}
-        with pytest.raises(InputError, match=r"savedir .*own: holds a \w+.\w+ that is not that of .*m0"):
+        with pytest.raises(InputError, match=r"savedir .*own: holds a \w+.\w+ that does not belong to .*m0"):
             load(models[0], savedir=own, local_strategy=strategy, trust=trust)
         assert {name: (own / name).read_bytes() for name in before} == before
 
@@ -109,7 +109,7 @@ def test_nothing_of_an_earlier_model_is_left_in_savedir(models, tmp_path):
 
 def test_savedir_that_cannot_be_written(models, tmp_path):
     (tmp_path / "kept").write_text("a file is in the way")
-    with pytest.raises(InputError, match=r"savedir .*kept: can't write config.json there \(File exists\)"):
+    with pytest.raises(InputError, match=r"savedir .*kept: can't write config.json \(File exists\)"):
         load(models[0], savedir=tmp_path / "kept")
 
 
@@ -254,7 +254,7 @@ class TestHub:
         shutil.rmtree(config.huggingface_cache_dir)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         assert same(load(ID, fetch_config=config, savedir=tmp_path / "kept"), load(models[0]))
-        with pytest.raises(InputError, match=f"somebody/else.*The files in savedir .*kept are of {ID}"):
+        with pytest.raises(InputError, match=f"somebody/else.*The files in savedir .*kept belong to {ID}"):
             load("somebody/else", fetch_config=config, savedir=tmp_path / "kept")
 
     def test_updates_are_fetched_on_request(self, models, hub, config):
@@ -305,7 +305,7 @@ def test_a_web_address(models, tmp_path, monkeypatch):
     """Served by the stand-in: any server that has the files would do."""
     with serve(Hub({(ID, "main"): models[0]}), monkeypatch):
         address = f"{constants.ENDPOINT}/{ID}/resolve/main"
-        with pytest.raises(InputError, match="give savedir, a folder to keep what is downloaded"):
+        with pytest.raises(InputError, match="give savedir, a folder for the files that are downloaded"):
             load(address)
         assert same(load(address, savedir=tmp_path / "kept"), load(models[0]))
         assert json.loads((tmp_path / "kept" / NOTE).read_text())["source"] == address

@@ -124,7 +124,7 @@ def test_files_get_their_names_in_one_place():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("folder", "folder: is a folder; needed is a file to write"),
+        ("folder", "folder: is a folder; expected a file to write"),
         ("x" * 300, "can't be written .*File name too long"),
         ("a\0b", "can't be written .*null"),
         ("file/x.csv", "can't be written .*Not a directory"),

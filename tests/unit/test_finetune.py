@@ -294,7 +294,7 @@ class TestSources:
 
     def test_runs_whose_scores_cant_be_compared(self, of_a_recipe):
         Checkpointer(of_a_recipe / "save", networks()).save_checkpoint(meta={BEST_KEY: 3.0})
-        with pytest.raises(InputError, match="recipe': save/ holds checkpoints of a training here and of one of"):
+        with pytest.raises(InputError, match="recipe': save/ holds checkpoints of this package and of one of"):
             start_from(networks(), of_a_recipe, RATE)
 
     @pytest.mark.parametrize("extension", ["ckpt", "safetensors"])
@@ -356,8 +356,10 @@ class TestMessages:
         assert (
             f"init_from '{folder}' is of another network: " in error and "% of its mask net fits, needed 20%" in error
         )
-        assert ": blocks.0.to_output.linear.weight" in error or ": blocks.0.to_values.linear.weight" in error
-        assert "Choose the size (and the experiment file) that it was trained with" in error
+        assert (
+            "example, blocks.0.to_output.linear.weight" in error or "example, blocks.0.to_values.linear.weight" in error
+        )
+        assert "Choose its size (and experiment file)" in error
 
     def test_another_kind_of_network(self, folder):
         torch.save({"net.weight": torch.zeros(3)}, folder / "masknet.ckpt")
@@ -385,7 +387,7 @@ class TestMessages:
     @pytest.mark.parametrize("state", [[1, 2], {"epoch": 3}, torch.zeros(1)])
     def test_no_state_dict(self, folder, state):
         torch.save(state, folder / "masknet.ckpt")
-        assert "masknet.ckpt: has to hold a state dict, names and tensors; found " in self.error(folder)
+        assert "masknet.ckpt: must hold a state dict, names and tensors; found " in self.error(folder)
 
     @pytest.mark.parametrize("text, found", [("a: 1", "nothing"), ("sample_rate: !ref <x>", "'<x>'")])
     def test_sample_rate(self, folder, text, found):

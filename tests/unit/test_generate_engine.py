@@ -151,7 +151,7 @@ def test_leftovers_are_removed(tmp_path, whole):
 
 def test_other_parameters_are_not_continued(tmp_path, whole):
     run(plan(), tmp_path / "out", workers=1)
-    fails("was begun with seed 1; requested is seed 2", folder=tmp_path / "out", parameters={"seed": 2})
+    fails("was generated with seed 1; requested is seed 2", folder=tmp_path / "out", parameters={"seed": 2})
     assert tree(tmp_path / "out") == whole
 
 
@@ -189,7 +189,7 @@ def test_two_items_with_one_file(tmp_path):
 @pytest.mark.parametrize("path", ["../a.wav", "tr/../../a.wav", "/a.wav", "..\\a.wav"])
 def test_names_that_lead_out_of_the_folder(tmp_path, path):
     items = [Item("a", (Output(path, 1, 8000, "int16"),))]
-    fails("outside of the corpus", "'a' would make", folder=tmp_path, items=items)
+    fails("outside the corpus", "'a' would write", folder=tmp_path, items=items)
 
 
 def test_full_disk(tmp_path, monkeypatch):
@@ -229,7 +229,7 @@ def test_a_closed_folder_in_the_tree(tmp_path, whole):
 
 def test_no_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fails("output_folder is empty: give a folder. Is a variable of the shell not set?", folder="")
+    fails("output_folder is empty: give a folder. A shell variable may be unset.", folder="")
     assert not tree(tmp_path)
 
 
@@ -275,7 +275,7 @@ def test_options_without_a_value(main, tmp_path, monkeypatch, capsys):
     extra = ["--wsj0_folder", "x"] if main is generate_main else []
     assert main(["wsj0mix", folder, *extra, "--output_folder", ""]) == 2
     assert capsys.readouterr().err == (
-        "--output_folder is empty: give a value, or remove the option. Is a variable of the shell not set?\n"
+        "--output_folder is empty: give a value, or remove the option. A shell variable may be unset.\n"
     )
     assert not tree(tmp_path)
 

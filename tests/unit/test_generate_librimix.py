@@ -288,7 +288,13 @@ def test_split_without_metadata(raw, tmp_path):
 
 def test_metadata_for_another_number_of_speakers(raw, tmp_path):
     os.rename(table(raw), table(raw, "libri3mix_dev-clean.csv"))
-    fails(raw, tmp_path, "has the columns mixture_ID, source_1_path", "Does num_spks 3 fit this file?", num_spks=3)
+    fails(
+        raw,
+        tmp_path,
+        "has the columns mixture_ID, source_1_path",
+        "Check that num_spks 3 is right for this file",
+        num_spks=3,
+    )
 
 
 def test_line_with_too_few_fields(raw, tmp_path):
@@ -353,9 +359,7 @@ def test_absent_recordings_are_counted(raw, tmp_path):
     )
     assert make(raw, tmp_path / "out", splits=["train-100"]).files > 0
     everywhere = raw | {"librispeech_folder": str(tmp_path)}
-    text = (
-        "Absent: 2 of 2 of dev-clean, 4 of 4 of train-clean-100.\nGive the folder that the paths are relative to, as "
-    )
+    text = "Absent: 2 of 2 of dev-clean, 4 of 4 of train-clean-100.\nGive the folder of the relative paths as "
     fails(everywhere, tmp_path / "other", text + "librispeech_folder: it holds dev-clean, train-clean-100.")
     assert not (tmp_path / "other" / "out").exists()
 
@@ -901,7 +905,7 @@ def test_two_recordings_with_one_name(tmp_path):
 def test_speech_in_another_layout(speech, tmp_path):
     write(tmp_path / "speech" / "hello.wav", samples_of("hello", RATE))
     fails(speech, tmp_path, "hello.wav is not called speaker-chapter-utterance", "--layout speakers")
-    fails(speech | {"layout": "speakers"}, tmp_path, "hello.wav lies in no speaker's folder")
+    fails(speech | {"layout": "speakers"}, tmp_path, "hello.wav is not in a speaker's folder")
     fails(speech | {"layout": "flat"}, tmp_path, "layout 'flat' is not known: choose one of 'librispeech', 'speakers'")
 
 

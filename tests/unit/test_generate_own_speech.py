@@ -46,8 +46,8 @@ class TestPattern:
         "pattern, message",
         [
             (r"(\d+)_x", "finds no speaker in ann.wav"),
-            ("(", "is no regular expression"),
-            (3, "is no regular expression"),
+            ("(", "is not a regular expression"),
+            (3, "is not a regular expression"),
         ],
     )
     def test_messages(self, tmp_path, pattern, message):

@@ -211,7 +211,7 @@ def test_noise_with_one_channel(raw, tmp_path):
     [
         (
             "noise/metadata/scaling_cv.npz",
-            "give wham_noise as it is unzipped, with tr/, cv/, tt/ and metadata/, as noise",
+            "give the unzipped wham_noise, with tr/, cv/, tt/ and metadata/, as noise",
         ),
         (
             "lists/mix_2_spk_filenames_cv.csv",
@@ -268,9 +268,9 @@ def test_list_and_scaling_must_have_the_same_mixtures(raw, tmp_path):
         ({"scaling_wham_speech_8k_min": np.array([1, np.nan])}, "has entries that are not finite numbers"),
         ({"speech_start_sample_16k": np.array(["a", "b"])}, "has entries that are not finite numbers"),
         ({"utterance_id": np.array([NAME, NAME])}, f"two mixtures have the name {NAME[:-4]}"),
-        ({"utterance_id": np.array([NAME, None])}, "utterance_id is no list of names"),
+        ({"utterance_id": np.array([NAME, None])}, "utterance_id is not a list of names"),
         ({"utterance_id": np.array([NAME, len])}, "it names builtins.len, and holds more than an array of strings"),
-        ({"utterance_id": np.array(NAME, object)}, "utterance_id is no list of names"),
+        ({"utterance_id": np.array(NAME, object)}, "utterance_id is not a list of names"),
         ({key: array[:0] for key, array in scaling(mixture_names("tr")).items()}, "has no mixtures"),
         ({"utterance_id": np.array([NAME])}, "speech_start_sample_16k has the shape (2,); needed (1,)"),
     ],
@@ -405,7 +405,7 @@ def test_from_wsj0mix(raw, wsj0mix, tmp_path, given):
 
 def test_a_tree_is_not_continued_from_the_other_source(raw, wsj0mix, tmp_path):
     make(raw, tmp_path / "out")
-    with pytest.raises(InputError, match="was begun with version 1; requested is version '1 from WSJ0-2mix'"):
+    with pytest.raises(InputError, match="was generated with version 1; requested is version '1 from WSJ0-2mix'"):
         remix(wsj0mix, raw, tmp_path / "out")
 
 

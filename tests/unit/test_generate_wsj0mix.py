@@ -161,7 +161,7 @@ def test_metadata_that_changed_is_not_continued(raw, tmp_path):
     make(raw, tmp_path / "out")
     path = raw[1] / "mix_2_spk_tr.txt"
     path.write_text(path.read_text().replace("1.9857", "1.9858"))
-    with pytest.raises(InputError, match="was begun with other versions of these: mix_2_spk_tr.txt: give"):
+    with pytest.raises(InputError, match="was generated with other versions of these: mix_2_spk_tr.txt: give"):
         make(raw, tmp_path / "out")
 
 
@@ -291,7 +291,7 @@ def test_both_microphones(raw, tmp_path, caplog):
 @pytest.mark.parametrize(
     "path, found",
     [
-        ("raw/wsj0/si_tr_s/40n/40na010x.wav", "1 of 8 recordings that the metadata names can't be used"),
+        ("raw/wsj0/si_tr_s/40n/40na010x.wav", "1 of 8 recordings in the metadata can't be used"),
         ("raw/wsj0/si_tr_s/40n", "1 of 8 recordings"),
         ("raw/wsj0", "8 of 8 recordings"),
         ("raw", "wsj0_folder '{}/raw' can't be read (Permission denied): '{}/raw'. Allow reading it"),
@@ -351,7 +351,7 @@ def test_truncated_recording(raw, tmp_path, container):
 def test_recording_that_changes_during_the_work(raw, tmp_path):
     path = raw[0] / UTTERANCE
     recording = RawRecording(str(path), 2002)
-    with pytest.raises(InputError, match="has 2001 frames where its header states 2002"):
+    with pytest.raises(InputError, match="has 2001 frames, and its header states 2002"):
         read_recording(recording)
 
 

@@ -310,7 +310,7 @@ class TestBadInput:
 
     def test_not_audio(self, model, tmp_path):
         (tmp_path / "notes.wav").write_text("Tuesday: buy bread. " * 100)
-        self.fails(model, tmp_path / "notes.wav", tmp_path, r"notes.wav: can't be read as audio \(.*Is it damaged")
+        self.fails(model, tmp_path / "notes.wav", tmp_path, r"notes.wav: can't be read as audio \(.*It is damaged")
 
     def test_no_samples(self, model, tmp_path):
         path = write(tmp_path / "empty.wav", np.zeros(0))
@@ -345,8 +345,8 @@ class TestBadInput:
             (np.zeros(4000, dtype=complex), "floating point or integers; found complex128"),
             (np.array(["a", "b"]), "floating point or integers; found <U1"),
             ([0, 1, 2], "a list of integers has no full scale: give an array of their type"),
-            ([[0.1, 0.2], [0.3]], "the given list is no array of samples"),
-            (torch.zeros(4000).to_sparse(), "the given Tensor is no array of samples"),
+            ([[0.1, 0.2], [0.3]], "the given list is not an array of samples"),
+            (torch.zeros(4000).to_sparse(), "the given Tensor is not an array of samples"),
             (np.float32(1), r"found shape \[\]"),
         ):
             with pytest.raises(InputError, match=found):
@@ -361,7 +361,10 @@ class TestBadInput:
 
     def test_a_batch_of_something_else(self, model):
         for batch, found in (
-            ("talk.wav", "mix must be an array or a tensor, .*; found str. `separate` takes one recording of any kind"),
+            (
+                "talk.wav",
+                "mix must be an array or a tensor, .*; found str. For one recording of any kind, use `separate`",
+            ),
             (np.zeros((1, 4000), dtype=bool), "floating point or integers; found bool"),
             (torch.zeros(4000), r"\[batch, samples\], of one channel; found shape \[4000\]"),
             (torch.zeros(1, 0), "at least 32 samples, the encoder's kernel; found 0"),
@@ -387,7 +390,7 @@ class TestBadInput:
 
     def test_files_that_are_not_here(self, model):
         """As SpeechBrain's class would fetch them."""
-        hub = r"If it is on the Hugging Face hub, .*hf_hub_download\('owner/name', 'a/mixture.wav'\) gives its path"
+        hub = r"If it is on the Hugging Face hub, .*hf_hub_download\('owner/name', 'a/mixture.wav'\) returns its"
         with pytest.raises(InputError, match=hub):
             model.separate_file("owner/name/a/mixture.wav")
         with pytest.raises(InputError, match="there is no such audio file. Download it, and give the path"):
@@ -434,7 +437,7 @@ class TestBadInput:
         path = write(tmp_path / "talk.wav", noise(4000))
         write_all = soundfile.SoundFile.write
         monkeypatch.setattr(soundfile.SoundFile, "write", lambda file, samples: write_all(file, samples[:-1]))
-        self.fails(model, path, tmp_path, "can't be written .the file is shorter than what was written to it")
+        self.fails(model, path, tmp_path, "can't be written .the file is shorter than the written data")
 
 
 @contextlib.contextmanager

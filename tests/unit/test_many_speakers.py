@@ -134,7 +134,7 @@ def test_is_made_once_and_completed(source, made, tmp_path):
 
 
 def test_another_seed_is_another_corpus(source, made, tmp_path):
-    with pytest.raises(InputError, match="was begun with seed 1234; requested is seed 5"):
+    with pytest.raises(InputError, match="was generated with seed 1234; requested is seed 5"):
         prepare_many_speakers(made[0], tmp_path, **source, **NUMBERS, seed=5)
 
 
@@ -165,7 +165,7 @@ def test_dynamic_mixing_draws_from_it(made, source):
 
 def test_dynamic_mixing_without_a_manifest_needs_a_number(made):
     tables = made[0] / "tables" / "tr"
-    with pytest.raises(InputError, match="mixtures_per_epoch is null, and there is no manifest to count"):
+    with pytest.raises(InputError, match="mixtures_per_epoch is null, and there is no manifest: give"):
         DynamicMixtureDataset(None, None, tables / "mixing_speech.csv")
 
 

@@ -50,7 +50,7 @@ class TestTables:
         with pytest.raises(InputError, match=r"energies.npy: has 869 energies; the recordings of the table have 870"):
             NoisePool.read(pools["noise_table"])
         (tmp_path / "mixing_noise.energies.npy").write_bytes(b"none")
-        with pytest.raises(InputError, match=r"energies.npy: can't be read as energies of noise"):
+        with pytest.raises(InputError, match=r"energies.npy: can't be read as noise energies"):
             NoisePool.read(pools["noise_table"])
 
     def test_energies_are_of_the_recordings_that_are_there_now(self, tmp_path):

@@ -140,7 +140,9 @@ class TestMapping:
         assert build_masknet("2mini", apply_masks=False).config["apply_masks"] is False
 
     def test_a_mossformer_has_no_such_option(self):
-        with pytest.raises(InputError, match="apply_masks: False is for MossFormer2.*found model_size S.*2S, 2, 2mini"):
+        with pytest.raises(
+            InputError, match="apply_masks: False is only for MossFormer2.*found model_size S.*2S, 2, 2mini"
+        ):
             build_masknet("S", apply_masks=False)
 
 

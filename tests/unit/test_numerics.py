@@ -40,21 +40,19 @@ def test_one_line_at_the_start_of_training(tmp_path, caplog):
     assert not any("--compile" in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("products", [True, False])
-def test_tf32_is_stated_for_a_gpu(monkeypatch, products):
+@pytest.mark.parametrize("matmul", [True, False])
+def test_tf32_is_stated_for_a_gpu(monkeypatch, matmul):
     """SpeechBrain turns it on at import: float32 is not float32 then, and nobody has asked."""
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "some GPU")
     before = torch.backends.cuda.matmul.allow_tf32
     assert before  # as SpeechBrain leaves it
     try:
-        torch.backends.cuda.matmul.allow_tf32 = products
+        torch.backends.cuda.matmul.allow_tf32 = matmul
         line = numerics.describe("cuda:0", "fp32", "fp32")
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     assert line.startswith("Computes on cuda:0 (some GPU), 1 process, in fp32, evaluates in fp32; TF32 in float32: ")
-    assert (
-        f"products {'on' if products else 'off'}, convolutions on (SpeechBrain turns it on; SB_DISABLE_QUIRKS=" in line
-    )
+    assert f"matmul {'on' if matmul else 'off'}, convolutions on (SpeechBrain turns it on; SB_DISABLE_QUIRKS=" in line
     assert "CUDA " in line and "cuDNN " in line
 
 

@@ -89,7 +89,7 @@ def test_eight_bits_need_onnxruntime(tmp_path, monkeypatch):
 
 def test_eight_bits_are_of_an_onnx_model(capsys, tmp_path):
     assert main(["export", "nowhere", "--output_folder", str(tmp_path / "out"), "--int8"]) == 2
-    assert "--int8: makes 8-bit weights of an ONNX model. Give --onnx with it" in capsys.readouterr().err
+    assert "--int8: quantises the ONNX model, and needs --onnx. Add --onnx" in capsys.readouterr().err
 
 
 def test_absent_packages(tmp_path, monkeypatch):

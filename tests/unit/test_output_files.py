@@ -67,7 +67,7 @@ class TestSubtypes:
         ("format", "subtype", "advice"),
         [
             ("flac", "FLOAT", "choose PCM_24 or PCM_16"),
-            ("ogg", "PCM_16", "leave it out"),
+            ("ogg", "PCM_16", "remove it, since"),
             ("wav", "PCM_8", "choose FLOAT, PCM_16 or PCM_24"),
         ],
     )

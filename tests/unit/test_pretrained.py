@@ -16,7 +16,7 @@ from mossformer_sb.pretrained import DEFAULT, default_model
 from mossformer_sb.sharing.folder import export
 
 ROOT = Path(__file__).parents[2]
-MISSING = "no model is named, and this version of mossformer_sb comes without one"
+MISSING = "no model is given, and this version of mossformer_sb has no packaged model"
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_patience_ends_all_ranks_with_the_same_message(runs):
     single, both, _ = runs
     assert both[0]["patience"] == both[1]["patience"]
     for message in (single["patience"], both[0]["patience"]):
-        assert message.startswith("Training stopped: 1 steps in a row")
+        assert message.startswith("Training stopped: 1 consecutive steps")
         assert "nonfinite_patience: 0" in message and "2 examples without a finite loss (4, 5)" in message
         assert "a lower lr" in message and "--check_samples True" in message
 

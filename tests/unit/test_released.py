@@ -129,7 +129,7 @@ class TestEach:
     def test_a_wrong_checksum(self, hubs, name, monkeypatch):
         file = largest(hubs, name)
         change(monkeypatch, name, sha256={file.name: 64 * "0"})
-        with pytest.raises(InputError, match=rf"^{name}: .*has the sha256 [0-9a-f]{{64}}, needed is 0+: it is damaged"):
+        with pytest.raises(InputError, match=rf"^{name}: .*has the sha256 [0-9a-f]{{64}}, expected 0+: it is damaged"):
             load(name)
         assert not is_cached(name) and not list((cache_folder() / "downloads" / name).glob(f"{file.name}*"))
 
@@ -138,11 +138,11 @@ class TestEach:
         file = largest(hubs, name)
         size = file.stat().st_size
         file.write_bytes(file.read_bytes()[: size // 2])
-        with pytest.raises(InputError, match=rf"{file.name}: can't be read as plain weights .*(\n.*)*remove .* again"):
+        with pytest.raises(InputError, match=rf"{file.name}: can't be read as plain weights .*(\n.*)*Remove .* again"):
             load(name)
         (cache_folder() / "downloads" / name / file.name).unlink()
         change(monkeypatch, name, sizes={file.name: size})
-        with pytest.raises(InputError, match=f"has {size // 2} bytes, needed are {size}: it is truncated"):
+        with pytest.raises(InputError, match=f"has {size // 2} bytes, expected {size}: it is truncated"):
             load(name)
         assert not is_cached(name)
 
@@ -155,11 +155,11 @@ class TestEach:
         torch.save(content, file)
         with pytest.raises(InputError, match=rf"2 keys are not those(.|\n)*{file.name} +{key} +- +\[1\]") as error:
             load(name)
-        assert "They are kept: remove" in str(error.value) and not is_cached(name)
+        assert "expects other files" in str(error.value) and not is_cached(name)
 
     def test_another_network(self, hubs, name, monkeypatch):
         change(monkeypatch, name, num_blocks=3)
-        with pytest.raises(InputError, match="'num_blocks': 1.*needed is a MossFormer.*'num_blocks': 3"):
+        with pytest.raises(InputError, match="'num_blocks': 1.*expected a MossFormer.*'num_blocks': 3"):
             load(name)
 
     def test_put_there_by_hand(self, hubs, name, monkeypatch):
@@ -224,7 +224,10 @@ class TestUse:
         assert f"folder      {model_folder(ONE)}" in capsys.readouterr().out.replace("  ", "  ")
         assert main(["models"]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "in the cache" in line] == [ONE]
-        for arguments, message in ((["nobody/model"], "is no released model"), (["--download"], "is for one model")):
+        for arguments, message in (
+            (["nobody/model"], "is not a released model"),
+            (["--download"], "needs the name of a model"),
+        ):
             assert main(["models", *arguments]) == 2
             assert message in capsys.readouterr().err
 

@@ -188,13 +188,13 @@ CONFIGS = {
     "no text as the class": (key(network=3), "network must be one of .*; found 3"),
     "another class": (key(network="Conv-TasNet"), "Conv-TasNet does not take out_channels, group_size"),
     "of another program": (key(network=None, model_type="mossformer2"), "has no network, .*`mossformer-sb convert`"),
-    "no rate": (key(sample_rate=None), "has no sample_rate, so it describes no separator"),
+    "no rate": (key(sample_rate=None), "has no sample_rate, so it does not describe a separator"),
     "no speakers": (key(num_spks=None), "has no num_spks"),
     "an unknown key": (key(jit=True), "MossFormer does not take jit: it takes out_channels, num_blocks"),
     "a key of this program's own": (key(in_channels=16), "MossFormer does not take in_channels"),
-    "arguments of arguments": (key(others={"a": 1}), "others has to be a plain value; found dict"),
-    "code in a list": (key(norm=["!apply:os.system", "ls"]), "norm has to be a plain value; found list"),
-    "a huge depth": (key(num_blocks=10**9), "num_blocks has to be a number up to 1048576; found 1000000000"),
+    "arguments of arguments": (key(others={"a": 1}), "others must be a plain value; found dict"),
+    "code in a list": (key(norm=["!apply:os.system", "ls"]), "norm must be a plain value; found list"),
+    "a huge depth": (key(num_blocks=10**9), "num_blocks must be a number up to 1048576; found 1000000000"),
     "a depth beyond the weights": (
         key(num_blocks=900),
         r"num_blocks is 900, and model.safetensors has only \d+ tensors",
@@ -212,11 +212,11 @@ CONFIGS = {
     "text as a probability": (key(dropout="0.1"), "dropout must be a number; found '0.1'"),
     "a number as a name": (key(input_level=3), "input_level must be a name; found 3"),
     "a norm that is not known": (key(norm="os"), "norm 'os' is not known"),
-    "NaN": (text("0.1", "NaN"), r"config.json: can't be read as JSON \(NaN is no number\)"),
-    "infinity": (text("0.1", "-Infinity"), "-Infinity is no number"),
-    "infinity in digits": (text("0.1", "1e999"), "dropout has to be a number up to 1048576; found inf"),
-    "more digits than are read": (text("0.1", 5000 * "9"), "can't be read as JSON|has to be a number up to"),
-    "a key twice": (text("{", '{"network": "SepFormer", '), "the key 'network' is there twice"),
+    "NaN": (text("0.1", "NaN"), r"config.json: can't be read as JSON \(NaN is not a number\)"),
+    "infinity": (text("0.1", "-Infinity"), "-Infinity is not a number"),
+    "infinity in digits": (text("0.1", "1e999"), "dropout must be a number up to 1048576; found inf"),
+    "more digits than are read": (text("0.1", 5000 * "9"), "can't be read as JSON|must be a number up to"),
+    "a key twice": (text("{", '{"network": "SepFormer", '), "the key 'network' occurs twice"),
     "no JSON": (text("{", ""), "can't be read as JSON"),
     "a list": (lambda _: "[1]", "has no network, sample_rate, num_spks"),
     "deep nesting": (lambda _: 60000 * "[", "can't be read as JSON"),
@@ -307,7 +307,8 @@ class TestHostileWeights:
         for name in ("pytorch_model.bin", "model.bin", "masknet.ckpt"):
             torch.save(Touch(mark), folder / name)
         refused(
-            folder, r"holds no model.safetensors. .* files that can hold code, as .* pytorch_model.bin and .ckpt, are"
+            folder,
+            r"holds no model.safetensors. .* files that can hold code, such as .* pytorch_model.bin and .ckpt, are",
         )
         assert not mark.exists()
 
@@ -364,7 +365,7 @@ class TestEarlierExport:
         model = load(converted)
         assert torch.equal(output(model), expected) and model.hparams.input_level == "loud_rms"
         assert (converted / "README.md").read_text() == "# Its own card\n"
-        with pytest.raises(InputError, match="leave average, examples out, or give the output folder of its training"):
+        with pytest.raises(InputError, match="remove average, examples, or give the output folder of its training"):
             export_training(earlier, tmp_path / "more", average=3, num_examples=1)
 
     def test_half_precision_stays(self, earlier, tmp_path):

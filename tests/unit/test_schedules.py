@@ -213,7 +213,7 @@ def test_other_objects_than_schedules_are_refused(scheduler):
 
 
 def test_torch_schedule_that_lacks_an_argument():
-    with pytest.raises(InputError, match="lr_scheduler: torch's StepLR can't be made .*step_size"):
+    with pytest.raises(InputError, match="lr_scheduler: torch's StepLR can't be built .*step_size"):
         Schedule(lr_scheduler.StepLR, start("constant").optimizer)
 
 

@@ -155,7 +155,7 @@ class TestLayouts:
         root = corpus.relative_to(tmp_path)
         (found,) = find_utterances(folder, "manifests/tt.csv", data_root=root)
         assert found.mixture == root / "mix/day/talk.wav" and found.mixture.is_file()
-        with pytest.raises(InputError, match="tt.csv: .*talk.wav is not there, .* of the corpus with --data_root"):
+        with pytest.raises(InputError, match="tt.csv: .*talk.wav does not exist, .* of the corpus with --data_root"):
             find_utterances(folder, "manifests/tt.csv")
         manifest.rename(corpus / "tt.csv")
         (found,) = find_utterances(folder, root / "tt.csv")
@@ -205,13 +205,13 @@ class TestMismatches:
         (corpus / "mix" / "day" / "talk.wav").unlink()
         self.fails("day/talk: has no mixture", folder, corpus)
         (corpus / "mix_clean").mkdir()
-        self.fails("has to hold one folder of mixtures; found mix, mix_clean. Give it with --mixtures", folder, corpus)
+        self.fails("must hold one folder of mixtures; found mix, mix_clean. Give it with --mixtures", folder, corpus)
         self.fails("no such folder of mixtures", folder, corpus, mixtures=tmp_path / "none")
 
     def test_nothing(self, corpus, tmp_path):
         (tmp_path / "est").mkdir()
         self.fails("holds neither subfolders s1, s2 and so on, nor files <ID>_estimate1.wav", tmp_path / "est", corpus)
-        self.fails("there is no such folder. Give the one of the estimates", tmp_path / "none", corpus)
+        self.fails("there is no such folder. Give that of the estimates", tmp_path / "none", corpus)
 
     def test_nothing_in_common(self, corpus, tmp_path, signals):
         (tmp_path / "t.csv").write_text("ID,mix_wav,s1_wav,est1_wav\n")
@@ -262,7 +262,7 @@ class TestMismatches:
             (np.zeros(7999), RATE, "talk_spk1.wav: has 7999 samples at 8000 Hz, and its mixture .* 8000 at 8000 Hz"),
             (np.zeros(8000), 16000, "talk_spk1.wav: has 8000 samples at 16000 Hz"),
             (np.zeros((8000, 2)), RATE, "talk_spk1.wav: has 2 channels"),
-            (np.full(8000, np.nan), RATE, "talk_spk1.wav: has samples that are NaN or infinite"),
+            (np.full(8000, np.nan), RATE, "talk_spk1.wav: has NaN or infinite samples"),
         ],
     )
     def test_signals(self, corpus, tmp_path, signals, samples, rate, message):

@@ -195,7 +195,7 @@ class TestLists:
             ("a x.wav\nb raw.ark:1234\n", "line 2: has an offset in an archive, 'raw.ark:1234'"),
             ("a x.wav\na y.wav\n", "has the ID a twice"),
             ("../a x.wav\n", "has the ID '../a', which can't name a file"),
-            ("\n \n", "names no recording"),
+            ("\n \n", "this list is empty"),
         ],
     )
     def test_what_is_refused(self, tmp_path, text, message):

@@ -160,7 +160,7 @@ class TestRefusals:
             (b"", "/separate", 400, "the request has no body: send an audio file"),
             (b"no audio", "/separate?name=talk", 422, "talk: can't be read as audio"),
             (audio(0.002), "/separate?name=short", 422, "short: has 16 samples at the model's 8000 Hz"),
-            (audio(4, "FLAC"), "/separate", 413, "takes 4 seconds; the maximum is 3 seconds"),
+            (audio(4, "FLAC"), "/separate", 413, "lasts 4 seconds; the maximum is 3 seconds"),
             (b"\0" * 600_000, "/separate", 413, "the request is larger than 0.5 MB"),
             (iter([b"\0" * 100_000] * 6), "/separate", 413, "the request is larger than 0.5 MB"),
             (audio(), "/separate?format=aac", 422, "format"),
@@ -296,7 +296,7 @@ class TestCommand:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             assert main(["serve", "--model", str(folder), "--port", port, "--device", "cpu"]) == 2
-        assert f"127.0.0.1:{port} can't be listened on" in capsys.readouterr().err
+        assert f"can't listen on 127.0.0.1:{port}" in capsys.readouterr().err
 
     def test_wrong_limits(self, capsys):
         assert main(["serve", "--max_minutes", "0"]) == 2

@@ -35,7 +35,7 @@ class TestLimits:
         path = tmp_path / f"talk.{ending}"
         soundfile.write(path, 0.1 * np.random.randn(16000), 8000)
         assert Limits(minutes=2 / 60).check_length(path) == pytest.approx(2.0)
-        with pytest.raises(TooLong, match=r"talk.\w+: takes 2 seconds; the maximum is 1.5 seconds. Cut .* --max_min"):
+        with pytest.raises(TooLong, match=r"talk.\w+: lasts 2 seconds; the maximum is 1.5 seconds. Cut .* --max_min"):
             Limits(minutes=1.5 / 60).check_length(path)
 
     def test_both_servers_count_megabytes_alike(self):

@@ -118,7 +118,7 @@ def test_examples(training, tmp_path):
     found = sorted(path.name for path in (folder / "examples").iterdir())
     assert found == ["a_estimate1.wav", "a_mix.wav", "a_source1.wav"]
     assert "[a_mix.wav](examples/a_mix.wav)" in (folder / "README.md").read_text()
-    with pytest.raises(InputError, match="holds 2 examples, and 3 are asked for"):
+    with pytest.raises(InputError, match="holds 2 examples; 3 are needed"):
         export_training(training, tmp_path / "model", num_examples=3)
 
 
@@ -160,12 +160,12 @@ def test_stands_alone(training, tmp_path):
 
 class TestMistakes:
     def test_no_training_folder(self, tmp_path):
-        with pytest.raises(InputError, match="holds no hyperparams.yaml, so it is no output folder of a training"):
+        with pytest.raises(InputError, match="holds no hyperparams.yaml, so it is not the output folder of a training"):
             export_training(tmp_path, tmp_path / "model")
 
     def test_no_checkpoints(self, training, tmp_path):
         shutil.rmtree(training / "save")
-        with pytest.raises(InputError, match="save: there are no checkpoints"):
+        with pytest.raises(InputError, match="save: holds no checkpoints"):
             export_training(training, tmp_path / "model")
 
     def test_no_such_checkpoint(self, training, tmp_path):
@@ -258,7 +258,7 @@ class TestSettingsThatDoNotFit:
 
     def test_an_exported_model(self, training, tmp_path):
         folder = export_training(training, tmp_path / "model")
-        with pytest.raises(InputError, match="model: is no output folder of a training, but an exported model"):
+        with pytest.raises(InputError, match="model: is not the output folder of a training, but an exported model"):
             export_training(folder, tmp_path / "again")
 
 
@@ -281,7 +281,7 @@ class TestRecord:
     @pytest.mark.parametrize("content", ["{", "[1]", "\xff"])
     def test_that_is_damaged(self, tmp_path, content):
         (tmp_path / "training_record.json").write_bytes(content.encode("latin-1"))
-        with pytest.raises(InputError, match="training_record.json: can't be read .*Restore a copy, or remove it"):
+        with pytest.raises(InputError, match="training_record.json: can't be read .*Restore a backup, or remove it"):
             TrainingRecord.read(tmp_path)
 
     def test_a_resumed_training_keeps_the_scores_until_the_next_evaluation(self):

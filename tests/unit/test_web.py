@@ -118,7 +118,7 @@ class TestSeparating:
 
     def test_too_long(self, talk, tmp_path, models):
         assert Limits(minutes=1 / 60).check_length(talk) == 1.0
-        with pytest.raises(InputError, match="^talk.wav: takes 1 seconds; the maximum is 0.5 seconds. Cut it"):
+        with pytest.raises(InputError, match="^talk.wav: lasts 1 seconds; the maximum is 0.5 seconds. Cut it"):
             separate(talk, tmp_path / "token", models, max_seconds=0.5)
         assert not list((tmp_path / "token").iterdir())
 
@@ -220,7 +220,7 @@ class TestPage:
 class TestModels:
     def test_without_any(self, monkeypatch, tmp_path):
         monkeypatch.setattr("mossformer_sb.pretrained.FOLDER", tmp_path)
-        with pytest.raises(InputError, match="no model is named"):
+        with pytest.raises(InputError, match="no model is given"):
             Models()
 
     def test_the_packages_own_comes_last(self, monkeypatch, tmp_path, model):
@@ -242,11 +242,11 @@ class TestModels:
         released = types.ModuleType("mossformer_sb.sharing.released")
         released.RELEASED = {"big-model": types.SimpleNamespace(megabytes=670)}
         monkeypatch.setitem(sys.modules, released.__name__, released)
-        assert Models([model]).labels[0] == Models([model]).at_hand[0] == "model"
+        assert Models([model]).labels[0] == Models([model]).local_labels[0] == "model"
         assert not any("big-model" in label for label in Models([model]).labels)
         found = Models([model], any_model=True)
         label = "big-model, released (670 MB, downloaded once)"
-        assert label in found.labels and label not in found.at_hand and found.source(label) == "big-model"
+        assert label in found.labels and label not in found.local_labels and found.source(label) == "big-model"
 
     def test_loaded_once(self, models):
         assert models.load(models.labels[0]) is models.load(models.labels[0])
@@ -421,7 +421,7 @@ def test_names_of_files_are_text_in_the_page(tmp_path, models):
     [
         (["--port", "70000"], "port must be from 0"),
         (["--max_minutes", "0"], "max_minutes must be greater than 0"),
-        (["--host", "no.such.host.invalid"], "can't listen at no.such.host.invalid, port 7860"),
+        (["--host", "no.such.host.invalid"], "can't listen on no.such.host.invalid, port 7860"),
         (["--model", "no/such/folder"], "no/such/folder"),
     ],
 )

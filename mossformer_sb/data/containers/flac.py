@@ -1,4 +1,4 @@
-"""FLAC: the header states the number of samples, or nothing, and each frame which samples it holds.
+"""FLAC: the header states the number of samples or 0, and each frame the position of its samples.
 
 libsndfile needs the number in the header: without it, the last samples can't be read.
 """
@@ -13,12 +13,12 @@ from mossformer_sb.data.containers.pieces import WHOLE_COPY, Damage, Part, Surve
 if TYPE_CHECKING:
     from mossformer_sb.data.containers.pieces import ByteSource
 
-_INFO = 8  # where the contents of the first block begin, which describes the stream
+_INFO = 8  # start of the content of the first block, which describes the stream
 _TOTAL_AT, _HEADER_SIZE = _INFO + 13, _INFO + 34
 _JOINED = b"fLaC\x00\x00\x00\x22"
-_MOST_HEADER = 16  # bytes of a frame's header
-_TAILS = (2**16, 2**22)  # bytes at the end of the file in which to look for the last frame, before giving up
-_EXTREME = 0.02  # of all samples: to the middle of the file come more than that, or it is odd
+_MOST_HEADER = 16  # maximum bytes of a frame's header
+_TAILS = (2**16, 2**22)  # bytes at the end of the file in which to search for the last frame
+_EXTREME = 0.02  # share of all samples; the frame in the middle of the file should not be this close to an end
 
 
 class _Frame(NamedTuple):
@@ -32,14 +32,14 @@ class _Frame(NamedTuple):
 
 
 def survey_flac(source: ByteSource, offset: int) -> Survey:
-    """Look at the header and the last frame of a FLAC file.
+    """Survey a FLAC file by its header and its last frame.
 
     Arguments
     ---------
     source : ByteSource
         The file.
     offset : int
-        Where it begins.
+        Start of the FLAC data.
 
     Returns
     -------
@@ -52,13 +52,13 @@ def survey_flac(source: ByteSource, offset: int) -> Survey:
     block = int.from_bytes(header[_INFO + 2 : _INFO + 4], "big")
     frames = _last_frames(source, offset, block, total)
     if not frames:
-        return Survey(Damage("is truncated: it has a header and no whole frame", WHOLE_COPY))
+        return Survey(Damage("is truncated: it has a header and no complete frame", WHOLE_COPY))
     odd = frames[-1].end != total
     if (odd or _is_lopsided(source, offset, block, total)) and source.find(_JOINED, offset + 4) > 0:
         return Survey(
             Damage(
                 "holds another FLAC file after the first",
-                "Files were joined byte by byte: join them with `sox IN1 IN2 OUT.flac`, or split them.",
+                "Several files were concatenated: join them with `sox IN1 IN2 OUT.flac`, or split them.",
                 truncated=False,
             )
         )
@@ -78,12 +78,12 @@ def survey_flac(source: ByteSource, offset: int) -> Survey:
 
 
 def _last_frames(source, offset, block, total):
-    """The frames that begin near the end, in their order."""
+    """The frames near the end of the file, in order."""
     for tail in _TAILS:
         start = max(offset + _HEADER_SIZE, source.size - tail)
         found = list(_frames(source.at(start, source.size - start), start, block))
         ends = {frame.end for frame in found} | {0}
-        found = [frame for frame in found if frame.first in ends] or found  # others only look like a header
+        found = [frame for frame in found if frame.first in ends] or found  # others are false positives
         if found and (found[-1].end == total or start == offset + _HEADER_SIZE):
             return found
     return found
@@ -97,7 +97,7 @@ def _is_lopsided(source, offset, block, total):
 
 
 def _frames(content, start, block):
-    """Yields what looks like the headers of frames."""
+    """Yields candidates for headers of frames."""
     place = -1
     while (place := content.find(b"\xff", place + 1)) >= 0:
         frame = _parse(content[place : place + _MOST_HEADER], start + place, block)
@@ -106,7 +106,7 @@ def _frames(content, start, block):
 
 
 def _parse(header, place, block):
-    """The frame that begins with these bytes, or None. `block` is the samples of a frame where all have as many."""
+    """The frame that begins with these bytes, or None. `block`: samples per frame if it is constant."""
     if len(header) < 6 or header[1] not in (0xF8, 0xF9):
         return None
     size, rate = header[2] >> 4, header[2] & 15
@@ -128,11 +128,11 @@ def _parse(header, place, block):
 
 
 def _number(header, position):
-    """A number coded as in UTF-8, with up to 36 bits, and where it ends."""
+    """A number of up to 36 bits, coded as in UTF-8, and its end."""
     first = header[position]
     if first < 0x80:
         return first, position + 1
-    length = 8 - (first ^ 0xFF).bit_length()  # the ones that it begins with
+    length = 8 - (first ^ 0xFF).bit_length()  # number of leading ones
     rest = header[position + 1 : position + length]
     if not 2 <= length <= 7 or len(rest) < length - 1 or any(byte >> 6 != 2 for byte in rest):
         return None, position
@@ -144,7 +144,7 @@ def _number(header, position):
 
 @functools.cache
 def _checksums():
-    """Of each byte, with the polynomial x^8 + x^2 + x + 1."""
+    """CRC-8 of each byte, with the polynomial x^8 + x^2 + x + 1."""
     table = []
     for byte in range(256):
         for _ in range(8):

@@ -1,7 +1,7 @@
-"""MPEG audio, MP3 above all: frames without a container, so its length is found by counting them.
+"""MPEG audio, mostly MP3: frames without a container, so its length is found by counting them.
 
-libsndfile goes by a tag in the first frame (Xing, Info), or guesses from the size of the file and of that frame. With a
-variable bit rate, or where files were joined, it stops long before the end, or states too great a length.
+libsndfile uses a tag in the first frame (Xing, Info), or estimates the length from the sizes of the file and of that
+frame. With a variable bit rate, or if files were concatenated, it stops too early, or states too great a length.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mossformer_sb.data.containers.pieces import ByteSource
 
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the version's code
-_KBITS = {  # by whether it is MPEG 1, and by layer
+_KBITS = {  # by MPEG 1 or not, and by layer
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -25,17 +25,17 @@ _KBITS = {  # by whether it is MPEG 1, and by layer
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_MONO = 3  # the code of the mode
-_CONFIRMING = 3  # frames in a row that confirm a beginning
-_FIRST_WITHIN = 2**17  # bytes of something else before the first frame
-_LARGEST_FRAME = 2**13  # bytes, of a bit rate that no table has
-# A frame may refer to up to 511 bytes before it, which at the lowest bit rates are many frames.
+_MONO = 3  # code of the mode
+_CONFIRMING = 3  # consecutive frames that confirm a beginning
+_FIRST_WITHIN = 2**17  # maximum number of other bytes before the first frame
+_LARGEST_FRAME = 2**13  # bytes, for a free bit rate
+# A frame may refer to up to 511 preceding bytes, which at the lowest bit rates are many frames.
 PREROLL_FRAMES = 16
 _APE, _ID3V1 = 32, 128  # bytes
 
 
 class Kind(NamedTuple):
-    """What all frames of a stream have in common."""
+    """Properties that all frames of a stream share."""
 
     version: int
     layer: int
@@ -44,33 +44,33 @@ class Kind(NamedTuple):
 
     @property
     def frame_samples(self) -> int:
-        """Samples of a frame."""
+        """Samples per frame."""
         if self.layer == 1:
             return 384
         return 576 if self.layer == 3 and self.version != 3 else 1152
 
 
 class Tag(NamedTuple):
-    """What the tag in the first frame of a stream says."""
+    """Content of the tag in the first frame of a stream."""
 
     frames: int | None
     bytes: int | None
-    place: int | None  # of the number of frames in the tag's frame, where libsndfile reads it
+    place: int | None  # position of the number of frames in the tag's frame, where libsndfile reads it
 
 
 @dataclass
 class Stream:
-    """Frames of one kind, with the tag that they begin with, if any."""
+    """Frames of one kind, with the tag at their start, if any."""
 
     kind: Kind
     tag: Tag | None = None
     tag_span: tuple | None = None
     spans: list = field(default_factory=list)  # (start, stop) in the file
     frames: int = 0
-    free_length: int | None = None  # bytes of a frame without padding, where the header has no bit rate
+    free_length: int | None = None  # bytes per frame without padding, if the header has no bit rate
 
     def add(self, start: int, stop: int) -> None:
-        """One more frame."""
+        """Add a frame."""
         if self.spans and self.spans[-1][1] == start:
             self.spans[-1] = (self.spans[-1][0], stop)
         else:
@@ -79,12 +79,12 @@ class Stream:
 
     @property
     def is_as_tagged(self) -> bool:
-        """Whether libsndfile reads all of it without help."""
+        """Whether libsndfile reads the stream completely without help."""
         found = self.tag and self.tag.place is not None and self.tag.frames == self.frames
         return bool(found and len(self.spans) == 1 and self.tag_span[1] == self.spans[0][0])
 
     def part(self) -> Part:
-        """How to read it to its end."""
+        """The parts that make libsndfile read the stream to its end."""
         if self.tag and self.tag.place is not None:
             return self._tagged_part()
         return Part(tuple(self.spans), frames=self.frames * self.kind.frame_samples, inflated=True)
@@ -97,7 +97,7 @@ class Stream:
         return Part(((start, place), struct.pack(">I", self.frames), (place + 4, stop), *self.spans))
 
     def missing_frames(self) -> int:
-        """How many frames the tag states beyond those that are there."""
+        """Number of frames that the tag states and the file lacks."""
         if not self.tag or not self.tag.frames:
             return 0
         missing = self.tag.frames - self.frames
@@ -109,9 +109,9 @@ class Stream:
 
 @functools.lru_cache(maxsize=2**12)
 def _header(first, second, third):
-    """Kind and length in bytes (None for a free bit rate) of a frame by bytes 1 to 3 of its header; None if it is none.
+    """Kind and length in bytes (None for a free bit rate) of a frame, from bytes 1 to 3 of its header; None if invalid.
 
-    The last four bits of a header change nothing here, and are to be masked out.
+    The last four bits of a header have no effect on it, and must be masked out.
     """
     version, layer = first >> 3 & 3, 4 - (first >> 1 & 3)
     kbits, rate, padding = second >> 4, second >> 2 & 3, second >> 1 & 1
@@ -141,7 +141,7 @@ def _frame(source, position, free_length=None):
 
 
 def _free_length(source, position, header, padding):
-    """Bytes to the next frame of the same kind, less this one's padding: a free bit rate is the same in all."""
+    """Bytes to the next frame of the same kind, without padding: a free bit rate is the same in all frames."""
     content = source.at(position, _LARGEST_FRAME)
     place = 4
     while (place := content.find(header[:2], place)) >= 0:
@@ -153,7 +153,7 @@ def _free_length(source, position, header, padding):
 
 
 def _is_beginning(source, position, end):
-    """Whether some frames of one kind follow one another from here."""
+    """Whether consecutive frames of one kind start at a position."""
     kind = None
     for number in range(_CONFIRMING):
         if position == end and number:
@@ -167,16 +167,16 @@ def _is_beginning(source, position, end):
 
 
 def first_frame(source: ByteSource, offset: int, within: int = _FIRST_WITHIN) -> int | None:
-    """Where MPEG audio begins.
+    """Find the start of MPEG audio.
 
     Arguments
     ---------
     source : ByteSource
         The file.
     offset : int
-        Where to begin to look.
+        Start of the search.
     within : int
-        Bytes of something else that may come before.
+        Maximum number of other bytes before the audio.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def _next_beginning(source, position, stop, end):
 
 
 def _tag(source, kind, position, length):
-    """The tag that a frame holds in the place of audio, or None."""
+    """The tag that a frame holds instead of audio, or None."""
     if kind.layer != 3:
         return None
     content = source.at(position, length)
@@ -205,14 +205,14 @@ def _tag(source, kind, position, length):
             if not flags & 1:
                 return Tag(None, first if flags & 2 else None, None)
             return Tag(first, second if flags & 2 else None, place + 8)
-    if content[36:40] == b"VBRI" and len(content) >= 54:  # libsndfile takes it for audio
+    if content[36:40] == b"VBRI" and len(content) >= 54:  # libsndfile decodes it as audio
         size, frames = unpack(">II", content[46:54])
         return Tag(frames, size, None)
     return None
 
 
 def _foreign(source, position):
-    """Bytes of a tag of another kind, such as ID3, at a position; 0 if there is none."""
+    """Bytes of another tag, such as ID3, at a position; 0 if there is none."""
     start = source.at(position, 10)
     if start[:3] == b"ID3" and len(start) == 10:
         size = 0
@@ -232,7 +232,7 @@ def _foreign(source, position):
 
 
 def _audio_end(source):
-    """Where tags at the end of the file begin."""
+    """Start of the tags at the end of the file."""
     end = source.size
     if source.at(max(0, end - _ID3V1), 3) == b"TAG":
         end -= _ID3V1
@@ -287,7 +287,7 @@ def survey_mpeg(source: ByteSource, offset: int) -> Survey | None:
     source : ByteSource
         The file.
     offset : int
-        Where audio may begin, behind an ID3 tag.
+        Start of the audio, after an ID3 tag.
 
     Returns
     -------
@@ -305,12 +305,11 @@ def survey_mpeg(source: ByteSource, offset: int) -> Survey | None:
     if scan.rest:
         samples = streams[-1].kind.frame_samples
         notes.append(
-            f"ends within an MPEG frame ({scan.rest} bytes of it are there): it was cut off, by {samples} samples or "
-            f"more"
+            f"ends within an MPEG frame ({scan.rest} bytes of it exist): it is truncated, by {samples} samples or more"
         )
     junk = scan.junk + start - offset
     if junk:
-        notes.append(f"has {junk} bytes between its MPEG frames or at its ends that are no audio")
+        notes.append(f"has {junk} bytes between its MPEG frames or at its ends that are not audio")
     preroll = PREROLL_FRAMES * streams[0].kind.frame_samples
     plain = len(scan.streams) == 1 and streams[0].is_as_tagged and not junk and not scan.rest
     parts = None if plain else tuple(stream.part() for stream in streams)
@@ -323,7 +322,7 @@ def _damage(streams):
         found = ", then ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in kinds)
         return Damage(
             f"changes its format in the middle: {found}",
-            "Files were joined byte by byte: convert it with `ffmpeg -i IN OUT.wav`, or split them.",
+            "Several files were concatenated: convert it with `ffmpeg -i IN OUT.wav`, or split it.",
             truncated=False,
         )
     for stream in streams:

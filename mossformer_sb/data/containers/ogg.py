@@ -1,6 +1,6 @@
-"""Ogg: pages, numbered, each with its stream's serial number, so missing ones are found without decoding.
+"""Ogg: numbered pages with their stream's serial number, so missing pages are found without decoding.
 
-libsndfile reads the first of several streams that were joined, and a truncated file up to its last whole page.
+libsndfile reads the first of several concatenated streams, and a truncated file up to its last complete page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Walk:
     """One pass through the headers of all pages."""
 
     def __init__(self, source, position):
-        self.starts = []  # of streams that follow one another
+        self.starts = []  # starts of consecutive streams
         self.gaps = self.junk = self.missing = 0
         self.unended = set()  # numbers of streams without a last page
         expected, beginning = {}, False
@@ -57,14 +57,14 @@ class _Walk:
 
 
 def survey_ogg(source: ByteSource, offset: int) -> Survey:
-    """Look at the pages of an Ogg file.
+    """Survey an Ogg file by its pages.
 
     Arguments
     ---------
     source : ByteSource
         The file.
     offset : int
-        Where its first page begins.
+        Start of its first page.
 
     Returns
     -------
@@ -73,9 +73,9 @@ def survey_ogg(source: ByteSource, offset: int) -> Survey:
     walk = _Walk(source, offset)
     notes = []
     if walk.unended:
-        notes.append("has no last page: it was cut off between two pages, and how much is missing is unknown")
+        notes.append("has no last page: it is truncated between two pages, by an unknown length")
     if walk.junk:
-        notes.append(f"has {walk.junk} bytes between its pages or at its end that are no audio")
+        notes.append(f"has {walk.junk} bytes between its pages or at its end that are not audio")
     damage = None
     if walk.missing:
         damage = Damage(

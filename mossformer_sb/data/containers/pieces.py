@@ -1,4 +1,4 @@
-"""The result of surveying a container: parts, notes, damage; and files made of byte ranges of another."""
+"""The result of surveying a container: parts, notes, damage; and virtual files of byte ranges of another file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
-_SMALLEST, _LARGEST = 2**12, 2**18  # bytes that are read at once: headers take few, walking through a file many
-# An MP3 without a header of its own has its length guessed from the first frame: 320 kbit/s and 8 are the extremes.
+_SMALLEST, _LARGEST = 2**12, 2**18  # bytes per read: few for headers, many for a pass through a file
+# The length of an MP3 without a tag is estimated from the first frame: 320 kbit/s and 8 are the extremes.
 _INFLATION = 64
-_ZEROS = 128  # bytes at the end that decoders look into for a tag
+_ZEROS = 128  # bytes at the end in which decoders search for a tag
 
 
 class Damage(NamedTuple):
-    """Why a file can't be used.
+    """The reason why a file can't be used.
 
     Attributes
     ----------
     text : str
-        What was found, as the end of a sentence whose subject is the file.
+        The damage, as the end of a sentence whose subject is the file.
     remedy : str
-        What to do, as sentences.
+        The remedy, as complete sentences.
     truncated : bool
-        Whether there is less audio than the header states.
+        Whether the file holds less audio than its header states.
     """
 
     text: str
@@ -33,7 +33,7 @@ class Damage(NamedTuple):
     truncated: bool = True
 
 
-WHOLE_COPY = "Copy or download it again, or convert what is there with `ffmpeg -i IN OUT.wav`."
+WHOLE_COPY = "Copy or download it again, or convert the existing part with `ffmpeg -i IN OUT.wav`."
 
 
 def missing_bytes(count: int) -> Damage:
@@ -48,7 +48,7 @@ def missing_bytes(count: int) -> Damage:
 
 
 def unpack(layout: str, content: bytes) -> tuple:
-    """As `struct.unpack`, with zeros for bytes that are missing, as at the end of a truncated file.
+    """As `struct.unpack`, with zeros for missing bytes, as at the end of a truncated file.
 
     Example
     -------
@@ -60,16 +60,16 @@ def unpack(layout: str, content: bytes) -> tuple:
 
 
 class Part(NamedTuple):
-    """Something that libsndfile reads from beginning to end.
+    """A part of a file that libsndfile reads from beginning to end.
 
     Attributes
     ----------
     pieces : tuple
-        In this order: (start, stop) of the file, or bytes in the place of some of it.
+        Its content in order: (start, stop) of the file, or replacement bytes.
     frames : int, optional
-        How many it has. Default: what libsndfile says.
+        Number of frames. Default: as reported by libsndfile.
     inflated : bool
-        Whether to report a greater size than it has, since libsndfile would stop at its own estimate.
+        Whether to report a greater size than the real one, since libsndfile would stop at its own estimate.
     """
 
     pieces: tuple
@@ -83,15 +83,15 @@ class Survey(NamedTuple):
     Attributes
     ----------
     damage : Damage, optional
-        Why it can't be used.
+        The reason why the file can't be used.
     notes : tuple of str
-        Its irregularities, though all its audio can be read, as ends of a sentence.
+        Irregularities that don't prevent complete reading, as ends of a sentence.
     parts : tuple of Part, optional
-        What to read in turn. Default: the file as it is.
+        Parts to read one after the other. Default: the unchanged file.
     preroll : int
-        Frames to decode before the position where reading begins, so that the decoder has the state it needs.
+        Frames to decode before the first one that is read, for the state of the decoder.
     check_end : bool
-        Whether only decoding the last sample shows that the file is complete.
+        Whether the last sample must be decoded to know that the file is complete.
     """
 
     damage: Damage | None = None
@@ -107,9 +107,9 @@ class ByteSource:
     Arguments
     ---------
     stream : file object
-        Binary, can be sought in.
+        Binary and seekable.
     start : int
-        Where it begins.
+        The offset.
 
     Example
     -------
@@ -124,8 +124,8 @@ class ByteSource:
         self._position, self._window, self._block = 0, b"", _SMALLEST
 
     def at(self, position: int, count: int) -> bytes:
-        """The bytes at a position, fewer where the file ends."""
-        if position >= self.size:  # sizes in damaged headers lead beyond what can be sought
+        """The bytes at a position, fewer at the end of the file."""
+        if position >= self.size:  # positions from damaged headers may be too large to seek
             return b""
         offset = position - self._position
         if offset < 0 or offset + count > len(self._window):
@@ -136,7 +136,7 @@ class ByteSource:
         return self._window[offset : offset + count]
 
     def find(self, wanted: bytes, start: int) -> int:
-        """Where some bytes come next; -1 if they don't."""
+        """Next position of some bytes; -1 if there is none."""
         position = start
         while position < self.size:
             found = self.at(position, _LARGEST).find(wanted)
@@ -147,14 +147,14 @@ class ByteSource:
 
 
 class PieceFile(io.RawIOBase):
-    """A readable file made of byte ranges of another, and of bytes in between.
+    """A readable virtual file of byte ranges of another one, and of bytes in between.
 
     Arguments
     ---------
     source : ByteSource
-        What the pieces are of.
+        The file of the byte ranges.
     part : Part
-        Which.
+        The byte ranges.
 
     Example
     -------

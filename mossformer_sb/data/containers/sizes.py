@@ -1,6 +1,6 @@
-"""Containers whose header says how many bytes of audio follow: WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST, AVR.
+"""Containers whose header states the number of bytes of audio: WAV, RF64, W64, AIFF, SVX, AU, CAF, NIST, AVR.
 
-libsndfile truncates such a file silently, so an interrupted copy would pass for a short recording.
+libsndfile reads a truncated file without an error, so an interrupted copy would look like a short recording.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from mossformer_sb.data.containers.pieces import ByteSource
 
-# Programs that write to a pipe don't have the size. They write one of the largest possible sizes: SoX 0x7FFFF000,
+# Programs that write to a pipe don't know the size. They write one of the largest possible sizes: SoX 0x7FFFF000,
 # arecord 0x80000000, FFmpeg 0xFFFFFFFF, others some header's length away from these.
 _PLACEHOLDERS, _NEAR = (2**31, 2**32), 2**12 + 2**8
 _W64_DATA = b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
-_W64_HEADER = 24  # bytes of a chunk's name and size, which its size includes
+_W64_HEADER = 24  # bytes of a chunk's name and size, which are part of its size
 _SPHERE_HEADER = 1024
-_LARGE_REST = 2**12  # bytes after the audio of a WAV that are more than what some programs append
-_WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes of a sample in MATLAB's files
+_LARGE_REST = 2**12  # bytes after the audio of a WAV; some programs append fewer
+_WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}  # bytes per sample in MATLAB's files
 
 
 def survey_riff(source: ByteSource, offset: int) -> Survey:
@@ -35,7 +35,7 @@ def survey_riff(source: ByteSource, offset: int) -> Survey:
     source : ByteSource
         The file.
     offset : int
-        Where its header begins.
+        Start of its header.
 
     Returns
     -------
@@ -57,16 +57,16 @@ def survey_riff(source: ByteSource, offset: int) -> Survey:
 def _survey_data(source, offset, order, riff_size, size, start):
     present = source.size - start
     if size > present and is_placeholder(size):
-        return Survey()  # libsndfile takes all that follows
+        return Survey()  # libsndfile reads all following bytes
     if size > present:
-        if 0 <= source.size - offset - riff_size - 8 <= 1:  # nothing was cut off: the size was written wrongly
+        if 0 <= source.size - offset - riff_size - 8 <= 1:  # complete, with a wrong size in its header
             return Survey(notes=(f"has {present} bytes of audio and {size} in its header; all of them are read",))
         return Survey(missing_bytes(size - present))
     return _survey_rest(source, offset, order, size, start)
 
 
 def _survey_rest(source, offset, order, size, start):
-    """What comes after the audio must be chunks, each of which states its size."""
+    """Check that chunks, each with its size, follow the audio."""
     position = start + size + size % 2
     while (content := source.at(position, 8)) and len(content) == 8:
         name, length = unpack(order + "4sI", content)
@@ -74,7 +74,7 @@ def _survey_rest(source, offset, order, size, start):
             return Survey(
                 Damage(
                     f"holds another WAV file after its first {size} bytes of audio",
-                    "Files were joined byte by byte: join them with `sox IN1 IN2 OUT.wav`, or split them.",
+                    "Several files were concatenated: join them with `sox IN1 IN2 OUT.wav`, or split them.",
                     truncated=False,
                 )
             )
@@ -84,27 +84,27 @@ def _survey_rest(source, offset, order, size, start):
     rest = source.size - position
     if rest <= 8:
         return Survey()
-    wraps = (source.size - start - size) // 2**32  # of a size of 32 bits
+    wraps = (source.size - start - size) // 2**32  # overflows of a 32-bit size
     if size == 0 or (wraps and order == "<"):
         header = (source.at(offset, 12), (offset + 12, start - 4))
         if wraps:
             header = (_rf64(size + wraps * 2**32), header[1])
         pieces = (*header, b"\xff\xff\xff\xff", (start, source.size))
-        note = f"has a size of {size} bytes in its header, which was not written properly; all audio is read"
+        note = f"has a wrong size of {size} bytes in its header; all audio is read"
         return Survey(notes=(note,), parts=(Part(pieces),))
     if rest >= _LARGE_REST and rest > size // 100:
-        text = f"has {rest} bytes after the audio of its header that are no chunk of a WAV: they may be audio, too"
+        text = f"has {rest} bytes after the audio of its header that are not a chunk of a WAV: they may be audio too"
         return Survey(Damage(text, "`sox --ignore-length IN OUT.wav` reads them.", truncated=False))
-    return Survey(notes=(f"has {rest} bytes after its audio that are no chunk of a WAV, and are skipped",))
+    return Survey(notes=(f"has {rest} bytes after its audio that are not a chunk of a WAV, and are skipped",))
 
 
 def _rf64(size):
-    """The beginning of a file that may be larger than 4 GiB, with as many bytes of audio."""
+    """The header of a file that may be larger than 4 GiB, with this many bytes of audio."""
     return struct.pack("<4sI4s4sIQQQI", b"RF64", 2**32 - 1, b"WAVE", b"ds64", 28, size + 2**10, size, 0, 0)
 
 
 def _chunks(source, position, order):
-    """Yields name, size and place of the content of RIFF's or IFF's chunks, which are padded to even sizes."""
+    """Yields name, size and start of the content of RIFF's or IFF's chunks, which are padded to even sizes."""
     while len(content := source.at(position, 8)) == 8:
         name, size = unpack(order + "4sI", content)
         yield name, size, position + 8
@@ -112,7 +112,7 @@ def _chunks(source, position, order):
 
 
 def is_placeholder(size: int) -> bool:
-    """Whether a size of 32 bits is a placeholder, written by programs that don't have the size.
+    """Whether a size of 32 bits is a placeholder of a program that doesn't know the size.
 
     Example
     -------
@@ -199,12 +199,12 @@ _WITH_LOG = ("VOC", "MAT4", "WVE", "MPC2K", "SDS", "MAT5")
 
 
 def survey_log(file: soundfile.SoundFile) -> Damage | None:
-    """The damage that libsndfile's own log of an open file reports, for formats that are not surveyed here, or None.
+    """The damage in libsndfile's own log of an open file, for formats that are not surveyed here, or None.
 
     Arguments
     ---------
     file : soundfile.SoundFile
-        Just opened.
+        A file that was just opened.
 
     Returns
     -------

@@ -27,7 +27,7 @@ _BY_MAGIC = {
     b"fLaC": flac.survey_flac,
     b"OggS": ogg.survey_ogg,
 }
-_KEPT = 2**10  # surveys of the files last used: a long noise is read in many places
+_KEPT = 2**10  # number of cached surveys: a long noise is read repeatedly
 
 
 def survey(stream: BinaryIO, start: int = 0) -> tuple[Survey, ByteSource]:
@@ -36,22 +36,22 @@ def survey(stream: BinaryIO, start: int = 0) -> tuple[Survey, ByteSource]:
     Arguments
     ---------
     stream : file object
-        Binary, can be sought in.
+        Binary and seekable.
     start : int
-        Where the audio file begins in it.
+        Start of the audio file in the stream.
 
     Returns
     -------
     survey : Survey
     source : ByteSource
-        What the places in its parts refer to.
+        The file that the positions in its parts refer to.
     """
     source = ByteSource(stream, start)
     return _survey(source), source
 
 
 def survey_file(path: str | Path) -> Survey:
-    """As `survey`, of a file by its path; what was found is kept while the file doesn't change.
+    """As `survey`, of a file by its path; the result is cached while the file doesn't change.
 
     Arguments
     ---------
@@ -65,7 +65,7 @@ def survey_file(path: str | Path) -> Survey:
     Raises
     ------
     OSError
-        If it is absent or can't be read.
+        If the file does not exist or can't be read.
     """
     found = os.stat(path)
     return _survey_path(os.path.abspath(path), found.st_size, found.st_mtime_ns)
@@ -81,7 +81,7 @@ def _survey(source):
     offset = _behind_id3(source)
     look = _BY_MAGIC.get(source.at(offset, 4), mpeg.survey_mpeg)
     found = look(source, offset) or Survey()
-    if found.parts is None and offset:  # with an ID3 tag in front, libsndfile stops early in some formats
+    if found.parts is None and offset:  # after an ID3 tag, libsndfile stops early in some formats
         found = found._replace(parts=(Part(((offset, source.size),)),))
     return found
 

@@ -1,13 +1,13 @@
-"""Fast implementations for CPUs, and the switch that turns them off.
+"""Fast implementations for CPUs, and the switch that disables them.
 
-The network is written plainly, and is complete without this folder. For speed, some calls have another implementation
-with the same numbers: custom backward passes, tiled inference, matrix multiplications in float32 by oneDNN. None is
-used for a module that was changed; `mossformer_sb.network.fast.choice` holds every rule. To disable all of them::
+The reference implementation of the network is complete without this folder. For speed, some calls have another
+implementation with the same results: custom backward passes, tiled inference, float32 matrix multiplications by oneDNN.
+None is used for a modified module; `mossformer_sb.network.fast.choice` has all rules. To disable all of them::
 
     with mossformer_sb.network.fast.disabled():
         masks = masknet(encoded)
 
-or ``MOSSFORMER_SB_FAST=0`` in the environment of the program.
+or set ``MOSSFORMER_SB_FAST=0`` in the environment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "MOSSFORMER_SB_FAST"
 
-# None: as the environment says. A context variable, so that one thread's setting is not another's.
+# None: as in the environment. A context variable, so that each thread has its own setting.
 _setting = ContextVar("mossformer_sb_fast", default=None)
 
 
@@ -53,10 +53,10 @@ def is_enabled() -> bool:
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """Use the plain implementations: as a context, or as a decorator of a function.
+    """Use the reference implementations: as a context, or as a decorator of a function.
 
-    It holds for the thread (and the task of asyncio) that enters it. Plain calls can be differentiated twice and
-    forward, and ``torch.func`` can transform them. A backward pass uses the setting of its forward pass.
+    It applies to the thread (and the task of asyncio) that enters it. Reference calls support second derivatives,
+    forward-mode differentiation and ``torch.func``. A backward pass uses the setting of its forward pass.
 
     Example
     -------
@@ -80,7 +80,7 @@ def _set(value):
 
 
 def as_now(function: Callable) -> Callable:
-    """The same function, run with the switch as it is now.
+    """The same function, run with the current setting of the switch.
 
     For activation checkpointing: the recomputation in the backward pass must use the implementation of the forward
     pass.
@@ -113,7 +113,7 @@ def as_now(function: Callable) -> Callable:
 def _from_environment(value):
     if value not in ("0", "1"):
         raise InputError(
-            f"The environment variable {VARIABLE} is {value!r}: set it to 0 to do without the fast implementations "
-            f"of the network, or to 1, which is its value where it is not set."
+            f"The environment variable {VARIABLE} is {value!r}: set it to 0 to disable the fast implementations "
+            f"of the network, or to 1, the default."
         )
     return value == "1"

@@ -1,11 +1,11 @@
-"""Custom backward passes of the parts of a block: fewer passes over memory, and less kept for the gradient.
+"""Custom backward passes of the parts of a block: fewer passes over memory, and fewer saved tensors.
 
-Each computes what its plain form in `block.py` or `attention.py` does, which tests verify, and replaces it where
-`mossformer_sb.network.fast.choice` says so. Saved for the gradient are the input and one tensor before the
-nonlinearity; what is cheap is recomputed, and no gradient is computed that is not needed.
+Each computes the same as its reference implementation in `block.py` or `attention.py`, as tests verify, and replaces it
+by the rules in `mossformer_sb.network.fast.choice`. Saved for the gradient are the input and one tensor before the
+nonlinearity; cheap intermediates are recomputed, and only the required gradients are computed.
 
-The precision is that of the plain form: matrix multiplications, convolutions and their results in that of autocast or
-of the module, norms and sums in float32 at least.
+The precision is that of the reference: matrix multiplications, convolutions and their results in that of autocast or of
+the module, norms and sums in float32 at least.
 
 In the derivations G is ∂loss/∂y, the gradient of the output y, ⊙ the product of elements.
 
@@ -30,10 +30,10 @@ from mossformer_sb.network.lengths import over_length, zero_padding
 from mossformer_sb.network.precision import at_least_float32
 
 _SILU_BACKWARD = private_operator("aten", "silu_backward", "default")
-_LEVELS = 2**16  # of a probability: a dropout of 0.1 drops 6554 of 65536
+_LEVELS = 2**16  # quantisation of probabilities: a dropout of 0.1 drops 6554 of 65536
 
 
-# ---- what a block calls
+# ---- replacements of a block's calls
 
 
 def conv_module(module: torch.nn.Module, x: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
@@ -81,13 +81,13 @@ def gate(attended: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def working_dtype(x: torch.Tensor) -> torch.dtype:
-    """The dtype that matrix multiplications of x have: autocast's, where that is on."""
+    """The dtype of matrix multiplications of x: autocast's, if that is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _chooses_dtypes(method):
-    """For a forward or backward that chooses its dtypes itself: autocast is off inside."""
+    """Decorator of a forward or backward that chooses its dtypes itself: autocast is off inside."""
 
     @functools.wraps(method)
     def inside(ctx, first, *others):
@@ -98,21 +98,21 @@ def _chooses_dtypes(method):
 
 
 def keep_mask(like: torch.Tensor, dropout: float) -> tuple[torch.Tensor, float]:
-    """Draw which elements dropout keeps, four of them from each random number, and the factor that keeps the mean.
+    """Draw a dropout mask, four elements from each random number, and return it with the scale of the kept elements.
 
     Arguments
     ---------
     like : torch.Tensor
-        Has the shape and the device of the result.
+        Tensor with the shape and the device of the result.
     dropout : float
-        Probability of not being kept, taken to the nearest 65536th.
+        Dropout probability, rounded to the nearest 65536th.
 
     Returns
     -------
     torch.Tensor
-        bool, in the shape of ``like``.
+        bool, in the shape of ``like``, True for kept elements.
     float
-        1 / the probability of being kept.
+        1 / the probability that an element is kept.
 
     Example
     -------
@@ -147,7 +147,7 @@ class ConvModuleFunction(torch.autograd.Function):
         ∂loss/∂g = Σ (N·x) / r
         ∂loss/∂x = (g / r) N - (g (N·x) / (I r³)) x
 
-    since ∂r/∂x = x / (I r). The last term takes out the part of the gradient along x, because n doesn't change with the
+    since ∂r/∂x = x / (I r). The last term removes the part of the gradient along x, because n doesn't change with the
     length of x. Where r is clamped to eps it does, and the term is zero.
     """
 
@@ -213,7 +213,7 @@ def _silu_backward(grad, x):
 
 
 class RotatedHeadsFunction(torch.autograd.Function):
-    """Four affine heads of z with their rotary position embedding, as `OffsetScale` and `rotate` have them.
+    """Four affine heads of z with their rotary position embedding, as by `OffsetScale` and `rotate`.
 
     ``apply(z, gamma, beta, cos, sin, dtype)``, z [B, L, K] → four times [B, L, K] of a dtype. A pair of channels is a
     complex number here, and its rotation R by an angle θ the product with exp(iθ). The transpose of a rotation by θ is
@@ -267,19 +267,18 @@ def _complex(cos, sin):
 
 
 def _rotate(x, rotation):
-    """Rotate the first R channels of x [B, L, K]: in place, unless x lies in memory with channels before time."""
-    x = x.contiguous()  # a complex number's two parts must be neighbours
+    """Rotate the first R channels of x [B, L, K]: in place, unless x is stored with channels before time."""
+    x = x.contiguous()  # a complex number's two parts must be adjacent
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))  # [B, L, K/2]
     pairs[..., : rotation.shape[-1]].mul_(rotation)
     return x
 
 
 class JointAttentionFunction(torch.autograd.Function):
-    """Local plus global attention, as `joint_attention` has them.
+    """Local plus global attention, as by `joint_attention`.
 
     ``apply(local_query, global_query, local_key, global_key, values, lengths, group_size, dropout)``, queries and keys
-    [B, L, K], values [B, L, E] → [B, L, E]. Of the weights of the local attention it keeps what dropout left of
-    ReLU(scores).
+    [B, L, K], values [B, L, E] → [B, L, E]. Of the local attention it saves the weights ReLU(scores) after dropout.
 
     ::
 
@@ -350,7 +349,7 @@ class JointAttentionFunction(torch.autograd.Function):
 def _groups(x, group_size):
     """Groups, the last of which may be shorter: (frames of x [B, L, ·], their shape [1, frames of the group]).
 
-    One after the other, since a group stays in the caches.
+    Groups are processed one after the other, since one group fits the caches.
     """
     starts = range(0, x.shape[1], group_size)
     stops = [min(start + group_size, x.shape[1]) for start in starts]
@@ -360,8 +359,8 @@ def _groups(x, group_size):
 class GateFunction(torch.autograd.Function):
     """(au ⊙ v) ⊙ sigmoid(av ⊙ u): ``apply(attended, values)``, each [B, L, 2H] with v before u, → [B, L, H].
 
-    Four products from one, and one tensor for each gradient, where slices of a tensor would each bring a tensor of
-    zeros to be added up. With s = σ(av ⊙ u), whose derivative is s ⊙ (1 - s), and T = G ⊙ au ⊙ v ⊙ s ⊙ (1 - s)::
+    One tensor for each gradient; the gradient of each slice of a tensor would be a padded tensor, and all would be
+    added up. With s = σ(av ⊙ u), whose derivative is s ⊙ (1 - s), and T = G ⊙ au ⊙ v ⊙ s ⊙ (1 - s)::
 
         y = au ⊙ v ⊙ s
         ∂loss/∂au = G ⊙ v ⊙ s      ∂loss/∂av = T ⊙ u

@@ -1,8 +1,8 @@
-"""Which implementation a call takes: every rule, in one place.
+"""The rules by which a call uses a fast implementation.
 
-| plain call | rule | fast implementation |
+| reference call | rule | fast implementation |
 |---|---|---|
-| `MossFormerMaskNet.forward`, MossFormer2's too | `takes_tiled` | `tiled.masks` |
+| `MossFormerMaskNet.forward`, also of MossFormer2 | `takes_tiled` | `tiled.masks` |
 | `ConvModule.forward` | `takes_conv_module` | `backward.conv_module` |
 | `MossFormerBlock.queries_keys` | `takes_rotated_heads` | `backward.queries_keys` |
 | `joint_attention` | `takes_custom_backward` | `backward.joint_attention` |
@@ -12,18 +12,18 @@
 | `grouped_conv` | `takes_depthwise_filters` | `depthwise.grouped_conv` |
 | `Linear.forward` | `takes_onednn` | `matmul.linear_layer` |
 
-`mossformer_sb.network.fast.register` ties the three columns together. What is fast uses `matmul.linear` and
-`matmul.matmul`, which take oneDNN by `takes_onednn`.
+`mossformer_sb.network.fast.register` registers these. The fast implementations use `matmul.linear` and `matmul.matmul`,
+which use oneDNN by `takes_onednn`.
 
-A fast implementation is used only where it differs from the plain one in nothing but speed:
+A fast implementation is used only if it differs from the reference in nothing but speed:
 
 - The switch `mossformer_sb.network.fast.disabled` is off.
 - Tensors are PyTorch's own, on a CPU: on other devices no gain was measured. (Attention without
-  padding, `takes_unpadded`, is made of stock operations, and is for every device.)
-- No compiler, exporter or tracer records the call: they optimise the plain operations themselves.
-- No transform of ``torch.func`` and no forward-mode differentiation is active: these support plain operations only.
-- Every module that would not be called is as it was built: its exact class with that class's own methods, its parts
-  likewise, no hook of any kind on it or on all modules, its parameters neither parametrised nor of another class.
+  padding, `takes_unpadded`, consists of stock operations, and is for every device.)
+- No compiler, exporter or tracer records the call: they optimise the reference operations themselves.
+- No transform of ``torch.func`` and no forward-mode differentiation is active: these only support stock operations.
+- Every module that is bypassed is unmodified: its exact class with that class's own methods, as are its submodules,
+  with no hook of any kind on it or on all modules, and parameters that are neither parametrised nor of another class.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _ANY_LINEAR = (nn.Linear, Linear)
-# The parts of a module that its fast implementation doesn't call, by name, and the classes that they may be of.
+# The submodules that a fast implementation bypasses, by name, and their allowed classes.
 _MASKNET_PARTS = {
     "norm": (GlobalLayerNorm,),
     "input_projection": _ANY_LINEAR,
@@ -101,7 +101,7 @@ _PARTS = {
     MemoryLayer: {"conv": (GroupedConv,), "norm": (InstanceNorm,), "prelu": (nn.PReLU,)},
 }
 _PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
-# Every dictionary in which PyTorch keeps what is to be called along with a module.
+# All dictionaries of PyTorch's module hooks.
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _GLOBAL_HOOKS = tuple(f"_global{name}" for name in _HOOKS)
 
@@ -110,7 +110,7 @@ def _is_method(value):
     return callable(value) or isinstance(value, (property, staticmethod, classmethod))
 
 
-# The methods that each class was defined with, so that a change of one is noticed.
+# The original methods of each class, to detect a change.
 _METHODS = {
     cls: {name: value for name, value in vars(cls).items() if _is_method(value)}
     for cls in {*_PARTS, *(kind for parts in _PARTS.values() for kinds in parts.values() for kind in kinds)}
@@ -121,12 +121,12 @@ _METHODS = {
 
 
 def takes_custom_backward(*tensors: torch.Tensor | None) -> bool:
-    """Whether an operation is to be one with a custom backward: where gradients are recorded."""
+    """Whether an operation uses its custom backward: if gradients are recorded."""
     return _may_be_fast(*tensors) and torch.is_grad_enabled()
 
 
 def takes_conv_module(module: torch.nn.Module, x: torch.Tensor) -> bool:
-    """Whether a `ConvModule` is to be one operation with a custom backward, without calling its layers."""
+    """Whether a `ConvModule` is computed as one operation with a custom backward, without calling its layers."""
     return (
         takes_custom_backward(x)
         and _is_as_built(module, (ConvModule,), is_called=True)
@@ -135,7 +135,7 @@ def takes_conv_module(module: torch.nn.Module, x: torch.Tensor) -> bool:
 
 
 def takes_rotated_heads(block: torch.nn.Module, z: torch.Tensor) -> bool:
-    """Whether a `MossFormerBlock` is to compute its queries and keys without calling its `OffsetScale`."""
+    """Whether a `MossFormerBlock` computes its queries and keys without calling its `OffsetScale`."""
     return (
         takes_custom_backward(z)
         and _is_original(block, (MossFormerBlock,))
@@ -150,15 +150,15 @@ def takes_unpadded(*tensors: torch.Tensor | None) -> bool:
 
 
 def takes_depthwise_filters(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether a convolution of groups of channels is to be made of depthwise filters."""
+    """Whether a convolution of groups of channels is computed by depthwise filters."""
     return _may_be_fast(x, weight)
 
 
 def takes_tiled(masknet: torch.nn.Module, x: torch.Tensor) -> bool:
-    """Whether a `MossFormerMaskNet` is to be computed in tiles of time: no dropout, no gradient.
+    """Whether a `MossFormerMaskNet` is computed in tiles of time: no dropout, no gradient.
 
-    No gradient is needed where none is recorded, and none of a frozen network without one of its input, which is what
-    SpeechBrain's own interfaces run, also where gradients are recorded.
+    No gradient is needed if none is recorded, or if the network is frozen and its input needs none, as in SpeechBrain's
+    own interfaces, which also run while gradients are recorded.
     """
     return (
         _may_be_fast(x)
@@ -173,14 +173,14 @@ def takes_tiled(masknet: torch.nn.Module, x: torch.Tensor) -> bool:
 
 
 def takes_packing(weight: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether oneDNN is to multiply with a weight in its own layout, once the weight has this dtype."""
+    """Whether oneDNN multiplies with a weight in its own layout, once the weight has this dtype."""
     if dtype == torch.bfloat16:
         return _may_be_fast(weight) and has_onednn_bfloat16()
     return _may_be_fast(weight) and dtype == torch.float32 and is_wide_amd()
 
 
 def takes_onednn(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether oneDNN is to multiply two matrices, where PyTorch would have MKL do it."""
+    """Whether oneDNN multiplies two matrices, instead of PyTorch's default, MKL."""
     return (
         _may_be_fast(a, b)
         and a.dtype == b.dtype == torch.float32
@@ -189,16 +189,16 @@ def takes_onednn(a: torch.Tensor, b: torch.Tensor) -> bool:
     )
 
 
-# ---- what the rules are made of
+# ---- conditions of the rules
 
 
 def needs_gradient(*tensors: torch.Tensor | None) -> bool:
-    """Whether an operation on these tensors, of which some may be None, has to keep what its gradient takes."""
+    """Whether an operation on these tensors, of which some may be None, has to save tensors for its gradient."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def private_operator(*path: str) -> Any:
-    """An operator of PyTorch that its documentation doesn't name, or None where this PyTorch has none.
+    """An undocumented operator of PyTorch, or None if this PyTorch has none.
 
     Example
     -------
@@ -219,7 +219,7 @@ ONEDNN_REORDER = private_operator("mkldnn", "_reorder_linear_weight")
 
 
 def has_onednn() -> bool:
-    """Whether PyTorch has oneDNN with the operators that are needed."""
+    """Whether PyTorch has oneDNN with the required operators."""
     return None not in (ONEDNN_LINEAR, ONEDNN_LINEAR_BINARY, ONEDNN_REORDER)
 
 
@@ -232,7 +232,7 @@ def has_onednn_bfloat16() -> bool:
 
 @functools.cache
 def is_wide_amd() -> bool:
-    """Whether this is an AMD CPU with AVX-512, and PyTorch has oneDNN with the operators that are needed."""
+    """Whether this is an AMD CPU with AVX-512, and PyTorch has oneDNN with the required operators."""
     if not has_onednn():
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -242,13 +242,13 @@ def is_wide_amd() -> bool:
 
 
 def _may_be_fast(*tensors, devices=("cpu",)):
-    """The rules about tensors and about what records the call. The first must be about compilers.
+    """The rules on tensors and on recording of the call. The first one must be that on compilers.
 
     Arguments
     ---------
     *tensors : torch.Tensor
     devices : tuple of str, optional
-        Types of devices that the tensors may be on. None: any.
+        Allowed types of the tensors' devices. None: any.
     """
     return (
         not torch.compiler.is_compiling()
@@ -268,7 +268,7 @@ def _transforms_are_active():
 
 
 def _may_tile_block(block):
-    """Whether a `MossFormerBlock` has its own norms, and its two projections differ only in their weights."""
+    """Whether a `MossFormerBlock` has its original norms, and its two projections differ only in their weights."""
     modules = block.to_values, block.to_query_key, block.to_output
     projections = modules[:2]
     return (
@@ -279,7 +279,7 @@ def _may_tile_block(block):
 
 
 def _may_tile_recurrent(modules):
-    """Whether the recurrent modules of a mask net, None where there are none, are as built and of even width."""
+    """Whether the recurrent modules of a mask net, None for a MossFormer, are unmodified and of even width."""
     return modules is None or (
         type(modules) is nn.ModuleList
         and all(_is_as_built(module, (RecurrentModule,)) and _is_published(module) for module in modules)
@@ -287,7 +287,7 @@ def _may_tile_recurrent(modules):
 
 
 def _is_published(module):
-    """Whether a `RecurrentModule` has the norms and the filters that are published, and an even inner width."""
+    """Whether a `RecurrentModule` has the published norms and filters, and an even inner width."""
     unit, memory = module.unit, module.unit.fsmn.memory
     norms = module.input_norm, module.output_norm, unit.to_u.norm, unit.to_v.norm
     filters = memory.first.conv, memory.second.conv
@@ -306,15 +306,15 @@ def _has_global_hooks():
 
 
 def _is_as_built(module, kinds, is_called=False):
-    """Whether a module and all of its parts are what the constructor made.
+    """Whether a module and all its submodules are as the constructor built them.
 
     Arguments
     ---------
     module : torch.nn.Module
     kinds : tuple of type
-        Classes that it may be of.
+        Allowed classes.
     is_called : bool
-        The module itself is being called, so its own hooks run. There must be none on its parts.
+        Whether the module itself is called, so that its own hooks run. Its submodules must have none.
     """
     if is_called:
         if _has_global_hooks():
@@ -328,7 +328,7 @@ def _is_as_built(module, kinds, is_called=False):
 
 
 def _is_original(module, kinds):
-    """Whether a module is of exactly one of these classes, whose methods are its own, with plain parameters."""
+    """Whether a module is of exactly one of these classes, with unmodified methods and plain parameters."""
     if type(module) not in kinds:
         return False
     own = module.__dict__

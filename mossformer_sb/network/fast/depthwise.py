@@ -1,4 +1,4 @@
-"""The depthwise convolution of a MossFormer block, faster: its skip, its gradients, and its input in tiles.
+"""Fast depthwise convolution of a MossFormer block: its skip, its gradients, and its input in tiles.
 
 Shapes: B batch, L frames, C channels, K kernel weights of a channel.
 
@@ -10,7 +10,7 @@ The gradients. For ``y[t] = Σ_k w[k] · x[t + k - K//2]`` in each channel, and 
     ∂loss/∂x[t] = Σ_k w[K-1-k] · G[t + k - K//2]          the same convolution, with the kernel reversed
     ∂loss/∂w[k] = Σ_t G[t] · x[t + k - K//2]
 
-The second is slow in stock PyTorch on a CPU, so it is computed here, by blocks of time that stay in the cache.
+The second is slow in stock PyTorch on a CPU, so it is computed here, in blocks of time that fit the cache.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from mossformer_sb.network.layers import DepthwiseConv
 
-# Elements of one block of the gradient's input. The sums of 2**14 floats, times 17 kernel weights, fit the second-level
-# caches of two CPU cores, or just exceed that of one; smaller blocks cost more calls than they gain.
+# Elements per block of the gradient's input. The sums of 2**14 floats, times 17 kernel weights, fit the L2 caches of
+# two CPU cores, or just exceed that of one; smaller blocks cost more calls than they gain.
 _CPU_BLOCK = 2**14
 
 
@@ -56,12 +56,12 @@ def kernel_with_skip(conv: DepthwiseConv) -> torch.Tensor:
     tensor([[0., 0., 1., 0., 0.]])
     """
     reach = half_width(conv)
-    # Computed each time: a buffer, which never changes, would be broadcast by DDP before every step.
+    # Not a buffer: DDP would broadcast this constant before every step.
     return conv.weight + F.pad(conv.weight.new_ones(1), (reach, reach))
 
 
 def half_width(conv: DepthwiseConv) -> int:
-    """Frames on either side that an output of a `DepthwiseConv` depends on: K//2."""
+    """Number of frames on each side that an output of a `DepthwiseConv` depends on: K//2."""
     return conv.weight.shape[1] // 2
 
 
@@ -90,15 +90,15 @@ class DepthwiseFunction(torch.autograd.Function):
 def kernel_gradient(grad: torch.Tensor, x: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Sum over batch and time of ``grad[b, t, c] * x[b, t + k - K//2, c]``: [C, K].
 
-    All K shifts of a block of x are views of one padded tensor, so the only memory it takes is one block of sums, to
-    which the products of each block are added. Sums are taken in float32 at least.
+    All K shifts of a block of x are views of one padded tensor, so the only additional memory is one block of sums, to
+    which the products of each block are added. Sums are in float32 at least.
     """
     grad = at_least_float32(grad)
     batch, length, channels = grad.shape
     block = min(length, max(1, _CPU_BLOCK // (batch * channels)))
     totals = grad.new_zeros(kernel_size, batch, block, channels)
     shifted = _shifts(_pad_frames(x, kernel_size // 2, grad.dtype), kernel_size)  # [K, B, L, C]
-    # Split at once: a block takes some ten microseconds, as would the calls that cut it out.
+    # Split in one call: a block takes some ten microseconds, as would slicing it.
     for shifted_block, grad_block in zip(shifted.split(block, dim=2), grad.split(block, dim=1), strict=True):
         frames = grad_block.shape[1]
         (totals if frames == block else totals[:, :, :frames]).addcmul_(shifted_block, grad_block)
@@ -106,7 +106,7 @@ def kernel_gradient(grad: torch.Tensor, x: torch.Tensor, kernel_size: int) -> to
 
 
 def _pad_frames(x, reach, dtype):
-    """[B, L, C] → [B, L + 2 reach, C] of a dtype, with zeros at both ends: in one pass, where F.pad takes two."""
+    """[B, L, C] → [B, L + 2 reach, C] of a dtype, with zeros at both ends: in one pass, unlike F.pad."""
     batch, length, channels = x.shape
     padded = x.new_empty(batch, length + 2 * reach, channels, dtype=dtype)
     padded[:, :reach] = 0
@@ -121,10 +121,10 @@ def _shifts(padded, kernel_size):
 
 
 def grouped_conv(x: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> torch.Tensor:
-    """`mossformer_sb.network.layers.grouped_conv` by depthwise filters without gaps, which are fast.
+    """`mossformer_sb.network.layers.grouped_conv` by depthwise filters without dilation, which are fast.
 
-    Of each group, the first channels make one tensor, the second ones another, and so on; each has its own filter, and
-    what these give is added. With a dilation d, d frames are one row of d times as many channels.
+    The first channels of all groups form one tensor, the second ones another, and so on; each has its own filter, and
+    the results are added. With a dilation d, d frames form one row of d times as many channels.
 
     Example
     -------
@@ -135,7 +135,7 @@ def grouped_conv(x: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> to
     num_frames = x.shape[1]
     missing = -num_frames % dilation
     total = None
-    # One unbinding, whose gradient is one stack, where slices would each bring a tensor of zeros.
+    # One unbind, whose gradient is one stack; the gradient of each slice would be a padded tensor.
     for part, kernel in zip(x.unflatten(-1, (channels, group_channels)).unbind(-1), weight.unbind(1), strict=True):
         rows = F.pad(part, (0, 0, 0, missing)) if missing else part
         rows = rows.reshape(len(x), -1, dilation * channels)  # [B, L/d, d·C]
@@ -145,7 +145,7 @@ def grouped_conv(x: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> to
 
 
 def convolve_tiles(tiles: Iterable[torch.Tensor], weight: torch.Tensor) -> Iterator[torch.Tensor]:
-    """`depthwise_conv` of a sequence that comes in tiles of time, where no gradient is needed.
+    """`depthwise_conv` of a sequence in tiles of time, without gradient.
 
     Arguments
     ---------
@@ -157,8 +157,8 @@ def convolve_tiles(tiles: Iterable[torch.Tensor], weight: torch.Tensor) -> Itera
     Yields
     ------
     torch.Tensor
-        [l', C], convolved, in order. Their lengths differ from the input's, since a frame is output only once the K//2
-        frames after it are there.
+        [l', C], convolved, in order. Their lengths differ from the input's, since an output frame needs the K//2 frames
+        after it.
 
     Example
     -------
@@ -179,8 +179,8 @@ def convolve_tiles(tiles: Iterable[torch.Tensor], weight: torch.Tensor) -> Itera
 
 
 def convolve_valid(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """[l, C] → [l - K + 1, C]: the convolution where every kernel weight has a frame, without gradient."""
-    # In this order of views the strides are those of channels last for PyTorch; in others it would copy the image.
+    """[l, C] → [l - K + 1, C]: the convolution without padding ("valid"), without gradient."""
+    # This order of views gives the strides of channels last; otherwise PyTorch would copy the image.
     image = x.unsqueeze(0).transpose(1, 2).unsqueeze(2)  # [1, C, 1, l]
     image = conv2d(image, weight[:, None, None, :], padding=(0, 0), groups=len(weight))
     return image.squeeze(2).transpose(1, 2).squeeze(0)

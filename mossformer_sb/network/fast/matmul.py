@@ -1,15 +1,15 @@
 """Matrix multiplications in float32 by oneDNN, on AMD CPUs with AVX-512.
 
-PyTorch hands matrix multiplications in float32 to MKL, which keeps to half-width instructions on CPUs of other makers
-than Intel. oneDNN, which PyTorch ships for convolutions and half precision, uses the full width anywhere: on such a
-CPU multiplications take half the time. Elsewhere these functions are PyTorch's own.
+PyTorch uses MKL for matrix multiplications in float32, which uses half-width instructions on CPUs that are not from
+Intel. oneDNN, which PyTorch includes for convolutions and half precision, uses the full width: on such a CPU
+multiplications take half the time. Elsewhere these functions are PyTorch's own.
 
 Their gradients are multiplications too. With G = ∂loss/∂y::
 
     y = x Wᵀ + b      ∂loss/∂x = G W      ∂loss/∂W = Gᵀ x      ∂loss/∂b = Σ_rows G
     y = a b           ∂loss/∂a = G bᵀ     ∂loss/∂b = aᵀ G
 
-Shapes: M, K, N rows, inner width and columns of a product; I, O input and output channels.
+Shapes: M, K, N rows, inner width and columns of a multiplication; I, O input and output channels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     bias : torch.Tensor, optional
         [O].
     silu : bool
-        Apply SiLU to the result, in the same pass where that is possible.
+        Whether to apply SiLU to the result, if possible in the same pass.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         result = _LinearFunction.apply(x, weight, bias)
     if not silu:
         return result
-    # A result without gradient is kept by nothing else, and can be written over.
+    # A result without gradient has no other reference, and can be overwritten.
     return F.silu(result, inplace=not result.requires_grad)
 
 
@@ -85,7 +85,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def add_matmul(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``total + a @ b`` for matrices, where no gradient is needed; ``total`` may be written over.
+    """``total + a @ b`` for matrices, without gradient; ``total`` may be overwritten.
 
     Arguments
     ---------
@@ -112,7 +112,7 @@ def add_matmul(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.T
 
 
 class PackedLinear:
-    """`linear` with one weight, for many calls without gradient: in oneDNN's own layout where oneDNN computes it.
+    """`linear` with one weight, for many calls without gradient: in oneDNN's own layout if oneDNN computes it.
 
     Arguments
     ---------
@@ -121,7 +121,7 @@ class PackedLinear:
     bias : torch.Tensor, optional
         [O].
     dtype : torch.dtype
-        Of what it is called with, and of what comes out. Autocast has no say.
+        Type of inputs and outputs, independent of autocast.
 
     Example
     -------
@@ -137,7 +137,7 @@ class PackedLinear:
             self.weight = ONEDNN_REORDER(self.weight)
 
     def __call__(self, x, silu=False):
-        """[..., I] → [..., O], with SiLU applied to it or not."""
+        """[..., I] → [..., O], optionally with SiLU."""
         if self.by_onednn:
             return ONEDNN_LINEAR(x, self.weight, self.bias, "swish" if silu else "none", [], "")
         result = F.linear(x, self.weight, self.bias)
@@ -181,7 +181,7 @@ class _LinearFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)  # [M, O]
         grad_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        # Transposed, since it goes faster when the longer side is the columns'.
+        # Transposed, since it is faster with more columns than rows.
         grad_weight = matmul(x.flatten(0, -2).t(), rows).t() if ctx.needs_input_grad[1] else None  # [O, I]
         grad_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias
@@ -208,5 +208,5 @@ if ONEDNN_LINEAR is not None:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _count_operations(x_shape, weight_shape, *others, **keywords):
-        """For PyTorch's counter: each multiply-add counts as two."""
+        """For PyTorch's FLOP counter: each multiply-add counts as two."""
         return 2 * x_shape.numel() * weight_shape[0]

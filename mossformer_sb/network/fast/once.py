@@ -1,4 +1,4 @@
-"""For custom backward passes: they are differentiable once, and raise an error that says so for a second derivative."""
+"""Custom backward passes are differentiable once: a clear error for a second derivative."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def differentiable_once(backward: Callable) -> Callable:
     """Decorator of the ``backward`` of a ``torch.autograd.Function``.
 
-    PyTorch's ``once_differentiable`` treats a gradient as a constant where the incoming gradient is one; elsewhere its
-    message names only "a function".
+    PyTorch's ``once_differentiable`` treats a gradient as a constant if the incoming gradient is one; otherwise its
+    message only mentions "a function".
     """
 
     @functools.wraps(backward)
@@ -26,7 +26,7 @@ def differentiable_once(backward: Callable) -> Callable:
             found = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return found
-        # The graph of this gradient is kept (create_graph=True), maybe to differentiate it.
+        # The graph of this gradient is recorded (create_graph=True), maybe to differentiate it.
         found = found if isinstance(found, tuple) else (found,)
         marked = iter(_Refusal.apply(*(grad.detach().requires_grad_() for grad in found if grad is not None)))
         return tuple(None if grad is None else next(marked) for grad in found)
@@ -35,7 +35,7 @@ def differentiable_once(backward: Callable) -> Callable:
 
 
 class _Refusal(torch.autograd.Function):
-    """Gradients, and an error if they are differentiated."""
+    """Identity of gradients, with an error if they are differentiated."""
 
     @staticmethod
     def forward(ctx, *grads):

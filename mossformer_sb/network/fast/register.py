@@ -1,4 +1,4 @@
-"""Registers what computes the replaceable calls of the plain network; `choice` has the rules.
+"""Registers the fast implementations of the replaceable calls of the network; `choice` has the rules.
 
 Importing this module registers them: `mossformer_sb.network` does it.
 """
@@ -61,5 +61,5 @@ def _run_checkpointed(module, *inputs):
 
 
 def _run_checkpointed_as_now(module, *inputs):
-    """Recompute a block in the backward pass with the implementation of the forward pass, whatever the switch is."""
+    """Recompute a block in the backward pass with the implementation of the forward pass, despite the switch."""
     return checkpoint(as_now(module), *inputs, use_reentrant=False)

@@ -1,11 +1,11 @@
 """Tiled inference: the mask net in tiles of time, for a CPU.
 
-What `MossFormerMaskNet` computes tensor by tensor, this computes tile by tile: all steps of a block for some hundred
-frames, which stay in the caches, then all steps for the next ones. It takes less time, the more so the longer the
-recording, and memory only for the values of one block. Only sums over the whole sequence have to come first: the
-context of the global attention, and the statistics of the two global norms.
+`MossFormerMaskNet` computes tensor by tensor, this module tile by tile: all steps of a block for some hundred frames,
+which fit the caches, then all steps for the next ones. It is faster, especially for long recordings, and needs memory
+only for the values of one block. Sums over the complete sequence are computed first: the context of the global
+attention, and the statistics of the two global norms.
 
-A batch is computed item by item, each with its true length, so padding never enters.
+A batch is computed item by item, each with its true length, without padding.
 
 Shapes: l frames of a tile, L of the item, D model width, H width of v and of u, K query/key width, N encoder channels,
 S speakers.
@@ -60,19 +60,19 @@ def masks(masknet: MossFormerMaskNet, x: torch.Tensor, lengths: torch.Tensor | N
 def _keep_freed_memory():
     """Let the C library reuse the memory of one tensor for the next, instead of new pages each time.
 
-    glibc returns a freed block to the system from a size on that is 128 KB at first, and grows to that of the largest
-    such block that was freed, 32 MB at most. Pages that are never written to take no memory.
+    glibc returns freed blocks above a threshold to the system. It is 128 KB at first, and grows to the size of the
+    largest such freed block, at most 32 MB. Pages that are never written to use no memory.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 def masks_of_item(masknet: MossFormerMaskNet, x: torch.Tensor) -> torch.Tensor:
-    """What `MossFormerMaskNet.forward` computes, for one item.
+    """`MossFormerMaskNet.forward` for one item.
 
     Arguments
     ---------
     masknet : MossFormerMaskNet
-        In evaluation mode: there is no dropout here.
+        Mask net in evaluation mode: dropout is not computed.
     x : torch.Tensor
         [N, L], the encoded mixture.
 
@@ -118,7 +118,7 @@ def _embed(masknet, x, spans):
 
 
 def _statistics(tiles):
-    """Mean and variance over all elements of all tiles, each combined from those of the tiles.
+    """Mean and variance over all elements of all tiles, combined from those of the tiles.
 
     With the share p of a tile in all elements, its mean m and its variance s²: mean = Σ p m, and
     variance = Σ p (s² + (m - mean)²).
@@ -137,7 +137,7 @@ def _statistics(tiles):
 
 
 def _global_norm(norm, x, statistics):
-    """A `GlobalLayerNorm` of a tile [l, N], given the mean and the variance of the whole."""
+    """A `GlobalLayerNorm` of a tile [l, N], given the mean and the variance of the sequence."""
     mean, variance = statistics
     weight, bias = norm.weight.to(mean.dtype), norm.bias.to(mean.dtype)  # float32, of half-precision modules too
     scale = weight * torch.rsqrt(variance + norm.eps)
@@ -153,12 +153,12 @@ def _masks_of_tile(masknet, x):
 
 
 def block_of_item(block: MossFormerBlock, x: torch.Tensor, rotation: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """What `MossFormerBlock.forward` computes, for one item.
+    """`MossFormerBlock.forward` for one item.
 
     Arguments
     ---------
     block : MossFormerBlock
-        In evaluation mode: there is no dropout here.
+        Block in evaluation mode: dropout is not computed.
     x : torch.Tensor
         [L, D].
     rotation : tuple of torch.Tensor

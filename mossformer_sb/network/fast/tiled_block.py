@@ -6,11 +6,12 @@
     attend    local and global attention, gate, norm and the output layer before its convolution
     add       that convolution, added to the sequence
 
-Each pass needs what the one before it made of other tiles: the context, which is a sum over all of them, or the frames
-on either side that the convolution sees.
+Each pass needs results of the previous one for other tiles: the context, a sum over all tiles, or the neighbouring
+frames that the convolution sees.
 
-What is linear is folded into the weights: the gains of the norms into the linear layers, 1/P and 1/L of the attentions
-into the affine heads. Both projections have the same input, so they are one multiplication and one convolution.
+Linear operations are folded into the weights: the gains of the norms into the linear layers, 1/P and 1/L of the
+attentions into the affine heads. Both projections have the same input, so they are one multiplication and one
+convolution.
 
 Shapes: l frames of a tile, L of the item, D model width, H width of v and of u, K query/key width, P group size, R
 rotated channels, r frames on either side that a convolution sees.
@@ -23,20 +24,20 @@ from mossformer_sb.network.fast.depthwise import convolve_valid, half_width, ker
 from mossformer_sb.network.fast.matmul import PackedLinear, add_matmul, matmul
 from mossformer_sb.network.precision import at_least_float32
 
-TILE_FRAMES = 2048  # took least time of 1024, 2048 and 4096, at sizes S, L and small, for 4 s and 30 s
+TILE_FRAMES = 2048  # the fastest of 1024, 2048 and 4096, at sizes S, L and small, for 4 s and 30 s
 
 
 class PaddedSequence:
-    """A sequence [L, D] in memory with zeros around it, so that no tile is a special case.
+    """A zero-padded sequence [L, D], so that no tile is a special case.
 
     Arguments
     ---------
     like : torch.Tensor
-        Of the dtype wanted.
+        Tensor with the required dtype.
     num_frames, channels : int
         L and D.
     before, after : int
-        Frames of zeros.
+        Number of frames of zeros.
 
     Example
     -------
@@ -54,12 +55,12 @@ class PaddedSequence:
         self.frames = self._rows[before : before + num_frames]  # [L, D]
 
     def around(self, start, stop):
-        """Frames ``start`` to ``stop`` and those around them: [before + l + after, D]."""
+        """Frames ``start`` to ``stop`` and their neighbours: [before + l + after, D]."""
         return self._rows[start : stop + self.before + self.after]
 
 
 def spans_of(num_frames, group_size=1):
-    """Tiles of whole groups, as (start, stop); the last, shorter group is a tile of its own."""
+    """Tiles of complete groups, as (start, stop); a last, shorter group is a separate tile."""
     frames = group_size * max(1, TILE_FRAMES // group_size)
     in_whole_groups = num_frames - num_frames % group_size
     starts = [*range(0, in_whole_groups, frames), in_whole_groups]
@@ -77,7 +78,7 @@ class TiledBlock:
     rotation : torch.Tensor
         [L, R/2], cosines and sines of the rotary embedding as complex numbers.
     dtype : torch.dtype
-        Of multiplications and convolutions.
+        Type of multiplications and convolutions.
     """
 
     def __init__(self, block, num_frames, rotation, dtype):
@@ -107,15 +108,15 @@ class TiledBlock:
         torch.mul(delayed, scale, out=normed[:, :half])
         torch.mul(passed, scale, out=normed[:, half:])
         hidden = self.project_linear(normed, silu=True)
-        # Past both ends the convolution sees zeros, not what bias and SiLU made of zeros.
+        # Past both ends the convolution sees zeros, not the outputs of bias and SiLU for zeros.
         hidden[: max(0, self.reach - start)] = 0.0
         hidden[len(hidden) - max(0, stop + self.reach - self.num_frames) :] = 0.0
         convolved = convolve_valid(hidden, self.project_kernel)
-        # Copies: with rows that don't follow each other in memory, oneDNN multiplies by its slowest way.
+        # Copies: for non-contiguous rows, oneDNN uses its slowest implementation.
         return tuple(part.contiguous() for part in convolved.split(self.widths, dim=1))
 
     def context(self, values, z, start, stop):
-        """What a tile adds to the global attention's context: [K, 2H], float32 at least, for sums of many tiles."""
+        """A tile's part of the global attention's context: [K, 2H], float32 at least, for sums of many tiles."""
         (key,) = self.heads(z, ["global_key"], start, stop)
         return at_least_float32(matmul(key.t(), values))
 
@@ -167,7 +168,7 @@ def _with_gain(module):
 
 
 def _scale(norm, *parts):
-    """1 / max(rms, eps) of a `ScaleNorm`, without its gain, for rows that come in parts of columns: [l, 1]."""
+    """1 / max(rms, eps) of a `ScaleNorm`, without its gain, for rows in several parts of columns: [l, 1]."""
     dtype = torch.promote_types(parts[0].dtype, torch.float32)
     norms = [torch.linalg.vector_norm(part, dim=1, keepdim=True, dtype=dtype) for part in parts]
     whole = norms[0] if len(norms) == 1 else torch.hypot(*norms)

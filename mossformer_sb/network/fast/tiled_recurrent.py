@@ -1,13 +1,13 @@
-"""Tiled inference of MossFormer2's recurrent module, as `tiled` has that of a block.
+"""Tiled inference of MossFormer2's recurrent module, like `tiled` for a block.
 
-The statistics of the two instance norms are sums over the whole sequence, so there are three sweeps over the tiles: up
-to the first filter of the memory, up to the second, and to the end. Between them h, u, v, q and what the filters gave
-is kept of each frame.
+The statistics of the two instance norms are sums over the complete sequence, so there are three passes over the tiles:
+up to the first filter of the memory, up to the second, and to the end. Between them h, u, v, q and the outputs of the
+filters are stored for each frame.
 
-The second filter sees pairs of channels at every second frame. Here it is two depthwise filters without gaps: the even
-channels of its input are one tensor and the odd ones another, and an even frame and the odd one after it are one row of
-twice as many channels. To have the even and the odd channels apart from the beginning, q and what the first filter
-makes of it are computed with the even channels first.
+The second filter sees pairs of channels at every second frame. Here it consists of two depthwise filters without
+dilation: the even channels of its input are one tensor and the odd ones another, and an even frame and the odd one
+after it are one row of twice as many channels. To separate even and odd channels from the beginning, q and the output
+of the first filter are computed with the even channels first.
 
 Shapes: l frames of a tile, L of the item, D model width, C inner width, K kernel weights.
 """
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 def recurrent_of_item(module: RecurrentModule, x: torch.Tensor, tile_frames: int) -> torch.Tensor:
-    """What `RecurrentModule.forward` computes, for one item.
+    """`RecurrentModule.forward` for one item.
 
     Arguments
     ---------
     module : RecurrentModule
-        In evaluation mode: there is no dropout here. C is even.
+        Module in evaluation mode: dropout is not computed. C is even.
     x : torch.Tensor
         [L, D].
     tile_frames : int
-        Frames of a tile, taken to the next even number.
+        Frames per tile, rounded up to an even number.
 
     Returns
     -------
@@ -60,14 +60,14 @@ def recurrent_of_item(module: RecurrentModule, x: torch.Tensor, tile_frames: int
     return _output(module, x, h, u, v, filtered, statistics, spans)
 
 
-# ---- the sweeps
+# ---- the passes
 
 
 def _branches(module, x, spans):
     """h, and its two convolution modules u and v, each [L, C].
 
     Both have the same input, so they are one multiplication and one convolution. The scales and shifts of their norms
-    go into the linear layer.
+    are folded into the linear layer.
     """
     unit = module.unit
     bottleneck = packed(module.bottleneck.weight)
@@ -95,16 +95,16 @@ def _branches(module, x, spans):
 
 
 def _with_norm(module):
-    """Weight and bias of a `ConvModule`'s linear layer that stand for its LayerNorm's scale and shift too."""
+    """Weight and bias of a `ConvModule`'s linear layer, with its LayerNorm's scale and shift folded in."""
     norm, weight, bias = module.norm, module.linear.weight, module.linear.bias
     shift = weight @ norm.bias
     return weight * norm.weight, shift if bias is None else bias + shift
 
 
 def _first_filter(fsmn, u, spans):
-    """q, what the first filter makes of it, and the statistics of that.
+    """q, the output of the first filter, and its statistics.
 
-    Returns q in its place in the input of the second filter, a `_Pairs`; and [L, C], with the even channels first.
+    Returns q as a part of the input of the second filter, a `_Pairs`; and [L, C], with the even channels first.
     """
     first = fsmn.memory.first
     weight, projection = packed(fsmn.linear.weight), packed(_even_first(fsmn.projection.weight))
@@ -121,7 +121,7 @@ def _first_filter(fsmn, u, spans):
 
 
 def _second_filter(memory, pairs, filtered, statistics, spans):
-    """Norm and slopes of the first layer, then the second filter, which writes over the first; its statistics."""
+    """Norm and slopes of the first layer, then the second filter, which overwrites the first; its statistics."""
     first, second = memory.first, memory.second
     affine = _affine(first.norm, statistics, _even_first)
     slope = _even_first(first.prelu.weight)
@@ -146,7 +146,7 @@ def _output(module, x, h, u, v, filtered, statistics, spans):
     return output
 
 
-# ---- what they are made of
+# ---- helpers
 
 
 class _Pairs:
@@ -155,9 +155,9 @@ class _Pairs:
     Arguments
     ---------
     like : torch.Tensor
-        [L, C], of the dtype that the result has.
+        [L, C], of the dtype of the result.
     reach : int
-        Zeros before and after the sequence, an even number.
+        Number of zeros before and after the sequence, even.
     """
 
     def __init__(self, like, reach):
@@ -167,7 +167,7 @@ class _Pairs:
         self.halves = [like.new_zeros(rows, channels) for _ in range(2)]
 
     def write(self, tile, start, second):
-        """Put a tile [l, C] of y, or of q, the second in line, in its place; its even channels come first."""
+        """Write a tile [l, C] of y or, as the second part, of q; its even channels come first."""
         columns = slice(tile.shape[1] // 2, None) if second else slice(tile.shape[1] // 2)
         for half, part in zip(self.halves, tile.chunk(2, dim=1), strict=True):
             half[self.reach + start : self.reach + start + len(tile), columns] = part
@@ -184,7 +184,7 @@ class _Pairs:
 
 
 def _reach(layer):
-    """Frames on either side that a `MemoryLayer` sees."""
+    """Number of frames on each side that a `MemoryLayer` sees."""
     return layer.conv.dilation * (layer.conv.weight.shape[2] // 2)
 
 
@@ -194,7 +194,7 @@ def _even_first(x):
 
 
 def _joined(tiles, num_frames):
-    """Tiles [l, C] one after the other: [L, C]."""
+    """Concatenate tiles [l, C]: [L, C]."""
     joined, start = None, 0
     for tile in tiles:
         joined = tile.new_empty(num_frames, tile.shape[1]) if joined is None else joined
@@ -229,7 +229,7 @@ def _affine(norm, statistics, order=None):
 
 
 def _norm_prelu(x, affine, slope):
-    """Norm and PReLU of a tile [l, C], a slope for each channel."""
+    """Norm and PReLU of a tile [l, C], with one slope per channel."""
     shift, scale = affine
     normed = torch.addcmul(shift, x.to(scale.dtype), scale).to(x.dtype)
     return F.prelu(normed, slope.to(x.dtype))

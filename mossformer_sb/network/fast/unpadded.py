@@ -1,6 +1,6 @@
-"""Joint attention that computes the last, shorter group separately, where the plain one pads it with zeros.
+"""Joint attention that computes the last, shorter group separately, where the reference pads it with zeros.
 
-No tensor is copied for that. The graph differs between lengths, so compilers and exporters use the plain one.
+It needs no copies. The graph depends on the length, so compilers and exporters use the reference.
 
 Shapes: B batch, L frames, K query/key width, E value width, P group size, G groups.
 """
@@ -52,7 +52,7 @@ def joint_attention(
 def local_attention(
     query: torch.Tensor, key: torch.Tensor, values: torch.Tensor, group_size: int, dropout: float = 0.0
 ) -> torch.Tensor:
-    """ReLU(Q Kᵀ / P)² V within whole groups of P frames, or within a single shorter group.
+    """ReLU(Q Kᵀ / P)² V within complete groups of P frames, or within a single shorter group.
 
     Arguments
     ---------
@@ -61,7 +61,7 @@ def local_attention(
     values : torch.Tensor
         [B, L, E].
     group_size : int
-        P, the divisor also where a group is shorter.
+        P, also the divisor of a shorter group.
     dropout : float
         Probability of dropping an attention weight.
 

@@ -15,10 +15,10 @@ from mossformer_sb.utils.files import atomic_write
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
+    from typing import Any
 
     from mossformer_sb.data.datasets import MixtureDataset
     from mossformer_sb.evaluation.metrics import Scores
-    from mossformer_sb.inference.separation import MossFormerSeparation
 
 RESULTS_FILE = "test_results.csv"
 TEST_MANIFEST = "test_manifest.csv"  # manifest of the mixtures in the table of scores
@@ -120,7 +120,7 @@ def score_table(results: Iterable[tuple], metrics: Collection[str] = ()) -> Scor
     return table
 
 
-def evaluate(model: MossFormerSeparation, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
+def evaluate(model: Any, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
     """Separate and score a test set, as at the end of training.
 
     Arguments

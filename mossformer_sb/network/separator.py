@@ -16,6 +16,7 @@ from torch import nn
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
 from mossformer_sb.network.checks import check_count
+from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.hub import CONFIG_FILE, HubModel
 from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask, zero_padding
 from mossformer_sb.network.masknet import MossFormerMaskNet
@@ -92,9 +93,22 @@ def separate(
     _check_masks(masks, encoded)
     multiply = applies_masks(masknet)
     # Speaker by speaker, as in SpeechBrain's own interface, for bit-identical results in less memory.
-    estimates = torch.stack([decoder(encoded * mask if multiply else mask) for mask in masks], dim=-1)  # [B, T', S]
+    decoded = [decode(decoder, encoded * mask if multiply else mask) for mask in masks]  # S times [B, T']
+    estimates = torch.stack(decoded, dim=-1)  # [B, T', S]
     # A negative padding cuts. Without a branch, for one exported program for all lengths.
     return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
+
+
+@replaceable
+def decode(decoder: torch.nn.Module, encoded: torch.Tensor) -> torch.Tensor:
+    """Decode one speaker: [B, N, L] → [B, T'].
+
+    Example
+    -------
+    >>> decode(build_decoder("mini"), torch.randn(2, 128, 10)).shape
+    torch.Size([2, 176])
+    """
+    return decoder(encoded)
 
 
 def applies_masks(masknet: torch.nn.Module) -> bool:

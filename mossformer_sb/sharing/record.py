@@ -14,8 +14,7 @@ from mossformer_sb.utils.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from mossformer_sb.training.brain import SeparationBrain
+    from typing import Any
 
 RECORD_FILE = "training_record.json"
 
@@ -102,7 +101,7 @@ class TrainingRecord:
         data = new.data if not self.scores else _with_test(new.data, self.data)
         return dataclasses.replace(self, data=data, **{name: getattr(new, name) for name in names})
 
-    def of_evaluation(self, brain: SeparationBrain, new: TrainingRecord, test_set: dict) -> TrainingRecord:
+    def of_evaluation(self, brain: Any, new: TrainingRecord, test_set: dict) -> TrainingRecord:
         """This record with the results of a `SeparationBrain` that has just evaluated its best checkpoint.
 
         Arguments
@@ -128,7 +127,7 @@ class TrainingRecord:
             test_set=test_set,
         )
 
-    def without_evaluation(self, brain: SeparationBrain, new: TrainingRecord) -> TrainingRecord:
+    def without_evaluation(self, brain: Any, new: TrainingRecord) -> TrainingRecord:
         """This record after a `SeparationBrain` has loaded its best checkpoint, without a test set."""
         record = self if self.command else new
         epoch = brain.hparams.epoch_counter.current

@@ -1,6 +1,7 @@
 """The page in a browser: actions of visitors, isolation between them, no requests to other servers, and no files left
 behind."""
 
+import http.client
 import io
 import json
 import os
@@ -269,6 +270,8 @@ class TestInTheBrowser:
                 return not fetch(addresses[0])
             except urllib.error.HTTPError as error:
                 return error.code == 404
+            except http.client.IncompleteRead:  # deleted while it was sent
+                return False
 
         visitors[1].wait(is_gone)
         assert len(fetch(addresses[1])) > 2 * RATE * 4

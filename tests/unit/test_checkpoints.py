@@ -330,7 +330,7 @@ def test_random_state_of_other_devices_and_processes(tmp_path, caplog, monkeypat
     state.load(tmp_path / "state", True)
     state.apply_pending()
     assert draw() == expected
-    assert "of a run with 2 CUDA devices, not 0" in caplog.text
+    assert "is from a run with 2 CUDA devices, not 0" in caplog.text
 
     set_states = {}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -345,7 +345,7 @@ def test_random_state_of_other_devices_and_processes(tmp_path, caplog, monkeypat
     assert "2 processes" not in caplog.text  # an evaluation, which goes no further, is not warned
     state.apply_pending()
     assert draw() == expected
-    assert "of a run with 2 processes, not 1" in caplog.text
+    assert "from a run with 2 processes, not 1" in caplog.text
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 2)

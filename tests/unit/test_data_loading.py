@@ -182,7 +182,7 @@ class TestWorkersThatEnd:
         [
             (
                 signal.SIGBUS,
-                "The 1 processes that load data have used up the shared memory, .*--num_workers 0 needs none",
+                "The 1 processes that load data have used up the shared memory .*--num_workers 0 needs none",
             ),
             (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left"), "used up the"),
             (

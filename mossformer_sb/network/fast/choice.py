@@ -11,6 +11,7 @@
 | `depthwise_conv` | `takes_custom_backward`, `needs_gradient` | `depthwise.convolve` |
 | `grouped_conv` | `takes_depthwise_filters` | `depthwise.grouped_conv` |
 | `Linear.forward` | `takes_onednn` | `matmul.linear_layer` |
+| `decode` | `takes_overlap_add` | `overlap_add.decode` |
 
 `mossformer_sb.network.fast.register` registers these. The fast implementations use `matmul.linear` and `matmul.matmul`,
 which use oneDNN by `takes_onednn`.
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from speechbrain.lobes.models.dual_path import Decoder
 from torch import nn
 from torch.nn.modules import module as nn_module
 
@@ -99,6 +101,8 @@ _PARTS = {
     DilatedFSMN: {"linear": _ANY_LINEAR, "projection": _ANY_LINEAR, "memory": (DenseMemory,)},
     DenseMemory: {"first": (MemoryLayer,), "second": (MemoryLayer,)},
     MemoryLayer: {"conv": (GroupedConv,), "norm": (InstanceNorm,), "prelu": (nn.PReLU,)},
+    Decoder: {},
+    nn.ConvTranspose1d: {},  # its base class
 }
 _PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 # All dictionaries of PyTorch's module hooks.
@@ -186,6 +190,22 @@ def takes_onednn(a: torch.Tensor, b: torch.Tensor) -> bool:
         and a.dtype == b.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")  # which would have to cast these
         and is_wide_amd()
+    )
+
+
+def takes_overlap_add(decoder: torch.nn.Module, encoded: torch.Tensor) -> bool:
+    """Whether SpeechBrain's ``Decoder`` is computed by overlap-add: without a gradient, whole strides in its kernel."""
+    return (
+        _may_be_fast(encoded)
+        and encoded.dim() == 3
+        and not _has_global_hooks()
+        and _is_as_built(decoder, (Decoder,))
+        and not needs_gradient(encoded, *decoder.parameters())
+        and encoded.dtype == decoder.weight.dtype
+        and encoded.dtype in ((torch.float32,) if torch.is_autocast_enabled("cpu") else (torch.float32, torch.float64))
+        and decoder.kernel_size[0] % decoder.stride[0] == 0
+        and (decoder.out_channels, decoder.groups) == (1, 1)
+        and (decoder.padding, decoder.output_padding, decoder.dilation) == ((0,), (0,), (1,))
     )
 
 

@@ -6,9 +6,9 @@ Importing this module registers them: `mossformer_sb.network` does it.
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mossformer_sb.network import attention, block, layers, masknet
+from mossformer_sb.network import attention, block, layers, masknet, separator
 from mossformer_sb.network.dispatch import register
-from mossformer_sb.network.fast import as_now, backward, choice, depthwise, matmul, tiled, unpadded
+from mossformer_sb.network.fast import as_now, backward, choice, depthwise, matmul, overlap_add, tiled, unpadded
 
 
 @register(masknet.MossFormerMaskNet.forward)
@@ -53,6 +53,11 @@ def _grouped_conv(x, weight, dilation=1):
 @register(layers.Linear.forward)
 def _linear(layer, x):
     return matmul.linear_layer if choice.takes_onednn(x, layer.weight) else None
+
+
+@register(separator.decode)
+def _decode(decoder, encoded):
+    return overlap_add.decode if choice.takes_overlap_add(decoder, encoded) else None
 
 
 @register(masknet.run_checkpointed)

@@ -1,7 +1,7 @@
 """The decoder as one matrix multiplication and an overlap-add.
 
-oneDNN's transposed convolution is 8 to 18 times slower. For many lengths its first call also takes long, to choose among
-its kernels: 2.4 s for a minute of audio and filters of 64 samples.
+oneDNN's transposed convolution is 8 to 18 times slower. For many lengths its first call also takes long, to choose
+among its kernels: 2.4 s for a minute of audio and filters of 64 samples.
 
 Shapes: B batch, N channels, L frames, K kernel size, R stride, T' = (L - 1) · R + K samples.
 """

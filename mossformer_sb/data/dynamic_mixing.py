@@ -4,7 +4,8 @@ An example is a pure function of (seed, epoch, index): it does not depend on the
 mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 
 1. Draw one utterance per speaker, of different speakers, all utterances with equal probability.
-2. Draw a speed for each, and a segment of the given length, or of the length of the shortest utterance.
+2. Draw a speed for each, and a segment of the given length, or of the length of the shortest utterance. If the speakers
+   take turns (`mossformer_sb.data.turns`), the segment has the given length, and more of their utterances follow.
 3. Draw a segment of noise, repeated with a cross-fade if the recording is too short. If its loudness is looked up
    (`mossformer_sb.data.noise_energies`), it begins on a multiple of 10 ms.
 4. Draw levels from the corpus's distribution: `mossformer_sb.data.level_distributions`.
@@ -30,6 +31,7 @@ from mossformer_sb.data.manifests import digest, read_manifest
 from mossformer_sb.data.noise_energies import cell_start
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.data.source_pools import NoisePool, SpeechPool, extend_noise
+from mossformer_sb.data.turns import TurnTaking, fade
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,6 +75,9 @@ class DynamicMixtureDataset(EpochDataset):
         Random changes to the components. Default: none.
     room_rate, noise_rate : float
         Probabilities of reverberation and of noise in an example, if rooms or noise are given.
+    turn_rate, max_pause : float
+        Probability that the speakers of an example take turns, and the longest pause in seconds, see
+        `mossformer_sb.data.turns.TurnTaking`.
     seed : int
         Seed of all random numbers.
 
@@ -99,6 +104,8 @@ class DynamicMixtureDataset(EpochDataset):
         augmentation: Augmentation | None = None,
         room_rate: float = 1.0,
         noise_rate: float = 1.0,
+        turn_rate: float = 0.0,
+        max_pause: float = 3.0,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -114,6 +121,7 @@ class DynamicMixtureDataset(EpochDataset):
         self.num_spks = num_spks
         self.segment = None if segment is None else round(segment * sample_rate)
         self.room_rate, self.noise_rate = room_rate, noise_rate
+        self.turns = TurnTaking(turn_rate, max_pause, segment)
         self.num_mixtures = mixtures_per_epoch
         if manifest is not None:
             table = read_manifest(manifest, data_root)
@@ -173,7 +181,8 @@ class DynamicMixtureDataset(EpochDataset):
         if self.rooms is not None and rng.random() < self.room_rate:
             room = self.rooms.draw(rng)
 
-        dry, lead = self._speech(rng, chosen, speeds, 0 if room is None else room.shape[-1])
+        lead = 0 if room is None else room.shape[-1]
+        dry = self._speech(rng, chosen, speeds, lead)
         inside = dry[:, lead:]  # [S, T]; earlier samples are only needed for the reverberation
         noise, noise_loudness = self._noise(rng, inside.shape[1])
         measured = {name: self.speech.measured[name][chosen] for name in self.levels.measures}
@@ -193,8 +202,36 @@ class DynamicMixtureDataset(EpochDataset):
         )
         return shifted(parts, self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate))
 
-    def _speech(self, rng, chosen, speeds, tail):
-        """[S, lead + T]: a segment of each utterance, and up to ``tail`` preceding samples."""
+    def _speech(self, rng, chosen, speeds, lead):
+        """[S, lead + T]: the speakers' signals, from ``lead`` samples before the segment on."""
+        limit = self.turns.draw_limit(rng)
+        if limit is None:
+            return self._excerpts(rng, chosen, speeds, lead)
+        length = lead + self.segment
+        return np.stack(
+            [self._turns(rng, number, speed, length, limit) for number, speed in zip(chosen, speeds, strict=True)]
+        )
+
+    def _turns(self, rng, chosen, speed, length, limit):
+        """[``length``]: turns of the speaker of one utterance, all at its level."""
+        numbers = self.speech.same_speaker(chosen)
+        resamplers = [
+            SpeedResampler.between(self.speech.sample_rates[number], self.sample_rate, speed) for number in numbers
+        ]
+        totals = [self.speech.num_samples[number] for number in numbers]
+        lengths = [resampler.num_out(total) for resampler, total in zip(resamplers, totals, strict=True)]
+        levels = self.speech.measured[self.levels.measures[0]][numbers] if self.levels.measures else np.zeros(1)
+        gains = np.broadcast_to(10 ** ((levels[0] - levels) / 20), len(numbers)).astype(np.float32)
+        signal = np.zeros(length, np.float32)
+        for index, start, size in self.turns.draw(rng, lengths, length, limit, self.sample_rate):
+            path, total, resampler = self.speech.paths[numbers[index]], totals[index], resamplers[index]
+            begin = int(rng.integers(total - resampler.num_in(size) + 1))
+            excerpt = resampler.read(path, total, begin, size)
+            signal[start : start + size] = gains[index] * fade(excerpt, self.sample_rate)
+        return signal
+
+    def _excerpts(self, rng, chosen, speeds, tail):
+        """[S, tail + T]: a segment of each utterance, and up to ``tail`` preceding samples, zeros if there are less."""
         resamplers = [
             SpeedResampler.between(self.speech.sample_rates[number], self.sample_rate, speed)
             for number, speed in zip(chosen, speeds, strict=True)
@@ -211,7 +248,7 @@ class DynamicMixtureDataset(EpochDataset):
             begin = start - periods * resampler.down
             signal = resampler.read(self.speech.paths[number], total, begin, lead + length)[-(tail + length) :]
             signals[row, tail + length - len(signal) :] = signal
-        return signals, tail
+        return signals
 
     def _noise(self, rng, length):
         """Noise [T] or None; and its loudness in LUFS, or None if it has to be measured."""

@@ -120,6 +120,11 @@ class SpeechPool:
                 chosen.append(number)
         return np.array(chosen)
 
+    def same_speaker(self, number: int) -> list[int]:
+        """Numbers of all utterances of an utterance's speaker, its own first."""
+        others = np.flatnonzero(self.codes == self.codes[number])
+        return [int(number), *(int(other) for other in others if other != number)]
+
 
 @dataclass(frozen=True)
 class NoisePool:

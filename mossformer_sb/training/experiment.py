@@ -54,6 +54,8 @@ DYNAMIC_MIXING = (
     "min_seconds",
     "room_rate",
     "noise_rate",
+    "turn_rate",
+    "max_pause",
     "mixtures_per_epoch",
 )
 

@@ -38,8 +38,8 @@ SAMPLE_RATE = 8000  # Hz
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 MOSSFORMERS = ("ours", "reference")
 TASKS = ("inference", "training")
-# processor: CPU time of this process, for machines with other load; with one thread.
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+# cpu: CPU time of this process, for machines with other load; with one thread.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 MEMORY_CASE = ("network", "size", "seconds", "task", "precision")  # keys of a row on which its memory depends
 
 
@@ -364,7 +364,7 @@ def _parser():
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads, one after the other (torch's choice)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each network (%(default)s)")
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall",
-                        help="processor: CPU time, under other load; with --threads 1 (%(default)s)")  # fmt: skip
+                        help="cpu: CPU time, under other load; with --threads 1 (%(default)s)")  # fmt: skip
     parser.add_argument("--memory", action="store_true", help="measure memory, too, each case in a process of its own")
     parser.add_argument("--models", type=Path, help="folder that keeps exported models (a temporary one)")
     parser.add_argument("--output", type=Path, help="write the tables, in Markdown, to this file too")

@@ -5,8 +5,6 @@ Shapes: B batch, T samples, S speakers.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -16,7 +14,6 @@ import numpy as np
 import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy
-from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from mossformer_sb.data.audio_io import Recording, as_float32, is_array
@@ -25,19 +22,22 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.inference.batches import BatchLimit, result_or_raise, separate_pieces
 from mossformer_sb.inference.block_store import BlockStore
 from mossformer_sb.inference.chunking import Chunking
-from mossformer_sb.inference.input_level import check_input_level
+from mossformer_sb.inference.load_options import (
+    fetch_config_from,
+    has_yaml,
+    model_hparams,
+    prepared_for_speechbrain,
+    with_device,
+)
 from mossformer_sb.inference.output_files import Output, made_folders, reduction_without_clipping
 from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
-from mossformer_sb.network.hub import CONFIG_FILE, read_config
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
-from mossformer_sb.sharing.fetching import NoSuchFile
-from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
-from mossformer_sb.sharing.loading import find_model, load_model
+from mossformer_sb.sharing.folder import HPARAMS_FILE
+from mossformer_sb.sharing.loading import find_model
 from mossformer_sb.sharing.released_cache import resolve_source
-from mossformer_sb.utils.devices import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,18 +131,18 @@ class MossFormerSeparation(Pretrained):
         named = default_model() if source is None else source
         source = resolve_source(named)
         trust = trust and source is named  # a released model is converted locally, and needs no trust
-        fetch_config = _fetch_config(fetch_config or FetchConfig(), kwargs)
-        run_opts = _with_device(kwargs.pop("run_opts", None), device)
+        fetch_config = fetch_config_from(fetch_config or FetchConfig(), kwargs)
+        run_opts = with_device(kwargs.pop("run_opts", None), device)
         source = find_model(source, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config)
-        checking = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
-        if trust and _has_yaml(source, hparams_file):
-            options = {**checking, **_prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
+        checking: dict[str, Any] = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
+        if trust and has_yaml(source, hparams_file):
+            options = {**checking, **prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
             return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
         if hparams_file != HPARAMS_FILE:
             raise InputError(
                 f"hparams_file {hparams_file!r} is only read with trust=True: set that, or remove hparams_file."
             )
-        hparams = _hparams(source, **checking)
+        hparams = model_hparams(source, **checking)
         if download_only:
             return None
         return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
@@ -466,64 +466,6 @@ def _check_finite(mix, estimates, lengths):
     items = (~finite.all(1)).nonzero().flatten().tolist()
     if items:
         raise InputError(f"mix: items {', '.join(map(str, items))} of the batch hold NaN or infinity: repair them.")
-
-
-def _with_device(run_opts, device):
-    """SpeechBrain's run options, a dict or its own class, with an available device, in SpeechBrain's form."""
-    is_class = isinstance(run_opts, RunOptions)
-    options = {} if is_class else dict(run_opts or {})
-    if device is None:
-        device = run_opts.device if is_class else options.get("device")
-    device = choose_device("auto" if device is None else device)
-    if device == "cuda":  # SpeechBrain reads the number from the name, and warns if there is none
-        device = f"cuda:{torch.cuda.current_device()}"
-    if is_class:
-        return dataclasses.replace(run_opts, device=device, overridden_args={*run_opts.overridden_args, "device"})
-    return {**options, "device": device}
-
-
-def _fetch_config(config, kwargs):
-    """Move the arguments that SpeechBrain had before ``FetchConfig`` from ``kwargs`` into one."""
-    if kwargs.pop("pymodule_file", None) is not None:
-        raise InputError("pymodule_file is not supported: no code of a model folder is loaded. Remove it.")
-    earlier = {"use_auth_token": "token", "revision": "revision", "huggingface_cache_dir": "huggingface_cache_dir"}
-    given = {new: kwargs.pop(old, None) for old, new in earlier.items()}
-    return dataclasses.replace(config, **{name: value for name, value in given.items() if value is not None})
-
-
-def _hparams(source, overrides, overrides_must_match):
-    """The hparams of SpeechBrain's ``Pretrained`` for a model that is not trusted."""
-    more = {}
-    if not overrides_must_match:
-        known = read_config(source.file(CONFIG_FILE)) if overrides else {}
-        more = {key: value for key, value in overrides.items() if key not in known}
-        overrides = {key: value for key, value in overrides.items() if key in known}
-    separator = load_model(source, overrides)
-    level = {} if separator.input_level is None else {"input_level": separator.input_level}
-    check_input_level(level.get("input_level", "rms"))
-    modules = dict(separator.named_children())
-    facts = {"sample_rate": separator.sample_rate, "num_spks": separator.masknet.num_spks, **level}
-    return {**facts, **modules, **more, "modules": modules}
-
-
-def _has_yaml(source, hparams_file):
-    """Whether a trusted model has its YAML file; without one it is loaded as an untrusted one."""
-    try:
-        source.file(hparams_file)
-    except NoSuchFile:
-        if hparams_file != HPARAMS_FILE:
-            raise
-        return False
-    return True
-
-
-def _prepared_for_speechbrain(source, hparams_file):
-    """Arguments for SpeechBrain's loading, after a check that the files in ``savedir`` are this model's."""
-    source.file(hparams_file)
-    for name in MODULES:
-        with contextlib.suppress(NoSuchFile):  # a trusted YAML file may have other modules, and other names for them
-            source.file(f"{name}.ckpt")
-    return source.for_speechbrain()
 
 
 def stem(recording: str | Path | bytes | BinaryIO) -> str:

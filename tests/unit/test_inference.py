@@ -14,7 +14,8 @@ from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.data.audio_io import BLOCK
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.input_level import normalise
-from mossformer_sb.inference.separation import MossFormerSeparation, _with_device
+from mossformer_sb.inference.load_options import with_device
+from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.devices import choose_device
@@ -500,7 +501,7 @@ class TestDevices:
         machine(2, False)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
         for run_opts in (None, {"device": "cuda"}, RunOptions.from_dictionary({"device": "cuda"})):
-            assert _with_device(run_opts, None)["device"] == "cuda:1"
+            assert with_device(run_opts, None)["device"] == "cuda:1"
 
     def test_unknown_and_absent(self, machine):
         machine(0, False)

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import ceiling, machine, rivals, separators, speed, speed_tables
+from benchmarks import breakdown, ceiling, machine, rivals, separators, speed, speed_tables
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.network.fast import is_enabled
 
@@ -163,3 +163,14 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r'matplotlib, which is missing: pip install "mossformer_sb\[report\]"'):
         speed_tables.draw([{"network": "ours"}], tmp_path / "a.png")
+
+
+def test_breakdown_finds_the_matmuls_of_all_cases(tmp_path, capsys):
+    words = ["--sizes", "mini", "--seconds", "0.2", "--rounds", "1", "--output", str(tmp_path / "a.md")]
+    breakdown.main([*words, "--precisions", "fp32", "bf16"])
+    text = (tmp_path / "a.md").read_text()
+    assert text == capsys.readouterr().out
+    table = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in text.splitlines() if "|" in line)}
+    shares = [float(cell.strip(" %")) for cell in table["matmuls"]]
+    assert len(shares) == 4 and min(shares) > 5  # fast matmuls have another operator than PyTorch's
+    assert float(table["dropout masks"][0].strip(" %")) == 0 < float(table["dropout masks"][2].strip(" %"))

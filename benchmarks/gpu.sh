@@ -26,11 +26,11 @@ part() { # part NAME LIMIT COMMAND...: run it, its output to a log, within a lim
 }
 
 if [ "$device" = cuda ]; then
-  size=S; tests=60; speed=90; rivals=150; step="--batch_size 32 --segment 4.0 --num_workers 12 --precision bf16"
+  size=S; tests=60; speed=90; rivals=150; step="--batch_size 32 --segment 6.0 --num_workers 12 --precision bf16"
   sizes=(--sizes S L --seconds 4 --tasks inference training --precisions fp32 bf16 --rounds 5)
   rival_sizes=(S L); rival_options=(--seconds 4 --batch 4 --rounds 5)
 else
-  size=mini; tests=60; speed=60; rivals=60; step="--batch_size 2 --segment 1.0 --num_workers 0 --precision fp32"
+  size=mini; tests=60; speed=60; rivals=60; step="--batch_size 2 --segment 1.0 --max_pause 0.5 --num_workers 0 --precision fp32"
   sizes=(--sizes mini --seconds 1 --tasks inference training --rounds 1)
   rival_sizes=(mini); rival_options=(--seconds 0.2 --rounds 1)
 fi

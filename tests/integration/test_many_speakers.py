@@ -13,9 +13,10 @@ from tests.integration.programs import train_in_turn
 from tests.unit.small_corpus import write_source
 
 YAML = Path(__file__).parents[2] / "hparams" / "mossformer_many_speakers.yaml"
-SMALL = "--model_size mini --segment 0.5 --number_of_epochs 2 --steps_per_epoch 2 --batch_size 2 --num_workers 0"
-SMALL += (
-    " --num_train 3 --num_valid 3 --num_test 3 --corpus_rooms 2 --num_noises 4 --precision fp32 --n_audio_to_save 1"
+SMALL = (
+    "--model_size mini --segment 0.5 --max_pause 0 --number_of_epochs 2 --steps_per_epoch 2 --batch_size 2 "
+    "--num_workers 0 --num_train 3 --num_valid 3 --num_test 3 --corpus_rooms 2 --num_noises 4 --precision fp32 "
+    "--n_audio_to_save 1"
 )
 SMALL += " --train_minutes null --epoch_minutes null --optimizer adam"
 SMALL += " --output_folder out --device cpu --noprogressbar --check_samples"

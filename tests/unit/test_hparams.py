@@ -146,7 +146,7 @@ class TestAgreement:
             *("speed_perturb", "speed_range", "level_imbalance", "single_speaker_rate", "number_of_epochs"),
             *("batch_size", "num_workers", "lr", "schedule", "steps_per_epoch", "precision", "ema_decay"),
             *("num_train", "num_valid", "num_test", "train_minutes", "epoch_minutes", "segment", "dropout"),
-            *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes"),
+            *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes", "turn_rate", "max_pause"),
         },
         "convtasnet": {"lr"},  # as published for each
         "dprnn": {"lr"},

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
 from torch.utils.data import DataLoader
@@ -23,8 +25,6 @@ from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mossformer_sb.data.datasets import AugmentedMixtureDataset
     from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 
@@ -74,6 +74,11 @@ def complete(hparams: dict) -> dict:
     hparams : dict
         The same, with ``epoch_counter``, ``train_logger`` and ``checkpointer``.
 
+    Raises
+    ------
+    InputError
+        If one of ``modules`` is not a network.
+
     Example
     -------
     >>> folder = getfixture("tmp_path")
@@ -81,6 +86,14 @@ def complete(hparams: dict) -> dict:
     >>> complete(hparams)["epoch_counter"].limit
     3
     """
+    if not isinstance(hparams["modules"], Mapping):
+        raise InputError(f"modules must be a mapping of names to networks; found {hparams['modules']!r}.")
+    for name, module in hparams["modules"].items():
+        if not isinstance(module, torch.nn.Module):
+            raise InputError(
+                f"{name}, one of modules, must be a network (torch.nn.Module); found {module!r}. Remove the option "
+                f"--{name}, or edit the file: networks are set by keys such as model_size."
+            )
     counter = EpochCounter(limit=hparams["number_of_epochs"])
     recoverables = {**hparams["modules"], "epoch_counter": counter}
     hparams["epoch_counter"] = counter

@@ -123,7 +123,14 @@ def check_overrides(tree: Mapping, overrides: Mapping, hparams_file: str, path: 
 
 
 def _check_kind(path, default, value, hparams_file):
-    """Refuse text for a number, and anything but True or False for a boolean."""
+    """Refuse text for a number or an object, and anything but True or False for a boolean."""
+    tag = yaml_tag(default)
+    is_object = tag.startswith(("!new:", "!name:"))
+    if is_object or (isinstance(default, Mapping) and value is not None):
+        raise InputError(
+            f"{path} in {hparams_file} is {tag or 'a mapping'}, which no value can replace; found {value!r}. Give the "
+            f"keys that it is made from, as in --{path} '{{KEY: VALUE}}', or edit the file."
+        )
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{path} must be true or false, as in {hparams_file}; found {value!r}. Give one of them.")

@@ -242,6 +242,9 @@ def test_included_file(yaml_file):
         (["--masknet", "{drpout: 1}"], "masknet.drpout is not in .*: masknet has p"),
         (["--seed", "{a: 1}"], "seed in .* is not a mapping"),
         (["--optimizer", "{inner: {lr: {a: 1}}}"], "optimizer.inner.lr in .* is not a mapping"),
+        (["--masknet", "a.wav"], "masknet in .* is !new:torch.nn.Dropout, .*; found 'a.wav'. Give the keys"),
+        (["--masknet", "null"], "masknet in .*; found None. Give the keys that it is made from"),
+        (["--optimizer", "3"], "optimizer in .* is a mapping, which no value can replace; found 3"),
     ],
 )
 def test_refused(parse, words, message):

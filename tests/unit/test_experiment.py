@@ -92,6 +92,22 @@ def test_checkpoints_hold_the_networks_and_the_epoch(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        (
+            {"decoder": "a.wav"},
+            "decoder, one of modules, must be a network .*; found 'a.wav'. Remove the option --decoder",
+        ),
+        ({"decoder": None}, "decoder, one of modules, must be a network .*; found None"),
+        (None, "modules must be a mapping of names to networks; found None"),
+    ],
+)
+def test_modules_are_networks(tmp_path, modules, message):
+    with pytest.raises(InputError, match=message):
+        complete({"modules": modules, "number_of_epochs": 2, "output_folder": tmp_path, "save_folder": tmp_path})
+
+
+@pytest.mark.parametrize(
     ("settings", "name"),
     [
         ({"corpus": "wham"}, "WHAM!"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.ceiling import TRAINING_FACTOR, products_of, seconds_of
+from benchmarks.ceiling import SECONDS, TRAINING_FACTOR, products_of, seconds_of
 from benchmarks.machine import describe
 from benchmarks.separators import build
 from benchmarks.speed import PRECISIONS, SAMPLE_RATE, TASKS, Runner
@@ -56,7 +56,7 @@ def kind_of(operator):
     return next((kind for kind, parts in KINDS.items() if any(part in operator for part in parts)), OVERHEAD)
 
 
-def breakdown(size, seconds, task="inference", precision="fp32", rounds=3):
+def breakdown(size, seconds, task="inference", precision="fp32", rounds=3, at_least=SECONDS):
     """Time a call, and profile it.
 
     Arguments
@@ -71,6 +71,8 @@ def breakdown(size, seconds, task="inference", precision="fp32", rounds=3):
         fp32 or bf16.
     rounds : int
         Number of timed calls, after a warm-up; then one is profiled.
+    at_least : float
+        Seconds for which each matmul is repeated alone.
 
     Returns
     -------
@@ -83,7 +85,7 @@ def breakdown(size, seconds, task="inference", precision="fp32", rounds=3):
 
     Example
     -------
-    >>> wall, ceiling, shares = breakdown("mini", 0.1, rounds=1)
+    >>> wall, ceiling, shares = breakdown("mini", 0.1, rounds=1, at_least=0)
     >>> round(sum(shares.values()), 6), wall > 0 and ceiling > 0
     (1.0, True)
     """
@@ -98,7 +100,7 @@ def breakdown(size, seconds, task="inference", precision="fp32", rounds=3):
     for event in profiler.key_averages():
         times[kind_of(event.key)] += event.self_cpu_time_total
     factor = TRAINING_FACTOR if task == "training" else 1
-    ceiling = factor * seconds_of(products_of(size, mixture.shape[1]), precision)
+    ceiling = factor * seconds_of(products_of(size, mixture.shape[1]), precision, at_least=at_least)
     return wall, ceiling, {kind: time / times.total() for kind, time in times.most_common()}
 
 

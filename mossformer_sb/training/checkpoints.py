@@ -252,8 +252,8 @@ class Checkpointer(stock.Checkpointer):
         Raises
         ------
         InputError
-            When a recoverable has no file, or the parameters of a module have other names or shapes. Nothing has been
-            changed then.
+            When a recoverable has no file, the parameters of a module have other names or shapes, or those of an
+            optimizer are grouped differently. Nothing has been changed then.
         """
         missing = [name for name in self._required() if name not in checkpoint.paramfiles]
         if missing:
@@ -263,6 +263,9 @@ class Checkpointer(stock.Checkpointer):
             )
         for name, module in self._plain_modules(checkpoint):
             _check_architecture(name, module, checkpoint)
+        for name, obj in self.recoverables.items():
+            if isinstance(obj, torch.optim.Optimizer) and name in checkpoint.paramfiles:
+                _check_parameter_groups(obj, checkpoint.paramfiles[name])
         super().load_checkpoint(checkpoint)
 
     def check_architecture(self) -> None:
@@ -428,3 +431,18 @@ def _check_architecture(name, module, checkpoint):
             f"The checkpoint {checkpoint.path} has another architecture: {number} parameters of '{name}' differ "
             f"({shown}). Use the settings that it was trained with, or another output folder."
         )
+
+
+def _check_parameter_groups(optimizer, path):
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["param_groups"]
+    there, here = ([len(group["params"]) for group in groups] for groups in (saved, optimizer.param_groups))
+    if there != here:
+        raise InputError(
+            f"{path}: the optimizer has {_listed(there)} parameters there, and {_listed(here)} with the present "
+            "settings. Resume with those that it was saved with (optimizer, freeze, remove_vector_weight_decay); or "
+            "start from its weights, with --init_from and another --output_folder."
+        )
+
+
+def _listed(sizes):
+    return " + ".join(map(str, sizes))

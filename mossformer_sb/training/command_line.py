@@ -24,10 +24,11 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
 from mossformer_sb.training.experiment_file import (
     RENAMED,
+    TEXT_ENDINGS,
     check_keys,
-    check_numbers,
     check_overrides,
     check_placeholders,
+    check_values,
     expand_home,
     read_yaml,
     yaml_problem,
@@ -37,8 +38,6 @@ from mossformer_sb.utils.devices import choose_device
 from mossformer_sb.utils.files import expanded
 
 USAGE = "python train.py hparams/EXPERIMENT.yaml [--key VALUE] [--key=VALUE] [--flag] ..."
-
-
 WIDE = 40  # longest value, in characters, whose comment is aligned in --help
 
 
@@ -109,7 +108,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
             if name in tree:
                 in_both.append(name)
         elif name in tree:
-            overrides[name] = _override_value(name, values)
+            overrides[name] = _override_value(name, values, _is_text(name, tree[name]))
         else:
             raise InputError(_unknown_name(name, hparams_file, tree, options))
 
@@ -118,7 +117,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
     overrides = {**expand_home(tree), **expanded(overrides)}
     check_overrides(tree, overrides, hparams_file)
     check_placeholders(tree, overrides, hparams_file)
-    check_numbers(tree, hparams_file)
+    check_values(tree, hparams_file)
     return hparams_file, run_opts, overrides
 
 
@@ -161,13 +160,21 @@ def _group(words):
     return groups
 
 
-def _override_value(name, values):
+def _is_text(name, default):
+    """Whether the value of a key is text, though it may look like a number, such as the name of a folder."""
+    return isinstance(default, str) or name.endswith(TEXT_ENDINGS)
+
+
+def _override_value(name, values, is_text=False):
+    if is_text and not values:
+        raise InputError(f"--{name} takes one value, found none: give it.")
     if len(values) > 1:
         raise InputError(
             f"--{name} takes one value, found {len(values)}: {' '.join(values)}. "
             "Put a value with spaces, a list or a mapping in quotes."
         )
-    return _yaml_value(name, values[0]) if values else True
+    value = _yaml_value(name, values[0]) if values else True
+    return values[0] if is_text and isinstance(value, (bool, int, float)) else value
 
 
 def _yaml_value(name, text):

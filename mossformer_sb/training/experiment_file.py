@@ -26,6 +26,17 @@ REFERENCE = re.compile(r"<[^>]*>")
 TUPLE = re.compile(r"\(.*\)")
 # Integers whose values are used when objects are built, and the least value of each.
 LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1}
+# Keys that must not be null.
+REQUIRED = {
+    **dict.fromkeys(("output_folder", "save_folder", "manifest_folder", "export_folder"), "a path"),
+    **dict.fromkeys(("corpus", "task", "model_size"), "a name"),
+    **dict.fromkeys(
+        ("seed", "number_of_epochs", "batch_size", "valid_batch_size", "n_audio_to_save", "lr"), "a number"
+    ),
+    **dict.fromkeys(("random_shift", "level_imbalance", "single_speaker_rate"), "a number"),
+}
+# Keys that end in these are text, also where their default is null.
+TEXT_ENDINGS = ("folder", "_file", "_csv", "init_from")
 # Keys with other names in earlier versions.
 RENAMED = {
     "deep": "check_samples",
@@ -171,16 +182,24 @@ def _accepts(node, key, hparams_file):
 
 
 def check_placeholders(tree: Mapping, overrides: dict, hparams_file: str) -> None:
-    """Refuse a ``!PLACEHOLDER`` without a value."""
+    """Refuse a ``!PLACEHOLDER`` without a value, or with null."""
+    missing = [key for key, value in overrides.items() if value is None and yaml_tag(tree.get(key)) == "!PLACEHOLDER"]
     recursive_update(tree, overrides)
-    missing = list(_placeholders(tree))
+    missing += _placeholders(tree)
     if missing:
         given = " ".join(dict.fromkeys(_how_to_give(path) for path in missing))
         raise InputError(f"{hparams_file} needs a value for {', '.join(missing)}. Add: {given}")
 
 
-def check_numbers(tree: Mapping, hparams_file: str) -> None:
-    """Refuse numbers with which PyTorch or SpeechBrain would fail with an unclear error."""
+def check_values(tree: Mapping, hparams_file: str) -> None:
+    """Refuse values with which Python, PyTorch or SpeechBrain would fail with an unclear error."""
+    for key, value in tree.items():
+        needed = REQUIRED.get(key)
+        if needed and value is None:
+            raise InputError(f"{key} in {hparams_file} is null: give {needed}, as in --{key} VALUE.")
+        is_text = needed in ("a path", "a name") or str(key).endswith(TEXT_ENDINGS)
+        if is_text and not (value is None or isinstance(value, str) or yaml_tag(value)):
+            raise InputError(f"{key} in {hparams_file} must be text; found {value!r}.")
     for key, least in LEAST.items():
         value = tree.get(key)
         if isinstance(value, (int, float)) and (isinstance(value, bool) or int(value) != value or value < least):

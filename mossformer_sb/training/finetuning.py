@@ -295,7 +295,7 @@ def freeze(modules: Mapping, patterns: str | Sequence[str]) -> list[str]:
     Raises
     ------
     InputError
-        If a pattern matches nothing, or all parameters are frozen.
+        If a pattern matches nothing, all parameters are frozen, or the patterns are no text.
 
     Example
     -------
@@ -303,7 +303,10 @@ def freeze(modules: Mapping, patterns: str | Sequence[str]) -> list[str]:
     >>> freeze(dict(MossFormerSeparator.from_size("mini").named_children()), ["encoder.*", "masknet.norm.*"])
     ['encoder.conv1d.weight', 'masknet.norm.weight', 'masknet.norm.bias']
     """
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    elif not isinstance(patterns, (list, tuple)):
+        raise InputError(f"freeze is {patterns!r}: give names of parameters, one or a list, such as masknet.blocks.*.")
     parameters = {
         f"{module_name}.{name}": parameter
         for module_name, module in modules.items()

@@ -26,8 +26,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     Arguments
     ---------
-    params : iterable of torch.nn.Parameter
-        Parameters of two dimensions, both of 32 or more, are matrices.
+    params : iterable of torch.nn.Parameter, or of dict
+        Parameters, or groups of them with settings of their own. Parameters of two dimensions, both of 32 or more, are
+        matrices.
     lr : float
         Learning rate.
     weight_decay : float
@@ -54,17 +55,20 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 f"optimizer 'muon' needs PyTorch 2.9 or newer, and this is {torch.__version__}: upgrade it, or choose "
                 "adamw."
             )
-        params = list(params)
-        matrices = [p for p in params if p.ndim == 2 and min(p.shape) >= LEAST_SIZE]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in params if id(p) not in chosen]
-        common = {"lr": lr, "weight_decay": weight_decay}
+        given = list(params)
+        groups = given if given and isinstance(given[0], dict) else [{"params": given}]
         # Groups and states belong to this optimizer, so that it is saved and loaded as one.
         self._rules = []
-        if matrices:
-            self._rules.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **common))
-        if others:
-            self._rules.append(torch.optim.AdamW(others, **common))
+        for group in groups:
+            options = {"lr": lr, "weight_decay": weight_decay, **group}
+            members = list(options.pop("params"))
+            matrices = [p for p in members if p.ndim == 2 and min(p.shape) >= LEAST_SIZE]
+            chosen = {id(p) for p in matrices}
+            others = [p for p in members if id(p) not in chosen]
+            if matrices:
+                self._rules.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **options))
+            if others:
+                self._rules.append(torch.optim.AdamW(others, **options))
         super().__init__([dict(group) for rule in self._rules for group in rule.param_groups], {})
 
     @torch.no_grad()

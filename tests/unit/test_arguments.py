@@ -1,13 +1,16 @@
 """The command line: accepted options, and messages for refused ones."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.command_line import check_device, parse_arguments
-from mossformer_sb.training.experiment_file import BUILT_IN_CODE, RENAMED
+from mossformer_sb.training.experiment_file import BUILT_IN_CODE, RENAMED, REQUIRED
+
+WHAM = str(Path(__file__).parents[2] / "hparams" / "mossformer_wham.yaml")
 
 YAML = """
 data_folder: !PLACEHOLDER
@@ -201,6 +204,30 @@ def test_an_empty_mapping_takes_anything(yaml_file):
         parse_arguments([str(yaml_file), "--pin_memory"])
 
 
+@pytest.mark.parametrize("text", ["2024", "1.5", "true", "1e3"])
+def test_text_that_looks_like_a_number_stays_text(parse, yaml_file, text):
+    """As a folder that is named after a year, or a corpus after a number."""
+    assert parse("--output_folder", text)[1]["output_folder"] == text
+    yaml_file.write_text("corpus_name: wham\nspeech_folder: null\nseed: 1\n")
+    words = [str(yaml_file), "--corpus_name", text, f"--speech_folder={text}"]
+    assert parse_arguments(words)[2] == {"corpus_name": text, "speech_folder": text}
+    assert parse_arguments([str(yaml_file), "--corpus_name", "null"])[2] == {"corpus_name": None}
+
+
+@pytest.mark.parametrize("key", [*REQUIRED, "data_folder"])
+def test_a_required_key_is_not_null(key):
+    given = [] if key == "data_folder" else ["--data_folder", "d"]
+    with pytest.raises(InputError, match=f"{key} in .* is null: give a |needs a value for {key}"):
+        parse_arguments([WHAM, *given, f"--{key}=null"])
+
+
+@pytest.mark.parametrize("key", ["data_folder", "output_folder", "speech_folder", "init_from", "task", "model_size"])
+def test_text_is_no_list(key):
+    given = [] if key == "data_folder" else ["--data_folder", "d"]
+    with pytest.raises(InputError, match=rf"{key} in .* must be text; found \[1\]"):
+        parse_arguments([WHAM, *given, f"--{key}=[1]"])
+
+
 def test_mapping_can_be_replaced(parse):
     assert parse("--optimizer", "null")[1] == {"optimizer": None}
 
@@ -244,6 +271,7 @@ def test_included_file(yaml_file):
         (["--optimizer", "{inner: {lr: {a: 1}}}"], "optimizer.inner.lr in .* is not a mapping"),
         (["--masknet", "a.wav"], "masknet in .* is !new:torch.nn.Dropout, .*; found 'a.wav'. Give the keys"),
         (["--masknet", "null"], "masknet in .*; found None. Give the keys that it is made from"),
+        (["--output_folder"], "--output_folder takes one value, found none"),
         (["--optimizer", "3"], "optimizer in .* is a mapping, which no value can replace; found 3"),
     ],
 )

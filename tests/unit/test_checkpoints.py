@@ -279,6 +279,27 @@ def test_other_architecture(tmp_path):
     torch.testing.assert_close(dict(first.state_dict()), state)  # not even the module that fits has been changed
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        lambda net: [{"params": [net.weight]}, {"params": [net.bias], "weight_decay": 0.0}],  # other groups
+        lambda net: [net.weight],  # less parameters, as after freeze
+    ],
+)
+def test_optimizer_with_other_parameter_groups(tmp_path, groups):
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    Checkpointer(tmp_path, {"net": net, "optimizer": optimizer}).save_checkpoint()
+    other = torch.nn.Linear(2, 2)
+    before = other.weight.clone()
+    checkpointer = Checkpointer(tmp_path, {"net": other, "optimizer": torch.optim.Adam(groups(other))})
+    with pytest.raises(InputError, match=r"optimizer.ckpt: the optimizer has 2 parameters there, and 1.* Resume with"):
+        checkpointer.recover_if_possible()
+    assert torch.equal(other.weight, before)
+
+
 def test_recoverable_without_a_file(tmp_path, checkpointer, model):
     saved = save(checkpointer, model, 1)
     more = Checkpointer(tmp_path, {"model": model, "random_state": RandomState()})

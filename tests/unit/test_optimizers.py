@@ -68,6 +68,21 @@ class TestMuon:
         assert all(torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
 
 
+@needs_muon
+def test_muon_takes_groups_with_settings_of_their_own():
+    """As of SpeechBrain's option remove_vector_weight_decay."""
+    net, expected = network(), network()
+    vectors = [parameter for parameter in net.parameters() if parameter.ndim < 2]
+    others = [parameter for parameter in net.parameters() if parameter.ndim >= 2]
+    groups = [{"params": others}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = choose_optimizer(groups, "muon", 0.01, 0.5)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5, 0.0]
+    fit(net, optimizer, 1)
+    fit(expected, choose_optimizer(expected.parameters(), "muon", 0.01, 0.5), 1)
+    for one, other, before in zip(net.parameters(), expected.parameters(), network().parameters(), strict=True):
+        assert torch.equal(one, other) == (one.ndim >= 2 or not before.any())  # zeros don't decay
+
+
 def test_an_older_pytorch_is_refused_in_one_line(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(

@@ -165,7 +165,8 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
         speed_tables.draw([{"network": "ours"}], tmp_path / "a.png")
 
 
-def test_breakdown_finds_the_matmuls_of_all_cases(tmp_path, capsys):
+def test_breakdown_finds_the_matmuls_of_all_cases(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(breakdown, "seconds_of", lambda *_, **__: 0.5)
     words = ["--sizes", "mini", "--seconds", "0.2", "--rounds", "1", "--output", str(tmp_path / "a.md")]
     breakdown.main([*words, "--precisions", "fp32", "bf16"])
     text = (tmp_path / "a.md").read_text()

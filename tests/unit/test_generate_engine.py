@@ -262,7 +262,9 @@ def test_interrupted_command(tmp_path, whole):
     _, printed = run_slowly.communicate(timeout=120)
     assert run_slowly.returncode == 130
     assert "Traceback" not in printed
-    assert printed.rstrip().endswith("Interrupted. Finished files are kept: run the same command again to resume.")
+    # joblib's resource tracker, another process, may find a semaphore removed that a worker was about to remove.
+    ours = [line for line in printed.splitlines() if "resource_tracker" not in line]
+    assert ours[-1] == "Interrupted. Finished files are kept: run the same command again to resume."
     run(plan(), tmp_path / "out", workers=2)
     assert tree(tmp_path / "out") == whole
 

@@ -39,16 +39,19 @@ unpacking=$!
 part tests "$tests" "$python" -m pytest -q tests/gpu
 part speed "$speed" "$python" -m benchmarks.speed --device "$device" "${sizes[@]}"
 # The authors' code, ours plain, plain and compiled, and with its own backward passes. Compiling takes most of it, so that
-# each precision and size is a part of its own: what was measured stays when the time for all of them is over.
+# each precision, size and task is a part of its own: what was measured stays when the time for all of them is over.
 networks=(reference ours+plain ours ours+plain-compile)
 "$python" -c "import modelscope" 2> /dev/null || networks=("${networks[@]:1}")
 rivals_end=$((SECONDS + ${RIVALS_SECONDS:-$rivals}))
 for precision in bf16 tf32 fp32; do
   for one in "${rival_sizes[@]}"; do
-    limit=$((rivals_end - SECONDS))
-    [ "$limit" -gt 5 ] || { echo "rivals-$one-$precision: no time was left" | tee -a "$out/summary.txt"; continue; }
-    part "rivals-$one-$precision" "$limit" "$python" -m benchmarks.speed --device "$device" --sizes "$one" "${rival_options[@]}" \
-      --tasks inference training --precisions "$precision" --networks "${networks[@]}" --output "$out/rivals-$one-$precision.md"
+    for task in inference training; do
+      name=rivals-$one-$precision-$task
+      limit=$((rivals_end - SECONDS))
+      [ "$limit" -gt 5 ] || { echo "$name: no time was left" | tee -a "$out/summary.txt"; continue; }
+      part "$name" "$limit" "$python" -m benchmarks.speed --device "$device" --sizes "$one" "${rival_options[@]}" \
+        --tasks "$task" --precisions "$precision" --networks "${networks[@]}" --output "$out/$name.md"
+    done
   done
 done
 wait "$unpacking" || { cat "$out/unpack.log"; exit 1; }

@@ -140,6 +140,18 @@ class TestExamples:
                 near = np.abs(np.fft.rfftfreq(len(target), 1 / RATE) - frequencies[int(speaker)]) < 200
                 assert spectrum[near].sum() > 0.99 * spectrum.sum()
 
+    def test_turns_begin_and_end_without_a_jump(self, tmp_path):
+        """With utterances that are constant, every step is a fade's."""
+        for speaker in range(2):
+            (tmp_path / "speech" / str(speaker)).mkdir(parents=True)
+            soundfile.write(tmp_path / "speech" / str(speaker) / f"{speaker}.wav", np.full(2 * RATE, 0.1), RATE)
+        pools = prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "speech")
+        data = dataset(pools, level_distribution="speechbrain")
+        for index in range(5):
+            for target in data.draw(index).targets:
+                steps = np.abs(np.diff(target))
+                assert 0 < steps.max() < 0.02 * target.max()
+
     def test_pauses_vary_from_example_to_example(self, pools):
         """Some examples overlap nearly everywhere, and in others speakers mostly alternate."""
         data, shares = dataset(pools, max_pause=4.0, noise_rate=0.0), []
@@ -153,6 +165,7 @@ class TestExamples:
         reverberant = 0
         for index in range(20):
             parts = data.draw(index)
+            assert parts.targets.shape == parts.images.shape == (2, SEGMENT * RATE)
             for target, image in zip(parts.targets, parts.images, strict=True):
                 silent = frame_levels(target) < 1e-5 * np.abs(target).max()
                 reverberant += bool((frame_levels(image)[silent] > 0.01 * np.abs(image).max()).any())

@@ -26,7 +26,7 @@ part() { # part NAME LIMIT COMMAND...: run it, its output to a log, within a lim
 }
 
 if [ "$device" = cuda ]; then
-  size=S; tests=60; speed=90; rivals=150; step="--batch_size 32 --segment 6.0 --num_workers 12 --precision bf16"
+  size=S; tests=60; speed=90; rivals=150; step="--batch_size 20 --segment 6.0 --num_workers 12 --precision bf16"
   sizes=(--sizes S L --seconds 4 --tasks inference training --precisions fp32 bf16 --rounds 5)
   rival_sizes=(S L); rival_options=(--seconds 4 --batch 4 --rounds 5)
 else

@@ -7,6 +7,7 @@ import pandas as pd
 import soundfile
 from scipy.signal import butter, sosfilt
 
+from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.source_tables import prepare_mixing
 
 RATE = 8000
@@ -35,6 +36,12 @@ def write_noise(root, seconds=(3.0, 5.0, 0.7)):
     root.mkdir(parents=True)
     for number, length in enumerate(seconds):
         soundfile.write(root / f"n{number}.wav", stationary(rng, length, level=0.02 * 2**number), RATE, subtype="FLOAT")
+    return root
+
+
+def write_rooms(root):
+    """Four rooms with two speakers each. Returns the folder."""
+    compute_rooms(root, num_rooms=4, num_spks=2, workers=1)
     return root
 
 

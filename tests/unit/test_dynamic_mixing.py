@@ -22,7 +22,7 @@ from mossformer_sb.data.dynamic_mixing import FADE_SECONDS, DynamicMixtureDatase
 from mossformer_sb.data.loudness import loudness, mean_amplitude
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.si_snr import si_snr
-from tests.unit.mixing_pools import RATE, prepare_pools, stationary, write_manifest, write_speech
+from tests.unit.mixing_pools import RATE, prepare_pools, stationary, write_manifest, write_rooms, write_speech
 
 # Every test has a fixed seed, so a p-value below this says that the distribution is wrong, not that luck was bad.
 SIGNIFICANCE = 0.01
@@ -40,9 +40,7 @@ def clean_pools(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rooms")
-    compute_rooms(folder, num_rooms=4, num_spks=2, workers=1)
-    return folder
+    return write_rooms(tmp_path_factory.mktemp("rooms"))
 
 
 def dataset(pools, **options):

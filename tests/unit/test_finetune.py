@@ -479,3 +479,8 @@ class TestFreeze:
         with pytest.raises(InputError, match=rf"freeze \['\*'\] matches all {count} parameters: leave some to train"):
             freeze(modules, "*")
         assert all(p.requires_grad for module in modules.values() for p in module.parameters())
+
+
+def test_freeze_takes_names():
+    with pytest.raises(InputError, match="freeze is -1: give names of parameters"):
+        freeze({"encoder": torch.nn.Linear(1, 1)}, -1)

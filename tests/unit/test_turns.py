@@ -7,12 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.generate.room_cache import compute_rooms
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 from mossformer_sb.data.turns import TURN_SECONDS, TurnTaking, fade
 from mossformer_sb.errors import InputError
-from tests.unit.mixing_pools import RATE, prepare_pools
+from tests.unit.mixing_pools import RATE, prepare_pools, write_rooms
 
 SEGMENT = 6.0  # seconds, longer than each of the utterances, which have 2 to 4
 
@@ -24,9 +23,7 @@ def pools(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rooms(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rooms")
-    compute_rooms(folder, num_rooms=4, num_spks=2, workers=1)
-    return folder
+    return write_rooms(tmp_path_factory.mktemp("rooms"))
 
 
 def dataset(pools, **options):

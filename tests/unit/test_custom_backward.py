@@ -59,7 +59,9 @@ def test_gate():
 
 @pytest.mark.parametrize("num_frames", [3, 4, 12, 14])
 @pytest.mark.parametrize("with_lengths", [True, False])
-def test_joint_attention(num_frames, with_lengths):
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_joint_attention(num_frames, with_lengths, at_once, monkeypatch):
+    monkeypatch.setattr(backward, "_groups_at_once", lambda values, group_size: at_once)
     inputs = *(random(2, num_frames, 6) for _ in range(4)), random(2, num_frames, 10)
     lengths = torch.tensor([num_frames, 2]) if with_lengths else None
 
@@ -68,6 +70,19 @@ def test_joint_attention(num_frames, with_lengths):
 
     found, expected = both(run, *inputs)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_attention_groups_are_computed_together_in_half_precision_only(monkeypatch):
+    def spans(dtype):
+        groups = backward._groups(torch.empty(2, 11, 8, dtype=dtype), group_size=2)
+        return [(groups.items, groups.frames.start, groups.frames.stop, groups.number) for groups in groups]
+
+    monkeypatch.setattr(backward, "_HALF_ELEMENTS", 3 * 2 * 8)
+    both_items = slice(None)
+    one_at_a_time = [(both_items, start, min(start + 2, 11), 1) for start in range(0, 11, 2)]
+    assert spans(torch.float32) == spans(torch.float64) == one_at_a_time
+    together = [(item, *span) for item in (0, 1) for span in ((0, 6, 3), (6, 10, 2))]
+    assert spans(torch.bfloat16) == spans(torch.float16) == [*together, (both_items, 10, 11, 1)]
 
 
 @pytest.mark.parametrize("rotated", [2, 6])

@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="files may be N samples longer than in the manifest (default: 0)",
     )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        metavar="N",
+        help="average the estimates for N delayed copies of the input: better, in N times the time (default: the "
+        "model's, 1 for most)",
+    )
     parser.add_argument("--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps")
     parser.add_argument(
         "--trust",
@@ -47,7 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
     from mossformer_sb.inference.separation import MossFormerSeparation
 
     check_output(arguments)
-    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
+    model = MossFormerSeparation.from_hparams(
+        arguments.model, device=arguments.device, trust=arguments.trust, shifts=arguments.shifts
+    )
     data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
     data = MixtureDataset(
         arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate, trim=arguments.trim

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--average", type=int, default=1, metavar="K", help="average the best K checkpoints")
     parser.add_argument("--license", default="", help="for the model card, such as cc-by-4.0 (default: not stated)")
     parser.add_argument("--examples", type=int, default=0, metavar="N", help="add N test mixtures as audio")
+    parser.add_argument(
+        "--shifts", type=int, default=1, metavar="N", help="the model's default for --shifts of `separate` (default: 1)"
+    )
     parser.add_argument("--half", action="store_true", help="weights in half precision: half as large")
     parser.add_argument("--no-speechbrain", action="store_true", help="without the files for SpeechBrain's classes")
     parser.add_argument(
@@ -54,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.inference.separation import MossFormerSeparation
+    from mossformer_sb.inference.shifts import check_shifts
     from mossformer_sb.sharing.onnx import INT8_FILE, ONNX_FILE, check_onnx, export_onnx, quantise
     from mossformer_sb.training.export import export_training
 
@@ -69,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.average,
         arguments.license,
         arguments.examples,
+        check_shifts(arguments.shifts),
         half=arguments.half,
         speechbrain=speechbrain,
         notes=_read_notes(arguments.notes),

@@ -88,6 +88,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speakers: a gain for each speaker fits their sum to the recording; mixture: the same with one gain for "
         "all; peak: one gain scales the loudest sample to full scale; none: no further gain (default: speakers)",
     )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        metavar="N",
+        help="average the estimates for N delayed copies of the input: better, in N times the time (default: the "
+        "model's, 1 for most)",
+    )
     parser.add_argument("--channel", type=int, help="use this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again where output exists")
     parser.add_argument(
@@ -203,20 +210,21 @@ def _separate(arguments, jobs, output, chunking, passed_over):
     source = default_model() if arguments.model is None else arguments.model
     options = {"level": arguments.level, "channel": arguments.channel, "chunking": chunking}
     options["batch_size"] = arguments.batch_size
+    loading = {"trust": arguments.trust, "shifts": arguments.shifts}
     device = _device_of_rank(arguments.device)
     if arguments.output_folder == STDOUT:
         if len(jobs) != 1:
             raise InputError(f"the standard output is for one file, and {len(jobs)} recordings are given. Give one.")
-        model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
+        model = MossFormerSeparation.from_hparams(source, device=device, **loading)
         return _separate_to_stdout(model, jobs[0], output, options)
     make_output_folder(arguments.output_folder)
     if arguments.cluster:
-        choice = ModelChoice(str(source), arguments.device, arguments.trust)
+        choice = ModelChoice(str(source), arguments.device, **loading)
         results = separate_on_cluster(
             arguments.cluster, choice, jobs, output, options, arguments.overwrite, quiet=arguments.quiet
         )
     else:
-        model = MossFormerSeparation.from_hparams(source, device=device, trust=arguments.trust)
+        model = MossFormerSeparation.from_hparams(source, device=device, **loading)
         output.speakers(model.hparams.num_spks)  # an error if the speaker does not exist
         results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
     report(results, passed_over, str(source), arguments.output_folder, arguments.json, arguments.quiet)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mossformer_sb.cli.separate_jobs import Job
     from mossformer_sb.inference.output_files import Output
+    from mossformer_sb.inference.separation import MossFormerSeparation
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,13 @@ class ModelChoice(NamedTuple):
     source: str
     device: str
     trust: bool
+    shifts: int | None
+
+    def load(self, device: str) -> MossFormerSeparation:
+        """The model on a device."""
+        from mossformer_sb.inference.separation import MossFormerSeparation
+
+        return MossFormerSeparation.from_hparams(self.source, device=device, trust=self.trust, shifts=self.shifts)
 
 
 def check_cluster_options(inputs: list[str], environment: Mapping = os.environ) -> None:
@@ -96,13 +104,12 @@ def separate_on_cluster(
     """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from mossformer_sb.inference.separation import MossFormerSeparation
     from mossformer_sb.utils.cluster import Cluster
 
     if os.path.exists(choice.source):
         choice = choice._replace(source=os.path.abspath(choice.source))
     # Loaded here too, so that its errors are reported once, and a model of a hub is fetched once on this machine.
-    model = MossFormerSeparation.from_hparams(choice.source, device="cpu", trust=choice.trust)
+    model = choice.load("cpu")
     output.speakers(model.hparams.num_spks)
     results, due = known_results(jobs, output, model.hparams.num_spks, overwrite)
     if not due:
@@ -174,9 +181,7 @@ def _model(choice):
 
 @functools.lru_cache(maxsize=1)
 def _loaded(choice):
-    from mossformer_sb.inference.separation import MossFormerSeparation
-
-    return MossFormerSeparation.from_hparams(choice.source, device=choice.device, trust=choice.trust)
+    return choice.load(choice.device)
 
 
 class _Collected(logging.Handler):

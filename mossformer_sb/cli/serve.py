@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        metavar="N",
+        help="average the estimates for N delayed copies of the input: better, in N times the time (default: the "
+        "model's, 1 for most)",
+    )
     parser.add_argument("--max_megabytes", type=float, default=200, help="largest request (default: 200)")
     parser.add_argument("--max_minutes", type=float, default=60, help="longest recording (default: 60)")
     parser.add_argument("--max_waiting", type=int, default=16, help="recordings that may wait (default: 16)")
@@ -67,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parallel,
         arguments.upload_seconds,
     )
-    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, trust=arguments.trust)
+    model = MossFormerSeparation.from_hparams(
+        arguments.model, device=arguments.device, trust=arguments.trust, shifts=arguments.shifts
+    )
     try:
         uvicorn.run(create_app(model, limits), host=arguments.host, port=arguments.port, server_header=False)
     except SystemExit as error:  # uvicorn has logged the reason

@@ -5,6 +5,7 @@ Shapes: B batch, T samples, S speakers.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from pathlib import Path
@@ -33,6 +34,7 @@ from mossformer_sb.inference.output_files import Output, made_folders, reduction
 from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
+from mossformer_sb.inference.shifts import check_shifts, delays, mean_of_delayed
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.folder import HPARAMS_FILE
@@ -70,6 +72,7 @@ class MossFormerSeparation(Pretrained):
 
     MODULES_NEEDED = ["encoder", "masknet", "decoder"]
     HPARAMS_NEEDED = ["sample_rate", "num_spks"]
+    _shifts: int | None = None  # None: the model's own
 
     @classmethod
     def from_hparams(
@@ -84,6 +87,7 @@ class MossFormerSeparation(Pretrained):
         download_only: bool = False,
         local_strategy: LocalStrategy = LocalStrategy.COPY,
         fetch_config: FetchConfig | None = None,
+        shifts: int | None = None,
         **kwargs: Any,
     ) -> MossFormerSeparation:
         """Load an exported model.
@@ -115,6 +119,8 @@ class MossFormerSeparation(Pretrained):
             How files get into ``savedir``. Default: copied, since not all systems have symbolic links.
         fetch_config : speechbrain.utils.fetching.FetchConfig, optional
             Settings for a model hub, such as a revision or a token.
+        shifts : int, optional
+            Value of the property `shifts`. Default: the model's own.
         **kwargs
             ``run_opts`` and ``freeze_params`` of SpeechBrain's ``Pretrained``; and ``use_auth_token``, ``revision`` and
             ``huggingface_cache_dir``, which went into ``fetch_config`` in SpeechBrain 1.0.
@@ -128,6 +134,8 @@ class MossFormerSeparation(Pretrained):
         InputError
             If there is no such model, the device is not available, or a file in the folder is refused or inconsistent.
         """
+        if shifts is not None:
+            check_shifts(shifts)
         named = default_model() if source is None else source
         source = resolve_source(named)
         trust = trust and source is named  # a released model is converted locally, and needs no trust
@@ -137,7 +145,8 @@ class MossFormerSeparation(Pretrained):
         checking: dict[str, Any] = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
         if trust and has_yaml(source, hparams_file):
             options = {**checking, **prepared_for_speechbrain(source, hparams_file), "download_only": download_only}
-            return super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
+            model = super().from_hparams(hparams_file=hparams_file, run_opts=run_opts, **options, **kwargs)
+            return _with_shifts(model, shifts)
         if hparams_file != HPARAMS_FILE:
             raise InputError(
                 f"hparams_file {hparams_file!r} is only read with trust=True: set that, or remove hparams_file."
@@ -145,7 +154,27 @@ class MossFormerSeparation(Pretrained):
         hparams = model_hparams(source, **checking)
         if download_only:
             return None
-        return cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
+        model = cls(modules=hparams["modules"], hparams={**hparams, "savedir": savedir}, run_opts=run_opts, **kwargs)
+        return _with_shifts(model, shifts)
+
+    @property
+    def shifts(self) -> int:
+        """How many delayed copies of a mixture are separated, and averaged: see `mossformer_sb.inference.shifts`.
+
+        1 for none, the fastest. The default is the model's own. It applies to all methods, and can be set.
+
+        Example
+        -------
+        >>> model = MossFormerSeparation.from_hparams(device="cpu")
+        >>> model.shifts = 2
+        >>> model.separate_batch(torch.randn(1, 4000)).shape
+        torch.Size([1, 4000, 2])
+        """
+        return self._shifts or check_shifts(getattr(self.hparams, "shifts", 1))
+
+    @shifts.setter
+    def shifts(self, shifts: int) -> None:
+        self._shifts = check_shifts(shifts)
 
     def separate_batch(self, mix: torch.Tensor | np.ndarray, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """Separate a batch of mixtures at the model's sample rate.
@@ -177,7 +206,9 @@ class MossFormerSeparation(Pretrained):
             mix = torch.from_numpy(np.ascontiguousarray(as_float32(mix)))
         with torch.no_grad(), self.inference_ctx:
             mix = mix.to(self.device, needed)
-            estimates = separate(self.mods.encoder, self.mods.masknet, self.mods.decoder, mix, lengths=lengths)
+            networks = [self.mods[name] for name in self.MODULES_NEEDED]
+            once = functools.partial(separate, *networks)
+            estimates = mean_of_delayed(once, mix, lengths, delays(self.shifts, *networks[:2]))
         _check_finite(mix, estimates, lengths)
         return estimates
 
@@ -454,6 +485,13 @@ class MossFormerSeparation(Pretrained):
     def forward(self, mix: torch.Tensor | np.ndarray, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """As `separate_batch`."""
         return self.separate_batch(mix, lengths)
+
+
+def _with_shifts(model, shifts):
+    """A model with a number of shifts, if both are given."""
+    if model is not None and shifts is not None:
+        model.shifts = shifts
+    return model
 
 
 def _check_finite(mix, estimates, lengths):

@@ -92,7 +92,7 @@ def separate(
         masks = masknet(encoded, **frames)  # [S, B, N, L]
     _check_masks(masks, encoded)
     multiply = applies_masks(masknet)
-    # Speaker by speaker, as in SpeechBrain's own interface, for bit-identical results in less memory.
+    # Speaker by speaker, as in SpeechBrain's own interface, which takes less memory.
     decoded = [decode(decoder, encoded * mask if multiply else mask) for mask in masks]  # S times [B, T']
     estimates = torch.stack(decoded, dim=-1)  # [B, T', S]
     # A negative padding cuts. Without a branch, for one exported program for all lengths.
@@ -170,6 +170,8 @@ class MossFormerSeparator(nn.Module, HubModel):
         Sample rate of the recordings in Hz. It does not affect the computation.
     input_level : str, optional
         As in `mossformer_sb.inference.input_level`, with the same default.
+    shifts : int
+        As in `mossformer_sb.inference.shifts`: the model's own number for recordings. ``forward`` is not affected.
     decoder_bias : bool
         Whether the decoder adds a constant.
     **masknet
@@ -203,11 +205,12 @@ class MossFormerSeparator(nn.Module, HubModel):
         num_spks: int = 2,
         sample_rate: int = 8000,
         input_level: str | None = None,
+        shifts: int = 1,
         decoder_bias: bool = False,
         **masknet: Any,
     ) -> None:
         super().__init__()
-        self._set_facts(sample_rate, input_level)
+        self._set_facts(sample_rate, input_level, shifts)
         for key, value in (("encoder_channels", encoder_channels), ("encoder_kernel_size", encoder_kernel_size)):
             check_count(key, value)
         if encoder_kernel_size == 1:
@@ -224,11 +227,12 @@ class MossFormerSeparator(nn.Module, HubModel):
             bias=decoder_bias,
         )
 
-    def _set_facts(self, sample_rate, input_level):
-        check_count("sample_rate", sample_rate)
+    def _set_facts(self, sample_rate, input_level, shifts):
+        for key, value in (("sample_rate", sample_rate), ("shifts", shifts)):
+            check_count(key, value)
         if not isinstance(input_level, (str, type(None))):
             raise InputError(f"input_level must be a name; found {input_level!r}.")
-        self.sample_rate, self.input_level = sample_rate, input_level
+        self.sample_rate, self.input_level, self.shifts = sample_rate, input_level, shifts
 
     @classmethod
     def from_modules(
@@ -238,6 +242,7 @@ class MossFormerSeparator(nn.Module, HubModel):
         decoder: torch.nn.Module,
         sample_rate: int = 8000,
         input_level: str | None = None,
+        shifts: int = 1,
     ) -> MossFormerSeparator:
         """Build a separator from existing networks.
 
@@ -245,7 +250,7 @@ class MossFormerSeparator(nn.Module, HubModel):
         ---------
         encoder, masknet, decoder : torch.nn.Module
             As in `separate`. They are used unchanged; see `config` for the networks that can be saved.
-        sample_rate, input_level
+        sample_rate, input_level, shifts
             As for the class.
 
         Returns
@@ -260,7 +265,7 @@ class MossFormerSeparator(nn.Module, HubModel):
         """
         separator = cls.__new__(cls)
         nn.Module.__init__(separator)
-        separator._set_facts(sample_rate, input_level)
+        separator._set_facts(sample_rate, input_level, shifts)
         separator.encoder, separator.masknet, separator.decoder = encoder, masknet, decoder
         return separator
 
@@ -318,6 +323,8 @@ class MossFormerSeparator(nn.Module, HubModel):
         described = {"network": masknet.network, "sample_rate": self.sample_rate, "num_spks": masknet.num_spks}
         if self.input_level is not None:
             described["input_level"] = self.input_level
+        if self.shifts != 1:
+            described["shifts"] = self.shifts
         described["encoder_channels"] = encoder.conv1d.out_channels
         described["encoder_kernel_size"] = encoder.conv1d.kernel_size[0]
         if decoder.bias is not None:

@@ -67,7 +67,8 @@ def export(
     notes : str
         Markdown to add to the model card.
     settings : mapping, optional
-        ``input_level``, see `mossformer_sb.inference.input_level`.
+        ``input_level`` and ``shifts``, see the modules `mossformer_sb.inference.input_level` and
+        `mossformer_sb.inference.shifts`.
     card : str
         The complete model card, instead of a generated one.
 

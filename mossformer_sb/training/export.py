@@ -31,6 +31,7 @@ def export_training(
     average: int = 1,
     licence: str = "",
     num_examples: int = 0,
+    shifts: int = 1,
     **options: Any,
 ) -> Path:
     """Export a model from a training's output folder, without its data and its code.
@@ -50,6 +51,8 @@ def export_training(
         Licence for the model card, by its identifier on model hubs, such as ``cc-by-4.0``.
     num_examples : int
         Number of audio examples to add, of the test mixtures that training saved.
+    shifts : int
+        Number of shifts that the exported model uses by default, see `mossformer_sb.inference.shifts`.
     **options
         ``half``, ``speechbrain`` and ``notes`` of `mossformer_sb.sharing.folder.export`.
 
@@ -66,7 +69,7 @@ def export_training(
     training_folder = Path(training_folder)
     if is_earlier_export(training_folder):
         chosen = {"checkpoint": checkpoint, "average": average > 1, "license": licence, "examples": num_examples}
-        chosen["notes"] = options.pop("notes", "")
+        chosen |= {"notes": options.pop("notes", ""), "shifts": shifts > 1}
         if any(chosen.values()):
             given = ", ".join(key for key, value in chosen.items() if value)
             raise InputError(
@@ -86,7 +89,8 @@ def export_training(
         module.load_state_dict(_average(states))
     record = _record(training_folder, settings, chosen, checkpoint, licence)
     examples = _examples(training_folder, num_examples)
-    return export(folder, modules, settings["sample_rate"], record, examples, **options)
+    own = {} if shifts == 1 else {"shifts": shifts}
+    return export(folder, modules, settings["sample_rate"], record, examples, settings=own, **options)
 
 
 def _read_settings(training_folder):

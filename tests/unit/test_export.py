@@ -41,12 +41,14 @@ def folder(separator, tmp_path_factory):
 @pytest.mark.parametrize("num_samples", [400, 32000])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("interface", [MossFormerSeparation, SepformerSeparation])
-def test_both_interfaces_give_the_models_output_exactly(separator, folder, interface, batch_size, num_samples):
+def test_both_interfaces_give_the_models_output(separator, folder, interface, batch_size, num_samples):
     model = interface.from_hparams(source=str(folder), **ON_CPU)
     mixture = torch.randn(batch_size, num_samples)
     with torch.no_grad():
         expected = separator(mixture)
-    assert torch.equal(model.separate_batch(mixture), expected)
+    # SpeechBrain's calls its decoder itself, whose sums are in another order than those of the fast one.
+    tolerance = {"rtol": 0, "atol": 0} if interface is MossFormerSeparation else {}
+    torch.testing.assert_close(model.separate_batch(mixture), expected, **tolerance)
 
 
 def test_lengths(separator, folder):

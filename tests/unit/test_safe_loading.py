@@ -210,6 +210,7 @@ CONFIGS = {
     "true as a number": (key(num_blocks=True), "num_blocks must be a whole number of at least 1; found True"),
     "a fraction as a number": (key(group_size=1.5), "group_size must be a whole number of at least 1; found 1.5"),
     "text as a probability": (key(dropout="0.1"), "dropout must be a number; found '0.1'"),
+    "a negative number of shifts": (key(shifts=-1), "shifts must be a whole number of at least 1; found -1"),
     "a number as a name": (key(input_level=3), "input_level must be a name; found 3"),
     "a norm that is not known": (key(norm="os"), "norm 'os' is not known"),
     "NaN": (text("0.1", "NaN"), r"config.json: can't be read as JSON \(NaN is not a number\)"),
@@ -250,9 +251,13 @@ class TestHostileConfig:
         (folder / CONFIG).write_bytes(b"\xff\xfe")
         refused(folder, "config.json: can't be read as JSON .*utf-8")
 
-    def test_a_level_that_is_not_known(self, folder):
-        (folder / CONFIG).write_text(key(input_level="os")(json.loads((folder / CONFIG).read_text())))
-        with pytest.raises(InputError, match="input_level 'os'"):
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [({"input_level": "os"}, "input_level 'os'"), ({"shifts": 2**20}, "shifts must be .* to 64; found 1048576")],
+    )
+    def test_a_setting_for_recordings(self, folder, change, message):
+        (folder / CONFIG).write_text(key(**change)(json.loads((folder / CONFIG).read_text())))
+        with pytest.raises(InputError, match=message):
             load(folder)
 
     @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])

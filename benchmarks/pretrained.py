@@ -69,6 +69,7 @@ def check_model(
     conversations=10,
     threads=2,
     device="cpu",
+    shifts=None,
 ):
     """Take all measurements.
 
@@ -88,7 +89,7 @@ def check_model(
         Number of conversations, of three minutes each.
     threads : int
         CPU threads.
-    device : str
+    device, shifts
         As for `MossFormerSeparation.from_hparams`.
 
     Returns
@@ -103,7 +104,7 @@ def check_model(
         If the model has another number of speakers or another rate, or the corpus or the noise is missing.
     """
     torch.set_num_threads(threads)
-    model = MossFormerSeparation.from_hparams(model_folder, device=device)
+    model = MossFormerSeparation.from_hparams(model_folder, device=device, shifts=shifts)
     found = (model.hparams.num_spks, model.hparams.sample_rate)
     if found != (2, SAMPLE_RATE):
         raise InputError(
@@ -361,6 +362,7 @@ def main(arguments=None):
             options.conversations,
             options.threads,
             options.device,
+            options.shifts,
         )
     except InputError as error:
         sys.stderr.write(f"{error}\n")
@@ -386,6 +388,7 @@ def _parser():
     parser.add_argument("--conversations", type=int, default=10, help="number of conversations (default: 10)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu (default), or cuda")
+    parser.add_argument("--shifts", type=int, help="delayed copies to average (default: the model's own number)")
     parser.add_argument("--markdown", help="file for the tables")
     parser.add_argument("--json", help="file for the figures")
     return parser

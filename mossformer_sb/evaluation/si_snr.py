@@ -10,7 +10,6 @@ import itertools
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.lengths import check_lengths, padding_mask
@@ -128,6 +127,8 @@ def best_permutation(scores: torch.Tensor) -> torch.Tensor:
         permutations = _permutations(num_spks, scores.device)  # [S!, S]
         totals = scores[:, permutations, torch.arange(num_spks, device=scores.device)].sum(-1)  # [B, S!]
         return permutations[totals.argmax(-1)]
+    from scipy.optimize import linear_sum_assignment  # a slow import, for many speakers only
+
     finite = torch.nan_to_num(scores.detach()).cpu().numpy()
     rows = [linear_sum_assignment(item.T, maximize=True)[1] for item in finite]
     return torch.as_tensor(np.stack(rows), device=scores.device)

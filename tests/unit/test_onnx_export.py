@@ -20,28 +20,21 @@ def separator(kernel_size=16):
     return MossFormerSeparator.from_modules(Encoder(kernel_size, out_channels=32), masknet, decoder).eval()
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_any_batch_and_length(tmp_path):
-    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
-    ours = separator()
-    export_onnx(tmp_path / "x.onnx", ours.encoder, ours.masknet, ours.decoder)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
-    session = onnxruntime.InferenceSession(tmp_path / "x.onnx")
-    less_than_a_group, whole_groups, one_frame_more = 16, 8 + 40 * 8, 8 + 41 * 8
-    for batch_size in (1, 2, 5):
-        for num_samples in (less_than_a_group, 100, whole_groups, one_frame_more, one_frame_more + 5, 20001):
-            mixture = torch.randn(batch_size, num_samples)
-            (found,) = session.run(["estimates"], {"mixture": mixture.numpy()})
-            with torch.no_grad():
-                torch.testing.assert_close(torch.from_numpy(found), ours(mixture), rtol=0, atol=1e-4)
-
-
 def exported(folder, ours):
+    """The network in onnxruntime: a function of the mixture, and of another file than x.onnx in the folder."""
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
     path = export_onnx(folder / "x.onnx", ours.encoder, ours.masknet, ours.decoder)
     return lambda mixture, file=path: onnxruntime.InferenceSession(file).run(None, {"mixture": mixture.numpy()})[0]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A network, and the same in onnxruntime: an export takes some seconds."""
+    folder, ours = tmp_path_factory.mktemp("onnx"), separator()
+    run = exported(folder, ours)
+    assert [path.name for path in folder.iterdir()] == ["x.onnx"]
+    return ours, run
 
 
 def level_of_difference(found, expected):
@@ -52,11 +45,22 @@ def level_of_difference(found, expected):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_half_a_minute_is_as_exact_as_a_second(tmp_path):
+def test_any_batch_and_length(both):
+    ours, run = both
+    less_than_a_group, whole_groups, one_frame_more = 16, 8 + 40 * 8, 8 + 41 * 8
+    for batch_size in (1, 2, 5):
+        for num_samples in (less_than_a_group, 100, whole_groups, one_frame_more, one_frame_more + 5, 20001):
+            mixture = torch.randn(batch_size, num_samples)
+            found = run(mixture)
+            with torch.no_grad():
+                torch.testing.assert_close(torch.from_numpy(found), ours(mixture), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_half_a_minute_is_as_exact_as_a_second(both):
     """Sums over 30,000 frames, which onnxruntime would add up one after the other in single precision."""
-    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
-    ours = separator()
-    run = exported(tmp_path, ours)
+    ours, run = both
     for num_samples in (8000, 240000):
         mixture = torch.randn(1, num_samples)
         with torch.no_grad():

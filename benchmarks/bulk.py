@@ -153,7 +153,7 @@ def separate_archive(model, archive, output, way, device="cpu"):
         ``gpu_mb``.
     """
     kind, _, number = way.partition(":")
-    separator = MossFormerSeparation.from_hparams(model, device=device)
+    separator = MossFormerSeparation.from_hparams(model, device=device, shifts=1)
     recordings = sorted(Path(archive).glob("*.wav"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()

@@ -51,7 +51,19 @@ class Server:
 
     def __init__(self, model, *options):
         self.folder = tempfile.mkdtemp(prefix="service-benchmark-")
-        command = [sys.executable, "-m", "mossformer_sb.cli", "serve", "--model", model, "--port", "0", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "mossformer_sb.cli",
+            "serve",
+            "--model",
+            model,
+            "--shifts",
+            "1",
+            "--port",
+            "0",
+            *options,
+        ]
         environment = {**os.environ, "TMPDIR": self.folder}
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment

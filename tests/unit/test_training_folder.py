@@ -210,6 +210,16 @@ def test_command_for_a_small_model(training, tmp_path, capsys):
     assert "none.md: can't be read" in capsys.readouterr().err
 
 
+def test_command_for_a_model_with_its_own_shifts(training, tmp_path, capsys):
+    words = ["export", str(training), "--output_folder", str(tmp_path / "model")]
+    for options, shifts in (([], 1), (["--shifts", "4"], 4)):
+        assert main([*words, *options]) == 0
+        for trust in (False, True):
+            assert MossFormerSeparation.from_hparams(tmp_path / "model", device="cpu", trust=trust).shifts == shifts
+    assert main([*words, "--shifts", "65"]) == 2
+    assert "shifts must be a whole number from 1, which is no averaging, to 64; found 65" in capsys.readouterr().err
+
+
 def test_info_of_a_manifest(tmp_path, capsys):
     manifest = tmp_path / "tt.csv"
     manifest.write_text(

@@ -51,19 +51,8 @@ class Server:
 
     def __init__(self, model, *options):
         self.folder = tempfile.mkdtemp(prefix="service-benchmark-")
-        command = [
-            sys.executable,
-            "-m",
-            "mossformer_sb.cli",
-            "serve",
-            "--model",
-            model,
-            "--shifts",
-            "1",
-            "--port",
-            "0",
-            *options,
-        ]
+        words = "-m mossformer_sb.cli serve --shifts 1 --port 0 --model"
+        command = [sys.executable, *words.split(), model, *options]
         environment = {**os.environ, "TMPDIR": self.folder}
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment

@@ -57,14 +57,15 @@ def _describe_model(path):
         "speakers": masknet.num_spks,
         "sample rate": f"{model.sample_rate} Hz",
         "parameters": f"{num_parameters / 1e6:.2f} M",
+        "shifts": model.shifts,
     }
     facts |= getattr(masknet, "config", {})
     card = source.folder / "README.md" if source.folder else None
     if card is not None and card.is_file():
-        rows = [
-            line.strip("|").split("|", 1) for line in card.read_text(encoding="utf-8").splitlines() if line[:2] == "| "
-        ]
-        facts |= {f"card: {name.strip()}": value.strip() for name, value in rows if name.strip()}
+        lines = card.read_text(encoding="utf-8").splitlines()
+        rows = [line.strip("|").split("|") for line in lines if line[:2] == "| "]
+        # Tables of more columns are to be read in the card.
+        facts |= {f"card: {row[0].strip()}": row[1].strip() for row in rows if len(row) == 2 and row[0].strip()}
     return facts
 
 

@@ -192,6 +192,15 @@ def test_command(training, tmp_path, capsys):
     assert "is neither a model folder nor a manifest" in capsys.readouterr().err
 
 
+def test_info_of_a_model_with_its_own_shifts_and_tables(training, tmp_path, capsys):
+    notes = "| shifts | clean |  noisy |\n|---|---|---|\n| 1 | 7.9 | 6.9 |\n\n| | |\n|---|---|\n| Mood | fine |\n"
+    export_training(training, tmp_path / "model", shifts=4, notes=notes)
+    assert main(["info", str(tmp_path / "model")]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["shifts", "4"] in shown and ["card:", "Mood", "fine"] in shown
+    assert not {"1", "shifts"} & {words[1] for words in shown if words[0] == "card:"}
+
+
 def test_command_for_a_small_model(training, tmp_path, capsys):
     """Half precision, one copy of the weights, and notes for the model card; and the option of earlier versions."""
     (tmp_path / "notes.md").write_text("## Limits\n\nTwo speakers.\n")

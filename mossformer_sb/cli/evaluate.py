@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mossformer_sb.cli.model_options import add_model_options, model_options
 from mossformer_sb.cli.score_output import add_output_arguments, check_output, write_scores
 
 if TYPE_CHECKING:
@@ -31,19 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="files may be N samples longer than in the manifest (default: 0)",
     )
-    parser.add_argument(
-        "--shifts",
-        type=int,
-        metavar="N",
-        help="average the estimates for N delayed copies of the input: better, in N times the time (default: the "
-        "model's, 1 for most)",
-    )
     parser.add_argument("--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load the model's hyperparams.yaml, which runs the code that it refers to",
-    )
+    add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -54,9 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     from mossformer_sb.inference.separation import MossFormerSeparation
 
     check_output(arguments)
-    model = MossFormerSeparation.from_hparams(
-        arguments.model, device=arguments.device, trust=arguments.trust, shifts=arguments.shifts
-    )
+    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, **model_options(arguments))
     data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
     data = MixtureDataset(
         arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate, trim=arguments.trim

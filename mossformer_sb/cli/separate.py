@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.cli.input_list import read_input_list
+from mossformer_sb.cli.model_options import add_model_options, model_options
 from mossformer_sb.cli.separate_cluster import ModelChoice, check_cluster_options, separate_on_cluster
 from mossformer_sb.cli.separate_jobs import check_distinct, open_recording, planned, report, separate_jobs
 from mossformer_sb.data.audio_writing import FORMATS, SUBTYPES
@@ -88,20 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speakers: a gain for each speaker fits their sum to the recording; mixture: the same with one gain for "
         "all; peak: one gain scales the loudest sample to full scale; none: no further gain (default: speakers)",
     )
-    parser.add_argument(
-        "--shifts",
-        type=int,
-        metavar="N",
-        help="average the estimates for N delayed copies of the input: better, in N times the time (default: the "
-        "model's, 1 for most)",
-    )
     parser.add_argument("--channel", type=int, help="use this channel, counted from 0 (default: the mean of all)")
     parser.add_argument("--overwrite", action="store_true", help="separate again where output exists")
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load the model's hyperparams.yaml, which runs the code that it refers to",
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--batch-size",
         "--batch_size",
@@ -210,7 +200,7 @@ def _separate(arguments, jobs, output, chunking, passed_over):
     source = default_model() if arguments.model is None else arguments.model
     options = {"level": arguments.level, "channel": arguments.channel, "chunking": chunking}
     options["batch_size"] = arguments.batch_size
-    loading = {"trust": arguments.trust, "shifts": arguments.shifts}
+    loading = model_options(arguments)
     device = _device_of_rank(arguments.device)
     if arguments.output_folder == STDOUT:
         if len(jobs) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mossformer_sb.cli.model_options import add_model_options, model_options
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,13 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
-    parser.add_argument(
-        "--shifts",
-        type=int,
-        metavar="N",
-        help="average the estimates for N delayed copies of the input: better, in N times the time (default: the "
-        "model's, 1 for most)",
-    )
     parser.add_argument("--max_megabytes", type=float, default=200, help="largest request (default: 200)")
     parser.add_argument("--max_minutes", type=float, default=60, help="longest recording (default: 60)")
     parser.add_argument("--max_waiting", type=int, default=16, help="recordings that may wait (default: 16)")
@@ -47,11 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upload_seconds", type=float, default=30, help="longest pause of a client during an upload (default: 30)"
     )
-    parser.add_argument(
-        "--trust",
-        action="store_true",
-        help="load the model's hyperparams.yaml, which runs the code that it refers to",
-    )
+    add_model_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,9 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.parallel,
         arguments.upload_seconds,
     )
-    model = MossFormerSeparation.from_hparams(
-        arguments.model, device=arguments.device, trust=arguments.trust, shifts=arguments.shifts
-    )
+    model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, **model_options(arguments))
     try:
         uvicorn.run(create_app(model, limits), host=arguments.host, port=arguments.port, server_header=False)
     except SystemExit as error:  # uvicorn has logged the reason

@@ -57,9 +57,9 @@ def test_gate():
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_frames", [3, 4, 12, 14])
+@pytest.mark.parametrize("num_frames", [3, 4, 12, 14, 22])
 @pytest.mark.parametrize("with_lengths", [True, False])
-@pytest.mark.parametrize("at_once", [1, 2, 5])
+@pytest.mark.parametrize("at_once", [1, 3, 5])
 def test_joint_attention(num_frames, with_lengths, at_once, monkeypatch):
     monkeypatch.setattr(backward, "_groups_at_once", lambda values, group_size: at_once)
     inputs = *(random(2, num_frames, 6) for _ in range(4)), random(2, num_frames, 10)
@@ -83,6 +83,8 @@ def test_attention_groups_are_computed_together_in_half_precision_only(monkeypat
     assert spans(torch.float32) == spans(torch.float64) == one_at_a_time
     together = [(item, *span) for item in (0, 1) for span in ((0, 6, 3), (6, 10, 2))]
     assert spans(torch.bfloat16) == spans(torch.float16) == [*together, (both_items, 10, 11, 1)]
+    # Of many items with few groups, one group of every item.
+    assert [groups.items for groups in backward._groups(torch.empty(9, 4, 8).half(), group_size=2)] == 2 * [both_items]
 
 
 @pytest.mark.parametrize("rotated", [2, 6])

@@ -364,7 +364,7 @@ def _groups(values, group_size):
     batch, num_frames, _ = values.shape
     complete = num_frames // group_size
     at_once = _groups_at_once(values, group_size)
-    if at_once == 1:
+    if batch * -(-complete // at_once) >= complete:  # no fewer calls
         starts = range(0, num_frames, group_size)
         return [_Groups(slice(None), slice(start, min(start + group_size, num_frames)), 1) for start in starts]
     groups = []

@@ -11,9 +11,10 @@ import torch
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, read_config, write_model
+from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_config, write_model
 from mossformer_sb.network.separator import MossFormerSeparator, applies_masks
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER, model_card
+from mossformer_sb.sharing.onnx import INT8_FILE, ONNX_FILE
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.utils.files import atomic_folder
 from mossformer_sb.version import __version__
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 MODULES = ("encoder", "masknet", "decoder")
 HPARAMS_FILE = "hyperparams.yaml"
+_EXPORTED = {  # all that an export can hold; and what a Mac adds to every folder
+    *(CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, HPARAMS_FILE, EXAMPLES_FOLDER, ONNX_FILE, INT8_FILE, ".DS_Store"),
+    *(f"{name}.ckpt" for name in MODULES),
+}
 
 
 def export(
@@ -80,7 +85,7 @@ def export(
     Raises
     ------
     InputError
-        If the folder exists and is not an export, a weight is too large for half precision, or the mask net is of your
+        If the folder exists and holds anything but an export, a weight is too large for half precision, or the mask net is of your
         own class and ``speechbrain`` is False.
 
     Example
@@ -93,10 +98,7 @@ def export(
     'model.safetensors']
     """
     folder = Path(folder)
-    if folder.exists() and not is_model_folder(folder):
-        raise InputError(
-            f"{folder}: exists and is not an exported model, so it is not replaced. Choose another export folder."
-        )
+    _check_replaceable(folder)
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}
     speechbrain = speechbrain and _multiplies(modules["masknet"])
@@ -130,6 +132,26 @@ def is_model_folder(folder: str | Path) -> bool:
     False
     """
     return (Path(folder) / HPARAMS_FILE).is_file() or describes_model(Path(folder) / CONFIG_FILE)
+
+
+def _check_replaceable(folder):
+    """Raise unless a folder can be replaced without the loss of anything that `export` does not write anew.
+
+    Trainings, here and with SpeechBrain, have a hyperparams.yaml too, beside their checkpoints; and a copy of a model
+    hub's repository may have a history.
+    """
+    if not folder.exists():
+        return
+    if not is_model_folder(folder):
+        raise InputError(
+            f"{folder}: exists and is not an exported model, so it is not replaced. Choose another export folder."
+        )
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _EXPORTED)
+    if others:
+        raise InputError(
+            f"{folder}: is not replaced by an export, since it also holds what no export writes: "
+            f"{', '.join(others[:5])}{' ...' if len(others) > 5 else ''}. Choose another export folder, or move these."
+        )
 
 
 def describes_model(path: str | Path) -> bool:

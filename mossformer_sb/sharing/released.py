@@ -137,7 +137,7 @@ def find_released(name: str) -> Released | None:
     Raises
     ------
     InputError
-        If it is probably a mistyped name.
+        If it is probably a mistyped name of ours. Ids of a model hub, ``owner/name``, are never taken for one.
 
     Example
     -------
@@ -155,6 +155,8 @@ model; did you mean mossformer2-wsj0-2mix or mossformer-wsj0-2mix? `mossformer-s
     by_id |= {key.replace("damo/", "iic/"): model for key, model in by_id.items() if key.startswith("damo/")}
     if name.lower() in by_id:
         return by_id[name.lower()]
+    if "/" in name:  # an id of a model hub, where models of others have similar names
+        return None
     near = difflib.get_close_matches(name.lower(), RELEASED, n=2, cutoff=_NEAR)
     if near:
         raise InputError(

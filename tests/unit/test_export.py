@@ -197,6 +197,38 @@ def test_replaces_an_earlier_export_and_nothing_else(separator, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"model", "thesis"}
 
 
+@pytest.mark.parametrize("other", ["save/CKPT+1/masknet.ckpt", "train_log.txt", ".git/HEAD"])
+def test_a_folder_that_holds_more_than_an_export_is_not_replaced(separator, tmp_path, other):
+    """Trainings have a hyperparams.yaml, too; and an export may be a repository with a history."""
+    modules = dict(separator.named_children())
+    folder = export(tmp_path / "model", modules, RATE)
+    (folder / other).parent.mkdir(parents=True, exist_ok=True)
+    (folder / other).write_text("irreplaceable")
+    with pytest.raises(InputError, match=f"model: is not replaced.* holds .*{other.split('/')[0]}.*another export"):
+        export(folder, modules, 16000)
+    assert (folder / other).read_text() == "irreplaceable"
+    assert "sample_rate: 8000" in (folder / "hyperparams.yaml").read_text()
+
+
+def test_an_output_folder_of_a_training_is_not_replaced(separator, tmp_path):
+    (tmp_path / "hyperparams.yaml").write_text("save_folder: save\n")
+    (tmp_path / "training_record.json").write_text("{}")
+    with pytest.raises(InputError, match=r"holds .*training_record\.json"):
+        export(tmp_path, dict(separator.named_children()), RATE)
+
+
+def test_all_that_an_export_can_hold_is_replaced(separator, tmp_path):
+    modules = dict(separator.named_children())
+    audio = tmp_path / "mix.wav"
+    audio.write_bytes(b"audio")
+    folder = export(tmp_path / "model", modules, RATE, examples=[audio])
+    for name in ("separator.onnx", "separator-int8.onnx"):
+        (folder / name).write_bytes(b"old")
+    export(folder, modules, RATE)
+    assert not list(folder.glob("*.onnx"))
+    assert not (folder / "examples").exists()
+
+
 def test_a_failed_export_leaves_nothing(separator, tmp_path, monkeypatch):
     monkeypatch.setattr("mossformer_sb.sharing.folder.model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

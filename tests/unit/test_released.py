@@ -236,6 +236,10 @@ class TestUse:
             find_released("mossformer2-whammr")
         assert find_released("nobody/model") is None
 
+    @pytest.mark.parametrize("name", ["owner/mossformer-wham", "me/mossformer2-16k", "lab/mossformer-wsj0-2mix-dm"])
+    def test_models_of_others_may_have_similar_names(self, name):
+        assert find_released(name) is None
+
     def test_files_in_the_cache_of_hugging_face(self, hubs, tmp_path, monkeypatch):
         name = "mossformer2-16k"
         entry = RELEASED[name]

@@ -9,8 +9,8 @@ Shapes: T samples, t samples of a block, F frames of 32 ms, S speakers.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,7 +142,7 @@ class ActivityDetector:
         size = round(FRAME_SECONDS * self.rate)
         probabilities, products = [], []
         self._model.reset_states()
-        with torch.inference_mode(), _one_thread():  # a frame is too small to be split between threads
+        with torch.inference_mode(), _one_thread:  # a frame is too small to be split between threads
             for frame in _frames(blocks, size, self.num_spks):
                 signals = torch.from_numpy(np.ascontiguousarray(frame.T))  # [S, samples]
                 probabilities.append(self._model(signals, self.rate)[:, 0].numpy())
@@ -190,15 +190,31 @@ def _is_leakage(products):
     return (far_below | (softer & nothing_remains)).any(axis=2)
 
 
-@contextlib.contextmanager
-def _one_thread():
-    """Context: PyTorch computes in one thread; afterwards the number of threads is restored."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+class _OneThread:
+    """Context: PyTorch computes in one thread; afterwards the number of threads is restored.
+
+    Each thread has a number of its own, but a new thread begins with the one that was set last anywhere. So one that
+    begins while another one is within the context must not take the 1 for its own: only the first one saves the number.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._depth, self._threads = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            threads = torch.get_num_threads()  # always: PyTorch's first call in a thread would undo the next line
+            if self._depth == 0:
+                self._threads = threads
+            torch.set_num_threads(1)
+            self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            torch.set_num_threads(self._threads)
+
+
+_one_thread = _OneThread()
 
 
 def check_installed() -> None:
@@ -213,6 +229,6 @@ def check_installed() -> None:
 def _load_silero():
     """A model of Silero VAD, which is stateful, and the function that turns probabilities into segments."""
     check_installed()
-    with _one_thread():  # its import sets one thread for the whole process
+    with _one_thread:  # its import sets one thread for the whole process
         from silero_vad import get_speech_timestamps_from_probs, load_silero_vad
     return load_silero_vad(), get_speech_timestamps_from_probs

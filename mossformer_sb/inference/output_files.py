@@ -237,8 +237,11 @@ def with_mixture(blocks: Iterable[np.ndarray], recording: Recording) -> Iterator
     """Blocks of estimates [t, S] with the recording's samples of the same time [t]; the recording is read again."""
     mixture, behind = recording.blocks(), np.empty(0, dtype=np.float32)
     for block in blocks:
-        while len(behind) < len(block):
-            behind = np.concatenate((behind, next(mixture)))
+        parts, count = [behind], len(behind)
+        while count < len(block):
+            parts.append(next(mixture))
+            count += len(parts[-1])
+        behind = np.concatenate(parts) if len(parts) > 1 else behind
         yield block, behind[: len(block)]
         behind = behind[len(block) :]
 

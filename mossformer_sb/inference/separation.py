@@ -268,7 +268,9 @@ class MossFormerSeparation(Pretrained):
         check_level(level)
         if sample_rate is None and is_array(recording):
             sample_rate = self.hparams.sample_rate
-        recording = Recording(recording, sample_rate, channel)
+        return self._separate(Recording(recording, sample_rate, channel), level, chunking, progress, batch_size)
+
+    def _separate(self, recording, level=LEVELS[0], chunking=None, progress=False, batch_size=None):
         estimates = np.concatenate(list(self._estimates(recording, chunking or Chunking(), progress, batch_size)))
         meter = measure([estimates], recording)
         return torch.from_numpy(estimates * np.asarray(meter.gain(level), dtype=np.float32))
@@ -355,11 +357,13 @@ class MossFormerSeparation(Pretrained):
             return self.separate_recording(path, output_folder, name, output, **options).audio_paths
         if output_folder is None:
             return self.separate(path, **options)
-        name, recording = name or stem(path), Recording(path)
+        check_level(options.get("level", LEVELS[0]))
+        # Made once: a file object can be read by one Recording only.
+        name, recording = name or stem(path), Recording(path, channel=options.pop("channel", None))
         check_format(format, recording.sample_rate)
         paths = output.audio_paths(output_folder, name, self.hparams.num_spks)
         with made_folders(output_folder, paths):
-            estimates = self.separate(path, **options)
+            estimates = self._separate(recording, **options)
             gain = reduction_without_clipping(estimates.abs().max().item(), output, recording.name)
             write_recordings(paths, [gain * estimates.numpy()], recording.sample_rate, format, len(estimates))
         return estimates

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.inference.activity import FRAME_SECONDS, ActivityDetector, _is_leakage, speech_activity
+from mossformer_sb.inference.activity import FRAME_SECONDS, ActivityDetector, _is_leakage, _one_thread, speech_activity
 from mossformer_sb.inference.activity_files import activity_texts
 from mossformer_sb.inference.output_files import Output
 from mossformer_sb.inference.output_gain import LevelMeter
@@ -199,3 +200,35 @@ class TestFiles:
         assert [speaker["path"] for speaker in content["speakers"]] == list(map(str, found.audio_paths))
         assert content["speakers"][0]["segments"][0]["start"] == found.segments[0][0][0]
         assert found.activity["rttm"].read_text().startswith("SPEAKER talk_1 1 0.4")
+
+
+def test_detectors_in_two_threads_restore_the_number_of_threads():
+    before, inside, leave, found = torch.get_num_threads(), threading.Event(), threading.Event(), []
+
+    def first():
+        with _one_thread:
+            inside.set()
+            leave.wait(10)
+            found.append(torch.get_num_threads())
+        found.append(torch.get_num_threads())
+
+    def second():  # begins while the first one computes, and ends after it
+        with _one_thread:
+            leave.set()
+            one.join(10)
+            found.append(torch.get_num_threads())
+        found.append(torch.get_num_threads())
+
+    torch.set_num_threads(3)
+    try:
+        one, other = threading.Thread(target=first), threading.Thread(target=second)
+        one.start()
+        inside.wait(10)
+        other.start()
+        other.join(10)
+        later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        later.start()
+        later.join(10)
+    finally:
+        torch.set_num_threads(before)
+    assert found == [1, 3, 1, 3, 3]

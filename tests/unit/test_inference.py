@@ -106,6 +106,15 @@ class TestKindsOfInput:
         with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as process:
             assert torch.equal(model.separate(process.stdout), model.separate(path))
 
+    def test_a_file_object_or_a_pipe_into_files(self, model, tmp_path):
+        path = write(tmp_path / "talk.wav", noise(4000))
+        expected = model.separate(path)
+        with open(path, "rb") as file, subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as process:
+            for name, source in (("bytes", io.BytesIO(path.read_bytes())), ("open", file), ("pipe", process.stdout)):
+                found = model.separate_file(source, tmp_path / "out", name=name, channel=0)
+                assert torch.equal(found, expected)
+                assert (tmp_path / "out" / f"{name}_spk2.wav").is_file()
+
     def test_a_file_object_is_read_from_where_it_stands(self, model, tmp_path):
         path = write(tmp_path / "talk.wav", noise(4000))
         file = io.BytesIO(b"header" + path.read_bytes())

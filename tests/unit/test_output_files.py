@@ -7,7 +7,8 @@ import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.data.audio_writing import check_format
-from mossformer_sb.inference.output_files import Output
+from mossformer_sb.inference import output_files
+from mossformer_sb.inference.output_files import Output, with_mixture
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 
@@ -185,3 +186,33 @@ def test_the_same_with_the_older_call(model, tmp_path):
     older = model.separate_file(path, tmp_path / "a", format="flac", return_estimates=False)
     newer = model.separate_recording(path, tmp_path / "b", output=Output(format="flac")).audio_paths
     assert [file.read_bytes() for file in older] == [file.read_bytes() for file in newer]
+
+
+class TestBlocksWithTheirMixture:
+    class Blocks:
+        """A recording of 3000 samples in blocks of 131."""
+
+        samples = np.arange(3000, dtype=np.float32)
+
+        def blocks(self):
+            yield from (self.samples[start : start + 131] for start in range(0, 3000, 131))
+
+    @pytest.mark.parametrize("lengths", [[3000], [1] * 3000, [500, 0, 1000, 1500], [131] * 22 + [118]])
+    def test_of_any_lengths(self, lengths):
+        estimates = np.split(np.zeros((3000, 2)), np.cumsum(lengths)[:-1])
+        found = list(with_mixture(estimates, self.Blocks()))
+        assert [len(mixture) for _, mixture in found] == lengths
+        np.testing.assert_array_equal(np.concatenate([mixture for _, mixture in found]), self.Blocks.samples)
+
+    def test_each_sample_is_copied_once(self, monkeypatch):
+        """Not once for each block that follows it: an hour in one block of estimates would take minutes."""
+        copied, concatenate = [], np.concatenate
+
+        def counted(parts):
+            joined = concatenate(parts)
+            copied.append(len(joined))
+            return joined
+
+        monkeypatch.setattr(output_files.np, "concatenate", counted)
+        list(with_mixture([np.zeros((3000, 2))], self.Blocks()))
+        assert sum(copied) == 3000

@@ -85,8 +85,8 @@ def export(
     Raises
     ------
     InputError
-        If the folder exists and holds anything but an export, a weight is too large for half precision, or the mask net is of your
-        own class and ``speechbrain`` is False.
+        If the folder exists and holds anything but an export, a weight is too large for half precision, or the mask net
+        is of your own class and ``speechbrain`` is False.
 
     Example
     -------

@@ -21,7 +21,7 @@ from mossformer_sb.evaluation.metrics import separation_scores
 from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, TimeBudget
-from mossformer_sb.training.checkpoint_checks import no_checkpoint_message
+from mossformer_sb.training.checkpoint_checks import check_scored
 from mossformer_sb.training.checkpoints import BEST_KEY
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader
 from mossformer_sb.training.epoch_stats import History, StageStats, peak_memory, reset_peak_memory
@@ -149,7 +149,8 @@ class SeparationBrain(StepBrain):
             return
         self._draws_bar = not self.noprogressbar if progressbar is None else progressbar
         try:
-            super().fit(self.budget.epochs(epoch_counter), train_set, valid_set, progressbar=False, **loader_kwargs)
+            epochs = self.budget.epochs(epoch_counter, is_begun=lambda: self.step > 0)
+            super().fit(epochs, train_set, valid_set, progressbar=False, **loader_kwargs)
         finally:
             if self._progress is not None:
                 self._progress.close()
@@ -160,6 +161,7 @@ class SeparationBrain(StepBrain):
         if getattr(self.hparams, "tensorboard", False):
             self._tensorboard = _tensorboard_logger(Path(self.hparams.output_folder) / TENSORBOARD_FOLDER)
         distributed.run_on_all_ranks(super().on_fit_start)
+        self.schedule.resumed(getattr(self.hparams.epoch_counter, "current", 0))
         if if_main_process():
             compiled = bool(self.compile or self.compile_module_keys)
             logger.info(numerics.describe(self.device, self.precision, self.eval_precision, compiled))
@@ -382,11 +384,11 @@ class SeparationBrain(StepBrain):
         self._use_averaged_weights(True)
 
     def on_evaluate_start(self, max_key: str | None = None, min_key: str | None = None) -> None:
-        """Load the best checkpoint; there must be one."""
+        """Load the best checkpoint; there must be one with a score."""
         self._use_averaged_weights(False)
+        if self.checkpointer is not None:
+            distributed.run_on_all_ranks(check_scored, self.checkpointer, max_key or min_key)
         distributed.run_on_all_ranks(super().on_evaluate_start, max_key, min_key)
-        if self.checkpointer is not None and not self.checkpointer.list_checkpoints():
-            raise distributed.SharedError(no_checkpoint_message(self.checkpointer.checkpoints_dir))
 
 
 def _tensorboard_logger(folder):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from speechbrain.utils.epoch_loop import EpochCounter
@@ -126,15 +126,28 @@ class TimeBudget:
         """Whether an epoch that has trained for this many seconds is over."""
         return self.is_spent or (self.epoch_minutes is not None and epoch_seconds >= 60 * self.epoch_minutes)
 
-    def epochs(self, counter: EpochCounter) -> Iterator[int]:
-        """The epochs to train: those of a counter; with a time limit, as many as it allows."""
+    def epochs(self, counter: EpochCounter, is_begun: Callable[[], bool] = lambda: False) -> Iterator[int]:
+        """The epochs to train: those of a counter; with a time limit, as many as it allows.
+
+        Arguments
+        ---------
+        counter : EpochCounter
+            Gives the numbers of the epochs.
+        is_begun : callable
+            Whether the next epoch is one that a resumed run has begun already. It is always completed, if only with its
+            validation, so that nothing of it is lost where no time is left.
+
+        Returns
+        -------
+        iterator of int
+        """
         if self.minutes is None:
             yield from counter
             return
         counter = iter(counter)
         if hasattr(counter, "limit"):
             counter.limit = math.inf
-        while not self.is_spent:
+        while is_begun() or not self.is_spent:
             try:
                 yield next(counter)
             except StopIteration:

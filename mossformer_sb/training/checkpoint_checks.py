@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from speechbrain.utils import checkpoints as stock
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.training.checkpoints import FILE_LIST, Checkpointer
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from mossformer_sb.training.checkpoints import BEST_KEY, FILE_LIST, Checkpointer
 
 _OURS = "stage_loss"  # recoverable of `SeparationBrain` that SpeechBrain's recipes do not have
 _THEIRS = "counter"  # the epoch counter in these recipes
@@ -61,13 +56,43 @@ def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug
             f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would replace the "
             f"results of that training with those of a few batches: give another --output_folder."
         )
-    if test_only and not debug and not there:
-        raise InputError(no_checkpoint_message(checkpointer.checkpoints_dir))
+    if test_only and not debug and not _is_scored(there, BEST_KEY):
+        raise InputError(_nothing_to_evaluate(checkpointer.checkpoints_dir, there))
     checkpointer.check_architecture()
 
 
-def no_checkpoint_message(folder: str | Path) -> str:
-    """The error message for a folder without checkpoints."""
+def check_scored(checkpointer: Checkpointer, key: str | None = BEST_KEY) -> None:
+    """Raise if no checkpoint can be evaluated, since none has been validated.
+
+    The checkpoints within the first epoch have no score yet.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        Checkpointer of the run.
+    key : str, optional
+        Key of the score in a checkpoint's meta. None: any checkpoint will do.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    there = checkpointer.list_checkpoints()
+    if not _is_scored(there, key):
+        raise InputError(_nothing_to_evaluate(checkpointer.checkpoints_dir, there))
+
+
+def _is_scored(checkpoints, key):
+    return any(key is None or key in checkpoint.meta for checkpoint in checkpoints)
+
+
+def _nothing_to_evaluate(folder, checkpoints):
+    if checkpoints:
+        return (
+            f"{folder}: holds no checkpoint to evaluate, since its training was interrupted within the first epoch. "
+            f"Resume it (without --test_only): the first validation is at the end of the epoch."
+        )
     return (
         f"{folder}: holds no checkpoint to evaluate. Train first (without --test_only), or give the --output_folder of "
         f"a finished training. An exported model is evaluated with: mossformer-sb evaluate MODEL --manifest CSV"

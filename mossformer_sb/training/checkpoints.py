@@ -252,14 +252,19 @@ class Checkpointer(stock.Checkpointer):
         Raises
         ------
         InputError
-            When a recoverable has no file, the parameters of a module have other names or shapes, or those of an
-            optimizer are grouped differently. Nothing has been changed then.
+            When a recoverable has no file, averaged weights would be ignored, the parameters of a module have other
+            names or shapes, or those of an optimizer are grouped differently. Nothing has been changed then.
         """
         missing = [name for name in self._required() if name not in checkpoint.paramfiles]
         if missing:
             raise InputError(
                 f"The checkpoint {checkpoint.path} holds no {', '.join(missing)}: it was saved with other settings. "
                 "Use those, or another output folder."
+            )
+        if AVERAGED_WEIGHTS in checkpoint.paramfiles and AVERAGED_WEIGHTS not in self.recoverables:
+            raise InputError(
+                f"The checkpoint {checkpoint.path} holds averaged weights, by which it was chosen, and this run has no "
+                "ema_decay: give the training's, or another output folder."
             )
         for name, module in self._plain_modules(checkpoint):
             _check_architecture(name, module, checkpoint)

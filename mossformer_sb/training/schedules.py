@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import math
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,11 @@ LEAST_STEPS = 4  # of one_cycle
 START_FACTOR, END_FACTOR = 1 / 25, 1 / 25e4  # of one_cycle's highest rate, as torch's OneCycleLR has them
 # These of torch's schedulers count batches, the others epochs.
 _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
+_GIVEN = ("lr", "weight_decay")  # of the optimizer's groups: may change when a run is resumed
+_GIVEN_KEY = "given_for_optimizer"  # in a checkpoint
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of the optimizer's groups, as torch's schedulers name them
+
+logger = logging.getLogger(__name__)
 
 
 @register_checkpoint_hooks
@@ -75,6 +81,8 @@ class Schedule:
 
     def __init__(self, scheduler: object | Callable | None, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
+        self._given = [{key: group.get(key) for key in _GIVEN} for group in optimizer.param_groups]
+        self._given_before: list[dict] | None = None  # in the run of the checkpoint
         self._adapter = _adapter(scheduler, optimizer)
 
     @property
@@ -105,16 +113,45 @@ class Schedule:
         if not self.by_step:
             self._adapter.after_epoch(epoch, loss)
 
+    def resumed(self, epochs_done: int) -> None:
+        """Apply the current configuration, after a checkpoint has restored the optimizer and this schedule.
+
+        The optimizer's state has the checkpoint's ``lr`` and ``weight_decay``. Where a given ``lr`` differs from the
+        one given then, the rate is changed by the same factor, so that what the schedule has done so far stays.
+
+        Arguments
+        ---------
+        epochs_done : int
+            Complete epochs.
+        """
+        if self._given_before is None:
+            return
+        groups = zip(self.optimizer.param_groups, self._given, self._given_before, strict=True)
+        changes, factor = {}, 1.0
+        for group, now, before in groups:
+            changes |= {key: (before[key], now[key]) for key in _GIVEN if now[key] != before[key]}
+            if now["lr"] != before["lr"] and before["lr"]:
+                factor = now["lr"] / before["lr"]
+                group |= {key: factor * group[key] for key in _RATES if key in group}
+            if now["weight_decay"] is not None:
+                group["weight_decay"] = now["weight_decay"]
+        self._adapter.resumed(epochs_done, factor)
+        self._given_before = None
+        for key, (before, now) in changes.items():
+            logger.info("%s was %s: with %s now, the learning rate is %.3g", key, before, now, self.rate)
+
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save the state that calls have changed, not the configuration."""
-        torch.save(self._adapter.state(), path)
+        """Save the state that calls have changed; of the configuration, only what was given for the optimizer."""
+        torch.save({**self._adapter.state(), _GIVEN_KEY: self._given}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Load the saved state; the configuration stays the current one."""
+        """Load the saved state; the configuration stays the current one, see `resumed`."""
         del end_of_epoch
-        self._adapter.load(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self._given_before = state.pop(_GIVEN_KEY, self._given)  # missing in checkpoints of earlier versions
+        self._adapter.load(state)
 
 
 class OneCycle:
@@ -238,6 +275,11 @@ def choose_schedule(
     if name == "plateau":
         return stock.ReduceLROnPlateau(factor=0.5, patience=2, dont_halve_until_epoch=85)
     if name == "linear":
+        if train_minutes:
+            raise InputError(
+                f"schedule 'linear' follows number_of_epochs, which train_minutes: {train_minutes} replaces: set "
+                "schedule: one_cycle, whose rate follows the time, or leave out train_minutes."
+            )
         return stock.LinearScheduler(lr, final_lr, number_of_epochs)
     if train_minutes:
         return OneCycle(lr, None, warmup_share, decay_share)
@@ -245,7 +287,7 @@ def choose_schedule(
         raise InputError(
             f"schedule 'one_cycle' follows the time or the number of steps, and train_minutes is {train_minutes}, "
             f"steps_per_epoch {steps_per_epoch}: give one of them. The steps of an epoch are mixtures_per_epoch / "
-            "batch_size."
+            "(batch_size * GPUs * grad_accumulation_factor)."
         )
     return OneCycle(lr, number_of_epochs * steps_per_epoch, warmup_share, decay_share)
 
@@ -283,6 +325,9 @@ class _Constant:
 
     def load(self, state):
         """Restore a state."""
+
+    def resumed(self, epochs_done, factor):
+        """Follow a change of the given rate by a factor; the optimizer's rate has been changed already."""
 
 
 class _OneCycleAdapter(_Constant):
@@ -323,6 +368,10 @@ class _TorchAdapter(_Constant):
     def load(self, state):
         self.scheduler.load_state_dict(state)
 
+    def resumed(self, epochs_done, factor):
+        if hasattr(self.scheduler, "base_lrs"):
+            self.scheduler.base_lrs = [factor * rate for rate in self.scheduler.base_lrs]
+
 
 class _SpeechBrainAdapter(_Constant):
     """SpeechBrain's schedulers are called with an optimizer, an epoch or a loss, each with other arguments.
@@ -359,6 +408,13 @@ class _SpeechBrainAdapter(_Constant):
 
     def load(self, state):
         vars(self.scheduler).update(state)
+
+    def resumed(self, epochs_done, factor):
+        if hasattr(self.scheduler, "hyperparam_value"):  # the current rate of NewBobScheduler
+            self.scheduler.hyperparam_value *= factor
+        # A rate that follows the epoch alone is computed anew: also another number of epochs may have changed it.
+        if call_arguments(type(self.scheduler)) == ("current_epoch",) and epochs_done:
+            self.after_epoch(epochs_done, loss=0.0)
 
 
 def call_arguments(scheduler_class: type) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from speechbrain.lobes.models.dual_path import Decoder, Encoder
 
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.data.datasets import Mixture, SeparationBatch
+from mossformer_sb.training.checkpoint_checks import check_checkpoints
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
 from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters
@@ -125,6 +126,17 @@ def test_evaluation_needs_a_checkpoint(tmp_path):
         brain.on_evaluate_start(max_key="si-snr")
 
 
+def test_evaluation_needs_a_checkpoint_that_was_validated(tmp_path):
+    """One within the first epoch has no score, by which the best is chosen."""
+    checkpointer = Checkpointer(tmp_path / "save")
+    brain = make_brain(tmp_path, checkpointer)
+    checkpointer.save_checkpoint(end_of_epoch=False)
+    with pytest.raises(InputError, match="no checkpoint to evaluate, since its training was interrupted within"):
+        check_checkpoints(checkpointer, test_only=True)
+    with pytest.raises(InputError, match="interrupted within the first epoch. Resume it"):
+        brain.load_best()
+
+
 @pytest.mark.parametrize("num_to_keep, epochs", [(1, {2, 4}), (2, {2, 3, 4})])
 def test_best_checkpoints_are_kept_beside_the_newest(tmp_path, num_to_keep, epochs):
     checkpointer = Checkpointer(tmp_path / "save")
@@ -135,6 +147,15 @@ def test_best_checkpoints_are_kept_beside_the_newest(tmp_path, num_to_keep, epoc
     kept = {checkpoint.meta["epoch"]: checkpoint.meta["si-snr"] for checkpoint in checkpointer.list_checkpoints()}
     assert set(kept) == epochs and kept[2] == 5.0
     assert checkpointer.find_checkpoint(max_key="si-snr").meta["epoch"] == 2
+
+
+def test_a_resumed_run_follows_its_own_learning_rate(tmp_path):
+    for lr in (0.01, 0.001):
+        brain = make_brain(tmp_path, Checkpointer(tmp_path / "save"), lr=lr)
+        brain.on_fit_start()
+        fit(brain, batch_of())
+        assert brain.optimizer.param_groups[0]["lr"] == lr
+        brain.checkpointer.save_checkpoint()
 
 
 def test_intra_epoch_checkpoints_wait_for_the_optimisers_step(tmp_path):
@@ -295,6 +316,20 @@ def test_averaged_weights_validate_and_raw_ones_train(tmp_path):
     other.scores.add("a", (1.0,) * 4)
     other.on_stage_end(sb.Stage.TEST, 0.0)
     assert torch.equal(parameters(other), average)  # and stay in place for the export
+
+
+def test_averaged_weights_are_never_ignored(tmp_path):
+    def brain(**hparams):
+        checkpointer = Checkpointer(tmp_path / "save")
+        made = make_brain(tmp_path, checkpointer, **hparams)
+        checkpointer.add_recoverables(dict(made.modules))
+        return made
+
+    fit(trained := brain(ema_decay=0.9), batch_of())
+    trained.checkpointer.save_checkpoint(meta={"si-snr": 1.0})
+    with pytest.raises(InputError, match="holds averaged weights, by which it was chosen, .* no ema_decay: give"):
+        brain().load_best()
+    brain(ema_decay=0.5).load_best()
 
 
 def test_statistics_resume_in_mid_epoch_and_are_reset_otherwise(tmp_path):

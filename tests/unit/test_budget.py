@@ -222,6 +222,14 @@ def test_a_finished_run_resumes_with_a_larger_budget(tmp_path, caplog):
     assert moved in [record.getMessage() for record in caplog.records]
 
 
+def test_an_epoch_that_has_begun_is_validated_though_no_time_is_left(tmp_path):
+    train(tmp_path, killed_at=8)  # 48 seconds
+    resumed = train(tmp_path, train_minutes=0.5)
+    assert resumed.rates == [] and epochs(resumed) == [2]
+    assert resumed.hparams.train_logger.entries[0]["train_stats"]["seconds"] == 18
+    assert epochs(train(tmp_path, train_minutes=0.5)) == []
+
+
 def test_a_checkpoint_without_a_budget_can_get_one(tmp_path):
     """A run that was begun by epochs, or by a version that knew of no time."""
     brain = train(tmp_path, killed_at=4)

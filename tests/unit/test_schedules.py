@@ -188,6 +188,66 @@ def test_a_checkpoint_keeps_no_configuration(tmp_path):
     assert longer.rate == 0.5
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_resumed_with_the_same_settings_nothing_changes(name, tmp_path):
+    before, after = start(name), start(name)
+    rates(before, (1, 2))
+    before.save(tmp_path / "schedule.ckpt")
+    after.load(tmp_path / "schedule.ckpt", end_of_epoch=True)
+    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    after.resumed(epochs_done=2)
+    assert rates(after, (3, 4)) == rates(before, (3, 4))
+
+
+class TestResumedWithOtherSettings:
+    def resume(self, folder, scheduler, again, lr, weight_decay=0.1, epochs_done=2):
+        """Two epochs with a rate of 1, then a checkpoint, from which a run with ``lr`` resumes."""
+
+        def schedule(scheduler, lr, weight_decay):
+            group = {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr, "weight_decay": weight_decay}
+            return Schedule(scheduler, torch.optim.AdamW([group, {**group, "params": [torch.zeros(2)], "lr": 2 * lr}]))
+
+        before = schedule(scheduler, 1.0, 0.2)
+        for epoch in (1, 2):
+            before.after_epoch(epoch, LOSSES[epoch - 1])
+        before.save(folder / "schedule.ckpt")
+        after = schedule(again, lr, weight_decay)
+        after.load(folder / "schedule.ckpt", end_of_epoch=True)
+        after.optimizer.load_state_dict(before.optimizer.state_dict())
+        after.resumed(epochs_done)
+        return after
+
+    @pytest.mark.parametrize("of_torch", [False, True])
+    def test_a_constant_rate_or_a_plateau_is_scaled(self, tmp_path, of_torch, caplog):
+        scheduler = functools.partial(lr_scheduler.ReduceLROnPlateau, patience=5) if of_torch else None
+        with caplog.at_level("INFO"):
+            after = self.resume(tmp_path, scheduler, scheduler, lr=0.01)
+        assert [group["lr"] for group in after.optimizer.param_groups] == pytest.approx([0.01, 0.02])
+        assert [group["weight_decay"] for group in after.optimizer.param_groups] == [0.1, 0.1]
+        assert "lr was 2.0: with 0.02 now, the learning rate is 0.01" in caplog.messages
+
+    def test_what_a_schedule_has_done_stays(self, tmp_path):
+        of_torch = functools.partial(lr_scheduler.StepLR, step_size=1, gamma=0.5)
+        assert self.resume(tmp_path, of_torch, of_torch, lr=0.1).rate == pytest.approx(0.1 / 4)
+        newbob = [stock.NewBobScheduler(1.0, patient=0, improvement_threshold=2.0) for _ in range(2)]
+        after = self.resume(tmp_path, *newbob, lr=0.1)
+        assert after.rate == pytest.approx(0.05)
+        after.after_epoch(3, LOSSES[2])
+        assert after.rate == pytest.approx(0.025)
+
+    @pytest.mark.parametrize("number_of_epochs, rate", [(2, 0.0), (5, 0.05)])
+    def test_linear_follows_its_rate_and_its_epochs_at_once(self, tmp_path, number_of_epochs, rate):
+        finished, longer = stock.LinearScheduler(1.0, 0.0, 2), stock.LinearScheduler(0.1, 0.0, number_of_epochs)
+        assert self.resume(tmp_path, finished, longer, lr=0.1).rate == pytest.approx(rate)
+
+    def test_checkpoints_of_earlier_versions_know_of_no_settings(self, tmp_path):
+        torch.save({}, tmp_path / "schedule.ckpt")
+        schedule = start("constant")
+        schedule.load(tmp_path / "schedule.ckpt", end_of_epoch=True)
+        schedule.resumed(epochs_done=1)
+        assert schedule.rate == 1.0
+
+
 def test_every_schedule_of_speechbrain_is_tested_or_refused():
     module = inspect.getmodule(stock.NoamScheduler)
     classes = {name for name, _ in inspect.getmembers(module, inspect.isclass) if name[0] != "_"}
@@ -287,6 +347,10 @@ class TestByName:
             rates.append(schedule.rate)
             schedule.after_epoch(epoch, loss=0.0)
         assert rates == [1.0, 0.75, 0.5]
+
+    def test_linear_has_no_end_in_a_time_budget(self):
+        with pytest.raises(InputError, match="'linear' follows number_of_epochs, which train_minutes: 60 replaces"):
+            choose_schedule("linear", 1.0, number_of_epochs=3, train_minutes=60)
 
     def test_messages(self):
         with pytest.raises(InputError, match="'cosine' is not known: choose one of plateau, linear, one_cycle"):

@@ -39,6 +39,7 @@ from mossformer_sb.training.experiment import (
     loader_options,
     manifest_path,
 )
+from mossformer_sb.training.export import check_export_folder
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 from mossformer_sb.utils.allocator import keep_freed_memory
@@ -80,6 +81,7 @@ def check(hparams, run_opts, test_only):
         check_report()
     for name in MANIFESTS:
         loader_options(hparams, name)
+    check_export_folder(hparams["export_folder"], hparams["output_folder"])
     hint_at_settings(hparams)
     debug = run_opts["debug"] and not run_opts["debug_persistently"]
     check_checkpoints(hparams["checkpointer"], test_only, debug)

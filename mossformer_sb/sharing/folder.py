@@ -98,7 +98,7 @@ def export(
     'model.safetensors']
     """
     folder = Path(folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}
     speechbrain = speechbrain and _multiplies(modules["masknet"])
@@ -134,12 +134,22 @@ def is_model_folder(folder: str | Path) -> bool:
     return (Path(folder) / HPARAMS_FILE).is_file() or describes_model(Path(folder) / CONFIG_FILE)
 
 
-def _check_replaceable(folder):
+def check_replaceable(folder: str | Path) -> None:
     """Raise unless a folder can be replaced without the loss of anything that `export` does not write anew.
 
     Trainings, here and with SpeechBrain, have a hyperparams.yaml too, beside their checkpoints; and a copy of a model
     hub's repository may have a history.
+
+    Raises
+    ------
+    InputError
+        If it exists and holds anything but an export.
+
+    Example
+    -------
+    >>> check_replaceable(getfixture("tmp_path") / "new")
     """
+    folder = Path(folder)
     if not folder.exists():
         return
     if not is_model_folder(folder):

@@ -13,7 +13,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.examples import AUDIO_FOLDER
 from mossformer_sb.network.hub import CONFIG_FILE
 from mossformer_sb.sharing.earlier_exports import convert_export, is_earlier_export
-from mossformer_sb.sharing.folder import HPARAMS_FILE, describes_model, export
+from mossformer_sb.sharing.folder import HPARAMS_FILE, check_replaceable, describes_model, export
 from mossformer_sb.sharing.record import TrainingRecord, conditions_of
 from mossformer_sb.sharing.settings import Unbuilt, build_networks, check_own_training, read_settings
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
@@ -91,6 +91,35 @@ def export_training(
     examples = _examples(training_folder, num_examples)
     own = {} if shifts == 1 else {"shifts": shifts}
     return export(folder, modules, settings["sample_rate"], record, examples, settings=own, **options)
+
+
+def check_export_folder(export_folder: str | Path, output_folder: str | Path) -> None:
+    """Raise unless a training can write its export into a folder.
+
+    Arguments
+    ---------
+    export_folder, output_folder : str or Path
+        Folders of the experiment.
+
+    Raises
+    ------
+    InputError
+        If the export would replace the output folder, or anything else than an export.
+
+    Example
+    -------
+    >>> check_export_folder("results", "results/one")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: export_folder results: is replaced by each export, ...
+    """
+    export_path, output_path = (Path(folder).absolute() for folder in (export_folder, output_folder))
+    if export_path in (output_path, *output_path.parents):
+        raise InputError(
+            f"export_folder {export_folder}: is replaced by each export, and holds output_folder {output_folder}. Give "
+            f"a folder of its own, such as {Path(output_folder) / 'export'}."
+        )
+    check_replaceable(export_folder)
 
 
 def _read_settings(training_folder):

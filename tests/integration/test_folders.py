@@ -77,6 +77,7 @@ def test_a_first_start_that_is_refused_leaves_nothing(corpora, tmp_path):
         "does not exist": words(data_folder="nowhere"),
         "'XL' is not known": words(data_folder=corpora[0], model_size="XL"),
         "holds no checkpoint to evaluate": words("--test_only", data_folder=corpora[0]),
+        "export_folder .: is replaced by each export": words(data_folder=corpora[0], export_folder="."),
         "there is no such folder": words(data_folder=corpora[0], init_from="no/such/model/here"),
         "SpeechBrain can't run with these options": words(data_folder=corpora[0], precision="fp16"),
         "opt_class can't be built": words(data_folder=corpora[0], lr=-1),

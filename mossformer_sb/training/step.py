@@ -297,8 +297,8 @@ class StepBrain(sb.Brain):
     def _check_nonfinite(self, num_nonfinite, norm):
         """Count non-finite losses and gradients, and end the run after too many consecutive steps with any."""
         bad_gradient = norm is not None and not math.isfinite(norm)
-        if bad_gradient and self.scaler.is_enabled():
-            bad_gradient = False  # the scaler exceeds the greatest possible scale to find it
+        if bad_gradient and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+            bad_gradient = False  # the scaler finds the greatest possible scale, 1 or more, by exceeding it
         self.stats.skipped += bad_gradient
         if not num_nonfinite and not bad_gradient:
             self.stats.consecutive_nonfinite = 0

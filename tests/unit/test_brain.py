@@ -283,6 +283,18 @@ def test_the_scalers_own_search_is_no_failure(tmp_path):
     assert moved and 0 < brain.stats.norm - before < 1e3
 
 
+def test_a_gradient_that_no_scale_makes_finite_ends_the_run(tmp_path):
+    """The scaler halves its scale with each of them: below 1 there is nothing left to find."""
+    brain = make_brain(tmp_path, nonfinite_patience=1)
+    brain.scaler = torch.GradScaler("cpu", init_scale=4.0)
+    brain.modules["masknet"].gains.register_hook(lambda gradient: gradient * float("inf"))
+    for _ in range(3):
+        fit(brain, batch_of())
+    assert brain.scaler.get_scale() == 0.5 and brain.stats.skipped == 1
+    with pytest.raises(InputError, match="2 consecutive steps .*a gradient of norm"):
+        fit(brain, batch_of())
+
+
 def test_validation_counts_and_skips_non_finite_examples(tmp_path):
     brain = make_brain(tmp_path)
     brain.on_stage_start(sb.Stage.VALID, epoch=1)

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from mossformer_sb.cli.input_list import read_input_list
 from mossformer_sb.sharing.folder import export
 
 RATE = 8000
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,31 @@ class TestWritten:
         assert run("in", "--name", "speaker{n}") == 2
         assert "a.wav and " in (error := capsys.readouterr().err) and "would both be written to" in error
         assert run("in/a.wav", "--name", "speaker{n}") == 0
+
+    @POSIX
+    def test_names_that_look_like_paths(self, run, folder):
+        for name in ("~a.wav", "A: intro.wav"):
+            (folder / "in/a.wav").rename(folder / "in" / name)
+            write(folder / "in/a.wav")
+        assert run("in", "--only", 1) == 0
+        assert names(folder / "separated") == ["A_ intro_spk1.wav", "_a_spk1.wav", "a_spk1.wav", "deep/b_spk1.wav"]
+
+    @POSIX
+    @pytest.mark.parametrize(
+        ("name", "pattern", "problem"),
+        [
+            ("in/\\a.wav", "{stem}_{n}", "leads out of the output folder"),
+            ("in/~a.wav", "{stem}_{n}", "would both be written to .*rename one of them"),
+        ],
+    )
+    def test_a_name_that_can_not_be_used_fails_alone(self, run, folder, capsys, name, pattern, problem):
+        (folder / "in/a.wav").rename(folder / "in/_a.wav")
+        write(folder / name)
+        assert run("in", "--list", "--json", "--name", pattern) == 0
+        told = {Path(entry["recording"]).name: entry for entry in json.loads(capsys.readouterr().out)["recordings"]}
+        assert re.search(problem, told[Path(name).name]["problem"]) and not told[Path(name).name]["files"]
+        assert run("in", "--only", 1, "--name", pattern) == 1
+        assert names(folder / "separated") == ["_a_1.wav", "deep/b_1.wav"]
 
     def test_only(self, run, folder):
         assert run("in/a.wav", "--only", 2) == 0

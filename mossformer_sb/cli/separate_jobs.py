@@ -233,7 +233,7 @@ def report(
     """
     if as_json:
         content = {"model": model, "recordings": results, "passed_over": [str(path) for path in passed_over]}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        print(json.dumps(content, indent=2))  # in ASCII, which any console has
         return
     if quiet:
         return

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write, atomic_write_all
+from mossformer_sb.utils.files import atomic_write, atomic_write_all, for_soundfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -52,7 +52,8 @@ def write_audio(path: str | Path, samples: np.ndarray | torch.Tensor, sample_rat
         Sample rate in Hz.
     """
     with atomic_write(path) as temporary:
-        soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
+        samples = np.asarray(samples, dtype=np.float32)
+        soundfile.write(for_soundfile(temporary), samples, sample_rate, subtype="FLOAT", format="WAV")
 
 
 def clips(format: str, subtype: str | None = None) -> bool:
@@ -163,12 +164,13 @@ def write_recordings(
     with writing(paths[0]), atomic_write_all([*paths, *texts]) as temporaries:
         temporaries, text_temporaries = temporaries[: len(paths)], temporaries[len(paths) :]
         for path, text in zip(text_temporaries, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8", newline="\n")
+            # A recording's name may have bytes that are not UTF-8: they are written as they are.
+            path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
         with contextlib.ExitStack() as stack:
             files = [
                 stack.enter_context(
                     soundfile.SoundFile(
-                        path, "w", sample_rate, 1, subtype=subtype, format="RF64" if large else kind.name
+                        for_soundfile(path), "w", sample_rate, 1, subtype, format="RF64" if large else kind.name
                     )
                 )
                 for path in temporaries
@@ -180,7 +182,7 @@ def write_recordings(
                 written += len(block)
         # On a full disk, flushing the encoder's buffer at closing may have failed without an error.
         for path in temporaries:
-            if soundfile.info(path).frames != written:
+            if soundfile.info(for_soundfile(path)).frames != written:
                 raise OSError("the file is shorter than the written data")
 
 

@@ -179,6 +179,22 @@ class TestTold:
         told = json.loads(capsys.readouterr().out)
         assert told["recordings"][0]["files"] == [str(folder / "separated/a_spk1.wav")]
 
+    @pytest.mark.parametrize("words", [["--list"], ["--list", "--json"], ["--json"], []])
+    @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+    def test_names_that_the_console_does_not_have(self, run, folder, monkeypatch, words, encoding):
+        (folder / "in/deep/b.wav").rename(folder / "絆.wav")
+        (folder / "in/a.wav").rename(folder / ("a.wav" if os.name == "nt" else os.fsdecode(b"caf\xe9.wav")))
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        assert run(".", "--only", 1, "--output_folder", "絆", *words) == 0
+        sys.stdout.flush()
+        told = sys.stdout.buffer.getvalue().decode(encoding)
+        if "--json" in words:
+            assert all(Path(entry["recording"]).is_file() for entry in json.loads(told)["recordings"])
+        elif words:
+            assert len(told.splitlines()) == 2 and ("\\u7d46.wav" in told) == (encoding == "cp1252")
+        else:
+            assert "2 of 2 recordings separated" in told
+
     def test_quiet(self, run, folder, capfd):
         (folder / "in/old.ra").touch()
         assert run("in", "--quiet") == 0

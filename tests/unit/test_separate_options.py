@@ -232,6 +232,13 @@ class TestLists:
         (tmp_path / "a.scp").write_text("my talk.wav\ncall my talk.wav\n")
         assert read_input_list("a.scp") == [(Path("my talk.wav"), None), (Path("my talk.wav"), "call")]
 
+    def test_tabs(self, tmp_path):
+        (tmp_path / "a.scp").write_text("call1\taudio/my talk.wav\ncall2 \t b\t2.wav\n")
+        assert read_input_list(tmp_path / "a.scp") == [
+            (Path("audio/my talk.wav"), "call1"),
+            (Path("b\t2.wav"), "call2"),
+        ]
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
@@ -240,6 +247,7 @@ class TestLists:
             ("a x.wav\na y.wav\n", "has the ID a twice"),
             ("../a x.wav\n", "has the ID '../a', which can't name a file"),
             ("\n \n", "this list is empty"),
+            ("a\0.\0w\0a\0v\0", "can't be read (it is not in UTF-8)"),
         ],
     )
     def test_what_is_refused(self, tmp_path, text, message):

@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument("--max_megabytes", type=float, default=200, help="largest request (default: 200)")
-    parser.add_argument("--max_minutes", type=float, default=60, help="longest recording (default: 60)")
+    parser.add_argument(
+        "--max_minutes", type=float, default=60, help="longest recording, at up to 48 kHz (default: 60)"
+    )
     parser.add_argument("--max_waiting", type=int, default=16, help="recordings that may wait (default: 16)")
     parser.add_argument("--parallel", type=int, default=1, help="recordings separated at a time (default: 1)")
     parser.add_argument(

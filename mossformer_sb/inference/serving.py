@@ -17,6 +17,8 @@ from pathlib import Path
 from mossformer_sb.data.audio_io import Recording
 from mossformer_sb.errors import InputError
 
+_COUNTED_RATE = 48_000  # Hz: see `Limits.minutes`
+
 
 class TooLong(InputError):
     """A recording is longer than the maximum."""
@@ -35,7 +37,8 @@ class Limits:
     megabytes : float
         Largest recording, 10^6 bytes.
     minutes : float
-        Longest recording.
+        Longest recording, at up to 48 kHz. At a higher rate, which only the file claims, as many samples are allowed,
+        since they determine memory and disk space.
     waiting : int
         Recordings that wait while others are separated; one more is refused.
     parallel : int
@@ -90,7 +93,7 @@ class Limits:
         Raises
         ------
         TooLong
-            If it is longer than ``minutes``.
+            If it is longer than ``minutes``, or has too many samples.
         InputError
             If it can't be read as audio.
 
@@ -104,7 +107,8 @@ class Limits:
         1.0
         """
         recording = Recording(path)
-        num_samples, most = recording.num_samples, 60 * self.minutes * recording.sample_rate
+        num_samples, rate = recording.num_samples, recording.sample_rate
+        most = 60 * self.minutes * min(rate, _COUNTED_RATE)
         if num_samples is None:  # a stream without a length in its header
             num_samples = 0
             for block in recording.blocks():
@@ -113,12 +117,13 @@ class Limits:
                     break
         if num_samples > most:
             more = " or more" if recording.num_samples is None else ""
+            at_rate = f" at {rate} Hz" if rate > _COUNTED_RATE else ""
             raise TooLong(
-                f"{path}: lasts {duration(num_samples / recording.sample_rate)}{more}; the maximum is "
-                f"{duration(60 * self.minutes)}. Cut it, separate it with `mossformer-sb separate`, which has no "
-                "limit, or start the server with a larger --max_minutes."
+                f"{path}: lasts {duration(num_samples / rate)}{more}; the maximum{at_rate} is {duration(most / rate)}. "
+                "Cut it, separate it with `mossformer-sb separate`, which has no limit, or start the server with a "
+                "larger --max_minutes."
             )
-        return num_samples / recording.sample_rate
+        return num_samples / rate
 
 
 def duration(seconds: float) -> str:

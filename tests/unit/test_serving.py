@@ -38,6 +38,14 @@ class TestLimits:
         with pytest.raises(TooLong, match=r"talk.\w+: lasts 2 seconds; the maximum is 1.5 seconds. Cut .* --max_min"):
             Limits(minutes=1.5 / 60).check_length(path)
 
+    def test_a_high_rate_is_no_longer_time(self, tmp_path):
+        """A rate is only a number in the header, and each sample takes memory."""
+        path = tmp_path / "talk.flac"
+        soundfile.write(path, np.zeros(96_000), 96_000)
+        assert Limits(minutes=2.001 / 60).check_length(path) == 1.0
+        with pytest.raises(TooLong, match="lasts 1 seconds; the maximum at 96000 Hz is 0.75 seconds"):
+            Limits(minutes=1.5 / 60).check_length(path)
+
     def test_both_servers_count_megabytes_alike(self):
         from mossformer_sb.web.server import Settings
 

@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upload_seconds", type=float, default=30, help="longest pause of a client during an upload (default: 30)"
     )
+    parser.add_argument(
+        "--upload_minutes", type=float, default=15, help="longest time for an upload, in minutes (default: 15)"
+    )
     add_model_options(parser)
 
 
@@ -65,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.max_waiting,
         arguments.parallel,
         arguments.upload_seconds,
+        arguments.upload_minutes,
     )
     model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, **model_options(arguments))
     try:

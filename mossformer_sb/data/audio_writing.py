@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits; larger files are written as RF64
 
 
+class NotWritten(InputError):
+    """A file can't be written, as on a full disk: no fault of the input."""
+
+
 class Format(NamedTuple):
     """libsndfile's name of a file format."""
 
@@ -146,8 +150,10 @@ def write_recordings(
 
     Raises
     ------
-    InputError
+    NotWritten
         If the files can't be written completely, as on a full disk.
+    InputError
+        If a name is too long.
 
     Example
     -------
@@ -188,12 +194,12 @@ def write_recordings(
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Context: turn errors of writing into an `InputError`."""
+    """Context: turn errors of writing into `NotWritten`, or, for a name that is too long, an `InputError`."""
     try:
         yield
     except (OSError, soundfile.LibsndfileError, AssertionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        advice = "Is the disk full, or the folder not writable?"
+        kind, advice = NotWritten, "Is the disk full, or the folder not writable?"
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            advice = "Give the recording a shorter name."
-        raise InputError(f"{path}: can't be written ({reason}). {advice} No incomplete file is left.") from error
+            kind, advice = InputError, "Give the recording a shorter name."
+        raise kind(f"{path}: can't be written ({reason}). {advice} No incomplete file is left.") from error

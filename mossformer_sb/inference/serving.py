@@ -45,6 +45,8 @@ class Limits:
         Recordings that are separated at a time.
     upload_seconds : float
         Longest pause of a client that is sending.
+    upload_minutes : float
+        Longest time for sending a recording.
 
     Raises
     ------
@@ -64,11 +66,12 @@ class Limits:
     waiting: int = 16
     parallel: int = 1
     upload_seconds: float = 30.0
+    upload_minutes: float = 15.0
 
     def __post_init__(self):
-        for name in ("megabytes", "minutes", "parallel", "upload_seconds"):
+        for name in ("megabytes", "minutes", "parallel", "upload_seconds", "upload_minutes"):
             if not getattr(self, name) > 0:
-                key = name if name in ("parallel", "upload_seconds") else f"max_{name}"
+                key = f"max_{name}" if name in ("megabytes", "minutes") else name
                 raise InputError(f"{key} must be greater than 0; found {getattr(self, name)!r}.")
         if self.waiting < 0:
             raise InputError(f"max_waiting must be 0 or more; found {self.waiting!r}.")

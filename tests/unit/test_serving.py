@@ -20,7 +20,7 @@ def wait_until(condition):
 
 
 class TestLimits:
-    @pytest.mark.parametrize("name", ["megabytes", "minutes", "parallel", "upload_seconds"])
+    @pytest.mark.parametrize("name", ["megabytes", "minutes", "parallel", "upload_seconds", "upload_minutes"])
     def test_nothing_is_no_limit(self, name):
         with pytest.raises(InputError, match=rf"^(max_)?{name} must be greater than 0; found -1\.$"):
             Limits(**{name: -1})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from mossformer_sb.utils.files import atomic_folder
 from mossformer_sb.version import __version__
 from mossformer_sb.web import EXAMPLE_CREDIT, check_web
@@ -79,6 +80,9 @@ The example: {credit}
 def write_space(folder: str | Path, settings: Settings) -> Path:
     """Write a Space: `app.py`, `requirements.txt`, `README.md`, and the models that are folders.
 
+    Of a model, only its configuration, weights and card are copied: a Space is public, and the output folder of a
+    training, which stands for its export, has checkpoints, logs and manifests with paths, and audio.
+
     Arguments
     ---------
     folder : str or Path
@@ -105,7 +109,7 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         models.load(label)
     with atomic_folder(folder) as temporary:
         for source, name in local.items():
-            shutil.copytree(source, temporary / name)
+            _copy_model(source, temporary / name)
         values = {key: getattr(settings, key) for key in ("device", "max_minutes", "max_megabytes", "keep_minutes")}
         names = [local.get(source, source) for source in settings.models]
         files = {
@@ -118,6 +122,17 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def _copy_model(source, folder):
+    """Copy the files that are loaded, and the card."""
+    from mossformer_sb.sharing.loading import find_model
+
+    model = find_model(source).folder
+    folder.mkdir()
+    for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
+        if (model / name).is_file():
+            shutil.copyfile(model / name, folder / name)
 
 
 def _unique_names(sources):

@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"the service needs packages that are not installed ({error.name}): pip install 'mossformer_sb[serve]'."
         ) from error
     from mossformer_sb.inference.separation import MossFormerSeparation
-    from mossformer_sb.inference.serving import Limits
+    from mossformer_sb.inference.serving import Limits, check_port
 
+    check_port(arguments.port)
     limits = Limits(
         arguments.max_megabytes,
         arguments.max_minutes,

@@ -6,6 +6,7 @@ The HTTP service (`mossformer_sb.service`) and the page (`mossformer_sb.web`) us
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import threading
@@ -73,6 +74,8 @@ class Limits:
             if not getattr(self, name) > 0:
                 key = f"max_{name}" if name in ("megabytes", "minutes") else name
                 raise InputError(f"{key} must be greater than 0; found {getattr(self, name)!r}.")
+        if math.isinf(self.megabytes):
+            raise InputError(f"max_megabytes must be a finite number; found {self.megabytes!r}. Give a large one.")
         if self.waiting < 0:
             raise InputError(f"max_waiting must be 0 or more; found {self.waiting!r}.")
 
@@ -127,6 +130,20 @@ class Limits:
                 "larger --max_minutes."
             )
         return num_samples / rate
+
+
+def check_port(port: int) -> None:
+    """Raise InputError if a server can't have a port.
+
+    Example
+    -------
+    >>> check_port(70000)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: port must be from 0 (any free one) to 65535; found 70000.
+    """
+    if not 0 <= port < 2**16:
+        raise InputError(f"port must be from 0 (any free one) to 65535; found {port}.")
 
 
 def duration(seconds: float) -> str:

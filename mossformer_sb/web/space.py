@@ -31,10 +31,10 @@ settings = Settings(
     models=tuple(str(FOLDER / name) if (FOLDER / name).is_dir() else name for name in MODELS),
     host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
     port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-    device={device!r},
-    max_minutes={max_minutes!r},
-    max_megabytes={max_megabytes!r},
-    keep_minutes={keep_minutes!r},
+    device={device},
+    max_minutes={max_minutes},
+    max_megabytes={max_megabytes},
+    keep_minutes={keep_minutes},
 )
 
 if __name__ == "__main__":
@@ -110,7 +110,8 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
     with atomic_folder(folder) as temporary:
         for source, name in local.items():
             _copy_model(source, temporary / name)
-        values = {key: getattr(settings, key) for key in ("device", "max_minutes", "max_megabytes", "keep_minutes")}
+        keys = ("device", "max_minutes", "max_megabytes", "keep_minutes")
+        values = {key: _in_python(getattr(settings, key)) for key in keys}
         names = [local.get(source, source) for source in settings.models]
         files = {
             "app.py": _APP.format(models=names, **values),
@@ -122,6 +123,10 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def _in_python(value):
+    return 'float("inf")' if value == float("inf") else repr(value)
 
 
 def _copy_model(source, folder):

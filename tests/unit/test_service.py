@@ -359,6 +359,13 @@ class TestCommand:
         assert "max_minutes must be greater than 0; found 0.0" in capsys.readouterr().err
         assert main(["serve", "--max_waiting", "-1"]) == 2
         assert "max_waiting must be 0 or more" in capsys.readouterr().err
+        assert main(["serve", "--max_megabytes", "inf"]) == 2
+        assert "max_megabytes must be a finite number; found inf" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("port", ["70000", "-1"])
+    def test_a_port_that_is_none(self, port, capsys):
+        assert main(["serve", "--port", port]) == 2
+        assert f"port must be from 0 (any free one) to 65535; found {port}" in capsys.readouterr().err
 
     def test_without_its_packages(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "uvicorn", None)

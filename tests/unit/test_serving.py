@@ -25,6 +25,12 @@ class TestLimits:
         with pytest.raises(InputError, match=rf"^(max_)?{name} must be greater than 0; found -1\.$"):
             Limits(**{name: -1})
 
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    def test_megabytes_that_are_no_number(self, number):
+        with pytest.raises(InputError, match=f"^max_megabytes must be .*; found {number}"):
+            Limits(megabytes=number)
+        assert Limits(minutes=float("inf")).minutes == float("inf")
+
     def test_none_need_wait(self):
         assert Turns(2, Limits(waiting=0).waiting).number == 2
         with pytest.raises(InputError, match="^max_waiting must be 0 or more; found -1"):

@@ -474,9 +474,11 @@ class TestSpace:
         for name in ("save/model.ckpt", "train_log.txt", "test_manifest.csv", "export/examples/mixture.wav"):
             (training / name).parent.mkdir(exist_ok=True)
             (training / name).touch()
-        write_space(tmp_path / "space", Settings(models=(str(training),), device="cpu"))
+        settings = Settings(models=(str(training),), device="cpu", max_minutes=float("inf"))
+        write_space(tmp_path / "space", settings)
         assert names_in(tmp_path / "space/demo") == ["README.md", "config.json", "model.safetensors"]
         assert Models([tmp_path / "space/demo"], device="cpu").load("demo").hparams.num_spks == 2
+        assert 'max_minutes=float("inf"),' in (tmp_path / "space/app.py").read_text()
 
 
 def names_in(folder):

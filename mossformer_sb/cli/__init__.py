@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0; 1 when some of many files failed; 2 for wrong input; 130 when interrupted from the keyboard.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    _escape_unknown_characters()
     arguments = argparse.Namespace(**expanded(vars(_parser(argv).parse_args(argv))))
     # Messages of this package, but only warnings of others.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -59,6 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted. Finished files are kept; the same command resumes.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _escape_unknown_characters():
+    """Print characters that the console's encoding lacks as escapes: a file's name is no reason to lose a result."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser(argv):

@@ -52,7 +52,8 @@ def list_recordings(
         Files; folders, which are searched recursively for audio files; patterns such as ``calls/**/*.wav``; ``-`` for
         the standard input.
     output_folder : str or Path
-        Files in it are never inputs.
+        Folder for the output. Files in it are no inputs, unless they are listed singly or it is a parent of the
+        searched folder.
     listed : iterable of mossformer_sb.cli.input_list.Listed
         More files, from a list. A missing file is listed with its problem.
     passed_over : list, optional
@@ -66,7 +67,8 @@ def list_recordings(
     Raises
     ------
     InputError
-        If an input matches no file, or the output folder is one of the inputs.
+        If an input matches no file, output would be written where recordings are searched, or the inputs are on several
+        drives of Windows.
 
     Example
     -------
@@ -78,11 +80,14 @@ def list_recordings(
     ['monday', 'tuesday']
     """
     output_folder = Path(output_folder).resolve()
-    found, anchors, others = {}, [], []
+    found, anchors, others, searched = {}, [], [], {}
     for given in inputs:
         if given == STDIN:
             continue
         recordings, skipped, anchor = _find(given, output_folder)
+        if os.path.isdir(given) or not os.path.lexists(given):
+            places = {anchor, *(Path(os.path.realpath(folder)) for folder in {path.parent for path in recordings})}
+            searched.update((place, given) for place in places if place.is_relative_to(output_folder))
         if not recordings:
             advice = f"Give audio files, folders of them, or a pattern. {_skipped_message(skipped)}".rstrip()
             raise InputError(f"{given}: matches no audio file. {advice}")
@@ -99,8 +104,9 @@ def list_recordings(
     if passed_over is not None:
         passed_over += others
     found = _unique(found)
-    root = Path(os.path.commonpath(anchors)) if anchors else None
+    root = _common_parent(anchors)
     outputs = {path: output_folder / path.relative_to(root).parent for path in sorted(found)}
+    _check_not_searched(set(outputs.values()), searched)
     names = _names(outputs)
     jobs = [Job(path, folder, names[path], found[path]) for path, folder in outputs.items()]
     jobs += [Job(path, output_folder, name, _absent(path)) for path, name in listed if name is not None]
@@ -117,7 +123,7 @@ def _find(given, output_folder):
                 f"{given}: is both an input and the output folder, so the next run would separate what this one "
                 f"writes. Choose another output folder."
             )
-        return *_classify(_walk(anchor), output_folder), anchor
+        return *_classify(_walk(anchor), output_folder, anchor), anchor
     if os.path.lexists(path):
         anchor = path.parent.resolve()
         named = anchor / path.name
@@ -126,6 +132,8 @@ def _find(given, output_folder):
         raise InputError(f"{given}: there is no such file or folder.")
     before = Path(*_until_magic(path.parts))
     fixed = before.resolve()
+    if fixed == output_folder:
+        _check_not_searched([output_folder], {fixed: given})
     pattern = path.parts[len(before.parts) :]
     if "**" in pattern:  # glob would follow links in circles
         found = [(file.relative_to(fixed).parts, file, problem) for file, problem in _walk(fixed)]
@@ -133,7 +141,34 @@ def _find(given, output_folder):
     else:
         matches = [fixed / Path(match).relative_to(before) for match in glob.glob(given)]
         files = [(match, None) for match in matches if not os.path.isdir(match)]
-    return *_classify(files, output_folder), fixed
+    return *_classify(files, output_folder, fixed), fixed
+
+
+def _common_parent(anchors):
+    """The folder whose subfolders the output gets; None without recordings."""
+    try:
+        return Path(os.path.commonpath(anchors)) if anchors else None
+    except ValueError as error:
+        drives = ", ".join(sorted({Path(anchor).drive for anchor in anchors}))
+        raise InputError(
+            f"the recordings are on several drives ({drives}), so they have no common folder whose subfolders the "
+            f"output could get. Separate those of one drive at a time."
+        ) from error
+
+
+def _check_not_searched(folders, searched):
+    """Raise InputError if one of the output's folders is, or is below, one in which recordings are searched.
+
+    ``searched``: folder → input, only folders within the output folder. Elsewhere, files of the output are skipped.
+    """
+    for folder in folders:
+        real = Path(os.path.realpath(folder))
+        given = next((searched[place] for place in (real, *real.parents) if place in searched), None)
+        if given is not None:
+            raise InputError(
+                f"{given}: output would be written into {folder}, which is searched for recordings, so the next run "
+                f"would separate what this one writes. Choose another output folder."
+            )
 
 
 def _matches(parts, pattern):
@@ -149,11 +184,12 @@ def _matches(parts, pattern):
     return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-def _classify(files, output_folder):
+def _classify(files, output_folder, anchor):
     """The recordings among some files, each with its problem or None; and other media."""
     recordings, others = {}, []
+    all_are_below = anchor.is_relative_to(output_folder)
     for path, problem in files:
-        if _is_below(path, output_folder):
+        if not all_are_below and _is_below(path, output_folder):
             continue
         if problem or (_is_recording(path) and (problem := _dangling(path))):
             recordings[path] = problem

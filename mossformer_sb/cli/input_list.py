@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +44,13 @@ def read_input_list(path: str | Path) -> list[Listed]:
     [('call1', 'audio/a.wav'), ('call2', 'audio/b 2.wav')]
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if "\0" in text:  # UTF-16 without a mark at its start
+            raise UnicodeError
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not in UTF-8"
         raise InputError(f"{path}: this list can't be read ({reason}). Give a text file, one path per line.") from error
+    lines = text.split("\n")
     is_scp = str(path).endswith(".scp")
     found = [
         _read_scp(line.strip(), f"{path}, line {number}") if is_scp else Listed(Path(line.strip()), None)
@@ -63,10 +67,10 @@ def read_input_list(path: str | Path) -> list[Listed]:
 
 
 def _read_scp(line, place):
-    name, _, rest = line.partition(" ") if " " in line else line.partition("\t")
-    rest = rest.strip()
-    if not rest or os.path.exists(line):
+    name, *more = re.split(r"[ \t]+", line, maxsplit=1)
+    if not more or os.path.exists(line):
         return Listed(Path(line), None)
+    rest = more[0]
     if rest.endswith("|"):
         raise InputError(f"{place}: has a command, '{rest}', which is not run here. Write its output to a file first.")
     if not os.path.exists(rest) and rest.rpartition(":")[2].isdigit():

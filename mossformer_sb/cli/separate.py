@@ -180,8 +180,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.inputs and not listed:
         raise InputError("no recording is given: give files, folders or patterns, or an --input-list.")
     passed_over = []
-    jobs = list_recordings(arguments.inputs, arguments.output_folder, listed, passed_over)
-    check_distinct(jobs, output)
+    jobs = check_distinct(list_recordings(arguments.inputs, arguments.output_folder, listed, passed_over), output)
     if arguments.list:
         return _print_list(jobs, output, passed_over, arguments.json)
     if output.activity:
@@ -246,7 +245,11 @@ def _separate_to_stdout(model, job, output, options):
 def _print_list(jobs, output, passed_over, as_json):
     """Print which files would be read and written."""
     plan = [
-        {"recording": str(job.path), "files": [str(path) for path in planned(job, output)], "problem": job.problem}
+        {
+            "recording": str(job.path),
+            "files": [] if job.problem else [str(path) for path in planned(job, output)],
+            "problem": job.problem,
+        }
         for job in jobs
     ]
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from mossformer_sb.cli.input_files import STDIN
 from mossformer_sb.cli.progress import Progress
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, speaker_path
+from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, harmless, speaker_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +55,8 @@ def planned(job: Job, output: Output) -> list[Path]:
     return [*speakers, *rest, *output.activity_paths(job.folder, job.name).values()]
 
 
-def check_distinct(jobs: list[Job], output: Output) -> None:
-    """Raise InputError if a pattern gives files of two recordings the same name.
+def check_distinct(jobs: list[Job], output: Output) -> list[Job]:
+    """Check that no two recordings have the same output file.
 
     Arguments
     ---------
@@ -63,17 +64,41 @@ def check_distinct(jobs: list[Job], output: Output) -> None:
         All recordings.
     output : mossformer_sb.inference.output_files.Output
         The files to write.
+
+    Returns
+    -------
+    list of mossformer_sb.cli.input_files.Job
+        The same recordings. One whose own name can't name its output has this as its problem, so that the others are
+        separated.
+
+    Raises
+    ------
+    InputError
+        If the pattern gives files of two recordings the same name.
     """
     owners = {}
-    for job in jobs:
-        numbers = _CHECKED_SPEAKERS if output.only is None else [output.only]
+    return [job if job.problem else _with_owned_names(job, output, owners) for job in jobs]
+
+
+def _with_owned_names(job, output, owners):
+    """The recording, now the owner of its files' names; or with the problem why it can't be."""
+    numbers = _CHECKED_SPEAKERS if output.only is None else [output.only]
+    try:
         paths = [speaker_path(job.folder, job.name, number, output.format, output.pattern) for number in numbers]
-        for path in paths + planned(job, output)[1:]:
-            if owners.setdefault(path, job) is not job:
-                raise InputError(
-                    f"{owners[path].path} and {job.path} would both be written to {path}: give a name pattern with "
-                    f"{{stem}} in it, and something between {{stem}} and {{n}}; it is '{output.pattern}'."
-                )
+    except InputError as error:
+        return dataclasses.replace(job, problem=f"{job.path}: {error}")
+    paths += planned(job, output)[1:]
+    owner, taken = next(((owners[path], path) for path in paths if path in owners), (None, None))
+    if owner is None:
+        owners.update(dict.fromkeys(paths, job))
+        return job
+    both = f"{owner.path} and {job.path} would both be written to {taken}"
+    if job.name != owner.name and harmless(job.name) == harmless(owner.name):
+        return dataclasses.replace(job, problem=f"{both}: rename one of them.")
+    raise InputError(
+        f"{both}: give a name pattern with {{stem}} in it, and something between {{stem}} and {{n}}; it is "
+        f"'{output.pattern}'."
+    )
 
 
 def separate_jobs(
@@ -208,7 +233,7 @@ def report(
     """
     if as_json:
         content = {"model": model, "recordings": results, "passed_over": [str(path) for path in passed_over]}
-        print(json.dumps(content, indent=2, ensure_ascii=False))
+        print(json.dumps(content, indent=2))  # in ASCII, which any console has
         return
     if quiet:
         return

@@ -35,11 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps (default: auto)"
     )
     parser.add_argument("--max_megabytes", type=float, default=200, help="largest request (default: 200)")
-    parser.add_argument("--max_minutes", type=float, default=60, help="longest recording (default: 60)")
+    parser.add_argument(
+        "--max_minutes", type=float, default=60, help="longest recording, at up to 48 kHz (default: 60)"
+    )
     parser.add_argument("--max_waiting", type=int, default=16, help="recordings that may wait (default: 16)")
     parser.add_argument("--parallel", type=int, default=1, help="recordings separated at a time (default: 1)")
     parser.add_argument(
         "--upload_seconds", type=float, default=30, help="longest pause of a client during an upload (default: 30)"
+    )
+    parser.add_argument(
+        "--upload_minutes", type=float, default=15, help="longest time for an upload, in minutes (default: 15)"
     )
     add_model_options(parser)
 
@@ -55,14 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
             f"the service needs packages that are not installed ({error.name}): pip install 'mossformer_sb[serve]'."
         ) from error
     from mossformer_sb.inference.separation import MossFormerSeparation
-    from mossformer_sb.inference.serving import Limits
+    from mossformer_sb.inference.serving import Limits, check_port
 
+    check_port(arguments.port)
     limits = Limits(
         arguments.max_megabytes,
         arguments.max_minutes,
         arguments.max_waiting,
         arguments.parallel,
         arguments.upload_seconds,
+        arguments.upload_minutes,
     )
     model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, **model_options(arguments))
     try:

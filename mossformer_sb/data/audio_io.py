@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 BLOCK = 2**17  # samples per block
 _CANCELLED = 1e-3  # of the channels' mean power: below it, voices with opposite signs cancel each other in the mean
+LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000  # Hz, of recordings; beyond them, resampling would exhaust the memory
 LITTLE = 0.1  # seconds: files of one mixture may differ by this much, since programs round or delay
 # Filename extensions of audio, the usual ones first. libsndfile lists formats, not extensions: the others are
 # given here (.sph and .wv1, WSJ0's first microphone, are NIST SPHERE). Raw samples have no sample rate.
@@ -168,7 +169,8 @@ class Recording:
     Raises
     ------
     InputError
-        If it can't be read as audio, or an argument does not apply to it.
+        If it can't be read as audio, its sample rate is not from `LOWEST_RATE` to `HIGHEST_RATE`, or an argument does
+        not apply to it.
 
     Example
     -------
@@ -199,6 +201,11 @@ class Recording:
             self.name, self._file, self._start = _as_file(source)
             with self._open(notify=True) as file:
                 self.sample_rate, num_channels, self.num_samples = file.sample_rate, file.channels, file.frames
+        if not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise InputError(
+                f"{self.name}: has a sample rate of {self.sample_rate} Hz; from {LOWEST_RATE} to {HIGHEST_RATE} Hz are "
+                f"supported. Is this rate correct? If so, convert it, as with `ffmpeg -i IN -ar 48000 OUT.wav`."
+            )
         if self.num_samples == 0:
             raise InputError(f"{self.name}: holds no samples. Was it cut off while it was written?")
         if channel is not None and not (isinstance(channel, int) and 0 <= channel < num_channels):

@@ -21,6 +21,7 @@ from mossformer_sb.data.containers.sizes import survey_log
 from mossformer_sb.data.containers.survey import survey, survey_file
 from mossformer_sb.data.media_file import DamagedMedia, MediaFile, media_format, media_key
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import for_soundfile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,7 @@ class AudioReader:
             raise DamagedAudio(self.name, found.damage)
         self.notes, self._preroll = found.notes, found.preroll
         if found.parts is None:
-            opened = source if is_path else PieceFile(pieces_of, Part(((0, pieces_of.size),)))
+            opened = for_soundfile(source) if is_path else PieceFile(pieces_of, Part(((0, pieces_of.size),)))
             self._files.append(self._sound_file(opened))
             counts = [self._files[0].frames]
         else:

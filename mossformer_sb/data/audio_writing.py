@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write, atomic_write_all
+from mossformer_sb.utils.files import atomic_write, atomic_write_all, for_soundfile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits; larger files are written as RF64
+
+
+class NotWritten(InputError):
+    """A file can't be written, as on a full disk: no fault of the input."""
 
 
 class Format(NamedTuple):
@@ -52,7 +56,8 @@ def write_audio(path: str | Path, samples: np.ndarray | torch.Tensor, sample_rat
         Sample rate in Hz.
     """
     with atomic_write(path) as temporary:
-        soundfile.write(temporary, np.asarray(samples, dtype=np.float32), sample_rate, subtype="FLOAT", format="WAV")
+        samples = np.asarray(samples, dtype=np.float32)
+        soundfile.write(for_soundfile(temporary), samples, sample_rate, subtype="FLOAT", format="WAV")
 
 
 def clips(format: str, subtype: str | None = None) -> bool:
@@ -145,8 +150,10 @@ def write_recordings(
 
     Raises
     ------
-    InputError
+    NotWritten
         If the files can't be written completely, as on a full disk.
+    InputError
+        If a name is too long.
 
     Example
     -------
@@ -163,12 +170,13 @@ def write_recordings(
     with writing(paths[0]), atomic_write_all([*paths, *texts]) as temporaries:
         temporaries, text_temporaries = temporaries[: len(paths)], temporaries[len(paths) :]
         for path, text in zip(text_temporaries, texts.values(), strict=True):
-            path.write_text(text, encoding="utf-8", newline="\n")
+            # A recording's name may have bytes that are not UTF-8: they are written as they are.
+            path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
         with contextlib.ExitStack() as stack:
             files = [
                 stack.enter_context(
                     soundfile.SoundFile(
-                        path, "w", sample_rate, 1, subtype=subtype, format="RF64" if large else kind.name
+                        for_soundfile(path), "w", sample_rate, 1, subtype, format="RF64" if large else kind.name
                     )
                 )
                 for path in temporaries
@@ -180,18 +188,18 @@ def write_recordings(
                 written += len(block)
         # On a full disk, flushing the encoder's buffer at closing may have failed without an error.
         for path in temporaries:
-            if soundfile.info(path).frames != written:
+            if soundfile.info(for_soundfile(path)).frames != written:
                 raise OSError("the file is shorter than the written data")
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Context: turn errors of writing into an `InputError`."""
+    """Context: turn errors of writing into `NotWritten`, or, for a name that is too long, an `InputError`."""
     try:
         yield
     except (OSError, soundfile.LibsndfileError, AssertionError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        advice = "Is the disk full, or the folder not writable?"
+        kind, advice = NotWritten, "Is the disk full, or the folder not writable?"
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
-            advice = "Give the recording a shorter name."
-        raise InputError(f"{path}: can't be written ({reason}). {advice} No incomplete file is left.") from error
+            kind, advice = InputError, "Give the recording a shorter name."
+        raise kind(f"{path}: can't be written ({reason}). {advice} No incomplete file is left.") from error

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _ZERO_CROSSINGS = 10  # of scipy's filter on each side, in samples of the lower of the two rates
 SPEED_STEP = 1000  # speeds are multiples of 1/1000, for integer resampling factors
+_LARGEST_FACTOR = 200_000  # of rates without common factors; the filter for it takes 300 MB
 _MAX_GROUP = 32  # maximum number of results per matrix multiplication
 
 
@@ -96,6 +98,35 @@ def resample_blocks(blocks: Iterable[np.ndarray], old_rate: int, new_rate: int) 
             buffer, before = buffer[before + ready - kept :], kept
     if buffer is not None and len(buffer) > before:
         yield resample_poly(buffer, up, down, axis=0)[before // down * up :]
+
+
+def check_rates(name: str, old_rate: int, new_rate: int) -> None:
+    """Raise InputError if the filter between two rates would take too much memory.
+
+    Its length is the rates' least common multiple, divided by the lower rate. All rates up to 200 kHz can be converted,
+    and, above, those that have a common factor with the other rate, as usual rates have.
+
+    Arguments
+    ---------
+    name : str
+        Name of the recording, for the message.
+    old_rate, new_rate : int
+        Hz.
+
+    Example
+    -------
+    >>> check_rates("talk.wav", 768000, 8000)
+    >>> check_rates("talk.wav", 999983, 8000)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: talk.wav: its 999983 Hz can't be converted to 8000 Hz in little memory, since the \
+rates have hardly a common factor. Convert it first, as with `ffmpeg -i IN -ar 48000 OUT.wav`.
+    """
+    if max(_ratio(old_rate, new_rate)) > _LARGEST_FACTOR:
+        raise InputError(
+            f"{name}: its {old_rate} Hz can't be converted to {new_rate} Hz in little memory, since the rates have "
+            f"hardly a common factor. Convert it first, as with `ffmpeg -i IN -ar 48000 OUT.wav`."
+        )
 
 
 def _ratio(old_rate, new_rate):

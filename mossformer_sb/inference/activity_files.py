@@ -67,4 +67,6 @@ def _json(segments, recording, speakers):
             for number, path in speakers.items()
         ],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # A file's name that is not UTF-8 has lone surrogates, here as JSON's \udc80 to \udcff, so that the file is UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

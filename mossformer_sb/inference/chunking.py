@@ -8,6 +8,7 @@ Shapes: T samples, t samples of a block, S speakers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,11 @@ a chunk.
     above: float = 60.0
 
     def __post_init__(self):
+        if not math.isfinite(self.seconds):
+            raise InputError(
+                f"chunks of {self.seconds} s: the length must be a number of seconds. To cut no recording, cut those "
+                f"above infinity (--chunk_above inf; above in Python)."
+            )
         if not 0 < self.overlap <= self.seconds / 2:
             raise InputError(
                 f"chunks of {self.seconds} s overlap by {self.overlap} s: the overlap must be more than 0 and at most "

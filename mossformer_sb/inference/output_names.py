@@ -14,6 +14,7 @@ _FIELDS = "{stem}, the recording's name without its ending, and {n}, the number 
 _NUMBER_SPEC = re.compile(r"0?\d{0,2}d?")
 # {n} with the letters before it: "spk{n}". Files of no single speaker have another word in its place.
 _NUMBERED = re.compile(r"[A-Za-z]*\{n(:[^}]*)?\}")
+_LEADS_OUT = re.compile(r"[/\\~]|[A-Za-z]:")  # absolute paths and home folders, of Windows and POSIX
 
 
 class _AnySpeaker(str):
@@ -84,7 +85,7 @@ def speaker_path(
     folder : str or Path
         Output folder of a recording.
     stem : str
-        The recording's name without its ending.
+        The recording's name without its ending, see `harmless`.
     number : int
         Number of the speaker, from 1; or `ANY_SPEAKER`.
     ending : str
@@ -108,7 +109,7 @@ def speaker_path(
     >>> speaker_path("out", "talk", ANY_SPEAKER, "wav", "{stem}/s{n:02d}").as_posix()
     'out/talk/s{n}.wav'
     """
-    return _below(folder, pattern.format(stem=stem, n=number), ending)
+    return _below(folder, pattern.format(stem=harmless(stem), n=number), ending)
 
 
 def companion_path(folder: str | Path, stem: str, word: str, ending: str, pattern: str = DEFAULT_PATTERN) -> Path:
@@ -132,7 +133,29 @@ def companion_path(folder: str | Path, stem: str, word: str, ending: str, patter
     >>> companion_path("out", "talk", "rest", "wav", "{stem}/SPEAKER_{n:02d}").as_posix()
     'out/talk/SPEAKER_rest.wav'
     """
-    return _below(folder, _NUMBERED.sub(lambda _: word, pattern).format(stem=stem), ending)
+    return _below(folder, _NUMBERED.sub(lambda _: word, pattern).format(stem=harmless(stem)), ending)
+
+
+def harmless(stem: str) -> str:
+    """A recording's name in its output: a first ``~`` and a drive's colon become underscores.
+
+    Such names are rare but valid, as in ``A: intro.wav``. Those that have slashes as well stay, and are refused.
+
+    Arguments
+    ---------
+    stem : str
+        The recording's name without its ending.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> harmless("~backup"), harmless("A: intro"), harmless("~/talk"), harmless("Part 1: intro")
+    ('_backup', 'A_ intro', '~/talk', 'Part 1: intro')
+    """
+    return stem if set(stem) & set("/\\") else re.sub(r"^(?:~|([A-Za-z]):)", r"\1_", stem)
 
 
 def _below(folder, name, ending):
@@ -142,7 +165,7 @@ def _below(folder, name, ending):
 
 def _check_relative(name, what):
     """Refuse absolute and parent paths of Windows and POSIX on both, so that a command works the same everywhere."""
-    if re.match(r"[/\\~]|[A-Za-z]:", name) or ".." in re.split(r"[/\\]", name):
+    if _LEADS_OUT.match(name) or ".." in re.split(r"[/\\]", name):
         raise InputError(
             f"{what} leads out of the output folder: give a name below it, as in {{stem}}/spk{{n}}, and the folder by "
             f"--output_folder (output_folder in Python)."

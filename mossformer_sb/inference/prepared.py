@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mossformer_sb.data.resampling import resample_blocks
+from mossformer_sb.data.resampling import check_rates, resample_blocks
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.chunking import cut, join
 from mossformer_sb.inference.input_level import normalise
@@ -61,11 +61,17 @@ class PreparedRecording:
         Determines rate, level, speakers and the shortest piece.
     chunking : mossformer_sb.inference.chunking.Chunking
         Whether and how the recording is cut.
+
+    Raises
+    ------
+    InputError
+        If its rate can't be converted to the model's, see `mossformer_sb.data.resampling.check_rates`.
     """
 
     def __init__(self, recording: Recording, model: MossFormerSeparation, chunking: Chunking) -> None:
         self.recording = recording
         self._model_rate = model.hparams.sample_rate
+        check_rates(recording.name, recording.sample_rate, self._model_rate)
         self._input_level = getattr(model.hparams, "input_level", "rms")
         self._num_spks = model.hparams.num_spks
         self._shortest = model.mods.encoder.conv1d.kernel_size[0]

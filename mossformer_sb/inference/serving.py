@@ -6,6 +6,7 @@ The HTTP service (`mossformer_sb.service`) and the page (`mossformer_sb.web`) us
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import tempfile
 import threading
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from mossformer_sb.data.audio_io import Recording
 from mossformer_sb.errors import InputError
+
+_COUNTED_RATE = 48_000  # Hz: see `Limits.minutes`
 
 
 class TooLong(InputError):
@@ -35,13 +38,16 @@ class Limits:
     megabytes : float
         Largest recording, 10^6 bytes.
     minutes : float
-        Longest recording.
+        Longest recording, at up to 48 kHz. At a higher rate, which only the file claims, as many samples are allowed,
+        since they determine memory and disk space.
     waiting : int
         Recordings that wait while others are separated; one more is refused.
     parallel : int
         Recordings that are separated at a time.
     upload_seconds : float
         Longest pause of a client that is sending.
+    upload_minutes : float
+        Longest time for sending a recording.
 
     Raises
     ------
@@ -61,12 +67,15 @@ class Limits:
     waiting: int = 16
     parallel: int = 1
     upload_seconds: float = 30.0
+    upload_minutes: float = 15.0
 
     def __post_init__(self):
-        for name in ("megabytes", "minutes", "parallel", "upload_seconds"):
+        for name in ("megabytes", "minutes", "parallel", "upload_seconds", "upload_minutes"):
             if not getattr(self, name) > 0:
-                key = name if name in ("parallel", "upload_seconds") else f"max_{name}"
+                key = f"max_{name}" if name in ("megabytes", "minutes") else name
                 raise InputError(f"{key} must be greater than 0; found {getattr(self, name)!r}.")
+        if math.isinf(self.megabytes):
+            raise InputError(f"max_megabytes must be a finite number; found {self.megabytes!r}. Give a large one.")
         if self.waiting < 0:
             raise InputError(f"max_waiting must be 0 or more; found {self.waiting!r}.")
 
@@ -90,7 +99,7 @@ class Limits:
         Raises
         ------
         TooLong
-            If it is longer than ``minutes``.
+            If it is longer than ``minutes``, or has too many samples.
         InputError
             If it can't be read as audio.
 
@@ -104,7 +113,8 @@ class Limits:
         1.0
         """
         recording = Recording(path)
-        num_samples, most = recording.num_samples, 60 * self.minutes * recording.sample_rate
+        num_samples, rate = recording.num_samples, recording.sample_rate
+        most = 60 * self.minutes * min(rate, _COUNTED_RATE)
         if num_samples is None:  # a stream without a length in its header
             num_samples = 0
             for block in recording.blocks():
@@ -113,12 +123,27 @@ class Limits:
                     break
         if num_samples > most:
             more = " or more" if recording.num_samples is None else ""
+            at_rate = f" at {rate} Hz" if rate > _COUNTED_RATE else ""
             raise TooLong(
-                f"{path}: lasts {duration(num_samples / recording.sample_rate)}{more}; the maximum is "
-                f"{duration(60 * self.minutes)}. Cut it, separate it with `mossformer-sb separate`, which has no "
-                "limit, or start the server with a larger --max_minutes."
+                f"{path}: lasts {duration(num_samples / rate)}{more}; the maximum{at_rate} is {duration(most / rate)}. "
+                "Cut it, separate it with `mossformer-sb separate`, which has no limit, or start the server with a "
+                "larger --max_minutes."
             )
-        return num_samples / recording.sample_rate
+        return num_samples / rate
+
+
+def check_port(port: int) -> None:
+    """Raise InputError if a server can't have a port.
+
+    Example
+    -------
+    >>> check_port(70000)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: port must be from 0 (any free one) to 65535; found 70000.
+    """
+    if not 0 <= port < 2**16:
+        raise InputError(f"port must be from 0 (any free one) to 65535; found {port}.")
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ a few threads, and the folder is deleted when the response has been sent or the 
 import asyncio
 import base64
 import contextlib
+import errno
+import json
 import logging
 import threading
 import zipfile
@@ -18,7 +20,7 @@ from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
 
-from mossformer_sb.data.audio_writing import FORMATS
+from mossformer_sb.data.audio_writing import FORMATS, NotWritten
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_gain import LEVELS
 from mossformer_sb.inference.separation import MossFormerSeparation
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
 CLIENT_CLOSED = 499  # only for the log
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_BASE64_BLOCK = 3 * 2**16  # bytes: of a multiple of 3, base64 can be concatenated
 BODY = {
     "requestBody": {
         "required": True,
@@ -55,6 +59,8 @@ ANSWERS = {
     413: {"description": "The recording is too large or too long"},
     422: {"description": "The recording can't be separated, or a parameter is invalid"},
     429: {"description": "The queue is full"},
+    503: {"description": "Out of memory for this recording"},
+    507: {"description": "The service's disk is full"},
 }
 
 
@@ -102,7 +108,7 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
         channel: int | None = Query(None, ge=0, description="channel to separate, from 0; default: the mean of all"),
         name: str | None = Query(None, description="prefix of the tracks' names; default: the sent file's name"),
     ):
-        with contextlib.ExitStack() as stack:
+        with _faults_of_the_server(), contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(turns.place())
             except Full as error:
@@ -120,9 +126,10 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
             if tracks is None:
                 return JSONResponse({"detail": "the client disconnected"}, CLIENT_CLOSED)
             if answer == "json":
-                return JSONResponse(_as_json(tracks, format))
-            archive = await asyncio.to_thread(_as_zip, tracks, folder)
-            return TemporaryFile(archive, filename=f"{archive.stem}.zip", cleanup=stack.pop_all())
+                packed = await asyncio.to_thread(_as_json, tracks, folder, format)
+                return TemporaryFile(packed, "application/json", cleanup=stack.pop_all())
+            packed = await asyncio.to_thread(_as_zip, tracks, folder)
+            return TemporaryFile(packed, "application/zip", filename=packed.name, cleanup=stack.pop_all())
 
     return app
 
@@ -130,14 +137,29 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
 class TemporaryFile(FileResponse):
     """A file response whose file is removed afterwards, also if the client disconnects."""
 
-    def __init__(self, path, filename, cleanup):
-        super().__init__(path, filename=filename, media_type="application/zip")
+    def __init__(self, path, media_type, cleanup, filename=None):
+        super().__init__(path, filename=filename, media_type=media_type)
         self.cleanup = cleanup
 
     async def __call__(self, scope, receive, send):
         """Send it."""
         with self.cleanup:
             await super().__call__(scope, receive, send)
+
+
+@contextlib.contextmanager
+def _faults_of_the_server():
+    """Context: out of memory, or a full disk, as status codes that tell the client to try again elsewhere or later."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise HTTPException(503, "out of memory for this recording. Try again later.") from error
+    except (NotWritten, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _FULL_DISK:
+            raise
+        logger.error("a recording or its tracks can't be written: %s", error)
+        message = "the recording or its tracks can't be written: the service's disk may be full. Try again later."
+        raise HTTPException(507, message) from error
 
 
 class _Gone(Exception):
@@ -169,19 +191,28 @@ def _separate(turns, gone, model, path, name, format, level, channel, limits):
             limits.check_length(path)
             options = {"name": name, "level": level, "channel": channel}
             return model.separate_file(path, path.parent / "tracks", format, return_estimates=False, **options)
+    except NotWritten:
+        raise
     except InputError as error:
         # Messages have the client's name of the recording, not that of the temporary file.
         status = 413 if isinstance(error, TooLong) else 422
         raise HTTPException(status, str(error).replace(str(path), name)) from error
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise HTTPException(503, "out of memory for this recording. Try again later.") from error
 
 
-def _as_json(tracks, format):
-    return {
-        "format": format,
-        "tracks": [{"name": track.name, "content": base64.b64encode(track.read_bytes()).decode()} for track in tracks],
-    }
+def _as_json(tracks, folder, format):
+    """The file of the answer, written in blocks: tracks may be larger than the free memory."""
+    answer = folder / "answer.json"
+    with open(answer, "wb") as file:
+        file.write(f'{{"format":{json.dumps(format)},"tracks":['.encode())
+        for number, track in enumerate(tracks):
+            name = json.dumps(track.name, ensure_ascii=False)
+            file.write(f'{"," if number else ""}{{"name":{name},"content":"'.encode())
+            with open(track, "rb") as audio:
+                while block := audio.read(_BASE64_BLOCK):
+                    file.write(base64.b64encode(block))
+            file.write(b'"}')
+        file.write(b"]}")
+    return answer
 
 
 def _as_zip(tracks, folder):

@@ -11,6 +11,8 @@ from fastapi import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from mossformer_sb.inference.serving import duration
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
@@ -75,11 +77,17 @@ def safe_name(name: str) -> str:
 async def _limited(request, limits):
     """The chunks of the body; raises HTTPException if they are too slow or too large."""
     received, stream = 0, request.stream()
+    clock = asyncio.get_running_loop().time
+    end = clock() + 60 * limits.upload_minutes
     while True:
+        left = end - clock()
         try:
-            chunk = await asyncio.wait_for(anext(stream, None), limits.upload_seconds)
+            chunk = await asyncio.wait_for(anext(stream, None), min(limits.upload_seconds, left))
         except asyncio.TimeoutError as error:
-            raise HTTPException(408, f"nothing was received for {limits.upload_seconds:g} s: send it again.") from error
+            reason = f"nothing was received for {limits.upload_seconds:g} s"
+            if left <= limits.upload_seconds:
+                reason = f"the upload took more than {duration(60 * limits.upload_minutes)}, the maximum"
+            raise HTTPException(408, f"{reason}: send it again.") from error
         if chunk is None:
             return
         received += len(chunk)

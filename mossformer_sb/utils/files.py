@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,30 @@ def _encoded(name):
     if b"\0" in encoded:
         raise InputError(f"{name!r}: no file can have a name with a null character. Choose another one.")
     return encoded
+
+
+def for_soundfile(path: str | Path) -> str | bytes:
+    """A path as an argument of soundfile, which refuses text with bytes that are not UTF-8.
+
+    Arguments
+    ---------
+    path : str or Path
+
+    Returns
+    -------
+    str or bytes
+
+    Example
+    -------
+    >>> for_soundfile("café.wav"), for_soundfile("caf\\udce9.wav")
+    ('café.wav', b'caf\\xe9.wav')
+    """
+    name = os.fspath(path)
+    try:
+        name.encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        return name if os.name == "nt" else os.fsencode(name)
+    return name
 
 
 @contextlib.contextmanager

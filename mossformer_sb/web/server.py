@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.serving import Limits
+from mossformer_sb.inference.serving import Limits, check_port
 from mossformer_sb.web import check_web
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ class Settings:
         _ = self.limits  # checks its numbers
         if not self.keep_minutes > 0:
             raise InputError(f"keep_minutes must be greater than 0; found {self.keep_minutes}.")
-        if not 0 <= self.port < 2**16:
-            raise InputError(f"port must be from 0 (any free one) to 65535; found {self.port}.")
+        check_port(self.port)
 
     @property
     def limits(self) -> Limits:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from mossformer_sb.utils.files import atomic_folder
 from mossformer_sb.version import __version__
 from mossformer_sb.web import EXAMPLE_CREDIT, check_web
@@ -30,10 +31,10 @@ settings = Settings(
     models=tuple(str(FOLDER / name) if (FOLDER / name).is_dir() else name for name in MODELS),
     host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
     port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
-    device={device!r},
-    max_minutes={max_minutes!r},
-    max_megabytes={max_megabytes!r},
-    keep_minutes={keep_minutes!r},
+    device={device},
+    max_minutes={max_minutes},
+    max_megabytes={max_megabytes},
+    keep_minutes={keep_minutes},
 )
 
 if __name__ == "__main__":
@@ -79,6 +80,9 @@ The example: {credit}
 def write_space(folder: str | Path, settings: Settings) -> Path:
     """Write a Space: `app.py`, `requirements.txt`, `README.md`, and the models that are folders.
 
+    Of a model, only its configuration, weights and card are copied: a Space is public, and the output folder of a
+    training, which stands for its export, has checkpoints, logs and manifests with paths, and audio.
+
     Arguments
     ---------
     folder : str or Path
@@ -105,8 +109,9 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         models.load(label)
     with atomic_folder(folder) as temporary:
         for source, name in local.items():
-            shutil.copytree(source, temporary / name)
-        values = {key: getattr(settings, key) for key in ("device", "max_minutes", "max_megabytes", "keep_minutes")}
+            _copy_model(source, temporary / name)
+        keys = ("device", "max_minutes", "max_megabytes", "keep_minutes")
+        values = {key: _in_python(getattr(settings, key)) for key in keys}
         names = [local.get(source, source) for source in settings.models]
         files = {
             "app.py": _APP.format(models=names, **values),
@@ -118,6 +123,21 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         for name, text in files.items():
             (temporary / name).write_text(text, encoding="utf-8")
     return folder
+
+
+def _in_python(value):
+    return 'float("inf")' if value == float("inf") else repr(value)
+
+
+def _copy_model(source, folder):
+    """Copy the files that are loaded, and the card."""
+    from mossformer_sb.sharing.loading import find_model
+
+    model = find_model(source).folder
+    folder.mkdir()
+    for name in (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE):
+        if (model / name).is_file():
+            shutil.copyfile(model / name, folder / name)
 
 
 def _unique_names(sources):

@@ -1,12 +1,15 @@
 """Reading and writing audio files."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
 
-from mossformer_sb.data.audio_io import read_audio
-from mossformer_sb.data.audio_writing import write_audio
+from mossformer_sb.data.audio_io import HIGHEST_RATE, LOWEST_RATE, Recording, read_audio
+from mossformer_sb.data.audio_writing import write_audio, write_recordings
 from mossformer_sb.errors import InputError
+from mossformer_sb.inference.activity_files import activity_texts
 
 RATE = 8000
 
@@ -33,3 +36,27 @@ def test_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="could not convert"):
         write_audio(tmp_path / "a.wav", ["not a number"], RATE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_with_a_name_that_is_not_utf_8(tmp_path):
+    """As that of a file b"caf\\xe9.wav", made where Latin-1 was usual."""
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    paths = {ending: tmp_path / f"talk.{ending}" for ending in ("rttm", "json", "txt")}
+    texts = activity_texts([[(0.5, 1.0)]], name, paths, {1: f"{name}.wav"})
+    write_recordings([tmp_path / "talk.wav"], [np.zeros((10, 1))], RATE, texts=texts)
+    assert paths["rttm"].read_bytes() == b"SPEAKER caf\xe9 1 0.500 0.500 <NA> <NA> spk1 <NA> <NA>\n"
+    assert json.loads(paths["json"].read_text(encoding="utf-8"))["recording"] == name
+
+
+@pytest.mark.parametrize("rate", [1, LOWEST_RATE - 1, HIGHEST_RATE + 1, 100_000_007])
+def test_rates_that_are_not_supported(tmp_path, rate):
+    """The filter of such a rate would take gigabytes, however short the file is."""
+    soundfile.write(tmp_path / "a.wav", np.zeros(100), rate)
+    with pytest.raises(InputError, match=f"a.wav: has a sample rate of {rate} Hz; from 1000 to 1000000 Hz are"):
+        Recording(tmp_path / "a.wav")
+    with pytest.raises(InputError, match=f"the given samples: has a sample rate of {rate} Hz"):
+        Recording(np.zeros(100), rate)
+
+
+def test_the_limits_of_the_rates():
+    assert [Recording(np.zeros(1), rate).sample_rate for rate in (LOWEST_RATE, HIGHEST_RATE)] == [1000, 1_000_000]

@@ -110,6 +110,9 @@ def test_a_speaker_silent_in_the_overlap_decides_nothing():
         ({"overlap": 0}, "the overlap must be more than 0 and at most half a chunk"),
         ({"seconds": 8, "overlap": 5}, "chunks of 8 s overlap by 5 s"),
         ({"seconds": 90}, "chunks can't be longer than the recordings"),
+        ({"seconds": float("inf"), "above": float("inf")}, "chunks of inf s: the length must be a number of seconds"),
+        ({"seconds": float("nan")}, "chunks of nan s: the length must be a number of seconds"),
+        ({"overlap": float("nan")}, "the overlap must be more than 0"),
         ({"above": float("nan")}, "chunks can't be longer than the recordings"),
     ],
 )

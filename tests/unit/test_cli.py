@@ -1,5 +1,6 @@
 """The command line: input files, output, bad files, and exit codes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from mossformer_sb import MossFormerSeparator
+from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli import COMMANDS, main
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.inference.separation import MossFormerSeparation
@@ -65,6 +66,32 @@ class TestList:
     def test_output_within_the_input_is_no_input(self, tree):
         write(tree / "out" / "a" / "x_spk1.wav")
         assert "out" not in "".join(self.outputs([tree], tree / "out"))
+
+    def test_a_parent_as_the_output_folder(self, tree):
+        write(tree / "x_spk1.wav")
+        assert self.outputs([tree / "a"], tree) == ["deep/x", "x"]
+        assert self.outputs([f"{tree}/a/*.wav"], tree) == ["x"]
+        assert self.outputs([tree / "a/x.wav", tree / "b/x.wav"], tree) == ["a/x", "b/x"]
+
+    @pytest.mark.parametrize(
+        ("inputs", "output"), [(["a", "b"], "."), (["a/*.wav", "b/*.wav"], "."), (["*.wav"], "."), (["a", "b"], "b")]
+    )
+    def test_output_where_recordings_are_searched(self, tree, inputs, output):
+        with pytest.raises(InputError, match="so the next run would separate what this one writes"):
+            self.outputs([tree / given for given in inputs], tree / output)
+
+    def test_output_in_a_folder_of_the_same_name(self, tree):
+        write(tree / "a/a/y.wav")
+        with pytest.raises(InputError, match=f"^{re.escape(str(tree / 'a'))}: output would be written into .*searched"):
+            self.outputs([tree / "a"], tree)
+
+    def test_two_drives(self, tree, monkeypatch):
+        def commonpath(paths):
+            raise ValueError("Paths don't have the same drive")
+
+        monkeypatch.setattr("os.path.commonpath", commonpath)
+        with pytest.raises(InputError, match="are on several drives .*Separate those of one drive at a time"):
+            self.outputs([tree / "a", tree / "b"], tree / "out")
 
     @pytest.mark.parametrize(
         ("given", "message"),

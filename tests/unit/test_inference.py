@@ -62,6 +62,12 @@ def test_odd_rates(model, rate):
     assert model.separate(noise(rate // 2), sample_rate=rate).shape == (rate // 2, 3)
 
 
+def test_a_rate_without_a_common_factor(model):
+    """Its filter would take a gigabyte."""
+    with pytest.raises(InputError, match="^the given samples: its 999983 Hz can't be converted to 8000 Hz in little"):
+        model.separate(noise(1000), sample_rate=999_983)
+
+
 def test_output_is_aligned_with_the_input(model, monkeypatch):
     """A network that passes its input on: what comes out lies where it was, also at another rate and in chunks."""
     monkeypatch.setattr(model, "separate_batch", lambda mix: mix[..., None].expand(-1, -1, 3))

@@ -59,3 +59,15 @@ def test_a_recordings_name_does_not_lead_out_either():
     """As that of the file `...wav`, whose stem is two dots."""
     with pytest.raises(InputError, match="leads out of the output folder"):
         speaker_path("out", "..", 1, "wav", "{stem}/spk{n}")
+
+
+@pytest.mark.parametrize(("stem", "name"), [("~backup", "_backup"), ("A: intro", "A_ intro"), ("~", "_"), ("C:", "C_")])
+def test_a_recordings_name_that_looks_like_a_path(stem, name):
+    assert speaker_path("out", stem, 1, "wav") == Path("out") / f"{name}_spk1.wav"
+    assert companion_path("out", stem, "rest", "wav", "{stem}/{n}") == Path("out") / name / "rest.wav"
+
+
+@pytest.mark.parametrize("stem", ["~/talk", "C:\\talk", "/talk", "\\talk", "../talk"])
+def test_a_path_is_no_name(stem):
+    with pytest.raises(InputError, match="leads out of the output folder"):
+        speaker_path("out", stem, 1, "wav")

@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from mossformer_sb.cli.input_list import read_input_list
 from mossformer_sb.sharing.folder import export
 
 RATE = 8000
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,31 @@ class TestWritten:
         assert "a.wav and " in (error := capsys.readouterr().err) and "would both be written to" in error
         assert run("in/a.wav", "--name", "speaker{n}") == 0
 
+    @POSIX
+    def test_names_that_look_like_paths(self, run, folder):
+        for name in ("~a.wav", "A: intro.wav"):
+            (folder / "in/a.wav").rename(folder / "in" / name)
+            write(folder / "in/a.wav")
+        assert run("in", "--only", 1) == 0
+        assert names(folder / "separated") == ["A_ intro_spk1.wav", "_a_spk1.wav", "a_spk1.wav", "deep/b_spk1.wav"]
+
+    @POSIX
+    @pytest.mark.parametrize(
+        ("name", "pattern", "problem"),
+        [
+            ("in/\\a.wav", "{stem}_{n}", "leads out of the output folder"),
+            ("in/~a.wav", "{stem}_{n}", "would both be written to .*rename one of them"),
+        ],
+    )
+    def test_a_name_that_can_not_be_used_fails_alone(self, run, folder, capsys, name, pattern, problem):
+        (folder / "in/a.wav").rename(folder / "in/_a.wav")
+        write(folder / name)
+        assert run("in", "--list", "--json", "--name", pattern) == 0
+        told = {Path(entry["recording"]).name: entry for entry in json.loads(capsys.readouterr().out)["recordings"]}
+        assert re.search(problem, told[Path(name).name]["problem"]) and not told[Path(name).name]["files"]
+        assert run("in", "--only", 1, "--name", pattern) == 1
+        assert names(folder / "separated") == ["_a_1.wav", "deep/b_1.wav"]
+
     def test_only(self, run, folder):
         assert run("in/a.wav", "--only", 2) == 0
         assert names(folder / "separated") == ["a_spk2.wav"]
@@ -151,6 +179,22 @@ class TestTold:
         told = json.loads(capsys.readouterr().out)
         assert told["recordings"][0]["files"] == [str(folder / "separated/a_spk1.wav")]
 
+    @pytest.mark.parametrize("words", [["--list"], ["--list", "--json"], ["--json"], []])
+    @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+    def test_names_that_the_console_does_not_have(self, run, folder, monkeypatch, words, encoding):
+        (folder / "in/deep/b.wav").rename(folder / "絆.wav")
+        (folder / "in/a.wav").rename(folder / ("a.wav" if os.name == "nt" else os.fsdecode(b"caf\xe9.wav")))
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+        assert run(".", "--only", 1, "--output_folder", "絆", *words) == 0
+        sys.stdout.flush()
+        told = sys.stdout.buffer.getvalue().decode(encoding)
+        if "--json" in words:
+            assert all(Path(entry["recording"]).is_file() for entry in json.loads(told)["recordings"])
+        elif words:
+            assert len(told.splitlines()) == 2 and ("\\u7d46.wav" in told) == (encoding == "cp1252")
+        else:
+            assert "2 of 2 recordings separated" in told
+
     def test_quiet(self, run, folder, capfd):
         (folder / "in/old.ra").touch()
         assert run("in", "--quiet") == 0
@@ -188,6 +232,13 @@ class TestLists:
         (tmp_path / "a.scp").write_text("my talk.wav\ncall my talk.wav\n")
         assert read_input_list("a.scp") == [(Path("my talk.wav"), None), (Path("my talk.wav"), "call")]
 
+    def test_tabs(self, tmp_path):
+        (tmp_path / "a.scp").write_text("call1\taudio/my talk.wav\ncall2 \t b\t2.wav\n")
+        assert read_input_list(tmp_path / "a.scp") == [
+            (Path("audio/my talk.wav"), "call1"),
+            (Path("b\t2.wav"), "call2"),
+        ]
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
@@ -196,6 +247,7 @@ class TestLists:
             ("a x.wav\na y.wav\n", "has the ID a twice"),
             ("../a x.wav\n", "has the ID '../a', which can't name a file"),
             ("\n \n", "this list is empty"),
+            ("a\0.\0w\0a\0v\0", "can't be read (it is not in UTF-8)"),
         ],
     )
     def test_what_is_refused(self, tmp_path, text, message):

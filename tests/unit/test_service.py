@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import http.client
 import io
 import json
@@ -24,6 +25,7 @@ import torch
 
 from mossformer_sb import MossFormerSeparator
 from mossformer_sb.cli import main
+from mossformer_sb.data.audio_writing import NotWritten
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 
@@ -31,7 +33,7 @@ uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi_offline")
 
 from mossformer_sb.inference.serving import Limits  # noqa: E402
-from mossformer_sb.service.app import create_app  # noqa: E402
+from mossformer_sb.service.app import _as_json, create_app  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,14 @@ class TestAnswers:
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(tracks[1]["content"])))
         assert samples.shape == (4000,) and rate == 8000 and np.abs(samples).max() > 0
 
+    def test_json_is_written_in_blocks(self, tmp_path):
+        tracks = [tmp_path / f"Ünï {number}.wav" for number in (1, 2)]
+        for track, size in zip(tracks, (3 * 2**17 + 1, 0), strict=True):
+            track.write_bytes(np.random.default_rng(0).bytes(size))
+        expected = [{"name": path.name, "content": base64.b64encode(path.read_bytes()).decode()} for path in tracks]
+        written = _as_json(tracks, tmp_path, "wav").read_text(encoding="utf-8")
+        assert written == json.dumps({"format": "wav", "tracks": expected}, ensure_ascii=False, separators=(",", ":"))
+
     @pytest.mark.parametrize("name", ["../../evil", "a/b", "\x00", "..", "x" * 500])
     def test_names_stay_in_the_archive(self, service, name):
         status, _, content = service.send(audio(), f"/separate?name={quote(name)}")
@@ -192,6 +202,52 @@ class TestRefusals:
             client.sendall(b"POST /separate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
             client.settimeout(20)
             assert b"408" in client.recv(1000)
+
+    def test_a_client_that_never_ends(self, model):
+        with Service(model, upload_minutes=0.5 / 60) as service:
+            with socket.create_connection(("127.0.0.1", service.port)) as client:
+                client.sendall(b"POST /separate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+                client.settimeout(0.05)
+                answer = b""
+                for _ in range(200):
+                    with contextlib.suppress(OSError):  # one byte at a time, also after the answer
+                        client.sendall(b"a")
+                    with contextlib.suppress(TimeoutError):
+                        answer += client.recv(1000)
+                    if b"408" in answer and b"maximum" in answer:
+                        break
+                else:
+                    pytest.fail(f"the upload went on: {answer!r}")
+            wait_until(lambda: service.app.state.turns.taken == 0)
+
+    @pytest.mark.parametrize("stage", ["receive", "_separate", "_as_json", "_as_zip"])
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), 507),
+            (NotWritten("talk_spk1.wav: can't be written (System error)."), 507),
+            (MemoryError(), 503),
+        ],
+    )
+    def test_a_fault_of_the_server(self, service, monkeypatch, stage, error, status):
+        def fails(*_):
+            raise error
+
+        async def fails_later(*_):
+            raise error
+
+        monkeypatch.setattr(f"mossformer_sb.service.app.{stage}", fails_later if stage == "receive" else fails)
+        answer = "zip" if stage == "_as_zip" else "json"
+        found, _, content = service.send(audio(0.1), f"/separate?answer={answer}")
+        assert found == status and b"Try again later" in content
+
+    def test_tracks_that_do_not_fit_the_disk(self, service, monkeypatch):
+        def full(*_, **__):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        body = audio(0.1)
+        monkeypatch.setattr("mossformer_sb.data.audio_writing.soundfile.SoundFile", full)
+        assert service.send(body)[0] == 507
 
     def test_a_length_that_is_only_known_after_reading(self, service, monkeypatch):
         monkeypatch.setattr("mossformer_sb.inference.serving.Recording", lambda path: Unknown())
@@ -303,6 +359,13 @@ class TestCommand:
         assert "max_minutes must be greater than 0; found 0.0" in capsys.readouterr().err
         assert main(["serve", "--max_waiting", "-1"]) == 2
         assert "max_waiting must be 0 or more" in capsys.readouterr().err
+        assert main(["serve", "--max_megabytes", "inf"]) == 2
+        assert "max_megabytes must be a finite number; found inf" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("port", ["70000", "-1"])
+    def test_a_port_that_is_none(self, port, capsys):
+        assert main(["serve", "--port", port]) == 2
+        assert f"port must be from 0 (any free one) to 65535; found {port}" in capsys.readouterr().err
 
     def test_without_its_packages(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -20,10 +20,16 @@ def wait_until(condition):
 
 
 class TestLimits:
-    @pytest.mark.parametrize("name", ["megabytes", "minutes", "parallel", "upload_seconds"])
+    @pytest.mark.parametrize("name", ["megabytes", "minutes", "parallel", "upload_seconds", "upload_minutes"])
     def test_nothing_is_no_limit(self, name):
         with pytest.raises(InputError, match=rf"^(max_)?{name} must be greater than 0; found -1\.$"):
             Limits(**{name: -1})
+
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    def test_megabytes_that_are_no_number(self, number):
+        with pytest.raises(InputError, match=f"^max_megabytes must be .*; found {number}"):
+            Limits(megabytes=number)
+        assert Limits(minutes=float("inf")).minutes == float("inf")
 
     def test_none_need_wait(self):
         assert Turns(2, Limits(waiting=0).waiting).number == 2
@@ -36,6 +42,14 @@ class TestLimits:
         soundfile.write(path, 0.1 * np.random.randn(16000), 8000)
         assert Limits(minutes=2 / 60).check_length(path) == pytest.approx(2.0)
         with pytest.raises(TooLong, match=r"talk.\w+: lasts 2 seconds; the maximum is 1.5 seconds. Cut .* --max_min"):
+            Limits(minutes=1.5 / 60).check_length(path)
+
+    def test_a_high_rate_is_no_longer_time(self, tmp_path):
+        """A rate is only a number in the header, and each sample takes memory."""
+        path = tmp_path / "talk.flac"
+        soundfile.write(path, np.zeros(96_000), 96_000)
+        assert Limits(minutes=2.001 / 60).check_length(path) == 1.0
+        with pytest.raises(TooLong, match="lasts 1 seconds; the maximum at 96000 Hz is 0.75 seconds"):
             Limits(minutes=1.5 / 60).check_length(path)
 
     def test_both_servers_count_megabytes_alike(self):

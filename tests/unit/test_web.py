@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import shutil
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from mossformer_sb.web.separating import (
     separate_recording,
 )
 from mossformer_sb.web.server import Settings
+from mossformer_sb.web.space import write_space
 from mossformer_sb.web.spectrogram import COLUMNS, ROWS, png, power_spectrogram
 from mossformer_sb.web.timeline import active_times, frame_powers, speaking_times
 from mossformer_sb.web.visits import Visits
@@ -459,8 +461,28 @@ class TestSpace:
         settings = names["settings"]
         assert (settings.models, settings.host, settings.port) == ((str(folder / "model"),), "0.0.0.0", 7860)
         assert settings.max_minutes == 3
+        assert names_in(folder / "model") == ["README.md", "config.json", "model.safetensors"]
         assert main(["web", *options]) == 2
         assert "exists, and is not empty" in capsys.readouterr().err
+
+    def test_the_output_folder_of_a_training(self, model, tmp_path):
+        """Its checkpoints, logs and audio stay here."""
+        pytest.importorskip("gradio")
+        training = tmp_path / "demo"
+        shutil.copytree(model, training / "export")
+        (training / "hyperparams.yaml").write_text(f"output_folder: {training}\nsave_folder: {training}/save\n")
+        for name in ("save/model.ckpt", "train_log.txt", "test_manifest.csv", "export/examples/mixture.wav"):
+            (training / name).parent.mkdir(exist_ok=True)
+            (training / name).touch()
+        settings = Settings(models=(str(training),), device="cpu", max_minutes=float("inf"))
+        write_space(tmp_path / "space", settings)
+        assert names_in(tmp_path / "space/demo") == ["README.md", "config.json", "model.safetensors"]
+        assert Models([tmp_path / "space/demo"], device="cpu").load("demo").hparams.num_spks == 2
+        assert 'max_minutes=float("inf"),' in (tmp_path / "space/app.py").read_text()
+
+
+def names_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def test_help_needs_no_torch():

@@ -170,7 +170,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
-        # Only the message: without the traceback, which errors of data loader processes also contain.
         if should_report(error):
-            logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
+            logger.error("%s", error)
         sys.exit(2)

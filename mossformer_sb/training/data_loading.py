@@ -231,7 +231,9 @@ class RankLoader(DataLoader):
             if message is None:
                 raise
             if distributed.world_size() == 1:
-                raise error if isinstance(error, InputError) else InputError(message) from error
+                if message == str(error):
+                    raise
+                raise InputError(message) from error
             self.error = message
         while self.error is not None and self.none_after_error and yielded < len(self) and not self.ended():
             yielded += 1
@@ -265,7 +267,7 @@ class _IntoSharedMemory:
 def _loading_error_message(error, num_workers):
     """The message for an error of a loader, or None for a bug of the program."""
     if isinstance(error, InputError):
-        return str(error)
+        return _original_message(error)
     text = f"{error} {error.__cause__}"  # "exited unexpectedly", and why
     if _SHARED_MEMORY.search(text):
         return (
@@ -280,6 +282,14 @@ def _loading_error_message(error, num_workers):
             f"memory. Use a smaller --num_workers, --batch_size or --segment."
         )
     return None
+
+
+def _original_message(error):
+    """The message of an error; of one from a worker, without the traceback that PyTorch puts before it."""
+    text, kind = str(error), type(error)
+    if not text.startswith(f"Caught {kind.__name__} in DataLoader worker process"):
+        return text
+    return text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2].removesuffix("\n")
 
 
 def _shared_memory():

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mossformer_sb import InputError
+from mossformer_sb.data.audio_reader import DamagedAudio
+from mossformer_sb.training import distributed
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader, _IntoSharedMemory
 
 
@@ -194,6 +196,17 @@ class TestWorkersThatEnd:
     def test_out_of_memory(self, how, message):
         with pytest.raises(InputError, match=message):
             list(RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork"))
+
+    @pytest.mark.parametrize("how", [InputError("a.wav: is empty.\nCopy it again."), DamagedAudio("a.wav: ends.")])
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_invalid_input(self, how, ranks, monkeypatch):
+        """The message is the same as without workers: its traceback in the worker is of no use."""
+        monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+        loader = RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork")
+        with pytest.raises(InputError) as error:
+            list(loader)
+            loader.check()
+        assert str(error.value) == str(how)
 
     @pytest.mark.parametrize("how", [signal.SIGSEGV, RuntimeError("shapes don't fit"), KeyError("x")])
     def test_for_another_reason(self, how):

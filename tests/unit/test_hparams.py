@@ -98,6 +98,7 @@ def test_prepares_its_corpus(hparams, monkeypatch):
     mixing = called["prepare_mixing"].arguments
     manifests = Path(hparams["manifest_folder"])
     assert (mixing["manifest"], mixing["test_manifest"]) == (manifests / "train.csv", manifests / "test.csv")
+    assert mixing.get("target") == hparams.get("target")
     called.clear()
     prepare_experiment(hparams, test_only=True)
     assert list(called) == ["prepare_corpus"]

@@ -57,6 +57,7 @@ def main(argv):
         run_on_all_ranks(check, hparams, run_opts, test_only)
 
         datasets, fingerprints = prepare(hparams, test_only)
+        run_folder.prepared()
         brain = run_on_all_ranks(build, hparams, run_opts)
         command = shlex.join(["python", "train.py", *argv])
         run_folder.record = TrainingRecord.of_experiment(hparams, hparams_file, command, fingerprints)

@@ -1,5 +1,6 @@
 """Every example once, the same batches for any number of ranks, and the right position to resume from."""
 
+import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -151,6 +152,30 @@ class TestAnotherOrder:
         ):
             self.check(tmp_path, False, **changes)
         self.check(tmp_path, True, **changes)
+
+    @pytest.mark.parametrize(
+        ("there", "now", "is_refused"),
+        [("a" * 64, "b" * 64, True), ("a" * 64, "a" * 64, False), (None, "b" * 64, False), ("a" * 64, None, False)],
+    )
+    def test_other_data_is_refused(self, tmp_path, there, now, is_refused):
+        """Data with as many examples. Earlier checkpoints, and some datasets, have no fingerprint."""
+        batches = [GlobalBatches(10, 2, shuffle=True, seed=1) for _ in range(2)]
+        for sampler, fingerprint in zip(batches, (there, now), strict=True):
+            data = Noted()
+            if fingerprint is not None:
+                data.fingerprint = fingerprint
+            RankLoader(data, batch_sampler=sampler)
+        batches[0].save(tmp_path / "data_order.ckpt")
+        batches[1].load(tmp_path / "data_order.ckpt", end_of_epoch=True)
+        message = "fingerprint of the training data aaaaaaaaaaaa there, bbbbbbbbbbbb now"
+        with pytest.raises(InputError, match=message) if is_refused else contextlib.nullcontext():
+            batches[1].load(tmp_path / "data_order.ckpt", end_of_epoch=False)
+
+    def test_an_earlier_checkpoint_has_no_fingerprint(self, tmp_path):
+        torch.save({"num_items": 10, "seed": 1, "shuffle": True}, tmp_path / "data_order.ckpt")
+        sampler = GlobalBatches(10, 2, shuffle=True, seed=1)
+        sampler.dataset = SimpleNamespace(fingerprint="a" * 64)
+        sampler.load(tmp_path / "data_order.ckpt", end_of_epoch=False)
 
     @pytest.mark.parametrize("changes", [{}, {"batch_size": 3}, {"world_size": 2, "rank": 1}, {"limit": 2}])
     def test_is_not_what_other_batches_are(self, tmp_path, changes):

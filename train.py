@@ -58,6 +58,7 @@ def main(argv):
         run_on_all_ranks(check, hparams, run_opts, test_only)
 
         datasets, fingerprints = prepare(hparams, test_only)
+        run_folder.prepared()
         brain = run_on_all_ranks(build, hparams, run_opts)
         command = shlex.join(["python", "train.py", *argv])
         run_folder.record = TrainingRecord.of_experiment(hparams, hparams_file, command, fingerprints)
@@ -172,7 +173,6 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except InputError as error:
-        # Only the message: without the traceback, which errors of data loader processes also contain.
         if should_report(error):
-            logger.error("%s", str(error).rsplit("InputError: ", maxsplit=1)[-1].strip())
+            logger.error("%s", error)
         sys.exit(2)

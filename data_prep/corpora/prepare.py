@@ -70,6 +70,7 @@ MIXING_OPTIONS = (
     "num_rooms",
     "rooms_csv",
     "seed",
+    "target",
 )
 
 

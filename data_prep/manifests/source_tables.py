@@ -56,6 +56,7 @@ def prepare_mixing(
     seed: int = 0,
     workers: int | None = None,
     noise_energies: bool = True,
+    target: str | None = None,
 ) -> None:
     """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty without noise, and computes rooms.
 
@@ -101,11 +102,14 @@ def prepare_mixing(
     noise_energies : bool
         Whether to store energies of the noise, for the loudness of segments. Otherwise each segment is measured when
         it is drawn, which is slower, and exact to the last bit.
+    target : str, optional
+        "reverb": the sources of the manifest are reverberant. Where rooms are simulated, their anechoic versions are
+        used, since reverberation would be applied twice. Default: they are anechoic.
 
     Raises
     ------
     InputError
-        If recordings are missing or invalid, or the manifest lacks required speakers.
+        If recordings are missing or invalid, or the manifest lacks required speakers or anechoic sources.
     """
     if not dynamic_mixing:
         return
@@ -114,7 +118,7 @@ def prepare_mixing(
     output_folder = Path(output_folder)
     output_folder.mkdir(parents=True, exist_ok=True)
     speech = (
-        _static_speech(manifest, data_root, num_spks)
+        _static_speech(manifest, data_root, num_spks, dry=target == "reverb" and rir_folder is not None)
         if speech_folder is None
         else _speech(speech_folder, speech_layout, speaker_pattern)
     )
@@ -149,7 +153,8 @@ def _warn_of_test_speakers(speech_folder, speakers, test_manifest, data_root):
         )
 
 
-def _static_speech(manifest, data_root, num_spks):
+def _static_speech(manifest, data_root, num_spks, dry):
+    """The sources of a manifest with their speakers; if ``dry``, the anechoic versions of reverberant sources."""
     table = read_manifest(manifest, data_root, num_spks)
     missing = [f"s{i}_spk" for i in range(1, num_spks + 1) if f"s{i}_spk" not in table.columns]
     if missing:
@@ -159,11 +164,25 @@ def _static_speech(manifest, data_root, num_spks):
             f"--csv_file, for a corpus of data_prep.generate in its folder metadata next to Libri2Mix."
         )
     sources = [
-        (os.path.abspath(path), speaker)
+        (os.path.abspath(_anechoic(manifest, path) if dry else path), speaker)
         for i in range(1, num_spks + 1)
         for path, speaker in zip(table[f"s{i}_wav"], table[f"s{i}_spk"].astype(str), strict=True)
     ]
     return dict(sorted(sources))
+
+
+def _anechoic(manifest, path):
+    """The anechoic version of a reverberant source, in the layout of WHAMR!."""
+    path = Path(path)
+    folder = path.parent.name
+    found = path.parent.with_name(f"{folder.removesuffix('_reverb')}_anechoic") / path.name
+    if not folder.endswith("_reverb") or not found.is_file():
+        raise InputError(
+            f"{manifest}: target is reverb, so its sources, as '{path}', are reverberant, and rir_folder would add "
+            f"reverberation again. Their anechoic versions are needed, as '{found}', which does not exist. Complete "
+            f"the corpus; or give --speech_folder, or --rir_folder null."
+        )
+    return found
 
 
 def _noise(folder):

@@ -49,17 +49,31 @@ class _Sequential(soundfile.SoundFile):
 class DamagedAudio(InputError):
     """A file that holds less audio than its header states, or has a part that can't be read.
 
+    Pickle and PyTorch's data loaders build an error of a worker process again from its message alone.
+
     Arguments
     ---------
-    name : str
-        Name of the file.
-    damage : mossformer_sb.data.containers.pieces.Damage
-        Damage of the file.
+    message : str
+        The complete message.
+    damage : mossformer_sb.data.containers.pieces.Damage, optional
+        Damage of the file. Default: one that has only the message.
+
+    Example
+    -------
+    >>> raise DamagedAudio.of("a.wav", Damage("is truncated", "Copy it again."))
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.data.audio_reader.DamagedAudio: a.wav: is truncated. Copy it again.
     """
 
-    def __init__(self, name: str, damage: Damage) -> None:
-        super().__init__(f"{name}: {damage.text}. {damage.remedy}")
-        self.damage = damage
+    def __init__(self, message: str, damage: Damage | None = None) -> None:
+        super().__init__(message)
+        self.damage = damage or Damage(message, "")
+
+    @classmethod
+    def of(cls, name: str, damage: Damage) -> DamagedAudio:
+        """The error for the damage of a file with this name."""
+        return cls(f"{name}: {damage.text}. {damage.remedy}", damage)
 
 
 class AudioReader:
@@ -125,7 +139,7 @@ class AudioReader:
         else:
             found, pieces_of = survey(source, start)
         if found.damage:
-            raise DamagedAudio(self.name, found.damage)
+            raise DamagedAudio.of(self.name, found.damage)
         self.notes, self._preroll = found.notes, found.preroll
         if found.parts is None:
             opened = for_soundfile(source) if is_path else PieceFile(pieces_of, Part(((0, pieces_of.size),)))
@@ -144,7 +158,7 @@ class AudioReader:
         self.sample_rate, self.channels = first.samplerate, first.channels
         damage = survey_log(first) if found.parts is None else None
         if damage:
-            raise DamagedAudio(self.name, damage)
+            raise DamagedAudio.of(self.name, damage)
         if any((file.samplerate, file.channels) != (self.sample_rate, self.channels) for file in self._files):
             raise InputError(
                 f"{self.name}: changes its sample rate or number of channels in the middle. Several files were "
@@ -177,7 +191,7 @@ class AudioReader:
         try:
             file = MediaFile(stream, reader, self.name, media_key(source) if is_path else None)
         except DamagedMedia as error:
-            raise DamagedAudio(self.name, error.damage) from error
+            raise DamagedAudio.of(self.name, error.damage) from error
         self._files.append(file)
         self.sample_rate, self.channels, self.frames = file.samplerate, file.channels, file.frames
         self.notes, self._preroll, self._bounds, self._position, self._stands = file.notes, 0, [0, file.frames], 0, [0]
@@ -189,7 +203,8 @@ class AudioReader:
         try:
             self.read(1)
         except InputError as error:
-            raise DamagedAudio(self.name, Damage("is truncated: it ends within its last frame", WHOLE_COPY)) from error
+            damage = Damage("is truncated: it ends within its last frame", WHOLE_COPY)
+            raise DamagedAudio.of(self.name, damage) from error
         self.seek(0)
 
     def _survey_file(self, path):
@@ -255,7 +270,7 @@ class AudioReader:
             self._stands[number] = start + count
             return self._files[number].read(count, dtype="float32", always_2d=True)
         except DamagedMedia as error:
-            raise DamagedAudio(self.name, error.damage) from error
+            raise DamagedAudio.of(self.name, error.damage) from error
         except _UNREADABLE as error:
             raise InputError(
                 f"{self.name}: can't be read to its end ({_reason(error)}). It is truncated or damaged. {WHOLE_COPY}"

@@ -162,7 +162,8 @@ def example_of_row(title: str, row: Mapping, num_spks: int, separate: Callable) 
     ---------
     title : str
     row : mapping
-        ``ID``, ``mix_wav``, ``s1_wav`` and so on, with complete paths.
+        ``ID``, ``num_samples``, ``mix_wav``, ``s1_wav`` and so on, with complete paths; of longer files the end is not
+        used.
     num_spks : int
         S.
     separate : callable
@@ -173,7 +174,7 @@ def example_of_row(title: str, row: Mapping, num_spks: int, separate: Callable) 
     Example
     """
     paths = [row["mix_wav"], *(row[f"s{number + 1}_wav"] for number in range(num_spks))]
-    signals = [read_audio(path) for path in paths]
+    signals = [read_audio(path, num_frames=int(row["num_samples"])) for path in paths]
     mixture, *sources = (torch.from_numpy(samples) for samples, _ in signals)
     estimates = separate(mixture[None])[0].float().cpu()
     return Example.of(f"{title}: {row['ID']}", mixture, torch.stack(sources, -1), estimates, signals[0][1])

@@ -14,6 +14,7 @@ import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
+from mossformer_sb.data.manifests import FINGERPRINT_SHOWN
 from mossformer_sb.errors import InputError
 from mossformer_sb.training import distributed
 
@@ -31,8 +32,13 @@ LOADER_OPTIONS = ("persistent_workers", "prefetch_factor", "pin_memory", "timeou
 # PyTorch's messages if the shared memory is used up, or a worker was killed.
 _SHARED_MEMORY = re.compile(r"Bus error|shared memory|</torch_|/dev/shm")
 _KILLED = re.compile(r"DataLoader worker .* killed by signal: Killed")
-# The order of an epoch depends on these values and the number of the epoch.
-_ORDER_KEYS = {"num_items": "examples of the training data", "seed": "seed", "shuffle": "shuffle"}
+# The examples of an epoch and their order depend on these values and the number of the epoch.
+_ORDER_KEYS = {
+    "num_items": "examples of the training data",
+    "seed": "seed",
+    "shuffle": "shuffle",
+    "fingerprint": "fingerprint of the training data",
+}
 
 
 @register_checkpoint_hooks
@@ -46,9 +52,9 @@ class GlobalBatches(Sampler):
     For training, every rank has the same number of batches, none of them empty, since DDP averages their gradients: a
     remainder with fewer examples than ranks joins the previous batch. No example is lost or repeated.
 
-    A checkpoint holds the settings that determine the order. Within an epoch, another order is refused: it would skip
-    examples and repeat others. Another batch size or number of ranks only divides the remaining examples differently,
-    see `set_epoch`.
+    A checkpoint holds the settings that determine the order, and the fingerprint of the data. Within an epoch, another
+    order or other data is refused: it would skip examples and repeat others. Another batch size or number of ranks only
+    divides the remaining examples differently, see `set_epoch`.
 
     Arguments
     ---------
@@ -66,6 +72,11 @@ class GlobalBatches(Sampler):
         Number of this process, and of all processes.
     even : bool
         Whether every rank has the same number of batches, as in training. If False, a rank may have fewer.
+
+    Attributes
+    ----------
+    dataset : torch.utils.data.Dataset, optional
+        The dataset, whose ``fingerprint`` is read if it has one. `RankLoader` sets it.
 
     Raises
     ------
@@ -103,6 +114,7 @@ class GlobalBatches(Sampler):
         self.num_items, self.batch_size = num_items, batch_size
         self.shuffle, self.seed, self.limit = shuffle, seed, limit
         self.rank, self.world_size, self.even = rank, world_size, even
+        self.dataset = None
         self.epoch = 0
         self._done = (0, 0)  # processed examples of all ranks, and batches of each, of the epoch
         self._length = len(self._spans(0))
@@ -162,6 +174,12 @@ class GlobalBatches(Sampler):
         for first, end in spans:
             yield order[first:end][self.rank :: self.world_size].tolist()
 
+    @property
+    def fingerprint(self) -> str | None:
+        """First digits of the dataset's fingerprint; None without one."""
+        fingerprint = getattr(self.dataset, "fingerprint", None)
+        return None if fingerprint is None else fingerprint[:FINGERPRINT_SHOWN]
+
     @mark_as_saver
     def save(self, path: str | Path) -> None:
         """Save the settings that determine the order."""
@@ -169,18 +187,22 @@ class GlobalBatches(Sampler):
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
-        """Compare the saved settings with the current ones, if the checkpoint was saved within an epoch."""
+        """Compare the saved settings with the current ones, if the checkpoint was saved within an epoch.
+
+        A setting that is unknown, as the fingerprint is in earlier checkpoints, is not compared.
+        """
         if end_of_epoch:
             return
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        pairs = {name: (saved.get(key), getattr(self, key)) for key, name in _ORDER_KEYS.items()}
         different = [
-            f"{name} {saved[key]} there, {getattr(self, key)} now"
-            for key, name in _ORDER_KEYS.items()
-            if saved[key] != getattr(self, key)
+            f"{name} {there} there, {now} now"
+            for name, (there, now) in pairs.items()
+            if there is not None and now is not None and there != now
         ]
         if different:
             raise InputError(
-                f"{path}: was saved within an epoch, whose examples now have another order "
+                f"{path}: was saved within an epoch, which now has other examples or another order "
                 f"({'; '.join(different)}). Some would be skipped, and others repeated. Resume with the settings that "
                 f"it was saved with; or remove the folder of this checkpoint, to resume from the end of an epoch."
             )
@@ -217,6 +239,8 @@ class RankLoader(DataLoader):
         if kwargs.get("collate_fn") is not None:
             kwargs["collate_fn"] = _IntoSharedMemory(kwargs["collate_fn"])
         super().__init__(*args, **kwargs)
+        if isinstance(self.batch_sampler, GlobalBatches):
+            self.batch_sampler.dataset = self.dataset
 
     def __iter__(self) -> Iterator[Any]:
         yielded = 0
@@ -231,7 +255,9 @@ class RankLoader(DataLoader):
             if message is None:
                 raise
             if distributed.world_size() == 1:
-                raise error if isinstance(error, InputError) else InputError(message) from error
+                if message == str(error):
+                    raise
+                raise InputError(message) from error
             self.error = message
         while self.error is not None and self.none_after_error and yielded < len(self) and not self.ended():
             yielded += 1
@@ -265,7 +291,7 @@ class _IntoSharedMemory:
 def _loading_error_message(error, num_workers):
     """The message for an error of a loader, or None for a bug of the program."""
     if isinstance(error, InputError):
-        return str(error)
+        return _original_message(error)
     text = f"{error} {error.__cause__}"  # "exited unexpectedly", and why
     if _SHARED_MEMORY.search(text):
         return (
@@ -280,6 +306,14 @@ def _loading_error_message(error, num_workers):
             f"memory. Use a smaller --num_workers, --batch_size or --segment."
         )
     return None
+
+
+def _original_message(error):
+    """The message of an error; of one from a worker, without the traceback that PyTorch puts before it."""
+    text, kind = str(error), type(error)
+    if not text.startswith(f"Caught {kind.__name__} in DataLoader worker process"):
+        return text
+    return text.rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2].removesuffix("\n")
 
 
 def _shared_memory():

@@ -14,6 +14,7 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 
 from mossformer_sb.evaluation import plots
 from mossformer_sb.training import distributed
+from mossformer_sb.utils.devices import in_double
 from mossformer_sb.utils.files import atomic_write
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class BatchResult(NamedTuple):
     @property
     def totals(self) -> torch.Tensor:
         """Sum of the valid examples' SI-SNR; numbers of valid, skipped and non-finite examples: [4], float64."""
-        si_snr = torch.where(self.valid, self.si_snr, 0.0).double().sum()
+        si_snr = in_double(torch.where(self.valid, self.si_snr, 0.0)).sum()
         numbers = torch.stack((self.valid, self.finite & ~self.valid, ~self.finite)).sum(1)
-        return torch.cat((si_snr[None], numbers.double()))
+        return torch.cat((si_snr[None], in_double(numbers)))
 
     def only(self, chosen: torch.Tensor, samples: int) -> BatchResult:
         """The examples for which a mask [B] is true, with this many samples."""
@@ -64,6 +65,7 @@ class WindowStats:
     """Running statistics of one rank between two steps of the optimizer.
 
     No value is read from the device before `over_ranks`: a read waits for all queued work, and leaves the device idle.
+    Only Apple's MPS, which has no float64, is read after each batch.
 
     Example
     -------

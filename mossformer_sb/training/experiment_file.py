@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REFERENCE = re.compile(r"<[^>]*>")
 TUPLE = re.compile(r"\(.*\)")
 # Integers whose values are used when objects are built, and the least value of each.
-LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1}
+LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1, "num_to_keep": 1}
 # Keys that must not be null.
 REQUIRED = {
     **dict.fromkeys(("output_folder", "save_folder", "manifest_folder", "export_folder"), "a path"),
@@ -34,6 +34,12 @@ REQUIRED = {
         ("seed", "number_of_epochs", "batch_size", "valid_batch_size", "n_audio_to_save", "lr"), "a number"
     ),
     **dict.fromkeys(("random_shift", "level_imbalance", "single_speaker_rate"), "a number"),
+    **dict.fromkeys(("room_rate", "noise_rate", "turn_rate", "max_pause", "min_seconds", "num_rooms"), "a number"),
+    **dict.fromkeys(("sample_rate", "corpus_seed", "corpus_rooms", "channels", "encoder_kernel_size"), "a number"),
+    **dict.fromkeys(("weight_decay", "final_lr", "warmup_share", "max_grad_norm", "nonfinite_patience"), "a number"),
+    **dict.fromkeys(
+        ("grad_accumulation_factor", "num_to_keep", "ckpt_interval_minutes", "ckpt_interval_steps"), "a number"
+    ),
 }
 # Keys that end in these are text, also where their default is null.
 TEXT_ENDINGS = ("folder", "_file", "_csv", "init_from")
@@ -202,7 +208,8 @@ def check_values(tree: Mapping, hparams_file: str) -> None:
             raise InputError(f"{key} in {hparams_file} must be text; found {value!r}.")
     for key, least in LEAST.items():
         value = tree.get(key)
-        if isinstance(value, (int, float)) and (isinstance(value, bool) or int(value) != value or value < least):
+        # 2.0 is refused too: it can neither be a seed nor count checkpoints.
+        if isinstance(value, (bool, float)) or (isinstance(value, int) and value < least):
             raise InputError(f"{key} in {hparams_file} must be a whole number from {least}; found {value}.")
 
 

@@ -10,6 +10,7 @@ or because all epochs are done, does not change them.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import logging
 import logging.handlers
 import os
@@ -88,7 +89,8 @@ class RunFolder:
         self._manifests = Path(str(values["manifest_folder"])) if values.get("manifest_folder") else None
         self.record = TrainingRecord()
         self.trained = self.evaluated = False
-        self._made, self._buffer, self._before = [], None, None
+        self._made, self._buffer = [], None
+        self._before = self._new = None  # names of manifests before the preparation, and those that it added
         self._log = None  # the handler of the log file, once it is open
 
     def __enter__(self) -> RunFolder:
@@ -111,6 +113,11 @@ class RunFolder:
             self.evaluated = True
         if distributed.rank() == 0:
             self._open_log()
+
+    def prepared(self) -> None:
+        """Note which manifests the preparation has changed: files written later are results, in the same folder too."""
+        if distributed.rank() == 0 and self._before is not None:
+            self._note_changes()
 
     # ---- opening and closing
 
@@ -153,6 +160,8 @@ class RunFolder:
             self._log.close()
             self._log = None
         if self._before is not None and not self.trained:
+            if self._new is None:  # the preparation has failed
+                self._note_changes()
             self._restore_manifests()
             self._remove_new_manifests()
         self._remove_backup()
@@ -180,6 +189,14 @@ class RunFolder:
             shutil.copy2(self._manifests / name, unfinished / name)
         os.replace(unfinished, self._backup)
 
+    def _note_changes(self):
+        """Note new manifests, and keep only changed ones in the backup."""
+        now = set(self._manifest_files())
+        self._new = now - self._before
+        for name in now & self._before:
+            if filecmp.cmp(self._backup / name, self._manifests / name, shallow=False):
+                (self._backup / name).unlink()
+
     def _restore_manifests(self):
         """Restore the manifests from the backup, if there is one; it is kept until all are restored."""
         if not self._backup.is_dir():
@@ -192,7 +209,7 @@ class RunFolder:
 
     def _remove_new_manifests(self):
         """Keep files that the next run can reuse: lists of problems, and levels of recordings, which are slow."""
-        for name in set(self._manifest_files()) - self._before:
+        for name in self._new & set(self._manifest_files()):
             if not (name.endswith("_problems.csv") or name.startswith("mixing_")):
                 (self._manifests / name).unlink()
 

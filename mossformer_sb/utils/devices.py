@@ -1,4 +1,4 @@
-"""Choice of PyTorch's device."""
+"""Choice of PyTorch's device, and what a device lacks."""
 
 from __future__ import annotations
 
@@ -50,3 +50,14 @@ def choose_device(name: str | torch.device, auto: bool = True) -> str:
         hint = "choose auto" if auto else "give no --device for the best of these"
         raise InputError(f"device {name!r} is not available; available: {available}. Or {hint}.")
     return name
+
+
+def in_double(values: torch.Tensor) -> torch.Tensor:
+    """The values in float64, on the same device; on the CPU if the device is Apple's MPS, which has no float64.
+
+    Example
+    -------
+    >>> in_double(torch.zeros(1)).dtype
+    torch.float64
+    """
+    return (values.cpu() if values.device.type == "mps" else values).double()

@@ -8,7 +8,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.command_line import check_device, parse_arguments
-from mossformer_sb.training.experiment_file import BUILT_IN_CODE, RENAMED, REQUIRED
+from mossformer_sb.training.experiment_file import BUILT_IN_CODE, RENAMED, REQUIRED, read_yaml
 
 WHAM = str(Path(__file__).parents[2] / "hparams" / "mossformer_wham.yaml")
 
@@ -214,11 +214,26 @@ def test_text_that_looks_like_a_number_stays_text(parse, yaml_file, text):
     assert parse_arguments([str(yaml_file), "--corpus_name", "null"])[2] == {"corpus_name": None}
 
 
-@pytest.mark.parametrize("key", [*REQUIRED, "data_folder"])
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_required_key_is_not_null_in_the_file(yaml_file, key):
+    yaml_file.write_text(f"{key}: null\n")
+    with pytest.raises(InputError, match=f"{key} in .* is null: give a "):
+        parse_arguments([str(yaml_file)])
+
+
+@pytest.mark.parametrize("key", [*(key for key in REQUIRED if key in read_yaml(WHAM)), "data_folder"])
 def test_a_required_key_is_not_null(key):
     given = [] if key == "data_folder" else ["--data_folder", "d"]
-    with pytest.raises(InputError, match=f"{key} in .* is null: give a |needs a value for {key}"):
+    message = f"{key} in .* is null: give a |needs a value for {key}|argument --{key}: invalid .* value: 'null'"
+    with pytest.raises(InputError, match=message):
         parse_arguments([WHAM, *given, f"--{key}=null"])
+
+
+def test_numbers_that_null_is_not_a_value_of():
+    """Their null was a TypeError, some of them after an epoch."""
+    keys = {"turn_rate", "max_pause", "min_seconds", "room_rate", "noise_rate", "max_grad_norm", "num_to_keep"}
+    keys |= {"weight_decay", "final_lr", "warmup_share", "nonfinite_patience", "grad_accumulation_factor"}
+    assert keys <= REQUIRED.keys()
 
 
 @pytest.mark.parametrize("key", ["data_folder", "output_folder", "speech_folder", "init_from", "task", "model_size"])
@@ -350,12 +365,15 @@ def test_help_has_the_comments_and_omits_built_objects(yaml_file, capsys):
     ("words", "message"),
     [
         (["--seed=-1"], "seed in .* must be a whole number from 0; found -1"),
+        (["--seed=.nan"], "seed in .* must be a whole number from 0; found nan"),
+        (["--num_to_keep", "0"], "num_to_keep in .* must be a whole number from 1; found 0"),
+        (["--num_to_keep", "2.0"], "num_to_keep in .* must be a whole number from 1; found 2.0"),
         (["--seed", "0.5"], "seed in .* must be a whole number from 0; found 0.5"),
         (["--number_of_epochs", "0"], "number_of_epochs in .* from 1; found 0"),
         (["--grad_accumulation_factor", "0"], "grad_accumulation_factor in .* from 1; found 0"),
     ],
 )
 def test_numbers_that_would_end_in_an_error_of_pytorch(yaml_file, words, message):
-    yaml_file.write_text("seed: 1\nnumber_of_epochs: 3\ngrad_accumulation_factor: 1\n")
+    yaml_file.write_text("seed: 1\nnumber_of_epochs: 3\ngrad_accumulation_factor: 1\nnum_to_keep: 1\n")
     with pytest.raises(InputError, match=message):
         parse_arguments([str(yaml_file), *words])

@@ -1,5 +1,6 @@
 """Every example once, the same batches for any number of ranks, and the right position to resume from."""
 
+import contextlib
 import os
 import signal
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mossformer_sb import InputError
+from mossformer_sb.data.audio_reader import DamagedAudio
+from mossformer_sb.training import distributed
 from mossformer_sb.training.data_loading import GlobalBatches, RankLoader, _IntoSharedMemory
 
 
@@ -150,6 +153,30 @@ class TestAnotherOrder:
             self.check(tmp_path, False, **changes)
         self.check(tmp_path, True, **changes)
 
+    @pytest.mark.parametrize(
+        ("there", "now", "is_refused"),
+        [("a" * 64, "b" * 64, True), ("a" * 64, "a" * 64, False), (None, "b" * 64, False), ("a" * 64, None, False)],
+    )
+    def test_other_data_is_refused(self, tmp_path, there, now, is_refused):
+        """Data with as many examples. Earlier checkpoints, and some datasets, have no fingerprint."""
+        batches = [GlobalBatches(10, 2, shuffle=True, seed=1) for _ in range(2)]
+        for sampler, fingerprint in zip(batches, (there, now), strict=True):
+            data = Noted()
+            if fingerprint is not None:
+                data.fingerprint = fingerprint
+            RankLoader(data, batch_sampler=sampler)
+        batches[0].save(tmp_path / "data_order.ckpt")
+        batches[1].load(tmp_path / "data_order.ckpt", end_of_epoch=True)
+        message = "fingerprint of the training data aaaaaaaaaaaa there, bbbbbbbbbbbb now"
+        with pytest.raises(InputError, match=message) if is_refused else contextlib.nullcontext():
+            batches[1].load(tmp_path / "data_order.ckpt", end_of_epoch=False)
+
+    def test_an_earlier_checkpoint_has_no_fingerprint(self, tmp_path):
+        torch.save({"num_items": 10, "seed": 1, "shuffle": True}, tmp_path / "data_order.ckpt")
+        sampler = GlobalBatches(10, 2, shuffle=True, seed=1)
+        sampler.dataset = SimpleNamespace(fingerprint="a" * 64)
+        sampler.load(tmp_path / "data_order.ckpt", end_of_epoch=False)
+
     @pytest.mark.parametrize("changes", [{}, {"batch_size": 3}, {"world_size": 2, "rank": 1}, {"limit": 2}])
     def test_is_not_what_other_batches_are(self, tmp_path, changes):
         self.check(tmp_path, False, **changes)
@@ -194,6 +221,17 @@ class TestWorkersThatEnd:
     def test_out_of_memory(self, how, message):
         with pytest.raises(InputError, match=message):
             list(RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork"))
+
+    @pytest.mark.parametrize("how", [InputError("a.wav: is empty.\nCopy it again."), DamagedAudio("a.wav: ends.")])
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_invalid_input(self, how, ranks, monkeypatch):
+        """The message is the same as without workers: its traceback in the worker is of no use."""
+        monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+        loader = RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork")
+        with pytest.raises(InputError) as error:
+            list(loader)
+            loader.check()
+        assert str(error.value) == str(how)
 
     @pytest.mark.parametrize("how", [signal.SIGSEGV, RuntimeError("shapes don't fit"), KeyError("x")])
     def test_for_another_reason(self, how):

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
 from data_prep.corpora.wham import prepare_wham
@@ -16,7 +18,8 @@ from mossformer_sb import MossFormerSeparator
 from mossformer_sb.cli import main
 from mossformer_sb.cli.training_report import report_training
 from mossformer_sb.data.datasets import MixtureDataset
-from mossformer_sb.evaluation.examples import save_example
+from mossformer_sb.data.manifests import read_manifest
+from mossformer_sb.evaluation.examples import example_of_row, save_example
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
@@ -63,6 +66,19 @@ def test_report(model, corpus, manifest, tmp_path, monkeypatch, capsys):
     page = Path("pages/page.html").read_text()
     assert page.count("<audio") == 3 * 5 and "published results on WHAM!" in page and f"<td>{manifest}</td>" in page
     assert Path("test_results.csv").is_file()
+
+
+def test_an_example_has_the_length_of_the_manifest(corpus, tmp_path):
+    """With trim, files are longer than their mixture, each by another number of samples."""
+    path = corpus / "wav8k/min/tt/s2/a.wav"
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, np.concatenate((samples, np.ones(3))), rate)
+    manifest = prepare_wham(corpus, tmp_path / "m", splits=("tt",), trim=3)["tt"]
+    row = read_manifest(manifest, corpus).iloc[0]
+    example = example_of_row("best", row, 2, lambda mixture: torch.stack((mixture, -mixture), -1))
+    item = MixtureDataset(manifest, corpus, trim=3)[0]
+    assert len(example.mixture) == 6000
+    assert np.array_equal(example.sources, item.sources) and np.array_equal(example.mixture, item.mixture)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,12 @@ def test_every_key_is_used(path):
         assert used or key in options or key.startswith("__"), f"{key} in {path.name} has no use"
 
 
+def test_steps_per_epoch_says_what_a_step_is_of(path):
+    """Of several GPUs, and of all batches that are accumulated: else the schedule is several times too long."""
+    (comment,) = re.findall(r"^steps_per_epoch:.*# (.*)", path.read_text(), flags=re.MULTILINE)
+    assert comment.endswith("mixtures/(batch_size * GPUs * grad_accumulation_factor)")
+
+
 def test_small_version_is_as_small_as_the_header_says(hparams, path):
     said = re.search(r"gives (\S+) M parameters", path.read_text())
     count = sum(p.numel() for module in hparams["modules"].values() for p in module.parameters()) / 1e6
@@ -98,6 +104,7 @@ def test_prepares_its_corpus(hparams, monkeypatch):
     mixing = called["prepare_mixing"].arguments
     manifests = Path(hparams["manifest_folder"])
     assert (mixing["manifest"], mixing["test_manifest"]) == (manifests / "train.csv", manifests / "test.csv")
+    assert mixing.get("target") == hparams.get("target")
     called.clear()
     prepare_experiment(hparams, test_only=True)
     assert list(called) == ["prepare_corpus"]

@@ -20,6 +20,7 @@ from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.source_pools import NoisePool
 from mossformer_sb.errors import InputError
 from tests.unit.mixing_pools import RATE, prepare_pools, write_manifest, write_noise, write_speech
+from tests.unit.trees import write_wav
 
 
 class TestTables:
@@ -105,6 +106,27 @@ class TestTables:
     def test_rooms_need_a_task_with_reverberation(self, tmp_path):
         with pytest.raises(InputError, match="task 'separate_noisy_anechoic' has no reverberation, but rir_folder"):
             prepare_mixing(True, "tr.csv", ".", tmp_path, task="separate_noisy_anechoic", rir_folder="rooms")
+
+    @pytest.mark.parametrize("rooms", ["rooms", None])
+    def test_sources_with_reverberation_are_not_drawn_for_rooms(self, tmp_path, monkeypatch, rooms):
+        """They would be convolved twice."""
+        monkeypatch.setattr(source_tables, "compute_rooms", lambda *arguments: None)
+        files = [f"{name}/a.wav" for name in ("mix_both_reverb", "s1_reverb", "s2_reverb")]
+        for name in (*files, "s1_anechoic/a.wav", "s2_anechoic/a.wav"):
+            write_wav(tmp_path / name, RATE)
+        header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"
+        cells = ",".join(f"$data_root/{name}" for name in files)
+        (tmp_path / "tr.csv").write_text(f"{header}\na,1.0,{RATE},{cells},x,y\n")
+        prepare_mixing(True, tmp_path / "tr.csv", tmp_path, tmp_path, target="reverb", rir_folder=rooms)
+        folders = [path.split(os.sep)[-2] for path in pd.read_csv(tmp_path / "mixing_speech.csv")["path"]]
+        assert folders == (["s1_anechoic", "s2_anechoic"] if rooms else ["s1_reverb", "s2_reverb"])
+
+    def test_such_sources_need_anechoic_versions(self, tmp_path):
+        header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"
+        (tmp_path / "tr.csv").write_text(f"{header}\na,1.0,{RATE},m/a.wav,s1_reverb/a.wav,s2_reverb/a.wav,x,y\n")
+        message = r"tr.csv: target is reverb.*needed, as '.*s1_anechoic.a.wav', which does not exist.*--speech_folder"
+        with pytest.raises(InputError, match=message):
+            prepare_mixing(True, tmp_path / "tr.csv", tmp_path, tmp_path, target="reverb", rir_folder="rooms")
 
     def test_speakers_of_the_test_set_are_reported(self, tmp_path, caplog):
         header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"

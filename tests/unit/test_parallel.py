@@ -2,9 +2,13 @@
 
 import signal
 
+import numpy as np
 import pytest
+import soundfile
 
 from data_prep.parallel import process_map
+from mossformer_sb.data.audio_io import read_audio
+from mossformer_sb.data.audio_reader import DamagedAudio
 
 
 def blocked(_):
@@ -20,3 +24,16 @@ def test_workers_start_with_sigint_blocked(ordered):
         assert list(mapped(range(4))) == [True] * 4
         assert not blocked(None)
     assert not blocked(None)
+
+
+def test_a_truncated_recording_is_named(tmp_path):
+    """An error that can't be unpickled would break the pool, which would look like a killed worker."""
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.zeros(800), 8000)
+    path.write_bytes(path.read_bytes()[:-100])
+    with (
+        pytest.raises(DamagedAudio, match=r"short.wav: is truncated: its last 100 bytes of audio are missing") as error,
+        process_map(read_audio, workers=2) as mapped,
+    ):
+        list(mapped([str(path)]))
+    assert error.value.damage.truncated

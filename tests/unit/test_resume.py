@@ -164,7 +164,7 @@ def test_the_end_of_an_epoch_bears_any_change(tmp_path):
 def test_another_order_in_mid_epoch_is_refused(tmp_path, changes):
     train(tmp_path, killed_at=10)
     with pytest.raises(
-        InputError, match="data_order.ckpt: was saved within an epoch, whose examples now have another order"
+        InputError, match="data_order.ckpt: was saved within an epoch, which now has other examples or another order"
     ):
         train(tmp_path, **changes)
 

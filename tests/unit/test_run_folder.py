@@ -103,6 +103,63 @@ def test_manifests_elsewhere_are_left_alone(run, tmp_path):
     assert (tmp_path / "shared" / "tr.csv").read_text() == "a" and not (tmp_path / "out").exists()
 
 
+class TestManifestsInTheOutputFolder:
+    """Results of an evaluation are tables in the same folder, and must not be taken for manifests."""
+
+    def begin(self, tmp_path):
+        out = tmp_path / "out"
+        out.mkdir()
+        (out / "train.csv").write_text("train 1")
+        (out / "test.csv").write_text("test 1")
+        (out / "test_results.csv").write_text("results 1")
+        return out
+
+    def evaluate(self, run, out):
+        """Like an evaluation of train.py, which has another test set."""
+        folder = run(manifest_folder=str(out))
+        folder.__enter__()
+        (out / "test.csv").write_text("test 2")
+        (out / "test.json").write_text("{}")
+        folder.prepared()
+        folder.stage_begins(sb.Stage.TEST)
+        (out / "test_results.csv").write_text("results 2")
+        (out / "test_manifest.csv").write_text("test 2")
+        return folder
+
+    def check(self, out):
+        files = {name: text for name, text in contents(out).items() if name.endswith((".csv", ".json"))}
+        assert files == {
+            "train.csv": b"train 1",
+            "test.csv": b"test 1",
+            "test_results.csv": b"results 2",
+            "test_manifest.csv": b"test 2",
+        }
+
+    def test_an_evaluation(self, run, tmp_path):
+        out = self.begin(tmp_path)
+        self.evaluate(run, out).__exit__(None, None, None)
+        self.check(out)
+        assert not (out / BACKUP).exists()
+
+    def test_one_that_was_killed(self, run, tmp_path):
+        """The next run restores the manifests, but no results. It can't know which manifests were new."""
+        out = self.begin(tmp_path)
+        self.evaluate(run, out)
+        (out / "test.json").unlink()
+        with run(manifest_folder=str(out)):
+            pass
+        self.check(out)
+
+    def test_a_preparation_that_fails(self, run, tmp_path):
+        out = self.begin(tmp_path)
+        before = contents(out)
+        with pytest.raises(InputError), run(manifest_folder=str(out)):
+            (out / "test.csv").write_text("test 2")
+            (out / "valid.csv").write_text("valid 2")
+            raise InputError("no")
+        assert contents(out) == before
+
+
 def test_the_log_has_no_debug_messages_of_drawing(run, tmp_path):
     with run() as folder:
         folder.stage_begins(sb.Stage.TEST)

@@ -1,6 +1,7 @@
 """Every example once, the same batches for any number of ranks, and the right position to resume from."""
 
 import contextlib
+import gc
 import os
 import signal
 from types import SimpleNamespace
@@ -204,6 +205,13 @@ class Ends(Dataset):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are killed as on Unix")
 class TestWorkersThatEnd:
+    @pytest.fixture(autouse=True)
+    def short_waits(self, monkeypatch):
+        """After an error PyTorch waits five seconds for the worker, when the loader's iterator is freed."""
+        monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+        yield
+        gc.collect()
+
     @pytest.mark.parametrize(
         ("how", "message"),
         [

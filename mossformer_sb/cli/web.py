@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.keep_minutes,
         help=f"delete files after this time, including those of open pages (default: {defaults.keep_minutes:g})",
     )
+    parser.add_argument(
+        "--listed_only",
+        action="store_true",
+        help="visitors can't type other models, as always with --host; for a proxy on this machine",
+    )
     parser.add_argument("--space", metavar="FOLDER", help="write the files of a Hugging Face Space instead of serving")
 
 
@@ -71,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         max_minutes=arguments.max_minutes,
         max_megabytes=arguments.max_megabytes,
         keep_minutes=arguments.keep_minutes,
+        listed_only=arguments.listed_only,
     )
     if arguments.space is not None:
         folder = write_space(arguments.space, settings)

@@ -120,6 +120,9 @@ class DynamicMixtureDataset(EpochDataset):
         self.sample_rate = sample_rate
         self.num_spks = num_spks
         self.segment = None if segment is None else round(segment * sample_rate)
+        for key, rate in (("room_rate", room_rate), ("noise_rate", noise_rate)):
+            if not 0 <= rate <= 1:
+                raise InputError(f"{key} {rate!r}: give a probability, from 0 to 1.")
         self.room_rate, self.noise_rate = room_rate, noise_rate
         self.turns = TurnTaking(turn_rate, max_pause, segment)
         self.num_mixtures = mixtures_per_epoch

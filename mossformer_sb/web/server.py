@@ -68,6 +68,9 @@ class Settings:
         Largest accepted file.
     keep_minutes : float
         Time after which files are deleted, including those of open pages.
+    listed_only : bool
+        Whether visitors can only choose from the listed models, as always where other machines reach the server.
+        Behind a proxy on the same machine, every visitor seems to be local.
 
     Raises
     ------
@@ -87,6 +90,7 @@ class Settings:
     max_minutes: float = 10.0
     max_megabytes: int = 200
     keep_minutes: float = 60.0
+    listed_only: bool = False
 
     def __post_init__(self):
         _ = self.limits  # checks its numbers
@@ -108,6 +112,11 @@ class Settings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def any_model(self) -> bool:
+        """Whether visitors may type other models than those of the list."""
+        return self.is_local and not self.listed_only
 
 
 def serve(settings: Settings, started: Callable = lambda address: None) -> None:
@@ -154,7 +163,7 @@ def running(settings: Settings) -> Iterator[Server]:
     from mossformer_sb.web.models import Models
     from mossformer_sb.web.visits import Visits
 
-    models = Models(settings.models, settings.device, any_model=settings.is_local)
+    models = Models(settings.models, settings.device, any_model=settings.any_model)
     for label in models.local_labels:
         models.load(label)  # so that errors are reported before the first visitor
     with _listening(settings.host, settings.port) as listener:

@@ -190,6 +190,8 @@ class TestExamples:
     "options, message",
     [
         ({"turn_rate": 1.5}, "turn_rate 1.5: give a probability"),
+        ({"room_rate": 2}, "room_rate 2: give a probability"),
+        ({"noise_rate": -0.1}, "noise_rate -0.1: give a probability"),
         ({"max_pause": -1.0}, "max_pause -1.0: give seconds, 0 or more"),
         ({"max_pause": float("nan")}, "max_pause nan: give seconds"),
         ({"segment": None}, "turn_rate is 1.0, and segment null: .* Give segment in seconds, or turn_rate 0"),

@@ -442,7 +442,8 @@ def test_without_the_extra(model, capsys, monkeypatch):
 
 def test_who_can_reach_it():
     for host, local in [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("box", False)]:
-        assert Settings(host=host).is_local is local
+        assert Settings(host=host).is_local is local and Settings(host=host).any_model is local
+        assert not Settings(host=host, listed_only=True).any_model
 
 
 class TestSpace:

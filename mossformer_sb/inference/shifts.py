@@ -1,8 +1,9 @@
 """Averaging the estimates for shifted copies of a mixture, for better separation in more time.
 
 A network's errors depend on where its frames and its groups of local attention begin, and the speech does not: the mean
-of several estimates, each for the mixture after another delay, is closer to the sources than one of them. Source: the
-"shift trick" of Défossez et al., "Demucs", 2019, there with random delays.
+of several estimates, each for the mixture after another delay, is closer to the sources than one of them. The errors
+also depend on the sign of the samples, which the encoder's ReLU makes a difference of: every second copy is negated,
+and so are its estimates. Source: the "shift trick" of Défossez et al., "Demucs", 2019, there with random delays.
 
 Shapes: B batch, T samples, S speakers.
 """
@@ -74,7 +75,7 @@ def delays(shifts: int, encoder: torch.nn.Module, masknet: torch.nn.Module) -> l
 def mean_of_delayed(
     separate: Callable, mixture: torch.Tensor, lengths: torch.Tensor | None, delays: Sequence[int]
 ) -> torch.Tensor:
-    """The mean of a network's estimates for a mixture after several delays.
+    """The mean of a network's estimates for a mixture after several delays, every second time negated.
 
     Arguments
     ---------
@@ -103,9 +104,10 @@ def mean_of_delayed(
     tensor([[1., 2., 3.]])
     """
     first = total = None
-    for delay in delays:
-        delayed = F.pad(mixture, (delay, 0)) if delay else mixture
-        estimates = separate(delayed, None if lengths is None else lengths + delay)[:, delay:]
+    for number, delay in enumerate(delays):
+        sign = -1 if number % 2 else 1
+        delayed = F.pad(sign * mixture, (delay, 0))
+        estimates = sign * separate(delayed, None if lengths is None else lengths + delay)[:, delay:]
         if first is None:
             first = total = estimates
             continue

@@ -56,6 +56,16 @@ class TestMean:
         if lengths is not None:
             assert [given for _, given in network.seen] == [(lengths + k).tolist() for k in (0, 1, 7, 10)]
 
+    def test_an_error_that_keeps_its_sign_cancels(self):
+        """As what a ReLU makes of both signs, which every second copy has the other way round."""
+        mixture = torch.randn(2, 500)
+
+        def network(x, lengths):
+            return torch.stack([x + 0.1 * x.abs(), x.abs() / 2], dim=-1)
+
+        found = mean_of_delayed(network, mixture, None, [0, 0])
+        torch.testing.assert_close(found, torch.stack([mixture, 0 * mixture], dim=-1))
+
     def test_halves_an_independent_error_with_four(self):
         torch.manual_seed(0)
         mixture = torch.randn(1, 8000)
@@ -130,8 +140,8 @@ class TestModel:
         total = 0
         with torch.no_grad():
             first = separator(mixture)
-            for delay in delays(3, separator.encoder, separator.masknet):
-                estimates = separator(torch.nn.functional.pad(mixture, (delay, 0)))[:, delay:]
+            for delay, sign in zip(delays(3, separator.encoder, separator.masknet), (1, -1, 1), strict=True):
+                estimates = sign * separator(torch.nn.functional.pad(sign * mixture, (delay, 0)))[:, delay:]
                 straight, swapped = ((first * x).sum() for x in (estimates, estimates.flip(-1)))
                 total = total + (estimates if straight >= swapped else estimates.flip(-1))
         torch.testing.assert_close(model.separate_batch(mixture), total / 3)

@@ -152,8 +152,8 @@ class TestAgreement:
             *("dynamic_mixing", "speech_folder", "noise_folder", "room_rate", "noise_rate", "mixtures_per_epoch"),
             *("speed_perturb", "speed_range", "level_imbalance", "single_speaker_rate", "number_of_epochs"),
             *("batch_size", "num_workers", "lr", "schedule", "steps_per_epoch", "precision", "ema_decay"),
-            *("num_train", "num_valid", "num_test", "train_minutes", "epoch_minutes", "segment", "dropout"),
-            *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes", "turn_rate", "max_pause"),
+            *("num_train", "num_valid", "num_test", "train_minutes", "epoch_minutes", "dropout"),
+            *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes", "turn_rate"),
         },
         "convtasnet": {"lr"},  # as published for each
         "dprnn": {"lr"},

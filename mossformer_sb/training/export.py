@@ -113,7 +113,7 @@ def check_export_folder(export_folder: str | Path, output_folder: str | Path) ->
         ...
     mossformer_sb.errors.InputError: export_folder results: is replaced by each export, ...
     """
-    export_path, output_path = (Path(folder).absolute() for folder in (export_folder, output_folder))
+    export_path, output_path = (Path(folder).resolve() for folder in (export_folder, output_folder))
     if export_path in (output_path, *output_path.parents):
         raise InputError(
             f"export_folder {export_folder}: is replaced by each export, and holds output_folder {output_folder}. Give "

@@ -126,10 +126,9 @@ class Schedule:
         """
         if self._given_before is None:
             return
-        groups = zip(self.optimizer.param_groups, self._given, self._given_before, strict=True)
-        changes, factor = {}, 1.0
+        groups = list(zip(self.optimizer.param_groups, self._given, self._given_before, strict=True))
+        factor = 1.0
         for group, now, before in groups:
-            changes |= {key: (before[key], now[key]) for key in _GIVEN if now[key] != before[key]}
             if now["lr"] != before["lr"] and before["lr"]:
                 factor = now["lr"] / before["lr"]
                 group |= {key: factor * group[key] for key in _RATES if key in group}
@@ -137,8 +136,11 @@ class Schedule:
                 group["weight_decay"] = now["weight_decay"]
         self._adapter.resumed(epochs_done, factor)
         self._given_before = None
-        for key, (before, now) in changes.items():
-            logger.info("%s was %s: with %s now, the learning rate is %.3g", key, before, now, self.rate)
+        _, now, before = groups[0]
+        if now["lr"] != before["lr"]:
+            logger.info("lr was %g: with %g now, the learning rate is %.3g", before["lr"], now["lr"], self.rate)
+        if now["weight_decay"] != before["weight_decay"]:
+            logger.info("weight_decay was %s, and is %s now", before["weight_decay"], now["weight_decay"])
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:

@@ -169,13 +169,19 @@ def test_rates(name):
     assert rates(start(name), (1, 2, 3, 4)) == pytest.approx(expected(name), rel=1e-3, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_resumes_from_a_checkpoint(name, tmp_path):
+def saved_and_loaded(name, folder):
+    """A schedule after two epochs, and the same one from its checkpoint."""
     before, after = start(name), start(name)
     rates(before, (1, 2))
-    before.save(tmp_path / "schedule.ckpt")
-    after.load(tmp_path / "schedule.ckpt", end_of_epoch=True)
+    before.save(folder / "schedule.ckpt")
+    after.load(folder / "schedule.ckpt", end_of_epoch=True)
     after.optimizer.load_state_dict(before.optimizer.state_dict())
+    return before, after
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_resumes_from_a_checkpoint(name, tmp_path):
+    _, after = saved_and_loaded(name, tmp_path)
     assert rates(after, (3, 4)) == pytest.approx(expected(name)[2 * STEPS_IN_EPOCH :], rel=1e-3, abs=1e-9)
 
 
@@ -190,11 +196,7 @@ def test_a_checkpoint_keeps_no_configuration(tmp_path):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_resumed_with_the_same_settings_nothing_changes(name, tmp_path):
-    before, after = start(name), start(name)
-    rates(before, (1, 2))
-    before.save(tmp_path / "schedule.ckpt")
-    after.load(tmp_path / "schedule.ckpt", end_of_epoch=True)
-    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    before, after = saved_and_loaded(name, tmp_path)
     after.resumed(epochs_done=2)
     assert rates(after, (3, 4)) == rates(before, (3, 4))
 
@@ -224,7 +226,8 @@ class TestResumedWithOtherSettings:
             after = self.resume(tmp_path, scheduler, scheduler, lr=0.01)
         assert [group["lr"] for group in after.optimizer.param_groups] == pytest.approx([0.01, 0.02])
         assert [group["weight_decay"] for group in after.optimizer.param_groups] == [0.1, 0.1]
-        assert "lr was 2.0: with 0.02 now, the learning rate is 0.01" in caplog.messages
+        assert "lr was 1: with 0.01 now, the learning rate is 0.01" in caplog.messages
+        assert "weight_decay was 0.2, and is 0.1 now" in caplog.messages
 
     def test_what_a_schedule_has_done_stays(self, tmp_path):
         of_torch = functools.partial(lr_scheduler.StepLR, step_size=1, gamma=0.5)

@@ -114,8 +114,10 @@ SWAPS = {
 
 def places(tree):
     """Where a tree can be changed: (kind, number of the node in the order of `ast.walk`, detail)."""
-    strings = _docstrings(tree)
+    strings, types = _docstrings(tree), _types(tree)
     for number, node in enumerate(ast.walk(tree)):
+        if node in types:
+            continue
         if isinstance(node, ast.BinOp | ast.AugAssign) and type(node.op) in SWAPS:
             yield "operator", number, None
         elif isinstance(node, ast.UnaryOp):
@@ -135,15 +137,18 @@ def places(tree):
 
 
 def mutate(tree, kind, number, detail):
-    """A copy of a tree with one change, and what was changed, in words."""
+    """A copy of a tree with one change, and what was changed, in words that stay when lines move."""
     tree = copy.deepcopy(tree)
     node = next(node for index, node in enumerate(ast.walk(tree)) if index == number)
-    before = ast.unparse(node)
+    path = _path(tree, node)
+    context = next((step for step in reversed(path[:-1]) if isinstance(step, ast.expr)), path[-2])
+    shown = context if isinstance(context, ast.expr) else node
+    place, before = _place(path), ast.unparse(shown)
     if kind == "operator":
         node.op = SWAPS[type(node.op)]()
     elif kind == "unary":  # `not x` becomes `x`, `~x` becomes `x`
         _replace(tree, node, node.operand)
-        return tree, f"line {node.lineno}: {before} -> {ast.unparse(node.operand)}"
+        shown = node.operand if shown is node else shown
     elif kind == "comparison":
         node.ops[detail] = SWAPS[type(node.ops[detail])]()
     elif kind == "constant":
@@ -154,8 +159,8 @@ def mutate(tree, kind, number, detail):
         node.args[0], node.args[1] = node.args[1], node.args[0]
     else:
         _replace(tree, node, ast.Pass())
-        return tree, f"line {node.lineno}: removed {before}"
-    return tree, f"line {node.lineno}: {before} -> {ast.unparse(node)}"
+        return tree, f"{place}: removed"
+    return tree, f"{place}: {before.splitlines()[0]} -> {ast.unparse(shown).splitlines()[0]}"
 
 
 def _replace(tree, old, new):
@@ -165,6 +170,39 @@ def _replace(tree, old, new):
                 setattr(parent, name, new)
             elif isinstance(value, list) and any(item is old for item in value):
                 value[next(index for index, item in enumerate(value) if item is old)] = new
+
+
+def _place(path):
+    """Where the last node of a path is: function, and first line of the statement, or name of the argument."""
+    scope = ".".join(step.name for step in path if isinstance(step, ast.FunctionDef | ast.ClassDef))
+    statement = next(step for step in reversed(path) if isinstance(step, ast.stmt))
+    if isinstance(statement, ast.FunctionDef):
+        return f"{scope} | default of {_argument(statement.args, path)}"
+    return f"{scope} | {ast.unparse(statement).splitlines()[0]}"
+
+
+def _argument(arguments, path):
+    positional = arguments.posonlyargs + arguments.args
+    defaults = [*zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True)]
+    defaults += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return next((argument.arg for argument, default in defaults if default in path), "none")
+
+
+def _path(tree, node):
+    """The nodes from the root of a tree to one of its nodes."""
+    if tree is node:
+        return [tree]
+    for child in ast.iter_child_nodes(tree):
+        if below := _path(child, node):
+            return [tree, *below]
+    return []
+
+
+def _types(tree):
+    """The nodes of annotations and of imports for them, which aren't evaluated."""
+    roots = [getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns")]
+    roots += [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {node for root in roots if root is not None for node in ast.walk(root)}
 
 
 def _docstrings(tree):

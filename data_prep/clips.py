@@ -28,6 +28,7 @@ from tqdm import tqdm
 from data_prep.command import run
 from data_prep.corpora.many_speakers_list import LIBRISPEECH, LIST_FILE, read_list
 from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
+from data_prep.generate.file_access import walk_files
 from data_prep.messages import NUM_SHOWN, first_of
 from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
@@ -100,11 +101,10 @@ def _recordings(corpora, stems):
         folder = Path(expanded(folder))
         if not folder.is_dir():
             raise InputError(f"corpora: '{folder}' is not a folder: give the folders of the published corpora.")
-        for root, _, names in os.walk(folder, followlinks=True):
-            for name in names:
-                stem, suffix = os.path.splitext(name)
-                if stem in stems and suffix.lower() in AUDIO_ENDINGS:
-                    found.setdefault(stem, os.path.join(root, name))
+        for path in walk_files(folder, "corpora"):
+            stem, suffix = os.path.splitext(os.path.basename(path))
+            if stem in stems and suffix.lower() in AUDIO_ENDINGS:
+                found.setdefault(stem, path)
     return found
 
 

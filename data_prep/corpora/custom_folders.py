@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from data_prep.choices import SPLIT_NAMES
+from data_prep.generate.file_access import check_access
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
 from data_prep.manifests.folders import CorpusLayout, existing_folder, known_layouts, list_mixtures
 from data_prep.messages import first_of
@@ -15,7 +16,11 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NAME, PREFIX = "custom data", "custom"
+NAME, PREFIX, NOISE = "custom data", "custom", "noise"
+_NOISE_ADVICE = (
+    "mixtures would not be the sum of their sources. Give noise True (--noise for `python -m data_prep`) to use it; "
+    "mixture_is_sum False (--mixture_is_not_sum) if it is only to be removed; or move it out of the data"
+)
 
 
 def list_folders(
@@ -64,6 +69,9 @@ def list_folders(
         _check_number(root / names[split], columns)
     if all(_has_mixture_folders(root / name) for name in names.values()):
         return _list_mixture_folders(root, names, columns, sample_rate, mixture_is_sum)
+    if mixture_is_sum:
+        for name in names.values():
+            _check_noise(root / name, columns)
     folders = {
         split: {column: f"{name}/{_folder_of(root / name, signal)}" for column, signal in columns.items()}
         for split, name in names.items()
@@ -81,7 +89,7 @@ def _check_corpus(root, names):
 
 
 def _first_existing(folder, names):
-    return next((name for name in names if (folder / name).is_dir()), None)
+    return next((name for name in names if os.path.isdir(folder / name)), None)  # False without permission
 
 
 def _aliases(signal):
@@ -104,10 +112,17 @@ def _check_number(folder, columns):
         raise InputError(f"'{folder}' has a folder '{more}', but num_spks is {len(sources)}: give that of the data.")
 
 
+def _check_noise(folder, columns):
+    """Raises an InputError if there is noise that would not be used, in mixtures that are the sum of their sources."""
+    if NOISE not in columns.values() and os.path.isdir(folder / NOISE):
+        raise InputError(f"'{folder}' has a folder '{NOISE}', so {_NOISE_ADVICE}.")
+
+
 # One folder per mixture
 
 
 def _subfolders(folder):
+    check_access(folder)
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
 
 
@@ -120,6 +135,7 @@ def _has_mixture_folders(folder):
 
 def _signals(folder):
     """The audio files of a mixture's folder: name without extension, in lower case → names."""
+    check_access(folder)
     found = {}
     for name in sorted(entry.name for entry in os.scandir(folder) if entry.name[0] != "."):
         stem, extension = os.path.splitext(name)
@@ -141,6 +157,8 @@ def _list_mixture_folders(root, names, columns, sample_rate, mixture_is_sum):
             found = _signals(root / name / mixture_id)
             files = {column: _find(found, signal) for column, signal in columns.items()}
             listing.problems += _problems(split, f"{name}/{mixture_id}", mixture_id, files, found, columns)
+            if mixture_is_sum:
+                listing.problems += _unused_noise(split, f"{name}/{mixture_id}", mixture_id, found, columns)
             paths = {column: f"{name}/{mixture_id}/{found[0]}" for column, found in files.items() if found}
             if MIXTURE in paths:
                 parts = [path for column, path in paths.items() if column != MIXTURE] if mixture_is_sum else []
@@ -165,3 +183,12 @@ def _problems(split, folder, mixture_id, files, found, columns):
     if more:
         text = f"is one source more than num_spks, {len(sources)}"
         yield Problem("sources too many", split, mixture_id, f"{folder}/{more[0]}", text)
+
+
+def _unused_noise(split, folder, mixture_id, found, columns):
+    """Yields a problem if the mixture's folder has noise that would not be used."""
+    noise = _find(found, NOISE)
+    if noise and NOISE not in columns.values():
+        yield Problem(
+            "noise that is not used", split, mixture_id, f"{folder}/{noise[0]}", f"is noise, so {_NOISE_ADVICE}"
+        )

@@ -10,6 +10,7 @@ from data_prep.choices import SPLIT_NAMES, split_of
 from data_prep.corpora.custom_folders import NAME, PREFIX
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
 from data_prep.manifests.folders import existing_folder
+from data_prep.messages import first_of
 from mossformer_sb.data.tables import other_table, read_table, resolve_path
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
@@ -62,6 +63,7 @@ def list_table(
         named = ", ".join(f"{split!r} ({' or '.join(SPLIT_NAMES[split])})" for split in absent)
         raise MissingSplits(f"csv_file '{csv_file}' has no row of split {named}: add some.", absent)
     for split, mixtures in listing.splits.items():
+        _check_speakers(csv_file, split, mixtures)
         listing.splits[split] = dict(sorted(mixtures.items()))
         if not mixtures:
             listing.problems.append(Problem("no mixtures", split, "", str(csv_file), f"has no row of split '{split}'"))
@@ -76,7 +78,7 @@ def _add(listing, split, row, columns, mixture_is_sum, where, absolute):
         listing.problems.append(Problem("IDs given twice", split, row["ID"], files[MIXTURE], text))
         return
     parts = [file for column, file in files.items() if column != MIXTURE] if mixture_is_sum else []
-    mixtures[row["ID"]] = MixtureFiles(files, tuple(parts), _speakers(row, columns))
+    mixtures[row["ID"]] = MixtureFiles(files, tuple(parts), _speakers(row, columns, where))
 
 
 def _read(csv_file, columns):
@@ -118,7 +120,23 @@ def _file(cell, root, absolute, where):
     return Path(os.path.normpath(path) if absolute else os.path.relpath(path, root)).as_posix()
 
 
-def _speakers(row, columns):
-    """Names of the speakers, or None unless all are given."""
-    names = [row.get(column.replace("_wav", "_spk")) for column in columns if column not in (MIXTURE, "noise_wav")]
-    return tuple(names) if all(names) else None
+def _speakers(row, columns, where):
+    """Names of the speakers, or None if none are given."""
+    names = {
+        column: row.get(column)
+        for column in (column.replace("_wav", "_spk") for column in columns if column not in (MIXTURE, "noise_wav"))
+    }
+    empty = [column for column, name in names.items() if not name]
+    if empty and len(empty) < len(names):
+        raise InputError(f"{where}: {', '.join(empty)} is empty; give the row all its speakers, or none.")
+    return None if empty else tuple(names.values())
+
+
+def _check_speakers(csv_file, split, mixtures):
+    """Raises an InputError if only some mixtures of a split have speakers: the manifest could not have them."""
+    without = [name for name, mixture in mixtures.items() if not mixture.speakers]
+    if without and len(without) < len(mixtures):
+        raise InputError(
+            f"csv_file '{csv_file}': {len(without)} of {len(mixtures)} mixtures of split '{split}' have no speakers: "
+            f"{first_of(without)}. Give those of all or of none."
+        )

@@ -165,7 +165,7 @@ def prepare_corpus(
     train_split : str, optional
         Training split of "librimix": "train-100", the default, or "train-360".
     test_needed : bool
-        Whether a missing test set is an error.
+        Whether only the test set is needed: a missing one is an error, and the other splits may be missing.
     **options
         Options of the corpus's own preparation; None means the default.
 
@@ -213,7 +213,7 @@ def prepare_corpus(
 
 
 def _prepare_existing_splits(prepare, data_folder, output_folder, splits, test_needed, arguments):
-    """Calls the corpus's preparation, without the test set if only that is missing."""
+    """Calls the corpus's preparation, without the test set if only that is missing, or for it alone if it suffices."""
     takes_splits = "splits" in inspect.signature(prepare).parameters
     has_test = len(splits) == len(MANIFESTS)
     try:
@@ -222,6 +222,8 @@ def _prepare_existing_splits(prepare, data_folder, output_folder, splits, test_n
         given = {"splits": splits} if takes_splits else {}
         manifests = prepare(data_folder, output_folder, **given, **arguments)
     except MissingSplits as error:
+        if test_needed and splits[-1] not in error.splits:
+            return prepare(data_folder, output_folder, splits=splits[-1:], **arguments)
         if test_needed or not has_test or error.splits != (splits[-1],):
             raise
         logger.warning("%s", error)

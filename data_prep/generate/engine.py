@@ -43,8 +43,14 @@ from data_prep.parallel import count_workers, process_map, workers_for
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -211,11 +217,14 @@ def run(plan: Plan, output_folder: str | Path, workers: int | None = None, dry_r
         return amount
     _check_disk(amount, output_folder)
     _make_folders(output_folder, folders)
-    for folder in ("", *folders):
-        remove_temporaries(output_folder / folder)
-    write_text(output_folder / f"{plan.name}.json", json.dumps(recorded, indent=2, sort_keys=True) + "\n")
-    start = time.monotonic()
-    _make_all(plan, items, output_folder, workers)
+    with alone(output_folder):
+        _, recorded = _check_record(plan, output_folder)  # again: what another run has made meanwhile
+        items = _unfinished(plan.items, output_folder, folders)
+        for folder in ("", *folders):
+            remove_temporaries(output_folder / folder)
+        write_text(output_folder / f"{plan.name}.json", json.dumps(recorded, indent=2, sort_keys=True) + "\n")
+        start = time.monotonic()
+        _make_all(plan, items, output_folder, workers)
     seconds = max(time.monotonic() - start, 1e-9)
     logger.info("%s: wrote %s in '%s', %.1f files per second", plan.name, amount, output_folder, amount.files / seconds)
     return amount
@@ -406,6 +415,33 @@ def _make_folders(output_folder, folders):
         raise InputError(
             f"output_folder '{output_folder}' can't be written ({error}): give a writable folder."
         ) from error
+
+
+@contextlib.contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Context: no other process of this machine generates into the folder; it is waited for.
+
+    Where the system or the disk has no locks, as on Windows, there is no waiting.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)  # ends the lock, as does the end of the process
+
+
+def _lock(descriptor, folder):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning("%s: another process generates into this folder; waiting for its end", folder)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # a disk without locks
+        logger.debug("%s: can't be locked (%s)", folder, error)
 
 
 def remove_temporaries(folder: str | Path) -> None:

@@ -50,6 +50,24 @@ def check_access(path: str | Path) -> None:
         raise InputError(f"{path}: {problem}. Allow reading it, or copy it to a readable place.")
 
 
+def check_name(path: str) -> None:
+    """Raises an InputError if a path is not UTF-8, as in archives of old systems: no table can hold it.
+
+    Example
+    -------
+    >>> check_name("caf\udce9.wav")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: 'caf\\udce9.wav': the name is not UTF-8, so no table can hold it. Rename it, ...
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path!r}: the name is not UTF-8, so no table can hold it. Rename it, for example with convmv."
+        ) from error
+
+
 def _refusing(path):
     """The file or folder that can't be read: below an unreadable folder nothing can be checked."""
     while path != path.parent:
@@ -121,7 +139,7 @@ class FolderListings:
 
 
 def walk_files(folder: str | Path, key: str) -> Iterator[str]:
-    """Lists the files below a folder, unsorted. Links to other folders are followed.
+    """Lists the files below a folder, in a fixed order. Links to other folders are followed.
 
     Arguments
     ---------
@@ -146,7 +164,8 @@ def walk_files(folder: str | Path, key: str) -> Iterator[str]:
         raise InputError(f"{key} '{folder}': '{error.filename}' can't be read ({error.strerror}). Allow reading it.")
 
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        yield from (os.path.join(place, name) for name in files)
+        folders.sort()  # of two links to the same folder the same one is followed everywhere
+        yield from (os.path.join(place, name) for name in sorted(files))
         links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
         # Folders inside are listed under their own names, and links may form a cycle.
         skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}

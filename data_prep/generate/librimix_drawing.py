@@ -17,7 +17,9 @@ Shapes: T samples, S sources.
 
 from __future__ import annotations
 
+import bisect
 import functools
+import heapq
 import logging
 import math
 import os
@@ -247,18 +249,21 @@ def draw_tuples(rng: np.random.Generator, utterances: Sequence[Clip], num_spks: 
     >>> all(one.speaker != other.speaker for one, other in tuples)
     True
     """
-    left = [utterances[index] for index in rng.permutation(len(utterances))]  # shuffled, so the last one is random
+    left = {}  # the places of each speaker's utterances in a random order
+    order = rng.permutation(len(utterances))
+    for place, index in enumerate(order):
+        left.setdefault(utterances[index].speaker, []).append(place)
+    last = [(-places[-1], speaker) for speaker, places in left.items()]  # each speaker's, the last one first
+    heapq.heapify(last)
     tuples = []
-    while True:
-        chosen, speakers, position = [], set(), len(left) - 1
-        while position >= 0 and len(chosen) < num_spks:
-            if left[position].speaker not in speakers:
-                chosen.append(left.pop(position))
-                speakers.add(chosen[-1].speaker)
-            position -= 1
-        if len(chosen) < num_spks:
-            return tuples
-        tuples.append(tuple(chosen))
+    while len(last) >= num_spks:
+        drawn = [heapq.heappop(last) for _ in range(num_spks)]
+        tuples.append(tuple(utterances[order[-place]] for place, _ in drawn))
+        for _, speaker in drawn:
+            left[speaker].pop()
+            if left[speaker]:
+                heapq.heappush(last, (-left[speaker][-1], speaker))
+    return tuples
 
 
 def draw_noises(
@@ -288,7 +293,7 @@ def draw_noises(
     for speech in tuples:
         longest = max(clip.frames for clip in speech)
         left = left or list(ordered)
-        first = 0 if extend else next((i for i, clip in enumerate(left) if clip.frames >= longest), len(left))
+        first = 0 if extend else bisect.bisect_left(left, longest, key=lambda clip: clip.frames)
         if first < len(left):
             pairs.append((speech, left.pop(int(rng.integers(first, len(left))))))
         elif not drop:

@@ -6,14 +6,17 @@ import csv
 import hashlib
 import io
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.generate.file_access import check_access
+from data_prep.generate.metadata import read_published
 from data_prep.generate.rooms import Room, read_rooms
 from mossformer_sb.data.tables import read_table
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +92,7 @@ def read_metadata(path: str | Path, num_spks: int, rooms: Mapping | None = None)
     check_access(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; needed LibriMix's metadata. Copy it there.")
-    with open(path, newline="", encoding="utf-8") as stream:
+    with io.StringIO(read_published(path), newline="") as stream:
         reader = csv.reader(stream)
         header = next(reader, [])
         noise = "noise_path" in header
@@ -176,14 +179,15 @@ def known_speakers(folder: Path, num_spks: int) -> dict:
 
 
 def file_name(mixture: str, num_spks: int) -> str:
-    """Name of a mixture's files, without extension.
+    """Name of a mixture's files, without extension: that of the mixture, or its hash where it would be too long.
 
     Example
     -------
     >>> file_name("a_b", 2), file_name("a_b", 10)
     ('a_b', 'dbf08e00b01fd58a4a5967753b43784f')
     """
-    return mixture if num_spks < MANY_SPEAKERS else hashlib.md5(mixture.encode(), usedforsecurity=False).hexdigest()
+    short = num_spks < MANY_SPEAKERS and len(os.fsencode(f"{mixture}.wav")) <= LONGEST_NAME
+    return mixture if short else hashlib.md5(os.fsencode(mixture), usedforsecurity=False).hexdigest()
 
 
 def csv_text(rows: Iterable[Sequence]) -> str:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 TRAIN = "train-100"  # LibriMix's names
 SPLITS = (TRAIN, "dev", "test")
+FOLDERS = {TRAIN: "tr", "dev": "cv", "test": "tt"}  # of WHAM!'s noise
 
 
 def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[float], seed: int) -> dict:
@@ -75,6 +76,8 @@ def split_speakers(utterances: Sequence[Clip], num_spks: int, shares: Sequence[f
 def split_noises(noises: Sequence[Clip], parts: Collection[str], shares: Sequence[float], seed: int) -> dict:
     """Divides noise among the splits like `split_speakers`; if there is too little, the splits share it.
 
+    Noise in folders tr, cv and tt, as WHAM!'s, is divided already: clips of one recording may be in each folder alone.
+
     Arguments
     ---------
     noises : sequence of Clip
@@ -89,6 +92,10 @@ def split_noises(noises: Sequence[Clip], parts: Collection[str], shares: Sequenc
     splits : dict
         split → list of Clip.
     """
+    divided = {split: [noise for noise in noises if noise.path.startswith(f"{FOLDERS[split]}/")] for split in parts}
+    if all(noise.path.startswith(tuple(f"{folder}/" for folder in FOLDERS.values())) for noise in noises):
+        if all(divided.values()):
+            return divided
     shares = dict(zip(SPLITS, shares, strict=True))
     wanted = np.array([shares[split] for split in parts])
     if len(noises) < len(parts):

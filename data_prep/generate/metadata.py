@@ -73,6 +73,20 @@ def find_metadata(folders: Sequence[str | Path], name: str, advice: str) -> Path
     return found
 
 
+def read_published(path: str | Path) -> str:
+    """The text of a published file, in UTF-8; editors may have added a byte order mark.
+
+    Raises
+    ------
+    InputError
+        If the file can't be read, or is not text.
+    """
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as text ({error}). Is it the published file?") from error
+
+
 def read_fields(path: str | Path, needed: Sequence[str], separator: str | None = None) -> list[tuple]:
     """Reads a text file with the same number of fields in every line.
 
@@ -102,12 +116,8 @@ def read_fields(path: str | Path, needed: Sequence[str], separator: str | None =
     >>> [fields for place, fields in read_fields(path, ("utterance", "level"))]
     [['20va010q', '2.5717652515284110e-04']]
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as text ({error}). Is it the published file?") from error
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_published(path).splitlines(), 1):
         fields = line.split(separator)
         if not line.strip():
             continue

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.choices import check_choice
-from data_prep.generate.file_access import check_access, walk_files
+from data_prep.generate.file_access import check_access, check_name, walk_files
 from data_prep.generate.reading import count_frames
 from data_prep.generate.recording_problems import describe_problems
 from data_prep.messages import first_of
@@ -156,6 +156,8 @@ def _audio_files(folder, key):
         for path in map(Path, walk_files(folder, key))
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
+    for path in files:
+        check_name(path)
     endings = (path.suffix.lower() for path in folder.rglob("*") if path.name[0] != ".")
     others = skipped_formats_message(Counter(ending for ending in endings if ending in OTHER_MEDIA_ENDINGS))
     if not files:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,16 @@ from tqdm import tqdm
 
 from data_prep.generate.image_source import impulse_responses
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, read_rooms
+from data_prep.messages import first_of
 from data_prep.parallel import process_map
 from mossformer_sb.data.impulse_responses import DESCRIPTION, response_name
+from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
+UNFINISHED = f"{DESCRIPTION}.unfinished"
+_RESPONSE = re.compile(r"\d{6,}\.npy")  # as `response_name` makes them
 WORTH_WORKERS = 20  # minimum number of rooms for several processes
 VERSION = 1  # increase when the same rooms give other responses
 
@@ -63,7 +68,7 @@ def compute_rooms(
     Raises
     ------
     InputError
-        If the table is invalid.
+        If the table is invalid, or the folder can't be written or holds other files.
     """
     folder = Path(folder)
     if rooms_csv is None:
@@ -75,31 +80,67 @@ def compute_rooms(
     described = (VERSION, sample_rate, rooms) + ((sinc,) if sinc != "exact" else ())
     identity = hashlib.sha256(repr(described).encode()).hexdigest()
     facts = {"num_rooms": len(rooms), "num_spks": num_spks, "sample_rate": sample_rate, "rooms": identity}
-    _make_folder(folder, facts)
+    try:
+        _compute_missing(folder, facts, rooms, sinc, workers)
+    except OSError as error:
+        raise InputError(
+            f"rir_folder '{folder}' can't be written ({error.strerror or error}): give a writable folder. Finished "
+            "rooms are kept, and not computed again."
+        ) from error
+    logger.info("%s: %d rooms, mean T60 %.2f s", folder, len(rooms), np.mean([room.t60 for room in rooms]))
+
+
+def _compute_missing(folder, facts, rooms, sinc, workers):
+    complete = _make_folder(folder, facts)
     missing = [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
+    if complete and not missing:
+        return  # a finished folder may be read-only
     if missing:
         jobs = [(number, rooms[number]) for number in missing]
-        compute = functools.partial(_compute, folder, sample_rate, sinc)
+        compute = functools.partial(_compute, folder, facts["sample_rate"], sinc)
         with process_map(compute, 1 if len(missing) < WORTH_WORKERS else workers) as mapped:
             for _ in tqdm(
                 mapped(jobs), "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None
             ):
                 pass
     _write(folder / DESCRIPTION, json.dumps(facts, indent=2).encode())
-    logger.info("%s: %d rooms, mean T60 %.2f s", folder, len(rooms), np.mean([room.t60 for room in rooms]))
 
 
 def _make_folder(folder, facts):
-    """Creates the folder, or deletes the RIRs of other rooms from it."""
+    """Creates the folder, or deletes the RIRs of other rooms from it; returns whether it was complete once."""
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f"{DESCRIPTION}.unfinished"
-    for path in (unfinished, folder / DESCRIPTION):
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8")) == facts:
-            return
+    unfinished = folder / UNFINISHED
+    described = {path: _described(path) for path in (folder / DESCRIPTION, unfinished)}
+    for path, found in described.items():
+        if found == facts:
+            return path != unfinished
+    if not any(described.values()):
+        _check_empty(folder)
     (folder / DESCRIPTION).unlink(missing_ok=True)
-    for path in folder.glob("[0-9]*.npy"):
-        path.unlink()
+    for path in folder.iterdir():
+        if _RESPONSE.fullmatch(path.name):
+            path.unlink()
     _write(unfinished, json.dumps(facts).encode())
+    return False
+
+
+def _described(path):
+    """The content of a description, or None if there is none of ours."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.keys() >= {"num_rooms", "num_spks"} else None
+
+
+def _check_empty(folder):
+    """Raises an InputError if a folder holds files that were not written here, such as measured RIRs."""
+    strange = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+    if strange:
+        raise InputError(
+            f"rir_folder '{folder}' holds {first_of(strange)}, and no {DESCRIPTION} of rooms that were simulated here. "
+            "Simulated room impulse responses are written to it: give a new or an empty folder."
+        )
 
 
 def _compute(folder, sample_rate, sinc, job):

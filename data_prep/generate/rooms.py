@@ -16,6 +16,7 @@ import numpy as np
 
 from data_prep.choices import check_choice
 from data_prep.generate.file_access import check_access
+from data_prep.generate.metadata import read_published
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def read_rooms(path: str | Path, num_spks: int = 2) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; needed the rooms of WHAMR!'s mixtures. Copy it there.")
     needed, rooms = columns(num_spks), {}
-    with open(path, newline="", encoding="utf-8") as stream:
+    with io.StringIO(read_published(path), newline="") as stream:
         reader = csv.reader(stream)
         header = next(reader, [])
         missing = [column for column in needed if column not in header]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_prep.audio import SAMPLE_RATE
+from data_prep.generate.reading import count_frames
 from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.errors import InputError
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FRAME = 0.02  # seconds
+FRAME = 0.02  # seconds, rounded to samples
 DEPTH, ABOVE_FLOOR, LEAST_DEPTH = 30.0, 6.0, 10.0  # dB
 PAUSE = 0.3  # seconds; shorter gaps are within words or between them
 LONG_PAUSE = 1.0  # seconds; the longest pause within an utterance
@@ -65,9 +67,9 @@ def cut_long(folder: Path, clips: list[Clip], max_seconds: float, min_seconds: f
     long = [clip for clip in clips if clip.frames > max_seconds * SAMPLE_RATE]
     if not long:
         return clips
-    find = functools.partial(find_utterances, max_seconds=max_seconds, min_seconds=min_seconds)
-    found = thread_map(lambda clip: find(os.path.join(folder, clip.path)), long, "Looking for pauses", "file")
-    parts = {clip.path: _parts(clip, spans) for clip, spans in zip(long, found, strict=True)}
+    find = functools.partial(_parts, folder, max_seconds=max_seconds, min_seconds=min_seconds)
+    found = thread_map(find, long, "Looking for pauses", "file")
+    parts = {clip.path: utterances for clip, utterances in zip(long, found, strict=True)}
     cut = [part for clip in clips for part in parts.get(clip.path, [clip])]
     hours = [sum(clip.frames for clip in some) / SAMPLE_RATE / 3600 for some in (sum(parts.values(), []), long)]
     logger.info(
@@ -81,15 +83,17 @@ def cut_long(folder: Path, clips: list[Clip], max_seconds: float, min_seconds: f
     return cut
 
 
-def _parts(clip, spans):
+def _parts(folder, clip, max_seconds, min_seconds):
+    spans = find_utterances(os.path.join(folder, clip.path), max_seconds, min_seconds)
+    paths = [f"{clip.path}#t={start:.2f},{end:.2f}" for start, end in spans]
     return [
         replace(
             clip,
-            path=f"{clip.path}#t={start:.2f},{end:.2f}",
+            path=path,
             name=f"{clip.name}-{start:07.2f}".replace(".", "_"),
-            frames=round((end - start) * SAMPLE_RATE),
+            frames=count_frames(os.path.join(folder, path), resample=1),  # of any rate: it has been checked
         )
-        for start, end in spans
+        for path, (start, _) in zip(paths, spans, strict=True)
     ]
 
 
@@ -113,24 +117,26 @@ def find_utterances(path: str | Path, max_seconds: float, min_seconds: float) ->
     InputError
         If the recording can't be read.
     """
-    levels = _levels(path)
-    segments = _speech(levels)
-    pieces = [piece for segment in segments for piece in _halves(levels, *segment, round(max_seconds / FRAME))]
-    return _spans(_joined(pieces, max_seconds), len(levels), max_seconds, min_seconds)
+    levels, frame = _levels(path)
+    segments = _speech(levels, frame)
+    longest = round(max_seconds / frame)
+    pieces = [piece for segment in segments for piece in _halves(levels, *segment, longest)]
+    return _spans(_joined(pieces, frame, max_seconds), frame, len(levels), max_seconds, min_seconds)
 
 
 def _levels(path):
-    """[F]: the energy of each frame in dB, of the first channel, read block by block."""
+    """[F]: the energy of each frame in dB, of the first channel, read block by block; seconds of a frame."""
     energies = []
     with AudioReader(path) as file:
         frame = max(1, round(FRAME * file.sample_rate))
         while len(block := file.read(frame * 4096)):
             whole = block[: len(block) // frame * frame, 0].reshape(-1, frame)
             energies.append(np.square(whole, dtype=np.float64).mean(axis=1))
-    return 10 * np.log10(np.concatenate([*energies, np.zeros(0)]) + 1e-12)
+        seconds = frame / file.sample_rate
+    return 10 * np.log10(np.concatenate([*energies, np.zeros(0)]) + 1e-12), seconds
 
 
-def _speech(levels):
+def _speech(levels, frame):
     """First frame, and the one after the last, of each segment of speech between two pauses."""
     if not len(levels):
         return []
@@ -139,9 +145,9 @@ def _speech(levels):
     active = np.flatnonzero(levels > threshold)
     if not len(active):
         return []
-    gaps = np.flatnonzero(np.diff(active) > PAUSE / FRAME)
+    gaps = np.flatnonzero(np.diff(active) > PAUSE / frame)
     starts, ends = active[np.r_[0, gaps + 1]], active[np.r_[gaps, len(active) - 1]] + 1
-    return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True) if end - start >= SHORTEST / FRAME]
+    return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True) if end - start >= SHORTEST / frame]
 
 
 def _halves(levels, start, end, longest):
@@ -153,27 +159,33 @@ def _halves(levels, start, end, longest):
     yield start, end
 
 
-def _joined(pieces, max_seconds):
+def _joined(pieces, frame, max_seconds):
     """Joins consecutive parts into utterances that are not too long and have no long pause."""
     joined = []
     for start, end in pieces:
-        fits = joined and (end - joined[-1][0]) * FRAME + 2 * MARGIN <= max_seconds
-        if fits and (start - joined[-1][1]) * FRAME <= LONG_PAUSE:
+        fits = joined and (end - joined[-1][0]) * frame + 2 * MARGIN <= max_seconds
+        if fits and (start - joined[-1][1]) * frame <= LONG_PAUSE:
             joined[-1][1] = end
         else:
             joined.append([start, end])
     return joined
 
 
-def _spans(utterances, num_frames, max_seconds, min_seconds):
+def _spans(utterances, frame, num_frames, max_seconds, min_seconds):
     """Start and end in seconds, with a margin at pauses."""
     spans = []
     for number, (start, end) in enumerate(utterances):
         before = utterances[number - 1][1] if number else 0
         after = utterances[number + 1][0] if number + 1 < len(utterances) else num_frames
-        first = start * FRAME - min(MARGIN, (start - before) * FRAME / 2)
-        last = end * FRAME + min(MARGIN, (after - end) * FRAME / 2)
+        first = start * frame - min(MARGIN, (start - before) * frame / 2)
+        last = end * frame + min(MARGIN, (after - end) * frame / 2)
         last = min(last, first + max_seconds)
         if last - first >= min_seconds:
-            spans.append((round(first, 2), round(last, 2)))
+            spans.append((round(first, 2), _rounded_within(last, num_frames * frame)))
     return spans
+
+
+def _rounded_within(seconds, longest):
+    """Rounded to hundredths, and down rather than beyond the recording."""
+    rounded = round(seconds, 2)
+    return rounded if rounded <= longest + 1e-6 else math.floor(seconds * 100) / 100

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.generate.file_access import check_access
 from data_prep.manifests.corpus_index import MIXTURE, CorpusIndex, MissingSplits, MixtureFiles, Problem
 from data_prep.messages import first_of
 from mossformer_sb.errors import InputError
@@ -122,10 +123,14 @@ def list_mixtures(corpus: CorpusLayout, data_folder: str) -> CorpusIndex:
     MissingSplits
         If some splits are missing, and others are complete.
     InputError
-        If a folder is missing.
+        If a folder is missing or can't be read, or there are more sources than `corpus` has.
     """
     root = existing_folder(data_folder)
+    for split in corpus.folders:
+        for folder in corpus.folders_of(split):
+            check_access(root / folder)
     _check_layout(corpus, root)
+    _check_number(corpus, root)
     listing = CorpusIndex(corpus.name, corpus.prefix, corpus.sample_rate, root, corpus.train, corpus.test)
     for split in corpus.folders:
         _list_split(corpus, split, listing)
@@ -190,6 +195,18 @@ def _check_layout(corpus, root):
         raise InputError(
             f"data_folder '{root}' is not laid out as {corpus.name}: it lacks {named}. {_advice(corpus, root, missing)}"
         )
+
+
+def _check_number(corpus, root):
+    """Raises an InputError if mixtures of several sources have one more than the corpus: it would act as noise."""
+    for folders in corpus.folders.values():
+        sources = [folder for column, folder in folders.items() if re.fullmatch(r"s\d+_wav", column)]
+        place, _, name = sources[-1].rpartition("/")
+        more = f"{place}/{name.replace(f's{len(sources)}', f's{len(sources) + 1}', 1)}"
+        if len(sources) > 1 and more != sources[-1] and (root / more).is_dir():
+            raise InputError(
+                f"data_folder '{root}' has a folder '{more}', but num_spks is {len(sources)}: give that of the data."
+            )
 
 
 def _missing_splits(corpus, root, absent):

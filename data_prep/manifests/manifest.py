@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.choices import check_choice
+from data_prep.generate.file_access import check_name
 from data_prep.manifests.advice import REPAIR, advice
 from data_prep.manifests.checks import check, shared_speakers, spoiled, summary
 from data_prep.manifests.corpus_index import MIXTURE, Problem
@@ -161,6 +162,8 @@ def _rows(mixtures, headers):
     speakers_known = all(mixture.speakers for mixture in mixtures.values())
     rows = []
     for mixture_id, mixture in mixtures.items():
+        for file in mixture.files.values():
+            check_name(file)
         sample_rate = headers[mixture.files[MIXTURE]].sample_rate
         frames = min(headers[file].frames for file in mixture.files.values())
         row = {"ID": mixture_id, "duration": frames / sample_rate, "sample_rate": sample_rate}

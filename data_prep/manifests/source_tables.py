@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from data_prep.generate.file_access import check_name
 from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.resumable import resumable
@@ -34,6 +35,7 @@ from mossformer_sb.utils.files import atomic_write, expanded
 
 logger = logging.getLogger(__name__)
 
+SHORTEST_NOISE = 0.01  # seconds
 WORTH_WORKERS = 100  # minimum number of recordings for several processes
 
 
@@ -201,7 +203,10 @@ def _static_noise(manifest, data_root):
 
 def _write_table(path, recordings, measure, columns, workers):
     """Writes the table of some recordings, path → speaker or None, unless it exists."""
-    key = hashlib.sha256("\n".join(f"{name}\t{spk}\t{_size(name)}" for name, spk in recordings.items()).encode())
+    for name in recordings:
+        check_name(name)
+    listed = "\n".join(f"{name}\t{spk}\t{_version(name)}" for name, spk in recordings.items())
+    key = hashlib.sha256(listed.encode())
     made_of = path.with_suffix(".sha256")
     if path.is_file() and made_of.is_file() and made_of.read_text() == key.hexdigest():
         return
@@ -239,11 +244,13 @@ def _measure_energies(path):
     return cell_energies(samples if samples.ndim == 1 else samples[:, 0], sample_rate)
 
 
-def _size(path):
+def _version(path):
+    """Size and time of a file's last change: other levels of the same length need new measurements."""
     try:
-        return os.path.getsize(path)
+        found = os.stat(path)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}). The folder may be incomplete.") from error
+    return f"{found.st_size}\t{found.st_mtime_ns}"
 
 
 def _measure_speech(recording):
@@ -266,4 +273,8 @@ def measure_noise(recording: tuple) -> tuple:
     with AudioReader(path) as header:
         if not header.frames:
             raise InputError(f"{path}: has no samples. Remove it.")
+        if header.frames < SHORTEST_NOISE * header.sample_rate:
+            raise InputError(
+                f"{path}: has {header.frames} samples; needed {SHORTEST_NOISE:g} s or more, to be repeated. Remove it."
+            )
         return path, header.frames, header.sample_rate

@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"mossformer-sb {arguments.command}: {error}", file=sys.stderr)
         return WRONG_INPUT
     except KeyboardInterrupt:
-        print("Interrupted. Finished files are kept; the same command resumes.", file=sys.stderr)
+        resumes = " Finished files are kept; the same command resumes." if arguments.command == "separate" else ""
+        print(f"Interrupted.{resumes}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from mossformer_sb.evaluation.results import evaluate
     from mossformer_sb.inference.separation import MossFormerSeparation
 
-    check_output(arguments)
+    check_output(arguments, arguments.manifest)
     model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, **model_options(arguments))
     data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
     data = MixtureDataset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +60,8 @@ def read_input_list(path: str | Path) -> list[Listed]:
     ]
     if not found:
         raise InputError(f"{path}: this list is empty. Give one path per line.")
-    names = [name for _, name in found if name is not None]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    counts = Counter(name for _, name in found if name is not None)
+    twice = next((name for name, count in counts.items() if count > 1), None)
     if twice is not None:
         raise InputError(f"{path}: has the ID {twice} twice, and output is named by IDs. Give each line a unique ID.")
     return found

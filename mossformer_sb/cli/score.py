@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from mossformer_sb.evaluation.score_files import score
 
-    check_output(arguments)
+    check_output(arguments, arguments.table, arguments.references, arguments.estimates)
     utterances = _utterances(arguments)
     # Scoring several utterances in parallel is faster than several threads for each.
     torch.set_num_threads(1)

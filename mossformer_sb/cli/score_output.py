@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import EXTRA_METRICS, check_metrics
 from mossformer_sb.evaluation.published import PUBLISHED
 from mossformer_sb.utils.files import check_output_file
@@ -28,8 +32,8 @@ def add_output_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     )
 
 
-def check_output(arguments: argparse.Namespace) -> None:
-    """Check the output options before scoring."""
+def check_output(arguments: argparse.Namespace, *inputs: str | None) -> None:
+    """Check the output options before scoring: neither file may be the other one, or one of the input files."""
     from mossformer_sb.evaluation.report import check_report
 
     check_metrics(arguments.metrics)
@@ -37,15 +41,29 @@ def check_output(arguments: argparse.Namespace) -> None:
     if arguments.report is not None:
         check_report()
         check_output_file(arguments.report)
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
+    for option, path in (("--output", arguments.output), ("--report", arguments.report)):
+        if path is not None and os.path.realpath(path) in taken:
+            raise InputError(f"{option} {path}: is also another file of this command. Give it another name.")
+        taken.add(None if path is None else os.path.realpath(path))
 
 
 def write_scores(arguments: argparse.Namespace, results: Iterable[tuple], number: int) -> pd.DataFrame:
-    """Write the table of scores, and return it."""
+    """Write the table of scores, and return it. After an error or an interruption, what there is is kept."""
     from tqdm import tqdm
 
-    from mossformer_sb.evaluation.results import score_table
+    from mossformer_sb.evaluation.results import ScoreTable
 
-    table = score_table(tqdm(results, total=number, unit="utterance"), arguments.metrics)
+    table, partial = ScoreTable(arguments.metrics), f"{arguments.output}.partial"
+    try:
+        for utterance_id, scores, others in tqdm(results, total=number, unit="utterance"):
+            table.add(utterance_id, scores, **others)
+    except BaseException:
+        if len(table):
+            table.write(partial)
+            print(f"The scores of the first {len(table)} of {number} utterances are in {partial}.", file=sys.stderr)
+        raise
     table.write(arguments.output)
+    Path(partial).unlink(missing_ok=True)
     print(f"{table.summary()}\nAll scores are in {arguments.output}")
     return table.to_frame()

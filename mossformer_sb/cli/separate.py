@@ -41,7 +41,7 @@ Separate recordings into one file per speaker, NAME_spk1.wav and so on, at the r
   torchrun --nproc_per_node=4 -m mossformer_sb.cli separate archive/ ...     # one process per GPU
   mossformer-sb separate archive/ --cluster tcp://host:8786                  # several machines, by Dask
 
-The output folder gets the subfolders of the input. Existing output is kept, so the same command resumes after an
+The output folder gets the subfolders of the input. Complete output is kept, so the same command resumes after an
 interruption. A file that can't be separated, such as a truncated one, is reported, the others are separated, and the
 exit code is 1. Links have their own names, linked folders are searched. Files of unsupported formats in folders are
 skipped and listed."""

@@ -56,7 +56,7 @@ def planned(job: Job, output: Output) -> list[Path]:
 
 
 def check_distinct(jobs: list[Job], output: Output) -> list[Job]:
-    """Check that no two recordings have the same output file.
+    """Check that no two recordings have the same output file, and that none is written over a recording.
 
     Arguments
     ---------
@@ -74,13 +74,14 @@ def check_distinct(jobs: list[Job], output: Output) -> list[Job]:
     Raises
     ------
     InputError
-        If the pattern gives files of two recordings the same name.
+        If the pattern gives files of two recordings the same name, or that of a recording.
     """
+    inputs = {os.path.realpath(job.path): job for job in jobs if job.path != STDIN}
     owners = {}
-    return [job if job.problem else _with_owned_names(job, output, owners) for job in jobs]
+    return [job if job.problem else _with_owned_names(job, output, owners, inputs) for job in jobs]
 
 
-def _with_owned_names(job, output, owners):
+def _with_owned_names(job, output, owners, inputs):
     """The recording, now the owner of its files' names; or with the problem why it can't be."""
     numbers = _CHECKED_SPEAKERS if output.only is None else [output.only]
     try:
@@ -88,6 +89,12 @@ def _with_owned_names(job, output, owners):
     except InputError as error:
         return dataclasses.replace(job, problem=f"{job.path}: {error}")
     paths += planned(job, output)[1:]
+    recording = next((path for path in paths if os.path.realpath(path) in inputs), None)
+    if recording is not None:
+        raise InputError(
+            f"{job.path} would be written to {recording}, which is one of the recordings: choose another output folder "
+            f"or name pattern, or leave that file out."
+        )
     owner, taken = next(((owners[path], path) for path in paths if path in owners), (None, None))
     if owner is None:
         owners.update(dict.fromkeys(paths, job))

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -208,7 +209,7 @@ class Recording:
             )
         if self.num_samples == 0:
             raise InputError(f"{self.name}: holds no samples. Was it cut off while it was written?")
-        if channel is not None and not (isinstance(channel, int) and 0 <= channel < num_channels):
+        if channel is not None and not (isinstance(channel, Integral) and 0 <= channel < num_channels):
             raise InputError(
                 f"{self.name}: has no channel {channel}: it has {num_channels}, counted from 0. Omit the channel for "
                 f"the mean of all."

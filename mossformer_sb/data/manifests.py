@@ -148,9 +148,9 @@ def _header(manifest, data_root, path):
 
 
 def check_lengths(manifest: str | Path, table: pd.DataFrame, trim: int = 0) -> None:
-    """Compare the lengths in a manifest with those of the files, for a few mixtures.
+    """Compare the lengths in a manifest with those of the files, for a few mixtures, and their channels with one.
 
-    This finds durations that are all wrong before training begins. Each mixture's files are compared when they are
+    This finds what is wrong with all files before training begins. Each mixture's files are compared when they are
     read.
 
     Arguments
@@ -165,7 +165,7 @@ def check_lengths(manifest: str | Path, table: pd.DataFrame, trim: int = 0) -> N
     Raises
     ------
     InputError
-        If a file is longer or shorter than its row says.
+        If a file is longer or shorter than its row says, or has several channels.
     """
     columns = [column for column in table.columns if re.fullmatch(r"(mix|s\d+)_wav", column)]
     rows = _spread(table[["ID", "num_samples", *columns]].to_dict("records"), key=lambda row: row["ID"])
@@ -173,6 +173,10 @@ def check_lengths(manifest: str | Path, table: pd.DataFrame, trim: int = 0) -> N
         for column in columns:
             if os.path.isfile(row[column]):
                 header = _header(manifest, None, row[column])
+                if header.channels != 1:
+                    raise InputError(
+                        f"{row[column]}: has {header.channels} channels; {manifest} needs files of one channel."
+                    )
                 check_total(row[column], header, row["num_samples"], trim)
 
 

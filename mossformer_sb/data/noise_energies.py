@@ -47,8 +47,10 @@ def cell_energies(signal: np.ndarray, sample_rate: int) -> np.ndarray:
     >>> cell_energies(np.ones(8000), 8000).shape
     (100,)
     """
-    bounds = _bounds(0, num_cells(len(signal), sample_rate), sample_rate)
-    return np.add.reduceat(np.square(k_weighted(signal, sample_rate)), bounds[:-1]).astype(np.float32)
+    starts = _bounds(0, num_cells(len(signal), sample_rate), sample_rate)[:-1]
+    # At other rates than multiples of 100 Hz the last cell may start at the end of the signal.
+    energies = np.append(np.square(k_weighted(signal, sample_rate)), 0.0)
+    return np.add.reduceat(energies, starts).astype(np.float32)
 
 
 def num_cells(num_samples: int, sample_rate: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.linalg import solve_toeplitz, toeplitz
 
+from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import extra_metric
 from mossformer_sb.evaluation.si_snr import best_permutation, is_active, pairwise_si_snr, reorder, si_snr
 
@@ -39,9 +40,9 @@ def separation_scores(
 
     Arguments
     ---------
-    mixture : torch.Tensor
+    mixture : torch.Tensor or numpy.ndarray
         [T].
-    sources, estimates : torch.Tensor
+    sources, estimates : torch.Tensor or numpy.ndarray
         [T, S].
 
     Returns
@@ -63,7 +64,9 @@ def separation_scores(
     >>> round(scores.si_snr), round(scores.si_snr_i), permutation.tolist()
     (20, 20, [1, 0])
     """
-    mixture, sources, estimates = (x.detach().cpu().double()[None] for x in (mixture, sources, estimates))
+    mixture, sources, estimates = (torch.as_tensor(x).detach().cpu() for x in (mixture, sources, estimates))
+    _check_shapes(mixture, sources, estimates)
+    mixture, sources, estimates = (x.double()[None] for x in (mixture, sources, estimates))
     permutation = best_permutation(pairwise_si_snr(estimates, sources))
     active = is_active(sources)[0]
     if not active.any():
@@ -104,6 +107,9 @@ def score_signals(
     tuple
         The ID, its `Scores`, and a dict of the other metrics.
     """
+    for name, signals in (("sources", sources), ("estimates", estimates)):
+        if not bool(torch.as_tensor(signals).isfinite().all()):
+            raise InputError(f"{utterance_id}: its {name} hold NaN or infinity, so it has no scores.")
     scores, permutation = separation_scores(mixture, sources, estimates)
     others = {}
     if metrics:
@@ -111,6 +117,14 @@ def score_signals(
         pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
         others = {name: extra_metric(name, *pairs, rate, utterance_id) for name in metrics}
     return utterance_id, scores, others
+
+
+def _check_shapes(mixture, sources, estimates):
+    if sources.dim() != 2 or estimates.shape != sources.shape or mixture.shape != sources.shape[:1]:
+        raise InputError(
+            f"the mixture must be [samples], sources and estimates [samples, speakers], all of one length; found "
+            f"{list(mixture.shape)}, {list(sources.shape)} and {list(estimates.shape)}."
+        )
 
 
 def _sdr(estimates, sources):
@@ -122,9 +136,10 @@ def _sdr(estimates, sources):
 def _filtered_ratio(estimate, source):
     """Energy of the optimally filtered source relative to that of the residual: [T] twice → dB.
 
-    The same as torchmetrics' ``signal_distortion_ratio``; the filter is computed by Levinson recursion.
+    The same as torchmetrics' ``signal_distortion_ratio``, at any level; the filter is computed by Levinson recursion.
     """
-    estimate, source = (signal / max(np.linalg.norm(signal), 1e-6) for signal in (estimate, source))
+    smallest = np.finfo(np.float64).tiny  # of silence
+    estimate, source = (signal / max(np.linalg.norm(signal), smallest) for signal in (estimate, source))
     size = next_fast_len(len(source) + _NUM_TAPS, real=True)
     spectrum = rfft(source, size)
     correlation = irfft(np.abs(spectrum) ** 2, size)[:_NUM_TAPS]

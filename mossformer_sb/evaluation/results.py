@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import check_metrics
 from mossformer_sb.evaluation.metrics import score_signals
 from mossformer_sb.utils.files import atomic_write
@@ -112,14 +113,6 @@ class ScoreTable:
         return pd.DataFrame(self._rows, columns=self.columns)
 
 
-def score_table(results: Iterable[tuple], metrics: Collection[str] = ()) -> ScoreTable:
-    """Collect the results of `score` in a `ScoreTable`."""
-    table = ScoreTable(metrics)
-    for utterance_id, scores, others in results:
-        table.add(utterance_id, scores, **others)
-    return table
-
-
 def evaluate(model: Any, data: MixtureDataset, metrics: Collection[str] = ()) -> Iterator[tuple]:
     """Separate and score a test set, as at the end of training.
 
@@ -144,10 +137,14 @@ def evaluate(model: Any, data: MixtureDataset, metrics: Collection[str] = ()) ->
     check_metrics(metrics)
     for index in range(len(data)):
         item = data[index]
-        estimates = model.separate_batch(item.mixture[None])[0].float().cpu()
+        try:
+            estimates = model.separate_batch(item.mixture[None])[0].float().cpu()
+        except InputError as error:
+            raise InputError(f"{item.id}: {error}") from error
         yield score_signals(item.id, item.mixture, item.sources, estimates, data.sample_rate, metrics)
 
 
 def scored(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `ScoreTable.to_frame` with scores, without the average and silent utterances."""
-    return scores[scores["snt_id"] != AVERAGE].dropna(subset=["si-snr_i"])
+    """The rows of `ScoreTable.to_frame`, or some of them, with scores: without the average and silent utterances."""
+    is_average = scores["snt_id"].tail(1).eq(AVERAGE).any()  # it is the last one
+    return (scores.iloc[:-1] if is_average else scores).dropna(subset=["si-snr_i"])

@@ -99,7 +99,7 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
         if not folder.is_dir():
             raise InputError(f"{folder}: there is no such folder of mixtures.")
         named = _single(folder, audio_below(folder))
-        return named or {identify(path, folder): path for path in audio_below(folder)}
+        return named or _by_path(folder)
     references = Path(references)
     files = audio_below(references)
     if not any(_in_folders_of_speakers(references, files, kind) for kind in REFERENCES):
@@ -108,7 +108,7 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
     if len(folders) != 1:
         found = ", ".join(path.name for path in folders) or "none"
         raise InputError(f"{references}: must hold one folder of mixtures; found {found}. Give it with --mixtures.")
-    return {identify(path, folders[0]): path for path in audio_below(folders[0])}
+    return _by_path(folders[0])
 
 
 def audio_below(folder: Path) -> list:
@@ -127,7 +127,7 @@ def _in_folders_of_speakers(folder, files, kind):
         top, *rest = path.relative_to(folder).parts
         match = re.fullmatch(kind, top, re.IGNORECASE)
         if match and rest:
-            signals.setdefault(identify(path, folder / top), {})[int(match[1])] = path
+            _put(signals.setdefault(identify(path, folder / top), {}), int(match[1]), path)
     return signals
 
 
@@ -137,12 +137,15 @@ def _by_name(folder, files, kind):
         match = re.fullmatch(rf"(?:(.+){BETWEEN})?{kind}", path.stem, re.IGNORECASE)
         name = match and _name(path, folder, match[1])
         if name:
-            numbers = signals.setdefault(name, {})
-            number = int(match[2])
-            if number in numbers:
-                raise InputError(f"{path}: is the same signal as {numbers[number]}. Remove one, or give a --table.")
-            numbers[number] = path
+            _put(signals.setdefault(name, {}), int(match[2]), path)
     return signals
+
+
+def _put(signals, key, path):
+    """Add a signal's file; an InputError if there is another one."""
+    if key in signals:
+        raise InputError(f"{path}: is the same signal as {signals[key]}. Remove one, or give a --table.")
+    signals[key] = path
 
 
 def _single(folder, files):
@@ -151,8 +154,16 @@ def _single(folder, files):
         match = re.fullmatch(rf"(?:(.+){BETWEEN})?(?:{MIXTURE})", path.stem, re.IGNORECASE)
         name = match and _name(path, folder, match[1])
         if name:
-            mixtures[name] = path
+            _put(mixtures, name, path)
     return mixtures
+
+
+def _by_path(folder):
+    """The audio files below a folder by their IDs."""
+    found = {}
+    for path in audio_below(folder):
+        _put(found, identify(path, folder), path)
+    return found
 
 
 def _name(path, folder, stem):

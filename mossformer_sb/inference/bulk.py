@@ -155,7 +155,7 @@ class _Task:
             next(separated)  # raises
         recording = self.prepared.recording
         paths = self.output.paths(self.folder, self.name, self.num_spks)
-        with made_folders(self.folder, paths), BlockStore(self.num_spks, self.folder) as store:
+        with made_folders(self.folder, paths, self.recording), BlockStore(self.num_spks, self.folder) as store:
             for block in self.prepared.blocks(separated):
                 store.append(block)
                 if on_block is not None:

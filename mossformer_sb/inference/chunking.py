@@ -126,14 +126,19 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tup
     >>> [(start, len(chunk), is_last) for start, chunk, is_last in cut([np.zeros(25)], length=10, overlap=4)]
     [(0, 10, False), (6, 10, False), (12, 10, False), (15, 10, True)]
     """
-    start, buffer = 0, np.empty(0, dtype=np.float32)
+    start, waiting, num_waiting = 0, [np.empty(0, dtype=np.float32)], 0
     for block in blocks:
-        buffer = np.concatenate((buffer, block))
-        # There is at least one more sample after this chunk, so it is not the last.
-        while len(buffer) > length + (length - overlap):
-            yield start, buffer[:length], False
-            buffer = buffer[length - overlap :]
-            start += length - overlap
+        waiting.append(block)
+        num_waiting += len(block)
+        # There is at least one more sample after the next chunk, so it is not the last.
+        if num_waiting > length + (length - overlap):
+            buffer = np.concatenate(waiting)
+            while len(buffer) > length + (length - overlap):
+                yield start, buffer[:length], False
+                buffer = buffer[length - overlap :]
+                start += length - overlap
+            waiting, num_waiting = [buffer], len(buffer)
+    buffer = np.concatenate(waiting)
     if len(buffer) > length:
         yield start, buffer[:length], False
         start, buffer = start + len(buffer) - length, buffer[-length:]

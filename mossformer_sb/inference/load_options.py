@@ -45,13 +45,16 @@ def with_device(run_opts: Mapping | RunOptions | None, device: str | torch.devic
     Raises
     ------
     InputError
-        If the device is not available.
+        If the device is not available, or an option is not supported.
 
     Example
     -------
-    >>> with_device({"jit": True}, "cpu")
-    {'jit': True, 'device': 'cpu'}
+    >>> with_device({"precision": "bf16"}, "cpu")
+    {'precision': 'bf16', 'device': 'cpu'}
     """
+    for option in ("jit", "data_parallel_backend"):
+        if getattr(run_opts, option, False) if isinstance(run_opts, RunOptions) else (run_opts or {}).get(option):
+            raise InputError(f"run_opts: {option} is not supported for inference. Remove it.")
     if device is None:
         device = run_opts.device if isinstance(run_opts, RunOptions) else (run_opts or {}).get("device")
     device = choose_device("auto" if device is None else device)

@@ -246,8 +246,19 @@ def with_mixture(blocks: Iterable[np.ndarray], recording: Recording) -> Iterator
         behind = behind[len(block) :]
 
 
+def _check_kept(recording, paths):
+    """Raise InputError if a file of the output is the recording itself."""
+    source = os.path.realpath(recording)
+    for path in paths:
+        if os.path.realpath(path) == source:
+            raise InputError(
+                f"{recording}: is also a file of its output, {path}, which would replace it. Choose another output "
+                "folder or name."
+            )
+
+
 @contextlib.contextmanager
-def made_folders(folder: str | Path, paths: list[Path]) -> Iterator[None]:
+def made_folders(folder: str | Path, paths: list[Path], recording: object = None) -> Iterator[None]:
     """Context: create the folders of some files; remove the new ones if an error occurs.
 
     Arguments
@@ -256,11 +267,13 @@ def made_folders(folder: str | Path, paths: list[Path]) -> Iterator[None]:
         Output folder, which is kept.
     paths : list of Path
         Files in it.
+    recording : str, Path or other object, optional
+        The recording to separate. A file must not be one of those that will be written.
 
     Raises
     ------
     InputError
-        If nothing can be written there.
+        If nothing can be written there, or the recording would be replaced.
 
     Example
     -------
@@ -270,6 +283,8 @@ def made_folders(folder: str | Path, paths: list[Path]) -> Iterator[None]:
     >>> list(folder.iterdir())
     []
     """
+    if isinstance(recording, (str, os.PathLike)):
+        _check_kept(recording, paths)
     folder = make_output_folder(folder)
     needed = {parent for path in paths for parent in path.parents if folder in parent.parents}
     made = [parent for parent in sorted(needed, key=lambda parent: -len(parent.parts)) if not parent.exists()]

@@ -91,12 +91,18 @@ class PreparedRecording:
         Raises
         ------
         InputError
-            If the recording can't be read, or is too short.
+            If the recording can't be read, or it or its chunks are too short.
         """
         recording, chunking = self.recording, self._chunking
         mixture = resample_blocks(self._centred(), recording.sample_rate, self._model_rate)
         if recording.num_samples is None or recording.num_samples > chunking.above * recording.sample_rate:
-            cuts = cut(mixture, *chunking.samples(self._model_rate))
+            length, overlap = chunking.samples(self._model_rate)
+            if length < self._shortest:
+                raise InputError(
+                    f"chunks of {chunking.seconds:g} s have {length} samples at the model's {self._model_rate} Hz; at "
+                    f"least {self._shortest} are needed. Give longer ones (--chunk_seconds)."
+                )
+            cuts = cut(mixture, length, overlap)
         else:
             cuts = ((0, np.concatenate(list(mixture)), True) for _ in range(1))
         for start, samples, is_last in cuts:

@@ -35,6 +35,7 @@ from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
 from mossformer_sb.inference.shifts import check_shifts, delays, mean_of_delayed
+from mossformer_sb.network.lengths import check_lengths
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.folder import HPARAMS_FILE
@@ -194,7 +195,7 @@ class MossFormerSeparation(Pretrained):
         Raises
         ------
         InputError
-            If a shape or a length is wrong, or a value is NaN or infinite.
+            If a shape or a length is wrong, or a value is NaN or infinite, of the mixtures or of the network's output.
         """
         needed = self.mods.encoder.conv1d.weight.dtype
         if not (torch.is_tensor(mix) and mix.is_floating_point()):
@@ -204,6 +205,8 @@ class MossFormerSeparation(Pretrained):
                     "recording of any kind, use `separate`."
                 )
             mix = torch.from_numpy(np.ascontiguousarray(as_float32(mix)))
+        if lengths is not None and mix.dim() == 2:
+            check_lengths(lengths, mix.shape[0], maximum=mix.shape[1])
         with torch.no_grad(), self.inference_ctx:
             mix = mix.to(self.device, needed)
             networks = [self.mods[name] for name in self.MODULES_NEEDED]
@@ -359,10 +362,10 @@ class MossFormerSeparation(Pretrained):
             return self.separate(path, **options)
         check_level(options.get("level", LEVELS[0]))
         # Made once: a file object can be read by one Recording only.
-        name, recording = name or stem(path), Recording(path, channel=options.pop("channel", None))
+        given, name, recording = path, name or stem(path), Recording(path, channel=options.pop("channel", None))
         check_format(format, recording.sample_rate)
         paths = output.audio_paths(output_folder, name, self.hparams.num_spks)
-        with made_folders(output_folder, paths):
+        with made_folders(output_folder, paths, given):
             estimates = self._separate(recording, **options)
             gain = reduction_without_clipping(estimates.abs().max().item(), output, recording.name)
             write_recordings(paths, [gain * estimates.numpy()], recording.sample_rate, format, len(estimates))
@@ -422,12 +425,12 @@ class MossFormerSeparation(Pretrained):
         ['out/talk/s1.flac', 'out/talk/s2.flac', 'out/talk/rest.flac']
         """
         check_level(level)
-        output, name = output or Output(), name or stem(recording)
+        output, name, given = output or Output(), name or stem(recording), recording
         recording = Recording(recording, channel=channel)
         check_format(output.format, recording.sample_rate)
         detector = self.activity_detector(recording) if output.activity else None
         paths = output.paths(output_folder, name, self.hparams.num_spks)
-        with made_folders(output_folder, paths), BlockStore(self.hparams.num_spks, output_folder) as store:
+        with made_folders(output_folder, paths, given), BlockStore(self.hparams.num_spks, output_folder) as store:
             for block in self._estimates(recording, chunking or Chunking(), progress, batch_size):
                 store.append(block)
             return write_separated(recording, store, output, output_folder, name, level, detector)
@@ -508,6 +511,10 @@ def _check_finite(mix, estimates, lengths):
     items = (~finite.all(1)).nonzero().flatten().tolist()
     if items:
         raise InputError(f"mix: items {', '.join(map(str, items))} of the batch hold NaN or infinity: repair them.")
+    raise InputError(
+        "the network's output is NaN or infinite, and the mixture is not: compute in fp32, or, if that is so already, "
+        "give another model, since this one's weights are damaged."
+    )
 
 
 def stem(recording: str | Path | bytes | BinaryIO) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 
 from mossformer_sb.errors import InputError
@@ -19,8 +20,6 @@ from mossformer_sb.evaluation.si_snr import best_permutation, reorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    import torch
 
 MOST_SHIFTS = 64  # a model's folder can't ask for more
 _GROUP_SIZE = 128  # frames, for networks without groups
@@ -111,6 +110,7 @@ def mean_of_delayed(
         if first is None:
             first = total = estimates
             continue
-        correlations = estimates.float().mT @ first.float()  # [B, S, S]
+        with torch.autocast(estimates.device.type, enabled=False):  # sums over time overflow in half precision
+            correlations = estimates.float().mT @ first.float()  # [B, S, S]
         total = total + reorder(estimates, best_permutation(correlations))
     return total if len(delays) == 1 else total / len(delays)

@@ -80,7 +80,7 @@ relative lengths, give (relative * 100).round().long().
         return  # reading values would break the graph
     if getattr(_local, "checked", False):
         return
-    values = lengths.tolist()
+    values = lengths.tolist() or [minimum]
     shortest, longest = min(values), max(values)
     if shortest < minimum or longest > maximum:
         raise InputError(

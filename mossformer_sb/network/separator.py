@@ -74,6 +74,8 @@ def separate(
     if mixture.dim() != 2:
         raise InputError(f"a mixture must be [batch, samples], of one channel; found shape {list(mixture.shape)}.")
     batch_size, num_samples = mixture.shape
+    if batch_size == 0:
+        raise InputError("a batch must have at least one mixture; found none.")
     if num_samples < kernel_size:
         raise InputError(
             f"a mixture must have at least {kernel_size} samples, the encoder's kernel; found {num_samples}."

@@ -17,6 +17,7 @@ import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.hub import CONFIG_FILE, WEIGHTS_FILE, read_config
+from mossformer_sb.network.separator import applies_masks
 from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.released_cache import resolve_source
@@ -90,7 +91,8 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
     Raises
     ------
     InputError
-        If there is no such model, it can't be read, or its mask net is too different.
+        If there is no such model, it can't be read, its mask net is too different, or one of the two networks applies
+        masks and the other one outputs the encoded estimates.
 
     Example
     -------
@@ -103,6 +105,7 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
     """
     settings_file, place, read = _find_model(source)
     model_rate = _read_sample_rate(settings_file)
+    _check_computation(source, settings_file, modules["masknet"])
     comparisons, fitting = {}, {}
     for name in MODULES:
         there = read(name)
@@ -218,6 +221,24 @@ def _read_sample_rate(settings_file):
         found = "nothing" if value is None else repr(getattr(value, "value", value))  # without its YAML tag
         raise InputError(f"{settings_file}: sample_rate has to be a whole number in Hz, found {found}. Write it there.")
     return value
+
+
+def _check_computation(source, settings_file, masknet):
+    """Compare what the tensors don't show: whether masks are applied (InputError), and the group size (warning)."""
+    if settings_file.name != CONFIG_FILE:
+        return
+    there, here = read_config(settings_file), getattr(masknet, "config", {})
+    masks_there, masks_here = there.get("apply_masks", True), applies_masks(masknet)
+    if masks_there != masks_here:
+        raise InputError(
+            f"init_from '{source}': was trained with apply_masks {masks_there}, and apply_masks is {masks_here} here, "
+            f"so its weights would compute something else. Give --apply_masks {masks_there}, or another model."
+        )
+    sizes = there.get("group_size"), here.get("group_size")
+    if None not in sizes and sizes[0] != sizes[1]:
+        logger.warning(
+            "init_from '%s': was trained with groups of %d frames, and group_size is %d here.", source, *sizes
+        )
 
 
 def _check_share(source, here, there, comparison):

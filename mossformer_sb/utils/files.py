@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-_LONGEST_NAME = 255  # bytes, in nearly all file systems
+LONGEST_NAME = 255  # bytes, in nearly all file systems
 
 
 def expanded(value: Any) -> Any:
@@ -68,7 +68,7 @@ def temporary_name(path: str | Path) -> Path:
     """
     path = Path(path)
     name = f".{path.name}.{os.getpid()}.tmp"
-    if len(_encoded(name)) > _LONGEST_NAME:
+    if len(_encoded(name)) > LONGEST_NAME:
         digest = hashlib.sha256(_encoded(path.name)).hexdigest()
         name = f".{digest}.{os.getpid()}.tmp"
     return path.with_name(name)
@@ -175,7 +175,8 @@ def atomic_write_all(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """As `atomic_write` for a folder: context, a new empty folder that replaces it if no error occurs.
 
-    An existing folder is deleted last, and restored if the new one can't be renamed.
+    An existing folder is deleted last, and restored if the new one can't be renamed. If ``path`` is a link, the folder
+    that it points to is replaced.
 
     Arguments
     ---------
@@ -187,6 +188,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Path
         The folder to write into.
 
+    Raises
+    ------
+    InputError
+        If ``path`` is a mount point, such as a volume of a container, which can't be replaced.
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "model"
@@ -195,7 +201,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     >>> [file.name for file in path.iterdir()], [file.name for file in path.parent.iterdir()]
     (['card.md'], ['model'])
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if os.path.ismount(path):
+        raise InputError(f"{path}: is a mount point, which can't be replaced. Give the name of a folder in it.")
     temporary = temporary_name(path)
     aside = temporary.with_suffix(".old")
     try:

@@ -1,6 +1,7 @@
 """All of an audio file is read, or an error says what is missing; the same wherever it is read."""
 
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -276,6 +277,17 @@ class TestSubtypes:
             pytest.skip("its header says no length")
         content = encode(container, subtype)
         refused_everywhere(tmp_path / "a", content[: len(content) // 2 + 300], "is truncated")
+
+
+def test_padding_takes_no_quadratic_time(tmp_path):
+    """Bytes of 0xFF could each begin a frame."""
+    soundfile.write(tmp_path / "a.mp3", np.random.default_rng(0).uniform(-0.1, 0.1, 16000), 16000)
+    with open(tmp_path / "a.mp3", "ab") as file:
+        file.write(b"\xff" * 2**21)
+    start = time.process_time()
+    with AudioReader(tmp_path / "a.mp3") as reader:
+        assert reader.frames >= 16000
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("rate", [4000, 11127, 44101, 96000])

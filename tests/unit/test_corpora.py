@@ -12,6 +12,7 @@ from data_prep.corpora.librimix import librispeech_speakers, prepare_librimix
 from data_prep.corpora.whamr import TASKS, prepare_whamr
 from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.errors import InputError
+from tests.unit.permissions import closed
 from tests.unit.trees import (
     FRAMES,
     IDS,
@@ -57,6 +58,11 @@ class TestWhamr:
             "noise_wav": f"{top}/noise/{FIRST}.wav",
         }
         assert (row["s1_spk"], row["s2_spk"]) == ("209", "01c")
+
+    def test_a_third_speaker_is_no_noise(self, root, tmp_path):
+        (root / "wav8k/min/tr/s3_anechoic").mkdir()
+        fails(prepare_whamr, root, "has a folder 'wav8k/min/tr/s3_anechoic', but num_spks is 2: give that of the data")
+        prepare_whamr(root, tmp_path / "out", task="enhance_single_reverb")  # of one speaker anyway
 
     def test_another_target_by_name(self, root, tmp_path):
         rows = [read(path)[0] for path in prepare_whamr(root, tmp_path / "out", target="reverb").values()]
@@ -141,6 +147,10 @@ class TestLibrimix:
         row = read(prepare_librimix(write_librimix(tmp_path / "libri"), tmp_path / "out", task=task)["test"])[0]
         assert list(row) == ["ID", "duration", "sample_rate", "mix_wav", *columns]
         assert f"/test/{mixture}/" in row["mix_wav"]
+
+    def test_a_third_speaker_is_no_noise(self, tmp_path):
+        corpus = write_librimix(tmp_path / "libri", 3) / "Libri3Mix"
+        fails(prepare_librimix, corpus, "has a folder 'wav8k/min/train-100/s3', but num_spks is 2: give that of the")
 
     def test_train_360_at_16_khz_and_max(self, tmp_path):
         root = write_librimix(tmp_path / "libri", splits=["train-360"], sample_rate=16000)
@@ -230,6 +240,32 @@ class TestCustomFolders:
         root = write_custom(tmp_path / "own", 2)
         fails(prepare_custom, root, "not laid out as custom data: it lacks tr/s3, cv/s3, tt/s3", num_spks=3)
         fails(prepare_custom, root, "should have a folder 'noise', and has: mix, s1, s2", noise=True)
+
+    @pytest.mark.parametrize("layout", ["kinds", "mixtures"])
+    def test_noise_that_would_not_be_used(self, tmp_path, layout):
+        """The sum of the sources, which augmentation makes, would lack it."""
+        root = write_custom(tmp_path / "own", noise=True)
+        if layout == "mixtures":
+            for path in sorted(root.glob("*/*/*.wav")):
+                target = root.parent / "other" / path.parts[-3] / path.stem / f"{path.parts[-2]}.wav"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)
+            root = root.parent / "other"
+        fails(prepare_custom, root, "noise", "Give noise True (--noise for `python -m data_prep`)")
+        prepare_custom(root, tmp_path / "out", noise=True)
+        prepare_custom(root, tmp_path / "out", mixture_is_sum=False)
+
+    @pytest.mark.parametrize("folder", ["tr", "tr/s2"])
+    def test_folder_without_permission(self, tmp_path, folder):
+        root = write_custom(tmp_path / "own")
+        with closed(root / folder):
+            fails(prepare_custom, root, f"can't be read (Permission denied): '{root / folder}'", "Allow reading it")
+
+    def test_names_that_are_not_utf8(self, tmp_path):
+        root = write_custom(tmp_path / "own")
+        for path in sorted(root.glob("*/*/a.wav")):
+            path.rename(path.with_name("caf\udce9.wav"))
+        fails(prepare_custom, root, "caf\\udce9.wav': the name is not UTF-8, so no table can hold it. Rename it")
 
     def test_no_audio(self, tmp_path):
         for folder in ("mix", "s1", "s2"):
@@ -341,6 +377,18 @@ class TestCustomCsv:
 
     def test_empty_cell(self, root):
         self.fails(root, [self.row(), "x,tr,tr/mix/a.wav,"], "line 3 of", "s1_wav, s2_wav is empty or missing")
+
+    @pytest.mark.parametrize(
+        "tail, message",
+        [
+            ("ann,,", "line 3 of list.csv: s2_spk is empty; give the row all its speakers, or none"),
+            (",,", "1 of 2 mixtures of split 'tr' have no speakers: b. Give those of all or of none"),
+        ],
+    )
+    def test_speakers_of_some_mixtures(self, root, tail, message):
+        """The manifest would lose those that are known."""
+        rows = [self.row(), self.row(mixture_id="b", name="b b", tail=tail)]
+        self.fails(root, rows, message.replace("list.csv", str(root.parent / "list.csv")))
 
     def test_unknown_split(self, root):
         self.fails(root, [self.row("x")], "line 2 of", "split 'x' is not known: give tr or train or training; cv or")

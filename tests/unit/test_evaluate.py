@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from data_prep.corpora.wham import prepare_wham
-from mossformer_sb import MossFormerSeparator
+from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli import main
 from mossformer_sb.cli.training_report import report_training
 from mossformer_sb.data.datasets import MixtureDataset
@@ -57,6 +57,54 @@ def test_same_numbers_as_separating_and_scoring_files(model, corpus, manifest, t
     words = ["score", "--estimates", str(tmp_path / "est"), "--references", manifest, "--data_root", str(corpus)]
     assert main([*words, "--output", str(tmp_path / "scored.csv")]) == 0
     pd.testing.assert_frame_equal(table, pd.read_csv(tmp_path / "scored.csv"), atol=1e-3)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, RuntimeError])
+def test_interrupted(model, corpus, manifest, tmp_path, monkeypatch, capsys, interrupt):
+    """It does not resume, and says so; the scores until then are kept."""
+    calls, original = [], MossFormerSeparation.separate_batch
+
+    def separate(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise interrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(MossFormerSeparation, "separate_batch", separate)
+    output = tmp_path / "scores.csv"
+    words = ["evaluate", str(model), "--manifest", manifest, "--data_root", str(corpus), "--device", "cpu"]
+    if interrupt is KeyboardInterrupt:
+        assert main([*words, "--output", str(output)]) == 130
+    else:
+        with pytest.raises(RuntimeError):
+            main([*words, "--output", str(output)])
+    messages = capsys.readouterr().err
+    assert f"The scores of the first 2 of 3 utterances are in {output}.partial." in messages
+    assert "resumes" not in messages
+    assert pd.read_csv(f"{output}.partial")["snt_id"].tolist() == ["a", "b", "avg"] and not output.exists()
+    assert main([*words, "--output", str(output)]) == 0
+    assert output.exists() and not Path(f"{output}.partial").exists()
+
+
+def test_output_that_is_another_file(model, corpus, manifest, tmp_path, capsys):
+    before = Path(manifest).read_bytes()
+    words = ["evaluate", str(model), "--manifest", manifest, "--data_root", str(corpus), "--device", "cpu"]
+    assert main([*words, "--output", manifest]) == 2
+    assert f"--output {manifest}: is also another file of this command" in capsys.readouterr().err
+    page = str(tmp_path / "page.html")
+    assert main([*words, "--output", page, "--report", page]) == 2
+    assert f"--report {page}: is also another file of this command" in capsys.readouterr().err
+    assert Path(manifest).read_bytes() == before and not Path(page).exists()
+
+
+def test_a_network_that_overflows(model, corpus, manifest, tmp_path, monkeypatch, capsys):
+    def separate(self, mixture, lengths=None):
+        raise InputError("the network's output is NaN")
+
+    monkeypatch.setattr(MossFormerSeparation, "separate_batch", separate)
+    words = ["evaluate", str(model), "--manifest", manifest, "--data_root", str(corpus), "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "scores.csv")]) == 2
+    assert "a: the network's output is NaN" in capsys.readouterr().err
 
 
 def test_report(model, corpus, manifest, tmp_path, monkeypatch, capsys):

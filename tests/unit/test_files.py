@@ -83,6 +83,21 @@ class TestFolder:
             raise ValueError("stop")
         assert names(path) == ["before"] and names(tmp_path) == ["model"]
 
+    def test_behind_a_link(self, tmp_path):
+        """As to another disk: the link stays."""
+        (tmp_path / "disk").mkdir()
+        (tmp_path / "link").symlink_to("disk")
+        with atomic_folder(tmp_path / "link") as temporary:
+            (temporary / "a.txt").write_text("new")
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "a.txt").read_text() == "new"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+    def test_a_mount_point_is_refused_before_the_work(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path)
+        with pytest.raises(InputError, match="is a mount point, which can't be replaced"):
+            with atomic_folder(tmp_path):
+                raise AssertionError("the work has begun")
+
     def test_the_earlier_one_is_put_back(self, tmp_path, monkeypatch):
         path = tmp_path / "model"
         self.fill(path, "before")

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.utils import checkpoints as stock
 
-from mossformer_sb import InputError, MossFormerMaskNet
+from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
 from mossformer_sb.network.separator import separate
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
@@ -71,6 +71,27 @@ class TestWhatIsLoaded:
         here, there = copies(modules), copies(trained)
         assert equal_names(here, there) == set(there)
         assert sum(len(comparison.loaded) for comparison in comparisons.values()) == len(there)
+
+    def test_masks_are_no_mapping(self, tmp_path):
+        """The weights fit, and would compute something else."""
+        masking, mapping = (
+            dict(MossFormerSeparator.from_size("2mini", apply_masks=masks).named_children()) for masks in (True, False)
+        )
+        folder = export(tmp_path / "model", mapping, RATE)
+        before = copies(masking)
+        with pytest.raises(InputError, match="was trained with apply_masks False, and apply_masks is True here.*Give"):
+            start_from(masking, folder, RATE)
+        assert equal_names(copies(masking), before) == set(before)
+        start_from(mapping, folder, RATE)
+        with pytest.raises(InputError, match="was trained with apply_masks True, and apply_masks is False here"):
+            start_from(mapping, export(tmp_path / "other", masking, RATE), RATE)
+
+    def test_another_group_size_is_a_warning(self, trained, tmp_path, caplog):
+        folder = export(tmp_path / "model", trained, RATE)
+        modules = networks()
+        modules["masknet"] = MossFormerMaskNet(16, 16, 2, 2, group_size=40, query_key_dim=8)
+        start_from(modules, folder, RATE)
+        assert "was trained with groups of 20 frames, and group_size is 40 here" in caplog.text
 
     def test_another_number_of_speakers(self, trained, folder):
         modules = networks(num_spks=3)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 
@@ -144,6 +145,22 @@ def test_leftovers_are_removed(tmp_path, whole):
         (tmp_path / "out" / folder / ".tone003.wav.4711.tmp").write_bytes(b"RIFF")
     run(plan(), tmp_path / "out", workers=1)
     assert tree(tmp_path / "out") == whole
+
+
+def test_two_runs_at_once_are_one_after_the_other(tmp_path, whole, caplog):
+    """The second would take the first one's unfinished files for leftovers, and delete them."""
+    second = threading.Thread(target=run, args=(plan(), tmp_path / "out", 1))
+    (tmp_path / "out").mkdir()
+    with engine.alone(tmp_path / "out"):
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and tree(tmp_path / "out") == {}
+        (tmp_path / "out" / ".tone003.wav.4711.tmp").write_bytes(b"RIFF")
+        second.join(0.2)
+        assert list(tree(tmp_path / "out")) == [".tone003.wav.4711.tmp"]
+    second.join(60)
+    assert tree(tmp_path / "out") == whole
+    assert "another process generates into this folder; waiting for its end" in caplog.text
 
 
 # Trees that were made otherwise

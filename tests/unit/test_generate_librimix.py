@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate import librimix_drawing
 from data_prep.generate.__main__ import main
+from data_prep.generate.file_access import walk_files
 from data_prep.generate.librimix import generate
 from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples
-from data_prep.generate.librimix_splits import split_speakers
+from data_prep.generate.librimix_splits import split_noises, split_speakers
 from data_prep.generate.reading import FADE, read_recording
 from data_prep.generate.recordings import Clip, find_speech
 from mossformer_sb.data.source_pools import extend_noise
@@ -249,6 +252,18 @@ def test_ten_speakers_have_short_names(tmp_path):
     assert [len(name) for name in names] == [32 + len(".wav")]
 
 
+def test_names_that_are_too_long_for_a_file_are_short(tmp_path):
+    """Of two speakers with letters of two bytes."""
+    for speaker in ("ж" * 70, "щ" * 70):
+        write(tmp_path / "speech" / speaker / "a.wav", samples_of(speaker[0], 50000))
+    options = {"layout": "speakers", "speaker_shares": (1, 0, 0), "min_seconds": 1.0}
+    generate(tmp_path / "out", from_speech=tmp_path / "speech", workers=1, **options)
+    (name,) = os.listdir(tmp_path / "out/Libri2Mix/wav8k/min/train-100/mix_clean")
+    assert len(name) == 32 + len(".wav")
+    manifests = prepare_librimix(tmp_path / "out", tmp_path / "manifests", splits=["train-100"])
+    assert "жжж" in Path(manifests["train-100"]).read_text(encoding="utf-8")  # speakers are known by the metadata
+
+
 @pytest.mark.parametrize("number", [2, 30])
 def test_killed_in_the_middle_and_started_again(raw, tmp_path, number):
     code = (
@@ -295,6 +310,15 @@ def test_metadata_for_another_number_of_speakers(raw, tmp_path):
         "Check that num_spks 3 is right for this file",
         num_spks=3,
     )
+
+
+def test_a_table_from_an_editor(raw, tmp_path):
+    path = Path(table(raw))
+    text = path.read_text(encoding="utf-8")
+    path.write_bytes(text.encode("utf-8-sig"))
+    make(raw, tmp_path / "out")
+    path.write_bytes(text.replace("mixture_ID", "mixture_\xe9").encode("cp1252"))
+    fails(raw, tmp_path / "other", f"{table(raw)}: can't be read as text", "Is it the published file?")
 
 
 def test_line_with_too_few_fields(raw, tmp_path):
@@ -400,6 +424,25 @@ def test_recordings_in_a_closed_folder_are_not_skipped(speech, tmp_path):
     folder = tmp_path / "speech/train-clean-100/103"
     with closed(folder):
         fails(speech, tmp_path, f"'{folder}' can't be read (Permission denied)")
+
+
+def test_of_two_links_to_a_folder_always_the_same_is_followed(tmp_path, monkeypatch):
+    """Whatever the order of the directory: it may decide whose speech it is."""
+    write(tmp_path / "elsewhere" / "x.wav", np.zeros(9, np.int16))
+    for name in ("a", "b"):
+        (tmp_path / "speech" / name).mkdir(parents=True)
+        (tmp_path / "speech" / name / "link").symlink_to(tmp_path / "elsewhere")
+    walk, found = os.walk, []
+    for backwards in (False, True):
+
+        def ordered(*arguments, backwards=backwards, **options):
+            for place, folders, files in walk(*arguments, **options):
+                folders.sort(reverse=backwards)
+                yield place, folders, files
+
+        monkeypatch.setattr(os, "walk", ordered)
+        found.append(list(walk_files(tmp_path / "speech", "speech")))
+    assert found[0] == found[1] == [str(tmp_path / "speech/a/link/x.wav")]
 
 
 def test_folders_that_are_links(speech, tmp_path):
@@ -705,6 +748,45 @@ def test_one_pass_is_random_and_complete():
     one, other = (draw_tuples(np.random.default_rng(seed), clips, 2) for seed in (0, 1))
     assert one != other and len(one) >= 18
     assert all(first.speaker != second.speaker for first, second in one)
+
+
+@pytest.mark.parametrize("num_spks", [2, 3])
+@pytest.mark.parametrize("shares", [(25,) * 4, (85, 5, 5, 5), (100,)])
+def test_one_pass_is_a_literal_one(num_spks, shares):
+    """From the end of a random order, always the next utterance of another speaker."""
+    clips = [Clip(f"{s}-{n}", "", f"{s}", 16000) for s, count in enumerate(shares) for n in range(count)]
+    left = [clips[index] for index in np.random.default_rng(5).permutation(len(clips))][::-1]
+    expected = []
+    while True:
+        chosen = []
+        for clip in left:
+            if len(chosen) < num_spks and clip.speaker not in {other.speaker for other in chosen}:
+                chosen.append(clip)
+        if len(chosen) < num_spks:
+            break
+        expected.append(tuple(chosen))
+        left = [clip for clip in left if clip not in chosen]
+    assert draw_tuples(np.random.default_rng(5), clips, num_spks) == expected
+
+
+def test_drawing_takes_no_quadratic_time():
+    """Most of the speech of one speaker; noise of many lengths."""
+    clips = [Clip(f"{n}", "", f"{max(0, n - 180_000)}", n) for n in range(200_000)]
+    start = time.process_time()
+    tuples = draw_tuples(np.random.default_rng(0), clips, 2)
+    noises = [Clip(f"n{n}", "", "", 10 * n) for n in range(len(tuples))]
+    draw_noises(np.random.default_rng(0), tuples, noises, extend=False, drop=False)
+    assert len(tuples) > 20_000 - 2 and time.process_time() - start < 20
+
+
+def test_noise_of_wham_stays_in_its_splits():
+    noises = [Clip(f"{folder}/{n}.wav", "", "", 16000) for folder in ("cv", "tr", "tt") for n in range(4)]
+    divided = split_noises(noises, ("train-100", "dev", "test"), (0.8, 0.1, 0.1), seed=0)
+    found = {split: {clip.path[:2] for clip in clips} for split, clips in divided.items()}
+    assert found == {"train-100": {"tr"}, "dev": {"cv"}, "test": {"tt"}}
+    others = [*noises, Clip("x.wav", "", "", 16000)]
+    divided = split_noises(others, ("train-100", "dev", "test"), (0.8, 0.1, 0.1), seed=0)
+    assert sorted(clip.path for clips in divided.values() for clip in clips) == sorted(clip.path for clip in others)
 
 
 def test_noise_is_long_enough_and_used_once():

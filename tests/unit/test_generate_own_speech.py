@@ -123,6 +123,20 @@ class TestCutting:
         for (start, end), (first, last) in zip(found, expected, strict=True):
             assert first - 0.15 <= start <= first + 0.03 and last - 0.03 <= end <= last + 0.15
 
+    @pytest.mark.parametrize("rate", [11025, 22050])
+    def test_rates_of_which_20_ms_are_no_whole_number(self, tmp_path, rate):
+        """Frames must not drift from seconds; lengths are those that will be read."""
+        lengths = (5.13, 4.37, 6.11, 3.59) * 25
+        signal, spans = interview(lengths, (1.43,) * 99 + (0.0,), rate)
+        soundfile.write(tmp_path / "talk.wav", signal, rate, subtype="FLOAT")
+        whole = Clip("talk.wav", "ann-talk", "ann", round(len(signal) * RATE / rate))
+        parts = cut_long(tmp_path, [whole], max_seconds=9, min_seconds=1)
+        assert len(parts) == 100
+        for part, (first, last) in zip(parts, spans, strict=True):
+            _, (start, end) = file_and_part(part.path)
+            assert first - 0.15 <= start <= first + 0.03 and last - 0.03 <= end <= last + 0.15
+            assert len(read_recording(tmp_path / part.path, resample=True)) == part.frames
+
     def test_speech_without_a_pause(self, tmp_path):
         signal, _ = interview((25,), (0,))
         soundfile.write(tmp_path / "talk.wav", signal, RATE, subtype="FLOAT")

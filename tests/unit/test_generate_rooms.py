@@ -262,6 +262,14 @@ def test_wrong_table(tmp_path, text, message):
         read_rooms(tmp_path / "rooms.csv")
 
 
+def test_a_table_from_an_editor(tmp_path):
+    (tmp_path / "rooms.csv").write_bytes(PUBLISHED.encode("utf-8-sig"))
+    assert list(read_rooms(tmp_path / "rooms.csv")) == [NAME]
+    (tmp_path / "rooms.csv").write_bytes(PUBLISHED.replace("utterance", "utt\xe9rance").encode("cp1252"))
+    with pytest.raises(InputError, match="rooms.csv: can't be read as text"):
+        read_rooms(tmp_path / "rooms.csv")
+
+
 def test_no_table(tmp_path):
     with pytest.raises(InputError, match="rooms.csv: there is no such file; needed the rooms"):
         read_rooms(tmp_path / "rooms.csv")

@@ -214,6 +214,10 @@ class TestKindsOfInput:
         assert model.separate(stereo).shape == (4000, 3)
         torch.testing.assert_close(model.separate(stereo), model.separate(stereo.mean(1)))
 
+    def test_a_channel_of_numpy(self, model):
+        stereo = np.stack((noise(4000), noise(4000)), 1)
+        assert torch.equal(model.separate(stereo, channel=np.int64(1)), model.separate(stereo, channel=1))
+
     def test_one_channel_of_several(self, model):
         stereo = noise(4000, 2)
         assert torch.equal(model.separate(stereo, channel=1), model.separate(stereo[:, 1]))
@@ -384,9 +388,39 @@ class TestBadInput:
             (np.zeros((1, 4000), dtype=bool), "floating point or integers; found bool"),
             (torch.zeros(4000), r"\[batch, samples\], of one channel; found shape \[4000\]"),
             (torch.zeros(1, 0), "at least 32 samples, the encoder's kernel; found 0"),
+            (torch.zeros(0, 4000), "a batch must have at least one mixture; found none"),
         ):
             with pytest.raises(InputError, match=found):
                 model.separate_batch(batch)
+        with pytest.raises(InputError, match="lengths must be an int64 tensor of samples, not list"):
+            model.separate_batch(torch.zeros(2, 4000), [4000, 2000])
+        with pytest.raises(InputError, match="a batch must have at least one mixture"):
+            model.separate_batch(torch.zeros(0, 4000), torch.zeros(0, dtype=torch.int64))
+
+    def test_a_network_that_overflows(self, folder, tmp_path):
+        model = MossFormerSeparation.from_hparams(folder, device="cpu")
+        with torch.no_grad():
+            model.mods.encoder.conv1d.weight.mul_(1e15)
+            model.mods.decoder.weight.mul_(1e30)
+        with pytest.raises(InputError, match="the network's output is NaN or infinite, and the mixture is not"):
+            model.separate_batch(torch.randn(1, 4000))
+        with pytest.raises(InputError, match="the network's output is NaN or infinite"):
+            model.separate_file(write(tmp_path / "talk.wav", noise(4000)), tmp_path / "out")
+        assert not list((tmp_path / "out").glob("*"))
+
+    def test_the_recording_is_not_replaced(self, model, tmp_path):
+        path = write(tmp_path / "talk_spk1.wav", noise(4000))
+        before = path.read_bytes()
+        for options in ({}, {"return_estimates": False}):
+            with pytest.raises(InputError, match="talk_spk1.wav: is also a file of its output"):
+                model.separate_file(path, tmp_path, name="talk", **options)
+        assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("seconds", [0.002, 1e-5])
+    def test_chunks_shorter_than_the_encoders_kernel(self, model, seconds):
+        chunking = Chunking(seconds=seconds, overlap=seconds / 2, above=0.2)
+        with pytest.raises(InputError, match=r"chunks of .* s have .*Give longer ones \(--chunk_seconds"):
+            model.separate(noise(4000), chunking=chunking)
 
     @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
     def test_a_batch_with_nan_or_infinity(self, model, wrong):
@@ -517,6 +551,11 @@ class TestDevices:
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
         for run_opts in (None, {"device": "cuda"}, RunOptions.from_dictionary({"device": "cuda"})):
             assert with_device(run_opts, None)["device"] == "cuda:1"
+
+    @pytest.mark.parametrize("option", ["jit", "data_parallel_backend"])
+    def test_options_of_training(self, folder, option):
+        with pytest.raises(InputError, match=f"run_opts: {option} is not supported for inference. Remove it"):
+            MossFormerSeparation.from_hparams(folder, device="cpu", run_opts={option: True})
 
     def test_unknown_and_absent(self, machine):
         machine(0, False)

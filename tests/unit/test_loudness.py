@@ -96,6 +96,13 @@ class TestLookedUp:
             found = segment_loudness(cells, rate, start, stretch)
             assert found == pytest.approx(loudness(stretch, rate), abs=5e-3)
 
+    @pytest.mark.parametrize("rate", [11025, 22050])
+    def test_any_length_at_other_rates(self, rate):
+        """The last cell may begin at the end of the recording."""
+        for length in range(rate, rate + 500):
+            energies = cell_energies(np.ones(length), rate)
+            assert len(energies) == -(-length * 100 // rate)
+
     def test_its_ends(self):
         recording = self.recording(RATE)[:-37]
         cells = cell_energies(recording, RATE)

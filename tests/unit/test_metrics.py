@@ -8,9 +8,10 @@ import soundfile
 import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
 
+from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.examples import save_example
-from mossformer_sb.evaluation.metrics import Scores, separation_scores
-from mossformer_sb.evaluation.results import ScoreTable
+from mossformer_sb.evaluation.metrics import Scores, score_signals, separation_scores
+from mossformer_sb.evaluation.results import ScoreTable, scored
 from tests.unit.fresh import in_fresh_process
 
 
@@ -34,6 +35,40 @@ def test_equals_torchmetrics(utterance):
     assert scores.sdr_i == pytest.approx(
         (sdr - in_fresh_process(signal_distortion_ratio, twice, sources.T).mean()).item(), abs=1e-6
     )
+
+
+def test_arrays_are_as_good_as_tensors(utterance):
+    assert separation_scores(*(signals.numpy() for signals in utterance))[0] == separation_scores(*utterance)[0]
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-20, 1e9])
+def test_levels_do_not_matter(utterance, factor):
+    mixture, sources, estimates = utterance
+    expected, found = (separation_scores(mixture, sources, scale * estimates)[0] for scale in (1.0, factor))
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x[:, None], lambda x: x[0]])
+def test_shapes_that_differ(utterance, part, change):
+    signals = [*utterance]
+    signals[part] = change(signals[part])
+    with pytest.raises(InputError, match=r"the mixture must be \[samples\], .*all of one length; found \["):
+        separation_scores(*signals)
+
+
+@pytest.mark.parametrize("part, name", [(1, "sources"), (2, "estimates")])
+def test_signals_that_are_not_finite(utterance, part, name):
+    utterance[part][7, 1] = math.nan
+    with pytest.raises(InputError, match=f"talk7: its {name} hold NaN or infinity, so it has no scores"):
+        score_signals("talk7", *utterance, rate=8000)
+
+
+def test_an_utterance_may_be_called_avg():
+    table = ScoreTable()
+    for name, value in (("avg", 1.0), ("b", 2.0)):
+        table.add(name, Scores(*[value] * 4))
+    assert scored(table.to_frame())["snt_id"].tolist() == ["avg", "b"]
 
 
 def test_order_of_the_estimates_does_not_matter(utterance):

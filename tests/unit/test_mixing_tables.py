@@ -20,6 +20,7 @@ from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.source_pools import NoisePool
 from mossformer_sb.errors import InputError
 from tests.unit.mixing_pools import RATE, prepare_pools, write_manifest, write_noise, write_speech
+from tests.unit.permissions import read_only
 from tests.unit.trees import write_wav
 
 
@@ -134,6 +135,13 @@ class TestTables:
         prepare_pools(tmp_path, noise=False, test_manifest=tmp_path / "tt.csv")
         assert "has recordings of 1 speakers of the test set (spk1): scores on it will be too high" in caplog.text
 
+    def test_noise_that_is_too_short_to_repeat(self, tmp_path):
+        soundfile.write(write_noise(tmp_path / "noise", (1.0,)) / "x.wav", np.ones(79), RATE)
+        manifest, speech = write_manifest(tmp_path / "tr.csv"), write_speech(tmp_path / "speech", 2, 1)
+        folders = {"speech_folder": speech, "noise_folder": tmp_path / "noise", "workers": 1}
+        with pytest.raises(InputError, match="x.wav: has 79 samples; needed 0.01 s or more, to be repeated"):
+            prepare_mixing(True, manifest, tmp_path, tmp_path, **folders)
+
     @pytest.mark.parametrize(
         "options, message",
         [
@@ -195,6 +203,20 @@ class TestAgain:
         prepare_pools(tmp_path, noise=False, speech_folder=speech)
         assert len(seen) == 31 and len(pd.read_csv(tmp_path / "mixing_speech.csv")) == 16
 
+    def test_other_levels_of_the_same_size(self, tmp_path):
+        speech = write_speech(tmp_path / "speech")
+        prepare_pools(tmp_path, speech_folder=speech)
+        before = pd.read_csv(tmp_path / "mixing_speech.csv"), np.load(tmp_path / "mixing_noise.energies.npy")
+        for path in [*speech.rglob("*.wav"), *(tmp_path / "noise").iterdir()]:
+            signal, rate = soundfile.read(path, dtype="float32")
+            soundfile.write(path, signal / 4, rate, subtype="FLOAT")
+        manifest = tmp_path / "tr.csv"
+        folders = {"speech_folder": speech, "noise_folder": tmp_path / "noise", "workers": 1}
+        prepare_mixing(True, manifest, tmp_path, tmp_path, **folders)
+        after = pd.read_csv(tmp_path / "mixing_speech.csv"), np.load(tmp_path / "mixing_noise.energies.npy")
+        np.testing.assert_allclose(before[0]["loudness"] - after[0]["loudness"], 12.04, atol=0.01)
+        np.testing.assert_allclose(before[1], 16 * after[1], rtol=1e-4)
+
     def test_killed(self, tmp_path, monkeypatch):
         speech = write_speech(tmp_path / "speech")
         prepare_pools(tmp_path / "whole", noise=False, speech_folder=speech)
@@ -253,6 +275,21 @@ class TestRooms:
         room_cache.compute_rooms(tmp_path, 2, **{**options, "seed": 2})
         assert computed[4:] == [0, 1] and not (tmp_path / "000002.npy").exists()
         assert json.loads((tmp_path / "rooms.json").read_text())["num_rooms"] == 2
+
+    @pytest.mark.parametrize("name", ["000001.npy", "rir.wav", "rooms.json"])
+    def test_files_of_others_are_kept(self, tmp_path, name):
+        (tmp_path / name).write_text("[]")
+        message = rf"rir_folder '.*' holds {name}, and no rooms.json of rooms that were simulated here.*give a new or"
+        with pytest.raises(InputError, match=message):
+            room_cache.compute_rooms(tmp_path, 2, workers=1)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+
+    def test_a_finished_folder_may_lie_where_nothing_can_be_written(self, tmp_path):
+        room_cache.compute_rooms(tmp_path / "rooms", 2, workers=1)
+        with read_only(tmp_path / "rooms"):
+            room_cache.compute_rooms(tmp_path / "rooms", 2, workers=1)
+            with pytest.raises(InputError, match="rir_folder '.*' can't be written \\(Permission denied\\): give a"):
+                room_cache.compute_rooms(tmp_path / "rooms", 3, workers=1)
 
     def test_published_rooms(self, tmp_path):
         rooms = {f"m{n}.wav": draw_room(np.random.default_rng(n)) for n in range(2)}

@@ -173,6 +173,13 @@ class TestNoTestSet:
         with pytest.raises(InputError, match="but not split|no folder for split|no row of split"):
             prepare_corpus(*arguments, test_needed=True, **options)
 
+    def test_the_test_set_alone_suffices_for_a_test(self, tmp_path):
+        root = write_wham(tmp_path / "data", splits=("tt",))
+        arguments = ("wham", root, tmp_path / "out", 2, 8000, "separate_noisy")
+        assert list(prepare_corpus(*arguments, test_needed=True)) == ["test"]
+        with pytest.raises(InputError, match="not split 'tr', 'cv'"):
+            prepare_corpus(*arguments)
+
     def test_no_other_set_may_be_missing(self, tmp_path):
         root = write_wham(tmp_path / "data", splits=("tr", "tt"))
         with pytest.raises(InputError, match="not split 'cv'"):

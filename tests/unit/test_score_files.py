@@ -11,7 +11,7 @@ import torch
 from torchmetrics.functional.audio import signal_distortion_ratio
 
 from mossformer_sb import InputError
-from mossformer_sb.evaluation.results import score_table
+from mossformer_sb.evaluation.results import ScoreTable
 from mossformer_sb.evaluation.score_files import find_utterances, read_utterances, score
 from tests.unit.fresh import in_fresh_process
 
@@ -123,6 +123,12 @@ class TestLayouts:
         write(folder / "day" / "talk_SPK1.wav", signals["e1"])
         with pytest.raises(InputError, match="is the same signal as .*Remove one, or give a --table"):
             find_utterances(folder, corpus)
+
+    @pytest.mark.parametrize("kind", ["mix", "s2"])
+    def test_two_formats_of_one_signal(self, corpus, tmp_path, signals, kind):
+        soundfile.write(corpus / kind / "day" / "talk.flac", signals["s1"], 8000)
+        with pytest.raises(InputError, match="talk.wav: is the same signal as .*talk.flac. Remove one, or give"):
+            find_utterances(estimates(tmp_path, signals), corpus)
 
     def test_all_in_one_folder(self, tmp_path, signals):
         """As training writes its examples."""
@@ -288,7 +294,9 @@ class TestMoreMetrics:
                 write(tmp_path / f"{name}_source{number}.wav", voice)
                 write(tmp_path / f"{name}_estimate{3 - number}.wav", voice + noise * rng.standard_normal(len(time)))
         metrics = ("stoi", "pesq")
-        table = score_table(score(find_utterances(tmp_path, tmp_path), metrics), metrics)
+        table = ScoreTable(metrics)
+        for utterance_id, scores, others in score(find_utterances(tmp_path, tmp_path), metrics):
+            table.add(utterance_id, scores, **others)
         frame = table.to_frame().set_index("snt_id")
         assert frame["stoi"]["good"] > 0.9 > frame["stoi"]["bad"] + 0.1
         assert frame["pesq"]["good"] > frame["pesq"]["bad"] + 0.05 > 1

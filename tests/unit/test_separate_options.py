@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,26 @@ def run(model, folder):
 
 
 class TestWritten:
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("talk.wav", "talk_spk1.wav"),
+            ("talk.wav", "talk_spk2.wav", "--overwrite"),
+            ("talk_spk1.wav", "--name", "talk_spk{n}"),
+            ("talk.wav", "talk_rest.wav", "--rest"),
+            ("in/a.wav", "talk.wav", "--name", "link{n}"),
+        ],
+    )
+    def test_no_recording_is_replaced(self, run, folder, capsys, words):
+        """Neither the one that is separated nor another one of the list."""
+        for name in ("talk", "talk_spk1", "talk_spk2", "talk_rest"):
+            write(folder / f"{name}.wav")
+        (folder / "link1.wav").symlink_to("talk.wav")
+        before = {path: path.read_bytes() for path in folder.glob("*.wav")}
+        assert run(*words, "--output_folder", ".") == 2
+        assert "which is one of the recordings: choose another output folder or name" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in folder.glob("*.wav")} == before
+
     def test_subtype(self, run, folder):
         assert run("in", "--subtype", "PCM_16") == 0
         assert soundfile.info(folder / "separated/a_spk1.wav").subtype == "PCM_16"
@@ -256,6 +277,14 @@ class TestLists:
         with pytest.raises(InputError) as error:
             read_input_list(path)
         assert message in str(error.value)
+
+    def test_many_lines_take_no_quadratic_time(self, tmp_path):
+        lines = [f"id{number} x.wav" for number in (*range(200_000), 199_999)]
+        (tmp_path / "wav.scp").write_text("\n".join(lines))
+        start = time.process_time()
+        with pytest.raises(InputError, match="has the ID id199999 twice"):
+            read_input_list(tmp_path / "wav.scp")
+        assert time.process_time() - start < 30
 
     def test_no_list(self, run, folder, capsys):
         assert run("--input-list", "none.txt") == 2

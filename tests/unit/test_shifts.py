@@ -86,6 +86,25 @@ class TestMean:
         assert found.dtype == torch.bfloat16
         torch.testing.assert_close(found.float(), network(mixture, None).float(), rtol=0.02, atol=0.02)
 
+    def test_the_order_of_loud_speakers_in_half_precision(self):
+        """Sums over a minute exceed its range."""
+
+        def network(x, lengths):
+            above, below = x.clamp(min=0), x.clamp(max=0)
+            estimates = torch.stack([above + 0.3 * below, below + 0.3 * above], -1)
+            return (estimates if x.shape[1] % 2 == 0 else estimates.flip(-1)).half()
+
+        mixture = 0.5 * torch.randn(1, 500_000)
+        with torch.autocast("cpu", dtype=torch.float16):
+            found = mean_of_delayed(network, mixture, None, [0, 2, 1])
+        torch.testing.assert_close(found.float(), network(mixture, None).float(), rtol=0.01, atol=0.01)
+
+    def test_five_speakers_in_autocast(self, tmp_path):
+        modules = dict(MossFormerSeparator.from_size("mini", num_spks=5).named_children())
+        folder = export(tmp_path / "model", modules, RATE)
+        model = MossFormerSeparation.from_hparams(folder, run_opts={"precision": "bf16"}, device="cpu", shifts=2)
+        assert model.separate_batch(torch.randn(2, 4000)).isfinite().all()
+
 
 class TestDelays:
     @pytest.mark.parametrize("size", ["S", "mini", "small", "2mini"])

@@ -126,6 +126,11 @@ class TestManifests:
         with pytest.raises(InputError, match=rf"m.wav: has {FRAMES} frames, expected {frames}"):
             self.data(folder, self.row(frames / 8000))
 
+    def test_stereo(self, folder):
+        soundfile.write(folder / "s2.wav", np.zeros((FRAMES, 2)), 8000)
+        with pytest.raises(InputError, match=r"s2.wav: has 2 channels; .*t.csv needs files of one channel"):
+            self.data(folder, self.row())
+
     def test_one_that_is_found_when_it_is_read(self, folder, monkeypatch):
         monkeypatch.setattr("mossformer_sb.data.datasets.check_lengths", lambda *arguments: None)
         with pytest.raises(InputError, match=rf"has {FRAMES} frames, expected 800.*remove the column duration"):

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO
 
 _SMALLEST, _LARGEST = 2**12, 2**18  # bytes per read: few for headers, many for a pass through a file
+_NEAR = 2**6  # bytes that a search looks at first
 # The length of an MP3 without a tag is estimated from the first frame: 320 kbit/s and 8 are the extremes.
 _INFLATION = 64
 _ZEROS = 128  # bytes at the end in which decoders search for a tag
@@ -137,12 +138,13 @@ class ByteSource:
 
     def find(self, wanted: bytes, start: int) -> int:
         """Next position of some bytes; -1 if there is none."""
-        position = start
+        position, count = start, max(_NEAR, len(wanted))  # a search that ends nearby copies little
         while position < self.size:
-            found = self.at(position, _LARGEST).find(wanted)
+            found = self.at(position, count).find(wanted)
             if found >= 0:
                 return position + found
-            position += max(1, _LARGEST - len(wanted) + 1)
+            position += count - len(wanted) + 1
+            count = max(count, min(2 * count, _LARGEST))
         return -1
 
 

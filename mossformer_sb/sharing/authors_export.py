@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -23,10 +24,13 @@ from mossformer_sb.sharing.folder import MODULES
 from mossformer_sb.sharing.loading import load_model
 from mossformer_sb.utils.files import atomic_folder
 
+logger = logging.getLogger(__name__)
+
 FORMS = ("modelscope", "standalone", "clearvoice")
+GROUP_SIZE = 256  # the default of their programs
 # Values that are constants in the source of their MossFormer2, not stored in its files.
 _FIXED = {
-    "group_size": 256,
+    "group_size": GROUP_SIZE,
     "query_key_dim": 128,
     "expansion_factor": 4.0,
     "kernel_size": 17,
@@ -65,6 +69,15 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
         raise InputError(f"{source}: is a {type(masknet).__name__}; the authors' formats are only for MossFormers.")
     is_second = isinstance(masknet, MossFormer2MaskNet)
     _check(source, masknet, form, is_second)
+    group_size = masknet.config["group_size"]
+    if not is_second and group_size != GROUP_SIZE:
+        logger.warning(
+            "%s: has groups of %d frames, which the files don't say, and programs take %d: set group_size there, or "
+            "--group_size to convert it back.",
+            source,
+            group_size,
+            GROUP_SIZE,
+        )
     output_folder = Path(output_folder)
     if output_folder.exists():
         raise InputError(f"{output_folder}: already exists. Choose another output folder.")

@@ -84,8 +84,16 @@ def convert_export(
         half=is_half if half is None else half,
         speechbrain=speechbrain,
         settings=level,
-        card=(folder / CARD_FILE).read_text(encoding="utf-8") if is_own_file(folder, CARD_FILE) else "",
+        card=(folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
+        if is_own_file(folder, CARD_FILE)
+        else "",
     )
+
+
+def _own_card(folder):
+    if not is_own_file(folder, CARD_FILE):
+        return ""
+    return (folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
 
 
 def _own_examples(folder):

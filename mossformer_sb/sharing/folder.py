@@ -97,7 +97,7 @@ def export(
     ['README.md', 'config.json', 'decoder.ckpt', 'encoder.ckpt', 'hyperparams.yaml', 'masknet.ckpt',
     'model.safetensors']
     """
-    folder = Path(folder)
+    folder, examples = Path(folder), list(examples)
     check_replaceable(folder)
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}
@@ -197,6 +197,9 @@ def _config(modules, sample_rate, settings, speechbrain):
 
 def _state(module, name, half):
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise InputError(f"{name}.{key}: holds NaN or infinity, and can't be used. Export another checkpoint.")
     if not half:
         return state
     largest = torch.finfo(torch.half).max

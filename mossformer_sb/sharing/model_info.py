@@ -62,7 +62,7 @@ def _describe_model(path):
     facts |= getattr(masknet, "config", {})
     card = source.folder / "README.md" if source.folder else None
     if card is not None and card.is_file():
-        lines = card.read_text(encoding="utf-8").splitlines()
+        lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
         rows = [line.strip("|").split("|") for line in lines if line[:2] == "| "]
         # Tables of more columns are to be read in the card.
         facts |= {f"card: {row[0].strip()}": row[1].strip() for row in rows if len(row) == 2 and row[0].strip()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -216,5 +217,5 @@ def _examples(training_folder, number):
         path
         for stem in stems
         for kind in ("mix", "source*", "estimate*")
-        for path in sorted(folder.glob(f"{stem}_{kind}.wav"))
+        for path in sorted(folder.glob(f"{glob.escape(stem)}_{kind}.wav"))
     ]

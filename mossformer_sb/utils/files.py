@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -204,10 +205,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))
     if os.path.ismount(path):
         raise InputError(f"{path}: is a mount point, which can't be replaced. Give the name of a folder in it.")
-    temporary = temporary_name(path)
+    # In containers, process IDs are often the same: neither leftovers nor another one's folder may be in the way.
+    temporary = temporary_name(path).with_suffix(f".{secrets.token_hex(4)}.tmp")
     aside = temporary.with_suffix(".old")
+    temporary.mkdir(parents=True)
     try:
-        temporary.mkdir(parents=True)
         yield temporary
         if path.exists():
             os.replace(path, aside)

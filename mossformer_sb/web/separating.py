@@ -234,6 +234,7 @@ def command_line(source: str | None, name: str, options: Options) -> str:
     >>> command_line(None, "my talk.wav", Options(channel=1))
     "mossformer-sb separate 'my talk.wav' --channel 1"
     """
+    name = f"./{name}" if name.startswith("-") else name  # which would be an option
     words = ["mossformer-sb", "separate", name, *(["--model", source] if source is not None else [])]
     for key, value in vars(options).items():
         if value != getattr(Options, key):

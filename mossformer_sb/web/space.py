@@ -145,7 +145,9 @@ def _unique_names(sources):
     names = {}
     for source in sources:
         name = stem = Path(source).resolve().name
+        number = len(names)
         while name in names.values():
-            name = f"{stem}-{len(names) + 1}"
+            number += 1
+            name = f"{stem}-{number}"
         names[source] = name
     return names

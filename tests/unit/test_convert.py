@@ -36,6 +36,11 @@ def changed(folder, name, change):
     torch.save(state, folder / f"{name}.bin")
 
 
+def test_what_the_files_do_not_say(ours, tmp_path, caplog):
+    to_authors(ours, tmp_path / "theirs", "modelscope")
+    assert f"has groups of {GROUP} frames, which the files don't say, and programs take 256: set group" in caplog.text
+
+
 def test_there_and_back_again(ours, theirs, tmp_path):
     assert sorted(path.name for path in theirs.iterdir()) == sorted(f"{name}.bin" for name in MODULES)
     arguments = ["--output_folder", str(tmp_path / "back"), "--sample_rate", "16000", "--group_size", str(GROUP)]

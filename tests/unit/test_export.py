@@ -256,3 +256,15 @@ def test_an_earlier_export_survives_a_failure(separator, tmp_path, monkeypatch):
 def test_loading_something_else(tmp_path):
     with pytest.raises(InputError, match="holds no config.json. A model is loaded from config.json and"):
         MossFormerSeparation.from_hparams(source=tmp_path)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_that_can_not_be_loaded_replace_nothing(tmp_path, half):
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    folder = export(tmp_path / "model", modules, RATE)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with torch.no_grad():
+        modules["masknet"].norm.weight[0] = float("nan")
+    with pytest.raises(InputError, match="masknet.norm.weight: holds NaN or infinity, and can't be used"):
+        export(folder, modules, RATE, half=half)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before

@@ -83,6 +83,17 @@ class TestFolder:
             raise ValueError("stop")
         assert names(path) == ["before"] and names(tmp_path) == ["model"]
 
+    def test_another_process_of_the_same_number(self, tmp_path):
+        """As in containers: leftovers of one that was killed, and one that writes at the same time."""
+        for ending in ("tmp", "old"):
+            (tmp_path / f".model.{os.getpid()}.{ending}" / "x").mkdir(parents=True)
+        self.fill(tmp_path / "model", "before")
+        with atomic_folder(tmp_path / "model") as one, atomic_folder(tmp_path / "model") as other:
+            assert one != other
+            (one / "one").touch()
+            (other / "other").touch()
+        assert names(tmp_path / "model") == ["one"]
+
     def test_behind_a_link(self, tmp_path):
         """As to another disk: the link stays."""
         (tmp_path / "disk").mkdir()

@@ -122,6 +122,14 @@ def test_examples(training, tmp_path):
         export_training(training, tmp_path / "model", num_examples=3)
 
 
+def test_examples_of_names_with_brackets(training, tmp_path):
+    (training / "audio").mkdir()
+    for kind in ("mix", "source1", "estimate1"):
+        (training / "audio" / f"call[1]_{kind}.wav").touch()
+    folder = export_training(training, tmp_path / "model", num_examples=1)
+    assert len(list((folder / "examples").iterdir())) == 3
+
+
 FRESH = """
 import sys, torch
 from speechbrain.inference.separation import SepformerSeparation

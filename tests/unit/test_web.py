@@ -35,7 +35,7 @@ from mossformer_sb.web.separating import (
     separate_recording,
 )
 from mossformer_sb.web.server import Settings
-from mossformer_sb.web.space import write_space
+from mossformer_sb.web.space import _unique_names, write_space
 from mossformer_sb.web.spectrogram import COLUMNS, ROWS, png, power_spectrogram
 from mossformer_sb.web.timeline import active_times, frame_powers, speaking_times
 from mossformer_sb.web.visits import Visits
@@ -95,6 +95,9 @@ class TestSeparating:
         words = command_line(str(model), "talk.wav", Options(**options)).split()
         assert words[0] == "mossformer-sb" and main(words[1:]) == 0
         assert np.array_equal(soundfile.read(found)[0], soundfile.read(expected)[0])
+
+    def test_a_name_that_looks_like_an_option(self):
+        assert command_line(None, "-x.wav", Options()) == "mossformer-sb separate ./-x.wav"
 
     @pytest.mark.parametrize("content", [b"no audio", b""])
     def test_the_messages_are_those_of_the_command_line(self, tmp_path, models, model, content, monkeypatch, caplog):
@@ -497,3 +500,9 @@ def test_help_needs_no_torch():
 
 def test_the_example_is_a_recording():
     assert Limits(minutes=10 / 60).check_length(Path(EXAMPLE)) == 8.0
+
+
+def test_models_of_one_name_have_folders_of_their_own():
+    sources = ["a/m", "b/m-3", "c/m", "d/m", "e/m-2"]
+    names = _unique_names(sources)
+    assert list(names) == sources and len(set(names.values())) == 5

@@ -30,6 +30,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
 NEEDED = ("network", "sample_rate", "num_spks")  # required keys of config.json
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # types of weights
 LARGEST = 2**20  # maximum of a whole number in config.json, far above all rates and widths
 MOST_BYTES = 2**16  # maximum size of config.json, which usually has some hundred
 # Numbers of repeated layers: no network has more of them than tensors.
@@ -296,9 +297,10 @@ def _is_large(config):
 def _check_values(state, needed, path):
     """Raise InputError for weights of a wrong type, or with non-finite values."""
     for key, value in state.items():
-        if value.is_floating_point() != needed[key].is_floating_point() or value.is_complex():
+        both = value.dtype in FLOATS and needed[key].is_floating_point()
+        if not both and (value.is_floating_point() or needed[key].is_floating_point() or value.is_complex()):
             raise InputError(f"{path}: {key} has the type {value.dtype}, expected {needed[key].dtype}.")
-        if not value.isfinite().all():
+        if not value.to(needed[key].dtype).isfinite().all():
             raise InputError(f"{path}: {key} holds NaN or infinity. The file is damaged, or its training failed.")
 
 

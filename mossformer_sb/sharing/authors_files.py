@@ -16,12 +16,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from mossformer_sb.errors import InputError
 from mossformer_sb.sharing.folder import MODULES, describes_model, is_model_folder
 from mossformer_sb.utils.files import expanded
-from mossformer_sb.utils.weights import read_plain, read_state_dict
+from mossformer_sb.utils.weights import is_state_dict, read_plain, read_state_dict
 
 CONFIG_FILE = "config.json"
 POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first existing one is read
@@ -176,7 +174,7 @@ def _read_whole(path):
         raise _is_other(path, _SUPER_RESOLUTION)
     is_training = isinstance(content.get("model"), dict)
     state = content["model"] if is_training else content
-    if not state or not all(torch.is_tensor(value) for value in state.values()):
+    if not state or not is_state_dict(state):
         raise InputError(f"{path}: must hold a state dict, names and tensors, or one under 'model'; found neither.")
     parallel = all(key.startswith("module.") for key in state)
     return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}, is_training

@@ -10,7 +10,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, is_own_file
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES, describes_model, export
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER
-from mossformer_sb.sharing.settings import build_networks, read_settings
+from mossformer_sb.sharing.settings import briefly, build_networks, read_settings
 from mossformer_sb.utils.weights import check_state, find_weights, read_state_dict
 
 
@@ -74,7 +74,7 @@ def convert_export(
         module.load_state_dict(state)
     sample_rate = settings.get("sample_rate")
     if not isinstance(sample_rate, int):
-        raise InputError(f"{path}: sample_rate has to be a whole number in Hz; found {sample_rate!r}.")
+        raise InputError(f"{path}: sample_rate has to be a whole number in Hz; found {briefly(sample_rate)}.")
     level = {"input_level": settings["input_level"]} if isinstance(settings.get("input_level"), str) else {}
     return export(
         output_folder,

@@ -164,10 +164,21 @@ built from an untrusted file. A network of your own class is exported by its tra
     return {name: _build(name, settings.get(name), path) for name in MODULES}
 
 
+def briefly(value: object) -> str:
+    """A value of a YAML file for a message. The text of nested ones, by aliases many times the same, has no limit.
+
+    Example
+    -------
+    >>> briefly([[0]]), briefly("fast")
+    ('a list', "'fast'")
+    """
+    return f"a {type(value).__name__}" if isinstance(value, (dict, list)) else f"{value!r:.40}"
+
+
 def _build(name, node, path):
     kind, _, called = node.tag.partition(":") if isinstance(node, Unbuilt) else ("", "", "")
     if kind not in ("!new", "!apply") or called not in KNOWN:
-        found = node.tag if isinstance(node, Unbuilt) else f"{node!r:.40}"
+        found = node.tag if isinstance(node, Unbuilt) else briefly(node)
         raise InputError(
             f"{path}: {name} is {found}, which is not one of the classes that are built from an untrusted file. "
             f"A network of your own class is exported by its training."

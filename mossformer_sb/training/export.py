@@ -16,7 +16,7 @@ from mossformer_sb.network.hub import CONFIG_FILE
 from mossformer_sb.sharing.earlier_exports import convert_export, is_earlier_export
 from mossformer_sb.sharing.folder import HPARAMS_FILE, check_replaceable, describes_model, export
 from mossformer_sb.sharing.record import TrainingRecord, conditions_of
-from mossformer_sb.sharing.settings import Unbuilt, build_networks, check_own_training, read_settings
+from mossformer_sb.sharing.settings import Unbuilt, briefly, build_networks, check_own_training, read_settings
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
 from mossformer_sb.utils.files import locate
 from mossformer_sb.utils.weights import check_state
@@ -140,7 +140,9 @@ def _read_settings(training_folder):
             f"and an export of an earlier version would have the key pretrainer. Give one of these two."
         )
     if not isinstance(settings.get("sample_rate"), int):
-        raise InputError(f"{path}: sample_rate has to be a whole number in Hz; found {settings.get('sample_rate')!r}.")
+        raise InputError(
+            f"{path}: sample_rate has to be a whole number in Hz; found {briefly(settings.get('sample_rate'))}."
+        )
     return settings, path
 
 

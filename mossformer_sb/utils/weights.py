@@ -12,6 +12,7 @@ from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import TypeGuard
 
 EXTENSIONS = (".safetensors", ".ckpt")  # in order of precedence
 SHOWN_DIFFERENCES = 3
@@ -142,9 +143,28 @@ def read_state_dict(path: str | Path) -> dict:
         If the file holds other objects.
     """
     state = read_plain(path)
-    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+    if not is_state_dict(state):
         raise InputError(f"{path}: must hold a state dict, names and tensors; found {type(state).__name__}.")
     return state
+
+
+def is_state_dict(value: object) -> TypeGuard[dict]:
+    """Whether an object is a dict of names and dense tensors, none of them larger than what is stored of it.
+
+    Example
+    -------
+    >>> is_state_dict({"a": torch.zeros(2)}), is_state_dict({0: torch.zeros(2)})
+    (True, False)
+    >>> is_state_dict({"a": torch.zeros(1).expand(10**12)})
+    False
+    """
+    return isinstance(value, dict) and all(isinstance(key, str) and _is_stored(item) for key, item in value.items())
+
+
+def _is_stored(value):
+    if not torch.is_tensor(value) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def read_plain(path: str | Path) -> object:

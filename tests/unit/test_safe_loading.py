@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 
 import pytest
@@ -14,8 +15,11 @@ from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.sharing.conversion import from_authors
+from mossformer_sb.sharing.earlier_exports import convert_export
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.training.export import export_training
+from mossformer_sb.utils.weights import read_state_dict
 
 RATE = 8000
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -357,6 +361,38 @@ class TestHostileWeights:
 
     def test_no_files_at_all(self, tmp_path):
         refused(tmp_path, "holds no config.json. A model is loaded from config.json and model.safetensors")
+
+    def test_of_a_type_that_no_network_has(self, folder):
+        state = load_file(folder / WEIGHTS)
+        save_file({key: value.to(torch.float8_e4m3fn) for key, value in state.items()}, folder / WEIGHTS)
+        refused(folder, "has the type torch.float8_e4m3fn, expected torch.float32")
+
+    def test_beyond_the_range_of_the_network(self, folder):
+        state = {key: value.double() for key, value in load_file(folder / WEIGHTS).items()}
+        state["masknet.norm.weight"][0] = 1e300
+        save_file(state, folder / WEIGHTS)
+        refused(folder, "masknet.norm.weight holds NaN or infinity")
+
+    @pytest.mark.parametrize(
+        "state", [{0: torch.zeros(2)}, {"a": torch.zeros(1).expand(10**12)}, {"a": torch.zeros(2).to_sparse()}]
+    )
+    def test_no_state_dict(self, tmp_path, state):
+        torch.save(state, tmp_path / "a.ckpt")
+        with pytest.raises(InputError, match="a.ckpt: must hold a state dict, names and tensors"):
+            read_state_dict(tmp_path / "a.ckpt")
+        with pytest.raises(InputError, match="a.ckpt: must hold a state dict, names and tensors"):
+            from_authors(tmp_path / "a.ckpt", tmp_path / "out")
+
+    def test_a_yaml_that_grows_in_a_message(self, earlier, tmp_path):
+        """Ten aliases of ten aliases and so on: some hundred bytes of what would be gigabytes of text."""
+        lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+        lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+        yaml = (earlier / "hyperparams.yaml").read_text()
+        for key in ("encoder", "sample_rate"):
+            changed = re.sub(rf"^{key}:.*?\n(?=\S)", f"{key}: *a11\n", yaml, flags=re.M | re.S)
+            (earlier / "hyperparams.yaml").write_text("\n".join(lines) + "\n" + changed)
+            with pytest.raises(InputError, match=f"{key} .* a list"):
+                convert_export(earlier, tmp_path / "out")
 
 
 class TestEarlierExport:

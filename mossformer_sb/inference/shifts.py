@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_SHIFTS = 64  # a model's folder can't ask for more
 _GROUP_SIZE = 128  # frames, for networks without groups
+_LARGEST_GROUP = 1024  # frames: longer delays would cost more than the recording itself
 
 
 def check_shifts(shifts: int) -> int:
@@ -66,7 +67,7 @@ def delays(shifts: int, encoder: torch.nn.Module, masknet: torch.nn.Module) -> l
     [0, 1032, 2064, 3096]
     """
     hop = encoder.conv1d.stride[0]
-    group_size = getattr(masknet, "config", {}).get("group_size", _GROUP_SIZE)
+    group_size = min(getattr(masknet, "config", {}).get("group_size", _GROUP_SIZE), _LARGEST_GROUP)
     parts = (number / shifts for number in range(shifts))
     return [hop * round(part * group_size) + round(part * hop) for part in parts]
 

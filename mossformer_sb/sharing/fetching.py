@@ -84,6 +84,7 @@ class ModelSource:
         self.local_strategy = local_strategy
         self.config = fetch_config or FetchConfig()
         self._revision = self.config.revision
+        self._commit = None  # of the files so far: the others have to be of the same
         self._files = {}
         if self.kind is FetchFrom.URI and savedir is None:
             raise InputError(f"{self.name}: give savedir, a folder for the files that are downloaded from a URL.")
@@ -173,6 +174,9 @@ class ModelSource:
         """The copy in savedir, if it is of this model."""
         if self.savedir is None or not (self.savedir / filename).is_file() or filename not in self._own_copies():
             return None
+        commit = _read_note(self.savedir)["commit"]
+        if commit is not None:
+            self._revision = self._commit = commit
         return self.savedir / filename
 
     def _cached(self, filename):
@@ -221,7 +225,7 @@ class ModelSource:
         """Return the path, and store its commit for the other files."""
         path = Path(path)
         if path.parent.parent.name == "snapshots":
-            self._revision = path.parent.name
+            self._revision = self._commit = path.parent.name
         return path
 
     def _download(self, filenames):
@@ -242,7 +246,12 @@ class ModelSource:
     def _own_copies(self):
         """Names of this model's files in savedir."""
         note = _read_note(self.savedir)
-        return note["files"] if (note["source"], note["revision"]) == self._identity else []
+        return note["files"] if self._is_own(note) else []
+
+    def _is_own(self, note):
+        """Whether the files of a note are of this model, and of the commit of its files so far."""
+        is_same = (note["source"], note["revision"]) == self._identity
+        return is_same and (None in (note["commit"], self._commit) or note["commit"] == self._commit)
 
     @property
     def _identity(self):
@@ -259,7 +268,8 @@ class ModelSource:
                 _copy(path, place, self.local_strategy)
             source, revision = self._identity
             files = sorted({*self._own_copies(), filename})
-            write_text(self.savedir / NOTE, json.dumps({"source": source, "revision": revision, "files": files}))
+            note = {"source": source, "revision": revision, "commit": self._commit, "files": files}
+            write_text(self.savedir / NOTE, json.dumps(note))
         except OSError as error:
             raise InputError(
                 f"savedir {self.savedir}: can't write {filename} ({error.strerror or error}). Give another "
@@ -280,7 +290,7 @@ class ModelSource:
 
     def _remove_other_models(self):
         note = _read_note(self.savedir)
-        if note["files"] and (note["source"], note["revision"]) != self._identity:
+        if note["files"] and not self._is_own(note):
             (self.savedir / NOTE).unlink()
             for name in note["files"]:
                 (self.savedir / name).unlink(missing_ok=True)
@@ -348,9 +358,11 @@ def _reason(error):
 def _read_note(savedir):
     try:
         note = json.loads((savedir / NOTE).read_text(encoding="utf-8"))
-        return {"source": note["source"], "revision": note["revision"], "files": [*map(str, note["files"])]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"source": None, "revision": None, "files": []}
+        commit = note.get("commit")  # not noted by earlier versions
+        read = {key: note[key] for key in ("source", "revision")}
+        return {**read, "commit": commit, "files": [*map(str, note["files"])]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {"source": None, "revision": None, "commit": None, "files": []}
 
 
 def _copy(path, place, strategy):

@@ -192,7 +192,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     InputError
-        If ``path`` is a mount point, such as a volume of a container, which can't be replaced.
+        If ``path`` is a mount point, such as a volume of a container, which can't be replaced, or can't be created.
 
     Example
     -------
@@ -208,7 +208,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     # In containers, process IDs are often the same: neither leftovers nor another one's folder may be in the way.
     temporary = temporary_name(path).with_suffix(f".{secrets.token_hex(4)}.tmp")
     aside = temporary.with_suffix(".old")
-    temporary.mkdir(parents=True)
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"{path}: can't be created ({error.strerror}). Choose another output folder.") from error
     try:
         yield temporary
         if path.exists():

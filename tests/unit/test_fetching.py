@@ -249,6 +249,17 @@ class TestHub:
         assert same(load(ID, fetch_config=config), load(models[0]))
         assert len(hub.requests) == requests
 
+    def test_files_in_savedir_are_of_one_commit(self, models, hub, config, tmp_path, monkeypatch):
+        """The author's next version comes after the first of the files."""
+        kept, first = tmp_path / "kept", ModelSource(ID, savedir=tmp_path / "kept", fetch_config=config)
+        first.first_of(["config.json"])
+        hub.folders[ID, "v1"] = hub.folders[ID, "main"]  # the commit stays
+        hub.folders[ID, "main"] = models[2]
+        shutil.rmtree(config.huggingface_cache_dir)
+        assert same(load(ID, fetch_config=config, savedir=kept), load(models[0]))
+        (kept / "config.json").unlink()
+        assert same(load(ID, fetch_config=config, savedir=kept), load(models[2]))
+
     def test_files_in_savedir_need_no_network(self, models, hub, config, tmp_path, monkeypatch):
         load(ID, fetch_config=config, savedir=tmp_path / "kept")
         shutil.rmtree(config.huggingface_cache_dir)

@@ -94,6 +94,11 @@ class TestFolder:
             (other / "other").touch()
         assert names(tmp_path / "model") == ["one"]
 
+    def test_below_a_file(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match=r"can't be created \(Not a directory\). Choose another output folder"):
+            self.fill(tmp_path / "file" / "model", "x")
+
     def test_behind_a_link(self, tmp_path):
         """As to another disk: the link stays."""
         (tmp_path / "disk").mkdir()

@@ -1,6 +1,7 @@
 """Averaging the estimates for delayed copies of a mixture."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -115,6 +116,11 @@ class TestDelays:
         frames, samples = zip(*(divmod(delay, hop) for delay in delays(shifts, encoder, masknet)), strict=True)
         np.testing.assert_allclose(frames, np.arange(shifts) * group_size / shifts, atol=0.5)
         np.testing.assert_allclose(samples, np.arange(shifts) * hop / shifts, atol=0.5)
+
+    def test_do_not_grow_with_any_group(self):
+        """As of a stranger's model."""
+        masknet = types.SimpleNamespace(config={"group_size": 2**20})
+        assert max(delays(64, build_encoder("small"), masknet)) < 5 * RATE
 
     def test_of_a_network_without_groups(self):
         masknet = ConvTasNetMaskNet(in_channels=16)

@@ -51,6 +51,8 @@ def download(
         If it can't be downloaded, or its size or hash is wrong.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, where a file is to be downloaded. Remove it.")
     part = path.with_name(path.name + PART)
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -139,7 +141,7 @@ def _receive(url, part, headers, name, size):
         if start and int(sent[1]) != start:
             raise requests.RequestException(f"the server sent bytes from {sent[1]}, not from {start}")
         length = response.headers.get("Content-Length")
-        total = None if length is None else start + int(length)
+        total = start + int(length) if length is not None and length.isdecimal() else None
         if None not in (size, total) and total != size:  # before the download, which can take an hour
             raise InputError(f"{url}: has {total} bytes, expected {size}: it is truncated, or another version.")
         _note(part, response.headers.get("ETag"))
@@ -147,6 +149,8 @@ def _receive(url, part, headers, name, size):
             for block in response.iter_content(BLOCK):
                 file.write(block)
                 bar.update(len(block))
+                if size is not None and file.tell() > size:  # not until the disk is full
+                    break
     found = part.stat().st_size
     if total is not None and found < total:
         raise requests.ConnectionError(f"{found} of {total} bytes were received")

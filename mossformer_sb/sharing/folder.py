@@ -11,7 +11,7 @@ import torch
 
 import mossformer_sb
 from mossformer_sb.errors import InputError
-from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_config, write_model
+from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, LARGEST, WEIGHTS_FILE, read_config, write_model
 from mossformer_sb.network.separator import MossFormerSeparator, applies_masks
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER, model_card
 from mossformer_sb.sharing.onnx import INT8_FILE, ONNX_FILE
@@ -85,8 +85,8 @@ def export(
     Raises
     ------
     InputError
-        If the folder exists and holds anything but an export, a weight is too large for half precision, or the mask net
-        is of your own class and ``speechbrain`` is False.
+        If the folder exists and holds anything but an export, a weight is not finite or too large for half precision,
+        the sample rate is above 2^20, or the mask net is of your own class and ``speechbrain`` is False.
 
     Example
     -------
@@ -101,6 +101,8 @@ def export(
     check_replaceable(folder)
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}
+    if sample_rate > LARGEST:  # which loading would refuse
+        raise InputError(f"sample_rate must be at most {LARGEST} Hz; found {sample_rate}.")
     speechbrain = speechbrain and _multiplies(modules["masknet"])
     config = _config(modules, sample_rate, settings, speechbrain)
     states = {name: _state(module, name, half) for name, module in modules.items()}

@@ -268,3 +268,10 @@ def test_weights_that_can_not_be_loaded_replace_nothing(tmp_path, half):
     with pytest.raises(InputError, match="masknet.norm.weight: holds NaN or infinity, and can't be used"):
         export(folder, modules, RATE, half=half)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_rate_that_loading_would_refuse(tmp_path):
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    with pytest.raises(InputError, match="sample_rate must be at most 1048576 Hz; found 1048577"):
+        export(tmp_path / "model", modules, 2**20 + 1)
+    assert not (tmp_path / "model").exists()

@@ -24,8 +24,6 @@ from mossformer_sb.utils.files import atomic_write
 if TYPE_CHECKING:
     import onnx
 
-    pass
-
 PACKAGES = ("onnx", "onnxscript")
 ONNX_FILE, INT8_FILE = "separator.onnx", "separator-int8.onnx"
 _SUMS = ("ReduceSum", "ReduceMean")
@@ -49,7 +47,7 @@ def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Mo
     Raises
     ------
     InputError
-        If the packages for ONNX are not installed.
+        If the packages for ONNX are not installed, or PyTorch can't export the network, such as a DPRNN.
     """
     check_onnx()
     path = Path(path)
@@ -57,16 +55,20 @@ def export_onnx(path: str | Path, encoder: torch.nn.Module, masknet: torch.nn.Mo
     # Not batch 1, which an exporter would treat as a constant, and longer than a group of the mask net.
     example = torch.randn(2, 8000, device=next(encoder.parameters()).device)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            separator,
-            (example,),
-            dynamo=True,
-            input_names=["mixture"],
-            output_names=["estimates"],
-            dynamic_shapes={"mixture": free},
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                separator,
+                (example,),
+                dynamo=True,
+                input_names=["mixture"],
+                output_names=["estimates"],
+                dynamic_shapes={"mixture": free},
+                verbose=False,
+            )
+    except RuntimeError as error:  # the exporter's, of networks that are no graph for all lengths, such as DPRNN
+        name = getattr(masknet, "network", type(masknet).__name__)
+        raise InputError(f"PyTorch can't export a {name} to ONNX. Export the model without ONNX.") from error
     model = program.model_proto
     split_sums(model.graph)
     _drop_notes(model.graph)

@@ -103,3 +103,16 @@ def test_absent_packages(tmp_path, monkeypatch):
         InputError, match=r"ONNX needs the packages onnx, onnxscript, .*pip install 'mossformer_sb\[onnx\]'"
     ):
         export_onnx(tmp_path / "x.onnx", ours.encoder, ours.masknet, ours.decoder)
+
+
+def test_a_network_that_can_not_be_exported(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+
+    def fail(*_, **__):
+        raise RuntimeError("Failed to export the model with torch.export")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    ours = separator()
+    with pytest.raises(InputError, match="PyTorch can't export a MossFormer to ONNX. Export the model without ONNX"):
+        export_onnx(tmp_path / "x.onnx", ours.encoder, ours.masknet, ours.decoder)
+    assert list(tmp_path.iterdir()) == []

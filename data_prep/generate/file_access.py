@@ -55,7 +55,7 @@ def check_name(path: str) -> None:
 
     Example
     -------
-    >>> check_name("caf\udce9.wav")
+    >>> check_name("caf\\udce9.wav")
     Traceback (most recent call last):
         ...
     mossformer_sb.errors.InputError: 'caf\\udce9.wav': the name is not UTF-8, so no table can hold it. Rename it, ...

@@ -279,12 +279,12 @@ class TestLists:
         assert message in str(error.value)
 
     def test_many_lines_take_no_quadratic_time(self, tmp_path):
-        lines = [f"id{number} x.wav" for number in (*range(200_000), 199_999)]
+        lines = [f"id{number} x.wav" for number in (*range(50_000), 49_999)]
         (tmp_path / "wav.scp").write_text("\n".join(lines))
         start = time.process_time()
-        with pytest.raises(InputError, match="has the ID id199999 twice"):
+        with pytest.raises(InputError, match="has the ID id49999 twice"):
             read_input_list(tmp_path / "wav.scp")
-        assert time.process_time() - start < 30
+        assert time.process_time() - start < 5
 
     def test_no_list(self, run, folder, capsys):
         assert run("--input-list", "none.txt") == 2

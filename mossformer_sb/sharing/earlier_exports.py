@@ -84,9 +84,7 @@ def convert_export(
         half=is_half if half is None else half,
         speechbrain=speechbrain,
         settings=level,
-        card=(folder / CARD_FILE).read_text(encoding="utf-8", errors="replace")
-        if is_own_file(folder, CARD_FILE)
-        else "",
+        card=_own_card(folder),
     )
 
 

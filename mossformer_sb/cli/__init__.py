@@ -48,12 +48,12 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     _escape_unknown_characters()
-    arguments = argparse.Namespace(**expanded(vars(_parser(argv).parse_args(argv))))
+    arguments = _parser(argv).parse_args(argv)
     # Messages of this package, but only warnings of others.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)
     try:
-        return arguments.run(arguments) or 0
+        return arguments.run(argparse.Namespace(**expanded(vars(arguments)))) or 0
     except InputError as error:
         print(f"mossformer-sb {arguments.command}: {error}", file=sys.stderr)
         return WRONG_INPUT

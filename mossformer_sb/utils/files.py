@@ -37,12 +37,18 @@ def expanded(value: Any) -> Any:
     -------
     object
 
+    Raises
+    ------
+    InputError
+        If a path has a character that no path can have: a null character, or one that the file system can't encode.
+
     Example
     -------
     >>> expanded("~/wham") == os.path.expanduser("~/wham"), expanded(["a~b", 3, None])
     (True, ['a~b', 3, None])
     """
     if isinstance(value, str):
+        _encoded(value)
         return os.path.expanduser(value) if value.startswith("~") else value
     if isinstance(value, os.PathLike):
         return Path(expanded(os.fspath(value)))
@@ -76,11 +82,11 @@ def temporary_name(path: str | Path) -> Path:
 
 
 def _encoded(name):
-    """The bytes of a file's name; an InputError if it is not valid."""
+    """The bytes of a path, or of a file's name; an InputError if it is not valid."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError as error:
-        raise InputError(f"{name!r}: no file can have this name ({error.reason}). Choose another one.") from error
+        raise InputError(f"{ascii(name)}: no file can have this name ({error.reason}). Choose another one.") from error
     if b"\0" in encoded:
         raise InputError(f"{name!r}: no file can have a name with a null character. Choose another one.")
     return encoded
@@ -160,7 +166,7 @@ def atomic_write_all(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
     >>> [path.read_text() for path in paths]
     ['text', 'text']
     """
-    paths = list(paths)
+    paths = [expanded(Path(path)) for path in paths]
     temporaries = [temporary_name(path) for path in paths]
     try:
         yield temporaries
@@ -202,7 +208,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     >>> [file.name for file in path.iterdir()], [file.name for file in path.parent.iterdir()]
     (['card.md'], ['model'])
     """
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(expanded(path)))
     if os.path.ismount(path):
         raise InputError(f"{path}: is a mount point, which can't be replaced. Give the name of a folder in it.")
     # In containers, process IDs are often the same: neither leftovers nor another one's folder may be in the way.

@@ -6,8 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import __main__ as data_prep
+from mossformer_sb import cli
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_folder, atomic_write, atomic_write_all, check_output_file, write_text
+from mossformer_sb.utils.files import (
+    atomic_folder,
+    atomic_write,
+    atomic_write_all,
+    check_output_file,
+    expanded,
+    make_output_folder,
+    write_text,
+)
 
 ROOT = Path(__file__).parents[2]
 # What else renames, and why.
@@ -27,8 +37,39 @@ def names(folder):
 
 @pytest.mark.parametrize("name", ["\ud800", "a\0b"])
 def test_a_name_that_no_file_can_have(tmp_path, name):
-    with pytest.raises(InputError, match="no file can have"), atomic_write(tmp_path / name):
-        pass
+    for write in (atomic_write, atomic_folder):
+        with pytest.raises(InputError, match="no file can have"), write(tmp_path / name / "below"):
+            pass
+        with pytest.raises(InputError, match="no file can have"), write(tmp_path / name):
+            pass
+    for check in (check_output_file, make_output_folder, expanded):
+        with pytest.raises(InputError, match="no file can have"):
+            check(tmp_path / name / "below")
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "a\0b/c", "a/\ud800"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "separate a.wav --output_folder",
+        "separate --input-list",
+        "separate a.wav --model",
+        "separate",
+        "score --estimates a --references",
+        "score --references a --estimates",
+        "export trained --output_folder",
+        "export trained --output_folder a --notes",
+        "export --output_folder a",
+        "data_prep wham --data_folder a --output_folder",
+        "data_prep wham --output_folder a --data_folder",
+        "data_prep custom --output_folder a --csv_file",
+    ],
+)
+def test_programs_refuse_names_that_no_file_can_have(words, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = [*words.split(), name]
+    status = data_prep.main(arguments) if program == "data_prep" else cli.main([program, *arguments])
+    assert status == 2 and "no file can have" in capsys.readouterr().err
 
 
 class TestFile:
@@ -157,7 +198,7 @@ def test_files_get_their_names_in_one_place():
     [
         ("folder", "folder: is a folder; expected a file to write"),
         ("x" * 300, "can't be written .*File name too long"),
-        ("a\0b", "can't be written .*null"),
+        ("a\0b", "no file can have .*null"),
         ("file/x.csv", "can't be written .*Not a directory"),
     ],
 )

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.inference.separation import MossFormerSeparation
-    from mossformer_sb.inference.shifts import check_shifts
+    from mossformer_sb.network.checks import check_shifts
     from mossformer_sb.sharing.onnx import INT8_FILE, ONNX_FILE, check_onnx, export_onnx, quantise
     from mossformer_sb.training.export import export_training
 

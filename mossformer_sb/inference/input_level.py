@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mossformer_sb.errors import InputError
+from mossformer_sb.network.checks import check_input_level
 
 LEVEL = 0.05  # root mean square of the network's input, relative to full scale
 LOUD_LEVEL = 10 ** (-25 / 20)  # root mean square of the louder samples, for "loud_rms"
@@ -24,8 +24,8 @@ def _loud_rms(power):
     return _rms(power[loud] if loud.any() else power)
 
 
-# Values of input_level: how to measure a signal's power, and the level to scale it to.
-INPUT_LEVELS = {"rms": (_rms, LEVEL), "loud_rms": (_loud_rms, LOUD_LEVEL)}
+# By value of input_level: how to measure a signal's power, and the level to scale it to.
+_MEASURES = {"rms": (_rms, LEVEL), "loud_rms": (_loud_rms, LOUD_LEVEL)}
 
 
 def normalise(samples: np.ndarray, measure: str = "rms") -> tuple[np.ndarray, float]:
@@ -64,21 +64,7 @@ def normalise(samples: np.ndarray, measure: str = "rms") -> tuple[np.ndarray, fl
     -25.0
     """
     check_input_level(measure)
-    measured, level = INPUT_LEVELS[measure]
+    measured, level = _MEASURES[measure]
     centred = samples - samples.mean(dtype=np.float64).astype(samples.dtype)
     gain = level / max(float(measured(np.square(centred, dtype=np.float64))), _QUIETEST)
     return centred * samples.dtype.type(gain), gain
-
-
-def check_input_level(measure: str) -> None:
-    """Raise InputError if a measure of the input's level is not known.
-
-    Example
-    -------
-    >>> check_input_level("peak")
-    Traceback (most recent call last):
-        ...
-    mossformer_sb.errors.InputError: input_level 'peak' is not known: choose one of rms, loud_rms.
-    """
-    if measure not in INPUT_LEVELS:
-        raise InputError(f"input_level {measure!r} is not known: choose one of {', '.join(INPUT_LEVELS)}.")

@@ -10,8 +10,6 @@ import torch
 from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.inference.input_level import check_input_level
-from mossformer_sb.inference.shifts import check_shifts
 from mossformer_sb.network.hub import CONFIG_FILE, read_config
 from mossformer_sb.sharing.fetching import NoSuchFile
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
@@ -83,8 +81,6 @@ def model_hparams(source: ModelSource, overrides: Mapping, overrides_must_match:
         overrides = {key: value for key, value in overrides.items() if key in known}
     separator = load_model(source, overrides)
     level = {} if separator.input_level is None else {"input_level": separator.input_level}
-    check_input_level(level.get("input_level", "rms"))
-    check_shifts(separator.shifts)
     modules = dict(separator.named_children())
     facts = {"sample_rate": separator.sample_rate, "num_spks": separator.masknet.num_spks, "shifts": separator.shifts}
     return {**facts, **level, **modules, **more, "modules": modules}

@@ -34,7 +34,8 @@ from mossformer_sb.inference.output_files import Output, made_folders, reduction
 from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import measure, write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
-from mossformer_sb.inference.shifts import check_shifts, delays, mean_of_delayed
+from mossformer_sb.inference.shifts import delays, mean_of_delayed
+from mossformer_sb.network.checks import check_shifts
 from mossformer_sb.network.lengths import check_lengths
 from mossformer_sb.network.separator import separate
 from mossformer_sb.pretrained import default_model

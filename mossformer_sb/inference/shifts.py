@@ -15,32 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.si_snr import best_permutation, reorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-MOST_SHIFTS = 64  # a model's folder can't ask for more
 _GROUP_SIZE = 128  # frames, for networks without groups
 _LARGEST_GROUP = 1024  # frames: longer delays would cost more than the recording itself
-
-
-def check_shifts(shifts: int) -> int:
-    """The number of shifts, or InputError if it is none.
-
-    Example
-    -------
-    >>> check_shifts(0)
-    Traceback (most recent call last):
-        ...
-    mossformer_sb.errors.InputError: shifts must be a whole number from 1, which is no averaging, to 64; found 0.
-    """
-    if not isinstance(shifts, int) or isinstance(shifts, bool) or not 1 <= shifts <= MOST_SHIFTS:
-        raise InputError(
-            f"shifts must be a whole number from 1, which is no averaging, to {MOST_SHIFTS}; found {shifts!r}."
-        )
-    return shifts
 
 
 def delays(shifts: int, encoder: torch.nn.Module, masknet: torch.nn.Module) -> list[int]:

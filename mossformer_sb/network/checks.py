@@ -1,4 +1,4 @@
-"""Checks of a mask net's arguments and inputs."""
+"""Checks of the arguments of a separator and of a mask net, and of its inputs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ DUAL_PATH_ARGUMENTS = (
     "use_global_pos_enc",
     "max_length",
 )
+
+INPUT_LEVELS = ("rms", "loud_rms")  # how a recording's level is measured, see `mossformer_sb.inference.input_level`
+MOST_SHIFTS = 64  # a model's folder can't ask for more
 
 
 def refuse(network: str, others: Collection[str], known: Collection[str]) -> None:
@@ -70,6 +73,37 @@ def check_number(key: str, value: object) -> None:
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(f"{key} must be a number; found {value!r}.")
+
+
+def check_input_level(measure: str) -> None:
+    """Raise InputError if a measure of the input's level is not known.
+
+    Example
+    -------
+    >>> check_input_level("peak")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: input_level 'peak' is not known: choose one of rms, loud_rms.
+    """
+    if measure not in INPUT_LEVELS:
+        raise InputError(f"input_level {measure!r} is not known: choose one of {', '.join(INPUT_LEVELS)}.")
+
+
+def check_shifts(shifts: int) -> int:
+    """The number of shifts, see `mossformer_sb.inference.shifts`, or InputError if it is none.
+
+    Example
+    -------
+    >>> check_shifts(0)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: shifts must be a whole number from 1, which is no averaging, to 64; found 0.
+    """
+    if not isinstance(shifts, int) or isinstance(shifts, bool) or not 1 <= shifts <= MOST_SHIFTS:
+        raise InputError(
+            f"shifts must be a whole number from 1, which is no averaging, to {MOST_SHIFTS}; found {shifts!r}."
+        )
+    return shifts
 
 
 def check_config(

@@ -297,8 +297,7 @@ def _is_large(config):
 def _check_values(state, needed, path):
     """Raise InputError for weights of a wrong type, or with non-finite values."""
     for key, value in state.items():
-        both = value.dtype in FLOATS and needed[key].is_floating_point()
-        if not both and (value.is_floating_point() or needed[key].is_floating_point() or value.is_complex()):
+        if value.is_floating_point() and value.dtype not in FLOATS:
             raise InputError(f"{path}: {key} has the type {value.dtype}, expected {needed[key].dtype}.")
         if not value.to(needed[key].dtype).isfinite().all():
             raise InputError(f"{path}: {key} holds NaN or infinity. The file is damaged, or its training failed.")

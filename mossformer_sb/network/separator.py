@@ -15,7 +15,7 @@ from torch import nn
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.baselines import ConvTasNetMaskNet, DPRNNMaskNet, SepFormerMaskNet
-from mossformer_sb.network.checks import check_count
+from mossformer_sb.network.checks import check_count, check_input_level, check_shifts
 from mossformer_sb.network.dispatch import replaceable
 from mossformer_sb.network.hub import CONFIG_FILE, HubModel
 from mossformer_sb.network.lengths import check_lengths, lengths_are_checked, padding_mask, zero_padding
@@ -230,10 +230,10 @@ class MossFormerSeparator(nn.Module, HubModel):
         )
 
     def _set_facts(self, sample_rate, input_level, shifts):
-        for key, value in (("sample_rate", sample_rate), ("shifts", shifts)):
-            check_count(key, value)
-        if not isinstance(input_level, (str, type(None))):
-            raise InputError(f"input_level must be a name; found {input_level!r}.")
+        check_count("sample_rate", sample_rate)
+        check_shifts(shifts)
+        if input_level is not None:
+            check_input_level(input_level)
         self.sample_rate, self.input_level, self.shifts = sample_rate, input_level, shifts
 
     @classmethod

@@ -15,6 +15,7 @@ from mossformer_sb.sharing.authors_files import MAPPING_TASK, read_checkpoint
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.sharing.modelscope import is_constant, masknet_from_modelscope, masknet_sizes, masknet_to_modelscope
 from mossformer_sb.sharing.record import TrainingRecord
+from mossformer_sb.utils.weights import shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,11 +165,11 @@ def _compare(checkpoint, needed):
     rows = []
     for name in MODULES:
         pair_of_states = checkpoint.states[name], needed[name]
-        shapes = [{key: list(value.shape) for key, value in states.items()} for states in pair_of_states]
+        shapes = [{key: shape(value) for key, value in states.items()} for states in pair_of_states]
         for key in dict.fromkeys([*shapes[1], *shapes[0]]):
             pair = [states.get(key, "-") for states in shapes]
             if pair[0] != pair[1] and not (is_constant(key) and pair[0] == "-"):
-                rows.append((checkpoint.files[name], checkpoint.key_in_file(name, key), *map(str, pair)))
+                rows.append((checkpoint.files[name], checkpoint.key_in_file(name, key), *pair))
     if not rows:
         return
     header = ("file", "key", "found", "needed")

@@ -90,7 +90,7 @@ def check_state(module: torch.nn.Module, state: Mapping, path: str | Path, name:
 
 
 def differences(found: Mapping, needed: Mapping, where_found: str, where_needed: str) -> tuple[int, str]:
-    """Compare the names and shapes of two state dicts.
+    """Compare the names, shapes and kinds of number of two state dicts. All kinds of floating point are alike.
 
     Arguments
     ---------
@@ -102,7 +102,7 @@ def differences(found: Mapping, needed: Mapping, where_found: str, where_needed:
     Returns
     -------
     number : int
-        Number of names whose shapes differ, or that are missing in one of them.
+        Number of names whose shapes or kinds differ, or that are missing in one of them.
     text : str
         The first differences.
 
@@ -111,7 +111,7 @@ def differences(found: Mapping, needed: Mapping, where_found: str, where_needed:
     >>> differences({"a": torch.zeros(2)}, {"a": torch.zeros(3)}, "in the file", "in the network")
     (1, 'a: [2] in the file, [3] in the network')
     """
-    found, needed = _shapes(found), _shapes(needed)
+    found, needed = ({key: shape(value) for key, value in state.items()} for state in (found, needed))
     different = [key for key in dict.fromkeys([*needed, *found]) if needed.get(key) != found.get(key)]
     shown = [
         f"{key}: {found.get(key, 'nothing')} {where_found}, {needed.get(key, 'nothing')} {where_needed}"
@@ -120,8 +120,19 @@ def differences(found: Mapping, needed: Mapping, where_found: str, where_needed:
     return len(different), "; ".join([*shown, "..."] if len(different) > SHOWN_DIFFERENCES else shown)
 
 
-def _shapes(state):
-    return {key: list(value.shape) if torch.is_tensor(value) else "no tensor" for key, value in state.items()}
+def shape(value: object) -> str:
+    """A tensor's shape as text, and whether its numbers are not real: loading would convert them without a word.
+
+    Example
+    -------
+    >>> shape(torch.zeros(2, dtype=torch.half)), shape(torch.zeros(2, dtype=torch.int8)), shape(torch.zeros(2) * 1j)
+    ('[2]', '[2] of whole numbers', '[2] of complex numbers')
+    """
+    if not isinstance(value, torch.Tensor):
+        return "no tensor"
+    if value.is_complex():
+        return f"{list(value.shape)} of complex numbers"
+    return f"{list(value.shape)}{'' if value.is_floating_point() else ' of whole numbers'}"
 
 
 def read_state_dict(path: str | Path) -> dict:

@@ -91,6 +91,16 @@ class TestMistakes:
         )
         self.fails(table, theirs, tmp_path)
 
+    def test_numbers_that_are_not_real(self, theirs, tmp_path):
+        changed(theirs, "masknet", lambda state: state.update({"conv1d_out.bias": state["conv1d_out.bias"].int()}))
+        changed(theirs, "decoder", lambda state: state.update(weight=state["weight"] * 1j))
+        self.fails(
+            r"2 keys(.|\n)*bias +\[384\] of whole numbers +\[384\]\n"
+            r"decoder.bin +weight +(\[.*\]) of complex numbers +\[",
+            theirs,
+            tmp_path,
+        )
+
     def test_a_long_table_is_cut(self, theirs, tmp_path):
         changed(theirs, "masknet", lambda state: state.update({f"x{number}": torch.zeros(1) for number in range(25)}))
         self.fails("25 keys are not(.|\n)*x19 .*\nand 5 more", theirs, tmp_path)

@@ -275,3 +275,15 @@ def test_a_rate_that_loading_would_refuse(tmp_path):
     with pytest.raises(InputError, match="sample_rate must be at most 1048576 Hz; found 1048577"):
         export(tmp_path / "model", modules, 2**20 + 1)
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"shifts": 100}, "shifts must be .* to 64; found 100"), ({"input_level": "peak"}, "input_level 'peak' is not")],
+)
+def test_settings_that_loading_would_refuse(separator, tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        export(tmp_path / "model", dict(separator.named_children()), RATE, settings=settings)
+    with pytest.raises(InputError, match=message):
+        MossFormerSeparator.from_modules(**dict(separator.named_children()), **settings)
+    assert not list(tmp_path.iterdir())

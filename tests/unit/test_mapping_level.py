@@ -100,6 +100,8 @@ class TestInputLevel:
 
     def test_one_that_is_not_known(self, tmp_path):
         modules = dict(MossFormerSeparator.from_size("mini").named_children())
-        folder = export(tmp_path / "model", modules, RATE, settings={"input_level": "peak"})
+        folder = export(tmp_path / "model", modules, RATE, settings={"input_level": "rms"})
+        config = folder / "config.json"
+        config.write_text(config.read_text().replace('"rms"', '"peak"'))
         with pytest.raises(InputError, match="input_level 'peak' is not known: choose one of rms, loud_rms"):
             MossFormerSeparation.from_hparams(folder, device="cpu")

@@ -43,10 +43,12 @@ from mossformer_sb.training.export import check_export_folder
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
 from mossformer_sb.utils.allocator import keep_freed_memory
+from mossformer_sb.utils.files import refusing_long_names
 
 logger = logging.getLogger("train")
 
 
+@refusing_long_names()
 def main(argv):
     """Run the experiment of the command line."""
     hparams_file, run_opts, overrides = parse_arguments(argv)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import expanded
+from mossformer_sb.utils.files import expanded, refusing_long_names
 
 if TYPE_CHECKING:
     import argparse
@@ -41,7 +41,7 @@ def run(parser: argparse.ArgumentParser, arguments: list[str] | None = None) -> 
         options = expanded(vars(parser.parse_args(arguments)))
         function = options.pop("function")
         _check_given(options)
-        with _working(options):
+        with _working(options), refusing_long_names():
             function(**options)
     except InputError as error:
         sys.stderr.write(f"{error}\n")

@@ -12,7 +12,7 @@ import logging
 import sys
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import expanded
+from mossformer_sb.utils.files import expanded, refusing_long_names
 from mossformer_sb.version import __version__
 
 __all__ = ["main"]
@@ -53,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)
     try:
-        return arguments.run(argparse.Namespace(**expanded(vars(arguments)))) or 0
+        with refusing_long_names():
+            return arguments.run(argparse.Namespace(**expanded(vars(arguments)))) or 0
     except InputError as error:
         print(f"mossformer-sb {arguments.command}: {error}", file=sys.stderr)
         return WRONG_INPUT

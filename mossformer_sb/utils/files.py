@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -90,6 +91,35 @@ def _encoded(name):
     if b"\0" in encoded:
         raise InputError(f"{name!r}: no file can have a name with a null character. Choose another one.")
     return encoded
+
+
+@contextlib.contextmanager
+def refusing_long_names() -> Iterator[None]:
+    """Context, or decorator, of a program: a path that is too long for the file system raises InputError.
+
+    Any access to such a path raises OSError, even the question whether it exists.
+
+    Raises
+    ------
+    InputError
+        If a path is too long.
+
+    Example
+    -------
+    >>> with refusing_long_names():
+    ...     Path("x" * 300).stat()
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: xxx...: is too long for the name of a file or folder. Give a shorter one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError(
+            f"{error.filename}: is too long for the name of a file or folder. Give a shorter one."
+        ) from error
 
 
 def for_soundfile(path: str | Path) -> str | bytes:

@@ -47,29 +47,38 @@ def test_a_name_that_no_file_can_have(tmp_path, name):
             check(tmp_path / name / "below")
 
 
+PATHS = [
+    "separate a.wav --output_folder",
+    "separate --input-list",
+    "separate a.wav --model",
+    "separate",
+    "score --estimates a --references",
+    "score --references a --estimates",
+    "export trained --output_folder",
+    "export trained --output_folder a --notes",
+    "export --output_folder a",
+    "data_prep wham --data_folder a --output_folder",
+    "data_prep wham --output_folder a --data_folder",
+    "data_prep custom --output_folder a --csv_file",
+]
+
+
 @pytest.mark.parametrize("name", ["\ud800", "a\0b", "a\0b/c", "a/\ud800"])
-@pytest.mark.parametrize(
-    "words",
-    [
-        "separate a.wav --output_folder",
-        "separate --input-list",
-        "separate a.wav --model",
-        "separate",
-        "score --estimates a --references",
-        "score --references a --estimates",
-        "export trained --output_folder",
-        "export trained --output_folder a --notes",
-        "export --output_folder a",
-        "data_prep wham --data_folder a --output_folder",
-        "data_prep wham --output_folder a --data_folder",
-        "data_prep custom --output_folder a --csv_file",
-    ],
-)
+@pytest.mark.parametrize("words", PATHS)
 def test_programs_refuse_names_that_no_file_can_have(words, name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     program, *arguments = [*words.split(), name]
     status = data_prep.main(arguments) if program == "data_prep" else cli.main([program, *arguments])
     assert status == 2 and "no file can have" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"a/{'x' * 300}/b"])
+@pytest.mark.parametrize("words", PATHS)
+def test_programs_refuse_names_that_are_too_long(words, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    program, *arguments = [*words.split(), name]
+    status = data_prep.main(arguments) if program == "data_prep" else cli.main([program, *arguments])
+    assert status in (1, 2) and capsys.readouterr().err
 
 
 class TestFile:

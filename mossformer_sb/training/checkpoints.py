@@ -15,6 +15,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import time
 import zlib
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from mossformer_sb.utils.weights import differences, read_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,9 @@ logger = logging.getLogger(__name__)
 # SpeechBrain treats every folder whose name begins with CKPT as a checkpoint, so temporary names begin otherwise.
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
+SETTINGS_FILE = "settings.json"
+# Settings of a network that change what it computes, and no name or shape of its parameters.
+INVISIBLE_SETTINGS = ("apply_masks", "group_size")
 BEST_KEY = "si-snr"  # validation score, in a checkpoint's meta, by which the best is chosen
 AVERAGED_WEIGHTS = "averaged_weights"  # the recoverable of a run with ema_decay
 
@@ -45,7 +50,9 @@ class Checkpointer(stock.Checkpointer):
     - Saving and deleting are atomic. What an interrupted run left behind is deleted at the next save.
     - Checkpoints with missing, shortened or altered files are skipped, with a warning, and the next one is used. If all
       are damaged, it is an error: training would otherwise start again from the beginning.
-    - Loading first compares names and shapes of all modules, and changes none if one differs.
+    - Loading first compares names and shapes of all modules, and the settings that these don't show, and changes none
+      if one differs.
+    - The newest checkpoint is the last one that was saved, also if the clock has been set back in between.
     - Deleting old checkpoints keeps a complete one, even if the ones to keep are damaged.
 
     The ranks of a distributed run need to see the same folder. Checkpoints written by SpeechBrain's own class have no
@@ -129,11 +136,17 @@ class Checkpointer(stock.Checkpointer):
         # A NumPy number would be written as an object, which the safe reader of this file then refuses.
         plain = {key: value.item() if hasattr(value, "item") else value for key, value in meta_to_include.items()}
         yaml.safe_dump(plain)
+        # Age decides which one is kept and resumed: with a clock that is behind, the new one would be deleted at once.
+        newest = max((checkpoint.meta["unixtime"] for checkpoint in super().list_checkpoints()), default=0.0)
+        plain.setdefault("unixtime", max(time.time(), math.nextafter(newest, math.inf)))
         return super()._save_checkpoint_metafile(fpath, plain, end_of_epoch)
 
     def _publish(self, checkpoint):
         """Flush and list the files of a checkpoint with a temporary name, and rename it to its final name."""
         folder = checkpoint.path
+        found = {name: _invisible_settings(obj) for name, obj in self.recoverables.items()}
+        settings = {name: values for name, values in found.items() if values}
+        (folder / SETTINGS_FILE).write_text(json.dumps(settings), encoding="utf-8")
         _write_file_list(folder)
         final = folder.with_name(folder.name.removeprefix(TEMPORARY_PREFIX))
         replaced = _set_aside(final) if final.exists() else None  # the caller reuses a name
@@ -253,7 +266,8 @@ class Checkpointer(stock.Checkpointer):
         ------
         InputError
             When a recoverable has no file, averaged weights would be ignored, the parameters of a module have other
-            names or shapes, or those of an optimizer are grouped differently. Nothing has been changed then.
+            names or shapes, it would compute something else, or those of an optimizer are grouped differently. Nothing
+            has been changed then.
         """
         missing = [name for name in self._required() if name not in checkpoint.paramfiles]
         if missing:
@@ -268,6 +282,7 @@ class Checkpointer(stock.Checkpointer):
             )
         for name, module in self._plain_modules(checkpoint):
             _check_architecture(name, module, checkpoint)
+            _check_settings(name, module, checkpoint)
         for name, obj in self.recoverables.items():
             if isinstance(obj, torch.optim.Optimizer) and name in checkpoint.paramfiles:
                 _check_parameter_groups(obj, checkpoint.paramfiles[name])
@@ -282,6 +297,7 @@ class Checkpointer(stock.Checkpointer):
             for name, module in self._plain_modules(checkpoint):
                 with contextlib.suppress(RuntimeError, OSError, EOFError, pickle.UnpicklingError):
                     _check_architecture(name, module, checkpoint)
+                _check_settings(name, module, checkpoint)
 
     def _plain_modules(self, checkpoint):
         """Names of the modules with a state dict in the checkpoint, and the modules."""
@@ -436,6 +452,40 @@ def _check_architecture(name, module, checkpoint):
             f"The checkpoint {checkpoint.path} has another architecture: {number} parameters of '{name}' differ "
             f"({shown}). Use the settings that it was trained with, or another output folder."
         )
+
+
+def invisible_settings(folder: str | Path, name: str) -> dict:
+    """The settings of a module in a checkpoint, out of `INVISIBLE_SETTINGS`; none in those of earlier versions.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "settings.json").write_text('{"masknet": {"apply_masks": false}}')
+    >>> invisible_settings(folder, "masknet"), invisible_settings(folder, "encoder")
+    ({'apply_masks': False}, {})
+    """
+    try:
+        found = json.loads((pathlib.Path(folder) / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # missing, or damaged: the checksums are for that
+        return {}
+    return found.get(name, {})
+
+
+def _invisible_settings(module):
+    config = getattr(module, "config", None)
+    config = config if isinstance(module, torch.nn.Module) and isinstance(config, dict) else {}
+    return {key: config[key] for key in INVISIBLE_SETTINGS if key in config}
+
+
+def _check_settings(name, module, checkpoint):
+    here = _invisible_settings(module)
+    for key, there in invisible_settings(checkpoint.path, name).items():
+        if key in here and here[key] != there:
+            raise InputError(
+                f"The checkpoint {checkpoint.path} was trained with {key} {there}, and {key} of '{name}' is "
+                f"{here[key]} now, with which its weights would compute something else. Set {key} as it was, or give "
+                "another output folder."
+            )
 
 
 def _check_parameter_groups(optimizer, path):

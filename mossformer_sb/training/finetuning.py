@@ -22,7 +22,7 @@ from mossformer_sb.sharing.fetching import HUB_ID, ModelSource
 from mossformer_sb.sharing.folder import HPARAMS_FILE, MODULES
 from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.training.checkpoint_checks import is_from_stock_recipe
-from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, scored_weights
+from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, invisible_settings, scored_weights
 from mossformer_sb.training.experiment_file import read_yaml
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.utils.files import expanded, locate
@@ -105,7 +105,7 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
     """
     settings_file, place, read = _find_model(source)
     model_rate = _read_sample_rate(settings_file)
-    _check_computation(source, settings_file, modules["masknet"])
+    _check_computation(source, _invisible_settings(settings_file, place), modules["masknet"])
     comparisons, fitting = {}, {}
     for name in MODULES:
         there = read(name)
@@ -223,12 +223,19 @@ def _read_sample_rate(settings_file):
     return value
 
 
-def _check_computation(source, settings_file, masknet):
+def _invisible_settings(settings_file, place):
+    """The mask net's settings that its tensors don't show, as far as they are known."""
+    if settings_file.name == CONFIG_FILE:
+        return {"apply_masks": True, **read_config(settings_file)}
+    known = {key: value for key, value in read_yaml(settings_file).items() if key == "apply_masks"}
+    return {**known, **invisible_settings(place, "masknet")}
+
+
+def _check_computation(source, there, masknet):
     """Compare what the tensors don't show: whether masks are applied (InputError), and the group size (warning)."""
-    if settings_file.name != CONFIG_FILE:
-        return
-    there, here = read_config(settings_file), getattr(masknet, "config", {})
-    masks_there, masks_here = there.get("apply_masks", True), applies_masks(masknet)
+    here = getattr(masknet, "config", {})
+    masks_here = applies_masks(masknet)
+    masks_there = there.get("apply_masks", masks_here)
     if masks_there != masks_here:
         raise InputError(
             f"init_from '{source}': was trained with apply_masks {masks_there}, and apply_masks is {masks_here} here, "

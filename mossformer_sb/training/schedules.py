@@ -40,7 +40,8 @@ START_FACTOR, END_FACTOR = 1 / 25, 1 / 25e4  # of one_cycle's highest rate, as t
 # These of torch's schedulers count batches, the others epochs.
 _TORCH_BY_STEP = ("CyclicLR", "OneCycleLR")
 _GIVEN = ("lr", "weight_decay")  # of the optimizer's groups: may change when a run is resumed
-_GIVEN_KEY = "given_for_optimizer"  # in a checkpoint
+_GIVEN_KEY, _KIND_KEY = "given_for_optimizer", "scheduler"  # in a checkpoint
+_STATE = ("base_lrs", "last_epoch", "_step_count", "_last_lr")  # of torch's schedulers
 _RATES = ("lr", "initial_lr", "max_lr", "min_lr")  # of the optimizer's groups, as torch's schedulers name them
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ class Schedule:
         self.optimizer = optimizer
         self._given = [{key: group.get(key) for key in _GIVEN} for group in optimizer.param_groups]
         self._given_before: list[dict] | None = None  # in the run of the checkpoint
+        self._kind_before: str | None = None  # if that run had another scheduler
         self._adapter = _adapter(scheduler, optimizer)
+        self._groups = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
 
     @property
     def scheduler(self) -> Any:
@@ -117,7 +120,8 @@ class Schedule:
         """Apply the current configuration, after a checkpoint has restored the optimizer and this schedule.
 
         The optimizer's state has the checkpoint's ``lr`` and ``weight_decay``. Where a given ``lr`` differs from the
-        one given then, the rate is changed by the same factor, so that what the schedule has done so far stays.
+        one given then, the rate is changed by the same factor, so that what the schedule has done so far stays. Another
+        kind of scheduler begins with the given ``lr``: the rate that the earlier one ended with means nothing to it.
 
         Arguments
         ---------
@@ -125,6 +129,9 @@ class Schedule:
             Complete epochs.
         """
         if self._given_before is None:
+            return
+        if self._kind_before is not None:
+            self._begin_anew(epochs_done)
             return
         groups = list(zip(self.optimizer.param_groups, self._given, self._given_before, strict=True))
         factor = 1.0
@@ -142,18 +149,33 @@ class Schedule:
         if now["weight_decay"] != before["weight_decay"]:
             logger.info("weight_decay was %s, and is %s now", before["weight_decay"], now["weight_decay"])
 
+    def _begin_anew(self, epochs_done):
+        """Restore the optimizer's settings from before the checkpoint was loaded."""
+        for group, settings in zip(self.optimizer.param_groups, self._groups, strict=True):
+            group.update(settings)
+        self._adapter.resumed(epochs_done, factor=1.0)
+        logger.info("The scheduler was %s, and is %s now: it begins at %.3g", self._kind_before, self._kind, self.rate)
+        self._given_before = self._kind_before = None
+
+    @property
+    def _kind(self):
+        return "constant" if self.scheduler is None else type(self.scheduler).__name__
+
     @mark_as_saver
     def save(self, path: str | Path) -> None:
-        """Save the state that calls have changed; of the configuration, only what was given for the optimizer."""
-        torch.save({**self._adapter.state(), _GIVEN_KEY: self._given}, path)
+        """Save the state that calls have changed, and what was given for the optimizer."""
+        torch.save({**self._adapter.state(), _GIVEN_KEY: self._given, _KIND_KEY: self._kind}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
         """Load the saved state; the configuration stays the current one, see `resumed`."""
         del end_of_epoch
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self._given_before = state.pop(_GIVEN_KEY, self._given)  # missing in checkpoints of earlier versions
-        self._adapter.load(state)
+        self._given_before = state.pop(_GIVEN_KEY, self._given)  # both are missing in checkpoints of earlier versions
+        kind = state.pop(_KIND_KEY, self._kind)
+        self._kind_before = kind if kind != self._kind else None
+        if self._kind_before is None:
+            self._adapter.load(state)
 
 
 class OneCycle:
@@ -239,7 +261,7 @@ def choose_schedule(
     Arguments
     ---------
     name : str
-        "plateau": constant for 85 epochs, then halved when the validation loss has not improved for 2. "linear": from
+        "plateau": constant for 85 epochs, then halved when the validation loss has not improved for 3. "linear": from
         ``lr`` to ``final_lr`` in a straight line over the epochs. "one_cycle": see `OneCycle`, for a fixed budget of
         time or steps.
     lr : float
@@ -253,7 +275,7 @@ def choose_schedule(
     train_minutes : float, optional
         Time budget, which takes precedence over a number of steps.
     final_lr : float
-        The last epoch's rate, for "linear".
+        The last epoch's rate, for "linear"; 0 is reached after the last epoch, which would otherwise learn nothing.
 
     Returns
     -------
@@ -282,7 +304,7 @@ def choose_schedule(
                 f"schedule 'linear' follows number_of_epochs, which train_minutes: {train_minutes} replaces: set "
                 "schedule: one_cycle, whose rate follows the time, or leave out train_minutes."
             )
-        return stock.LinearScheduler(lr, final_lr, number_of_epochs)
+        return stock.LinearScheduler(lr, final_lr, number_of_epochs + (final_lr == 0))
     if train_minutes:
         return OneCycle(lr, None, warmup_share, decay_share)
     if not steps_per_epoch:
@@ -350,11 +372,16 @@ class _OneCycleAdapter(_Constant):
 
 
 class _TorchAdapter(_Constant):
-    """Torch's schedulers hold their optimizer, and set the first rate when they are built."""
+    """Torch's schedulers hold their optimizer, and set the first rate when they are built.
+
+    Their state has their configuration too. What calls have not changed of it is the present one after loading.
+    """
 
     def __init__(self, scheduler):
         self.scheduler = scheduler
         self.by_step = type(scheduler).__name__ in _TORCH_BY_STEP
+        self._initial = copy.deepcopy(scheduler.state_dict())
+        self._is_other = False  # whether the run of the checkpoint had another configuration
 
     def before_step(self, step, share):
         if step > 1:
@@ -365,14 +392,39 @@ class _TorchAdapter(_Constant):
         self.scheduler.step(*([loss] if needs_loss else []))
 
     def state(self):
-        return self.scheduler.state_dict()
+        return {"now": self.scheduler.state_dict(), "initial": self._initial}
 
     def load(self, state):
-        self.scheduler.load_state_dict(state)
+        if "initial" not in state:  # a checkpoint of an earlier version
+            self.scheduler.load_state_dict(state)
+            return
+        merged = _with_configuration(state["now"], state["initial"], self._initial)
+        self._is_other = merged != state["now"]
+        self.scheduler.load_state_dict(merged)
 
     def resumed(self, epochs_done, factor):
         if hasattr(self.scheduler, "base_lrs"):
             self.scheduler.base_lrs = [factor * rate for rate in self.scheduler.base_lrs]
+        # Most compute a rate from the last one, which is that of the earlier configuration.
+        if self._is_other and hasattr(self.scheduler, "_get_closed_form_lr"):
+            rates = self.scheduler._get_closed_form_lr()
+            for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self.scheduler._last_lr = rates
+
+
+def _with_configuration(now, initial, configured):
+    """A state with the values of ``configured`` where no call has changed it since ``initial``.
+
+    Rates are always those of ``now``: `Schedule.resumed` changes them, for all schedulers alike.
+    """
+    if isinstance(now, dict) and isinstance(initial, dict) and isinstance(configured, dict):
+        kept = {key: value for key, value in now.items() if key in _STATE or not (key in initial and key in configured)}
+        others = [key for key in now if key not in kept]
+        return kept | {key: _with_configuration(now[key], initial[key], configured[key]) for key in others}
+    if all(isinstance(values, list) and len(values) == len(now) for values in (now, initial, configured)):
+        return [_with_configuration(*values) for values in zip(now, initial, configured, strict=True)]
+    return configured if now == initial else now
 
 
 class _SpeechBrainAdapter(_Constant):

@@ -15,7 +15,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from mossformer_sb.errors import InputError
 from mossformer_sb.training import checkpoints
 from mossformer_sb.training.checkpoint_checks import check_origin
-from mossformer_sb.training.checkpoints import FILE_LIST, TEMPORARY_PREFIX, Checkpointer
+from mossformer_sb.training.checkpoints import FILE_LIST, SETTINGS_FILE, TEMPORARY_PREFIX, Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
 from mossformer_sb.training.random_state import RandomState
 
@@ -61,7 +61,7 @@ def names(folder):
 def test_saved_checkpoint_is_listed_and_loads_in_speechbrain(tmp_path, checkpointer, model):
     checkpoint = save(checkpointer, model, 3, meta={"si-snr": numpy.float64(5.0)})
     assert names(tmp_path) == [checkpoint.path.name]
-    assert names(checkpoint.path) == ["CKPT.yaml", FILE_LIST, "model.ckpt"]
+    assert names(checkpoint.path) == ["CKPT.yaml", FILE_LIST, "model.ckpt", SETTINGS_FILE]
     assert checkpoint.paramfiles == {"model": checkpoint.path / "model.ckpt"}
     assert checkpointer.list_checkpoints() == [checkpoint]
     assert recovered(stock.Checkpointer(tmp_path, {"model": model}), model, max_key="si-snr") == 3
@@ -222,6 +222,18 @@ def test_old_ones_are_deleted(tmp_path, checkpointer, model):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("backwards", [3600, 0])
+def test_the_last_one_is_kept_and_resumed_though_the_clock_was_set_back(checkpointer, model, monkeypatch, backwards):
+    now = [1e9]
+    monkeypatch.setattr(checkpoints.time, "time", lambda: now[0])
+    for epoch, score in enumerate([10.0, 9.0, 9.5, 9.6], start=1):
+        now[0] -= backwards
+        model.set(epoch)
+        checkpointer.save_and_keep_only(meta={"score": score, "epoch": epoch}, max_keys=["score"])
+        assert recovered(checkpointer, model) == epoch
+    assert sorted(checkpoint.meta["epoch"] for checkpoint in checkpointer.list_checkpoints()) == [1, 4]
+
+
 def test_last_whole_one_is_not_deleted(tmp_path, model):
     first = Checkpointer(tmp_path, {"model": model})
     best = save(first, model, 1, meta={"si-snr": 9.0})
@@ -277,6 +289,23 @@ def test_other_architecture(tmp_path):
     assert "0.weight: [3, 2] in the checkpoint, [4, 2] in the model" in str(error.value)
     assert "1.weight: [1] in the checkpoint, nothing in the model" in str(error.value)
     torch.testing.assert_close(dict(first.state_dict()), state)  # not even the module that fits has been changed
+
+
+@pytest.mark.parametrize(("key", "there", "here"), [("apply_masks", False, True), ("group_size", 256, 128)])
+def test_settings_that_names_and_shapes_do_not_show(tmp_path, key, there, here):
+    def checkpointer(value):
+        masknet = Model(1)
+        masknet.config = {key: value, "dropout": 0.0}
+        return Checkpointer(tmp_path, {"masknet": masknet})
+
+    saved = checkpointer(there).save_checkpoint()
+    message = f"trained with {key} {there}, and {key} of 'masknet' is {here} now"
+    with pytest.raises(InputError, match=message):
+        checkpointer(here).recover_if_possible()
+    with pytest.raises(InputError, match=message):
+        checkpointer(here).check_architecture()
+    assert checkpointer(there).recover_if_possible().path == saved.path
+    assert SETTINGS_FILE in Checkpointer(tmp_path)._expected_files(saved.path)
 
 
 @pytest.mark.parametrize(

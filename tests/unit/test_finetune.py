@@ -86,6 +86,21 @@ class TestWhatIsLoaded:
         with pytest.raises(InputError, match="was trained with apply_masks True, and apply_masks is False here"):
             start_from(mapping, export(tmp_path / "other", masking, RATE), RATE)
 
+    @pytest.mark.parametrize("has_file", [True, False])
+    def test_masks_are_no_mapping_for_a_training_without_an_export(self, tmp_path, has_file):
+        masking, mapping = (
+            dict(MossFormerSeparator.from_size("2mini", apply_masks=masks).named_children()) for masks in (True, False)
+        )
+        saved = Checkpointer(tmp_path / "save", mapping).save_checkpoint()
+        if not has_file:  # as in checkpoints of earlier versions
+            (saved.path / "settings.json").unlink()
+            (saved.path / "files.json").unlink()
+        settings = f"output_folder: {tmp_path}\nsave_folder: {tmp_path}/save\nsample_rate: {RATE}\n"
+        (tmp_path / "hyperparams.yaml").write_text(settings + ("" if has_file else "apply_masks: False\n"))
+        with pytest.raises(InputError, match="was trained with apply_masks False, and apply_masks is True here"):
+            start_from(masking, tmp_path, RATE)
+        start_from(mapping, tmp_path, RATE)
+
     def test_another_group_size_is_a_warning(self, trained, tmp_path, caplog):
         folder = export(tmp_path / "model", trained, RATE)
         modules = networks()

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 
 import pytest
 import torch
@@ -243,6 +244,43 @@ class TestResumedWithOtherSettings:
         finished, longer = stock.LinearScheduler(1.0, 0.0, 2), stock.LinearScheduler(0.1, 0.0, number_of_epochs)
         assert self.resume(tmp_path, finished, longer, lr=0.1).rate == pytest.approx(rate)
 
+    @pytest.mark.parametrize("lr", [1.0, 0.5])
+    def test_torchs_follow_their_new_configuration(self, tmp_path, lr):
+        def cosine(epochs):
+            return functools.partial(lr_scheduler.CosineAnnealingLR, T_max=epochs)
+
+        resumed = self.resume(tmp_path, cosine(2), cosine(6), lr=lr)
+        for epoch in (3, 4, 5, 6):
+            assert resumed.rate == pytest.approx(lr * (1 + math.cos(math.pi * (epoch - 1) / 6)) / 2)
+            resumed.after_epoch(epoch, 0.0)
+
+    def test_nested_ones_of_torch_too(self, tmp_path):
+        def nested(gamma, milestone):
+            def build(optimizer):
+                parts = [lr_scheduler.ConstantLR(optimizer, 1.0, 1), lr_scheduler.ExponentialLR(optimizer, gamma)]
+                return lr_scheduler.SequentialLR(optimizer, parts, [milestone])
+
+            build.func = lr_scheduler.SequentialLR
+            return build
+
+        resumed = self.resume(tmp_path, nested(0.5, 3), nested(0.1, 3), lr=1.0)
+        rates = []
+        for epoch in (3, 4, 5):
+            resumed.after_epoch(epoch, 0.0)
+            rates.append(resumed.rate)
+        assert rates == pytest.approx([1.0, 0.1, 0.01])
+
+    @pytest.mark.parametrize(
+        ("again", "rate"),
+        [(lambda: stock.ReduceLROnPlateau(dont_halve_until_epoch=85), 0.3), (lambda: None, 0.3)]
+        + [(lambda: stock.LinearScheduler(0.3, 0.0, 4), 0.1), (lambda: OneCycle(0.3, 10, 0.5), 0.3 / 25)],
+    )
+    def test_another_kind_begins_with_the_given_rate(self, tmp_path, again, rate, caplog):
+        caplog.set_level("INFO")
+        resumed = self.resume(tmp_path, stock.StepScheduler(1.0), again(), lr=0.3)
+        assert resumed.rate == pytest.approx(rate)
+        assert "The scheduler was StepScheduler, and is " in caplog.text
+
     def test_checkpoints_of_earlier_versions_know_of_no_settings(self, tmp_path):
         torch.save({}, tmp_path / "schedule.ckpt")
         schedule = start("constant")
@@ -342,14 +380,15 @@ class TestByName:
         with pytest.raises(InputError, match="warmup_share .* decay_share .* such as 0.05 and 0.25"):
             choose_schedule("one_cycle", 0.5, 1, None, *shares, train_minutes=60)
 
-    def test_linear(self):
+    @pytest.mark.parametrize(("final_lr", "expected"), [(0.5, [1.0, 0.75, 0.5]), (0.0, [1.0, 2 / 3, 1 / 3])])
+    def test_linear(self, final_lr, expected):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = Schedule(choose_schedule("linear", 1.0, number_of_epochs=3, final_lr=0.5), optimizer)
+        schedule = Schedule(choose_schedule("linear", 1.0, number_of_epochs=3, final_lr=final_lr), optimizer)
         rates = []
         for epoch in (1, 2, 3):
             rates.append(schedule.rate)
             schedule.after_epoch(epoch, loss=0.0)
-        assert rates == [1.0, 0.75, 0.5]
+        assert rates == pytest.approx(expected)
 
     def test_linear_has_no_end_in_a_time_budget(self):
         with pytest.raises(InputError, match="'linear' follows number_of_epochs, which train_minutes: 60 replaces"):

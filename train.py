@@ -26,9 +26,9 @@ from mossformer_sb.evaluation.results import TEST_MANIFEST
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training.brain import SeparationBrain
-from mossformer_sb.training.checkpoint_checks import check_checkpoints
+from mossformer_sb.training.checkpoint_checks import check_checkpoints, check_no_results
 from mossformer_sb.training.checkpoints import BEST_KEY
-from mossformer_sb.training.command_line import check_device, parse_arguments
+from mossformer_sb.training.command_line import check_device, check_run_options, parse_arguments, run_option
 from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, should_report, start, stop, unwrapped
 from mossformer_sb.training.experiment import (
     MANIFESTS,
@@ -39,6 +39,7 @@ from mossformer_sb.training.experiment import (
     loader_options,
     manifest_path,
 )
+from mossformer_sb.training.experiment_file import check_complete, read_yaml
 from mossformer_sb.training.export import check_export_folder
 from mossformer_sb.training.finetuning import freeze, start_from
 from mossformer_sb.training.run_folder import RunFolder
@@ -52,11 +53,12 @@ logger = logging.getLogger("train")
 def main(argv):
     """Run the experiment of the command line."""
     hparams_file, run_opts, overrides = parse_arguments(argv)
+    check_complete(read_yaml(hparams_file), hparams_file, run_opts.as_dict())
     check_device(run_opts)
     start(run_opts)
     with RunFolder(hparams_file, overrides, __file__, run_opts["log_config"]) as run_folder:
         hparams = run_on_all_ranks(load, hparams_file, overrides)
-        test_only = run_opts["test_only"] or hparams.get("test_only", False)
+        test_only = run_option("test_only", run_opts, hparams)
         run_on_all_ranks(check, hparams, run_opts, test_only)
 
         datasets, fingerprints = prepare(hparams, test_only)
@@ -80,14 +82,16 @@ def load(hparams_file, overrides):
 
 def check(hparams, run_opts, test_only):
     """Check for errors early, before data is prepared; load the initial weights."""
+    check_run_options(run_opts, hparams)
     if hparams["report"]:
         check_report()
     for name in MANIFESTS:
         loader_options(hparams, name)
     check_export_folder(hparams["export_folder"], hparams["output_folder"])
     hint_at_settings(hparams)
-    debug = run_opts["debug"] and not run_opts["debug_persistently"]
-    check_checkpoints(hparams["checkpointer"], test_only, debug)
+    check_checkpoints(hparams["checkpointer"], test_only)
+    if run_option("debug", run_opts, hparams) and not run_option("debug_persistently", run_opts, hparams):
+        check_no_results(hparams["checkpointer"], hparams["output_folder"], hparams["export_folder"])
     if hparams["init_from"] is not None:
         if hparams["checkpointer"].list_checkpoints():
             logger.info("Resuming the run in %s; init_from only applies to a new run", hparams["save_folder"])

@@ -6,6 +6,7 @@ The training step is `mossformer_sb.training.step`.
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,15 +146,24 @@ class SeparationBrain(StepBrain):
             As for ``speechbrain.Brain.fit``. With ``train_minutes`` the counter's limit has no effect.
         """
         if self.budget.minutes is None:
-            super().fit(self.budget.epochs(epoch_counter), train_set, valid_set, progressbar, **loader_kwargs)
+            epochs = self._up_to_the_step_limit(self.budget.epochs(epoch_counter))
+            super().fit(epochs, train_set, valid_set, progressbar, **loader_kwargs)
             return
         self._draws_bar = not self.noprogressbar if progressbar is None else progressbar
         try:
-            epochs = self.budget.epochs(epoch_counter, is_begun=lambda: self.step > 0)
+            epochs = self._up_to_the_step_limit(self.budget.epochs(epoch_counter, is_begun=lambda: self.step > 0))
             super().fit(epochs, train_set, valid_set, progressbar=False, **loader_kwargs)
         finally:
             if self._progress is not None:
                 self._progress.close()
+
+    def _up_to_the_step_limit(self, epochs):
+        """The epochs; none if a resumed run has taken all steps of ``optimizer_step_limit``, unless one is begun."""
+        while self.step > 0 or not self._optimizer_step_limit_exceeded:
+            try:
+                yield next(epochs)
+            except StopIteration:
+                return
 
     def on_fit_start(self) -> None:
         """Give each rank its own random numbers, then prepare as SpeechBrain does, and recover."""
@@ -162,6 +172,7 @@ class SeparationBrain(StepBrain):
             self._tensorboard = _tensorboard_logger(Path(self.hparams.output_folder) / TENSORBOARD_FOLDER)
         distributed.run_on_all_ranks(super().on_fit_start)
         self.schedule.resumed(getattr(self.hparams.epoch_counter, "current", 0))
+        self._compare_steps_of_schedule()
         if if_main_process():
             compiled = bool(self.compile or self.compile_module_keys)
             logger.info(numerics.describe(self.device, self.precision, self.eval_precision, compiled))
@@ -174,6 +185,21 @@ class SeparationBrain(StepBrain):
             self._report_budget()
             if if_main_process():
                 self._progress = Progress(self.budget, bar=self._draws_bar)
+
+    def _compare_steps_of_schedule(self):
+        """Warn if `OneCycle` by steps has another number of steps than this training."""
+        total = getattr(self.schedule.scheduler, "total_steps", None)
+        epochs = getattr(self.hparams.epoch_counter, "limit", None)
+        is_known = isinstance(self.schedule.scheduler, OneCycle) and self.budget.epoch_minutes is None
+        if not is_known or total is None or self.train_batches is None or not if_main_process():
+            return
+        steps = math.ceil(len(self.train_batches) / self.grad_accumulation_factor)
+        if abs(total / (epochs * steps) - 1) > 0.01:
+            logger.warning(
+                "schedule one_cycle: the rate is for %d steps in all, and this training has %d, %d in each of %d "
+                "epochs. Set steps_per_epoch: %d.",
+                *(total, epochs * steps, steps, epochs, steps),
+            )
 
     def _report_budget(self):
         """Log the time left and, if a resumed run has another time budget, the change of the learning rate."""
@@ -232,12 +258,22 @@ class SeparationBrain(StepBrain):
         """
         self._check_loading(stage)
         if stage == sb.Stage.TRAIN:
+            self._check_used_examples(epoch)
             self.train_stats = self._train_stats()
         elif stage == sb.Stage.VALID:
             self._use_averaged_weights(False)
             self._end_epoch(epoch, self.stats.over_ranks(self.device))
         else:
             self._end_test()
+
+    def _check_used_examples(self, epoch):
+        """Raise InputError if no example of an epoch was used: the networks would be saved as they were."""
+        if self.stats.dropped and self.stats.dropped == self.stats.items:
+            raise InputError(
+                f"epoch {epoch}: none of its {self.stats.items} training examples was used. An example is left out if "
+                f"its loss is below threshold, {self.hparams.threshold} dB, or if all its sources are silent. Set "
+                f"threshold to null, or to a loss that is better than any, such as -30; or check the data."
+            )
 
     def _train_stats(self):
         """Statistics of a training epoch over all ranks, from name to value."""

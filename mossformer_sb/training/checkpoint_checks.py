@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from speechbrain.utils import checkpoints as stock
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.evaluation.results import RESULTS_FILE
+from mossformer_sb.sharing.folder import HPARAMS_FILE, is_model_folder
+from mossformer_sb.sharing.record import TrainingRecord
+from mossformer_sb.sharing.settings import read_settings
 from mossformer_sb.training.checkpoints import BEST_KEY, FILE_LIST, Checkpointer
+from mossformer_sb.training.epoch_stats import TABLE_FILE
 
 _OURS = "stage_loss"  # recoverable of `SeparationBrain` that SpeechBrain's recipes do not have
 _THEIRS = "counter"  # the epoch counter in these recipes
@@ -21,7 +28,7 @@ def is_from_stock_recipe(checkpoint: stock.Checkpoint) -> bool:
     return _THEIRS in checkpoint.paramfiles or not (checkpoint.path / FILE_LIST).exists()
 
 
-def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug: bool = False) -> None:
+def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False) -> None:
     """Check the checkpoints that a run starts from, or that there is none.
 
     Arguments
@@ -30,14 +37,11 @@ def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug
         Checkpointer of the run.
     test_only : bool
         Whether the run only evaluates.
-    debug : bool
-        Whether the run only computes a few batches, and saves no checkpoint.
 
     Raises
     ------
     InputError
-        If they are from another program or another architecture, or there is none to evaluate, or a debug run would
-        replace their results.
+        If they are from another program or another architecture, or there is none to evaluate.
 
     Example
     -------
@@ -51,14 +55,42 @@ def check_checkpoints(checkpointer: Checkpointer, test_only: bool = False, debug
     """
     check_origin(checkpointer)
     there = checkpointer.list_checkpoints()
-    if debug and there:
-        raise InputError(
-            f"{checkpointer.checkpoints_dir}: holds the checkpoints of a training, and --debug would replace the "
-            f"results of that training with those of a few batches: give another --output_folder."
-        )
-    if test_only and not debug and not _is_scored(there, BEST_KEY):
+    if test_only and not _is_scored(there, BEST_KEY):
         raise InputError(_nothing_to_evaluate(checkpointer.checkpoints_dir, there))
     checkpointer.check_architecture()
+
+
+def check_no_results(checkpointer: Checkpointer, output_folder: str | Path, export_folder: str | Path) -> None:
+    """Raise if a debug run would replace the results of a training with those of a few batches.
+
+    It may replace those of an earlier debug run.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        Checkpointer of the run.
+    output_folder, export_folder : str or Path
+        Folders of the run.
+
+    Raises
+    ------
+    InputError
+        If there are checkpoints, scores or an exported model.
+    """
+    found = [Path(checkpointer.checkpoints_dir)] if checkpointer.list_checkpoints() else []
+    found += [path for path in (Path(output_folder) / name for name in (RESULTS_FILE, TABLE_FILE)) if path.exists()]
+    found += [Path(export_folder)] if is_model_folder(export_folder) else []
+    if found and not _of_debug_run(Path(output_folder)):
+        raise InputError(
+            f"{output_folder}: holds the results of a training ({', '.join(path.name for path in found)}), and a debug "
+            f"run would replace them with those of a few batches: give another --output_folder."
+        )
+
+
+def _of_debug_run(folder):
+    settings = read_settings(folder / HPARAMS_FILE) if (folder / HPARAMS_FILE).is_file() else {}
+    command = TrainingRecord.read(folder).command or ""
+    return bool(settings.get("debug")) or "--debug" in command.replace("=", " ").split()
 
 
 def check_scored(checkpointer: Checkpointer, key: str | None = BEST_KEY) -> None:

@@ -14,6 +14,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -114,11 +115,63 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[str, RunOptions, dic
 
     run_opts = _speechbrain_run_opts([hparams_file, *for_speechbrain])
     overrides.update({name: run_opts[name] for name in in_both})
+    if overrides.get("ckpt_interval_steps") and "ckpt_interval_minutes" in tree:
+        overrides.setdefault("ckpt_interval_minutes", 0)  # one excludes the other
     overrides = {**expand_home(tree), **expanded(overrides)}
     check_overrides(tree, overrides, hparams_file)
     check_placeholders(tree, overrides, hparams_file)
     check_values(tree, hparams_file)
     return hparams_file, run_opts, overrides
+
+
+def run_option(name: str, run_opts: RunOptions, hparams: Mapping) -> Any:
+    """The value of one of SpeechBrain's run options: of the command line, else of the YAML, else its default.
+
+    Arguments
+    ---------
+    name : str
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        Run options from `parse_arguments`.
+    hparams : mapping
+        Hyperparameters of the YAML.
+
+    Returns
+    -------
+    object
+
+    Example
+    -------
+    >>> run_option("debug", RunOptions(), {"debug": True}), run_option("debug", RunOptions(), {})
+    (True, False)
+    """
+    return hparams[name] if name in hparams and name not in run_opts.overridden_args else run_opts[name]
+
+
+def check_run_options(run_opts: RunOptions, hparams: Mapping) -> None:
+    """Raise InputError for run options that exclude each other, or that can't work here.
+
+    Arguments
+    ---------
+    run_opts, hparams
+        As for `run_option`.
+
+    Example
+    -------
+    >>> check_run_options(RunOptions(), {"debug": True, "test_only": True})
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: debug and test_only exclude each other: ...
+    """
+    found = {name: run_option(name, run_opts, hparams) for name in ("debug", "debug_persistently", "test_only", "jit")}
+    if found["debug"] and not found["debug_persistently"] and found["test_only"]:
+        raise InputError(
+            "debug and test_only exclude each other: a debug run has no checkpoint that could be tested. Leave one out."
+        )
+    if found["jit"] or run_option("jit_module_keys", run_opts, hparams):
+        raise InputError("jit is not supported: the networks can't be scripted by torch.jit. Leave it out.")
+    intervals = ("ckpt_interval_minutes", "ckpt_interval_steps")
+    if all(run_option(name, run_opts, hparams) > 0 for name in intervals):
+        raise InputError(f"{' and '.join(intervals)} exclude each other: set one of them to 0.")
 
 
 def check_device(run_opts: RunOptions) -> None:

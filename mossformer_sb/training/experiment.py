@@ -21,6 +21,7 @@ from mossformer_sb.data.datasets import MixtureDataset
 from mossformer_sb.data.source_pools import NOISE_TABLE, SPEECH_TABLE
 from mossformer_sb.data.training_data import training_data
 from mossformer_sb.errors import InputError
+from mossformer_sb.network.checks import check_count
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Sizes for a CPU, and the least learning rate for them.
-SMALL_SIZES, SMALL_LR = ("small", "mini"), 0.0005
+SMALL_SIZES, SMALL_LR = ("small", "mini", "2mini"), 0.0005
 LONG_SECONDS = 120  # length of a mixture for a hint; the published corpora have shorter ones
 # Manifests of the three datasets, in the manifest_folder.
 MANIFESTS = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
@@ -209,7 +210,7 @@ def loader_options(hparams: dict, name: str) -> dict:
     Raises
     ------
     InputError
-        If one of ``dataloader_opts`` is not known or not possible.
+        If the batch size is none, or one of ``dataloader_opts`` is not known or not possible.
 
     Example
     -------
@@ -223,7 +224,8 @@ def loader_options(hparams: dict, name: str) -> dict:
         raise InputError(f"num_workers must be a whole number of processes, or null; found {num_workers!r}.")
     options = hparams.get("dataloader_opts") or {}
     _check_loader_options(options, num_workers)
-    batch_size = hparams["batch_size" if name == "train" else "valid_batch_size"]
+    key = "batch_size" if name == "train" else "valid_batch_size"
+    check_count(key, batch_size := hparams[key])
     order = {"shuffle": True} if name == "train" else {}
     return {"batch_size": batch_size, "num_workers": num_workers, **order, **options}
 

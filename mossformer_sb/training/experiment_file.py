@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 import pydoc
 import re
@@ -19,10 +20,14 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 # HyperPyYAML resolves <key> in any text that a !ref refers to, and may read (1, 2) as a tuple, in overrides too.
 REFERENCE = re.compile(r"<[^>]*>")
+REFERENCED = re.compile(r"<([^>\[.]+)")  # the key of a reference, as in <key>, <key[name]> and <key.name>
 TUPLE = re.compile(r"\(.*\)")
 # Integers whose values are used when objects are built, and the least value of each.
 LEAST = {"seed": 0, "number_of_epochs": 1, "grad_accumulation_factor": 1, "num_to_keep": 1}
@@ -31,7 +36,7 @@ REQUIRED = {
     **dict.fromkeys(("output_folder", "save_folder", "manifest_folder", "export_folder"), "a path"),
     **dict.fromkeys(("corpus", "task", "model_size"), "a name"),
     **dict.fromkeys(
-        ("seed", "number_of_epochs", "batch_size", "valid_batch_size", "n_audio_to_save", "lr"), "a number"
+        ("seed", "num_spks", "number_of_epochs", "batch_size", "valid_batch_size", "n_audio_to_save", "lr"), "a number"
     ),
     **dict.fromkeys(("random_shift", "level_imbalance", "single_speaker_rate"), "a number"),
     **dict.fromkeys(("room_rate", "noise_rate", "turn_rate", "max_pause", "min_seconds", "num_rooms"), "a number"),
@@ -41,6 +46,50 @@ REQUIRED = {
         ("grad_accumulation_factor", "num_to_keep", "ckpt_interval_minutes", "ckpt_interval_steps"), "a number"
     ),
 }
+# Keys that every experiment has, since the code reads them without a default.
+NEEDED = (
+    "seed",
+    "data_folder",
+    "output_folder",
+    "save_folder",
+    "manifest_folder",
+    "export_folder",
+    "corpus",
+    "task",
+    "num_spks",
+    "sample_rate",
+    "skip_prep",
+    "init_from",
+    "freeze",
+    "dynamic_mixing",
+    "speed_perturb",
+    "speed_range",
+    "perturb_noise",
+    "random_shift",
+    "level_imbalance",
+    "single_speaker_rate",
+    "segment",
+    "batch_size",
+    "valid_batch_size",
+    "num_workers",
+    "number_of_epochs",
+    "lr",
+    "lr_scheduler",
+    "opt_class",
+    "threshold",
+    "modules",
+    "n_audio_to_save",
+    "report",
+)
+# Keys that the code reads if they are there: a mistyped one would have no effect.
+OPTIONAL = (
+    *("inactive_threshold", "ema_decay", "train_minutes", "epoch_minutes", "batches_per_epoch", "num_to_keep"),
+    *("tensorboard", "deterministic", "test_only", "dataloader_opts", "trim", "mode", "target", "noise", "csv_file"),
+    *("train_split", "mixture_is_sum", "clips_folder", "recorded_noise_folder", "librispeech_folder", "list_file"),
+    *("num_train", "num_valid", "num_test", "num_noises", "check_samples", "on_invalid", "corpus_seed", "num_rooms"),
+    *("corpus_rooms", "speech_folder", "speech_layout", "speaker_pattern", "noise_folder", "rir_folder", "rooms_csv"),
+    *("level_distribution", "min_seconds", "room_rate", "noise_rate", "turn_rate", "max_pause", "mixtures_per_epoch"),
+)
 # Keys that end in these are text, also where their default is null.
 TEXT_ENDINGS = ("folder", "_file", "_csv", "init_from")
 # Keys with other names in earlier versions.
@@ -104,6 +153,58 @@ def check_keys(tree: Mapping, hparams_file: str) -> None:
             f"{hparams_file}: {', '.join(built)} would have no effect: train.py builds these objects itself. "
             "Remove them; the files in hparams/ show the possible keys."
         )
+
+
+def check_complete(tree: Mapping, hparams_file: str, run_options: Collection[str] = ()) -> None:
+    """Refuse a file without a needed key, and warn of keys that look like mistyped ones.
+
+    Arguments
+    ---------
+    tree : mapping
+        Content of the file.
+    hparams_file : str
+        Its name, for messages.
+    run_options : collection of str
+        Names of SpeechBrain's run options, which the file may have too.
+
+    Raises
+    ------
+    InputError
+        If a key of `NEEDED` is missing.
+
+    Example
+    -------
+    >>> check_complete(dict.fromkeys(NEEDED[1:]), "x.yaml")
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: x.yaml has no seed. Add it, as in the files in hparams/.
+    """
+    missing = [key for key in NEEDED if key not in tree]
+    known = {*NEEDED, *OPTIONAL, *run_options}
+    others = [str(key) for key in tree if key not in known]
+    similar = {key: close for key in others if (close := difflib.get_close_matches(key, known - {*tree}, 1, 0.85))}
+    if missing:
+        hints = [f" Its {key} may be meant as {close}." for key, (close,) in similar.items() if close in missing]
+        raise InputError(
+            f"{hparams_file} has no {', '.join(missing)}. Add {'them' if len(missing) > 1 else 'it'}, as in the files "
+            f"in hparams/.{''.join(hints)}"
+        )
+    used = {name for value in _leaves(tree) for name in REFERENCED.findall(value)}
+    for key, (close,) in similar.items():
+        if key not in used:
+            logger.warning("%s: nothing reads the key %s. Did you mean %s?", hparams_file, key, close)
+
+
+def _leaves(node):
+    """The text of all values."""
+    if isinstance(node, Mapping):
+        for value in node.values():
+            yield from _leaves(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _leaves(value)
+    else:
+        yield str(getattr(node, "value", node))
 
 
 def yaml_problem(error: Exception) -> str:

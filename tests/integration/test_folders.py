@@ -64,7 +64,13 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
         "recordings have [8000] Hz": words("--skip_prep", data_folder=one, sample_rate=16000),
         "opt_class can't be built": words(data_folder=two, lr=-1, number_of_epochs=3),
         "holds no averaged_weights": words(data_folder=two, ema_decay=0.9, number_of_epochs=3),
-        "--debug would replace": words("--debug", data_folder=one),
+        "a debug run would replace": words("--debug", data_folder=one),
+        "debug and test_only exclude each other": words("--debug", "--test_only", data_folder=one),
+        "jit is not supported": words("--jit", data_folder=one),
+        "ckpt_interval_steps exclude each other": words(
+            data_folder=one, ckpt_interval_steps=2, ckpt_interval_minutes=15
+        ),
+        "valid_batch_size must be a whole number": words(data_folder=one, valid_batch_size=0),
     }
     results = refused_in_turn(cases.values(), cwd=folder)
     allowed = {"1 missing files": ["out/manifests/wham_problems.csv"]}

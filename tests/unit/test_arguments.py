@@ -5,10 +5,19 @@ from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.command_line import check_device, parse_arguments
-from mossformer_sb.training.experiment_file import BUILT_IN_CODE, RENAMED, REQUIRED, read_yaml
+from mossformer_sb.training.experiment import AUGMENTATION
+from mossformer_sb.training.experiment_file import (
+    BUILT_IN_CODE,
+    NEEDED,
+    RENAMED,
+    REQUIRED,
+    check_complete,
+    read_yaml,
+)
 
 WHAM = str(Path(__file__).parents[2] / "hparams" / "mossformer_wham.yaml")
 
@@ -377,3 +386,59 @@ def test_numbers_that_would_end_in_an_error_of_pytorch(yaml_file, words, message
     yaml_file.write_text("seed: 1\nnumber_of_epochs: 3\ngrad_accumulation_factor: 1\nnum_to_keep: 1\n")
     with pytest.raises(InputError, match=message):
         parse_arguments([str(yaml_file), *words])
+
+
+def test_steps_between_checkpoints_replace_the_minutes(yaml_file):
+    yaml_file.write_text("ckpt_interval_minutes: 15\nckpt_interval_steps: 0\n")
+    assert parse_arguments([str(yaml_file), "--ckpt_interval_steps", "2"])[2] == {
+        "ckpt_interval_steps": 2,
+        "ckpt_interval_minutes": 0,
+    }
+    assert parse_arguments([str(yaml_file), "--ckpt_interval_steps", "0"])[2] == {"ckpt_interval_steps": 0}
+
+
+class TestCompleteness:
+    FILES = sorted((Path(__file__).parents[2] / "hparams").rglob("*.yaml"))
+
+    @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+    def test_of_the_experiments(self, path, caplog):
+        check_complete(read_yaml(path), str(path), RunOptions().as_dict())
+        assert not caplog.messages
+
+    @pytest.mark.parametrize("key", NEEDED)
+    def test_a_missing_key_is_named(self, key):
+        tree = {name: value for name, value in read_yaml(WHAM).items() if name != key}
+        with pytest.raises(InputError, match=f"x.yaml has no {key}. Add it"):
+            check_complete(tree, "x.yaml")
+
+    def test_the_code_reads_no_other_key_without_a_default(self):
+        root = Path(__file__).parents[2]
+        files = [
+            root / "train.py",
+            *(root / "mossformer_sb/training").glob("*.py"),
+            root / "data_prep/corpora/prepare.py",
+        ]
+        text = "".join(path.read_text(encoding="utf-8") for path in files)
+        found = {*re.findall(r'hparams\["(\w+)"\]', text), *re.findall(r"self\.hparams\.(\w+)", text), *AUGMENTATION}
+        built = {"checkpointer", "epoch_counter", "train_logger"}
+        assert found - built <= set(NEEDED)
+
+    @pytest.mark.parametrize(("key", "meant"), [("ema_decy", "ema_decay"), ("grad_acumulation_factor", None)])
+    def test_a_mistyped_key_is_a_warning(self, key, meant, caplog):
+        tree = {**read_yaml(WHAM), key: 2}
+        tree.pop(meant or "grad_accumulation_factor", None)
+        check_complete(tree, "x.yaml", RunOptions().as_dict())
+        assert caplog.messages == [
+            f"x.yaml: nothing reads the key {key}. Did you mean {meant or 'grad_accumulation_factor'}?"
+        ]
+
+    def test_a_mistyped_needed_key(self):
+        tree = {("sampel_rate" if key == "sample_rate" else key): value for key, value in read_yaml(WHAM).items()}
+        with pytest.raises(InputError, match="has no sample_rate.* Its sampel_rate may be meant as sample_rate"):
+            check_complete(tree, "x.yaml")
+
+    def test_keys_of_ones_own_are_no_mistakes(self, caplog):
+        tree = {**read_yaml(WHAM), "ema_decays": 1, "other": {"a": ["!ref <ema_decays>"]}, "own": 3}
+        tree.pop("ema_decay", None)
+        check_complete(tree, "x.yaml", RunOptions().as_dict())
+        assert not caplog.messages

@@ -4,12 +4,14 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from mossformer_sb import InputError, MossFormerMaskNet
 from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.training.checkpoint_checks import check_checkpoints
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
+from mossformer_sb.training.schedules import choose_schedule
 from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters
 
 
@@ -378,6 +380,39 @@ def test_batches_per_epoch_limits_training_alone(tmp_path):
     for brain.step in (1, 2):
         ends.append(brain._window_ends())
     assert ends == [False, True]  # the limit ends a window too
+
+
+def train(folder, epochs, num_items=5, **hparams):
+    counter = EpochCounter(epochs)
+    checkpointer = Checkpointer(folder / "save", {"epoch_counter": counter})
+    brain = make_brain(folder, checkpointer, epoch_counter=counter, noprogressbar=True, **hparams)
+    brain.history.draw = lambda: None
+    brain.checkpointer.add_recoverables({"brain": brain, **dict(brain.modules)})
+    items = [Mixture(str(i), torch.randn(160), torch.randn(160, 2)) for i in range(num_items)]
+    brain.fit(counter, items, items[:1])
+    return brain
+
+
+def test_a_run_that_has_taken_all_its_steps_begins_no_epoch(tmp_path):
+    for _ in range(2):
+        brain = train(tmp_path, epochs=9, optimizer_step_limit=7)
+        assert brain.optimizer_step == 7 and brain.hparams.epoch_counter.current == 2
+    more = train(tmp_path, epochs=9, optimizer_step_limit=11)
+    assert more.optimizer_step == 11 and more.hparams.epoch_counter.current == 3
+
+
+@pytest.mark.parametrize("threshold", [1000.0, float("nan")])
+def test_an_epoch_in_which_no_example_is_used_ends_the_run(tmp_path, threshold):
+    with pytest.raises(InputError, match="epoch 1: none of its 5 training examples was used.* threshold"):
+        train(tmp_path, epochs=1, threshold=threshold)
+    assert not Checkpointer(tmp_path / "save").list_checkpoints()
+
+
+@pytest.mark.parametrize(("steps", "warns"), [(3, False), (2, True), (300, True)])
+def test_one_cycle_with_another_number_of_steps_is_a_warning(tmp_path, caplog, steps, warns):
+    schedule = choose_schedule("one_cycle", 0.01, number_of_epochs=2, steps_per_epoch=steps)
+    train(tmp_path, epochs=2, grad_accumulation_factor=2, lr_scheduler=schedule)
+    assert (f"for {2 * steps} steps in all, and this training has 6, 3 in each of 2" in caplog.text) is warns
 
 
 def test_loaders_leave_the_global_random_state_alone(tmp_path):

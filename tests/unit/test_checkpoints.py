@@ -13,8 +13,9 @@ from speechbrain.utils import checkpoints as stock
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import checkpoints
-from mossformer_sb.training.checkpoint_checks import check_origin
+from mossformer_sb.training.checkpoint_checks import check_no_results, check_origin
 from mossformer_sb.training.checkpoints import FILE_LIST, SETTINGS_FILE, TEMPORARY_PREFIX, Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
 from mossformer_sb.training.random_state import RandomState
@@ -555,3 +556,29 @@ class TestOrigin:
         kind(tmp_path / "save", {"masknet": Model(), "stage_loss": StageStats()}).save_checkpoint()
         check_origin(Checkpointer(tmp_path / "save"))
         check_origin(stock.Checkpointer(tmp_path / "save"))
+
+
+class TestDebugRun:
+    """Its results are those of a few batches: they replace no training's."""
+
+    def check(self, folder):
+        check_no_results(Checkpointer(folder / "save"), folder, folder / "export")
+
+    @pytest.mark.parametrize("name", ["test_results.csv", "epochs.csv", "export/config.json", "save"])
+    def test_replaces_no_results(self, tmp_path, name):
+        self.check(tmp_path)
+        if name == "save":
+            Checkpointer(tmp_path / name, {"model": Model()}).save_checkpoint()
+        else:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text('{"network": "MossFormer", "sample_rate": 8000, "num_spks": 2}')
+        with pytest.raises(InputError, match="holds the results of a training .*, and a debug run would replace them"):
+            self.check(tmp_path)
+
+    @pytest.mark.parametrize("command", ["train.py x.yaml --debug", "train.py x.yaml --debug=True --lr 1", ""])
+    def test_replaces_those_of_another_debug_run(self, tmp_path, command):
+        (tmp_path / "epochs.csv").touch()
+        TrainingRecord(command=command).write(tmp_path)
+        if not command:
+            (tmp_path / "hyperparams.yaml").write_text("debug: True\n")
+        self.check(tmp_path)

@@ -183,7 +183,13 @@ class TestLoaderOptions:
 
 @pytest.mark.parametrize(
     ("size", "lr", "hinted"),
-    [("mini", 0.00015, True), ("small", 0.0001, True), ("L", 0.00015, False), ("mini", 0.002, False)],
+    [
+        ("mini", 0.00015, True),
+        ("2mini", 0.00015, True),
+        ("small", 0.0001, True),
+        ("L", 0.00015, False),
+        ("mini", 0.002, False),
+    ],
 )
 def test_a_small_network_with_the_rate_of_large_ones(caplog, size, lr, hinted):
     hint_at_settings({"model_size": size, "lr": lr, "init_from": None})

@@ -32,6 +32,11 @@ from mossformer_sb.sharing.record import TrainingRecord
 from mossformer_sb.training import distributed
 from mossformer_sb.utils.files import atomic_write, write_text
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from speechbrain import Stage
 
@@ -40,6 +45,7 @@ logger = logging.getLogger(__name__)
 LOG_FILE = "log.txt"
 ENVIRONMENT_FILE = "env.log"
 BACKUP = ".manifests-before"
+LOCK_FILE = ".lock"
 MANIFEST_ENDINGS = (".csv", ".json", ".sha256")
 # Libraries with many messages at the level DEBUG, which is logged to log.txt.
 CHATTY = ("matplotlib", "PIL", "fsspec", "urllib3", "asyncio", "h5py", "numba")
@@ -69,7 +75,7 @@ class RunFolder:
     Raises
     ------
     InputError
-        If the output folder can't be written, or ``log_config`` does not exist.
+        If the output folder can't be written, another run uses its checkpoints, or ``log_config`` does not exist.
     """
 
     def __init__(
@@ -86,6 +92,8 @@ class RunFolder:
         values = YAML().load(self._settings)
         self.folder = Path(str(values["output_folder"]))
         self._parts = [Path(str(values[key])) for key in ("save_folder", "manifest_folder") if values.get(key)]
+        self._save_folder = Path(str(values["save_folder"])) if values.get("save_folder") else None
+        self._lock = None  # descriptor of the file that is locked
         self._manifests = Path(str(values["manifest_folder"])) if values.get("manifest_folder") else None
         self.record = TrainingRecord()
         self.trained = self.evaluated = False
@@ -123,6 +131,7 @@ class RunFolder:
 
     def _open(self):
         self._make_folder()
+        self._lock_checkpoints()
         if self._manifests is not None and self._is_inside(self._manifests):
             self._restore_manifests()  # after a run that was killed before training
             self._before = set(self._manifest_files())
@@ -147,6 +156,42 @@ class RunFolder:
                 f"output_folder '{self.folder}' can't be written ({error.strerror or error}): give another one."
             ) from error
 
+    def _lock_checkpoints(self):
+        """Lock the folder of checkpoints: two runs would delete what the other one is writing.
+
+        The system releases the lock when the process ends, however it ends. Workers, which may live a few seconds
+        longer, don't inherit it.
+        """
+        if fcntl is None or self._save_folder is None:
+            return
+        path = self._save_folder / LOCK_FILE
+        try:
+            self._save_folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            self._remove_empty()
+            raise InputError(
+                f"save_folder '{self._save_folder}' can't be written ({error.strerror or error}): give another one."
+            ) from error
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:  # it depends on the system which one
+            os.close(descriptor)
+            raise InputError(
+                f"{self._save_folder}: another run is using this folder of checkpoints. Wait for its end, or give "
+                f"another --output_folder."
+            ) from error
+        except OSError as error:  # a disk without locks
+            logger.debug("%s can't be locked (%s)", path, error)
+        self._lock = descriptor
+
+    def _unlock_checkpoints(self):
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self._save_folder / LOCK_FILE).unlink()
+            os.close(self._lock)
+            self._lock = None
+
     def _remove_empty(self):
         for path in self._made:
             with contextlib.suppress(OSError):  # not empty, or does not exist
@@ -165,6 +210,7 @@ class RunFolder:
             self._restore_manifests()
             self._remove_new_manifests()
         self._remove_backup()
+        self._unlock_checkpoints()
         if not (self.trained or self.evaluated):
             self._remove_empty()
 

@@ -1,6 +1,9 @@
 """The files that a run writes about itself, and their removal if it does not begin."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import speechbrain as sb
@@ -46,6 +49,33 @@ def test_a_run_that_does_not_begin_leaves_nothing(run, tmp_path):
         logging.getLogger("data_prep").info("preparing")
         raise InputError("no")
     assert contents(tmp_path) == before
+
+
+HOLDER = """\
+import fcntl, os, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no locks")
+def test_two_runs_do_not_write_the_same_checkpoints(run, tmp_path):
+    lock = tmp_path / "out" / "save" / ".lock"
+    lock.parent.mkdir(parents=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(InputError, match="out/save: another run is using this folder of checkpoints"), run():
+        pass
+    other.kill()
+    other.communicate()
+    with run() as folder:
+        folder.stage_begins(sb.Stage.TRAIN)
+        assert lock.is_file()  # left behind by the killed one, and taken over
+    assert not lock.exists()
 
 
 def test_files_for_the_next_start_are_kept(run, tmp_path):

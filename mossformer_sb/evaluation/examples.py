@@ -50,9 +50,10 @@ def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor
     >>> round(mixture_gain(estimates, 0.5 * estimates.sum(-1)).item(), 4)
     0.5
     """
-    total = estimates.sum(-1)
+    total = estimates.double().sum(-1)  # squares of very soft signals underflow in single precision
     energy = total.square().sum(-1)
-    return torch.where(energy > 0, (total * mixture).sum(-1) / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
+    gain = torch.where(energy > 0, (total * mixture).sum(-1) / energy.clamp(min=torch.finfo(energy.dtype).tiny), 1.0)
+    return gain.to(estimates.dtype)
 
 
 def peak_gain(*signals: torch.Tensor) -> float:

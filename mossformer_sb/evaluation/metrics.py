@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from scipy.fft import irfft, next_fast_len, rfft
-from scipy.linalg import solve_toeplitz, toeplitz
+from scipy.linalg import matmul_toeplitz, solve_toeplitz, toeplitz
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.extra_metrics import extra_metric
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # As for SI-SNR: silent and perfect estimates have no finite ratio.
 _SDR_LIMIT = 120.0
 _NUM_TAPS = 512
+# Residual of the filter's equations, relative to their right-hand side, up to which a solution is used.
+_MOST_RESIDUAL, _MOST_RESIDUAL_OF_RECURSION = 1e-3, 1e-10
 
 
 class Scores(NamedTuple):
@@ -64,7 +66,7 @@ def separation_scores(
     >>> round(scores.si_snr), round(scores.si_snr_i), permutation.tolist()
     (20, 20, [1, 0])
     """
-    mixture, sources, estimates = (torch.as_tensor(x).detach().cpu() for x in (mixture, sources, estimates))
+    mixture, sources, estimates = (_tensor(x).detach().cpu() for x in (mixture, sources, estimates))
     _check_shapes(mixture, sources, estimates)
     mixture, sources, estimates = (x.double()[None] for x in (mixture, sources, estimates))
     permutation = best_permutation(pairwise_si_snr(estimates, sources))
@@ -107,9 +109,9 @@ def score_signals(
     tuple
         The ID, its `Scores`, and a dict of the other metrics.
     """
-    for name, signals in (("sources", sources), ("estimates", estimates)):
-        if not bool(torch.as_tensor(signals).isfinite().all()):
-            raise InputError(f"{utterance_id}: its {name} hold NaN or infinity, so it has no scores.")
+    for name, signals in (("mixture", mixture), ("sources", sources), ("estimates", estimates)):
+        if not bool(_tensor(signals).isfinite().all()):
+            raise InputError(f"{utterance_id}: NaN or infinity in its {name}, so it has no scores.")
     scores, permutation = separation_scores(mixture, sources, estimates)
     others = {}
     if metrics:
@@ -117,6 +119,11 @@ def score_signals(
         pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
         others = {name: extra_metric(name, *pairs, rate, utterance_id) for name in metrics}
     return utterance_id, scores, others
+
+
+def _tensor(signals):
+    # PyTorch takes no arrays with negative strides, such as reversed ones.
+    return torch.as_tensor(np.ascontiguousarray(signals) if isinstance(signals, np.ndarray) else signals)
 
 
 def _check_shapes(mixture, sources, estimates):
@@ -136,7 +143,7 @@ def _sdr(estimates, sources):
 def _filtered_ratio(estimate, source):
     """Energy of the optimally filtered source relative to that of the residual: [T] twice → dB.
 
-    The same as torchmetrics' ``signal_distortion_ratio``, at any level; the filter is computed by Levinson recursion.
+    The same as torchmetrics' ``signal_distortion_ratio``, at any level.
     """
     smallest = np.finfo(np.float64).tiny  # of silence
     estimate, source = (signal / max(np.linalg.norm(signal), smallest) for signal in (estimate, source))
@@ -144,12 +151,29 @@ def _filtered_ratio(estimate, source):
     spectrum = rfft(source, size)
     correlation = irfft(np.abs(spectrum) ** 2, size)[:_NUM_TAPS]
     crosscorrelation = irfft(spectrum.conj() * rfft(estimate, size), size)[:_NUM_TAPS]
-    try:
-        taps = solve_toeplitz(correlation, crosscorrelation)
-    except np.linalg.LinAlgError:  # for a pure tone, the best filter is not unique
-        taps = np.linalg.lstsq(toeplitz(correlation), crosscorrelation, rcond=None)[0]
-    coherence = crosscorrelation @ taps
+    coherence = crosscorrelation @ _best_filter(correlation, crosscorrelation)
     # A silent or a perfect estimate has no finite ratio; rounding can leave a distortion below zero.
     if coherence <= 0:
         return -_SDR_LIMIT
     return float(np.clip(10 * np.log10(coherence / max(1 - coherence, 1e-300)), -_SDR_LIMIT, _SDR_LIMIT))
+
+
+def _best_filter(correlation, crosscorrelation):
+    """The taps of the filter that makes the source most similar to the estimate: the solution of a Toeplitz system.
+
+    Levinson recursion is fast, and wrong without an error for sources with an empty band, whose system is
+    ill-conditioned: its residual shows it. The solution isn't unique for a pure tone.
+    """
+    ways = [
+        (solve_toeplitz, _MOST_RESIDUAL_OF_RECURSION),
+        (lambda column, right: np.linalg.solve(toeplitz(column), right), _MOST_RESIDUAL),
+    ]
+    for solve, most in ways:
+        try:
+            taps = solve(correlation, crosscorrelation)
+        except np.linalg.LinAlgError:
+            continue
+        residual = matmul_toeplitz(correlation, taps) - crosscorrelation if np.isfinite(taps).all() else np.inf
+        if np.linalg.norm(residual) <= most * np.linalg.norm(crosscorrelation):
+            return taps
+    return np.linalg.lstsq(toeplitz(correlation), crosscorrelation, rcond=None)[0]

@@ -18,6 +18,7 @@ from mossformer_sb.network.lengths import check_lengths, padding_mask
 EPS = 1e-12
 # A source whose root mean square is below the last bit of 24-bit audio is silent.
 SILENCE = 2.0**-23
+_MOST_EXPONENT = 125  # of a power of two that float32 has, and its inverse
 # Up to this number of sources, all S! permutations are compared; for more, the Hungarian algorithm is used.
 _MAX_ENUMERATED = 4
 
@@ -124,14 +125,16 @@ def best_permutation(scores: torch.Tensor) -> torch.Tensor:
     """
     num_spks = scores.shape[-1]
     if num_spks <= _MAX_ENUMERATED:
-        permutations = _permutations(num_spks, scores.device)  # [S!, S]
+        # Only real tensors are cached: one of FakeTensorMode would be of no use later.
+        make = _permutations if type(scores) is torch.Tensor else _permutations.__wrapped__
+        permutations = make(num_spks, scores.device)  # [S!, S]
         totals = scores[:, permutations, torch.arange(num_spks, device=scores.device)].sum(-1)  # [B, S!]
         return permutations[totals.argmax(-1)]
     from scipy.optimize import linear_sum_assignment  # a slow import, for many speakers only
 
-    finite = torch.nan_to_num(scores.detach()).cpu().numpy()
+    finite = torch.nan_to_num(scores.detach()).double().cpu().numpy()
     rows = [linear_sum_assignment(item.T, maximize=True)[1] for item in finite]
-    return torch.as_tensor(np.stack(rows), device=scores.device)
+    return torch.as_tensor(np.array(rows, dtype=np.int64).reshape(-1, num_spks), device=scores.device)
 
 
 @functools.cache
@@ -180,6 +183,11 @@ def zero_mean(*signals: torch.Tensor, lengths: torch.Tensor | None = None) -> to
 
 
 def _unit_norm(signal):
+    """Each signal with a norm of 1; zeros if it is silent."""
+    # Squares of very soft or loud signals underflow or overflow. A power of two changes no digit.
+    peak = signal.detach().abs().amax(1, keepdim=True)
+    exponent = torch.frexp(peak).exponent.clamp(-_MOST_EXPONENT, _MOST_EXPONENT)
+    signal = signal * torch.ldexp(torch.ones_like(peak), -exponent)
     return signal / torch.linalg.vector_norm(signal, dim=1, keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
 
 

@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.signal
 import soundfile
 import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.examples import save_example
+from mossformer_sb.evaluation.examples import mixture_gain, save_example
 from mossformer_sb.evaluation.metrics import Scores, score_signals, separation_scores
 from mossformer_sb.evaluation.results import ScoreTable, scored
 from tests.unit.fresh import in_fresh_process
@@ -41,6 +43,35 @@ def test_arrays_are_as_good_as_tensors(utterance):
     assert separation_scores(*(signals.numpy() for signals in utterance))[0] == separation_scores(*utterance)[0]
 
 
+def test_reversed_arrays(utterance):
+    views = [signals.numpy()[::-1] for signals in utterance]
+    assert separation_scores(*views)[0] == separation_scores(*(view.copy() for view in views))[0]
+
+
+@pytest.mark.parametrize("single", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "top"), [("lowpass", 0.5), ("lowpass", 0.25), ("resampled", 1 / 6), ("resampled", 0.5)]
+)
+def test_sources_with_an_empty_band(kind, top, single):
+    """Their filters' equations are ill-conditioned, also where the sources fade in and out."""
+    rng = np.random.default_rng(0)
+    fade = np.pad(np.hanning(10000), 3000)[:, None]
+    sources = fade * rng.standard_normal((16000, 2)) * 0.1
+    if kind == "lowpass":
+        sources = scipy.signal.sosfilt(scipy.signal.butter(8, top, output="sos"), sources, axis=0)
+    else:
+        ratio = round(1 / top)
+        sources = scipy.signal.resample_poly(sources[::ratio], ratio, 1, window=("kaiser", 14))[:16000]
+    sources = sources.astype(np.float32 if single else np.float64)
+    mixture, estimates = sources.sum(1), sources + 0.1 * sources[:, ::-1] + 1e-4 * rng.standard_normal(sources.shape)
+    scores = separation_scores(mixture, sources, estimates)[0]
+    references, doubles = (torch.from_numpy(x.T).double() for x in (sources, estimates))
+    expected = signal_distortion_ratio(doubles, references).mean().item()
+    unprocessed = signal_distortion_ratio(references.sum(0).expand(2, -1), references).mean().item()
+    assert scores.sdr == pytest.approx(expected, abs=0.05)
+    assert scores.sdr_i == pytest.approx(expected - unprocessed, abs=0.05)
+
+
 @pytest.mark.parametrize("factor", [1e-9, 1e-20, 1e9])
 def test_levels_do_not_matter(utterance, factor):
     mixture, sources, estimates = utterance
@@ -57,10 +88,10 @@ def test_shapes_that_differ(utterance, part, change):
         separation_scores(*signals)
 
 
-@pytest.mark.parametrize("part, name", [(1, "sources"), (2, "estimates")])
+@pytest.mark.parametrize("part, name", enumerate(["mixture", "sources", "estimates"]))
 def test_signals_that_are_not_finite(utterance, part, name):
-    utterance[part][7, 1] = math.nan
-    with pytest.raises(InputError, match=f"talk7: its {name} hold NaN or infinity, so it has no scores"):
+    utterance[part][7] = math.nan
+    with pytest.raises(InputError, match=f"talk7: NaN or infinity in its {name}, so it has no scores"):
         score_signals("talk7", *utterance, rate=8000)
 
 
@@ -127,6 +158,10 @@ class TestTable:
         summary = self.table().summary()
         assert "3 utterances" in summary and "1 utterances with only silent sources" in summary
         assert "si-snr_i      5.00" in summary
+
+
+def test_the_gain_of_very_soft_estimates():
+    assert mixture_gain(torch.full((100, 2), 1e-22), torch.full((100,), 1e-22)).item() == pytest.approx(0.5)
 
 
 def test_examples_keep_relative_levels(tmp_path):

@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation import si_snr as si_snr_module
-from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, si_snr
+from mossformer_sb.evaluation.si_snr import _permutations, best_permutation, pairwise_si_snr, si_snr
+from mossformer_sb.training.losses import pit_si_snr_loss
 
 
 def mixture_of(num_spks, batch_size=2, num_samples=4000):
@@ -67,6 +69,39 @@ class TestSiSnr:
     def test_lengths_must_be_samples(self):
         with pytest.raises(InputError, match="int64 tensor of samples, not torch.float32"):
             si_snr(mixture_of(2), mixture_of(2), torch.tensor([1.0, 0.5]))
+
+    @pytest.mark.parametrize("exponent", [-25, -22, -15, 15, 19, 30])
+    def test_very_soft_and_loud_signals(self, exponent):
+        sources = torch.randn(1, 4000, 2)
+        estimates = (sources + 0.1 * torch.randn_like(sources)) * 10.0**exponent
+        expected = si_snr(estimates.double(), sources.double())
+        for found in (si_snr(estimates, sources), si_snr(sources + 0.1 * (estimates * 0), sources * 10.0**exponent)):
+            assert found.isfinite().all()
+        torch.testing.assert_close(si_snr(estimates, sources), expected.float(), rtol=1e-4, atol=1e-3)
+        scores = pairwise_si_snr(estimates, sources)
+        torch.testing.assert_close(scores.diagonal(0, 1, 2), expected.float(), rtol=1e-3, atol=1e-2)
+
+    @pytest.mark.parametrize("exponent", [-24, -26, -28, -30, -35, -44])
+    def test_a_source_that_is_nearly_silent_has_a_finite_gradient(self, exponent):
+        sources = torch.randn(1, 4000, 2) * torch.tensor([0.1, 10.0**exponent])
+        estimates = torch.randn(1, 4000, 2, requires_grad=True)
+        result = pit_si_snr_loss(estimates, sources)
+        result.losses.sum().backward()
+        assert result.num_active.item() == 1 and result.losses.isfinite().all() and estimates.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("num_spks", [4, 5])
+def test_permutation_of_any_type_and_of_no_items(num_spks):
+    scores = torch.eye(num_spks)[None].bfloat16()
+    assert best_permutation(scores).tolist() == [list(range(num_spks))]
+    assert best_permutation(scores[:0]).shape == (0, num_spks)
+
+
+def test_an_estimate_of_shapes_leaves_no_trace():
+    _permutations.cache_clear()
+    with FakeTensorMode():
+        best_permutation(torch.randn(1, 3, 3))
+    assert best_permutation(torch.eye(3)[None]).tolist() == [[0, 1, 2]]
 
 
 def test_permutation_is_the_best_of_all_and_not_greedy():

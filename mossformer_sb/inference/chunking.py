@@ -121,11 +121,18 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tup
         Start of a chunk, its samples [T], and whether it is the last one, which starts earlier so that it has the full
         length.
 
+    Raises
+    ------
+    InputError
+        If there is no overlap, or no chunk is longer than it.
+
     Example
     -------
     >>> [(start, len(chunk), is_last) for start, chunk, is_last in cut([np.zeros(25)], length=10, overlap=4)]
     [(0, 10, False), (6, 10, False), (12, 10, False), (15, 10, True)]
     """
+    if not 0 < overlap < length:
+        raise InputError(f"chunks of {length} samples overlap by {overlap}: needed are 1 to {length - 1} samples.")
     start, waiting, num_waiting = 0, [np.empty(0, dtype=np.float32)], 0
     for block in blocks:
         waiting.append(block)

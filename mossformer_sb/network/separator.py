@@ -97,6 +97,9 @@ def separate(
     # Speaker by speaker, as in SpeechBrain's own interface, which takes less memory.
     decoded = [decode(decoder, encoded * mask if multiply else mask) for mask in masks]  # S times [B, T']
     estimates = torch.stack(decoded, dim=-1)  # [B, T', S]
+    if frames and getattr(getattr(decoder, "module", decoder), "bias", None) is not None:  # added to the padding too
+        complete = (frames["lengths"] - 1) * stride + kernel_size
+        estimates = zero_padding(estimates, padding_mask(complete, estimates.shape[1])[..., None])
     # A negative padding cuts. Without a branch, for one exported program for all lengths.
     return F.pad(estimates, (0, 0, 0, num_samples - estimates.shape[1]))
 

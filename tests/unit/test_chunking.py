@@ -127,3 +127,9 @@ def test_a_speaker_silent_in_the_overlap_decides_nothing():
 def test_chunks_that_make_no_sense(values, message):
     with pytest.raises(InputError, match=message):
         Chunking(**values)
+
+
+@pytest.mark.parametrize("overlap", [-1, 0, 10, 11])
+def test_an_overlap_that_is_none(overlap):
+    with pytest.raises(InputError, match=f"chunks of 10 samples overlap by {overlap}: needed are 1 to 9 samples"):
+        list(separate_in_chunks(lambda chunk: chunk[:, None], [np.zeros(30)], 10, overlap))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.nn.utils import parametrize
 
-from mossformer_sb import InputError, MossFormerMaskNet
+from mossformer_sb import InputError, MossFormerMaskNet, build_masknet
 from mossformer_sb.network import fast
 from mossformer_sb.network.block import MossFormerBlock
 from mossformer_sb.network.fast import backward, choice, tiled, unpadded
@@ -406,6 +406,47 @@ def test_torch_func(masknet, encoded, enabled, run):
         with torch.no_grad():
             one_by_one = torch.func.vmap(masknet)(encoded[:, None])
         torch.testing.assert_close(one_by_one[:, :, 0].transpose(0, 1), infer(masknet, encoded))
+
+
+@pytest.mark.parametrize("how", ["grad", "jacobian"])
+def test_batched_gradients_are_refused_with_advice(masknet, encoded, how):
+    def total(x):
+        return masknet.train()(x).sum((1, 2, 3))
+
+    def run():
+        if how == "jacobian":
+            return torch.autograd.functional.jacobian(total, encoded, vectorize=True)
+        x = encoded.clone().requires_grad_()
+        return torch.autograd.grad(total(x), x, torch.eye(2, dtype=torch.float64), is_grads_batched=True)[0]
+
+    with pytest.raises(InputError, match=r"no batched gradients .*is_grads_batched=True.*fast.disabled\(\)"):
+        run()
+    with fast.disabled():
+        assert run().shape == (2, *encoded.shape)
+
+
+@pytest.mark.parametrize("name", ["to_values", "to_query_key", "to_output"])
+def test_a_hook_that_changes_an_output_in_place(masknet, encoded, name):
+    getattr(masknet.blocks[0], name).register_forward_hook(lambda module, inputs, output: output.mul_(0.5))
+    with fast.disabled():
+        expected = train(masknet, encoded)
+    torch.testing.assert_close(train(masknet, encoded), expected)
+
+
+def test_autocast_never_casts_double_precision(masknet, encoded):
+    expected = train(masknet, encoded), infer(masknet, encoded)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = train(masknet, encoded), infer(masknet, encoded)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", ["mini", "2mini"])
+def test_another_default_device(size):
+    network = build_masknet(size)
+    x = torch.rand(1, 128, 300)
+    expected = infer(network, x)
+    with torch.device("meta"):
+        assert torch.equal(infer(network, x), expected)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -1,9 +1,12 @@
 """Encode, mask, decode: lengths in samples, alignment, and equality with SpeechBrain's own interface."""
 
+import contextlib
+
 import pytest
 import torch
 
 from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
+from mossformer_sb.network import fast
 from mossformer_sb.network.separator import num_frames
 
 KERNEL, STRIDE = 16, 8
@@ -36,6 +39,19 @@ def test_padded_batch_equals_items_alone(separator):
         torch.testing.assert_close(together[item, :length], alone, rtol=1e-9, atol=1e-11)
         last_frame_end = (num_frames(int(length), KERNEL, STRIDE) - 1) * STRIDE + KERNEL
         assert (together[item, last_frame_end:] == 0).all()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_decoders_bias_is_not_added_to_padding(enabled):
+    separator = MossFormerSeparator.from_modules(
+        *MossFormerSeparator.from_size("mini").children(), sample_rate=8000
+    ).eval()
+    separator.decoder.bias = torch.nn.Parameter(torch.tensor([0.1]))
+    mixture, lengths = torch.randn(2, 400), torch.tensor([400, 205])
+    with torch.no_grad(), contextlib.nullcontext() if enabled else fast.disabled():
+        padded, alone = separator(mixture, lengths), separator(mixture[1:, :205])
+    torch.testing.assert_close(padded[1:, :205], alone)
+    assert not padded[1, 200:].any() and padded[0, :400].all()
 
 
 def test_padding_may_hold_anything(separator):

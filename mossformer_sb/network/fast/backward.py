@@ -83,9 +83,10 @@ def gate(attended: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def working_dtype(x: torch.Tensor) -> torch.dtype:
-    """The dtype of matrix multiplications of x: autocast's, if that is on."""
+    """The dtype of matrix multiplications of x: autocast's, if that is on. Double precision is never cast."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    casts = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if casts else x.dtype
 
 
 def _chooses_dtypes(method):

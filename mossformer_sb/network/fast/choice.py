@@ -125,14 +125,18 @@ _METHODS = {
 
 
 def takes_custom_backward(*tensors: torch.Tensor | None) -> bool:
-    """Whether an operation uses its custom backward: if gradients are recorded."""
+    """Whether an operation uses its custom backward: if gradient mode is on, also where no gradient is needed."""
     return _may_be_fast(*tensors) and torch.is_grad_enabled()
 
 
 def takes_conv_module(module: torch.nn.Module, x: torch.Tensor) -> bool:
-    """Whether a `ConvModule` is computed as one operation with a custom backward, without calling its layers."""
+    """Whether a `ConvModule` is computed as one operation with a custom backward, without calling its layers.
+
+    A hook that gets its output may change it in place, which PyTorch refuses for the view that this operation returns.
+    """
     return (
         takes_custom_backward(x)
+        and not module._forward_hooks
         and _is_as_built(module, (ConvModule,), is_called=True)
         and type(module.norm) is ScaleNorm
     )

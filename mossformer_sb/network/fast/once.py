@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_BATCHED = "is_grads_batched=True, or vectorize=True of torch.autograd.functional"
+_REMEDY = (
+    "Run the forward pass within mossformer_sb.network.fast.disabled(), or set MOSSFORMER_SB_FAST=0 in the environment."
+)
+
+
 def differentiable_once(backward: Callable) -> Callable:
     """Decorator of the ``backward`` of a ``torch.autograd.Function``.
 
@@ -22,6 +28,8 @@ def differentiable_once(backward: Callable) -> Callable:
 
     @functools.wraps(backward)
     def run(ctx, *grads):
+        if any(map(_is_batched, grads)):
+            raise InputError(f"The network's custom backward pass takes no batched gradients ({_BATCHED}). {_REMEDY}")
         with torch.no_grad():
             found = backward(ctx, *grads)
         if not torch.is_grad_enabled():
@@ -32,6 +40,11 @@ def differentiable_once(backward: Callable) -> Callable:
         return tuple(None if grad is None else next(marked) for grad in found)
 
     return run
+
+
+def _is_batched(grad):
+    test = getattr(torch._C._functorch, "is_legacy_batchedtensor", None)
+    return test is not None and grad is not None and test(grad)
 
 
 class _Refusal(torch.autograd.Function):
@@ -45,6 +58,5 @@ class _Refusal(torch.autograd.Function):
     def backward(ctx, *grads):
         raise InputError(
             "The network's custom backward pass can be differentiated once; found a derivative of its gradient "
-            "(create_graph=True). Run the forward pass within mossformer_sb.network.fast.disabled(), or set "
-            "MOSSFORMER_SB_FAST=0 in the environment."
+            f"(create_graph=True). {_REMEDY}"
         )

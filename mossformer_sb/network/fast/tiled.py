@@ -130,7 +130,7 @@ def _statistics(tiles):
         counts.append(tile.numel())
         means.append(mean)
         variances.append((tile32 - mean).square().mean())
-    shares = torch.tensor(counts, dtype=mean.dtype) / sum(counts)
+    shares = torch.tensor(counts, dtype=mean.dtype, device=mean.device) / sum(counts)
     means, variances = torch.stack(means), torch.stack(variances)
     mean = (shares * means).sum()
     return mean, (shares * (variances + (means - mean).square())).sum()

@@ -92,7 +92,9 @@ class TiledBlock:
         self.project_kernel, self.output_kernel = torch.cat(kernels[:2]), kernels[2]
         self.reach, self.output_reach = half_width(values.depthwise), half_width(output.depthwise)
         # In the order of QueriesKeys.
-        factors = torch.tensor([1 / block.group_size, 1.0, 1.0, 1 / num_frames], dtype=rotation.real.dtype)[:, None]
+        factors = torch.tensor(
+            [[1 / block.group_size], [1.0], [1.0], [1 / num_frames]], dtype=rotation.real.dtype, device=rotation.device
+        )
         self.gamma, self.beta = (
             at_least_float32(x) * factors for x in (block.offset_scale.gamma, block.offset_scale.beta)
         )

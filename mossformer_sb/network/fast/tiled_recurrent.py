@@ -215,7 +215,8 @@ def _statistics(x, spans):
         means.append(tile.mean(0))
         variances.append((tile - means[-1]).square().mean(0))
     means, variances = torch.stack(means), torch.stack(variances)
-    shares = torch.tensor([stop - start for start, stop in spans], dtype=means.dtype)[:, None] / len(x)
+    counts = [[stop - start] for start, stop in spans]
+    shares = torch.tensor(counts, dtype=means.dtype, device=means.device) / len(x)
     mean = (shares * means).sum(0)
     return mean, (shares * (variances + (means - mean).square())).sum(0)
 

@@ -7,6 +7,7 @@ imports PyTorch, which takes seconds, so that ``--help`` and errors in the argum
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import sys
@@ -48,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     _escape_unknown_characters()
-    arguments = _parser(argv).parse_args(argv)
+    arguments, unknown = _parser(argv).parse_known_args(argv)
+    if unknown:
+        _refuse(unknown, arguments.parser)
     # Messages of this package, but only warnings of others.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)
@@ -71,6 +74,16 @@ def _escape_unknown_characters():
             stream.reconfigure(errors="backslashreplace")
 
 
+def _refuse(unknown, parser):
+    """End with a message about unknown arguments, with the command's options that look like them."""
+    options = [name for action in parser._actions for name in action.option_strings]
+    hints = []
+    for word in unknown:
+        close = difflib.get_close_matches(word.partition("=")[0], options, 1) if word.startswith("-") else []
+        hints += [f"Did you mean {close[0]}?"] if close else []
+    parser.error(" ".join([f"unrecognized arguments: {' '.join(unknown)}.", *hints]))
+
+
 def _parser(argv):
     """The parser, with the arguments of the command in ``argv``."""
     parser = argparse.ArgumentParser(
@@ -91,5 +104,5 @@ def _parser(argv):
         )
         if chosen:
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, parser=command)
     return parser

@@ -9,6 +9,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+MODEL_SOURCES = (  # what --model takes
+    "folder of an exported model or of a training, name of a released model (see: mossformer-sb models), or a model "
+    "hub's id"
+)
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--shifts`` and ``--trust``."""
     parser.add_argument(

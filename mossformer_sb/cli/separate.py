@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mossformer_sb.cli.input_files import list_recordings, shard
 from mossformer_sb.cli.input_list import read_input_list
-from mossformer_sb.cli.model_options import add_model_options, model_options
+from mossformer_sb.cli.model_options import MODEL_SOURCES, add_model_options, model_options
 from mossformer_sb.cli.separate_cluster import ModelChoice, check_cluster_options, separate_on_cluster
 from mossformer_sb.cli.separate_jobs import check_distinct, open_recording, planned, report, separate_jobs
 from mossformer_sb.data.audio_writing import FORMATS, SUBTYPES
@@ -64,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="folder of an exported model, name of a released one (see: mossformer-sb models), or a model hub's id "
-        "(default: the packaged model)",
+        help=f"{MODEL_SOURCES} (default: the packaged model)",
     )
     parser.add_argument(
         "--output_folder",

@@ -245,7 +245,8 @@ def report(
     if quiet:
         return
     counts = {status: sum(result["status"] == status for result in results) for status in (SEPARATED, EXISTS, FAILED)}
-    there = f", {counts[EXISTS]} were already there" if counts[EXISTS] else ""
+    hint = " (--overwrite separates again, with this model and these options)"
+    there = f", {counts[EXISTS]} were already there{hint}" if counts[EXISTS] else ""
     single = sum(result.get("one_speaker_suspected", False) for result in results)
     print(f"{counts[SEPARATED]} of {len(results)} recordings separated{there}, {counts[FAILED]} failed.", end="")
     print(f" {single} seem to have only one speaker." if single else "", end="")

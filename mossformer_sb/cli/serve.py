@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mossformer_sb.cli.model_options import add_model_options, model_options
+from mossformer_sb.cli.model_options import MODEL_SOURCES, add_model_options, model_options
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument(
         "--model",
-        help="folder of an exported model, or a model hub's id (default: the one that comes with the package)",
+        help=f"{MODEL_SOURCES} (default: the packaged model)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0: any (default: 8000)")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mossformer_sb.cli.model_options import MODEL_SOURCES
+
 if TYPE_CHECKING:
     import argparse
 
@@ -29,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         default=[],
-        help="folder of an exported model, or a model hub's id; may be given several times (default: only the "
-        "packaged model, which is always offered)",
+        help=f"{MODEL_SOURCES}; may be given several times (default: only the packaged model, which is always offered)",
     )
     parser.add_argument("--host", default=defaults.host, help=f"address to listen on (default: {defaults.host})")
     parser.add_argument("--port", type=int, default=defaults.port, help=f"0: any free port (default: {defaults.port})")

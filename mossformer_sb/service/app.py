@@ -34,6 +34,7 @@ RETRY_SECONDS = 5
 CLIENT_CLOSED = 499  # only for the log
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _BASE64_BLOCK = 3 * 2**16  # bytes: of a multiple of 3, base64 can be concatenated
+PARAMETERS = {"answer", "format", "level", "channel", "name"}  # of a separation, in the address
 BODY = {
     "requestBody": {
         "required": True,
@@ -108,6 +109,10 @@ def create_app(model: MossFormerSeparation, limits: Limits | None = None) -> Fas
         channel: int | None = Query(None, ge=0, description="channel to separate, from 0; default: the mean of all"),
         name: str | None = Query(None, description="prefix of the tracks' names; default: the sent file's name"),
     ):
+        unknown = sorted({*request.query_params} - PARAMETERS)
+        if unknown:  # FastAPI would ignore a mistyped one
+            known = ", ".join(sorted(PARAMETERS))
+            raise HTTPException(422, f"unknown parameter {', '.join(unknown)}: the parameters are {known}.")
         with _faults_of_the_server(), contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(turns.place())

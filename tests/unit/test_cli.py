@@ -142,7 +142,10 @@ class TestSeparate:
         (tmp_path / "out/a_spk1.wav").write_text("done")
         (tmp_path / "out/b_spk2.wav").unlink()
         assert self.run(model, tmp_path) == 0
-        assert "1 of 2 recordings separated, 1 were already there, 0 failed" in capsys.readouterr().out
+        assert (
+            "1 of 2 recordings separated, 1 were already there (--overwrite separates again, with this "
+            in capsys.readouterr().out
+        )
         assert (tmp_path / "out/a_spk1.wav").read_text() == "done" and (tmp_path / "out/b_spk2.wav").is_file()
         assert self.run(model, tmp_path) == 0
         assert "recordings [" not in capsys.readouterr().err  # no progress of nothing
@@ -256,3 +259,18 @@ class TestScore:
         assert "give --estimates and --references, or a --table" in capsys.readouterr().err
         assert main(["score", "--table", "x.csv", "--estimates", str(corpus)]) == 2
         assert "--table lists all files: give it alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["separate", "a.wav", "--overwite"], "Did you mean --overwrite?"),
+        (["evaluate", "model", "--manifst=a.csv", "--manifest", "b"], "Did you mean --manifest?"),
+        (["score", "--estimates", "a", "--references", "b", "--zzz"], "unrecognized arguments: --zzz.\n"),
+    ],
+)
+def test_a_mistyped_option(words, hint, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    printed = capsys.readouterr().err
+    assert error.value.code == 2 and hint in printed and f"mossformer-sb {words[0]}: error: unrecognized" in printed

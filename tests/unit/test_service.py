@@ -174,6 +174,7 @@ class TestRefusals:
             (b"\0" * 600_000, "/separate", 413, "the request is larger than 0.5 MB"),
             (iter([b"\0" * 100_000] * 6), "/separate", 413, "the request is larger than 0.5 MB"),
             (audio(), "/separate?format=aac", 422, "format"),
+            (audio(), "/separate?fromat=flac", 422, "unknown parameter fromat: the parameters are answer, channel, "),
             (audio(), "/separate?channel=3", 422, "has no channel 3"),
         ],
     )

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # SpeechBrain treats every folder whose name begins with CKPT as a checkpoint, so temporary names begin otherwise.
 TEMPORARY_PREFIX = "incomplete-"
 FILE_LIST = "files.json"
+_FAILED_WRITE = "inline_container"  # in PyTorch's message where torch.save could not write, as on a full disk
 SETTINGS_FILE = "settings.json"
 # Settings of a network that change what it computes, and no name or shape of its parameters.
 INVISIBLE_SETTINGS = ("apply_masks", "group_size")
@@ -95,7 +96,13 @@ class Checkpointer(stock.Checkpointer):
         name: str | None = None,
         verbosity: int = logging.INFO,
     ) -> stock.Checkpoint:
-        """Save a checkpoint. Arguments and return value as in SpeechBrain."""
+        """Save a checkpoint. Arguments and return value as in SpeechBrain.
+
+        Raises
+        ------
+        InputError
+            If it can't be written, as on a full disk. Those that were there are kept.
+        """
         if if_main_process():
             self._remove_leftovers()
         try:
@@ -105,9 +112,11 @@ class Checkpointer(stock.Checkpointer):
                 checkpoint = self._publish(checkpoint)
                 kind = "end-of-epoch" if end_of_epoch else "intra-epoch"
                 logger.log(verbosity, "Saved an %s checkpoint in %s", kind, checkpoint.path)
-        except BaseException:
+        except BaseException as error:
             if if_main_process():
                 self._remove_leftovers()
+            if isinstance(error, OSError) or (isinstance(error, RuntimeError) and _FAILED_WRITE in str(error)):
+                raise InputError(self._not_written(error)) from error
             raise
         ddp_barrier()
         return checkpoint
@@ -157,6 +166,14 @@ class Checkpointer(stock.Checkpointer):
         self._verified.add(final)
         paramfiles = {name: final / path.name for name, path in checkpoint.paramfiles.items()}
         return checkpoint._replace(path=final, paramfiles=paramfiles)
+
+    def _not_written(self, error):
+        reason = getattr(error, "strerror", None) or "PyTorch could not write all of a file"
+        free = shutil.disk_usage(self.checkpoints_dir).free / 1e6
+        return (
+            f"{self.checkpoints_dir}: a checkpoint can't be written ({reason}; {free:.0f} MB are free there). The last "
+            f"one is kept: make room, and the same command resumes."
+        )
 
     def _remove_leftovers(self):
         for folder in self.checkpoints_dir.glob(f"{TEMPORARY_PREFIX}*"):

@@ -86,23 +86,32 @@ def test_killed_while_saving(tmp_path, checkpointer, model, monkeypatch):
     assert not [name for name in names(tmp_path) if name.startswith(TEMPORARY_PREFIX)]
 
 
-@pytest.mark.parametrize("where", ["saver", "list", "rename"])
+@pytest.mark.parametrize("where", ["saver", "list", "rename", "torch"])
 def test_disk_full(tmp_path, checkpointer, model, monkeypatch, where):
     before = save(checkpointer, model, 1)
 
     def fail(*args, **kwargs):
+        if where == "torch":
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
         raise OSError(28, "No space left on device")
 
-    if where == "saver":
+    if where in ("saver", "torch"):
         checkpointer.custom_save_hooks["model"] = fail
     elif where == "list":
         monkeypatch.setattr(checkpoints.json, "dump", fail)
     else:
         monkeypatch.setattr(checkpoints.pathlib.Path, "rename", fail)
-    with pytest.raises(OSError, match="No space left"):
+    reason = "PyTorch could not write" if where == "torch" else "No space left"
+    with pytest.raises(InputError, match=f"a checkpoint can't be written .{reason}.* MB are free there.*is kept"):
         save(checkpointer, model, 2)
     assert names(tmp_path) == [before.path.name]
     assert recovered(checkpointer, model) == 1
+
+
+def test_another_error_while_saving_is_itself(checkpointer, model):
+    checkpointer.custom_save_hooks["model"] = lambda *args: {}["key"]
+    with pytest.raises(KeyError):
+        save(checkpointer, model, 2)
 
 
 def test_name_used_again(tmp_path, checkpointer, model):

@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from mossformer_sb.data.audio_reader import AudioReader
+from mossformer_sb.data.channels import ChannelComparison
 from mossformer_sb.data.media_file import MEDIA_ENDINGS
 from mossformer_sb.errors import InputError
 
@@ -187,7 +188,7 @@ class Recording:
         channel: int | None = None,
     ) -> None:
         self.channel = channel
-        self._cancels = False
+        self._cancels = self._is_compared = False  # what has been said already
         self.samples = self._file = None
         if is_array(source):
             self.name = "the given samples"
@@ -234,6 +235,7 @@ class Recording:
             If it is damaged, or has NaN or infinite samples.
         """
         position, powers = 0, np.zeros(2)
+        comparison = ChannelComparison(self.sample_rate)
         for channels in self._blocks(size):
             block = channels.mean(1) if self.channel is None else channels[:, self.channel]
             powers += [np.square(signal, dtype=np.float64).mean() * len(block) for signal in (channels, block)]
@@ -246,7 +248,16 @@ class Recording:
                     f"the recording: the output would be NaN."
                 )
             position += len(block)
+            if self.channel is None and channels.shape[1] == 2 and not self._is_compared:
+                comparison.add(channels)
             yield block
+        if comparison.have_own_speakers:
+            logger.warning(
+                "%s: its two channels have nothing in common. If each speaker has one, as in a recorded phone call, "
+                "split the channels instead of separating their mean, or choose one of them (channel 0 or 1).",
+                self.name,
+            )
+        self._is_compared = True
         if powers[1] < _CANCELLED * powers[0] and not self._cancels:
             self._cancels = True
             softer = f"{10 * np.log10(powers[0] / powers[1]):.0f} dB softer than they are" if powers[1] else "silent"

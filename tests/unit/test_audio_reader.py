@@ -331,6 +331,51 @@ def test_a_changed_file_is_looked_at_again(tmp_path):
     assert survey_file(path).damage.text == "is truncated: its last 100 bytes of audio are missing"
 
 
+class TestChannelsOfTheirOwn:
+    """Voices as noise with a changing level, since speech has other levels from syllable to syllable."""
+
+    RATE, SECONDS = 8000, 10
+
+    def voice(self, rng):
+        levels = np.repeat(rng.uniform(0, 1, 5 * self.SECONDS) ** 2, self.RATE // 5)
+        return levels * rng.standard_normal(self.RATE * self.SECONDS)
+
+    def scene(self, kind):
+        rng = np.random.default_rng(0)
+        one, other = self.voice(rng), self.voice(rng)
+        if kind == "two microphones":
+            return np.stack([one + 0.7 * np.roll(other, 20), 0.7 * np.roll(one, 20) + other], 1)
+        if kind == "the same twice":
+            return np.stack([one, one], 1)
+        if kind == "one silent":
+            return np.stack([one, 0 * one], 1)
+        if kind == "turns":
+            turn = np.repeat([[1, 0], [0, 1]], len(one) // 2, axis=0)
+            return turn * np.stack([one, other], 1) + 1e-4 * rng.standard_normal((len(one), 2))
+        call = np.stack([one, other], 1)
+        return {"call": call, "crosstalk": call + 0.1 * call[:, ::-1], "short": call[: self.RATE]}[kind]
+
+    @pytest.mark.parametrize(
+        ("kind", "expected"),
+        [("call", True), ("crosstalk", True), ("turns", True), ("two microphones", False)]
+        + [("the same twice", False), ("one silent", False), ("short", False)],
+    )
+    def test_are_mentioned_once(self, kind, expected, caplog):
+        recording = Recording(self.scene(kind), sample_rate=self.RATE)
+        for size in (3000, 2**17):
+            list(recording.blocks(size))
+        found = [message for message in caplog.messages if "its two channels have nothing in common" in message]
+        assert len(found) == expected
+
+    @pytest.mark.parametrize("options", [{"channel": 0}, {"third": True}])
+    def test_are_not_for_one_channel_or_three(self, options, caplog):
+        call = self.scene("call")
+        if options.pop("third", False):
+            call = np.concatenate([call, call[:, :1]], 1)
+        list(Recording(call, sample_rate=self.RATE, **options).blocks())
+        assert not caplog.messages
+
+
 class TestChannelsThatCancel:
     def warned(self, samples, caplog, **options):
         with caplog.at_level(logging.WARNING):
@@ -351,7 +396,7 @@ class TestChannelsThatCancel:
         assert "so their mean is silent. Use one of them" in message
 
     def test_not_of_others(self, caplog):
-        two = np.random.default_rng(0).standard_normal((20000, 2))
+        two = np.random.default_rng(0).standard_normal((15000, 2))
         assert not self.warned(two, caplog) and not self.warned(np.zeros((9000, 2)), caplog)
         assert not self.warned(np.stack([two[:, 0], -two[:, 0]], 1), caplog, channel=1)
 

@@ -89,7 +89,10 @@ def _check_corpus(root, names):
 
 
 def _first_existing(folder, names):
-    return next((name for name in names if os.path.isdir(folder / name)), None)  # False without permission
+    found = [name for name in names if os.path.isdir(folder / name)]  # False without permission
+    if len(found) > 1:
+        raise InputError(f"'{folder}' has the folders {' and '.join(found)}, which mean the same: rename or move one.")
+    return found[0] if found else None
 
 
 def _aliases(signal):

@@ -104,6 +104,8 @@ def split_noises(noises: Sequence[Clip], parts: Collection[str], shares: Sequenc
         return dict.fromkeys(parts, noises)
     order = np.random.default_rng([seed, len(SPLITS) + 1]).permutation(len(noises))
     counts = np.maximum(1, np.rint(wanted[1:] / wanted.sum() * len(noises)).astype(int))
+    while counts.sum() >= len(noises):  # the first split needs one too
+        counts[counts.argmax()] -= 1
     bounds = [0, *(len(noises) - np.cumsum(counts[::-1])[::-1]), len(noises)]
     return {
         split: [noises[index] for index in sorted(order[start:end])]

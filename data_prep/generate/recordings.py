@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LAYOUTS = ("librispeech", "speakers")
+# Parts of WSJ0 and of LibriSpeech, which hold the folders of speakers.
+_SUBSET = re.compile(r"si_(tr|dt|et)_\w+|(train|dev|test)-(clean|other)(-\d+)?")
 PATTERN_ADVICE = "--speaker_pattern, a regular expression with the speaker in parentheses, such as '^([a-z]+)_'"
 
 
@@ -156,6 +158,8 @@ def _audio_files(folder, key):
         for path in map(Path, walk_files(folder, key))
         if path.suffix.lower() in AUDIO_ENDINGS and path.name[0] != "."
     )
+    named = set(files)  # WSJ0's second microphone, across the room, has the same speech again
+    files = [path for path in files if not (path.endswith(".wv2") and f"{path[:-1]}1" in named)]
     for path in files:
         check_name(path)
     endings = (path.suffix.lower() for path in folder.rglob("*") if path.name[0] != ".")
@@ -178,6 +182,11 @@ def _from_folder(folder, layout, key, layout_key):
                 raise InputError(
                     f"{key} '{folder}': {path} is not in a speaker's folder. Move or remove it; or, if file names have "
                     f"the speakers, give {PATTERN_ADVICE}."
+                )
+            if _SUBSET.fullmatch(parents[0]):
+                raise InputError(
+                    f"{key} '{folder}': {parents[0]} is a part of a corpus, not a speaker. Give the folder of the part "
+                    f"to train on, such as '{folder / parents[0]}'."
                 )
             named.append((path, "-".join((*parents, stem)), parents[0]))
         else:

@@ -19,6 +19,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from data_prep.generate.file_access import check_name
+from data_prep.generate.librimix_splits import FOLDERS, SPLITS
 from data_prep.generate.recordings import name_noise, name_speech
 from data_prep.generate.room_cache import compute_rooms
 from data_prep.manifests.resumable import resumable
@@ -90,7 +91,8 @@ def prepare_mixing(
     speaker_pattern : str, optional
         Instead of a layout: a regular expression whose group is the speaker in the path of a file.
     noise_folder : str, optional
-        Folder of noise recordings, searched recursively. Default: the noise in the manifest, if any.
+        Folder of noise recordings, searched recursively; of one with the folders tr, cv and tt alone, as WHAM!'s, only
+        tr. Default: the noise in the manifest, if any.
     rir_folder : str, optional
         Folder for room impulse responses. Default: no rooms.
     num_rooms : int
@@ -139,7 +141,14 @@ def prepare_mixing(
 
 def _speech(source, layout, speaker_pattern):
     folder, named = name_speech(source, layout, speaker_pattern, keys=("speech_folder", "speech_layout"))
-    return {os.path.abspath(folder / path): speaker for path, _, speaker in named}
+    speakers = {}
+    for path, _, speaker in named:
+        other = speakers.setdefault(os.path.abspath(folder / path), speaker)
+        if other != speaker:
+            raise InputError(
+                f"{source}: {path} is given to the speakers {other} and {speaker}. Remove one of the rows."
+            )
+    return speakers
 
 
 def _warn_of_test_speakers(speech_folder, speakers, test_manifest, data_root):
@@ -188,7 +197,13 @@ def _anechoic(manifest, path):
 
 
 def _noise(folder):
-    return [os.path.abspath(Path(expanded(folder)) / path) for path in name_noise(folder, "noise_folder")]
+    names, training = name_noise(folder, "noise_folder"), f"{FOLDERS[SPLITS[0]]}/"
+    if all(name.startswith(tuple(f"{split}/" for split in FOLDERS.values())) for name in names):
+        names = [name for name in names if name.startswith(training)]
+        if not names:
+            raise InputError(f"noise_folder '{folder}' holds the splits of a corpus, and no {training} for training.")
+        logger.info("noise_folder %s holds the splits of a corpus: only %s is used", folder, training)
+    return [os.path.abspath(Path(expanded(folder)) / name) for name in names]
 
 
 def _static_noise(manifest, data_root):

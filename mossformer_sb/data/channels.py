@@ -35,35 +35,47 @@ class ChannelComparison:
 
     def __init__(self, sample_rate: int) -> None:
         self._frame = max(1, sample_rate // _FRAMES_PER_SECOND)
-        self._products = np.zeros((2, 2))
-        # Sums over frames: their number, the root mean squares of the channels, and products of these.
-        self._count, self._sums, self._moments = 0, np.zeros(2), np.zeros((2, 2))
+        self._signals, self._envelopes = _Moments(), _Moments()
+        self._rest = np.empty((0, 2))  # samples of an incomplete frame
 
     def add(self, channels: np.ndarray) -> None:
         """Add a block, [T, 2]."""
-        channels = channels.astype(np.float64)
-        self._products += channels.T @ channels
-        frames = channels[: len(channels) // self._frame * self._frame].reshape(-1, self._frame, 2)
-        envelopes = np.sqrt(np.square(frames).mean(1))  # [F, 2]
-        self._count += len(envelopes)
-        self._sums += envelopes.sum(0)
-        self._moments += envelopes.T @ envelopes
+        channels = np.concatenate([self._rest, channels], dtype=np.float64)
+        complete = len(channels) // self._frame * self._frame
+        frames, self._rest = channels[:complete].reshape(-1, self._frame, 2), channels[complete:]
+        self._signals.add(channels[:complete])
+        self._envelopes.add(frames.std(1))
 
     @property
     def have_own_speakers(self) -> bool:
         """Whether the channels have nothing in common, neither signals nor when they are loud."""
-        powers = np.diagonal(self._products)
-        if self._count < _LEAST_SECONDS * _FRAMES_PER_SECOND or not powers.min() > _LEAST_BALANCE * powers.max():
+        powers = np.diagonal(self._signals.covariance)
+        is_short = self._envelopes.count < _LEAST_SECONDS * _FRAMES_PER_SECOND
+        if is_short or not powers.min() > _LEAST_BALANCE * powers.max():
             return False
-        means = self._sums / self._count
-        covariance = self._moments / self._count - np.outer(means, means)
-        return bool(
-            abs(_correlation(self._products)) < _MOST_CORRELATION
-            and _correlation(covariance) < _MOST_ENVELOPE_CORRELATION
-        )
+        unlike = abs(self._signals.correlation) < _MOST_CORRELATION
+        return bool(unlike and self._envelopes.correlation < _MOST_ENVELOPE_CORRELATION)
 
 
-def _correlation(products):
-    """Of two signals with these products [2, 2]; 1 if one of them is constant."""
-    energies = products[0, 0] * products[1, 1]
-    return products[0, 1] / np.sqrt(energies) if energies > 0 else 1.0
+class _Moments:
+    """Means and covariance of two series of numbers that are added in parts, [N, 2]."""
+
+    def __init__(self):
+        self.count, self._sums, self._products = 0, np.zeros(2), np.zeros((2, 2))
+
+    def add(self, values):
+        self.count += len(values)
+        self._sums += values.sum(0)
+        self._products += values.T @ values
+
+    @property
+    def covariance(self):
+        count = max(1, self.count)
+        return self._products / count - np.outer(self._sums, self._sums) / count**2
+
+    @property
+    def correlation(self):
+        """1 if one of the series is constant."""
+        covariance = self.covariance
+        energies = covariance[0, 0] * covariance[1, 1]
+        return covariance[0, 1] / np.sqrt(energies) if energies > 0 else 1.0

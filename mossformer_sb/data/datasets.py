@@ -208,10 +208,19 @@ class MixtureDataset(EpochDataset):
         total = int(row["num_samples"])
         start, num_samples = self._crop(index, total)
         paths = [row["mix_wav"]] + [row[f"s{i + 1}_wav"] for i in range(self.num_spks)]
-        mixture, *sources = (
-            torch.from_numpy(read_audio(path, start, num_samples, total, self.trim)[0]) for path in paths
-        )
+        mixture, *sources = (torch.from_numpy(self._read(path, start, num_samples, total)) for path in paths)
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
+
+    def _read(self, path, start, num_samples, total):
+        """[T]; files that the manifest describes wrongly are refused."""
+        samples, rate = read_audio(path, start, num_samples, total, self.trim)
+        if samples.ndim > 1 or rate != self.sample_rate:
+            channels = 1 if samples.ndim == 1 else samples.shape[1]
+            raise InputError(
+                f"{path}: has {channels} channels at {rate} Hz; {self.manifest} needs one at {self.sample_rate} Hz. "
+                f"Convert it, or correct the manifest."
+            )
+        return samples
 
     def _crop(self, index, total):
         """First sample and number of samples of a crop."""

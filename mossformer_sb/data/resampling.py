@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _ZERO_CROSSINGS = 10  # of scipy's filter on each side, in samples of the lower of the two rates
 SPEED_STEP = 1000  # speeds are multiples of 1/1000, for integer resampling factors
+MOST_PERIOD = 8192  # of these factors at another speed; usual pairs of rates stay below it
 _LARGEST_FACTOR = 200_000  # of rates without common factors; the filter for it takes 300 MB
 _MAX_GROUP = 32  # maximum number of results per matrix multiplication
 
@@ -154,12 +155,18 @@ class SpeedResampler:
     def between(cls, source_rate: int, target_rate: int, speed: float = 1.0) -> SpeedResampler:
         """From a recording's rate to the target rate, in Hz, at a speed (rounded to 1/1000).
 
+        Rates such as 44.1 and 8 kHz have little in common: then the speed is rounded by at most 0.005 % more, so
+        that neither factor exceeds `MOST_PERIOD`, on which memory and context depend.
+
         Example
         -------
         >>> SpeedResampler.between(16000, 8000, speed=1.05)
         SpeedResampler(up=10, down=21)
         """
         ratio = Fraction(target_rate, source_rate) / Fraction(round(speed * SPEED_STEP), SPEED_STEP)
+        if speed != 1 and max(ratio.numerator, ratio.denominator) > MOST_PERIOD:
+            limit = MOST_PERIOD // 2
+            ratio = ratio.limit_denominator(limit) if ratio < 1 else 1 / (1 / ratio).limit_denominator(limit)
         return cls(ratio.numerator, ratio.denominator)
 
     def num_out(self, num_in: int) -> int:

@@ -65,7 +65,7 @@ class SpeechPool:
         path : str or Path
             The table.
         measures : sequence of str
-            Required levels; an utterance without them, which is silent, is skipped.
+            Required levels. A silent utterance, which has none, is skipped, also if none is required.
         num_spks : int
             Minimum number of speakers.
         min_seconds : float
@@ -82,7 +82,7 @@ class SpeechPool:
         """
         table = _read_table(path, SPEECH_COLUMNS)
         usable = table["num_samples"] >= min_seconds * table["sample_rate"]
-        for measure in measures:
+        for measure in {*measures, "active_level"}:
             usable &= np.isfinite(table[measure])
         if not usable.all():
             logger.info(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import AugmentedMixtureDataset, MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +52,11 @@ def training_data(
     """
     common: dict[str, Any] = {"num_spks": num_spks, "sample_rate": sample_rate, "segment": segment, "seed": seed}
     augmentation = augmentation or Augmentation()
+    if segment is not None and augmentation.random_shift and augmentation.random_shift >= segment:
+        raise InputError(
+            f"random_shift {augmentation.random_shift} s is as long as the segments of {segment} s, so that a speaker "
+            f"could be shifted out entirely: give less, such as {segment / 4:g}."
+        )
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)
     if augmentation.is_active:

@@ -360,9 +360,10 @@ class TestChannelsOfTheirOwn:
         [("call", True), ("crosstalk", True), ("turns", True), ("two microphones", False)]
         + [("the same twice", False), ("one silent", False), ("short", False)],
     )
-    def test_are_mentioned_once(self, kind, expected, caplog):
-        recording = Recording(self.scene(kind), sample_rate=self.RATE)
-        for size in (3000, 2**17):
+    @pytest.mark.parametrize(("offset", "first"), [(0, 3000), (0.1, 3000), (0, 100)])
+    def test_are_mentioned_once(self, kind, expected, offset, first, caplog):
+        recording = Recording(self.scene(kind) + offset, sample_rate=self.RATE)
+        for size in (first, 2**17):
             list(recording.blocks(size))
         found = [message for message in caplog.messages if "its two channels have nothing in common" in message]
         assert len(found) == expected

@@ -8,8 +8,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from mossformer_sb.data.audio_writing import write_audio
+from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import Mixture, MixtureDataset, SeparationBatch
 from mossformer_sb.data.manifests import read_manifest
+from mossformer_sb.data.training_data import training_data
 from mossformer_sb.errors import InputError
 
 RATE = 8000
@@ -91,6 +93,20 @@ class TestDataset:
     def test_segment_must_be_positive(self, corpus):
         with pytest.raises(InputError, match="segment must be a length in seconds"):
             dataset(corpus, segment=0)
+
+    @pytest.mark.parametrize(("channels", "rate"), [(2, RATE), (1, 2 * RATE)])
+    def test_a_file_of_another_kind_is_named(self, corpus, channels, rate):
+        data = dataset(corpus, segment=None)  # looks at some of the files
+        write_audio(corpus / "3_s2.wav", np.zeros((RATE + 2400, channels)).squeeze(), rate)
+        with pytest.raises(InputError, match=rf"3_s2.wav: has {channels} channels at {rate} Hz; .*tr.csv needs one at"):
+            data[3]
+
+    def test_a_shift_is_shorter_than_a_segment(self, corpus):
+        (corpus / "tr.json").write_text('{"mixture_is_sum": true}')
+        files = corpus / "tr.csv", corpus
+        training_data(*files, segment=0.5, augmentation=Augmentation(random_shift=0.49))
+        with pytest.raises(InputError, match="random_shift 0.5 s is as long as the segments of 0.5 s"):
+            training_data(*files, segment=0.5, augmentation=Augmentation(random_shift=0.5))
 
     def test_a_file_that_shrank_is_named(self, corpus):
         write_audio(corpus / "3_s2.wav", np.zeros(100), RATE)

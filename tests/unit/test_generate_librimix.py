@@ -789,6 +789,14 @@ def test_noise_of_wham_stays_in_its_splits():
     assert sorted(clip.path for clips in divided.values() for clip in clips) == sorted(clip.path for clip in others)
 
 
+@pytest.mark.parametrize("number", [3, 4, 5, 7])
+@pytest.mark.parametrize("shares", [(0.2, 0.4, 0.4), (0.1, 0.1, 0.8), (0.8, 0.1, 0.1)])
+def test_every_split_has_noise(number, shares):
+    noises = [Clip(f"{n}.wav", "", "", 16000) for n in range(number)]
+    divided = split_noises(noises, ("train-100", "dev", "test"), shares, seed=0)
+    assert all(divided.values()) and sum(map(len, divided.values())) == number
+
+
 def test_noise_is_long_enough_and_used_once():
     rng = np.random.default_rng(0)
     tuples = [(Clip("a", "a", "1", 300), Clip("b", "b", "2", 100))] * 3

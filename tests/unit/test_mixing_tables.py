@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,9 @@ from data_prep.generate.rooms import draw_room, rooms_text
 from data_prep.manifests import source_tables
 from data_prep.manifests.resumable import resumable
 from data_prep.manifests.source_tables import prepare_mixing
+from mossformer_sb.data.level_distributions import LEVELS
 from mossformer_sb.data.loudness import active_speech_level, loudness
-from mossformer_sb.data.source_pools import NoisePool
+from mossformer_sb.data.source_pools import NoisePool, SpeechPool
 from mossformer_sb.errors import InputError
 from tests.unit.mixing_pools import RATE, prepare_pools, write_manifest, write_noise, write_speech
 from tests.unit.permissions import read_only
@@ -159,6 +161,56 @@ class TestTables:
         speech = write_speech(tmp_path / "speech", 2, 1)
         with pytest.raises(InputError, match=r"speech_folder .* give --speech_layout speakers"):
             prepare_pools(tmp_path, noise=False, speech_folder=speech, speech_layout="librispeech")
+
+    def test_of_noise_in_splits_only_that_of_training_is_used(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        for split in ("tr", "cv", "tt"):
+            write_noise(tmp_path / "noise" / split, (1.0,))
+        options = {"speech_folder": write_speech(tmp_path / "speech", 2, 1), "noise_folder": tmp_path / "noise"}
+        manifest = write_manifest(tmp_path / "tr.csv")
+        prepare_mixing(True, manifest, tmp_path, tmp_path, workers=1, **options)
+        (path,) = pd.read_csv(tmp_path / "mixing_noise.csv")["path"]
+        assert path.endswith("noise/tr/n0.wav") and "only tr/ is used" in caplog.text
+        (tmp_path / "noise" / "tr" / "n0.wav").unlink()
+        with pytest.raises(InputError, match="holds the splits of a corpus, and no tr/ for training"):
+            prepare_mixing(True, manifest, tmp_path, tmp_path, workers=1, **options)
+        write_noise(tmp_path / "noise" / "more", (1.0,))
+        prepare_mixing(True, manifest, tmp_path, tmp_path, workers=1, **options)
+        assert len(pd.read_csv(tmp_path / "mixing_noise.csv")) == 3
+
+    @pytest.mark.parametrize("part", ["si_tr_s", "si_et_05", "train-clean-100", "test-other"])
+    def test_a_part_of_a_corpus_is_no_speaker(self, tmp_path, part):
+        speech = write_speech(tmp_path / "corpus" / part, 2, 1).parent
+        with pytest.raises(InputError, match=f"speech_folder .*{part} is a part of a corpus.* such as .*/{part}'"):
+            prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        prepare_pools(tmp_path, noise=False, speech_folder=speech / part)
+
+    def test_a_second_microphone_is_not_a_second_utterance(self, tmp_path):
+        speech = write_speech(tmp_path / "speech", 2, 2)
+        for path in speech.rglob("u*0.wav"):
+            shutil.copy(path, path.with_suffix(".wv1"))
+            path.rename(path.with_suffix(".wv2"))
+        (speech / "spk0" / "u01.wav").rename(speech / "spk0" / "u01.wv2")
+        prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        found = [os.path.basename(path) for path in pd.read_csv(tmp_path / "mixing_speech.csv")["path"]]
+        assert found == ["u00.wv1", "u01.wv2", "u10.wv1", "u11.wav"]
+
+    def test_one_recording_has_one_speaker(self, tmp_path):
+        write_speech(tmp_path / "speech", 2, 1)
+        rows = "path,spk\nspeech/spk0/u00.wav,ann\nspeech/spk0/u00.wav,bob\nspeech/spk1/u10.wav,cat\n"
+        (tmp_path / "list.csv").write_text(rows)
+        with pytest.raises(InputError, match=r"list.csv: speech/spk0/u00.wav is given to the speakers ann and bob"):
+            prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "list.csv")
+
+    @pytest.mark.parametrize("distribution", ["wham", "speechbrain", "librimix"])
+    def test_silence_is_never_drawn(self, tmp_path, distribution):
+        speech = write_speech(tmp_path / "speech", num_speakers=2, num_utterances=1)
+        for name in ("spk0", "spk1"):
+            soundfile.write(speech / name / "silent.wav", np.zeros(3 * RATE), RATE)
+        pools = prepare_pools(tmp_path, noise=False, speech_folder=speech)
+        levels = LEVELS[distribution]
+        pool = SpeechPool.read(pools["speech_table"], levels.measures, num_spks=2, min_seconds=0)
+        assert pool.names == ["u00", "u10"]
 
     def test_silence_and_damage(self, tmp_path):
         speech = write_speech(tmp_path / "speech", num_speakers=2)

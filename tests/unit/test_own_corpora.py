@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import shutil
 
 import pandas as pd
 import pytest
@@ -199,3 +200,14 @@ def test_home_folder_on_the_command_line(tmp_path, monkeypatch, caplog):
     write_custom(tmp_path / "own")
     assert main(["custom", "--data_folder=~/own", "--output_folder=~/out"]) == 0
     assert (tmp_path / "out" / "custom_tt.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("there", "more"), [("cv", "valid"), ("tt", "test"), ("tr/mix", "tr/mixture"), ("tt/s2", "tt/spk2")]
+)
+def test_custom_data_with_one_thing_under_two_names(tmp_path, there, more):
+    root = write_custom(tmp_path / "data")
+    shutil.copytree(root / there, root / more)
+    first, second = there.rpartition("/")[2], more.rpartition("/")[2]
+    with pytest.raises(InputError, match=f"has the folders ({first} and {second}|{second} and {first}), which mean"):
+        prepare_custom(root, tmp_path / "manifests")

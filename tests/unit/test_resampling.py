@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from mossformer_sb.data.resampling import SpeedResampler, resample, resample_blocks
+from mossformer_sb.data.resampling import MOST_PERIOD, SpeedResampler, resample, resample_blocks
 
 
 @pytest.fixture
@@ -47,6 +47,18 @@ def test_pitch_and_tempo_follow_the_speed(tmp_path, speed):
     soundfile.write(tmp_path / "a.wav", tone, 8000, subtype="FLOAT")
     signal = SpeedResampler.between(8000, 8000, speed).read(str(tmp_path / "a.wav"), 32000, 4000, 8000)
     assert np.abs(np.fft.rfft(signal * np.hanning(8000))).argmax() == pytest.approx(1000 * speed, abs=1)
+
+
+@pytest.mark.parametrize("rates", itertools.product([8000, 16000, 44100, 48000], repeat=2))
+def test_periods_are_short_at_any_speed(rates):
+    """Memory and context are proportional to them: with 44.1 kHz they were seconds."""
+    for speed in np.arange(0.9, 1.1, 0.001):
+        resampler = SpeedResampler.between(*rates, speed)
+        assert max(resampler.up, resampler.down) <= MOST_PERIOD
+        exact = rates[0] / rates[1] * round(speed * 1000) / 1000
+        assert resampler.down / resampler.up == pytest.approx(exact, rel=5e-5)
+        if 44100 not in rates or rates[0] == rates[1]:
+            assert resampler.down / resampler.up == pytest.approx(exact, rel=1e-12)
 
 
 def in_blocks(signal, sizes):

@@ -191,7 +191,7 @@ class SeparationBrain(StepBrain):
         total = getattr(self.schedule.scheduler, "total_steps", None)
         epochs = getattr(self.hparams.epoch_counter, "limit", None)
         is_known = isinstance(self.schedule.scheduler, OneCycle) and self.budget.epoch_minutes is None
-        if not is_known or total is None or self.train_batches is None or not if_main_process():
+        if not is_known or None in (total, epochs, self.train_batches) or not if_main_process():
             return
         steps = math.ceil(len(self.train_batches) / self.grad_accumulation_factor)
         if abs(total / (epochs * steps) - 1) > 0.01:

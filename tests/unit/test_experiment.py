@@ -57,7 +57,7 @@ def test_prepares_all_that_training_reads(hparams):
     ("options", "kind"),
     [
         ({}, MixtureDataset),
-        ({"random_shift": 0.1}, AugmentedMixtureDataset),
+        ({"random_shift": 0.05}, AugmentedMixtureDataset),
         ({"dynamic_mixing": True}, DynamicMixtureDataset),
     ],
 )

@@ -24,6 +24,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.network.checks import check_count
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
+from mossformer_sb.training.experiment_file import AUGMENTATION, DYNAMIC_MIXING
 
 if TYPE_CHECKING:
     from mossformer_sb.data.datasets import AugmentedMixtureDataset
@@ -39,26 +40,6 @@ MANIFESTS = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
 TRAIN_LOG = "train_log.txt"
 LOG_DIGITS = 4
 MOST_WORKERS = 4
-AUGMENTATION = (
-    "speed_perturb",
-    "speed_range",
-    "perturb_noise",
-    "random_shift",
-    "level_imbalance",
-    "single_speaker_rate",
-)
-# Optional keys of an experiment.
-DYNAMIC_MIXING = (
-    "rir_folder",
-    "target",
-    "level_distribution",
-    "min_seconds",
-    "room_rate",
-    "noise_rate",
-    "turn_rate",
-    "max_pause",
-    "mixtures_per_epoch",
-)
 
 
 def complete(hparams: dict) -> dict:

@@ -46,6 +46,26 @@ REQUIRED = {
         ("grad_accumulation_factor", "num_to_keep", "ckpt_interval_minutes", "ckpt_interval_steps"), "a number"
     ),
 }
+# Keys of augmentation, and optional ones of dynamic mixing, all arguments of classes in `mossformer_sb.data`.
+AUGMENTATION = (
+    "speed_perturb",
+    "speed_range",
+    "perturb_noise",
+    "random_shift",
+    "level_imbalance",
+    "single_speaker_rate",
+)
+DYNAMIC_MIXING = (
+    "rir_folder",
+    "target",
+    "level_distribution",
+    "min_seconds",
+    "room_rate",
+    "noise_rate",
+    "turn_rate",
+    "max_pause",
+    "mixtures_per_epoch",
+)
 # Keys that every experiment has, since the code reads them without a default.
 NEEDED = (
     "seed",
@@ -62,12 +82,7 @@ NEEDED = (
     "init_from",
     "freeze",
     "dynamic_mixing",
-    "speed_perturb",
-    "speed_range",
-    "perturb_noise",
-    "random_shift",
-    "level_imbalance",
-    "single_speaker_rate",
+    *AUGMENTATION,
     "segment",
     "batch_size",
     "valid_batch_size",
@@ -87,8 +102,8 @@ OPTIONAL = (
     *("tensorboard", "deterministic", "test_only", "dataloader_opts", "trim", "mode", "target", "noise", "csv_file"),
     *("train_split", "mixture_is_sum", "clips_folder", "recorded_noise_folder", "librispeech_folder", "list_file"),
     *("num_train", "num_valid", "num_test", "num_noises", "check_samples", "on_invalid", "corpus_seed", "num_rooms"),
-    *("corpus_rooms", "speech_folder", "speech_layout", "speaker_pattern", "noise_folder", "rir_folder", "rooms_csv"),
-    *("level_distribution", "min_seconds", "room_rate", "noise_rate", "turn_rate", "max_pause", "mixtures_per_epoch"),
+    *("corpus_rooms", "speech_folder", "speech_layout", "speaker_pattern", "noise_folder", "rooms_csv"),
+    *DYNAMIC_MIXING,
 )
 # Keys that end in these are text, also where their default is null.
 TEXT_ENDINGS = ("folder", "_file", "_csv", "init_from")

@@ -9,8 +9,8 @@ from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.training.command_line import check_device, parse_arguments
-from mossformer_sb.training.experiment import AUGMENTATION
 from mossformer_sb.training.experiment_file import (
+    AUGMENTATION,
     BUILT_IN_CODE,
     NEEDED,
     RENAMED,

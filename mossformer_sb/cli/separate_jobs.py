@@ -13,6 +13,7 @@ from mossformer_sb.cli.input_files import STDIN
 from mossformer_sb.cli.progress import Progress
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.output_names import ANY_SPEAKER, companion_path, harmless, speaker_path
+from mossformer_sb.utils.files import for_soundfile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 SEPARATED, EXISTS, FAILED = "separated", "already there", "failed"  # statuses of a recording
 _CHECKED_SPEAKERS = range(1, 10)  # no model separates more
+_EXACT_LENGTH = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF"}  # libsndfile's names of formats
 
 
 def planned(job: Job, output: Output) -> list[Path]:
@@ -181,9 +183,33 @@ def _known(job, output, num_spks, overwrite):
     except InputError as error:
         logger.error("failed: %s", error)
         return _failure(str(job.path), error)
-    if not overwrite and job.path != STDIN and all(map(os.path.isfile, paths)):
-        return {"recording": str(job.path), "status": EXISTS, "files": [str(path) for path in paths]}
-    return None
+    if overwrite or job.path == STDIN or not all(map(os.path.isfile, paths)):
+        return None
+    if other := _other_length(job.path, paths[0]):
+        error = (
+            f"{job.path}: {paths[0]} is there already, and of another recording: it has {other}. Give another "
+            f"--output_folder or --name, or --overwrite to replace it."
+        )
+        logger.error("failed: %s", error)
+        return _failure(str(job.path), error)
+    return {"recording": str(job.path), "status": EXISTS, "files": [str(path) for path in paths]}
+
+
+def _other_length(recording, estimate):
+    """The length and rate of an estimate, if they are not those of its recording, which they always are; else None.
+
+    Only for formats whose headers have exact lengths.
+    """
+    import soundfile
+
+    try:
+        found, needed = (soundfile.info(for_soundfile(path)) for path in (estimate, recording))
+    except (OSError, RuntimeError):  # not of these formats; or damaged, which the separation would report
+        return None
+    is_exact = {found.format, needed.format} <= _EXACT_LENGTH and needed.frames > 0
+    if not is_exact or (found.frames, found.samplerate) == (needed.frames, needed.samplerate):
+        return None
+    return f"{found.frames} samples at {found.samplerate} Hz, not {needed.frames} at {needed.samplerate}"
 
 
 def _job_result(job, found):

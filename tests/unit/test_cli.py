@@ -152,6 +152,20 @@ class TestSeparate:
         assert self.run(model, tmp_path, "--overwrite") == 0
         assert np.array_equal(soundfile.read(tmp_path / "out/a_spk1.wav")[0], before)
 
+    @pytest.mark.parametrize(("seconds", "rate"), [(0.7, 8000), (0.5, 16000)])
+    def test_output_of_another_recording_is_not_taken_for_its_own(self, model, tmp_path, caplog, seconds, rate):
+        write(tmp_path / "in/a.wav")
+        assert self.run(model, tmp_path) == 0
+        before = (tmp_path / "out/a_spk1.wav").read_bytes()
+        length, there = soundfile.info(tmp_path / "in/a.wav").frames, soundfile.info(tmp_path / "in/a.wav").samplerate
+        soundfile.write(tmp_path / "in/a.wav", 0.1 * np.random.randn(round(seconds * rate)), rate)
+        write(tmp_path / "in/b.wav")
+        assert self.run(model, tmp_path) == 1
+        message = f"it has {length} samples at {there} Hz, not {round(seconds * rate)} at {rate}. Give another --output"
+        assert f"a_spk1.wav is there already, and of another recording: {message}" in caplog.text
+        assert (tmp_path / "out/a_spk1.wav").read_bytes() == before and (tmp_path / "out/b_spk1.wav").is_file()
+        assert self.run(model, tmp_path, "--overwrite") == 0 and self.run(model, tmp_path) == 0
+
     def test_interrupted_from_the_keyboard(self, model, tmp_path, capsys, monkeypatch):
         write(tmp_path / "in/a.wav")
 

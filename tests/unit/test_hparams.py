@@ -15,6 +15,7 @@ from mossformer_sb.data.training_data import training_data
 from mossformer_sb.training import experiment
 from mossformer_sb.training.command_line import parse_arguments
 from mossformer_sb.training.experiment import build_dataset, complete, fitting_workers, loader_options
+from mossformer_sb.training.experiment_file import AUGMENTATION, DYNAMIC_MIXING
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "hparams").rglob("*.yaml"))
@@ -66,6 +67,7 @@ def test_every_key_is_used(path):
     options = RunOptions().as_dict()
     for key in re.findall(r"^(\w+):", text, flags=re.MULTILINE):
         used = f"<{key}>" in text or re.search(rf'hparams(\.|\[")(key_)?{key}\b', PROGRAM) or f'"{key}"' in PROGRAM
+        used = used or key in (*AUGMENTATION, *DYNAMIC_MIXING)  # arguments of classes, read by experiment.py
         assert used or key in options or key.startswith("__"), f"{key} in {path.name} has no use"
 
 

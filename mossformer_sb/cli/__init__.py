@@ -49,9 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     _escape_unknown_characters()
-    arguments, unknown = _parser(argv).parse_known_args(argv)
+    parser = _parser(argv)
+    arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        _refuse(unknown, arguments.parser)
+        _refuse(unknown, getattr(arguments, "parser", parser))  # a command has one only if it comes first
     # Messages of this package, but only warnings of others.
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("mossformer_sb").setLevel(logging.INFO)

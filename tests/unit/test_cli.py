@@ -275,6 +275,13 @@ class TestScore:
         assert "--table lists all files: give it alone" in capsys.readouterr().err
 
 
+def test_an_option_before_the_command(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["--overwrite", "separate", "a.wav"])
+    assert error.value.code == 2
+    assert "mossformer-sb: error: unrecognized arguments: --overwrite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "hint"),
     [

@@ -132,7 +132,7 @@ def best_permutation(scores: torch.Tensor) -> torch.Tensor:
         return permutations[totals.argmax(-1)]
     from scipy.optimize import linear_sum_assignment  # a slow import, for many speakers only
 
-    finite = torch.nan_to_num(scores.detach()).double().cpu().numpy()
+    finite = torch.nan_to_num(scores.detach()).cpu().double().numpy()
     rows = [linear_sum_assignment(item.T, maximize=True)[1] for item in finite]
     return torch.as_tensor(np.array(rows, dtype=np.int64).reshape(-1, num_spks), device=scores.device)
 
@@ -186,7 +186,8 @@ def _unit_norm(signal):
     """Each signal with a norm of 1; zeros if it is silent."""
     # Squares of very soft or loud signals underflow or overflow. A power of two changes no digit.
     peak = signal.detach().abs().amax(1, keepdim=True)
-    exponent = torch.frexp(peak).exponent.clamp(-_MOST_EXPONENT, _MOST_EXPONENT)
+    # Not by frexp, which not all devices have.
+    exponent = peak.clamp(min=torch.finfo(peak.dtype).tiny).log2().floor().clamp(-_MOST_EXPONENT, _MOST_EXPONENT)
     signal = signal * torch.ldexp(torch.ones_like(peak), -exponent)
     return signal / torch.linalg.vector_norm(signal, dim=1, keepdim=True).clamp(min=torch.finfo(signal.dtype).tiny)
 

@@ -78,7 +78,12 @@ def get_size(name: str) -> Size:
 
 
 def build_masknet(
-    size: str, num_spks: int = 2, dropout: float = 0.1, checkpoint_blocks: bool = False, apply_masks: bool = True
+    size: str,
+    num_spks: int = 2,
+    dropout: float = 0.1,
+    checkpoint_blocks: bool = False,
+    apply_masks: bool = True,
+    num_blocks: int | None = None,
 ) -> MossFormerMaskNet:
     """Build a mask net of a published size.
 
@@ -94,6 +99,8 @@ def build_masknet(
         As in `MossFormerMaskNet`.
     apply_masks : bool
         As in `MossFormer2MaskNet`; always True for a MossFormer.
+    num_blocks : int, optional
+        Default: that of the size.
 
     Returns
     -------
@@ -125,7 +132,7 @@ def build_masknet(
     return network(
         in_channels=size.channels,
         out_channels=size.channels,
-        num_blocks=size.num_blocks,
+        num_blocks=size.num_blocks if num_blocks is None else num_blocks,
         num_spks=num_spks,
         group_size=size.group_size,
         query_key_dim=size.query_key_dim,

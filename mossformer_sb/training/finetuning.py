@@ -24,6 +24,7 @@ from mossformer_sb.sharing.released_cache import resolve_source
 from mossformer_sb.training.checkpoint_checks import is_from_stock_recipe
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer, invisible_settings, scored_weights
 from mossformer_sb.training.experiment_file import read_yaml
+from mossformer_sb.training.growing import grow
 from mossformer_sb.training.parameter_names import branches, closest, merge_numbers
 from mossformer_sb.utils.files import expanded, locate
 from mossformer_sb.utils.weights import find_weights, read_state_dict
@@ -69,8 +70,9 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
     """Load the weights of a trained model into networks, as far as they fit, and log the others.
 
     Tensors with the same name and shape are loaded, the others keep their random weights: with another number of
-    speakers the projection to the speakers, with more blocks the new ones. With another sample rate the encoder and
-    decoder are not loaded either, even if shapes fit, since their filters are for that rate.
+    speakers the projection to the speakers. New blocks, and new recurrent modules, add nothing to their input at first,
+    see `mossformer_sb.training.growing.grow`. With another sample rate the encoder and decoder are not loaded either,
+    even if shapes fit, since their filters are for that rate.
 
     Arguments
     ---------
@@ -116,8 +118,9 @@ def start_from(modules: Mapping, source: str | Path, sample_rate: int) -> dict:
             _check_share(source, modules[name].state_dict(), there, comparisons[name])
     for name in MODULES:
         modules[name].load_state_dict(fitting[name], strict=False)
+    grown = grow(modules["masknet"], set(comparisons["masknet"].missing))
     rates = f"{model_rate} Hz" if model_rate == sample_rate else f"{model_rate} Hz, for {sample_rate} Hz"
-    logger.info("Starting from %s, %s\n%s", place, rates, _report(comparisons))
+    logger.info("Starting from %s, %s\n%s", place, rates, _report(comparisons, grown))
     return comparisons
 
 
@@ -273,8 +276,8 @@ def _count(state):
 # ---- the report of what was loaded
 
 
-def _report(comparisons):
-    """A table of counts, and one line per name, or group of names, that was not loaded."""
+def _report(comparisons, grown):
+    """A table of counts, one line per name, or group of names, that was not loaded, and one for the new blocks."""
     kinds = [*Comparison.__dataclass_fields__]
     rows = [["", *kinds]]
     rows += [[name, *(str(len(getattr(c, kind))) for kind in kinds)] for name, c in comparisons.items()]
@@ -282,6 +285,8 @@ def _report(comparisons):
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     for module, comparison in comparisons.items():
         lines += _not_loaded(module, comparison)
+    if grown:
+        lines.append(f"{', '.join(merge_numbers(f'masknet.{name}.*' for name in grown))} add nothing at first")
     return "\n".join(lines)
 
 

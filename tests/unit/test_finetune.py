@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from speechbrain.lobes.models.dual_path import Decoder, Encoder
 from speechbrain.utils import checkpoints as stock
 
-from mossformer_sb import InputError, MossFormerMaskNet, MossFormerSeparator
+from mossformer_sb import InputError, MossFormer2MaskNet, MossFormerMaskNet, MossFormerSeparator
 from mossformer_sb.network.separator import separate
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.training.checkpoints import BEST_KEY, Checkpointer
@@ -135,8 +135,52 @@ class TestWhatIsLoaded:
         after = copies(modules)
         new = {name for name in after if name.startswith(("masknet.blocks.2.", "masknet.blocks.3."))}
         assert new and equal_names(after, copies(trained)) == set(after) - new
-        assert equal_names(after, before) == new
+        assert not equal_names(after, before)
         assert {f"masknet.{name}" for name in comparisons["masknet"].missing} == new
+
+    @pytest.mark.parametrize("num_blocks", [3, 4, 5])
+    def test_new_blocks_leave_the_function_as_it_is_and_learn(self, trained, folder, num_blocks):
+        modules = networks(num_blocks=num_blocks)
+        start_from(modules, folder, RATE)
+        mixture = torch.randn(2, 2000)
+        for module in (*modules.values(), *trained.values()):
+            module.eval()
+        assert torch.equal(separate(**modules, mixture=mixture), separate(**trained, mixture=mixture))
+
+        separate(**modules, mixture=mixture).square().sum().backward()
+        for block, copied in zip(modules["masknet"].blocks[2:], [0, 1, 0], strict=False):
+            assert block.to_output.linear.weight.grad.abs().sum() > 0
+            assert torch.equal(block.to_values.linear.weight, trained["masknet"].blocks[copied].to_values.linear.weight)
+
+    def test_mossformer2_begins_as_the_mossformer_it_starts_from(self, trained, folder):
+        modules = networks(seed=2)
+        masknet = MossFormer2MaskNet(16, 16, 3, 2, group_size=20, query_key_dim=8, recurrent_channels=8)
+        modules["masknet"] = masknet
+        comparisons = start_from(modules, folder, RATE)
+        assert all(name.startswith(("blocks.2.", "recurrent.")) for name in comparisons["masknet"].missing)
+        mixture = torch.randn(2, 2000)
+        for module in (*modules.values(), *trained.values()):
+            module.eval()
+        assert torch.equal(separate(**modules, mixture=mixture), separate(**trained, mixture=mixture))
+        assert masknet.recurrent[0].bottleneck.weight.abs().min() > 0
+
+    def test_new_blocks_of_a_mossformer2_are_copies_with_their_recurrent_modules(self, tmp_path):
+        def network(num_blocks):
+            masknet = MossFormer2MaskNet(16, 16, num_blocks, 2, group_size=20, query_key_dim=8, recurrent_channels=8)
+            return {**networks(), "masknet": masknet.eval()}
+
+        there, here = network(2), network(3)
+        start_from(here, export(tmp_path / "model", there, RATE), RATE)
+        mixture = torch.randn(1, 2000)
+        assert torch.equal(separate(**here, mixture=mixture), separate(**there, mixture=mixture))
+        new, copied = here["masknet"].recurrent[2], there["masknet"].recurrent[0]
+        assert torch.equal(new.bottleneck.weight, copied.bottleneck.weight) and not new.output.weight.any()
+
+    def test_blocks_of_another_width_are_not_new(self, trained, folder):
+        modules = networks()
+        modules["masknet"] = MossFormerMaskNet(16, 16, 2, group_size=20, query_key_dim=16)
+        start_from(modules, folder, RATE)
+        assert all(block.to_output.linear.weight.any() for block in modules["masknet"].blocks)
 
     def test_fewer_blocks(self, trained, folder):
         modules = networks(num_blocks=1)
@@ -185,7 +229,8 @@ class TestReport:
     def test_whole_blocks_are_one_line(self, caplog, folder):
         in_block = len(networks()["masknet"].blocks[0].state_dict())
         assert self.lines(caplog, networks(num_blocks=5), folder)[5:] == [
-            f"missing: masknet.blocks.{{2…4}}.* ({3 * in_block}), new"
+            f"missing: masknet.blocks.{{2…4}}.* ({3 * in_block}), new",
+            "masknet.blocks.{2…4}.* (3) add nothing at first",
         ]
         assert self.lines(caplog, networks(num_blocks=1), folder)[5:] == [
             f"unexpected: masknet.blocks.1.* ({in_block}), skipped"

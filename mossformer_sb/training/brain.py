@@ -172,7 +172,7 @@ class SeparationBrain(StepBrain):
             self._tensorboard = _tensorboard_logger(Path(self.hparams.output_folder) / TENSORBOARD_FOLDER)
         distributed.run_on_all_ranks(super().on_fit_start)
         self.schedule.resumed(getattr(self.hparams.epoch_counter, "current", 0))
-        self._compare_steps_of_schedule()
+        self._set_steps_of_schedule()
         if if_main_process():
             compiled = bool(self.compile or self.compile_module_keys)
             logger.info(numerics.describe(self.device, self.precision, self.eval_precision, compiled))
@@ -186,20 +186,33 @@ class SeparationBrain(StepBrain):
             if if_main_process():
                 self._progress = Progress(self.budget, bar=self._draws_bar)
 
-    def _compare_steps_of_schedule(self):
-        """Warn if `OneCycle` by steps has another number of steps than this training."""
-        total = getattr(self.schedule.scheduler, "total_steps", None)
-        epochs = getattr(self.hparams.epoch_counter, "limit", None)
-        is_known = isinstance(self.schedule.scheduler, OneCycle) and self.budget.epoch_minutes is None
-        if not is_known or None in (total, epochs, self.train_batches) or not if_main_process():
+    def _set_steps_of_schedule(self):
+        """Give `OneCycle` the steps of this training, unless it follows time; warn if it was given others."""
+        schedule = self.schedule.scheduler
+        if not isinstance(schedule, OneCycle):
             return
-        steps = math.ceil(len(self.train_batches) / self.grad_accumulation_factor)
-        if abs(total / (epochs * steps) - 1) > 0.01:
+        steps = self._steps_of_training()
+        if schedule.total_steps is None and self.budget.minutes is None:
+            if steps is None:
+                raise InputError(
+                    "schedule one_cycle follows the time or the number of steps, and neither is known: give "
+                    "train_minutes, or leave out epoch_minutes."
+                )
+            schedule.for_steps(steps)
+        elif None not in (schedule.total_steps, steps) and abs(schedule.total_steps / steps - 1) > 0.01:
             logger.warning(
-                "schedule one_cycle: the rate is for %d steps in all, and this training has %d, %d in each of %d "
-                "epochs. Set steps_per_epoch: %d.",
-                *(total, epochs * steps, steps, epochs, steps),
+                "schedule one_cycle: the rate is for %d steps in all, and this training has %d. Leave out "
+                "total_steps, which is then set.",
+                *(schedule.total_steps, steps),
             )
+
+    def _steps_of_training(self):
+        """Number of steps of the optimizer in all epochs, as far as it is known before them."""
+        epochs = getattr(self.hparams.epoch_counter, "limit", None)
+        if None in (epochs, self.train_batches) or self.budget.epoch_minutes is not None:
+            return self.optimizer_step_limit
+        steps = epochs * math.ceil(len(self.train_batches) / self.grad_accumulation_factor)
+        return steps if self.optimizer_step_limit is None else min(steps, self.optimizer_step_limit)
 
     def _report_budget(self):
         """Log the time left and, if a resumed run has another time budget, the change of the learning rate."""

@@ -190,7 +190,7 @@ class OneCycle:
     lr : float
         The highest rate.
     total_steps : int, optional
-        The budget. Default: a time budget.
+        The budget. Default: a time budget, or the steps that `for_steps` is given when training begins.
     warmup_share : float
         Share of the budget in which the rate rises.
     decay_share : float, optional
@@ -211,19 +211,29 @@ class OneCycle:
     def __init__(
         self, lr: float, total_steps: int | None = None, warmup_share: float = 0.05, decay_share: float | None = None
     ) -> None:
-        if total_steps is not None and total_steps < LEAST_STEPS:
+        self._given = warmup_share, decay_share
+        self.lr, self.total_steps = lr, None
+        self._set_shares(warmup_share, decay_share)
+        if total_steps is not None:
+            self.for_steps(total_steps)
+
+    def for_steps(self, total_steps: int) -> None:
+        """Set the budget in steps; the rate rises over two of them at least."""
+        if total_steps < LEAST_STEPS:
             raise InputError(
                 f"schedule 'one_cycle' needs {LEAST_STEPS} steps or more in all epochs; found {total_steps}."
             )
-        if total_steps is not None:
-            warmup_share = max(warmup_share, 2 / total_steps)  # at least two steps
+        warmup_share, decay_share = self._given
+        self._set_shares(max(warmup_share, 2 / total_steps), decay_share)
+        self.total_steps = total_steps
+
+    def _set_shares(self, warmup_share, decay_share):
         decay = 1 - warmup_share if decay_share is None else decay_share
         if not (0 <= warmup_share < 1 and 0 < decay and warmup_share + decay <= 1 + 1e-9):
             raise InputError(
                 f"warmup_share {warmup_share!r} and decay_share {decay_share!r} must be shares of the training, at "
                 f"least 0 and at most 1 together, such as 0.05 and 0.25."
             )
-        self.lr, self.total_steps = lr, total_steps
         self.warmup_share, self.decay_share = warmup_share, decay
 
     def rate(self, step: int, share: float | None = None) -> float:
@@ -231,7 +241,7 @@ class OneCycle:
         if self.total_steps is not None:
             share = step / self.total_steps
         elif share is None:
-            raise InputError("schedule 'one_cycle' has no number of steps: give train_minutes, or steps_per_epoch.")
+            raise InputError("schedule 'one_cycle' has no number of steps: give it with total_steps or for_steps.")
         return self.rate_at(share)
 
     def rate_at(self, share: float) -> float:
@@ -250,7 +260,6 @@ def choose_schedule(
     name: str,
     lr: float,
     number_of_epochs: int,
-    steps_per_epoch: int | None = None,
     warmup_share: float = 0.05,
     decay_share: float | None = None,
     train_minutes: float | None = None,
@@ -267,13 +276,11 @@ def choose_schedule(
     lr : float
         The highest rate.
     number_of_epochs : int
-        Epochs of the training, for "linear" and "one_cycle".
-    steps_per_epoch : int, optional
-        Steps of the optimizer in an epoch, for "one_cycle" without ``train_minutes``.
+        Epochs of the training, for "linear".
     warmup_share, decay_share : float
         As in `OneCycle`.
     train_minutes : float, optional
-        Time budget, which takes precedence over a number of steps.
+        Time budget. Without it, "one_cycle" follows the steps, whose number the training sets.
     final_lr : float
         The last epoch's rate, for "linear"; 0 is reached after the last epoch, which would otherwise learn nothing.
 
@@ -285,12 +292,12 @@ def choose_schedule(
     Raises
     ------
     InputError
-        If the name is not known, or the budget is not given.
+        If the name is not known, or a setting conflicts with it.
 
     Example
     -------
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    >>> schedule = Schedule(choose_schedule("one_cycle", 1.0, number_of_epochs=2, steps_per_epoch=10), optimizer)
+    >>> schedule = Schedule(choose_schedule("one_cycle", 1.0, number_of_epochs=2), optimizer)
     >>> schedule.by_step, round(schedule.rate, 2)
     (True, 0.04)
     """
@@ -305,15 +312,7 @@ def choose_schedule(
                 "schedule: one_cycle, whose rate follows the time, or leave out train_minutes."
             )
         return stock.LinearScheduler(lr, final_lr, number_of_epochs + (final_lr == 0))
-    if train_minutes:
-        return OneCycle(lr, None, warmup_share, decay_share)
-    if not steps_per_epoch:
-        raise InputError(
-            f"schedule 'one_cycle' follows the time or the number of steps, and train_minutes is {train_minutes}, "
-            f"steps_per_epoch {steps_per_epoch}: give one of them. The steps of an epoch are mixtures_per_epoch / "
-            "(batch_size * GPUs * grad_accumulation_factor)."
-        )
-    return OneCycle(lr, number_of_epochs * steps_per_epoch, warmup_share, decay_share)
+    return OneCycle(lr, None, warmup_share, decay_share)
 
 
 # ---- adapters

@@ -11,7 +11,7 @@ from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.training.checkpoint_checks import check_checkpoints
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.epoch_stats import StageStats
-from mossformer_sb.training.schedules import choose_schedule
+from mossformer_sb.training.schedules import OneCycle, choose_schedule
 from tests.unit.brains import Gains, batch_of, fit, make_brain, parameters
 
 
@@ -408,11 +408,37 @@ def test_an_epoch_in_which_no_example_is_used_ends_the_run(tmp_path, threshold):
     assert not Checkpointer(tmp_path / "save").list_checkpoints()
 
 
-@pytest.mark.parametrize(("steps", "warns"), [(3, False), (2, True), (300, True)])
+@pytest.mark.parametrize(("steps", "warns"), [(6, False), (5, True), (600, True)])
 def test_one_cycle_with_another_number_of_steps_is_a_warning(tmp_path, caplog, steps, warns):
-    schedule = choose_schedule("one_cycle", 0.01, number_of_epochs=2, steps_per_epoch=steps)
-    train(tmp_path, epochs=2, grad_accumulation_factor=2, lr_scheduler=schedule)
-    assert (f"for {2 * steps} steps in all, and this training has 6, 3 in each of 2" in caplog.text) is warns
+    train(tmp_path, epochs=2, grad_accumulation_factor=2, lr_scheduler=OneCycle(0.01, steps))
+    assert (f"for {steps} steps in all, and this training has 6" in caplog.text) is warns
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 10),
+        ({"grad_accumulation_factor": 2}, 6),
+        ({"optimizer_step_limit": 7}, 7),
+        ({"optimizer_step_limit": 100}, 10),
+        ({"optimizer_step_limit": 7, "epoch_minutes": 60}, 7),
+    ],
+)
+def test_one_cycle_ends_with_the_training(tmp_path, options, steps):
+    brain = train(tmp_path, epochs=2, lr_scheduler=choose_schedule("one_cycle", 0.01, number_of_epochs=2), **options)
+    assert brain.schedule.scheduler.total_steps == brain.optimizer_step == steps
+    assert brain.schedule.rate == pytest.approx(0.01 / 25e4)
+
+
+def test_one_cycle_resumed_with_more_epochs_goes_on_for_them(tmp_path):
+    train(tmp_path, epochs=1, lr_scheduler=choose_schedule("one_cycle", 0.01, 1))
+    brain = train(tmp_path, epochs=3, lr_scheduler=choose_schedule("one_cycle", 0.01, 3))
+    assert brain.schedule.scheduler.total_steps == 15 and brain.schedule.rate == pytest.approx(0.01 / 25e4)
+
+
+def test_one_cycle_without_a_known_end(tmp_path):
+    with pytest.raises(InputError, match="neither is known: give train_minutes, or leave out epoch_minutes"):
+        train(tmp_path, epochs=2, epoch_minutes=1, lr_scheduler=choose_schedule("one_cycle", 0.01, 2))
 
 
 def test_loaders_leave_the_global_random_state_alone(tmp_path):

@@ -71,12 +71,6 @@ def test_every_key_is_used(path):
         assert used or key in options or key.startswith("__"), f"{key} in {path.name} has no use"
 
 
-def test_steps_per_epoch_says_what_a_step_is_of(path):
-    """Of several GPUs, and of all batches that are accumulated: else the schedule is several times too long."""
-    (comment,) = re.findall(r"^steps_per_epoch:.*# (.*)", path.read_text(), flags=re.MULTILINE)
-    assert comment.endswith("mixtures/(batch_size * GPUs * grad_accumulation_factor)")
-
-
 def test_small_version_is_as_small_as_the_header_says(hparams, path):
     said = re.search(r"gives (\S+) M parameters", path.read_text())
     count = sum(p.numel() for module in hparams["modules"].values() for p in module.parameters()) / 1e6
@@ -153,7 +147,7 @@ class TestAgreement:
         "mossformer_many_speakers": {
             *("dynamic_mixing", "speech_folder", "noise_folder", "room_rate", "noise_rate", "mixtures_per_epoch"),
             *("speed_perturb", "speed_range", "level_imbalance", "single_speaker_rate", "number_of_epochs"),
-            *("batch_size", "num_workers", "lr", "schedule", "steps_per_epoch", "precision", "ema_decay"),
+            *("batch_size", "num_workers", "lr", "schedule", "precision", "ema_decay"),
             *("num_train", "num_valid", "num_test", "train_minutes", "epoch_minutes", "dropout"),
             *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes", "turn_rate"),
         },

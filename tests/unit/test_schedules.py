@@ -331,7 +331,7 @@ class TestByName:
 
     def test_one_cycle_rises_falls_and_ends_with_the_budget(self):
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-        chosen = choose_schedule("one_cycle", 0.5, number_of_epochs=4, steps_per_epoch=10, warmup_share=0.25)
+        chosen = OneCycle(0.5, 40, warmup_share=0.25)
         rates = self.rates(Schedule(chosen, optimizer), 40)
         assert max(rates) == pytest.approx(0.5) and rates.index(max(rates)) == 9
         assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
@@ -339,7 +339,7 @@ class TestByName:
 
     def test_the_shortest_budget(self):
         optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-        schedule = Schedule(choose_schedule("one_cycle", 0.5, number_of_epochs=2, steps_per_epoch=2), optimizer)
+        schedule = Schedule(OneCycle(0.5, 4), optimizer)
         assert max(self.rates(schedule, 4)) == 0.5
 
     def test_plateau_is_constant_at_first(self):
@@ -354,7 +354,7 @@ class TestByName:
 
     def test_one_cycle_falls_as_torchs_does(self):
         optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5) for _ in range(2)]
-        ours = choose_schedule("one_cycle", 0.5, number_of_epochs=4, steps_per_epoch=10, warmup_share=0.25)
+        ours = OneCycle(0.5, 40, warmup_share=0.25)
         torchs = functools.partial(lr_scheduler.OneCycleLR, max_lr=0.5, total_steps=40, pct_start=0.25)
         ours, torchs = (self.rates(Schedule(*pair), 40) for pair in zip((ours, torchs), optimizers, strict=True))
         assert ours[9:] == pytest.approx(torchs[9:], rel=1e-6)  # it rises from step 1, not 0
@@ -369,16 +369,23 @@ class TestByName:
             schedule.before_step(step, share)
             assert schedule.rate == pytest.approx(rate, rel=1e-3, abs=1e-6)
 
+    def test_shares_are_as_given_whenever_the_steps_are_known(self):
+        later = OneCycle(0.5, None, warmup_share=0.0, decay_share=1.0 - 2 / 40)
+        with pytest.raises(InputError, match="warmup_share 0.5 and decay_share 0.95"):
+            later.for_steps(4)
+        later.for_steps(40)
+        assert later.warmup_share == 2 / 40
+
     def test_a_schedule_by_time_needs_the_time(self):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
         schedule = Schedule(choose_schedule("one_cycle", 0.5, 1, train_minutes=60), optimizer)
-        with pytest.raises(InputError, match="has no number of steps: give train_minutes"):
+        with pytest.raises(InputError, match="has no number of steps: give it"):
             schedule.before_step(1)
 
     @pytest.mark.parametrize("shares", [(0.6, 0.5), (-0.1, 0.5), (0.1, 0.0), (1.0, None)])
     def test_shares_that_are_none(self, shares):
         with pytest.raises(InputError, match="warmup_share .* decay_share .* such as 0.05 and 0.25"):
-            choose_schedule("one_cycle", 0.5, 1, None, *shares, train_minutes=60)
+            choose_schedule("one_cycle", 0.5, 1, *shares, train_minutes=60)
 
     @pytest.mark.parametrize(("final_lr", "expected"), [(0.5, [1.0, 0.75, 0.5]), (0.0, [1.0, 2 / 3, 1 / 3])])
     def test_linear(self, final_lr, expected):
@@ -398,6 +405,4 @@ class TestByName:
         with pytest.raises(InputError, match="'cosine' is not known: choose one of plateau, linear, one_cycle"):
             choose_schedule("cosine", 0.5, 4)
         with pytest.raises(InputError, match="needs 4 steps or more in all epochs; found 3"):
-            choose_schedule("one_cycle", 0.5, 1, steps_per_epoch=3)
-        with pytest.raises(InputError, match="train_minutes is None, steps_per_epoch None: give one"):
-            choose_schedule("one_cycle", 0.5, 4)
+            OneCycle(0.5, 3)

@@ -33,6 +33,7 @@ from mossformer_sb.training.distributed import run_on_all_ranks, run_on_main, sh
 from mossformer_sb.training.experiment import (
     MANIFESTS,
     build_dataset,
+    check_training_settings,
     complete,
     hint_at_long_mixtures,
     hint_at_settings,
@@ -88,6 +89,7 @@ def check(hparams, run_opts, test_only):
     for name in MANIFESTS:
         loader_options(hparams, name)
     check_export_folder(hparams["export_folder"], hparams["output_folder"])
+    check_training_settings(hparams)
     hint_at_settings(hparams)
     check_checkpoints(hparams["checkpointer"], test_only)
     if run_option("debug", run_opts, hparams) and not run_option("debug_persistently", run_opts, hparams):

@@ -22,9 +22,13 @@ from mossformer_sb.data.source_pools import NOISE_TABLE, SPEECH_TABLE
 from mossformer_sb.data.training_data import training_data
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.checks import check_count
+from mossformer_sb.training.budget import TimeBudget
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
+from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.experiment_file import AUGMENTATION, DYNAMIC_MIXING
+from mossformer_sb.training.optimizers import naming_opt_class
+from mossformer_sb.training.schedules import Schedule
 
 if TYPE_CHECKING:
     from mossformer_sb.data.datasets import AugmentedMixtureDataset
@@ -137,6 +141,28 @@ def build_dataset(hparams: dict, name: str) -> MixtureDataset | AugmentedMixture
         noise_table=folder / NOISE_TABLE,
         **{key: hparams[key] for key in DYNAMIC_MIXING if key in hparams},
     )
+
+
+def check_training_settings(hparams: Mapping) -> None:
+    """Build the optimizer, the schedule, the time budget and the average, for errors before data is prepared.
+
+    Arguments
+    ---------
+    hparams : mapping
+        Hyperparameters of the experiment.
+
+    Raises
+    ------
+    InputError
+        If one of them refuses its settings.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    with naming_opt_class():
+        optimizer = hparams["opt_class"]([parameter])
+    Schedule(hparams["lr_scheduler"], optimizer)
+    TimeBudget(hparams.get("train_minutes"), hparams.get("epoch_minutes"))
+    if hparams.get("ema_decay") is not None:
+        AveragedWeights({}, hparams["ema_decay"])
 
 
 def hint_at_settings(hparams: dict) -> None:

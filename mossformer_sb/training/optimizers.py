@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 OPTIMIZERS = ("adam", "adamw", "muon")
 # Minimum size of a matrix, in both dimensions. Smaller ones are groups of vectors: depthwise filters, or the gains of
@@ -122,3 +123,21 @@ def choose_optimizer(
     if weight_decay:
         raise InputError(f"weight_decay {weight_decay!r} has no effect with optimizer 'adam': choose adamw.")
     return torch.optim.Adam(params, lr)
+
+
+@contextlib.contextmanager
+def naming_opt_class() -> Iterator[None]:
+    """Raise InputError with a hint where an optimizer refuses its settings.
+
+    Example
+    -------
+    >>> with naming_opt_class():
+    ...     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=-1)
+    Traceback (most recent call last):
+        ...
+    mossformer_sb.errors.InputError: opt_class can't be built: Invalid learning rate: -1. Check lr and its settings.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:  # InputError among them
+        raise InputError(f"opt_class can't be built: {str(error).rstrip('.')}. Check lr and its settings.") from error

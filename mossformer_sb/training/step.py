@@ -40,6 +40,7 @@ from mossformer_sb.training.budget import RunningClock, TimeBudget
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.epoch_stats import BatchResult, StageStats, WindowStats
 from mossformer_sb.training.losses import pit_si_snr_loss
+from mossformer_sb.training.optimizers import naming_opt_class
 from mossformer_sb.training.random_state import RandomState
 from mossformer_sb.training.schedules import Schedule
 
@@ -119,10 +120,8 @@ class StepBrain(sb.Brain):
 
     def init_optimizers(self) -> None:
         """As SpeechBrain does; the schedule belongs to the optimizer."""
-        try:
+        with naming_opt_class():
             super().init_optimizers()
-        except (TypeError, ValueError) as error:  # the optimizer refuses an argument, such as a negative lr
-            raise InputError(f"opt_class can't be built: {error}. Check lr and the other settings of it.") from error
         self.schedule = Schedule(self.hparams.lr_scheduler, self.optimizer)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverables({"lr_scheduler": self.schedule})

@@ -1,5 +1,6 @@
 """The objects that train.py builds from an experiment's keys: datasets, loaders, counter, log and checkpointer."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -21,11 +22,13 @@ from mossformer_sb.evaluation.published import PUBLISHED, comparable_corpus
 from mossformer_sb.training.experiment import (
     MANIFESTS,
     build_dataset,
+    check_training_settings,
     complete,
     hint_at_long_mixtures,
     hint_at_settings,
     loader_options,
 )
+from mossformer_sb.training.optimizers import choose_optimizer
 from tests.unit.brains import make_brain
 from tests.unit.trees import write_wham
 
@@ -215,3 +218,24 @@ def test_long_mixtures_of_validation_are_named(caplog):
         hint_at_long_mixtures({name: SimpleNamespace(table=table) for name, table in tables.items()})
     (record,) = caplog.records
     assert "valid.csv is talk with 600 s" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("opt_class", functools.partial(torch.optim.Adam, lr=-1.0), "opt_class can't be built: Invalid learning rate"),
+        ("opt_class", functools.partial(choose_optimizer, name="ada"), "opt_class can't be built: optimizer 'ada' is "),
+        ("opt_class", functools.partial(torch.optim.Adam, rate=1), "opt_class can't be built: .*rate"),
+        ("lr_scheduler", object(), "lr_scheduler: unsupported scheduler object"),
+        ("lr_scheduler", functools.partial(torch.optim.lr_scheduler.StepLR, size=3), "StepLR can't be built"),
+        ("train_minutes", -1, "train_minutes must be a number of minutes greater than 0, or null; found -1"),
+        ("epoch_minutes", "long", "epoch_minutes must be a number"),
+        ("ema_decay", 2, "ema_decay must be a number between 0 and 1"),
+    ],
+)
+def test_settings_are_checked_before_data_is_prepared(key, value, message):
+    right = {"opt_class": functools.partial(choose_optimizer, name="muon"), "lr_scheduler": None, "ema_decay": 0.999}
+    check_training_settings(right)
+    with pytest.raises(InputError, match=message) as found:
+        check_training_settings({**right, key: value})
+    assert ".." not in str(found.value)

@@ -160,6 +160,22 @@ def run_on_all_ranks(function: Callable, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def mean_over_ranks(tensors: Sequence[torch.Tensor]) -> None:
+    """Replace tensors by their means over all ranks, which have the same tensors in the same order.
+
+    Example
+    -------
+    >>> mean_over_ranks([torch.ones(2)])
+    """
+    if not is_distributed_initialized() or not tensors:
+        return
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(flat)
+    flat /= world_size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
 def seed_each_rank(seed: int) -> None:
     """Seed each rank differently, for dropout. A single process keeps its random state."""
     if not is_distributed_initialized():

@@ -22,6 +22,7 @@ from mossformer_sb.data.source_pools import NOISE_TABLE, SPEECH_TABLE
 from mossformer_sb.data.training_data import training_data
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.checks import check_count
+from mossformer_sb.training.batch_clipping import BatchClipping
 from mossformer_sb.training.budget import TimeBudget
 from mossformer_sb.training.checkpoints import Checkpointer
 from mossformer_sb.training.data_loading import LOADER_OPTIONS
@@ -163,6 +164,8 @@ def check_training_settings(hparams: Mapping) -> None:
     TimeBudget(hparams.get("train_minutes"), hparams.get("epoch_minutes"))
     if hparams.get("ema_decay") is not None:
         AveragedWeights({}, hparams["ema_decay"])
+    if hparams.get("max_batch_grad_norm") is not None:
+        BatchClipping([], hparams["max_batch_grad_norm"])
 
 
 def hint_at_settings(hparams: dict) -> None:

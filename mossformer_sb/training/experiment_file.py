@@ -98,6 +98,7 @@ NEEDED = (
 )
 # Keys that the code reads if they are there: a mistyped one would have no effect.
 OPTIONAL = (
+    "max_batch_grad_norm",
     *("inactive_threshold", "ema_decay", "train_minutes", "epoch_minutes", "batches_per_epoch", "num_to_keep"),
     *("tensorboard", "deterministic", "test_only", "dataloader_opts", "trim", "mode", "target", "noise", "csv_file"),
     *("train_split", "mixture_is_sum", "clips_folder", "recorded_noise_folder", "librispeech_folder", "list_file"),

@@ -36,6 +36,7 @@ from mossformer_sb.data.datasets import Mixture, SeparationBatch
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.separator import separate
 from mossformer_sb.training import distributed
+from mossformer_sb.training.batch_clipping import BatchClipping
 from mossformer_sb.training.budget import RunningClock, TimeBudget
 from mossformer_sb.training.ema import AveragedWeights
 from mossformer_sb.training.epoch_stats import BatchResult, StageStats, WindowStats
@@ -62,7 +63,8 @@ class StepBrain(sb.Brain):
 
     Read from ``hparams``: ``threshold``, the loss in dB below which an example is skipped (null: none is);
     ``inactive_threshold``, see `pit_si_snr_loss`; ``lr_scheduler``, see `Schedule`; and optionally ``ema_decay``, see
-    `AveragedWeights`; ``train_minutes`` and ``epoch_minutes``, see `TimeBudget`.
+    `AveragedWeights`; ``train_minutes`` and ``epoch_minutes``, see `TimeBudget`; ``max_batch_grad_norm``, see
+    `BatchClipping`.
 
     Arguments
     ---------
@@ -77,6 +79,7 @@ class StepBrain(sb.Brain):
     schedule : Schedule
     budget : TimeBudget
     averaged : AveragedWeights or None
+    clipping : BatchClipping or None
     random_state : RandomState
     train_batches : object or None
         Object whose length is the number of batches of the epoch, if it is known.
@@ -112,6 +115,8 @@ class StepBrain(sb.Brain):
         )
         decay = getattr(self.hparams, "ema_decay", None)
         self.averaged = None if decay is None else AveragedWeights(self.modules, decay)
+        limit = getattr(self.hparams, "max_batch_grad_norm", None)
+        self.clipping = None if limit is None else BatchClipping(self.modules.parameters(), limit)
         if checkpointer is not None:
             checkpointer.add_recoverables({"stage_loss": self.stats, "random_state": self.random_state})
             checkpointer.add_recoverable("time_budget", self.budget, optional_load=True)  # not in older checkpoints
@@ -169,14 +174,20 @@ class StepBrain(sb.Brain):
         """
         should_step = self._window_ends()
         self.on_fit_batch_start(batch, should_step)
-        with self.no_sync(not should_step):
+        with self.no_sync(not should_step or self.clipping is not None):
             estimates, loss, count = self._training_loss(batch)
-            self.scaler.scale(loss).backward()
+            self._backward(loss, count)
         mean = loss.detach() / count
         if should_step:
             self.optimizers_step()
         self.on_fit_batch_end(batch, estimates, mean, should_step)
         return mean
+
+    def _backward(self, loss, count):
+        """Add the gradients of a batch with this sum of losses over ``count`` examples."""
+        self.scaler.scale(loss).backward()
+        if self.clipping is not None:
+            self.clipping.add(count, self.scaler.get_scale())
 
     def _training_loss(self, batch):
         """Estimates, the sum of the losses of the valid examples, and their number, at least 1."""
@@ -217,23 +228,27 @@ class StepBrain(sb.Brain):
         self._window_stats.reset()
         self._window_batches, self._nonfinite_ids = [], []
 
+    def _remove_gradients(self):
+        self.zero_grad(set_to_none=True)
+        if self.clipping is not None:
+            self.clipping.reset()
+
     def _repeat_window(self):
         """Compute gradients and statistics of the window again, without the non-finite examples.
 
         Either all ranks do it or none, and each calls the wrapped networks as often as before.
         """
-        self.zero_grad(set_to_none=True)
+        self._remove_gradients()
         seconds = self._window_stats.seconds
         self._window_stats.reset()
         self._window_stats.seconds = seconds
         for number, batch in enumerate(self._window_batches, start=1):
-            with self.no_sync(number < len(self._window_batches)):
-                loss = self._loss_without_data() if batch is None else self._finite_loss(batch)
-                self.scaler.scale(loss).backward()
+            with self.no_sync(number < len(self._window_batches) or self.clipping is not None):
+                self._backward(*((self._loss_without_data(), 1) if batch is None else self._finite_loss(batch)))
         return self._window_stats.over_ranks(self.device)
 
     def _finite_loss(self, batch):
-        """The sum of the losses of the valid examples. Only finite examples are computed.
+        """The sum of the losses of the valid examples, and their number, at least 1, of the finite ones alone.
 
         Zero times NaN is NaN, so a mask can't remove an example from a gradient: the others are computed again.
         """
@@ -244,13 +259,13 @@ class StepBrain(sb.Brain):
                 result = self._batch_result(estimates, batch, sb.Stage.TRAIN)
             if result.finite.all():
                 self._window_stats.add(result)
-                return result.loss
+                return result.loss, result.valid.sum().clamp(min=1)
             others, batch = batch.select(~result.finite), batch.select(result.finite)
             self._nonfinite_ids += others.ids
             self._window_stats.add(result.only(~result.finite, int(others.lengths.sum())))
             # Without DDP, whose forward might wait for the other ranks. Its backward hooks are on the parameters.
             networks = distributed.unwrapped(self.modules)
-        return self._zero_loss()
+        return self._zero_loss(), 1
 
     # ---- the step
 
@@ -267,13 +282,15 @@ class StepBrain(sb.Brain):
         self.stats.merge(window)
         # Without a valid example Adam would still move by its momentum.
         norm = self._step(window.count) if window.count else None
-        self.zero_grad(set_to_none=True)
+        self._remove_gradients()
         self._check_nonfinite(window.nonfinite, norm)
         self._reset_window()
         self.budget.add(window.seconds)
 
     def _step(self, count):
         """Step, unless the gradient is not finite; return its norm."""
+        if self.clipping is not None:
+            self.clipping.restore()
         self.scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradients = [parameter.grad for parameter in parameters]

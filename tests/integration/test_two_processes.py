@@ -68,9 +68,10 @@ class TestTwoProcesses:
         assert alone.returncode == 0, alone.stdout
         pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "test_results.csv"), both, atol=1e-4)
 
-    def test_frozen_parts_and_checkpointed_blocks(self, corpus, tmp_path):
+    @pytest.mark.parametrize("limit", [(), ("--max_batch_grad_norm", 1000000)])
+    def test_frozen_parts_and_checkpointed_blocks(self, corpus, tmp_path, limit):
         """No process waits for gradients that never come; the results are those of one process with the global
-        batch."""
+        batch, also where gradients are added up without DDP, for a limit of those of each batch."""
         options = [
             WHAM,
             "--data_folder",
@@ -85,7 +86,15 @@ class TestTwoProcesses:
         ]
         options += ["--freeze", "[encoder.*, masknet.blocks.0.*]", "--checkpoint_blocks", "--n_audio_to_save", 0]
         both = self.ranks(
-            *options, "--output_folder", "both", "--distributed_backend", "gloo", "--batches_per_epoch", 3, cwd=tmp_path
+            *options,
+            *limit,
+            "--output_folder",
+            "both",
+            "--distributed_backend",
+            "gloo",
+            "--batches_per_epoch",
+            3,
+            cwd=tmp_path,
         )
         assert both.returncode == 0, both.stdout
         assert "Frozen: " in both.stdout and "not used in producing loss" not in both.stdout

@@ -408,6 +408,54 @@ def test_an_epoch_in_which_no_example_is_used_ends_the_run(tmp_path, threshold):
     assert not Checkpointer(tmp_path / "save").list_checkpoints()
 
 
+def gradient(brain, batches):
+    """That of a step, [N], by the step that plain SGD at a rate of 1 takes."""
+    before = parameters(brain).clone()
+    for brain.step, batch in enumerate(batches, 1):
+        brain.fit_batch(batch)
+    return before - parameters(brain)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_gradient_of_each_batch_is_limited(tmp_path, damaged, scaled):
+    """Alone, two batches have gradients of two norms; together with a limit between them, the greater is scaled."""
+
+    def brain_of(**hparams):
+        torch.manual_seed(0)
+        brain = make_brain(tmp_path, max_grad_norm=-1, threshold=None, **hparams)
+        brain.optimizer = torch.optim.SGD(brain.modules.parameters(), lr=1.0)
+        brain.schedule.optimizer = brain.optimizer
+        if scaled:
+            brain.scaler = torch.GradScaler("cpu", init_scale=64.0)
+        return brain
+
+    torch.manual_seed(1)
+    batches = [batch_of(num_items=1), batch_of(num_items=2)]
+    alone = [gradient(brain_of(), [batch]) for batch in batches]
+    norms = [found.norm().item() for found in alone]
+    limit = sum(norms) / 2
+    clipped = [found * min(1.0, limit / norm) for found, norm in zip(alone, norms, strict=True)]
+    if damaged:  # the window is computed again without it
+        bad = batch_of(num_items=1)
+        bad.sources[:] = float("nan")
+        batches.append(bad)
+    options = {"grad_accumulation_factor": len(batches)}
+    together = gradient(brain_of(max_batch_grad_norm=limit, **options), batches)
+    expected = (clipped[0] + 2 * clipped[1]) / 3  # every example has the same weight
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-6)
+    unlimited = gradient(brain_of(max_batch_grad_norm=1e9, **options), batches)
+    torch.testing.assert_close(unlimited, gradient(brain_of(**options), batches), rtol=1e-4, atol=1e-6)
+    assert (together - unlimited).norm() > 0.01 * unlimited.norm()
+
+
+def test_a_gradient_that_is_not_finite_skips_the_step_also_where_it_is_limited(tmp_path):
+    brain = make_brain(tmp_path, nonfinite_patience=1, max_batch_grad_norm=1.0)
+    brain.modules["masknet"].gains.register_hook(lambda gradient: gradient * float("inf"))
+    _, moved = fit(brain, batch_of())
+    assert not moved and (brain.stats.steps, brain.stats.skipped) == (0, 1)
+
+
 @pytest.mark.parametrize(("steps", "warns"), [(6, False), (5, True), (600, True)])
 def test_one_cycle_with_another_number_of_steps_is_a_warning(tmp_path, caplog, steps, warns):
     train(tmp_path, epochs=2, grad_accumulation_factor=2, lr_scheduler=OneCycle(0.01, steps))

@@ -230,6 +230,7 @@ def test_long_mixtures_of_validation_are_named(caplog):
         ("lr_scheduler", functools.partial(torch.optim.lr_scheduler.StepLR, size=3), "StepLR can't be built"),
         ("train_minutes", -1, "train_minutes must be a number of minutes greater than 0, or null; found -1"),
         ("epoch_minutes", "long", "epoch_minutes must be a number"),
+        ("max_batch_grad_norm", 0, "max_batch_grad_norm must be a number greater than 0, such as 10, or null; found 0"),
         ("ema_decay", 2, "ema_decay must be a number between 0 and 1"),
     ],
 )

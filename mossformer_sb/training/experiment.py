@@ -162,10 +162,10 @@ def check_training_settings(hparams: Mapping) -> None:
         optimizer = hparams["opt_class"]([parameter])
     Schedule(hparams["lr_scheduler"], optimizer)
     TimeBudget(hparams.get("train_minutes"), hparams.get("epoch_minutes"))
-    if hparams.get("ema_decay") is not None:
-        AveragedWeights({}, hparams["ema_decay"])
-    if hparams.get("max_batch_grad_norm") is not None:
-        BatchClipping([], hparams["max_batch_grad_norm"])
+    if (decay := hparams.get("ema_decay")) is not None:
+        AveragedWeights({}, decay)
+    if (limit := hparams.get("max_batch_grad_norm")) is not None:
+        BatchClipping([], limit)
 
 
 def hint_at_settings(hparams: dict) -> None:

@@ -109,7 +109,10 @@ class TestStartingFromAMossFormer:
             comparisons = start_from(modules, folder, RATE)
         theirs = mossformer.masknet.state_dict()
         for key, value in modules["masknet"].state_dict().items():
-            assert torch.equal(value, theirs[key] if key in theirs else before[key]), key
+            if ".output." in key:  # zero, so that the scores are those of the MossFormer at first
+                assert not value.any(), key
+            else:
+                assert torch.equal(value, theirs[key] if key in theirs else before[key]), key
         assert set(comparisons["masknet"].loaded) == theirs.keys()
         assert "missing: masknet.recurrent.* (120), new" in caplog.text
 

@@ -75,8 +75,11 @@ class BatchClipping:
         # A gradient that is not finite stays so, and the step is skipped.
         torch._foreach_mul_(gradients, torch.where(norm.isfinite(), factor, 1.0))
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            self._sums[parameter] = self._sums[parameter] + gradient if parameter in self._sums else gradient
             parameter.grad = None
+            if parameter in self._sums:
+                self._sums[parameter].add_(gradient)
+            else:
+                self._sums[parameter] = gradient
 
     def restore(self) -> None:
         """Set the gradients to the sum, its mean over all ranks, as DDP leaves them."""

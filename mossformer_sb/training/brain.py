@@ -199,7 +199,9 @@ class SeparationBrain(StepBrain):
                     "train_minutes, or leave out epoch_minutes."
                 )
             schedule.for_steps(steps)
-        elif None not in (schedule.total_steps, steps) and abs(schedule.total_steps / steps - 1) > 0.01:
+        elif None in (schedule.total_steps, steps) or not if_main_process():
+            return
+        elif abs(schedule.total_steps / steps - 1) > 0.01:
             logger.warning(
                 "schedule one_cycle: the rate is for %d steps in all, and this training has %d. Leave out "
                 "total_steps, which is then set.",

@@ -212,15 +212,19 @@ class MixtureDataset(EpochDataset):
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
 
     def _read(self, path, start, num_samples, total):
-        """[T]; files that the manifest describes wrongly are refused."""
+        """[T]"""
         samples, rate = read_audio(path, start, num_samples, total, self.trim)
+        self._check_format(path, samples, rate)
+        return samples
+
+    def _check_format(self, path, samples, rate):
+        """Refuse a file that the manifest describes wrongly."""
         if samples.ndim > 1 or rate != self.sample_rate:
             channels = 1 if samples.ndim == 1 else samples.shape[1]
             raise InputError(
                 f"{path}: has {channels} channels at {rate} Hz; {self.manifest} needs one at {self.sample_rate} Hz. "
                 f"Convert it, or correct the manifest."
             )
-        return samples
 
     def _crop(self, index, total):
         """First sample and number of samples of a crop."""
@@ -344,7 +348,7 @@ class AugmentedMixtureDataset(MixtureDataset):
         start = int(rng.integers(total - max(resampler.num_in(length) for resampler in resamplers) + 1))
         return np.stack(
             [
-                resampler.read(row[column], total, start, length, self.trim)
+                resampler.read(row[column], total, start, length, self.trim, self._check_format)
                 for column, resampler in zip(columns, resamplers, strict=True)
             ]
         )

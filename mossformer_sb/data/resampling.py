@@ -19,7 +19,7 @@ from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _ZERO_CROSSINGS = 10  # of scipy's filter on each side, in samples of the lower of the two rates
 SPEED_STEP = 1000  # speeds are multiples of 1/1000, for integer resampling factors
@@ -177,7 +177,15 @@ class SpeedResampler:
         """Number of input samples for ``num_out`` output samples."""
         return -(-num_out * self.down // self.up)
 
-    def read(self, path: str, total: int, start: int, num_samples: int, trim: int = 0) -> np.ndarray:
+    def read(
+        self,
+        path: str,
+        total: int,
+        start: int,
+        num_samples: int,
+        trim: int = 0,
+        check: Callable[[str, np.ndarray, int], None] | None = None,
+    ) -> np.ndarray:
         """Read a segment of a recording, with the context of the filter before and after it.
 
         Arguments
@@ -192,6 +200,8 @@ class SpeedResampler:
             Length of the segment, in samples of the result, at most ``num_out(total - start)``.
         trim : int
             Number of samples by which the file may be longer than ``total``.
+        check : callable, optional
+            Called with the path, the samples [T] or [T, channels], and their rate in Hz, to refuse a recording.
 
         Returns
         -------
@@ -204,12 +214,12 @@ class SpeedResampler:
             As for `mossformer_sb.data.audio_io.read_audio`.
         """
         if self.up == self.down:
-            return _first_channel(read_audio(path, start, num_samples, total, trim)[0])
+            return _read_channel(path, start, num_samples, total, trim, check)
         # A multiple of `down`, so that the segment begins on a sample of the result.
         margin = -(-self._reach // self.down) * self.down
         first, last = start - margin, start + self.num_in(num_samples) + margin
         begin, end = max(0, first), min(total, last)
-        samples = _first_channel(read_audio(path, begin, end - begin, total, trim)[0])
+        samples = _read_channel(path, begin, end - begin, total, trim, check)
         if first < 0 or last > total:
             samples = np.pad(samples, (max(0, -first), max(0, last - total)))
         return self._interpolate(samples[margin - self._reach :], num_samples)
@@ -273,5 +283,8 @@ def _interpolation(up, down, reach):
     return starts, torch.from_numpy(weights.astype(np.float32))
 
 
-def _first_channel(samples):
+def _read_channel(path, start, num_frames, total, trim, check):
+    samples, rate = read_audio(path, start, num_frames, total, trim)
+    if check is not None:
+        check(path, samples, rate)
     return samples if samples.ndim == 1 else samples[:, 0]

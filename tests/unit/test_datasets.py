@@ -101,6 +101,16 @@ class TestDataset:
         with pytest.raises(InputError, match=rf"3_s2.wav: has {channels} channels at {rate} Hz; .*tr.csv needs one at"):
             data[3]
 
+    @pytest.mark.parametrize("is_sum", ["true", "false"])
+    @pytest.mark.parametrize(("channels", "rate"), [(2, RATE), (1, 2 * RATE)])
+    def test_augmentation_does_not_take_a_file_of_another_kind(self, corpus, is_sum, channels, rate):
+        (corpus / "tr.json").write_text(f'{{"mixture_is_sum": {is_sum}}}')
+        augmentation = Augmentation("continuous")
+        data = training_data(corpus / "tr.csv", corpus, segment=None, augmentation=augmentation)
+        write_audio(corpus / "3_s2.wav", np.zeros((RATE + 2400, channels)).squeeze(), rate)
+        with pytest.raises(InputError, match=rf"3_s2.wav: has {channels} channels at {rate} Hz; .*tr.csv needs one at"):
+            data[3]
+
     def test_a_shift_is_shorter_than_a_segment(self, corpus):
         (corpus / "tr.json").write_text('{"mixture_is_sum": true}')
         files = corpus / "tr.csv", corpus

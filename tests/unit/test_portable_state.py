@@ -1,10 +1,15 @@
 """A checkpoint as one small file: unpacked elsewhere, training resumes close to its state."""
 
+import io
+
 import pytest
 import torch
 
+from benchmarks import portable_state
 from benchmarks.portable_state import main
+from mossformer_sb.training.optimizers import MuonWithAdamW
 from tests.unit.brains import parameters
+from tests.unit.test_optimizers import needs_muon
 from tests.unit.test_resume import train
 
 
@@ -32,6 +37,22 @@ def test_large_tensors_take_half_the_room(tmp_path):
     tensors = torch.load(after / "masknet.ckpt", weights_only=True)
     large = tensors["blocks.0.to_values.linear.weight"]
     assert large.numel() >= 1024 and large.dtype == torch.float32 and torch.equal(large, large.half().float())
+
+
+@needs_muon
+def test_momentum_takes_no_room():
+    layer = torch.nn.Linear(64, 64)
+    optimizer = MuonWithAdamW(layer.parameters(), lr=0.01)
+    layer(torch.ones(1, 64)).sum().backward()
+    optimizer.step()
+    content = io.BytesIO()
+    torch.save(optimizer.state_dict(), content)
+    kept = torch.load(io.BytesIO(portable_state.converted(content.getvalue(), "optimizer.ckpt")), weights_only=True)
+    before, after = optimizer.state_dict()["state"], kept["state"]
+    assert before[0]["momentum_buffer"].any() and not after[0]["momentum_buffer"].any()
+    assert after[0]["momentum_buffer"].shape == (64, 64) and torch.equal(after[1]["exp_avg"], before[1]["exp_avg"])
+    optimizer.load_state_dict(kept)
+    optimizer.step()
 
 
 def compare(one, other, precision):

@@ -80,7 +80,7 @@ def cell_start(sample: int, sample_rate: int) -> int:
     return -(-(sample * CELLS_PER_SECOND // sample_rate) * sample_rate // CELLS_PER_SECOND)
 
 
-def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: np.ndarray) -> float:
+def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: np.ndarray, total: int) -> float:
     """Integrated loudness of a segment of a recording.
 
     Arguments
@@ -93,6 +93,8 @@ def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: n
         First sample of the segment, on a cell boundary: see `cell_start`.
     segment : numpy.ndarray
         [T], its samples; only the first 30 ms are used.
+    total : int
+        Length of the recording in samples.
 
     Returns
     -------
@@ -104,7 +106,7 @@ def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: n
     >>> from mossformer_sb.data.loudness import loudness
     >>> recording = np.random.default_rng(0).standard_normal(40000)
     >>> segment = recording[4960:24960]
-    >>> found = segment_loudness(cell_energies(recording, 8000), 8000, 4960, segment)
+    >>> found = segment_loudness(cell_energies(recording, 8000), 8000, 4960, segment, total=40000)
     >>> bool(abs(found - loudness(segment, 8000)) < 0.005)
     True
     """
@@ -115,8 +117,10 @@ def segment_loudness(cells: np.ndarray, sample_rate: int, start: int, segment: n
     sums = np.zeros(num_quarters * _CELLS_OF_QUARTER)
     found = cells[first : first + min(len(sums), num_cells(len(segment), sample_rate))]
     sums[: len(found)] = found
-    if len(found) * length > len(segment):  # only a part of the last cell
-        sums[len(found) - 1] *= len(segment) / length % 1
+    if len(found) * length > len(segment):  # only a part of the last cell, unless the recording ends with it
+        inside = len(segment) - (len(found) - 1) * length
+        available = min(length, total - start - (len(found) - 1) * length)
+        sums[len(found) - 1] *= inside / available
     head = np.convolve(segment[: _HEAD_CELLS * length], _impulse_response(sample_rate))[: _HEAD_CELLS * length]
     sums[0] += np.square(head).sum() - sums[:_HEAD_CELLS].sum()
     return integrated(sums.reshape(num_quarters, _CELLS_OF_QUARTER).sum(1), sample_rate)
@@ -149,7 +153,7 @@ class NoiseEnergies:
     def __init__(self, path: str | Path, num_samples: Sequence[int], sample_rates: Sequence[int]) -> None:
         self.path = str(path)
         counts = [num_cells(*recording) for recording in zip(num_samples, sample_rates, strict=True)]
-        self._sample_rates = list(sample_rates)
+        self._sample_rates, self._num_samples = list(sample_rates), list(num_samples)
         self._ends = np.cumsum([0, *counts])
         self._cells = None
         if self._open().shape != (self._ends[-1],):
@@ -179,4 +183,4 @@ class NoiseEnergies:
     def loudness(self, number: int, start: int, segment: np.ndarray) -> float:
         """Loudness of a segment of a recording, see `segment_loudness`."""
         cells = self._open()[self._ends[number] : self._ends[number + 1]]
-        return segment_loudness(cells, self._sample_rates[number], start, segment)
+        return segment_loudness(cells, self._sample_rates[number], start, segment, self._num_samples[number])

@@ -93,7 +93,7 @@ class TestLookedUp:
         for length in [round(0.4 * rate), rate, *[4 * rate] * 40]:
             start = cell_start(int(rng.integers(8 * rate)), rate)
             stretch = recording[start : start + length]
-            found = segment_loudness(cells, rate, start, stretch)
+            found = segment_loudness(cells, rate, start, stretch, len(recording))
             assert found == pytest.approx(loudness(stretch, rate), abs=5e-3)
 
     @pytest.mark.parametrize("rate", [11025, 22050])
@@ -105,9 +105,12 @@ class TestLookedUp:
 
     def test_its_ends(self):
         recording = self.recording(RATE)[:-37]
+        total = len(recording)
+        recording[-43:] *= 20  # up to the last sample, within a cell
         cells = cell_energies(recording, RATE)
-        stretch = recording[8 * RATE :]  # up to the last sample, within a cell
-        found = segment_loudness(cells, RATE, 8 * RATE, stretch)
-        assert found == pytest.approx(loudness(stretch, RATE), abs=5e-3)
-        assert segment_loudness(cells, RATE, 0, recording[:3199]) == -math.inf
-        assert segment_loudness(cell_energies(np.zeros(8000), RATE), RATE, 0, np.zeros(8000)) == -math.inf
+        for end in (total, total - 43):
+            stretch = recording[8 * RATE : end]
+            found = segment_loudness(cells, RATE, 8 * RATE, stretch, total)
+            assert found == pytest.approx(loudness(stretch, RATE), abs=5e-3)
+        assert segment_loudness(cells, RATE, 0, recording[:3199], total) == -math.inf
+        assert segment_loudness(cell_energies(np.zeros(8000), RATE), RATE, 0, np.zeros(8000), 8000) == -math.inf

@@ -5,7 +5,8 @@ mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 
 1. Draw one utterance per speaker, of different speakers, all utterances with equal probability.
 2. Draw a speed for each, and a segment of the given length, or of the length of the shortest utterance. If the speakers
-   take turns (`mossformer_sb.data.turns`), the segment has the given length, and more of their utterances follow.
+   take turns (`mossformer_sb.data.turns`), the segment has the given length, or one of its own, and more of their
+   utterances follow.
 3. Draw a segment of noise, repeated with a cross-fade if the recording is too short. If its loudness is looked up
    (`mossformer_sb.data.noise_energies`), it begins on a multiple of 10 ms.
 4. Draw levels from the corpus's distribution: `mossformer_sb.data.level_distributions`.
@@ -78,6 +79,8 @@ class DynamicMixtureDataset(EpochDataset):
     turn_rate, max_pause : float
         Probability that the speakers of an example take turns, and the longest pause in seconds, see
         `mossformer_sb.data.turns.TurnTaking`.
+    turn_segment : float, optional
+        Length of examples with turns in seconds. Default: ``segment``.
     seed : int
         Seed of all random numbers.
 
@@ -106,6 +109,7 @@ class DynamicMixtureDataset(EpochDataset):
         noise_rate: float = 1.0,
         turn_rate: float = 0.0,
         max_pause: float = 3.0,
+        turn_segment: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -124,7 +128,7 @@ class DynamicMixtureDataset(EpochDataset):
             if not 0 <= rate <= 1:
                 raise InputError(f"{key} {rate!r}: give a probability, from 0 to 1.")
         self.room_rate, self.noise_rate = room_rate, noise_rate
-        self.turns = TurnTaking(turn_rate, max_pause, segment)
+        self.turns = TurnTaking(turn_rate, max_pause, segment if turn_segment is None else turn_segment)
         self.num_mixtures = mixtures_per_epoch
         if manifest is not None:
             table = read_manifest(manifest, data_root)
@@ -210,7 +214,7 @@ class DynamicMixtureDataset(EpochDataset):
         limit = self.turns.draw_limit(rng)
         if limit is None:
             return self._excerpts(rng, chosen, speeds, lead)
-        length = lead + self.segment
+        length = lead + round(self.turns.segment * self.sample_rate)
         return np.stack(
             [self._turns(rng, number, speed, length, limit) for number, speed in zip(chosen, speeds, strict=True)]
         )

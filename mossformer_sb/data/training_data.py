@@ -52,10 +52,12 @@ def training_data(
     """
     common: dict[str, Any] = {"num_spks": num_spks, "sample_rate": sample_rate, "segment": segment, "seed": seed}
     augmentation = augmentation or Augmentation()
-    if segment is not None and augmentation.random_shift and augmentation.random_shift >= segment:
+    turn_segment = mixing.get("turn_segment") if dynamic_mixing and mixing.get("turn_rate") else None
+    shortest = min((seconds for seconds in (segment, turn_segment) if seconds is not None), default=None)
+    if shortest is not None and augmentation.random_shift and augmentation.random_shift >= shortest:
         raise InputError(
-            f"random_shift {augmentation.random_shift} s is as long as the segments of {segment} s, so that a speaker "
-            f"could be shifted out entirely: give less, such as {segment / 4:g}."
+            f"random_shift {augmentation.random_shift} s is as long as the segments of {shortest} s, so that a speaker "
+            f"could be shifted out entirely: give less, such as {shortest / 4:g}."
         )
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)

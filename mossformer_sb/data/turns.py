@@ -47,7 +47,7 @@ class TurnTaking:
     max_pause : float
         Longest pause in seconds.
     segment : float, optional
-        Length of examples in seconds, which turns need. Default: unknown.
+        Length of examples with turns in seconds, which turns need. Default: unknown.
 
     Raises
     ------
@@ -77,13 +77,16 @@ class TurnTaking:
             raise InputError(f"max_pause {self.max_pause!r}: give seconds, 0 or more.")
         if self.rate and self.segment is None:
             raise InputError(
-                f"turn_rate is {self.rate}, and segment null: turns fill segments of one length. Give segment in "
-                "seconds, or turn_rate 0."
+                f"turn_rate is {self.rate}, and segment null: turns fill segments of one length. Give segment or "
+                "turn_segment in seconds, or turn_rate 0."
             )
+        if self.rate and not self.segment > 0:
+            raise InputError(f"turn_segment {self.segment!r}: give seconds, or null for those of segment.")
         if self.rate and self.max_pause > self.segment - LEAST_SPEECH:
             raise InputError(
-                f"max_pause is {self.max_pause} s, and segment {self.segment} s: a speaker could be silent throughout. "
-                f"Give a segment of at least {self.max_pause + LEAST_SPEECH:g} s, or shorter pauses."
+                f"max_pause is {self.max_pause} s, and mixtures with turns have {self.segment} s: a speaker could be "
+                f"silent throughout. Give a segment or turn_segment of at least {self.max_pause + LEAST_SPEECH:g} s, "
+                "or shorter pauses."
             )
 
     def draw_limit(self, rng: np.random.Generator) -> float | None:

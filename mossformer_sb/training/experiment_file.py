@@ -64,6 +64,7 @@ DYNAMIC_MIXING = (
     "noise_rate",
     "turn_rate",
     "max_pause",
+    "turn_segment",
     "mixtures_per_epoch",
 )
 # Keys that every experiment has, since the code reads them without a default.

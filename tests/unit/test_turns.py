@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
+from mossformer_sb.data.training_data import training_data
 from mossformer_sb.data.turns import TURN_SECONDS, TurnTaking, fade
 from mossformer_sb.errors import InputError
 from tests.unit.mixing_pools import RATE, prepare_pools, write_rooms
@@ -93,6 +94,13 @@ class TestExamples:
         for index in range(50):
             parts = data.draw(index)
             assert parts.targets.shape == (2, SEGMENT * RATE) and (np.abs(parts.targets).max(1) > 0).all()
+
+    @pytest.mark.parametrize("segment", [1.0, None])
+    def test_those_with_turns_have_a_length_of_their_own(self, pools, segment):
+        data = dataset(pools, segment=segment, turn_rate=0.5, turn_segment=9.0)
+        lengths = [data.draw(index).targets.shape[1] for index in range(60)]
+        with_turns, others = [n for n in lengths if n == 9 * RATE], [n for n in lengths if n != 9 * RATE]
+        assert 15 < len(with_turns) < 45 and max(others) <= (RATE if segment else max(data.speech.num_samples))
 
     def test_a_mixture_is_the_sum_of_its_parts(self, pools, rooms):
         everything = Augmentation("continuous", (0.9, 1.1), True, 0.2, 6.0, 0.3)
@@ -194,10 +202,20 @@ class TestExamples:
         ({"noise_rate": -0.1}, "noise_rate -0.1: give a probability"),
         ({"max_pause": -1.0}, "max_pause -1.0: give seconds, 0 or more"),
         ({"max_pause": float("nan")}, "max_pause nan: give seconds"),
-        ({"segment": None}, "turn_rate is 1.0, and segment null: .* Give segment in seconds, or turn_rate 0"),
-        ({"segment": 2.0}, "max_pause is 3.0 s, and segment 2.0 s: .* Give a segment of at least 3.5 s"),
+        ({"segment": None}, "turn_rate is 1.0, and segment null: .* Give segment or turn_segment in seconds"),
+        ({"segment": 2.0}, "max_pause is 3.0 s, and mixtures with turns have 2.0 s: .* at least 3.5 s"),
+        ({"turn_segment": 2.0}, "max_pause is 3.0 s, and mixtures with turns have 2.0 s: .* at least 3.5 s"),
+        ({"turn_segment": 0.0}, "turn_segment 0.0: give seconds, or null for those of segment"),
     ],
 )
 def test_conflicting_options(pools, options, message):
     with pytest.raises(InputError, match=message):
         dataset(pools, **options)
+
+
+def test_a_shift_is_shorter_than_the_segments_with_turns(pools):
+    options = {"turn_rate": 0.5, "max_pause": 0.5, "turn_segment": 1.0, "dynamic_mixing": True, "segment": 4.0, **pools}
+    training_data(augmentation=Augmentation(random_shift=0.9), **options)
+    with pytest.raises(InputError, match="random_shift 1.5 s is as long as the segments of 1.0 s"):
+        training_data(augmentation=Augmentation(random_shift=1.5), **options)
+    training_data(augmentation=Augmentation(random_shift=1.5), **{**options, "turn_rate": 0.0})

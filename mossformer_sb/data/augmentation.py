@@ -80,6 +80,14 @@ class Augmentation:
         """The highest speed that can be drawn."""
         return 1.0 if self.speed_perturb == "none" else max(1.0, self.speed_range[1])
 
+    def check_segment(self, segment: float | None) -> None:
+        """Raise InputError if a speaker could be shifted out of segments of so many seconds; None: unknown lengths."""
+        if segment is not None and self.random_shift and self.random_shift >= segment:
+            raise InputError(
+                f"random_shift {self.random_shift} s is as long as the segments of {segment} s, so that a speaker "
+                f"could be shifted out entirely: give less, such as {segment / 4:g}."
+            )
+
     def draw_speeds(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """[count], the speeds of the recordings."""
         if self.speed_perturb == "none":

@@ -129,6 +129,8 @@ class DynamicMixtureDataset(EpochDataset):
                 raise InputError(f"{key} {rate!r}: give a probability, from 0 to 1.")
         self.room_rate, self.noise_rate = room_rate, noise_rate
         self.turns = TurnTaking(turn_rate, max_pause, segment if turn_segment is None else turn_segment)
+        if turn_rate:
+            self.augmentation.check_segment(self.turns.segment)
         self.num_mixtures = mixtures_per_epoch
         if manifest is not None:
             table = read_manifest(manifest, data_root)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from mossformer_sb.data.augmentation import Augmentation
 from mossformer_sb.data.datasets import AugmentedMixtureDataset, MixtureDataset
 from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
-from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,13 +51,7 @@ def training_data(
     """
     common: dict[str, Any] = {"num_spks": num_spks, "sample_rate": sample_rate, "segment": segment, "seed": seed}
     augmentation = augmentation or Augmentation()
-    turn_segment = mixing.get("turn_segment") if dynamic_mixing and mixing.get("turn_rate") else None
-    shortest = min((seconds for seconds in (segment, turn_segment) if seconds is not None), default=None)
-    if shortest is not None and augmentation.random_shift and augmentation.random_shift >= shortest:
-        raise InputError(
-            f"random_shift {augmentation.random_shift} s is as long as the segments of {shortest} s, so that a speaker "
-            f"could be shifted out entirely: give less, such as {shortest / 4:g}."
-        )
+    augmentation.check_segment(segment)
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)
     if augmentation.is_active:

@@ -80,7 +80,7 @@ class TurnTaking:
                 f"turn_rate is {self.rate}, and segment null: turns fill segments of one length. Give segment or "
                 "turn_segment in seconds, or turn_rate 0."
             )
-        if self.rate and not self.segment > 0:
+        if self.rate and not (isinstance(self.segment, int | float) and self.segment > 0):
             raise InputError(f"turn_segment {self.segment!r}: give seconds, or null for those of segment.")
         if self.rate and self.max_pause > self.segment - LEAST_SPEECH:
             raise InputError(

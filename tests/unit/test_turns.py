@@ -205,6 +205,7 @@ class TestExamples:
         ({"segment": None}, "turn_rate is 1.0, and segment null: .* Give segment or turn_segment in seconds"),
         ({"segment": 2.0}, "max_pause is 3.0 s, and mixtures with turns have 2.0 s: .* at least 3.5 s"),
         ({"turn_segment": 2.0}, "max_pause is 3.0 s, and mixtures with turns have 2.0 s: .* at least 3.5 s"),
+        ({"turn_segment": "long"}, "turn_segment 'long': give seconds, or null for those of segment"),
         ({"turn_segment": 0.0}, "turn_segment 0.0: give seconds, or null for those of segment"),
     ],
 )

@@ -4,8 +4,8 @@
     python -m benchmarks.portable_state unpack state.zip results/run
 
 Large tensors are stored in 16 bits: weights and their averages in float16, the state of the optimizer in bfloat16.
-Muon's momentum, which was a third of the file, is stored as zeros: some twenty steps restore it. A run that resumes
-from it is close to the uninterrupted run, not equal to it.
+Muon's momentum, which was a third of the file, is stored as zeros: it is an average over some twenty steps. A run
+that resumes from it is close to the uninterrupted run, not equal to it.
 """
 
 import argparse

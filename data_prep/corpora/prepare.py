@@ -66,6 +66,7 @@ MIXING_OPTIONS = (
     "speech_layout",
     "speaker_pattern",
     "noise_folder",
+    "similar_pitch_rate",
     "rir_folder",
     "num_rooms",
     "rooms_csv",

@@ -2,7 +2,8 @@
 
 Speech is single-speaker recordings, by default the sources of the static training set; noise is any recordings, by
 default the noise of the static training set. The levels of all utterances are measured once, as are energies of the
-noise, which give the loudness of any segment: `mossformer_sb.data.noise_energies`.
+noise, which give the loudness of any segment: `mossformer_sb.data.noise_energies`; and the pitch of all utterances, if
+mixtures of similar voices are to be drawn: `mossformer_sb.data.pitch`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ from mossformer_sb.data.audio_reader import AudioReader
 from mossformer_sb.data.loudness import active_speech_level, loudness
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.data.noise_energies import cell_energies
-from mossformer_sb.data.source_pools import NOISE_COLUMNS, NOISE_TABLE, SPEECH_COLUMNS, SPEECH_TABLE, energies_file
+from mossformer_sb.data.pitch import median_pitch
+from mossformer_sb.data.source_pools import (
+    NOISE_COLUMNS,
+    NOISE_TABLE,
+    SPEECH_COLUMNS,
+    SPEECH_TABLE,
+    energies_file,
+    pitch_file,
+)
 from mossformer_sb.errors import InputError
 from mossformer_sb.utils.files import atomic_write, expanded
 
@@ -59,9 +68,13 @@ def prepare_mixing(
     seed: int = 0,
     workers: int | None = None,
     noise_energies: bool = True,
+    similar_pitch_rate: float = 0.0,
     target: str | None = None,
 ) -> None:
     """Writes `mixing_speech.csv` and `mixing_noise.csv`, which is empty without noise, and computes rooms.
+
+    Next to the tables, `mixing_noise.energies.npy` has energies of the noise, and `mixing_speech.pitch.npy` the pitches
+    of the utterances, if they are needed.
 
     Files of an earlier run for the same recordings are kept; an interrupted run resumes.
 
@@ -106,6 +119,8 @@ def prepare_mixing(
     noise_energies : bool
         Whether to store energies of the noise, for the loudness of segments. Otherwise each segment is measured when
         it is drawn, which is slower, and exact to the last bit.
+    similar_pitch_rate : float
+        If it is not 0, the pitch of all utterances is measured.
     target : str, optional
         "reverb": the sources of the manifest are reverberant. Where rooms are simulated, their anechoic versions are
         used, since reverberation would be applied twice. Default: they are anechoic.
@@ -127,11 +142,17 @@ def prepare_mixing(
         else _speech(speech_folder, speech_layout, speaker_pattern)
     )
     _write_table(output_folder / SPEECH_TABLE, speech, _measure_speech, SPEECH_COLUMNS, workers)
+    if similar_pitch_rate:
+        _write_beside(pitch_file(output_folder / SPEECH_TABLE), SPEECH_TABLE, speech, _measure_pitch, "Pitch", workers)
     if speech_folder is not None and test_manifest is not None and os.path.isfile(test_manifest):
         _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)
     _write_table(output_folder / NOISE_TABLE, dict.fromkeys(noise), measure_noise, NOISE_COLUMNS, workers)
-    _write_energies(output_folder / NOISE_TABLE, noise if noise_energies else [], workers)
+    energies = energies_file(output_folder / NOISE_TABLE)
+    if noise and noise_energies:
+        _write_beside(energies, NOISE_TABLE, noise, _measure_energies, "Loudness of noise", workers)
+    else:
+        energies.unlink(missing_ok=True)
     if rir_folder is not None:
         compute_rooms(rir_folder, num_rooms, num_spks, sample_rate, rooms_csv, seed, workers)
 
@@ -237,26 +258,30 @@ def _write_table(path, recordings, measure, columns, workers):
     logger.info("%s: %d recordings, %.2f hours", path, len(table), hours)
 
 
-def _write_energies(table, recordings, workers):
-    """Writes the energies of a table's recordings, unless they exist; without recordings, deletes them."""
-    path, made_of = energies_file(table), table.with_suffix(".sha256")
-    note = path.with_suffix(".sha256")
-    if not recordings:
-        path.unlink(missing_ok=True)
-        return
+def _write_beside(path, table, recordings, measure, description, workers):
+    """Writes arrays of a table's recordings, joined, to a file beside the table, unless it exists."""
+    made_of, note = path.with_name(table).with_suffix(".sha256"), path.with_suffix(".sha256")
     if path.is_file() and note.is_file() and note.read_text() == made_of.read_text():
         return
     note.unlink(missing_ok=True)
-    with process_map(_measure_energies, 1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
-        cells = list(tqdm(mapped(recordings), "Loudness of noise", len(recordings), unit="file", disable=None))
+    with process_map(measure, 1 if len(recordings) < WORTH_WORKERS else workers) as mapped:
+        arrays = list(tqdm(mapped(recordings), description, len(recordings), unit="file", disable=None))
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.concatenate(cells))
+        np.save(file, np.concatenate(arrays))
     note.write_text(made_of.read_text())
 
 
 def _measure_energies(path):
+    return cell_energies(*_first_channel(path))
+
+
+def _measure_pitch(path):
+    return np.array([median_pitch(*_first_channel(path))])
+
+
+def _first_channel(path):
     samples, sample_rate = read_audio(path)
-    return cell_energies(samples if samples.ndim == 1 else samples[:, 0], sample_rate)
+    return samples if samples.ndim == 1 else samples[:, 0], sample_rate
 
 
 def _version(path):
@@ -270,8 +295,7 @@ def _version(path):
 
 def _measure_speech(recording):
     path, speaker = recording
-    samples, sample_rate = read_audio(path)
-    samples = samples if samples.ndim == 1 else samples[:, 0]
+    samples, sample_rate = _first_channel(path)
     levels = (active_speech_level(samples, sample_rate), loudness(samples, sample_rate))
     return (
         path,

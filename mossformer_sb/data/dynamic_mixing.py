@@ -4,14 +4,15 @@ An example is a pure function of (seed, epoch, index): it does not depend on the
 mixture is exactly the sum of its parts: nothing is rescaled afterwards.
 
 1. Draw one utterance per speaker, of different speakers, all utterances with equal probability.
-2. Draw a speed for each, and a segment of the given length, or of the length of the shortest utterance. If the speakers
-   take turns (`mossformer_sb.data.turns`), the segment has the given length, or one of its own, and more of their
-   utterances follow.
-3. Draw a segment of noise, repeated with a cross-fade if the recording is too short. If its loudness is looked up
+2. Draw a speed for each. If their pitch is to be similar, draw all utterances but the first one anew, among those.
+3. Draw a segment of the given length, or of the length of the shortest utterance. If the speakers take turns
+   (`mossformer_sb.data.turns`), the segment has the given length, or one of its own, and more of their utterances
+   follow.
+4. Draw a segment of noise, repeated with a cross-fade if the recording is too short. If its loudness is looked up
    (`mossformer_sb.data.noise_energies`), it begins on a multiple of 10 ms.
-4. Draw levels from the corpus's distribution: `mossformer_sb.data.level_distributions`.
-5. Convolve the speakers with impulse responses of one room, the same for all: `mossformer_sb.data.impulse_responses`.
-6. Shift the speakers in time, if configured. Sum up.
+5. Draw levels from the corpus's distribution: `mossformer_sb.data.level_distributions`.
+6. Convolve the speakers with impulse responses of one room, the same for all: `mossformer_sb.data.impulse_responses`.
+7. Shift the speakers in time, if configured. Sum up.
 
 Shapes: S sources, T samples.
 """
@@ -81,6 +82,9 @@ class DynamicMixtureDataset(EpochDataset):
         `mossformer_sb.data.turns.TurnTaking`.
     turn_segment : float, optional
         Length of examples with turns in seconds. Default: ``segment``.
+    similar_pitch_rate : float
+        Probability that the pitches of an example's speakers are within 10 % of the first one's; otherwise they are
+        drawn independently. Needs the pitch of all utterances, see `data_prep.manifests.source_tables`.
     seed : int
         Seed of all random numbers.
 
@@ -110,6 +114,7 @@ class DynamicMixtureDataset(EpochDataset):
         turn_rate: float = 0.0,
         max_pause: float = 3.0,
         turn_segment: float | None = None,
+        similar_pitch_rate: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
@@ -124,10 +129,11 @@ class DynamicMixtureDataset(EpochDataset):
         self.sample_rate = sample_rate
         self.num_spks = num_spks
         self.segment = None if segment is None else round(segment * sample_rate)
-        for key, rate in (("room_rate", room_rate), ("noise_rate", noise_rate)):
+        rates = {"room_rate": room_rate, "noise_rate": noise_rate, "similar_pitch_rate": similar_pitch_rate}
+        for key, rate in rates.items():
             if not 0 <= rate <= 1:
                 raise InputError(f"{key} {rate!r}: give a probability, from 0 to 1.")
-        self.room_rate, self.noise_rate = room_rate, noise_rate
+        self.room_rate, self.noise_rate, self.similar_pitch_rate = room_rate, noise_rate, similar_pitch_rate
         self.turns = TurnTaking(turn_rate, max_pause, segment if turn_segment is None else turn_segment)
         if turn_rate:
             self.augmentation.check_segment(self.turns.segment)
@@ -140,7 +146,9 @@ class DynamicMixtureDataset(EpochDataset):
         if self.num_mixtures < 1:
             raise InputError(f"mixtures_per_epoch {mixtures_per_epoch}: give one or more, or null.")
         shortest = min_seconds * self.augmentation.max_speed
-        self.speech = SpeechPool.read(speech_table, self.levels.measures, num_spks, shortest)
+        self.speech = SpeechPool.read(
+            speech_table, self.levels.measures, num_spks, shortest, with_pitch=similar_pitch_rate > 0
+        )
         self.noise = None if noise_table is None else NoisePool.read(noise_table)
         if self.noise is not None and not self.levels.has_noise:
             raise InputError(
@@ -185,6 +193,8 @@ class DynamicMixtureDataset(EpochDataset):
         rng = self.rng(index)
         chosen = self.speech.draw(rng, self.num_spks)
         speeds = self.augmentation.draw_speeds(rng, self.num_spks)
+        if self.similar_pitch_rate and rng.random() < self.similar_pitch_rate:
+            chosen = self.speech.with_similar_pitch(rng, chosen, speeds)
         offsets = self.augmentation.draw_offsets(rng, self.num_spks)
         room = None
         if self.rooms is not None and rng.random() < self.room_rate:

@@ -3,7 +3,8 @@
 A table is a CSV with one row per recording, sorted by path: ``path, num_samples, sample_rate`` for noise, and for
 speech also ``spk, active_level, loudness``, the levels of the complete recording in dB and LUFS (see
 `mossformer_sb.data.loudness`). A file next to the noise table may hold the energies of its recordings, for the loudness
-of segments: `mossformer_sb.data.noise_energies`. Paths are absolute, since a table belongs to one machine.
+of segments: `mossformer_sb.data.noise_energies`; one next to the speech table its speakers' pitch, see
+`mossformer_sb.data.pitch`. Paths are absolute, since a table belongs to one machine.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 SPEECH_TABLE, NOISE_TABLE = "mixing_speech.csv", "mixing_noise.csv"  # file names in the folder of the manifests
 ENERGIES_SUFFIX = ".energies.npy"  # replaces that of the noise table
+PITCH_SUFFIX = ".pitch.npy"  # replaces that of the speech table
+SIMILAR_PITCH = 0.1  # greatest difference of the logarithms of similar pitches: 10 %, or 1.7 semitones
 NOISE_COLUMNS = ("path", "num_samples", "sample_rate")
 SPEECH_COLUMNS = (*NOISE_COLUMNS, "spk", "active_level", "loudness")
 
@@ -46,6 +49,8 @@ class SpeechPool:
         Name of a measure to the levels of all utterances, in dB.
     codes : numpy.ndarray
         For each utterance, a number that identifies its speaker.
+    pitches : numpy.ndarray or None
+        Median pitch of each utterance in Hz, NaN if it has none; None if it has not been measured.
     """
 
     paths: list
@@ -55,9 +60,12 @@ class SpeechPool:
     sample_rates: list
     measured: dict
     codes: np.ndarray
+    pitches: np.ndarray | None = None
 
     @classmethod
-    def read(cls, path: str | Path, measures: Sequence[str], num_spks: int, min_seconds: float) -> SpeechPool:
+    def read(
+        cls, path: str | Path, measures: Sequence[str], num_spks: int, min_seconds: float, with_pitch: bool = False
+    ) -> SpeechPool:
         """Read a table.
 
         Arguments
@@ -70,6 +78,8 @@ class SpeechPool:
             Minimum number of speakers.
         min_seconds : float
             Shorter utterances are skipped.
+        with_pitch : bool
+            Whether the pitch is needed.
 
         Returns
         -------
@@ -78,9 +88,11 @@ class SpeechPool:
         Raises
         ------
         InputError
-            If the table does not exist, lacks a column, or holds too few speakers.
+            If the table does not exist, lacks a column, or holds too few speakers; or if the pitch is needed, and has
+            not been measured.
         """
         table = _read_table(path, SPEECH_COLUMNS)
+        pitches = _read_pitches(pitch_file(path), len(table)) if with_pitch else None
         usable = table["num_samples"] >= min_seconds * table["sample_rate"]
         for measure in {*measures, "active_level"}:
             usable &= np.isfinite(table[measure])
@@ -103,6 +115,7 @@ class SpeechPool:
             sample_rates=table["sample_rate"].tolist(),
             measured={measure: table[measure].to_numpy() for measure in measures},
             codes=pd.factorize(table["spk"])[0],
+            pitches=None if pitches is None else pitches[usable.to_numpy()],
         )
 
     @property
@@ -119,6 +132,34 @@ class SpeechPool:
             if all(self.codes[number] != self.codes[other] for other in chosen):
                 chosen.append(number)
         return np.array(chosen)
+
+    def with_similar_pitch(self, rng: np.random.Generator, chosen: np.ndarray, speeds: Sequence[float]) -> np.ndarray:
+        """Replace all utterances but the first by ones of similar pitch, whose speakers are the hardest to separate.
+
+        Arguments
+        ---------
+        rng : numpy.random.Generator
+            Random generator.
+        chosen : numpy.ndarray
+            Numbers of utterances of different speakers [S], int.
+        speeds : sequence of float
+            Speed of each, which its pitch is multiplied by.
+
+        Returns
+        -------
+        numpy.ndarray
+            Numbers of utterances of different speakers [S], int. Their pitches, at their speeds, are within 10 % of the
+            first one's. Where none is, what was chosen stays.
+        """
+        similar = [int(chosen[0])]
+        logarithms = np.log(self.pitches)
+        for place in range(1, len(chosen)):
+            wanted = logarithms[chosen[0]] + np.log(speeds[0] / speeds[place])
+            candidates = np.flatnonzero(np.abs(logarithms - wanted) <= SIMILAR_PITCH)
+            taken = self.codes[[*similar, *chosen[place + 1 :]]]
+            candidates = candidates[~np.isin(self.codes[candidates], taken)]
+            similar.append(int(rng.choice(candidates)) if len(candidates) else int(chosen[place]))
+        return np.array(similar)
 
     def same_speaker(self, number: int) -> list[int]:
         """Numbers of all utterances of an utterance's speaker, its own first."""
@@ -184,6 +225,37 @@ def energies_file(noise_table):
     'mixing_noise.energies.npy'
     """
     return Path(noise_table).with_suffix(ENERGIES_SUFFIX)
+
+
+def pitch_file(speech_table):
+    """Path of the pitch of a speech table's utterances, if it has been measured.
+
+    Example
+    -------
+    >>> pitch_file("tables/mixing_speech.csv").name
+    'mixing_speech.pitch.npy'
+    """
+    return Path(speech_table).with_suffix(PITCH_SUFFIX)
+
+
+def _read_pitches(path, needed):
+    if not path.is_file():
+        raise InputError(
+            f"{path}: there is no such file, and similar_pitch_rate needs the pitch of all utterances. Prepare the "
+            "data again (without --skip_prep)."
+        )
+    try:
+        pitches = np.load(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: can't be read as pitches ({error}). Delete it, and prepare the data again."
+        ) from error
+    if pitches.shape != (needed,):
+        raise InputError(
+            f"{path}: holds an array of shape {pitches.shape}; needed one pitch for each of the table's {needed} "
+            "utterances. Delete it, and prepare the data again."
+        )
+    return pitches
 
 
 def _read_table(path, columns):

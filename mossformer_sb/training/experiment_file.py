@@ -39,7 +39,8 @@ REQUIRED = {
         ("seed", "num_spks", "number_of_epochs", "batch_size", "valid_batch_size", "n_audio_to_save", "lr"), "a number"
     ),
     **dict.fromkeys(("random_shift", "level_imbalance", "single_speaker_rate"), "a number"),
-    **dict.fromkeys(("room_rate", "noise_rate", "turn_rate", "max_pause", "min_seconds", "num_rooms"), "a number"),
+    **dict.fromkeys(("room_rate", "noise_rate", "turn_rate", "similar_pitch_rate", "max_pause"), "a number"),
+    **dict.fromkeys(("min_seconds", "num_rooms"), "a number"),
     **dict.fromkeys(("sample_rate", "corpus_seed", "corpus_rooms", "channels", "encoder_kernel_size"), "a number"),
     **dict.fromkeys(("weight_decay", "final_lr", "warmup_share", "max_grad_norm", "nonfinite_patience"), "a number"),
     **dict.fromkeys(
@@ -65,6 +66,7 @@ DYNAMIC_MIXING = (
     "turn_rate",
     "max_pause",
     "turn_segment",
+    "similar_pitch_rate",
     "mixtures_per_epoch",
 )
 # Keys that every experiment has, since the code reads them without a default.

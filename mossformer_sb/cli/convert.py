@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="the mask net's output is decoded without masking, as in the authors' model for WHAMR! (default: if "
-        "config.json "
-        "names that model)",
+        "config.json names that model)",
     )
 
 

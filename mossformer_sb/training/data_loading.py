@@ -244,6 +244,8 @@ class RankLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         yielded = 0
+        if self.num_workers:
+            distributed.pause_before_fork()
         try:
             for batch in super().__iter__():
                 if self.ended():

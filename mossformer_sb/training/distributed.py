@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from typing import TYPE_CHECKING
 
 import numpy
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from speechbrain.utils.run_opts import RunOptions
 
 logger = logging.getLogger(__name__)
+
+PAUSE_BEFORE_FORK = 0.01  # seconds
 
 
 class SharedError(InputError):
@@ -65,6 +68,17 @@ def stop() -> None:
     """Leave the process group. Call it only after success or a `SharedError`, on all ranks."""
     if is_distributed_initialized():
         torch.distributed.destroy_process_group()
+
+
+def pause_before_fork() -> None:
+    """Wait for the backend's threads, before this process is forked for a data loader's workers.
+
+    After a collective, gloo frees its tensors in threads of its own. Where a process is forked at the moment in which
+    such a thread announces itself to the interpreter, the new one waits forever, and so do all ranks: CPython's issue
+    112275, mended in 3.12.
+    """
+    if is_distributed_initialized():
+        time.sleep(PAUSE_BEFORE_FORK)
 
 
 def rank() -> int:

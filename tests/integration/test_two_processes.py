@@ -1,9 +1,11 @@
 """train.py as torchrun starts it."""
 
+import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,6 +14,7 @@ from tests.forked import Program
 from tests.integration.corpora import write_easy_wham
 from tests.integration.programs import ENVIRONMENT, ROOT, SMALL, WHAM, train
 
+LONGEST = 300  # seconds, many times as long as it takes
 MOSSFORMER2 = ROOT / "hparams" / "mossformer2_wham.yaml"
 
 
@@ -29,8 +32,15 @@ class TestTwoProcesses:
     def torchrun(self, *arguments, cwd):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         words = [*launcher, str(ROOT / "train.py"), *map(str, arguments)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.run(words, cwd=cwd, env=ENVIRONMENT, text=True, **pipes)
+        printed = Path(cwd) / "printed.txt"  # a pipe would be kept open by processes that were left behind
+        with open(printed, "wb") as file:
+            process = subprocess.Popen(words, cwd=cwd, env=ENVIRONMENT, stdout=file, stderr=subprocess.STDOUT)
+            try:
+                process.wait(LONGEST)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # torchrun then ends the ranks
+                process.wait()
+        return subprocess.CompletedProcess(words, process.returncode, printed.read_text(errors="replace"))
 
     def ranks(self, *arguments, cwd):
         """Two processes with the environment that torchrun gives; whether torchrun itself starts one is tested once."""
@@ -41,8 +51,12 @@ class TestTwoProcesses:
         common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         places = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
         programs = [Program([ROOT / "train.py", *arguments], cwd, {**common, **place}) for place in places]
+        end = time.monotonic() + LONGEST
         while None in (codes := [program.poll() for program in programs]) and not any(codes):
             time.sleep(0.05)
+            if time.monotonic() > end:
+                codes = [-signal.SIGKILL]
+                break
         if any(codes):  # as torchrun does, instead of leaving the other one waiting
             for program in programs:
                 program.kill()

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import signal
 from types import SimpleNamespace
@@ -247,6 +248,18 @@ class TestWorkersThatEnd:
         with pytest.raises((RuntimeError, KeyError)) as error:
             list(RankLoader(Ends(how), num_workers=1, multiprocessing_context="fork"))
         assert not isinstance(error.value, InputError)
+
+
+@pytest.mark.parametrize("num_workers, pauses", [(0, 0), (2, 1)])
+def test_the_backend_may_finish_before_workers_are_forked(monkeypatch, num_workers, pauses):
+    """Otherwise a worker may wait forever for a lock of the interpreter."""
+    paused, before = [], set(multiprocessing.active_children())
+    monkeypatch.setattr(distributed, "is_distributed_initialized", lambda: True)
+    clock = SimpleNamespace(sleep=lambda seconds: paused.append(set(multiprocessing.active_children()) - before))
+    monkeypatch.setattr(distributed, "time", clock)
+    context = "fork" if num_workers else None
+    assert len(list(RankLoader([1, 2, 3], num_workers=num_workers, multiprocessing_context=context))) == 3
+    assert paused == [set()] * pauses
 
 
 def test_batches_are_in_shared_memory_before_pytorch_takes_them():

@@ -72,12 +72,13 @@ def test_half_a_minute_is_as_exact_as_a_second(both):
 def test_eight_bits(tmp_path):
     onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
     ours = MossFormerSeparator.from_size("mini").eval()
+    del ours.masknet.blocks[1:]  # the exporter takes its time for each
     run = exported(tmp_path, ours)
     small = quantise(tmp_path / "x.onnx", tmp_path / "small.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"x.onnx", "small.onnx"}
-    assert small.stat().st_size < 0.35 * (tmp_path / "x.onnx").stat().st_size  # of a network with 0.6 M weights
+    assert small.stat().st_size < 0.35 * (tmp_path / "x.onnx").stat().st_size
     products = [node.op_type for node in onnx.load(small).graph.node if node.op_type.startswith("MatMul")]
-    assert products.count("MatMulInteger") == 1 + 4 * 3  # before the blocks, and three in each
+    assert products.count("MatMulInteger") == 1 + 3  # before the block, and in it
     mixture = torch.randn(2, 12000)
     exact, found = run(mixture), run(mixture, small)
     assert found.shape == exact.shape and 25 < level_of_difference(found, torch.from_numpy(exact)) < 90

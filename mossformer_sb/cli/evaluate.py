@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Evaluate a model on a test set: SI-SNR, SI-SNRi, SDR and SDRi of each mixture, as train.py does after training.
 
-  mossformer-sb evaluate results/demo/export --manifest manifests/wham_tt.csv --data_root /path/to/wham
-  mossformer-sb evaluate owner/mossformer-wham --manifest wham_tt.csv --data_root corpus --report page.html
+  mossformer-sb evaluate results/demo/export --manifest results/demo/manifests/test.csv --data_root results/demo/corpus
+  mossformer-sb evaluate owner/mossformer-wham --manifest wham_tt.csv --data_root /path/to/wham --report page.html
 
-The manifest comes from a training's output folder (manifests/), or from python -m data_prep wham --data_folder ..."""
+The manifest is manifests/test.csv in the output folder of a training, or one of those that python -m data_prep writes,
+such as wham_tt.csv."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

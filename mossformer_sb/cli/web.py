@@ -10,16 +10,16 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-Serve a web page on this machine: upload or record audio, listen to each speaker, see the waveforms, and download.
+Serve a web page on this machine: upload or record audio, listen to each speaker, see spectrograms, and download.
 
   mossformer-sb web                                        # with the packaged model
   mossformer-sb web --model results/small/export --model results/large/export
   mossformer-sb web --host 0.0.0.0 --port 8080             # for all computers in the network
   mossformer-sb web --model results/small/export --space my-space      # write a Hugging Face Space
 
-Without --host, only this machine can reach it. No data is sent elsewhere. Uploads and results are temporary files: they
-are deleted when a page is closed, after --keep_minutes, and when the program ends (Ctrl+C). It needs the extra `web`:
-pip install 'mossformer_sb[web]'."""
+Without --host, only this machine can reach it. No data is sent elsewhere; a model of a hub is downloaded. Uploads and
+results are temporary files: they are deleted when a page is closed, after --keep_minutes, and when the program ends
+(Ctrl+C). It needs the extra `web`: pip install 'mossformer_sb[web]'."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -162,9 +162,14 @@ def prepare_mixing(
 
 def _speech(source, layout, speaker_pattern):
     folder, named = name_speech(source, layout, speaker_pattern, keys=("speech_folder", "speech_layout"))
+    return _speaker_of_each([(os.path.abspath(folder / path), speaker) for path, _, speaker in named], source)
+
+
+def _speaker_of_each(recordings, source):
+    """Pairs of path and speaker → path: speaker. A recording of two speakers would be mixed with itself."""
     speakers = {}
-    for path, _, speaker in named:
-        other = speakers.setdefault(os.path.abspath(folder / path), speaker)
+    for path, speaker in recordings:
+        other = speakers.setdefault(path, speaker)
         if other != speaker:
             raise InputError(
                 f"{source}: {path} is given to the speakers {other} and {speaker}. Remove one of the rows."
@@ -200,7 +205,7 @@ def _static_speech(manifest, data_root, num_spks, dry):
         for i in range(1, num_spks + 1)
         for path, speaker in zip(table[f"s{i}_wav"], table[f"s{i}_spk"].astype(str), strict=True)
     ]
-    return dict(sorted(sources))
+    return _speaker_of_each(sorted(sources), manifest)
 
 
 def _anechoic(manifest, path):
@@ -281,7 +286,10 @@ def _measure_pitch(path):
 
 def _first_channel(path):
     samples, sample_rate = read_audio(path)
-    return samples if samples.ndim == 1 else samples[:, 0], sample_rate
+    samples = samples if samples.ndim == 1 else samples[:, 0]
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path}: has samples of NaN or infinity. Repair or remove it.")
+    return samples, sample_rate
 
 
 def _version(path):

@@ -109,7 +109,11 @@ def list_recordings(
     _check_not_searched(set(outputs.values()), searched)
     names = _names(outputs)
     jobs = [Job(path, folder, names[path], found[path]) for path, folder in outputs.items()]
-    jobs += [Job(path, output_folder, name, _absent(path)) for path, name in listed if name is not None]
+    jobs += [
+        Job(path.parent.resolve() / path.name, output_folder, name, _absent(path))
+        for path, name in listed
+        if name is not None
+    ]
     return jobs + ([Job(STDIN, output_folder, "stdin")] if STDIN in inputs else [])
 
 

@@ -9,8 +9,10 @@ import io
 import logging
 import os
 import re
+import stat
 import sys
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -374,6 +376,8 @@ def _as_file(source):
         path = source if os.path.lexists(source) else os.path.expanduser(source)
         if not os.path.lexists(path):
             raise InputError(f"{source}: there is no such audio file.{_hint_at_fetching(source)}")
+        if stat.S_ISFIFO(os.stat(path).st_mode if os.path.exists(path) else 0):
+            return str(path), io.BytesIO(Path(path).read_bytes()), 0  # a named pipe, as a shell's <(…)
         return str(path), path, 0
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "the given file object"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+_LARGEST_WRITE = 2**14  # samples: libsndfile 1.2 needs four bytes of the stack for each, to encode Vorbis
 _LARGEST_WAV = 2**32 - 2**12  # bytes: a WAV's sizes have 32 bits; larger files are written as RF64
 
 
@@ -184,7 +185,8 @@ def write_recordings(
             for block in blocks:
                 block = np.asarray(block, dtype=np.float32)
                 for file, samples in zip(files, block.T, strict=True):
-                    file.write(np.ascontiguousarray(samples))
+                    for start in range(0, len(samples), _LARGEST_WRITE):
+                        file.write(np.ascontiguousarray(samples[start : start + _LARGEST_WRITE]))
                 written += len(block)
         # On a full disk, flushing the encoder's buffer at closing may have failed without an error.
         for path in temporaries:

@@ -109,9 +109,7 @@ def score_signals(
     tuple
         The ID, its `Scores`, and a dict of the other metrics.
     """
-    for name, signals in (("mixture", mixture), ("sources", sources), ("estimates", estimates)):
-        if not bool(_tensor(signals).isfinite().all()):
-            raise InputError(f"{utterance_id}: NaN or infinity in its {name}, so it has no scores.")
+    check_finite(utterance_id, mixture, sources, estimates)
     scores, permutation = separation_scores(mixture, sources, estimates)
     others = {}
     if metrics:
@@ -119,6 +117,13 @@ def score_signals(
         pairs = [signals[:, active].T for signals in (reorder(estimates[None], permutation[None])[0], sources)]
         others = {name: extra_metric(name, *pairs, rate, utterance_id) for name in metrics}
     return utterance_id, scores, others
+
+
+def check_finite(utterance_id: str, mixture: torch.Tensor, sources: torch.Tensor, estimates: torch.Tensor) -> None:
+    """Refuse to score signals of an utterance with NaN or infinity, by an `InputError` that names them."""
+    for name, signals in (("mixture", mixture), ("sources", sources), ("estimates", estimates)):
+        if not bool(_tensor(signals).isfinite().all()):
+            raise InputError(f"{utterance_id}: NaN or infinity in its {name}, so it has no scores.")
 
 
 def _tensor(signals):

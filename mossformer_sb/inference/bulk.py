@@ -23,6 +23,7 @@ from mossformer_sb.inference.output_files import made_folders
 from mossformer_sb.inference.output_gain import LEVELS, check_level
 from mossformer_sb.inference.output_writer import write_separated
 from mossformer_sb.inference.prepared import PreparedRecording
+from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -134,7 +135,7 @@ class _Task:
     """A recording with its output."""
 
     def __init__(self, recording, folder, name):
-        self.recording, self.folder, self.name = recording, folder, name
+        self.recording, self.folder, self.name = recording, expanded(folder), name
         self.prepared = self.output = self.detector = self.error = None
         self.num_spks = 0
         self.is_cancelled = False  # stops reading

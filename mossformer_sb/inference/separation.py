@@ -42,6 +42,7 @@ from mossformer_sb.pretrained import default_model
 from mossformer_sb.sharing.folder import HPARAMS_FILE
 from mossformer_sb.sharing.loading import find_model
 from mossformer_sb.sharing.released_cache import resolve_source
+from mossformer_sb.utils.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -141,7 +142,7 @@ class MossFormerSeparation(Pretrained):
         named = default_model() if source is None else source
         source = resolve_source(named)
         trust = trust and source is named  # a released model is converted locally, and needs no trust
-        fetch_config = fetch_config_from(fetch_config or FetchConfig(), kwargs)
+        fetch_config = fetch_config_from(fetch_config or FetchConfig(token=None), kwargs)
         run_opts = with_device(kwargs.pop("run_opts", None), device)
         source = find_model(source, savedir=savedir, local_strategy=local_strategy, fetch_config=fetch_config)
         checking: dict[str, Any] = {"overrides": overrides or {}, "overrides_must_match": overrides_must_match}
@@ -364,6 +365,7 @@ class MossFormerSeparation(Pretrained):
         check_level(options.get("level", LEVELS[0]))
         # Made once: a file object can be read by one Recording only.
         given, name, recording = path, name or stem(path), Recording(path, channel=options.pop("channel", None))
+        output_folder = expanded(output_folder)
         check_format(format, recording.sample_rate)
         paths = output.audio_paths(output_folder, name, self.hparams.num_spks)
         with made_folders(output_folder, paths, given):
@@ -427,6 +429,7 @@ class MossFormerSeparation(Pretrained):
         """
         check_level(level)
         output, name, given = output or Output(), name or stem(recording), recording
+        output_folder = expanded(output_folder)
         recording = Recording(recording, channel=channel)
         check_format(output.format, recording.sample_rate)
         detector = self.activity_detector(recording) if output.activity else None

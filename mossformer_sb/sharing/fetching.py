@@ -57,7 +57,8 @@ class ModelSource:
     local_strategy : speechbrain.utils.fetching.LocalStrategy
         How files get into ``savedir``.
     fetch_config : speechbrain.utils.fetching.FetchConfig, optional
-        Settings for the hub, such as a revision or a token.
+        Settings for the hub, such as a revision or a token. Default: the token of `hf auth login` or ``HF_TOKEN``, if
+        there is one; that of a `FetchConfig` is False, and sends none.
 
     Raises
     ------
@@ -82,7 +83,7 @@ class ModelSource:
         self.kind, self.name = _kind_of(source)
         self.savedir = None if savedir is None else Path(expanded(savedir))
         self.local_strategy = local_strategy
-        self.config = fetch_config or FetchConfig()
+        self.config = fetch_config or FetchConfig(token=None)
         self._revision = self.config.revision
         self._commit = None  # of the files so far: the others have to be of the same
         self._files = {}

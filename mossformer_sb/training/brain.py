@@ -18,7 +18,7 @@ from speechbrain.utils.train_logger import TensorboardLogger
 from mossformer_sb.data.datasets import SeparationBatch
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.examples import AUDIO_FOLDER, save_example
-from mossformer_sb.evaluation.metrics import separation_scores
+from mossformer_sb.evaluation.metrics import check_finite, separation_scores
 from mossformer_sb.evaluation.results import RESULTS_FILE, ScoreTable
 from mossformer_sb.training import distributed, numerics
 from mossformer_sb.training.budget import Progress, TimeBudget
@@ -120,6 +120,7 @@ class SeparationBrain(StepBrain):
             mixture, sources, estimate = (
                 x[index, :length].float().cpu() for x in (batch.mixture, batch.sources, estimates)
             )
+            check_finite(utterance_id, mixture, sources, estimate)
             scores, permutation = separation_scores(mixture, sources, estimate)
             # Each rank scores every n-th utterance, see GlobalBatches, and writes its own files.
             place = len(self.scores) * distributed.world_size() + distributed.rank()

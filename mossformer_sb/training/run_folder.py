@@ -47,6 +47,8 @@ ENVIRONMENT_FILE = "env.log"
 BACKUP = ".manifests-before"
 LOCK_FILE = ".lock"
 MANIFEST_ENDINGS = (".csv", ".json", ".sha256")
+# What the arrays beside the tables for dynamic mixing were measured of; the arrays are too large to be backed up.
+MEASUREMENT_ENDINGS = (".energies.sha256", ".pitch.sha256")
 # Libraries with many messages at the level DEBUG, which is logged to log.txt.
 CHATTY = ("matplotlib", "PIL", "fsspec", "urllib3", "asyncio", "h5py", "numba")
 
@@ -249,9 +251,19 @@ class RunFolder:
             return
         self._manifests.mkdir(parents=True, exist_ok=True)
         for path in self._backup.iterdir():
+            if path.name.endswith(MEASUREMENT_ENDINGS):
+                self._discard_measurements(path)
+                continue
             with atomic_write(self._manifests / path.name) as temporary:
                 shutil.copy2(path, temporary)
         self._remove_backup()
+
+    def _discard_measurements(self, before):
+        """Delete an array of other recordings than before: it is measured again where it is needed."""
+        note = self._manifests / before.name
+        if not note.is_file() or note.read_bytes() != before.read_bytes():
+            note.unlink(missing_ok=True)
+            note.with_suffix(".npy").unlink(missing_ok=True)
 
     def _remove_new_manifests(self):
         """Keep files that the next run can reuse: lists of problems, and levels of recordings, which are slow."""

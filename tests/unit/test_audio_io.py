@@ -1,6 +1,9 @@
 """Reading and writing audio files."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.inference.activity_files import activity_texts
 
 RATE = 8000
+ROOT = Path(__file__).parents[2]
 
 
 def test_absent(tmp_path):
@@ -46,6 +50,25 @@ def test_texts_with_a_name_that_is_not_utf_8(tmp_path):
     write_recordings([tmp_path / "talk.wav"], [np.zeros((10, 1))], RATE, texts=texts)
     assert paths["rttm"].read_bytes() == b"SPEAKER caf\xe9 1 0.500 0.500 <NA> <NA> spk1 <NA> <NA>\n"
     assert json.loads(paths["json"].read_text(encoding="utf-8"))["recording"] == name
+
+
+def test_a_long_recording_as_vorbis(tmp_path):
+    """libsndfile needs so much of the stack for one long write that the process would end."""
+    code = """if True:
+        import sys, threading
+        import numpy as np
+        from mossformer_sb.data.audio_writing import write_recordings
+
+        def write():
+            write_recordings([sys.argv[1]], [np.zeros((2**19, 1), np.float32)], 8000, "ogg")
+
+        threading.stack_size(2**18)  # about as small as in macOS
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    """
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.ogg")], cwd=ROOT)
+    assert done.returncode == 0 and soundfile.info(tmp_path / "a.ogg").frames == 2**19
 
 
 @pytest.mark.parametrize("rate", [1, LOWEST_RATE - 1, HIGHEST_RATE + 1, 100_000_007])

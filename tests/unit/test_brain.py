@@ -122,6 +122,17 @@ def test_test_stage_scores_every_item_of_every_batch(tmp_path):
     assert len(list((tmp_path / "audio").glob("*_mix.wav"))) == 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_source_that_is_not_finite_has_no_scores(tmp_path, value):
+    """It would be taken for a silent one, and the other source's score for that of the mixture."""
+    brain = make_brain(tmp_path)
+    brain.on_stage_start(sb.Stage.TEST)
+    batch = batch_of(3)
+    batch.sources[1, 5, 0] = value
+    with pytest.raises(InputError, match="1: NaN or infinity in its sources, so it has no scores"):
+        brain.evaluate_batch(batch, sb.Stage.TEST)
+
+
 def test_evaluation_needs_a_checkpoint(tmp_path):
     brain = make_brain(tmp_path, Checkpointer(tmp_path / "save"))
     with pytest.raises(InputError, match="save: holds no checkpoint to evaluate"):

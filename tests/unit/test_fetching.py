@@ -212,6 +212,13 @@ class TestHub:
         with_token = FetchConfig(token="hf_secret", huggingface_cache_dir=config.huggingface_cache_dir)
         assert same(load(ID, fetch_config=with_token), load(models[0]))
 
+    def test_the_token_of_the_machine(self, models, hub, tmp_path, monkeypatch):
+        """As for a private model, by name alone: on the command line, or with --init_from."""
+        hub.token = "hf_secret"
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        assert ModelSource(ID, savedir=tmp_path / "kept").file("config.json").is_file()
+        assert same(load(ID, huggingface_cache_dir=str(tmp_path / "cache")), load(models[0]))
+
     @pytest.mark.parametrize(
         ("name", "revision", "reason"),
         [

@@ -2,6 +2,7 @@
 
 import ast
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,10 @@ def test_output_files_are_checked_before_the_work(tmp_path, name, message):
         check_output_file(tmp_path / name)
     assert check_output_file(tmp_path / "new" / "x.csv") == tmp_path / "new" / "x.csv"
     assert check_output_file(tmp_path / "file") == tmp_path / "file" and (tmp_path / "new").is_dir()
+
+
+def test_writers_of_one_folder_do_not_disturb_each_other(tmp_path):
+    """As the threads of one process, or processes of equal numbers on several machines."""
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(make_output_folder, [tmp_path / "out"] * 2000)) == {tmp_path / "out"}
+    assert list((tmp_path / "out").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import subprocess
 
 import numpy as np
@@ -111,6 +112,24 @@ class TestKindsOfInput:
         path = write(tmp_path / "talk.flac", noise(4000))
         with subprocess.Popen(["cat", path], stdout=subprocess.PIPE) as process:
             assert torch.equal(model.separate(process.stdout), model.separate(path))
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+    def test_a_named_pipe(self, model, tmp_path):
+        """As the shell's <(…) is one."""
+        path = write(tmp_path / "talk.flac", noise(4000))
+        os.mkfifo(tmp_path / "pipe")
+        with subprocess.Popen(["cp", path, tmp_path / "pipe"]):
+            assert torch.equal(model.separate(tmp_path / "pipe"), model.separate(path))
+
+    def test_folders_in_the_home_folder(self, model, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        path = write(tmp_path / "talk.wav", noise(4000))
+        model.separate_file(path, "~/one")
+        model.separate_file(path, "~/two", return_estimates=False)
+        found = model.separate_recording(path, "~/three").audio_paths
+        assert found == [tmp_path / "three" / f"talk_spk{n}.wav" for n in (1, 2, 3)]
+        assert all((tmp_path / folder / "talk_spk1.wav").is_file() for folder in ("one", "two", "three"))
 
     def test_a_file_object_or_a_pipe_into_files(self, model, tmp_path):
         path = write(tmp_path / "talk.wav", noise(4000))

@@ -96,6 +96,14 @@ class TestTables:
         assert speech["spk"].tolist() == ["01x", "02y"]
         assert [os.path.basename(path) for path in noise["path"]] == ["n.wav"]
 
+    def test_a_source_has_one_speaker(self, tmp_path):
+        write_wav(tmp_path / "s.wav", RATE)
+        header = "ID,duration,sample_rate,mix_wav,s1_wav,s2_wav,s1_spk,s2_spk"
+        rows = [f"{name},2,{RATE},m.wav,$data_root/s.wav,$data_root/{name}.wav,{name},x" for name in "ab"]
+        (tmp_path / "tr.csv").write_text("\n".join([header, *rows, ""]))
+        with pytest.raises(InputError, match=r"tr.csv: .*s.wav is given to the speakers a and b. Remove one"):
+            prepare_mixing(True, tmp_path / "tr.csv", tmp_path, tmp_path)
+
     def test_it_needs_speakers_then(self, tmp_path):
         with pytest.raises(
             InputError, match=r"tr.csv: has no column s1_spk, s2_spk, so the speakers for dynamic mixing are unknown"
@@ -199,7 +207,7 @@ class TestTables:
         write_speech(tmp_path / "speech", 2, 1)
         rows = "path,spk\nspeech/spk0/u00.wav,ann\nspeech/spk0/u00.wav,bob\nspeech/spk1/u10.wav,cat\n"
         (tmp_path / "list.csv").write_text(rows)
-        with pytest.raises(InputError, match=r"list.csv: speech/spk0/u00.wav is given to the speakers ann and bob"):
+        with pytest.raises(InputError, match=r"list.csv: .*speech/spk0/u00.wav is given to the speakers ann and bob"):
             prepare_pools(tmp_path, noise=False, speech_folder=tmp_path / "list.csv")
 
     @pytest.mark.parametrize("distribution", ["wham", "speechbrain", "librimix"])
@@ -221,6 +229,18 @@ class TestTables:
         (speech / "spk1" / "broken.wav").write_bytes(b"no audio")
         with pytest.raises(InputError, match=r"broken.wav: can't be read as audio"):
             prepare_pools(tmp_path / "again", noise=False, speech_folder=speech)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    @pytest.mark.parametrize("folder", ["speech", "noise"])
+    def test_recordings_that_are_not_finite_are_named(self, tmp_path, folder, value):
+        options = {"speech_folder": write_speech(tmp_path / "speech", 2, 1), "workers": 1}
+        options["noise_folder"] = write_noise(tmp_path / "noise", seconds=(1.0,))
+        manifest, signal = write_manifest(tmp_path / "tr.csv"), np.full(RATE, 0.1)
+        signal[100] = value
+        path = tmp_path / folder / {"speech": "spk1/x.wav", "noise": "x.wav"}[folder]
+        soundfile.write(path, signal, RATE, subtype="FLOAT")
+        with pytest.raises(InputError, match=rf"{path}: has samples of NaN or infinity. Repair or remove it"):
+            prepare_mixing(True, manifest, tmp_path, tmp_path, **options)
 
     @pytest.mark.parametrize("content, message", [(b"no audio", "can't be read as audio"), (None, "has no samples")])
     def test_noise_that_is_none(self, tmp_path, content, message):

@@ -180,6 +180,28 @@ class TestManifestsInTheOutputFolder:
             pass
         self.check(out)
 
+    @pytest.mark.parametrize("killed", [True, False])
+    def test_measurements_of_other_recordings_are_not_kept(self, run, tmp_path, killed):
+        """The table is that of before again, and the array beside it of the recordings of the refused run."""
+        out = self.begin(tmp_path)
+        names = {"mixing_noise": "energies", "mixing_speech": "pitch"}
+        for table, kind in names.items():
+            for name in (f"{table}.csv", f"{table}.sha256", f"{table}.{kind}.sha256", f"{table}.{kind}.npy"):
+                (out / name).write_text("of noise 1" if table == "mixing_noise" else "of speech 1")
+        folder = run(manifest_folder=str(out))
+        folder.__enter__()
+        for ending in ("csv", "sha256", "energies.sha256", "energies.npy"):
+            (out / f"mixing_noise.{ending}").write_text("of noise 2")
+        if killed:
+            folder = run(manifest_folder=str(out))
+            folder.__enter__()
+        folder.__exit__(None, None, None)
+        left = {path.name: path.read_text() for path in out.glob("mixing_*")}
+        assert {name: text for name, text in left.items() if "noise" in name} == dict.fromkeys(
+            ["mixing_noise.csv", "mixing_noise.sha256"], "of noise 1"
+        )
+        assert left["mixing_speech.pitch.npy"] == left["mixing_speech.pitch.sha256"] == "of speech 1"
+
     def test_a_preparation_that_fails(self, run, tmp_path):
         out = self.begin(tmp_path)
         before = contents(out)

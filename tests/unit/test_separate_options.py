@@ -16,6 +16,7 @@ import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli import main
+from mossformer_sb.cli.input_files import list_recordings
 from mossformer_sb.cli.input_list import read_input_list
 from mossformer_sb.sharing.folder import export
 
@@ -238,6 +239,14 @@ class TestLists:
         (folder / "wav.scp").write_text("call1 in/a.wav\ncall2\tin/deep/b.wav\n")
         assert run("--input_list", "wav.scp") == 0
         assert names(folder / "separated") == [f"call{call}_spk{n}.wav" for call in (1, 2) for n in (1, 2)]
+
+    @pytest.mark.parametrize("name", ["list.txt", "wav.scp"])
+    def test_recordings_are_found_from_other_folders(self, folder, monkeypatch, name):
+        """As the workers of a cluster work in."""
+        monkeypatch.chdir(folder)
+        (folder / name).write_text("call1 in/a.wav\n" if name.endswith("scp") else "in/a.wav\n")
+        (job,) = list_recordings([], folder / "out", read_input_list(name))
+        assert job.path == folder / "in" / "a.wav"
 
     @pytest.mark.parametrize("name", ["list.txt", "wav.scp"])
     def test_one_that_is_not_there_fails_alone(self, run, folder, capsys, caplog, name):

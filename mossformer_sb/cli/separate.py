@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import argparse
 
 SOME_FAILED = 1  # exit code
+LONGEST_WAIT = datetime.timedelta(days=365)  # of a process for the slowest one
 STDOUT = "-"  # as the output folder
 
 DESCRIPTION = """\
@@ -216,7 +218,25 @@ def _separate(arguments, jobs, output, chunking, passed_over):
         output.speakers(model.hparams.num_spks)  # an error if the speaker does not exist
         results = separate_jobs(model, jobs, output, options, arguments.overwrite, quiet=arguments.quiet)
     report(results, passed_over, str(source), arguments.output_folder, arguments.json, arguments.quiet)
-    return SOME_FAILED if any(result["status"] == "failed" for result in results) else 0
+    return _worst(SOME_FAILED if any(result["status"] == "failed" for result in results) else 0)
+
+
+def _worst(code):
+    """The exit code of this process; under torchrun, when all have finished, the greatest of theirs.
+
+    torchrun ends the other processes as soon as one of them ends with another code than 0.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return code
+    import torch
+
+    if not torch.distributed.is_torchelastic_launched():
+        return code
+    torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    codes = [0] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(codes, code)
+    torch.distributed.destroy_process_group()
+    return max(codes)
 
 
 def _check_stdout(arguments):

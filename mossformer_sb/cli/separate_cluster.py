@@ -176,12 +176,20 @@ _lock = threading.Lock()
 
 def _model(choice):
     with _lock:  # a worker may have several threads
-        return _loaded(choice)
+        return _loaded(choice, _version(choice.source))
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(choice):
+def _loaded(choice, _):
     return choice.load(choice.device)
+
+
+def _version(source):
+    """What changes when another model is exported into a folder, while a worker runs; None for names and ids."""
+    if not os.path.isdir(source):
+        return None
+    found = [path.stat() for path in sorted(Path(source).iterdir()) if path.is_file()]
+    return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)
 
 
 class _Collected(logging.Handler):

@@ -19,7 +19,7 @@ from mossformer_sb.data.audio_writing import check_format, clips, writing
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.activity_files import ENDINGS
 from mossformer_sb.inference.output_names import DEFAULT_PATTERN, check_pattern, companion_path, speaker_path
-from mossformer_sb.utils.files import make_output_folder
+from mossformer_sb.utils.files import expanded, make_output_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -248,7 +248,7 @@ def with_mixture(blocks: Iterable[np.ndarray], recording: Recording) -> Iterator
 
 def _check_kept(recording, paths):
     """Raise InputError if a file of the output is the recording itself."""
-    source = os.path.realpath(recording)
+    source = os.path.realpath(expanded(recording))
     for path in paths:
         if os.path.realpath(path) == source:
             raise InputError(

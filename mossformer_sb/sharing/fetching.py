@@ -361,7 +361,10 @@ def _read_note(savedir):
         note = json.loads((savedir / NOTE).read_text(encoding="utf-8"))
         commit = note.get("commit")  # not noted by earlier versions
         read = {key: note[key] for key in ("source", "revision")}
-        return {**read, "commit": commit, "files": [*map(str, note["files"])]}
+        # Loading another model deletes them: only what lies in savedir, whoever has written the note.
+        names = [Path(str(name)) for name in note["files"]]
+        files = [path.as_posix() for path in names if not (path.is_absolute() or path.drive or ".." in path.parts)]
+        return {**read, "commit": commit, "files": files}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {"source": None, "revision": None, "commit": None, "files": []}
 

@@ -234,13 +234,12 @@ class History:
         self._draws = True
 
     def add(self, row: dict) -> None:
-        """Add an epoch, or replace the row of the same ``epoch``."""
+        """Add an epoch; rows of the same and of later ones are of a training that was discarded."""
         path = self.folder / TABLE_FILE
         table = pd.DataFrame([row])
         if path.is_file():
             before = pd.read_csv(path)
-            table = pd.concat([before[before["epoch"] != row["epoch"]], table], ignore_index=True)
-        table = table.sort_values("epoch")
+            table = pd.concat([before[before["epoch"] < row["epoch"]], table], ignore_index=True)
         with atomic_write(path) as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
 

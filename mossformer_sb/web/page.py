@@ -196,7 +196,8 @@ class Page:
     def _separate(self, path, visit, label, options, progress):
         folder = self.visits.new_result(visit)
         try:
-            return separate_recording(path, folder, self.models, label, options, progress, self.limits)
+            with self.visits.in_use(path, folder):
+                return separate_recording(path, folder, self.models, label, options, progress, self.limits)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -7,13 +7,19 @@ after some time, and when the program ends.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import threading
 import time
+from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mossformer_sb.inference.serving import TemporaryFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Visits:
@@ -48,6 +54,7 @@ class Visits:
         self.uploads.mkdir()
         self.results.mkdir()
         self._owned = {}  # (visit, "result" or "uploads") to paths
+        self._in_use = Counter()  # path to the number of separations that use it
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -99,12 +106,36 @@ class Visits:
         self._replace(visit, "result", set())
         self._replace(visit, "uploads", set())
 
+    @contextlib.contextmanager
+    def in_use(self, upload: Path, result: Path) -> Iterator[None]:
+        """Context: a separation waits or runs. `sweep` keeps its folders, whose age then counts from its end.
+
+        Arguments
+        ---------
+        upload : Path
+            The recording, usually in a folder of ``uploads``.
+        result : Path
+            The folder of its result.
+        """
+        folders = [Path(upload).resolve().parent, result]
+        with self._lock:
+            self._in_use.update(folders)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_use.subtract(folders)
+            for folder in folders:
+                if folder.parent in (self.uploads, self.results):
+                    with contextlib.suppress(OSError):  # deleted, since the visit has ended
+                        os.utime(folder)
+
     def sweep(self) -> None:
-        """Delete all files that are older than ``keep_seconds``."""
+        """Delete all files that are older than ``keep_seconds``, and not in use."""
         oldest = time.time() - self.keep_seconds
         for path in [*self.results.iterdir(), *self.uploads.iterdir()]:
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest:
+            with contextlib.suppress(FileNotFoundError), self._lock:
+                if not self._in_use[path] and path.stat().st_mtime < oldest:
                     _delete(path)
         with self._lock:
             for owner, paths in list(self._owned.items()):

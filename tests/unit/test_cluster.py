@@ -24,7 +24,8 @@ from data_prep.generate.__main__ import main as generate_main  # noqa: E402
 from data_prep.generate.engine import run  # noqa: E402
 from data_prep.parallel import on_cluster, process_map  # noqa: E402
 from mossformer_sb import InputError, MossFormerSeparator  # noqa: E402
-from mossformer_sb.cli import main  # noqa: E402
+from mossformer_sb.cli import main, separate_cluster  # noqa: E402
+from mossformer_sb.cli.separate_cluster import ModelChoice  # noqa: E402
 from mossformer_sb.sharing.folder import export  # noqa: E402
 from mossformer_sb.utils import cluster as cluster_module  # noqa: E402
 from mossformer_sb.utils.cluster import Cluster  # noqa: E402
@@ -269,3 +270,17 @@ class TestSeparate:
         (archive / "bad.wav").unlink()
         assert main([*words, "out", "--cluster", "tcp://127.0.0.1:1"]) == 0
         assert "0 of 12 recordings separated, 12 were already there" in capsys.readouterr().out
+
+
+def test_a_worker_loads_what_the_folder_holds_now(tmp_path):
+    """It lives on when the program has ended, and the model may be exported again."""
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        networks = MossFormerSeparator.from_size("mini").named_children()
+        export(tmp_path / "model", dict(networks), sample_rate=RATE)
+        choice = ModelChoice(str(tmp_path / "model"), "cpu", False, None)
+        models.append(separate_cluster._model(choice))
+        assert separate_cluster._model(choice) is models[-1]
+    first, second = (model.mods.encoder.conv1d.weight for model in models)
+    assert not torch.equal(first, second)

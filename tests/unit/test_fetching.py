@@ -155,6 +155,18 @@ class TestNames:
         assert load(models[0], use_auth_token=None, revision=None, pymodule_file=None)
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_note_from_elsewhere_deletes_nothing_beside_the_folder(models, tmp_path, absolute):
+    kept, other = tmp_path / "kept", tmp_path / "victim.txt"
+    kept.mkdir()
+    other.touch()
+    listed = str(other) if absolute else "../victim.txt"
+    (kept / NOTE).write_text(json.dumps({"source": "o/m", "revision": None, "files": [listed, "old.txt"]}))
+    (kept / "old.txt").touch()
+    load(models[0], savedir=kept)
+    assert other.exists() and not (kept / "old.txt").exists()
+
+
 class TestOutputFolderOfATraining:
     @pytest.fixture
     def training(self, models, tmp_path):

@@ -435,6 +435,15 @@ class TestBadInput:
                 model.separate_file(path, tmp_path, name="talk", **options)
         assert path.read_bytes() == before
 
+    def test_the_recording_in_the_home_folder_is_not_replaced(self, model, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        path = write(tmp_path / "talk_spk1.wav", noise(4000))
+        before = path.read_bytes()
+        with pytest.raises(InputError, match="~/talk_spk1.wav: is also a file of its output"):
+            model.separate_recording("~/talk_spk1.wav", "~", name="talk")
+        assert path.read_bytes() == before
+
     @pytest.mark.parametrize("seconds", [0.002, 1e-5])
     def test_chunks_shorter_than_the_encoders_kernel(self, model, seconds):
         chunking = Chunking(seconds=seconds, overlap=seconds / 2, above=0.2)

@@ -44,6 +44,29 @@ def runs(tmp_path_factory):
     return single, [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)], folder
 
 
+def test_separating_processes_end_together(tmp_path):
+    """torchrun ends all when one of them ends with an error, as one whose only recording is damaged would at once."""
+    code = """if True:
+        import os, sys, time
+        from pathlib import Path
+        from mossformer_sb.cli.separate import _worst
+
+        rank = int(os.environ["RANK"])
+        if rank == 1:
+            time.sleep(1)
+            Path("separated").touch()
+        code = _worst(1 - rank)
+        sys.exit(code if Path("separated").exists() else 3)
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"TORCHELASTIC_RUN_ID": "none", "PYTHONPATH": str(ROOT)}
+    programs = [Program(["-c", code], tmp_path, {**common, "RANK": str(rank)}) for rank in range(2)]
+    assert [program.wait(120).returncode for program in programs] == [1, 1]
+
+
 @pytest.mark.parametrize("scenario", two_ranks.SCENARIOS)
 class TestScenario:
     def test_weights_equal_those_of_one_process(self, runs, scenario):

@@ -209,6 +209,14 @@ def test_a_limit_on_the_batches_of_an_epoch(tmp_path):
     assert pd.read_csv(tmp_path / TABLE_FILE)["train_dropped"].tolist() == [0]
 
 
+def test_a_training_that_begins_again_leaves_no_epochs_of_the_last(tmp_path):
+    """As after its checkpoints were removed: rows of later epochs are of what was discarded."""
+    history = History(tmp_path)
+    for epoch, score in ((1, 11.0), (2, 12.0), (3, 13.0), (2, 0.5)):
+        history.add({"epoch": epoch, "score": score})
+    assert pd.read_csv(tmp_path / TABLE_FILE).to_numpy().tolist() == [[1.0, 11.0], [2.0, 0.5]]
+
+
 def test_without_matplotlib_training_continues(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     history = History(tmp_path)

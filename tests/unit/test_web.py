@@ -177,6 +177,16 @@ class TestPage:
         (folder,) = page.visits.results.iterdir()
         assert page.visits.find(folder.name, "talk_spk2.wav") and f"results/{folder.name}/talk_spk2.wav" in shown
 
+    def test_a_separation_that_takes_long_is_not_swept(self, page, talk, monkeypatch):
+        def sweep(self, mix):
+            page.visits.keep_seconds = -1.0  # older than now is what was made now
+            page.visits.sweep()
+            return torch.stack([mix, mix], 2)
+
+        monkeypatch.setattr(MossFormerSeparation, "separate_batch", sweep)
+        *_, (shown, _, _) = self.events(page, talk)
+        assert "Speaker 2" in shown
+
     def test_who_leaves_stops_the_work(self, page, tmp_path, monkeypatch):
         path, started, go_on = tmp_path / "long.wav", threading.Event(), threading.Event()
         soundfile.write(path, 0.1 * np.random.randn(62 * RATE), RATE)
@@ -330,6 +340,20 @@ class TestVisits:
         new = visits.new_result("b")
         visits.sweep()
         assert not old.exists() and not upload.exists() and new.exists()
+        visits.close()
+
+    def test_those_of_a_separation_that_waits_are_not_old(self, tmp_path):
+        visits = Visits(keep_seconds=0.2, parent=tmp_path)
+        folder, upload = visits.new_result("a"), self.upload(visits, "x.wav")
+        with visits.in_use(upload, folder):
+            time.sleep(0.3)
+            visits.sweep()
+            assert folder.exists() and upload.exists()
+        visits.sweep()
+        assert folder.exists() and upload.exists()
+        time.sleep(0.3)
+        visits.sweep()
+        assert not folder.exists() and not upload.exists()
         visits.close()
 
     @pytest.mark.parametrize(

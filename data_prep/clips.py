@@ -28,13 +28,12 @@ from tqdm import tqdm
 from data_prep.command import run
 from data_prep.corpora.many_speakers_list import LIBRISPEECH, LIST_FILE, read_list
 from data_prep.corpora.many_speakers_sources import SAMPLE_RATE
-from data_prep.generate.file_access import walk_files
 from data_prep.messages import NUM_SHOWN, first_of
 from data_prep.parallel import process_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, read_audio
 from mossformer_sb.data.resampling import SpeedResampler
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write, expanded
+from mossformer_sb.utils.files import atomic_write, expanded, walk_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -117,7 +117,10 @@ def _file(cell, root, absolute, where):
         path = resolve_path(cell, None if absolute else root, root)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    return Path(os.path.normpath(path) if absolute else os.path.relpath(path, root)).as_posix()
+    inside = os.path.relpath(path, root)
+    # Elsewhere, `..` would be that of the folder that root links to.
+    outside = absolute or inside.split(os.sep)[0] == os.pardir
+    return Path(os.path.abspath(path) if outside else inside).as_posix()
 
 
 def _speakers(row, columns, where):

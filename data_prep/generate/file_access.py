@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mossformer_sb.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 
 def access_problem(path: str | Path) -> str | None:
@@ -136,38 +136,3 @@ class FolderListings:
             by_name = None if names is None else {name.lower(): name for name in names} | {name: name for name in names}
             self.listings[folder] = by_name
         return self.listings[folder]
-
-
-def walk_files(folder: str | Path, key: str) -> Iterator[str]:
-    """Lists the files below a folder, in a fixed order. Links to other folders are followed.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Folder to search.
-    key : str
-        Its name in messages.
-
-    Yields
-    ------
-    path : str
-
-    Raises
-    ------
-    InputError
-        If a folder in it can't be read: its files would be missed.
-    """
-    top = os.path.realpath(folder)
-    seen = {top}
-
-    def refuse(error):
-        raise InputError(f"{key} '{folder}': '{error.filename}' can't be read ({error.strerror}). Allow reading it.")
-
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        folders.sort()  # of two links to the same folder the same one is followed everywhere
-        yield from (os.path.join(place, name) for name in sorted(files))
-        links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
-        # Folders inside are listed under their own names, and links may form a cycle.
-        skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}
-        folders[:] = [name for name in folders if name not in skipped]
-        seen |= set(links.values())

@@ -131,6 +131,8 @@ def generate(
         tables = _find_tables(metadata_folder, num_spks, splits)
         recipes = {split: read_recipes(path, num_spks, rooms) for split, path in tables.items()}
         origin = {path.name: checksum(path) for path in tables.values()}
+        rooms_of = [path.with_name(f"{path.stem}_rooms.csv") for path in tables.values()] if rooms else []
+        origin |= {path.name: checksum(path) for path in rooms_of}
     else:
         options = dict(rooms=rooms, resample=resample, workers=workers, dry_run=dry_run) | drawing
         options["lowest_rate"] = resample = resample or max(sample_rates)

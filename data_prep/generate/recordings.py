@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.choices import check_choice
-from data_prep.generate.file_access import check_access, check_name, walk_files
+from data_prep.generate.file_access import check_access, check_name
 from data_prep.generate.reading import count_frames
 from data_prep.generate.recording_problems import describe_problems
 from data_prep.messages import first_of
@@ -20,7 +20,7 @@ from data_prep.parallel import thread_map
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS, OTHER_MEDIA_ENDINGS, skipped_formats_message
 from mossformer_sb.data.tables import read_table, resolve_path
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import expanded
+from mossformer_sb.utils.files import expanded, walk_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

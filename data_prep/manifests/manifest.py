@@ -75,8 +75,9 @@ def write_manifests(
     report = output_folder / f"{listing.prefix}_problems.csv"
     report.unlink(missing_ok=True)  # from an earlier run
     if problems:
-        _write_csv(report, [problem._asdict() for problem in problems], Problem._fields)
-        text = f"{summary(listing, problems)}\nAll of them are in {report}."
+        rows = [{key: _printable(str(cell)) for key, cell in problem._asdict().items()} for problem in problems]
+        _write_csv(report, rows, Problem._fields)
+        text = f"{_printable(summary(listing, problems))}\nAll of them are in {report}."
         what_to_do = advice(listing, headers, problems)
         if on_invalid == "error":
             raise InputError(f"{text} No manifest was written. {what_to_do}")
@@ -174,6 +175,11 @@ def _rows(mixtures, headers):
             row |= {f"s{i}_spk": name for i, name in names if f"s{i}_wav" in mixture.files}
         rows.append(row)
     return rows
+
+
+def _printable(text):
+    """A text with file names that may not be UTF-8, which are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _write_csv(path, rows, columns):

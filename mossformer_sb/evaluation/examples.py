@@ -5,6 +5,8 @@ Shapes: T samples, S speakers.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from mossformer_sb.data.audio_writing import write_audio
 from mossformer_sb.errors import InputError
 from mossformer_sb.evaluation.results import scored
 from mossformer_sb.evaluation.si_snr import best_permutation, pairwise_si_snr, reorder
+from mossformer_sb.utils.files import LONGEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 AUDIO_FOLDER = "audio"  # folder of the examples in the output folder
 LONGEST_EXAMPLE = 10.0  # maximum length of an example in seconds
+LONGEST_STEM = LONGEST_NAME - len("_estimate999.wav")  # bytes
 
 
 def mixture_gain(estimates: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
@@ -240,11 +244,15 @@ def saved_example(title: str, folder: Path, utterance_id: str) -> Example:
 
 
 def example_stem(utterance_id: str) -> str:
-    """Beginning of the names of an example's files.
+    """Beginning of the names of an example's files; a long ID is cut, and a hash makes it unique.
 
     Example
     -------
     >>> example_stem("tt/a")
     'tt_a'
     """
-    return str(utterance_id).replace("/", "_").replace("\\", "_")
+    stem = str(utterance_id).replace("/", "_").replace("\\", "_")
+    if len(os.fsencode(stem)) <= LONGEST_STEM:
+        return stem
+    kept = os.fsencode(stem)[: LONGEST_STEM // 2].decode(errors="ignore")
+    return f"{kept}_{hashlib.sha256(os.fsencode(stem)).hexdigest()[:16]}"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXTRA_METRICS = {"stoi": "pystoi", "pesq": "pesq"}  # metric to the package that it needs in addition to torchmetrics
 PESQ_MODES = {8000: "nb", 16000: "wb"}
+TOO_SHORT_FOR_STOI = 1e-5  # pystoi returns it, with a warning, for less than 30 frames of speech
 _PESQ_ALONE = threading.Lock()  # its C code keeps its state in global variables
 
 
@@ -56,7 +57,7 @@ def extra_metric(name: str, estimates: torch.Tensor, sources: torch.Tensor, rate
     Returns
     -------
     float
-        NaN if no source is active, or PESQ finds no speech.
+        NaN if no source is active, if PESQ finds no speech, or STOI less than 0.4 s of it.
 
     Raises
     ------
@@ -69,7 +70,10 @@ def extra_metric(name: str, estimates: torch.Tensor, sources: torch.Tensor, rate
     if not len(sources):
         return float("nan")
     if name == "stoi":
-        return short_time_objective_intelligibility(estimates, sources, rate).mean().item()
+        scores = short_time_objective_intelligibility(estimates, sources, rate)
+        return (
+            float("nan") if bool(((scores.double() - TOO_SHORT_FOR_STOI).abs() < 1e-9).any()) else scores.mean().item()
+        )
     if rate not in PESQ_MODES:
         raise InputError(
             f"{utterance_id}: has {rate} Hz; PESQ is defined for 8000 and 16000 Hz. Remove it from --metrics."

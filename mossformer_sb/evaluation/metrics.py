@@ -137,6 +137,8 @@ def _check_shapes(mixture, sources, estimates):
             f"the mixture must be [samples], sources and estimates [samples, speakers], all of one length; found "
             f"{list(mixture.shape)}, {list(sources.shape)} and {list(estimates.shape)}."
         )
+    if not len(mixture):
+        raise InputError("the mixture has no samples, so there are no scores.")
 
 
 def _sdr(estimates, sources):

@@ -253,6 +253,8 @@ def _read(utterance, trim):
     for path, (samples, its_rate) in zip(paths, read, strict=True):
         if samples.ndim != 1:
             raise InputError(f"{path}: has {samples.shape[1]} channels; only one can be scored.")
+        if not len(samples):
+            raise InputError(f"{path}: has no samples, so it has no score.")
         if its_rate != rate or (len(samples) != len(mixture) and max(lengths) - shortest > trim):
             raise InputError(
                 f"{path}: has {len(samples)} samples at {its_rate} Hz, and its mixture {utterance.mixture} "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mossformer_sb.data.audio_io import AUDIO_ENDINGS
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import walk_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,8 +113,9 @@ def find_mixtures(references: str | Path, folder: str | Path | None = None) -> d
 
 
 def audio_below(folder: Path) -> list:
-    """The audio files of a folder and its subfolders, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
+    """The audio files of a folder and its subfolders, also of linked ones, sorted."""
+    paths = map(Path, walk_files(folder, "folder"))
+    return sorted(path for path in paths if path.suffix.lower() in AUDIO_ENDINGS and path.is_file())
 
 
 def identify(path: Path, folder: str | Path) -> str:

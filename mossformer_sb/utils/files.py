@@ -370,3 +370,38 @@ def locate(training_folder: Path, path: str, output_folder: str | None = None) -
         return training_folder / Path(path).relative_to(output_folder)
     inside = training_folder / Path(path).name
     return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside
+
+
+def walk_files(folder: str | Path, key: str) -> Iterator[str]:
+    """Lists the files below a folder, in a fixed order. Links to other folders are followed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Folder to search.
+    key : str
+        Its name in messages.
+
+    Yields
+    ------
+    path : str
+
+    Raises
+    ------
+    InputError
+        If a folder in it can't be read: its files would be missed.
+    """
+    top = os.path.realpath(folder)
+    seen = {top}
+
+    def refuse(error):
+        raise InputError(f"{key} '{folder}': '{error.filename}' can't be read ({error.strerror}). Allow reading it.")
+
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders.sort()  # of two links to the same folder the same one is followed everywhere
+        yield from (os.path.join(place, name) for name in sorted(files))
+        links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
+        # Folders inside are listed under their own names, and links may form a cycle.
+        skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}
+        folders[:] = [name for name in folders if name not in skipped]
+        seen |= set(links.values())

@@ -16,7 +16,6 @@ from data_prep.corpora.librimix import prepare_librimix
 from data_prep.corpora.whamr import prepare_whamr
 from data_prep.generate import librimix_drawing
 from data_prep.generate.__main__ import main
-from data_prep.generate.file_access import walk_files
 from data_prep.generate.librimix import generate
 from data_prep.generate.librimix_drawing import Drawing, draw_noises, draw_tuples
 from data_prep.generate.librimix_splits import split_noises, split_speakers
@@ -24,6 +23,7 @@ from data_prep.generate.reading import FADE, read_recording
 from data_prep.generate.recordings import Clip, find_speech
 from mossformer_sb.data.source_pools import extend_noise
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import walk_files
 from tests.forked import run as run_program
 from tests.unit.generate_items import tree
 from tests.unit.permissions import closed, read_only
@@ -931,6 +931,20 @@ def test_rooms(speech, noise, tmp_path, with_noise):
     make(again | (noise if with_noise else {}), tmp_path / "again", sample_rates=[16000], modes=["max"])
     wavs = [{p: c for p, c in tree(tmp_path / name).items() if p.endswith(".wav")} for name in ("out", "again")]
     assert wavs[0] == wavs[1]
+
+
+def test_other_rooms_are_other_mixtures(speech, tmp_path):
+    make(speech | {"rooms": True, "n_mixtures": (2, 2, 2)}, tmp_path / "out")
+    metadata = tmp_path / "out" / "metadata"
+    again = {"librispeech_folder": speech["from_speech"], "metadata_folder": metadata, "rooms": True}
+    make(again, tmp_path / "again")
+    (table,) = metadata.rglob("libri2mix_dev_rooms.csv")
+    header, first, *others = table.read_text().splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True))
+    cells["T60"] = str(0.9 * float(cells["T60"]))
+    table.write_text("\n".join([header, ",".join(cells.values()), *others, ""]))
+    with pytest.raises(InputError, match="generated with other versions of these: libri2mix_dev_rooms.csv"):
+        make(again, tmp_path / "again")
 
 
 def test_metadata_without_rooms(speech, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio, signal_distortion_ratio
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.evaluation.examples import mixture_gain, save_example
+from mossformer_sb.evaluation.examples import mixture_gain, save_example, saved_example
 from mossformer_sb.evaluation.metrics import Scores, score_signals, separation_scores
 from mossformer_sb.evaluation.results import ScoreTable, scored
 from tests.unit.fresh import in_fresh_process
@@ -174,3 +174,18 @@ def test_examples_keep_relative_levels(tmp_path):
     assert max(abs(samples).max() for samples in read.values()) == pytest.approx(1.0)
     for number in "12":
         assert read[f"a_b_estimate{number}"] == pytest.approx(read[f"a_b_source{number}"], abs=1e-5)
+
+
+def test_examples_of_long_ids(tmp_path):
+    """Two that differ at their end, in letters of several bytes."""
+    mixture, sources = torch.rand(80), torch.rand(80, 2)
+    ids = [f"{'é' * 130}{end}" for end in "ab"]
+    for name in ids:
+        save_example(tmp_path, name, mixture, sources, sources, torch.tensor([0, 1]), 8000)
+    assert len(list(tmp_path.iterdir())) == 2 * 5
+    assert saved_example("x", tmp_path, ids[1]).estimates.shape == (80, 2)
+
+
+def test_nothing_to_score():
+    with pytest.raises(InputError, match="the mixture has no samples"):
+        separation_scores(torch.zeros(0), torch.zeros(0, 2), torch.zeros(0, 2))

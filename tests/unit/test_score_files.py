@@ -3,6 +3,9 @@
 import importlib.util
 import itertools
 import math
+import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from torchmetrics.functional.audio import signal_distortion_ratio
 
 from mossformer_sb import InputError
+from mossformer_sb.evaluation.extra_metrics import extra_metric
 from mossformer_sb.evaluation.results import ScoreTable
 from mossformer_sb.evaluation.score_files import find_utterances, read_utterances, score
 from tests.unit.fresh import in_fresh_process
@@ -176,6 +180,16 @@ class TestLayouts:
         )
         assert read_utterances(tmp_path / "all.csv") == find_utterances(folder, corpus)
 
+    def test_linked_folders(self, corpus, tmp_path, signals):
+        linked = tmp_path / "linked"
+        linked.mkdir()
+        for name in ("s1", "s2", "mix"):
+            (linked / name).symlink_to(corpus / name, target_is_directory=True)
+        (corpus / "s1" / "loop").symlink_to(corpus / "s1", target_is_directory=True)
+        folder = estimates(tmp_path, signals)
+        found, expected = (find_utterances(folder, references) for references in (linked, corpus))
+        assert [utterance.id for utterance in found] == [utterance.id for utterance in expected] == ["day/talk"]
+
     def test_the_twelfth_speaker_comes_after_the_second(self, tmp_path, signals):
         for number in range(1, 13):
             write(tmp_path / "x" / f"s{number}" / "a.wav", signals["s1"])
@@ -269,6 +283,7 @@ class TestMismatches:
             (np.zeros(8000), 16000, "talk_spk1.wav: has 8000 samples at 16000 Hz"),
             (np.zeros((8000, 2)), RATE, "talk_spk1.wav: has 2 channels"),
             (np.full(8000, np.nan), RATE, "talk_spk1.wav: has NaN or infinite samples"),
+            (np.zeros(0), RATE, "talk_spk1.wav: has no samples, so it has no score"),
         ],
     )
     def test_signals(self, corpus, tmp_path, signals, samples, rate, message):
@@ -301,6 +316,15 @@ class TestMoreMetrics:
         assert frame["stoi"]["good"] > 0.9 > frame["stoi"]["bad"] + 0.1
         assert frame["pesq"]["good"] > frame["pesq"]["bad"] + 0.05 > 1
         assert "stoi, pesq: not in dB" in table.summary()
+
+    def test_what_is_too_short_for_stoi_has_none(self, monkeypatch):
+        """pystoi's value for it says nothing about the estimates, and would lower the mean."""
+        returned = iter((torch.tensor([0.5, 1e-5]), torch.tensor([0.5, -0.01], dtype=torch.float64)))
+        stoi = SimpleNamespace(short_time_objective_intelligibility=lambda estimates, sources, rate: next(returned))
+        monkeypatch.setitem(sys.modules, "torchmetrics.functional.audio.stoi", stoi)
+        monkeypatch.setitem(sys.modules, "torchmetrics.functional.audio.pesq", MagicMock())
+        found = [extra_metric("stoi", torch.zeros(2, 9), torch.zeros(2, 9), RATE, "x") for _ in range(2)]
+        assert math.isnan(found[0]) and found[1] == pytest.approx(0.245)
 
     @pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="needs the extra 'score'")
     def test_pesq_finds_no_speech(self, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -216,6 +217,14 @@ class TestOwnTables:
         assert len(data) == 2 and len(data[0].mixture) == FRAMES
         assert data.table["mix_wav"][0] == f"{root}/tr/mix/a.wav"
 
+    def test_a_data_folder_that_is_a_link(self, tmp_path):
+        root, link = write_custom(tmp_path / "deep" / "own"), tmp_path / "link"
+        (tmp_path / "deep" / "empty").mkdir()
+        link.symlink_to(tmp_path / "deep" / "empty", target_is_directory=True)
+        (tmp_path / "list.csv").write_text(self.table(root))
+        manifests = prepare_custom(link, tmp_path / "out", csv_file=tmp_path / "list.csv")
+        assert len(MixtureDataset(manifests["tr"], link)[0].mixture) == FRAMES
+
     def test_relative_paths_are_those_of_the_table_then(self, tmp_path):
         write_custom(tmp_path / "own")
         manifests = self.prepare(tmp_path, self.table("own", separator=";"), encoding="utf-16")
@@ -275,6 +284,17 @@ class TestFolders:
         data = MixtureDataset(prepare_custom(root, tmp_path / "out")["tt"], root)
         assert data.table["ID"].tolist() == ["mix_00000", "mix_00001"]
         assert data.table["s2_wav"][1] == str(root / "test" / "mix_00001" / f"{signals[2]}.wav")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="names are text")
+    def test_problems_of_a_name_that_is_not_utf_8(self, tmp_path):
+        root = self.one_folder_a_mixture(tmp_path / "own")
+        name = os.fsdecode(b"caf\xe9")
+        (root / "tr" / "mix_00000").rename(root / "tr" / name)
+        (root / "tr" / name / "s2.wav").unlink()
+        with pytest.raises(InputError, match=r"tr/caf.udce9/s2 does not exist; found mixture, s1 there"):
+            prepare_custom(root, tmp_path / "out")
+        manifests = prepare_custom(root, tmp_path / "out", on_invalid="skip")
+        assert read_manifest(manifests["tr"], root)["ID"].tolist() == ["mix_00001"]
 
     def test_problems_of_such_folders_are_listed(self, tmp_path):
         root = self.one_folder_a_mixture(tmp_path / "own")

@@ -129,16 +129,17 @@ def draw_metadata(
         check_choice("split", split, tuple(parts))
     counts = dict(zip(SPLITS, n_mixtures or [None] * len(SPLITS), strict=True))
     wanted = [split for split in parts if splits is None or split in splits]
-    if dry_run:
-        return folder, {
-            split: [_dry_recipe(pair) for pair in drawing.plan(split, parts[split], noise_parts[split], counts[split])]
-            for split in wanted
-        }
     record = asdict(drawing) | {"speaker_shares": list(speaker_shares), "layout": layout, "resample": resample}
     record |= {} if speaker_pattern is None else {"speaker_pattern": speaker_pattern}
     record |= {"speech": fingerprint(utterances), "noise": fingerprint(noises)}
     del record["speech_folder"], record["noise_folder"]  # they may have been moved
     target = output_folder / "metadata" / f"Libri{num_spks}Mix"
+    if dry_run:
+        recipes = {split: _existing(target, drawing, split, counts[split], record) for split in wanted}
+        for split in (split for split in wanted if recipes[split] is None):
+            pairs = drawing.plan(split, parts[split], noise_parts[split], counts[split])
+            recipes[split] = [_dry_recipe(pair) for pair in pairs]
+        return folder, recipes
     remove_temporaries(target)
     with _removed_on_error(target) as written, process_map(functools.partial(draw_levels, drawing), workers) as mapped:
         given = (parts, noise_parts, counts)
@@ -170,19 +171,29 @@ def _removed_on_error(folder):
         raise
 
 
+def _existing(folder, drawing, split, count, record):
+    """Existing metadata of a split, drawn with the same arguments; None if there is none."""
+    prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
+    recorded = folder / f"{prefix}.json"
+    if not recorded.is_file():
+        return None
+    found = json.loads(recorded.read_text(encoding="utf-8"))
+    different = sorted(key for key in record | found if record.get(key) != found.get(key))
+    if different:
+        raise InputError(
+            f"{recorded}: the metadata was drawn with {differences(found, record, different)}: give the same or "
+            "another output_folder, or delete this one."
+        )
+    return read_recipes(folder / f"{prefix}.csv", drawing.num_spks, drawing.reverberation is not None)
+
+
 def _draw_once(folder, drawing, split, utterances, noises, count, record, mapped, written):
-    """Draws the metadata of a split and writes it, or reads existing metadata with the same arguments."""
+    """Reads existing metadata of a split, or draws and writes it."""
+    existing = _existing(folder, drawing, split, count, record)
+    if existing is not None:
+        return existing
     prefix, record = f"libri{drawing.num_spks}mix_{split}", record | {"n_mixtures": count}
     recorded, table = folder / f"{prefix}.json", folder / f"{prefix}.csv"
-    if recorded.is_file():
-        found = json.loads(recorded.read_text(encoding="utf-8"))
-        different = sorted(key for key in record | found if record.get(key) != found.get(key))
-        if different:
-            raise InputError(
-                f"{recorded}: the metadata was drawn with {differences(found, record, different)}: give the same or "
-                "another output_folder, or delete this one."
-            )
-        return read_recipes(table, drawing.num_spks, drawing.reverberation is not None)
     recipes, _ = drawing.draw(split, utterances, noises, count, mapped)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -875,6 +875,16 @@ def test_dry_run_writes_nothing(speech, noise, tmp_path):
     assert make(options, tmp_path / "out") == planned
 
 
+def test_dry_run_of_what_is_there_or_in_part(speech, tmp_path):
+    options = speech | {"n_mixtures": (3, 2, 2)}
+    make(options, tmp_path / "out", splits=["dev"])
+    before = tree(tmp_path / "out")
+    whole, rest = (make(options, folder, dry_run=True) for folder in (tmp_path / "none", tmp_path / "out"))
+    assert rest.files < whole.files and tree(tmp_path / "out") == before
+    assert make(options, tmp_path / "out") == rest
+    assert make(options, tmp_path / "out", dry_run=True).files == 0
+
+
 def test_other_arguments_do_not_continue(speech, tmp_path):
     make(speech, tmp_path / "out", n_mixtures=(3, 2, 2))
     with pytest.raises(InputError, match="was drawn with n_mixtures 3; requested is n_mixtures 4"):

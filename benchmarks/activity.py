@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.conversations import conversation
+from benchmarks.conversations import SAMPLE_RATE, conversation
 from mossformer_sb.data.audio_io import read_audio
 from mossformer_sb.data.manifests import read_manifest
 from mossformer_sb.errors import InputError
@@ -140,6 +140,8 @@ def examples(manifest, data_folder, number):
     rows = read_manifest(manifest, data_folder, num_spks=2).head(number).itertuples()
     mixtures = [np.stack([read_audio(path)[0] for path in (row.s1_wav, row.s2_wav)], 1) for row in rows]
     sample_rate = read_audio(read_manifest(manifest, data_folder)["s1_wav"].iloc[0])[1]
+    if sample_rate != SAMPLE_RATE:
+        raise InputError(f"{manifest}: has {sample_rate} Hz; needed {SAMPLE_RATE} Hz, as of conversations.")
     talks = [conversation([pair[:, 0]], [pair[:, 1]], CONVERSATION_SECONDS, seed) for seed, pair in enumerate(mixtures)]
     singles = [pair * [index % 2 == 0, index % 2 == 1] for index, pair in enumerate(mixtures)]
     return {"mixtures": mixtures, "conversations": talks, "one speaker": singles}, sample_rate
@@ -223,6 +225,8 @@ def main(arguments=None):
             from mossformer_sb.inference import MossFormerSeparation
 
             model = MossFormerSeparation.from_hparams(options.model, device="cpu")
+            if model.hparams.sample_rate != sample_rate:
+                raise InputError(f"{options.model}: is for {model.hparams.sample_rate} Hz; needed {sample_rate} Hz.")
         rows = measure(kinds, sample_rate, model)
     except InputError as error:
         sys.stderr.write(f"{error}\n")

@@ -10,6 +10,7 @@ resumes with the same command.
 """
 
 import argparse
+import json
 import math
 import statistics
 import sys
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 import train
 from data_prep.corpora.many_speakers_sources import PREFIX, SAMPLE_RATE
+from mossformer_sb.errors import InputError
 from mossformer_sb.training import step
 from mossformer_sb.training.epoch_stats import TABLE_FILE
 
@@ -87,6 +89,15 @@ def validation(folder):
     return pd.read_csv(folder / TABLE_FILE)["valid_si-snr"].max()
 
 
+def _check_settings(results, settings):
+    """Create the folder; refuse one with runs of other settings, whose scores would be taken for these."""
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / "settings.json"
+    if path.is_file() and json.loads(path.read_text()) != settings:
+        raise InputError(f"{path}: runs here have {path.read_text()}, not {json.dumps(settings)}. Give another folder.")
+    path.write_text(json.dumps(settings))
+
+
 def compare(results, data_folder, minutes, trial_minutes, networks):
     """Run the trials, then the long runs of each network; return the rows of the table.
 
@@ -96,7 +107,9 @@ def compare(results, data_folder, minutes, trial_minutes, networks):
         ``network``, ``trials`` and ``finals`` (learning rate → dB of validation), ``lr``, ``si_snr_i``,
         ``standard_error``, ``sdr_i``, ``number``
     """
-    results.mkdir(parents=True, exist_ok=True)
+    _check_settings(
+        results, {"data_folder": str(Path(data_folder).resolve()), "minutes": minutes, "trial": trial_minutes}
+    )
     mixtures = results / "clean.csv"
     if not mixtures.is_file():
         write_mixtures(data_folder, mixtures)

@@ -242,7 +242,14 @@ def _from_table(path):
         named.append((found, f"{row['spk']}-{Path(found).stem}".replace("/", "-"), row["spk"]))
     if not named:
         raise InputError(f"{path}: has no rows; needed one for each utterance.")
-    return sorted(named)
+    times = Counter(name for _, name, _ in named)
+    return sorted((found, name if times[name] == 1 else _full_name(found, spk), spk) for found, name, spk in named)
+
+
+def _full_name(path, speaker):
+    """Name of an utterance with those of its folders, where files in several have the same name."""
+    path = Path(path).with_suffix("")
+    return "-".join((speaker, *(part for part in path.parts if part not in (path.anchor, os.pardir)))).replace("/", "-")
 
 
 def _clips(folder, named, resample, key):

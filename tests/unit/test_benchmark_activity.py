@@ -36,6 +36,15 @@ def test_command(corpus, capsys, monkeypatch):
     assert [row["talk"] for row in found[::4]] == ["mixtures", "conversations", "one speaker"]
 
 
+def test_another_rate(corpus, capsys):
+    for path in corpus.glob("*.wav"):
+        soundfile.write(path, soundfile.read(path)[0], 16000)
+    table = corpus / "tt.csv"
+    table.write_text(table.read_text().replace(f",{RATE},", ",16000,"))
+    assert main(["--manifest", str(table), "--data_folder", str(corpus)]) == 2
+    assert "has 16000 Hz; needed 8000 Hz" in capsys.readouterr().err
+
+
 def test_no_manifest(corpus, capsys):
     assert main(["--manifest", str(corpus / "none.csv"), "--data_folder", str(corpus)]) == 2
     assert "none.csv" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 from benchmarks import comparison
 from data_prep.corpora.custom import prepare_custom
 from data_prep.corpora.many_speakers import prepare_many_speakers
+from mossformer_sb.errors import InputError
 from tests.unit.small_corpus import NUMBERS, write_source
 
 SCORES = {3e-4: 1.0, 1e-3: 2.0, 3e-3: 2.5}  # of a few minutes; in an hour the highest rate is worse
@@ -54,6 +55,8 @@ def test_the_two_best_rates_train_longest(tmp_path, finished):
     assert f"| SepFormer | {trials} | 0.001 | 5.00 ± 1.00 dB | 3.00 dB |" in comparison.table(rows)
     comparison.compare(tmp_path / "results", "corpus", 60, 10, ["SepFormer"])
     assert len(finished) == 5  # what is there is not trained again
+    with pytest.raises(InputError, match="settings.json: runs here have .*60, .*, not .*5, .*Give another"):
+        comparison.compare(tmp_path / "results", "corpus", 5, 10, ["SepFormer"])
 
 
 def test_its_mixtures_are_the_clean_ones(tmp_path):

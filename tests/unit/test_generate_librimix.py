@@ -1005,15 +1005,25 @@ def test_wrong_table_of_speech(tmp_path, text, message):
 
 
 def test_two_recordings_with_one_name(tmp_path):
-    for folder in "xy":
-        write(tmp_path / folder / "1.wav", samples_of(folder, RATE))
-    (tmp_path / "speech.csv").write_text("path,spk\nx/1.wav,a\ny/1.wav,a\n")
+    for name in ("x/1.wav", "x/1.flac"):
+        write(tmp_path / name, samples_of(name, RATE))
+    (tmp_path / "speech.csv").write_text("path,spk\nx/1.wav,a\nx/1.flac,a\n")
     fails(
         {"from_speech": tmp_path / "speech.csv"},
         tmp_path,
-        "two recordings have the same name, a-1",
-        "x/1.wav and y/1.wav",
+        "two recordings have the same name, a-x-1",
+        "x/1.flac and x/1.wav",
     )
+
+
+def test_files_of_one_name_in_several_folders(tmp_path):
+    """As those of several sessions are; the others keep their short names."""
+    rows = [("x/1.wav", "a"), ("y/1.wav", "a"), ("y/2.wav", "a"), ("z/1.wav", "b")]
+    for name, _ in rows:
+        write(tmp_path / name, samples_of(name, RATE))
+    (tmp_path / "speech.csv").write_text("path,spk\n" + "".join(f"{name},{speaker}\n" for name, speaker in rows))
+    _, clips = find_speech(tmp_path / "speech.csv", resample=8000)
+    assert sorted(clip.name for clip in clips) == ["a-2", "a-x-1", "a-y-1", "b-1"]
 
 
 def test_speech_in_another_layout(speech, tmp_path):

@@ -26,7 +26,6 @@ from mossformer_sb.errors import InputError
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator
-    from pathlib import Path
     from typing import BinaryIO
 
     import torch

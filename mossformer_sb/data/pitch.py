@@ -1,6 +1,7 @@
 """Pitch of an utterance: how high a speaker's voice is.
 
-Speakers of similar pitch are the hardest to separate, see `mossformer_sb.data.source_pools.SpeechPool.similar`.
+Speakers of similar pitch are the hardest to separate, see
+`mossformer_sb.data.source_pools.SpeechPool.with_similar_pitch`.
 
 Shapes: T samples.
 """

@@ -133,6 +133,10 @@ class EpochDataset(Dataset):
         """Random generator of an example."""
         return np.random.default_rng((self.seed, int(self._epoch), index))
 
+    def length_groups(self) -> np.ndarray | None:
+        """Group of each example of the epoch, [N]: those of one group share batches. Default: None, all are alike."""
+        return None
+
 
 class MixtureDataset(EpochDataset):
     """The mixtures of a manifest, complete or as random crops.

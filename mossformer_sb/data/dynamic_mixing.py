@@ -1,7 +1,8 @@
 """Dynamic mixing: training mixtures that are generated on the fly, different ones in each epoch.
 
 An example is a pure function of (seed, epoch, index): it does not depend on the worker, the rank or a resumption. The
-mixture is exactly the sum of its parts: nothing is rescaled afterwards.
+mixture is exactly the sum of its parts: nothing is rescaled afterwards. Whether its speakers take turns is known before
+it is drawn, so that long examples can share batches.
 
 1. Draw one utterance per speaker, of different speakers, all utterances with equal probability.
 2. Draw a speed for each. If their pitch is to be similar, draw all utterances but the first one anew, among those.
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 FADE_SECONDS = 0.5  # cross-fade of repeated noise
 TARGETS = ("anechoic", "reverb")
+_TURNS = 0x7475726E73  # separates these random numbers from those of the examples and their order
 
 
 class DynamicMixtureDataset(EpochDataset):
@@ -135,8 +137,10 @@ class DynamicMixtureDataset(EpochDataset):
                 raise InputError(f"{key} {rate!r}: give a probability, from 0 to 1.")
         self.room_rate, self.noise_rate, self.similar_pitch_rate = room_rate, noise_rate, similar_pitch_rate
         self.turns = TurnTaking(turn_rate, max_pause, segment if turn_segment is None else turn_segment)
+        self._one_length = turn_segment in (None, segment) or turn_rate in (0, 1)
         if turn_rate:
             self.augmentation.check_segment(self.turns.segment)
+        self._turn_taking = None  # [N] of an epoch, and the number of that epoch
         self.num_mixtures = mixtures_per_epoch
         if manifest is not None:
             table = read_manifest(manifest, data_root)
@@ -172,6 +176,18 @@ class DynamicMixtureDataset(EpochDataset):
     def __len__(self) -> int:
         return self.num_mixtures
 
+    def length_groups(self) -> np.ndarray | None:
+        """Group of each example of the epoch, [N]: with turns or without; None if both have the same length."""
+        return None if self._one_length else self._takes_turns()
+
+    def _takes_turns(self):
+        """[N]: whether the speakers of each example of the epoch take turns."""
+        epoch = int(self._epoch)
+        if self._turn_taking is None or self._turn_taking[0] != epoch:
+            rng = np.random.default_rng((_TURNS, self.seed, epoch))
+            self._turn_taking = epoch, self.turns.draw_examples(rng, len(self))
+        return self._turn_taking[1]
+
     def __getitem__(self, index: int) -> Mixture:
         parts = self.draw(index)
         return Mixture(parts.id, torch.from_numpy(parts.mixture), torch.from_numpy(parts.targets.T))
@@ -201,7 +217,8 @@ class DynamicMixtureDataset(EpochDataset):
             room = self.rooms.draw(rng)
 
         lead = 0 if room is None else room.shape[-1]
-        dry = self._speech(rng, chosen, speeds, lead)
+        speech = self._turns if self._takes_turns()[index] else self._excerpts
+        dry = speech(rng, chosen, speeds, lead)
         inside = dry[:, lead:]  # [S, T]; earlier samples are only needed for the reverberation
         noise, noise_loudness = self._noise(rng, inside.shape[1])
         measured = {name: self.speech.measured[name][chosen] for name in self.levels.measures}
@@ -221,17 +238,15 @@ class DynamicMixtureDataset(EpochDataset):
         )
         return shifted(parts, self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate))
 
-    def _speech(self, rng, chosen, speeds, lead):
-        """[S, lead + T]: the speakers' signals, from ``lead`` samples before the segment on."""
+    def _turns(self, rng, chosen, speeds, lead):
+        """[S, lead + T]: turns of the speakers, from ``lead`` samples before the segment on."""
         limit = self.turns.draw_limit(rng)
-        if limit is None:
-            return self._excerpts(rng, chosen, speeds, lead)
         length = lead + round(self.turns.segment * self.sample_rate)
         return np.stack(
-            [self._turns(rng, number, speed, length, limit) for number, speed in zip(chosen, speeds, strict=True)]
+            [self._turns_of(rng, number, speed, length, limit) for number, speed in zip(chosen, speeds, strict=True)]
         )
 
-    def _turns(self, rng, chosen, speed, length, limit):
+    def _turns_of(self, rng, chosen, speed, length, limit):
         """[``length``]: turns of the speaker of one utterance, all at its level."""
         numbers = self.speech.same_speaker(chosen)
         resamplers = [

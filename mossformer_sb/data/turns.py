@@ -58,12 +58,14 @@ class TurnTaking:
     -------
     >>> turns = TurnTaking(rate=1.0, max_pause=2.0, segment=5.0)
     >>> rng = np.random.default_rng(0)
+    >>> turns.draw_examples(rng, 3).tolist()
+    [True, True, True]
     >>> limit = turns.draw_limit(rng)
     >>> for turn in turns.draw(rng, [24000, 30000], 40000, limit, sample_rate=8000):
     ...     print(turn)
-    Turn(utterance=0, start=0, length=7397)
-    Turn(utterance=1, start=7468, length=29906)
-    Turn(utterance=0, start=39993, length=7)
+    Turn(utterance=0, start=0, length=11792)
+    Turn(utterance=1, start=12033, length=25508)
+    Turn(utterance=0, start=37685, length=2315)
     """
 
     rate: float = 0.0
@@ -89,10 +91,12 @@ class TurnTaking:
                 "or shorter pauses."
             )
 
-    def draw_limit(self, rng: np.random.Generator) -> float | None:
-        """Longest pause of an example in seconds, or None if its speakers don't take turns."""
-        if not self.rate or rng.random() >= self.rate:
-            return None
+    def draw_examples(self, rng: np.random.Generator, number: int) -> np.ndarray:
+        """Draw in which of ``number`` examples the speakers take turns: [N], boolean."""
+        return rng.random(number) < self.rate
+
+    def draw_limit(self, rng: np.random.Generator) -> float:
+        """Draw the longest pause of an example in seconds."""
         return rng.uniform(0, self.max_pause)
 
     @staticmethod

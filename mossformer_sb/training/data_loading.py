@@ -49,6 +49,9 @@ class GlobalBatches(Sampler):
     r-th on. So the k-th batches of all ranks together are the k-th batch of one process with ``world_size`` times the
     batch size. The order is a pure function of (seed, epoch).
 
+    If the dataset has examples of different lengths (its ``length_groups``), a global batch has those of one group, so
+    that padding wastes no time, and no rank waits for another one's longer example. Only the last batches are mixed.
+
     For training, every rank has the same number of batches, none of them empty, since DDP averages their gradients: a
     remainder with fewer examples than ranks joins the previous batch. No example is lost or repeated.
 
@@ -116,6 +119,7 @@ class GlobalBatches(Sampler):
         self.rank, self.world_size, self.even = rank, world_size, even
         self.dataset = None
         self.epoch = 0
+        self._run = batch_size * world_size  # consecutive examples of one group
         self._done = (0, 0)  # processed examples of all ranks, and batches of each, of the epoch
         self._length = len(self._spans(0))
 
@@ -136,6 +140,8 @@ class GlobalBatches(Sampler):
         InputError
             If fewer examples remain than there are ranks.
         """
+        if not items_done:
+            self._run = self.batch_size * self.world_size
         self.epoch, self._done = epoch, (items_done, batches_done)
         self._length = batches_done + len(self._spans(items_done))
 
@@ -171,6 +177,9 @@ class GlobalBatches(Sampler):
         order = np.arange(self.num_items)
         if self.shuffle:
             order = np.random.default_rng((_ORDER, self.seed, self.epoch)).permutation(self.num_items)
+        groups = None if self.dataset is None else getattr(self.dataset, "length_groups", lambda: None)()
+        if groups is not None:
+            order = in_runs(order, groups, self._run)
         for first, end in spans:
             yield order[first:end][self.rank :: self.world_size].tolist()
 
@@ -183,7 +192,7 @@ class GlobalBatches(Sampler):
     @mark_as_saver
     def save(self, path: str | Path) -> None:
         """Save the settings that determine the order."""
-        torch.save({key: getattr(self, key) for key in _ORDER_KEYS}, path)
+        torch.save({"run": self._run, **{key: getattr(self, key) for key in _ORDER_KEYS}}, path)
 
     @mark_as_loader
     def load(self, path: str | Path, end_of_epoch: bool) -> None:
@@ -194,6 +203,7 @@ class GlobalBatches(Sampler):
         if end_of_epoch:
             return
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        self._run = saved.get("run", 1)  # earlier checkpoints: groups were not kept together
         pairs = {name: (saved.get(key), getattr(self, key)) for key, name in _ORDER_KEYS.items()}
         different = [
             f"{name} {there} there, {now} now"
@@ -206,6 +216,37 @@ class GlobalBatches(Sampler):
                 f"({'; '.join(different)}). Some would be skipped, and others repeated. Resume with the settings that "
                 f"it was saved with; or remove the folder of this checkpoint, to resume from the end of an epoch."
             )
+
+
+def in_runs(order: np.ndarray, groups: np.ndarray, run: int) -> np.ndarray:
+    """Reorder examples, so that ``run`` consecutive ones are always of one group.
+
+    Arguments
+    ---------
+    order : np.ndarray
+        Indices of the examples, [N].
+    groups : np.ndarray
+        Group of each example, [N], by index.
+    run : int
+        Number of examples of one group in sequence.
+
+    Returns
+    -------
+    np.ndarray
+        The indices, [N]. Runs are in the order of their first examples; incomplete ones come last.
+
+    Example
+    -------
+    >>> in_runs(np.array([4, 0, 3, 1, 2]), groups=np.array([0, 0, 0, 1, 1]), run=2).tolist()
+    [4, 3, 0, 1, 2]
+    """
+    places = np.empty(len(order), np.int64)
+    for group in np.unique(groups):
+        of_group = np.flatnonzero(groups[order] == group)
+        firsts = of_group[::run].repeat(run)[: len(of_group)]
+        firsts[len(firsts) - len(firsts) % run :] += len(order)
+        places[of_group] = firsts
+    return order[np.argsort(places, kind="stable")]
 
 
 class RankLoader(DataLoader):

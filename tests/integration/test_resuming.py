@@ -40,6 +40,7 @@ def test_interrupted_runs_end_bit_identical_to_an_uninterrupted_one(corpus, tmp_
     """Dropout and dynamic mixing on, SIGKILL in the middle of the second epoch."""
     options = [WHAM, "--data_folder", corpus, *SMALL, "--number_of_epochs", 2, "--dropout", 0.2]
     options += ["--dynamic_mixing", "--speed_perturb", "continuous", "--single_speaker_rate", 0.1]
+    options += ["--turn_rate", 0.4, "--turn_segment", 0.9, "--max_pause", 0.3]  # in batches of their own
     options += ["--ckpt_interval_minutes", 0, "--ckpt_interval_steps", 4]
     assert train(*options, "--output_folder", "whole", cwd=tmp_path).returncode == 0
 

@@ -7,6 +7,7 @@ import os
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -65,6 +66,62 @@ def test_without_shuffling_the_order_is_the_manifests():
 def test_limit_takes_the_first_batches():
     assert deal(9, 2, 1, limit=2) == [[[0, 1], [2, 3]]]
     assert deal(9, 2, 1, limit=99) == deal(9, 2, 1)
+
+
+class TestGroupsOfOneLength:
+    GROUPS = np.random.default_rng(0).integers(0, 2, 101)
+
+    def deal(self, batch_size, world_size, groups=GROUPS):
+        dealt = []
+        for rank in range(world_size):
+            batches = GlobalBatches(len(groups), batch_size, True, seed=5, rank=rank, world_size=world_size)
+            batches.dataset = SimpleNamespace(length_groups=lambda: groups)
+            batches.set_epoch(3)
+            dealt.append(list(batches))
+        return dealt
+
+    @pytest.mark.parametrize(("batch_size", "world_size"), [(1, 1), (4, 1), (1, 2), (3, 2)])
+    def test_a_global_batch_is_of_one_group(self, batch_size, world_size):
+        """All but the last ones: the remainders of the groups."""
+        dealt = self.deal(batch_size, world_size)
+        together = [[item for batch in parts for item in batch] for parts in zip(*dealt, strict=True)]
+        assert sorted(item for batch in together for item in batch) == list(range(101))
+        assert all(len(set(self.GROUPS[batch])) == 1 for batch in together[:-2])
+
+    def test_groups_take_turns(self):
+        """In the proportion of the epoch, from the first batches to the last."""
+        groups = np.random.default_rng(1).random(2000) < 0.3
+        halves = np.array_split([groups[batch[0]] for batch in self.deal(4, 1, groups)[0]], 2)
+        assert all(0.2 < half.mean() < 0.4 for half in halves)
+
+    @pytest.mark.parametrize("groups", [None, np.zeros(101), np.ones(101)])
+    def test_one_group_changes_nothing(self, groups):
+        plain = deal(101, 4, 2, shuffle=True, seed=5, epoch=3)
+        batches = GlobalBatches(101, 4, True, seed=5, world_size=2)
+        batches.dataset = SimpleNamespace(length_groups=lambda: groups)
+        batches.set_epoch(3)
+        assert list(batches) == plain[0]
+
+    def test_an_epoch_resumes_in_its_order(self, tmp_path):
+        """With batches of another size too: no example is lost or repeated."""
+        whole = [item for batch in self.deal(4, 1)[0] for item in batch]
+        batches = GlobalBatches(101, 4, True, seed=5)
+        batches.save(tmp_path / "data_order.ckpt")
+        resumed = GlobalBatches(101, 5, True, seed=5)
+        resumed.dataset = SimpleNamespace(length_groups=lambda: self.GROUPS)
+        resumed.load(tmp_path / "data_order.ckpt", end_of_epoch=False)
+        resumed.set_epoch(3, items_done=40, batches_done=10)
+        assert [item for batch in resumed for item in batch] == whole[40:]
+        resumed.set_epoch(4)  # the next epoch has batches of five examples of one group
+        assert all(len(set(self.GROUPS[batch])) == 1 for batch in list(resumed)[:-2])
+
+    def test_earlier_checkpoints_did_not_group(self, tmp_path):
+        torch.save({"num_items": 101, "seed": 5, "shuffle": True}, tmp_path / "data_order.ckpt")
+        resumed = GlobalBatches(101, 4, True, seed=5)
+        resumed.dataset = SimpleNamespace(length_groups=lambda: self.GROUPS)
+        resumed.load(tmp_path / "data_order.ckpt", end_of_epoch=False)
+        resumed.set_epoch(3, items_done=40, batches_done=10)
+        assert list(resumed) == deal(101, 4, 1, shuffle=True, seed=5, epoch=3)[0][10:]
 
 
 class Noted(Dataset):

@@ -71,17 +71,11 @@ class TestTimes:
         assert 100 < sum(start == 0 for start in starts) < 200  # a pause of 1 s follows a turn of 2 s or less
         assert 0 < max(starts) <= 2.0 * RATE
 
-    def test_the_limit_is_drawn_for_the_share_of_examples(self):
+    def test_the_limit_is_drawn_for_each_example(self):
         turns, rng = TurnTaking(rate=0.25, max_pause=2.0, segment=5.0), np.random.default_rng(3)
-        limits = [turns.draw_limit(rng) for _ in range(2000)]
-        drawn = [limit for limit in limits if limit is not None]
-        assert 400 < len(drawn) < 600 and 0 <= min(drawn) and 1.9 < max(drawn) <= 2.0
-
-    def test_no_random_number_is_drawn_without_turns(self):
-        """So that examples of earlier experiments stay what they were."""
-        rng = np.random.default_rng(4)
-        before = rng.bit_generator.state
-        assert TurnTaking().draw_limit(rng) is None and rng.bit_generator.state == before
+        limits = [turns.draw_limit(rng) for _ in range(500)]
+        assert 0 <= min(limits) < 0.1 and 1.9 < max(limits) <= 2.0
+        assert 400 < turns.draw_examples(rng, 2000).sum() < 600
 
     def test_a_turn_of_one_sample_is_not_faded(self):
         assert fade(np.ones(1, np.float32), RATE).tolist() == [1.0]
@@ -101,6 +95,24 @@ class TestExamples:
         lengths = [data.draw(index).targets.shape[1] for index in range(60)]
         with_turns, others = [n for n in lengths if n == 9 * RATE], [n for n in lengths if n != 9 * RATE]
         assert 15 < len(with_turns) < 45 and max(others) <= (RATE if segment else max(data.speech.num_samples))
+
+    def test_those_of_one_length_are_known_before_they_are_drawn(self, pools):
+        """So batches need no padding, and several processes don't wait for each other."""
+        data = dataset(pools, segment=1.0, turn_rate=0.4, turn_segment=9.0)
+        for epoch in (1, 2):
+            data.set_epoch(epoch)
+            lengths = [data.draw(index).targets.shape[1] for index in range(60)]
+            assert (np.array(lengths) == 9 * RATE).tolist() == data.length_groups()[:60].tolist()
+        earlier, current = data.length_groups(), data.length_groups()
+        assert (earlier == current).all()
+        data.set_epoch(3)
+        assert (data.length_groups() != earlier).any()
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"turn_rate": 0.5}, {"turn_rate": 0.5, "turn_segment": SEGMENT}, {"turn_segment": 9.0}]
+    )
+    def test_there_are_no_groups_if_all_have_one_length(self, pools, options):
+        assert dataset(pools, **options).length_groups() is None
 
     def test_a_mixture_is_the_sum_of_its_parts(self, pools, rooms):
         everything = Augmentation("continuous", (0.9, 1.1), True, 0.2, 6.0, 0.3)

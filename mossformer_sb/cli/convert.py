@@ -38,7 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="sample rate of the training data in Hz (default: as in config.json, else 8000 for ModelScope's format)",
     )
-    parser.add_argument("--group_size", type=int, default=256, help="frames per attention group (default: 256)")
+    parser.add_argument(
+        "--group_size",
+        type=int,
+        help="frames per attention group (default: as in ModelScope's configuration.json, else 256)",
+    )
     parser.add_argument(
         "--mapping",
         action="store_true",

@@ -1,4 +1,4 @@
-"""``mossformer-sb models``: list the authors' released models."""
+"""``mossformer-sb models``: list the packaged model and the authors' released ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import argparse
 
 DESCRIPTION = """\
-List the models that the authors of MossFormer and MossFormer2 released, or describe one. Use these names wherever a
-model is given; the first use downloads and converts the model.
+List the model of this package and those that the authors of MossFormer and MossFormer2 released, or describe one. Use
+these names wherever a model is given; the first use of a released model downloads and converts it.
 
   mossformer-sb models
   mossformer-sb models mossformer2-whamr
@@ -17,8 +17,8 @@ model is given; the first use downloads and converts the model.
   mossformer-sb separate talk.wav --model mossformer2-16k
   python train.py hparams/mossformer_wham.yaml --init_from mossformer-wsj0-2mix ...
 
-They are cached in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). A folder of the same name in the current
-directory takes precedence. Licences: see the authors' pages."""
+Released models are cached in $MOSSFORMER_SB_CACHE (default: ~/.cache/mossformer_sb). A folder of the same name in the
+current directory takes precedence. Licences: see the authors' pages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,23 +30,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.errors import InputError
+    from mossformer_sb.pretrained import PACKAGED
     from mossformer_sb.sharing.released import RELEASED, find_released
     from mossformer_sb.sharing.released_cache import get_released
 
     if arguments.name is None:
         if arguments.download:
             raise InputError(f"--download needs the name of a model: give one of {', '.join(RELEASED)}.")
-        _print_table(_summary(model) for model in RELEASED.values())
+        _print_table([_packaged_summary(), *map(_summary, RELEASED.values())])
+        return
+    if arguments.name == PACKAGED:
+        _print_facts(_packaged_facts())
         return
     model = find_released(arguments.name)
     if model is None:
-        raise InputError(f"{arguments.name}: is not a released model. Choose one of {', '.join(RELEASED)}.")
+        names = ", ".join([PACKAGED, *RELEASED])
+        raise InputError(f"{arguments.name}: is not one of these models. Choose one of {names}.")
     if arguments.download:
         get_released(model)
-    facts = _facts(model)
+    _print_facts(_facts(model))
+
+
+def _print_facts(facts):
     width = max(map(len, facts))
     for key, value in facts.items():
         print(f"{key:{width}}  {value}")
+
+
+def _packaged_summary():
+    from mossformer_sb.pretrained import PACKAGED
+    from mossformer_sb.sharing.model_info import describe
+
+    facts = describe(PACKAGED)
+    return {
+        "name": PACKAGED,
+        "network": facts["network"].removesuffix("MaskNet"),
+        "trained on": facts["card: Corpus"],
+        "speakers": facts["speakers"],
+        "rate": facts["sample rate"],
+        "download": "in the package",
+        "licence": facts["card: Licence"],
+    }
+
+
+def _packaged_facts():
+    from mossformer_sb.pretrained import default_model
+
+    folder = default_model()
+    return {**_packaged_summary(), "scores": folder / "README.md", "folder": folder}
 
 
 def _summary(model):

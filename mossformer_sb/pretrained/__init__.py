@@ -7,7 +7,7 @@ from pathlib import Path
 from mossformer_sb.errors import InputError
 
 FOLDER = Path(__file__).parent
-DEFAULT = "mossformer-small-8k"
+PACKAGED = "mossformer-small-8k"  # its name, wherever a model is given
 
 
 def default_model() -> Path:
@@ -23,7 +23,7 @@ def default_model() -> Path:
     InputError
         If this version of the package has no model.
     """
-    folder = FOLDER / DEFAULT
+    folder = FOLDER / PACKAGED
     if not (folder / "config.json").is_file():
         raise InputError(
             f"no model is given, and this version of mossformer_sb has no packaged model ({folder} holds no "

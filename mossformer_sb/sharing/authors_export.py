@@ -13,13 +13,15 @@ from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.sharing.authors_files import (
     CONFIG_FILE,
+    CONFIGURATION_FILE,
+    GROUP_SIZE,
     MAPPING_TASK,
     MODELSCOPE_PREFIXES,
     POINTERS,
     STANDALONE_PREFIXES,
     to_standalone,
 )
-from mossformer_sb.sharing.conversion import in_modelscope_names
+from mossformer_sb.sharing.conversion import MODELSCOPE_RATE, in_modelscope_names
 from mossformer_sb.sharing.folder import MODULES
 from mossformer_sb.sharing.loading import load_model
 from mossformer_sb.utils.files import atomic_folder
@@ -27,9 +29,11 @@ from mossformer_sb.utils.files import atomic_folder
 logger = logging.getLogger(__name__)
 
 FORMS = ("modelscope", "standalone", "clearvoice")
-GROUP_SIZE = 256  # the default of their programs
-# Values that are constants in the source of their MossFormer2, not stored in its files.
-_FIXED = {
+# Names of the networks in ModelScope's package, and of their pipelines.
+_TYPE, _TYPE_2 = "speech_mossformer_separation_temporal_8k", "speech_mossformer2_separation_temporal_8k"
+# Values that are constants in the source of their networks, not stored in the files.
+_FIXED = {"kernel_size": 17}
+_FIXED_2 = {
     "group_size": GROUP_SIZE,
     "query_key_dim": 128,
     "expansion_factor": 4.0,
@@ -68,15 +72,13 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
     if not isinstance(masknet, MossFormerMaskNet):
         raise InputError(f"{source}: is a {type(masknet).__name__}; the authors' formats are only for MossFormers.")
     is_second = isinstance(masknet, MossFormer2MaskNet)
-    _check(source, masknet, form, is_second)
-    group_size = masknet.config["group_size"]
-    if not is_second and group_size != GROUP_SIZE:
+    _check(source, model, form, is_second)
+    if form == "modelscope" and model.sample_rate != MODELSCOPE_RATE:
         logger.warning(
-            "%s: has groups of %d frames, which the files don't say, and programs take %d: set group_size there, or "
-            "--group_size to convert it back.",
+            "%s: is for %d Hz; ModelScope's pipeline takes recordings of %d Hz only. Use their classes directly.",
             source,
-            group_size,
-            GROUP_SIZE,
+            model.sample_rate,
+            MODELSCOPE_RATE,
         )
     output_folder = Path(output_folder)
     if output_folder.exists():
@@ -90,31 +92,59 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
         else:
             for name, state in states.items():
                 torch.save(state, temporary / f"{name}.bin")
+        if form == "modelscope":
+            _write_configuration(temporary, model, is_second)
     return output_folder
 
 
-def _check(source, masknet, form, is_second):
+def _check(source, model, form, is_second):
     """Raise InputError if a format can't store the network."""
-    if not is_second:
-        if form != "modelscope":
-            raise InputError(f"{source}: is a MossFormer, for which the authors have one format: --to modelscope.")
-        return
-    if not masknet.apply_masks and form != "standalone":
+    if not is_second and form != "modelscope":
+        raise InputError(f"{source}: is a MossFormer, for which the authors have one format: --to modelscope.")
+    if is_second and not model.masknet.apply_masks and form != "standalone":
         raise InputError(
             f"{source}: applies no masks, which only the standalone format can store; the programs of {form} would "
             f"apply them. Use --to standalone."
         )
-    config = masknet.config
-    needed = {**_FIXED, "in_channels": config["out_channels"]}
+    config = model.masknet.config
+    needed = {**(_FIXED_2 if is_second else _FIXED), "in_channels": config["out_channels"]}
+    if is_second and model.decoder.bias is not None:
+        raise InputError(f"{source}: its decoder has a bias, which that of the authors' MossFormer2 has not.")
     other = {key: value for key, value in needed.items() if config[key] != value}
     if other:
         found = ", ".join(f"{key} {config[key]} (needed {value})" for key, value in other.items())
-        raise InputError(f"{source}: the authors' programs can't build a MossFormer2 with {found}.")
+        network = "MossFormer2" if is_second else "MossFormer"
+        raise InputError(f"{source}: the authors' programs can't build a {network} with {found}.")
 
 
 def _joined(states, prefixes):
     pairs = zip(MODULES, prefixes, strict=True)
     return {prefix + key: value for name, prefix in pairs for key, value in states[name].items()}
+
+
+def _write_configuration(folder, model, is_second):
+    """ModelScope's file for `modelscope.pipelines.pipeline`: the names and arguments of the network."""
+    config, encoder = model.masknet.config, model.encoder.conv1d
+    arguments = {key: config[key] for key in ("in_channels", "out_channels", "num_blocks", "norm", "num_spks")}
+    arguments["kernel_size"] = encoder.kernel_size[0]
+    if not is_second:  # their MossFormer2 has constants instead
+        arguments |= {key: config[key] for key in ("group_size", "query_key_dim", "expansion_factor")}
+        arguments |= {
+            "stride": encoder.stride[0],
+            "bias": model.decoder.bias is not None,
+            "d_model": config["out_channels"],
+            "causal": False,
+        }
+        arguments["attn_dropout"] = config["dropout"]
+    name = _TYPE_2 if is_second else _TYPE
+    configuration = {
+        "framework": "pytorch",
+        "task": "speech-separation",
+        # Their networks ignore the sample rate; a conversion back needs it.
+        "model": {"type": name, **arguments, "sample_rate": model.sample_rate},
+        "pipeline": {"type": name},
+    }
+    (folder / CONFIGURATION_FILE).write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_whole(folder, state, form):

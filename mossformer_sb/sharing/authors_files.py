@@ -3,7 +3,8 @@
 Four formats for two networks:
 
 - MossFormer, in ModelScope's package: ``encoder.bin``, ``masknet.bin``, ``decoder.bin``.
-- MossFormer2, in ModelScope's package: one state dict, ``pytorch_model.pt`` or ``.bin``.
+- MossFormer2, in ModelScope's package: one state dict, ``pytorch_model.pt`` or ``.bin``. For its pipelines, both have
+  ``configuration.json``, with the network's arguments under ``model``.
 - MossFormer2 "standalone", of github.com/alibabasglab/MossFormer2: ``config.json``, and ``encoder.ckpt``,
   ``masknet.ckpt``, ``decoder.ckpt``, or all in ``pytorch_model.bin`` or ``model.safetensors``.
 - MossFormer2 in ClearerVoice-Studio: ``last_best_checkpoint``, a text file with the name of a checkpoint, which holds
@@ -22,6 +23,8 @@ from mossformer_sb.utils.files import expanded
 from mossformer_sb.utils.weights import is_state_dict, read_plain, read_state_dict
 
 CONFIG_FILE = "config.json"
+CONFIGURATION_FILE = "configuration.json"  # ModelScope's
+GROUP_SIZE = 256  # of all released models
 POINTERS = ("last_best_checkpoint", "last_checkpoint")  # of ClearerVoice; the first existing one is read
 WHOLE_FILES = ("pytorch_model.pt", "pytorch_model.bin", "model.safetensors")
 MAPPING_TASK = "mossformer2-whamr-2spk"  # config_name with which the standalone applies no masks
@@ -56,7 +59,8 @@ class AuthorsCheckpoint:
     """A checkpoint of the authors, with ModelScope's parameter names.
 
     ``states`` has the state dict of each of `MODULES`; ``form`` is "modelscope", "standalone" or "clearvoice";
-    ``files`` has the file of each module; ``settings`` is the content of ``config.json``.
+    ``files`` has the file of each module; ``settings`` is the content of ``config.json``, or what
+    ``configuration.json`` has under ``model``.
     """
 
     source: Path
@@ -140,18 +144,17 @@ def _of_three(source, files):
     if is_standalone:
         states["masknet"] = {from_standalone(key): value for key, value in states["masknet"].items()}
     names = {name: path.name for name, path in files.items()}
-    settings = _settings(source) if is_standalone else {}
-    return AuthorsCheckpoint(source, "standalone" if is_standalone else "modelscope", states, names, settings)
+    form = "standalone" if is_standalone else "modelscope"
+    return AuthorsCheckpoint(source, form, states, names, _settings(source, form))
 
 
 def _of_whole(source, path, form="modelscope"):
     """Checkpoint of one file with all weights."""
     state, is_training = _read_whole(path)
     _refuse_others(path, state)
-    settings, form = {}, "clearvoice" if is_training else form
-    prefixes = MODELSCOPE_PREFIXES
+    form, prefixes = "clearvoice" if is_training else form, MODELSCOPE_PREFIXES
     if any(key.startswith("masknet.") for key in state):
-        settings, form, prefixes = _settings(path.parent), "standalone", STANDALONE_PREFIXES
+        form, prefixes = "standalone", STANDALONE_PREFIXES
     states = {name: {} for name in MODULES}
     for key, value in state.items():
         index = next((number for number, prefix in enumerate(prefixes) if key.startswith(prefix)), None)
@@ -163,7 +166,8 @@ def _of_whole(source, path, form="modelscope"):
         inner = key.removeprefix(prefixes[index])
         is_masknet = MODULES[index] == "masknet"
         states[MODULES[index]][from_standalone(inner) if form == "standalone" and is_masknet else inner] = value
-    return AuthorsCheckpoint(source, form, states, dict.fromkeys(MODULES, path.name), settings, one_file=True)
+    files = dict.fromkeys(MODULES, path.name)
+    return AuthorsCheckpoint(source, form, states, files, _settings(path.parent, form), one_file=True)
 
 
 def _read_whole(path):
@@ -228,9 +232,18 @@ def _only_training_file(folder):
     raise InputError(f"{folder}: holds no checkpoint of the authors. Expected {_EXPECTED}.")
 
 
-def _settings(folder):
-    """The content of config.json, if it exists."""
-    path = folder / CONFIG_FILE
+def _settings(folder, form):
+    """The network's settings in the JSON file of a format; empty without one."""
+    if form == "standalone":
+        return _read_json(folder / CONFIG_FILE)
+    if form == "modelscope":
+        model = _read_json(folder / CONFIGURATION_FILE).get("model")
+        return model if isinstance(model, dict) else {}
+    return {}
+
+
+def _read_json(path):
+    """The content of a JSON file, if it exists."""
     if not path.is_file():
         return {}
     try:

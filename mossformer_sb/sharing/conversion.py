@@ -11,7 +11,7 @@ from mossformer_sb.errors import InputError
 from mossformer_sb.network.masknet import MossFormerMaskNet
 from mossformer_sb.network.mossformer2 import MossFormer2MaskNet
 from mossformer_sb.network.separator import MossFormerSeparator
-from mossformer_sb.sharing.authors_files import MAPPING_TASK, read_checkpoint
+from mossformer_sb.sharing.authors_files import GROUP_SIZE, MAPPING_TASK, read_checkpoint
 from mossformer_sb.sharing.folder import MODULES, export
 from mossformer_sb.sharing.modelscope import is_constant, masknet_from_modelscope, masknet_sizes, masknet_to_modelscope
 from mossformer_sb.sharing.record import TrainingRecord
@@ -33,7 +33,7 @@ def from_authors(
     source: str | Path,
     output_folder: str | Path,
     sample_rate: int | None = None,
-    group_size: int = 256,
+    group_size: int | None = None,
     apply_masks: bool | None = None,
     input_level: str | None = None,
     record: TrainingRecord | None = None,
@@ -51,8 +51,9 @@ def from_authors(
         Folder to write.
     sample_rate : int, optional
         Sample rate of its training data in Hz. Default: as in ``config.json``; else 8000 for ModelScope's format.
-    group_size : int
-        Frames per local attention group: like the rate, it can't be read from the weights.
+    group_size : int, optional
+        Frames per local attention group: like the rate, it can't be read from the weights. Default: as in ModelScope's
+        ``configuration.json``; else 256.
     apply_masks : bool, optional
         As in `MossFormer2MaskNet`. Default: False if ``config.json`` names the authors' model for WHAMR!, else True.
     input_level : str, optional
@@ -87,7 +88,7 @@ def from_authors(
 
 
 def load_separator(
-    checkpoint: AuthorsCheckpoint, group_size: int = 256, apply_masks: bool | None = None
+    checkpoint: AuthorsCheckpoint, group_size: int | None = None, apply_masks: bool | None = None
 ) -> MossFormerSeparator:
     """Build a separator with a checkpoint's weights; their shapes determine its sizes.
 
@@ -108,6 +109,8 @@ def load_separator(
     """
     if apply_masks is None:
         apply_masks = checkpoint.settings.get("config_name") != MAPPING_TASK
+    if group_size is None:
+        group_size = _group_size(checkpoint)
     separator = MossFormerSeparator.from_modules(*_networks_for(checkpoint, group_size, apply_masks))
     modules = dict(separator.named_children())
     _compare(checkpoint, {name: in_modelscope_names(name, module.state_dict()) for name, module in modules.items()})
@@ -120,6 +123,16 @@ def load_separator(
 def in_modelscope_names(module: str, state_dict: dict) -> dict:
     """A state dict of the module called ``module``, with ModelScope's names."""
     return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
+
+
+def _group_size(checkpoint):
+    found = checkpoint.settings.get("group_size", GROUP_SIZE)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise InputError(
+            f"{checkpoint.source}: its settings have a group_size of {found!r}; it must be a number of frames. Give "
+            f"--group_size, 256 in all released models."
+        )
+    return found
 
 
 def _sample_rate(checkpoint):
@@ -152,12 +165,14 @@ def _networks_for(checkpoint, group_size, apply_masks):
         masknet = MossFormerMaskNet(**sizes, group_size=group_size)
     else:
         raise InputError(f"{checkpoint.source}: is a MossFormer, whose masks are always applied: remove --mapping.")
-    in_channels = sizes["in_channels"]
-    return (
-        Encoder(kernel_size, channels),
-        masknet,
-        Decoder(in_channels=in_channels, out_channels=1, kernel_size=kernel_size, stride=kernel_size // 2, bias=False),
+    decoder = Decoder(
+        in_channels=sizes["in_channels"],
+        out_channels=1,
+        kernel_size=kernel_size,
+        stride=kernel_size // 2,
+        bias="bias" in checkpoint.states["decoder"],
     )
+    return Encoder(kernel_size, channels), masknet, decoder
 
 
 def _compare(checkpoint, needed):

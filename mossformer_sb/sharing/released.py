@@ -6,6 +6,7 @@ import difflib
 from dataclasses import dataclass, field
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.pretrained import PACKAGED
 
 HUGGING_FACE, MODELSCOPE = "Hugging Face", "ModelScope"
 _NEAR = 0.75  # cutoff of `difflib` for mistyped names
@@ -146,7 +147,7 @@ def find_released(name: str) -> Released | None:
     >>> find_released("mossformer2-wsj-2mix")
     Traceback (most recent call last):
         ...
-    mossformer_sb.errors.InputError: mossformer2-wsj-2mix: there is no local folder of this name, and no released \
+    mossformer_sb.errors.InputError: mossformer2-wsj-2mix: there is no local folder of this name, and no such \
 model; did you mean mossformer2-wsj0-2mix or mossformer-wsj0-2mix? `mossformer-sb models` lists them all.
     """
     if name in RELEASED:
@@ -157,10 +158,10 @@ model; did you mean mossformer2-wsj0-2mix or mossformer-wsj0-2mix? `mossformer-s
         return by_id[name.lower()]
     if "/" in name:  # an id of a model hub, where models of others have similar names
         return None
-    near = difflib.get_close_matches(name.lower(), RELEASED, n=2, cutoff=_NEAR)
+    near = difflib.get_close_matches(name.lower(), [*RELEASED, PACKAGED], n=2, cutoff=_NEAR)
     if near:
         raise InputError(
-            f"{name}: there is no local folder of this name, and no released model; did you mean {' or '.join(near)}? "
+            f"{name}: there is no local folder of this name, and no such model; did you mean {' or '.join(near)}? "
             f"`mossformer-sb models` lists them all."
         )
     return None

@@ -20,6 +20,7 @@ import filelock
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.hub import CONFIG_FILE
+from mossformer_sb.pretrained import PACKAGED, default_model
 from mossformer_sb.sharing.authors_files import read_checkpoint
 from mossformer_sb.sharing.conversion import load_separator
 from mossformer_sb.sharing.downloads import difference, download, file_sha256
@@ -78,7 +79,7 @@ def is_cached(name: str) -> bool:
 
 
 def resolve_source(source: Any) -> Any:
-    """The folder of a released model, given its name; other sources are returned unchanged.
+    """The folder of the packaged model or a released one, given its name; other sources are returned unchanged.
 
     A folder of that name in the current directory takes precedence.
 
@@ -100,13 +101,18 @@ def resolve_source(source: Any) -> Any:
     -------
     >>> resolve_source("owner/model")
     'owner/model'
+    >>> resolve_source("mossformer-small-8k").parent.name
+    'pretrained'
     """
     if not isinstance(source, str):
         return source
     if Path(expanded(source)).exists():
-        if source in RELEASED:
-            logger.info("%s: using the folder of this name, not the released model", source)
+        if source in RELEASED or source == PACKAGED:
+            kind = "packaged" if source == PACKAGED else "released"
+            logger.info("%s: using the folder of this name, not the %s model", source, kind)
         return source
+    if source == PACKAGED:
+        return default_model()
     model = find_released(source)
     return source if model is None else get_released(model)
 

@@ -1,13 +1,18 @@
 """Our mask net against the authors', imported from the `modelscope` package (extra `parity`)."""
 
+import importlib
+import json
+
 import pytest
 import torch
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.network.separator import MossFormerSeparator
 from mossformer_sb.network.sizes import SIZES
 from mossformer_sb.sharing.authors_export import to_authors
 from mossformer_sb.sharing.conversion import from_authors
+from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.modelscope import masknet_from_modelscope
 from tests.parity.reference import (
     computed,
@@ -157,3 +162,24 @@ def test_files_of_the_authors_model_convert_to_its_output(tmp_path):
     again.load_check_point()
     with torch.no_grad():
         assert torch.equal(again(mixture), expected)
+
+
+@pytest.mark.parametrize("network", ["MossFormer", "MossFormer2"])
+def test_the_configuration_builds_their_network(tmp_path, network):
+    """As their pipeline does, which reads the arguments from it."""
+    package = "modelscope.models.audio.separation"
+    place = {"MossFormer": f"{package}.mossformer", "MossFormer2": f"{package}.m2.mossformer"}[network]
+    theirs = getattr(importlib.import_module(place), network)
+    sizes = {"group_size": 32, "query_key_dim": 24} if network == "MossFormer" else {"recurrent_channels": 256}
+    ours = MossFormerSeparator(network, num_spks=3, encoder_channels=32, out_channels=32, num_blocks=2, **sizes)
+    folder = export(tmp_path / "ours", dict(ours.named_children()), 8000)
+    converted = to_authors(folder, tmp_path / "theirs", "modelscope")
+    arguments = json.loads((converted / "configuration.json").read_text())["model"]
+    assert arguments.pop("type").startswith(f"speech_{network.lower()}_separation")
+    model = theirs(str(converted), **arguments).eval()
+    model.load_check_point()
+    mixture = torch.randn(1, 12000)
+    with torch.no_grad():
+        found = model(mixture)
+    expected = MossFormerSeparation.from_hparams(folder, device="cpu").separate_batch(mixture)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()

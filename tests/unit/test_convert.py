@@ -1,5 +1,7 @@
 """The authors' MossFormer and our model folders: round trips, and tables of differences."""
 
+import json
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.authors_export import to_authors
 from mossformer_sb.sharing.conversion import from_authors
 from mossformer_sb.sharing.folder import MODULES, export
+from mossformer_sb.sharing.loading import load_model
 
 GROUP = 64  # of size mini
 
@@ -36,15 +39,55 @@ def changed(folder, name, change):
     torch.save(state, folder / f"{name}.bin")
 
 
-def test_what_the_files_do_not_say(ours, tmp_path, caplog):
+def test_modelscopes_configuration(ours, theirs, tmp_path):
+    """It says what the weights don't; an argument takes precedence over it."""
+    path = theirs / "configuration.json"
+    configuration = json.loads(path.read_text())
+    assert configuration["model"]["group_size"] == GROUP != 256
+    assert torch.equal(output(from_authors(theirs, tmp_path / "back")), output(ours))
+    configuration["model"]["group_size"] = 4 * GROUP
+    path.write_text(json.dumps(configuration))
+    assert not torch.equal(output(from_authors(theirs, tmp_path / "other")), output(ours))
+    assert torch.equal(output(from_authors(theirs, tmp_path / "given", group_size=GROUP)), output(ours))
+    path.unlink()
+    assert load_model(from_authors(theirs, tmp_path / "without")).masknet.config["group_size"] == 256
+
+
+@pytest.mark.parametrize("model", [None, [], {}, {"type": "other"}])
+def test_a_configuration_without_the_networks_arguments(theirs, tmp_path, model):
+    (theirs / "configuration.json").write_text(json.dumps({"model": model, "framework": "pytorch"}))
+    assert load_model(from_authors(theirs, tmp_path / "back")).masknet.config["group_size"] == 256
+
+
+def test_modelscopes_pipeline_takes_8_khz(ours, tmp_path, caplog):
     to_authors(ours, tmp_path / "theirs", "modelscope")
-    assert f"has groups of {GROUP} frames, which the files don't say, and programs take 256: set group" in caplog.text
+    assert f"{ours}: is for 16000 Hz; ModelScope's pipeline takes recordings of 8000 Hz only." in caplog.text
+
+
+def test_a_mossformer_that_their_program_cannot_build(tmp_path):
+    separator = MossFormerSeparator("MossFormer", encoder_channels=16, out_channels=16, kernel_size=9)
+    export(tmp_path / "ours", dict(separator.named_children()), 8000)
+    with pytest.raises(InputError, match=r"can't build a MossFormer with kernel_size 9 \(needed 17\)"):
+        to_authors(tmp_path / "ours", tmp_path / "theirs", "modelscope")
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_a_decoder_with_a_bias(tmp_path):
+    sizes = {"encoder_channels": 16, "out_channels": 16, "num_blocks": 1, "decoder_bias": True}
+    for network in ("MossFormer", "MossFormer2"):
+        modules = dict(MossFormerSeparator(network, **sizes).named_children())
+        export(tmp_path / network, modules, 8000, speechbrain=False)
+    back = from_authors(to_authors(tmp_path / "MossFormer", tmp_path / "theirs", "modelscope"), tmp_path / "back")
+    assert torch.equal(output(back), output(tmp_path / "MossFormer"))
+    with pytest.raises(InputError, match="MossFormer2: its decoder has a bias, which that of the authors' MossFormer2"):
+        to_authors(tmp_path / "MossFormer2", tmp_path / "second", "modelscope")
 
 
 def test_there_and_back_again(ours, theirs, tmp_path):
-    assert sorted(path.name for path in theirs.iterdir()) == sorted(f"{name}.bin" for name in MODULES)
-    arguments = ["--output_folder", str(tmp_path / "back"), "--sample_rate", "16000", "--group_size", str(GROUP)]
-    assert main(["convert", str(theirs), *arguments]) == 0
+    assert sorted(path.name for path in theirs.iterdir()) == [
+        *("configuration.json", "decoder.bin", "encoder.bin", "masknet.bin")
+    ]
+    assert main(["convert", str(theirs), "--output_folder", str(tmp_path / "back")]) == 0
     assert torch.equal(output(tmp_path / "back"), output(ours))
     assert MossFormerSeparation.from_hparams(tmp_path / "back").hparams.sample_rate == 16000
     assert (

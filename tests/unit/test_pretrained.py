@@ -12,8 +12,9 @@ import torch
 from mossformer_sb import InputError, MossFormerSeparator, pretrained
 from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
-from mossformer_sb.pretrained import DEFAULT, default_model
+from mossformer_sb.pretrained import PACKAGED, default_model
 from mossformer_sb.sharing.folder import export
+from mossformer_sb.training.finetuning import start_from
 
 ROOT = Path(__file__).parents[2]
 MISSING = "no model is given, and this version of mossformer_sb has no packaged model"
@@ -25,7 +26,7 @@ def packaged(tmp_path, monkeypatch):
     torch.manual_seed(0)
     modules = dict(MossFormerSeparator.from_size("mini").named_children())
     monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "package")
-    return export(tmp_path / "package" / DEFAULT, modules, 8000, half=True, speechbrain=False)
+    return export(tmp_path / "package" / PACKAGED, modules, 8000, half=True, speechbrain=False)
 
 
 @pytest.fixture
@@ -89,9 +90,33 @@ def test_example_draws_with_the_model_that_is_given(packaged, recording, spectro
 
 def test_the_packaged_model_loads(tmp_path):
     """Where there is a model, it loads, for two speakers at 8 kHz, and is no larger than 12 MB."""
-    folder = pretrained.FOLDER / DEFAULT
+    folder = pretrained.FOLDER / PACKAGED
     if not folder.exists():
         pytest.skip("this version comes without a model")
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= 12e6
     model = MossFormerSeparation.from_hparams(device="cpu")
     assert (model.hparams.num_spks, model.hparams.sample_rate) == (2, 8000)
+
+
+class TestName:
+    """mossformer-small-8k, wherever a model is given."""
+
+    def test_loads_it(self, packaged, no_network):
+        by_name, default = (MossFormerSeparation.from_hparams(*name, device="cpu") for name in ([PACKAGED], []))
+        assert all(map(torch.equal, by_name.mods.parameters(), default.mods.parameters()))
+        modules = dict(MossFormerSeparator.from_size("mini").named_children())
+        start_from(modules, PACKAGED, sample_rate=8000)
+        assert torch.equal(modules["masknet"].prelu.weight, by_name.mods.masknet.prelu.weight)
+
+    def test_is_a_folder_if_there_is_one(self, packaged, no_network, tmp_path, monkeypatch, caplog):
+        monkeypatch.chdir(tmp_path)
+        caplog.set_level("INFO")
+        export(PACKAGED, dict(MossFormerSeparator.from_size("mini", num_spks=3).named_children()), 8000)
+        assert MossFormerSeparation.from_hparams(PACKAGED, device="cpu").hparams.num_spks == 3
+        assert f"{PACKAGED}: using the folder of this name, not the packaged model" in caplog.text
+
+    def test_is_described(self, capsys):
+        for arguments in ([], ["--download"]):
+            assert main(["models", PACKAGED, *arguments]) == 0
+            printed = capsys.readouterr().out
+            assert "in the package" in printed and f"folder      {default_model()}" in printed

@@ -15,6 +15,7 @@ import torch
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.cli import main
 from mossformer_sb.inference.separation import MossFormerSeparation
+from mossformer_sb.pretrained import PACKAGED
 from mossformer_sb.sharing import downloads as downloading
 from mossformer_sb.sharing.folder import export
 from mossformer_sb.sharing.released import MODELSCOPE, RELEASED, find_released
@@ -219,13 +220,13 @@ class TestUse:
     def test_the_list(self, hubs, capsys):
         assert main(["models"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert [line.split()[0] for line in lines[1:]] == NAMES
+        assert [line.split()[0] for line in lines[1:]] == [PACKAGED, *NAMES]
         assert main(["models", ONE, "--download"]) == 0
         assert f"folder      {model_folder(ONE)}" in capsys.readouterr().out.replace("  ", "  ")
         assert main(["models"]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if "in the cache" in line] == [ONE]
         for arguments, message in (
-            (["nobody/model"], "is not a released model"),
+            (["nobody/model"], "is not one of these models. Choose one of mossformer-small-8k, mossformer-wsj0"),
             (["--download"], "needs the name of a model"),
         ):
             assert main(["models", *arguments]) == 2
@@ -234,6 +235,8 @@ class TestUse:
     def test_a_mistyped_name(self):
         with pytest.raises(InputError, match="did you mean mossformer2-whamr"):
             find_released("mossformer2-whammr")
+        with pytest.raises(InputError, match="did you mean mossformer-small-8k"):
+            find_released("mossformer-small8k")
         assert find_released("nobody/model") is None
 
     @pytest.mark.parametrize("name", ["owner/mossformer-wham", "me/mossformer2-16k", "lab/mossformer-wsj0-2mix-dm"])

@@ -112,11 +112,13 @@ def _cut(job):
     source, target = job
     try:
         samples, sample_rate = read_audio(source)
-        clip = trim(to_clip_rate(samples, sample_rate), SAMPLE_RATE)
     except InputError as error:
         return str(error)
+    if not np.isfinite(samples).all():
+        return f"{source}: has samples of NaN or infinity"
+    clip = trim(to_clip_rate(samples, sample_rate), SAMPLE_RATE)
     if not len(clip):
-        return f"{source}: is silent"
+        return f"{source}: is silent, or shorter than {FRAME_SECONDS:g} s"
     clip = np.clip(np.rint(clip * (LEVEL / np.sqrt(np.mean(np.square(clip)))) * 2**15), -(2**15), 2**15 - 1)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as temporary:

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from data_prep.generate.engine import alone
 from data_prep.generate.image_source import impulse_responses
 from data_prep.generate.rooms import SAMPLE_RATE, draw_room, read_rooms
 from data_prep.messages import first_of
@@ -45,8 +46,7 @@ def compute_rooms(
 ) -> None:
     """Computes the RIRs of rooms from each speaker to the left microphone, unless they exist.
 
-    They are computed at 16 kHz, as for WHAMR!, and then resampled. Those of another seed, number of speakers or rate in
-    the same folder are replaced.
+    They are computed at 16 kHz, as for WHAMR!, and then resampled.
 
     Arguments
     ---------
@@ -68,9 +68,14 @@ def compute_rooms(
     Raises
     ------
     InputError
-        If the table is invalid, or the folder can't be written or holds other files.
+        If the table is invalid, or the folder can't be written, or holds other rooms (of another seed, number of
+        speakers or rate), with which another training may be working, or other files.
     """
     folder = Path(folder)
+    if rooms_csv is None and (isinstance(num_rooms, bool) or not isinstance(num_rooms, int) or num_rooms < 1):
+        raise InputError(
+            f"num_rooms {num_rooms!r}: give a whole number of one or more; or rir_folder null, for no rooms."
+        )
     if rooms_csv is None:
         rooms = [draw_room(np.random.default_rng([seed, number]), num_spks) for number in range(num_rooms)]
     else:
@@ -91,37 +96,48 @@ def compute_rooms(
 
 
 def _compute_missing(folder, facts, rooms, sinc, workers):
-    complete = _make_folder(folder, facts)
-    missing = [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
-    if complete and not missing:
+    if _described(folder / DESCRIPTION) == facts and not _missing(folder, rooms):
         return  # a finished folder may be read-only
-    if missing:
-        jobs = [(number, rooms[number]) for number in missing]
-        compute = functools.partial(_compute, folder, facts["sample_rate"], sinc)
-        with process_map(compute, 1 if len(missing) < WORTH_WORKERS else workers) as mapped:
-            for _ in tqdm(
-                mapped(jobs), "Computing rooms", len(rooms), len(rooms) - len(missing), unit="room", disable=None
-            ):
-                pass
-    _write(folder / DESCRIPTION, json.dumps(facts, indent=2).encode())
-
-
-def _make_folder(folder, facts):
-    """Creates the folder, or deletes the RIRs of other rooms from it; returns whether it was complete once."""
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / UNFINISHED
-    described = {path: _described(path) for path in (folder / DESCRIPTION, unfinished)}
-    for path, found in described.items():
-        if found == facts:
-            return path != unfinished
-    if not any(described.values()):
+    with alone(folder):
+        _make_ready(folder, facts)
+        jobs = [(number, rooms[number]) for number in _missing(folder, rooms)]
+        compute = functools.partial(_compute, folder, facts["sample_rate"], sinc)
+        with process_map(compute, 1 if len(jobs) < WORTH_WORKERS else workers) as mapped:
+            done = len(rooms) - len(jobs)
+            for _ in tqdm(mapped(jobs), "Computing rooms", len(rooms), done, unit="room", disable=None):
+                pass
+        _write(folder / DESCRIPTION, json.dumps(facts, indent=2).encode())
+
+
+def _missing(folder, rooms):
+    """Numbers of the rooms without a file."""
+    return [number for number in range(len(rooms)) if not (folder / response_name(number)).is_file()]
+
+
+def _make_ready(folder, facts):
+    """Prepares the folder for its first or its missing RIRs; those of an unfinished run for other rooms are deleted."""
+    complete, unfinished = (_described(folder / name) for name in (DESCRIPTION, UNFINISHED))
+    if facts in (complete, unfinished):
+        return
+    if complete is not None:
+        raise InputError(
+            f"{folder}: holds {complete['num_rooms']} simulated rooms of other settings "
+            f"({_difference(complete, facts)}), with which another training may be working. Give another rir_folder, "
+            "or the same settings; or delete it, if nobody needs it."
+        )
+    if unfinished is None:
         _check_empty(folder)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
     for path in folder.iterdir():
         if _RESPONSE.fullmatch(path.name):
             path.unlink()
-    _write(unfinished, json.dumps(facts).encode())
-    return False
+    _write(folder / UNFINISHED, json.dumps(facts).encode())
+
+
+def _difference(there, now):
+    """What differs between two descriptions."""
+    values = [f"{key} {there[key]} there, {now[key]} now" for key in list(now)[:-1] if there.get(key) != now[key]]
+    return ", ".join(values) or "another seed, rooms_csv or version"
 
 
 def _described(path):

@@ -142,8 +142,11 @@ def prepare_mixing(
         else _speech(speech_folder, speech_layout, speaker_pattern)
     )
     _write_table(output_folder / SPEECH_TABLE, speech, _measure_speech, SPEECH_COLUMNS, workers)
+    pitches = pitch_file(output_folder / SPEECH_TABLE)
     if similar_pitch_rate:
-        _write_beside(pitch_file(output_folder / SPEECH_TABLE), SPEECH_TABLE, speech, _measure_pitch, "Pitch", workers)
+        _write_beside(pitches, SPEECH_TABLE, speech, _measure_pitch, "Pitch", workers)
+    else:
+        pitches.unlink(missing_ok=True)  # those of another table would be read after --skip_prep
     if speech_folder is not None and test_manifest is not None and os.path.isfile(test_manifest):
         _warn_of_test_speakers(speech_folder, set(speech.values()), test_manifest, data_root)
     noise = _static_noise(manifest, data_root) if noise_folder is None else _noise(noise_folder)

@@ -108,9 +108,13 @@ class Augmentation:
             offsets[others] = -np.inf
         return offsets
 
-    def draw_shifts(self, rng: np.random.Generator, num_spks: int, sample_rate: int) -> np.ndarray:
-        """[S], shifts of the speakers in samples; positive: later."""
+    def draw_shifts(self, rng: np.random.Generator, num_spks: int, sample_rate: int, length: int) -> np.ndarray:
+        """[S], shifts of the speakers in an example of ``length`` samples, in samples; positive: later.
+
+        In an example so short that a speaker could be shifted out entirely, shifts are at most half of it.
+        """
         reach = round(self.random_shift * sample_rate)
+        reach = reach if reach < length else length // 2
         return rng.integers(-reach, reach + 1, num_spks) if reach else np.zeros(num_spks, dtype=int)
 
 

@@ -133,6 +133,11 @@ class EpochDataset(Dataset):
         """Random generator of an example."""
         return np.random.default_rng((self.seed, int(self._epoch), index))
 
+    @property
+    def grouping(self) -> str:
+        """The settings by which `length_groups` are drawn; "none" without groups."""
+        return "none"
+
     def length_groups(self) -> np.ndarray | None:
         """Group of each example of the epoch, [N]: those of one group share batches. Default: None, all are alike."""
         return None
@@ -315,7 +320,8 @@ class AugmentedMixtureDataset(MixtureDataset):
         rng = self.rng(index)
         speeds = np.full(self.num_spks + 1, self.augmentation.draw_speeds(rng, 1)[0])
         signals = self._read(rng, row, ["mix_wav", *self._source_columns], speeds)
-        mixture, *sources = torch.from_numpy(shift(signals, self.augmentation.draw_shifts(rng, 1, self.sample_rate)[0]))
+        shifts = self.augmentation.draw_shifts(rng, 1, self.sample_rate, signals.shape[-1])
+        mixture, *sources = torch.from_numpy(shift(signals, shifts[0]))
         return Mixture(row["ID"], mixture, torch.stack(sources, dim=-1))
 
     def draw(self, index: int) -> Parts:
@@ -337,7 +343,7 @@ class AugmentedMixtureDataset(MixtureDataset):
             noise=signals[-1] if has_noise else np.zeros_like(sources[0]),
             speakers=tuple(row.get(f"s{number + 1}_spk") for number in range(num_spks)),
         )
-        return shifted(parts, augmentation.draw_shifts(rng, num_spks, self.sample_rate))
+        return shifted(parts, augmentation.draw_shifts(rng, num_spks, self.sample_rate, sources.shape[-1]))
 
     @property
     def _source_columns(self):

@@ -147,8 +147,8 @@ class DynamicMixtureDataset(EpochDataset):
             self.num_mixtures = len(table) if mixtures_per_epoch is None else mixtures_per_epoch
         if self.num_mixtures is None:
             raise InputError("mixtures_per_epoch is null, and there is no manifest: give one of the two.")
-        if self.num_mixtures < 1:
-            raise InputError(f"mixtures_per_epoch {mixtures_per_epoch}: give one or more, or null.")
+        if isinstance(self.num_mixtures, bool) or not isinstance(self.num_mixtures, int) or self.num_mixtures < 1:
+            raise InputError(f"mixtures_per_epoch {mixtures_per_epoch!r}: give a whole number of one or more, or null.")
         shortest = min_seconds * self.augmentation.max_speed
         self.speech = SpeechPool.read(
             speech_table, self.levels.measures, num_spks, shortest, with_pitch=similar_pitch_rate > 0
@@ -175,6 +175,11 @@ class DynamicMixtureDataset(EpochDataset):
 
     def __len__(self) -> int:
         return self.num_mixtures
+
+    @property
+    def grouping(self) -> str:
+        """The settings by which `length_groups` are drawn."""
+        return "none" if self._one_length else f"those with turns (turn_rate {self.turns.rate})"
 
     def length_groups(self) -> np.ndarray | None:
         """Group of each example of the epoch, [N]: with turns or without; None if both have the same length."""
@@ -236,7 +241,8 @@ class DynamicMixtureDataset(EpochDataset):
             noise=np.zeros(inside.shape[1], np.float32) if noise is None else noise * np.float32(noise_gain),
             speakers=tuple(self.speech.speakers[number] for number in chosen),
         )
-        return shifted(parts, self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate))
+        shifts = self.augmentation.draw_shifts(rng, self.num_spks, self.sample_rate, inside.shape[1])
+        return shifted(parts, shifts)
 
     def _turns(self, rng, chosen, speeds, lead):
         """[S, lead + T]: turns of the speakers, from ``lead`` samples before the segment on."""

@@ -249,6 +249,8 @@ class SpeedResampler:
 
         With torch, since NumPy's matrix multiplication would start threads in each worker of a data loader.
         """
+        if not num_samples:
+            return samples[:0]
         starts, weights = _interpolation(self.up, self.down, self._reach)  # [G], [G, W, N]; up = G·N
         periods, width = -(-num_samples // self.up), weights.shape[1]  # P, W
         places = starts[:, None] + np.arange(periods) * self.down  # [G, P], where the windows begin

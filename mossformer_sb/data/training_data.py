@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from mossformer_sb.data.augmentation import Augmentation
@@ -11,6 +12,8 @@ from mossformer_sb.data.dynamic_mixing import DynamicMixtureDataset
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 def training_data(
@@ -38,7 +41,8 @@ def training_data(
     dynamic_mixing : bool
         Whether mixtures are generated on the fly, different ones in each epoch.
     **mixing
-        Further arguments of `DynamicMixtureDataset`, ignored if ``dynamic_mixing`` is False.
+        Further arguments of `DynamicMixtureDataset`. Without ``dynamic_mixing`` they have no effect; those that would
+        have one are logged.
 
     Returns
     -------
@@ -54,6 +58,9 @@ def training_data(
     augmentation.check_segment(segment)
     if dynamic_mixing:
         return DynamicMixtureDataset(manifest, data_root, augmentation=augmentation, **common, **mixing)
+    unused = [key for key in ("turn_rate", "similar_pitch_rate", "mixtures_per_epoch") if mixing.get(key)]
+    if unused:
+        logger.warning("%s: no effect without dynamic_mixing (--dynamic_mixing)", ", ".join(unused))
     if augmentation.is_active:
         return AugmentedMixtureDataset(manifest, data_root, augmentation, trim=trim, **common)
     return MixtureDataset(manifest, data_root, trim=trim, **common)

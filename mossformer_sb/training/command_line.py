@@ -169,6 +169,8 @@ def check_run_options(run_opts: RunOptions, hparams: Mapping) -> None:
         )
     if found["jit"] or run_option("jit_module_keys", run_opts, hparams):
         raise InputError("jit is not supported: the networks can't be scripted by torch.jit. Leave it out.")
+    if run_option("max_grad_norm", run_opts, hparams) == 0:
+        raise InputError("max_grad_norm is 0, so that all gradients would be zero: give more, or -1 for no limit.")
     intervals = ("ckpt_interval_minutes", "ckpt_interval_steps")
     if all(run_option(name, run_opts, hparams) > 0 for name in intervals):
         raise InputError(f"{' and '.join(intervals)} exclude each other: set one of them to 0.")

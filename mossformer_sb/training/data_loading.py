@@ -38,6 +38,7 @@ _ORDER_KEYS = {
     "seed": "seed",
     "shuffle": "shuffle",
     "fingerprint": "fingerprint of the training data",
+    "grouping": "examples in batches of their own",
 }
 
 
@@ -50,7 +51,8 @@ class GlobalBatches(Sampler):
     batch size. The order is a pure function of (seed, epoch).
 
     If the dataset has examples of different lengths (its ``length_groups``), a global batch has those of one group, so
-    that padding wastes no time, and no rank waits for another one's longer example. Only the last batches are mixed.
+    that padding wastes no time, and no rank waits for another one's longer example. Only what is left of the groups is
+    mixed.
 
     For training, every rank has the same number of batches, none of them empty, since DDP averages their gradients: a
     remainder with fewer examples than ranks joins the previous batch. No example is lost or repeated.
@@ -174,12 +176,11 @@ class GlobalBatches(Sampler):
         (items_done, batches_done), self._done = self._done, (0, 0)
         spans = self._spans(items_done)
         self._length = batches_done + len(spans)
-        order = np.arange(self.num_items)
-        if self.shuffle:
-            order = np.random.default_rng((_ORDER, self.seed, self.epoch)).permutation(self.num_items)
+        rng = np.random.default_rng((_ORDER, self.seed, self.epoch))
+        order = rng.permutation(self.num_items) if self.shuffle else np.arange(self.num_items)
         groups = None if self.dataset is None else getattr(self.dataset, "length_groups", lambda: None)()
-        if groups is not None:
-            order = in_runs(order, groups, self._run)
+        if groups is not None and self._run > 1:
+            order = in_runs(order, groups, self._run, rng)
         for first, end in spans:
             yield order[first:end][self.rank :: self.world_size].tolist()
 
@@ -188,6 +189,11 @@ class GlobalBatches(Sampler):
         """First digits of the dataset's fingerprint; None without one."""
         fingerprint = getattr(self.dataset, "fingerprint", None)
         return None if fingerprint is None else fingerprint[:FINGERPRINT_SHOWN]
+
+    @property
+    def grouping(self) -> str:
+        """The dataset's settings of its groups of examples, on which the order depends."""
+        return getattr(self.dataset, "grouping", "none")
 
     @mark_as_saver
     def save(self, path: str | Path) -> None:
@@ -218,8 +224,11 @@ class GlobalBatches(Sampler):
             )
 
 
-def in_runs(order: np.ndarray, groups: np.ndarray, run: int) -> np.ndarray:
-    """Reorder examples, so that ``run`` consecutive ones are always of one group.
+def in_runs(order: np.ndarray, groups: np.ndarray, run: int, rng: np.random.Generator) -> np.ndarray:
+    """Reorder examples, so that ``run`` consecutive ones are of one group, wherever the group has enough of them.
+
+    The first part of the result has the proportions of the whole, since runs are in random order. What is left of the
+    groups is mixed in runs of its own.
 
     Arguments
     ---------
@@ -229,24 +238,26 @@ def in_runs(order: np.ndarray, groups: np.ndarray, run: int) -> np.ndarray:
         Group of each example, [N], by index.
     run : int
         Number of examples of one group in sequence.
+    rng : numpy.random.Generator
+        Random generator of the order of the runs.
 
     Returns
     -------
     np.ndarray
-        The indices, [N]. Runs are in the order of their first examples; incomplete ones come last.
+        The indices, [N].
 
     Example
     -------
-    >>> in_runs(np.array([4, 0, 3, 1, 2]), groups=np.array([0, 0, 0, 1, 1]), run=2).tolist()
-    [4, 3, 0, 1, 2]
+    >>> rng = np.random.default_rng(0)
+    >>> in_runs(np.array([4, 0, 3, 1, 2]), groups=np.array([0, 0, 0, 1, 1]), run=2, rng=rng).tolist()
+    [0, 1, 4, 3, 2]
     """
-    places = np.empty(len(order), np.int64)
-    for group in np.unique(groups):
-        of_group = np.flatnonzero(groups[order] == group)
-        firsts = of_group[::run].repeat(run)[: len(of_group)]
-        firsts[len(firsts) - len(firsts) % run :] += len(order)
-        places[of_group] = firsts
-    return order[np.argsort(places, kind="stable")]
+    order, last = np.split(order, [len(order) - len(order) % run])
+    of_group = [order[groups[order] == group] for group in np.unique(groups)]
+    cuts = [len(members) - len(members) % run for members in of_group]
+    mixed = rng.permutation(np.concatenate([members[cut:] for members, cut in zip(of_group, cuts, strict=True)]))
+    runs = [members[:cut] for members, cut in zip(of_group, cuts, strict=True)]
+    return np.concatenate([rng.permutation(np.concatenate([*runs, mixed]).reshape(-1, run)).ravel(), last])
 
 
 class RankLoader(DataLoader):
@@ -340,13 +351,13 @@ def _loading_error_message(error, num_workers):
         return (
             f"The {num_workers} processes that load data have used up the shared memory for batches"
             f"{_shared_memory()}. In docker, give it more with --shm-size=2g, or use the host's "
-            f"with "
-            f"--ipc=host; else use a smaller --num_workers, --batch_size or --segment. --num_workers 0 needs none."
+            f"with --ipc=host; else use a smaller --num_workers, --batch_size, --segment or --turn_segment. "
+            f"--num_workers 0 needs none."
         )
     if _KILLED.search(text):
         return (
             f"One of the {num_workers} processes that load data was killed, probably by the operating system, out of "
-            f"memory. Use a smaller --num_workers, --batch_size or --segment."
+            f"memory. Use a smaller --num_workers, --batch_size, --segment or --turn_segment."
         )
     return None
 

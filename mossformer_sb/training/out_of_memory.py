@@ -73,7 +73,10 @@ def _message(batch, stage, sample_rate):
     found = ", ".join(shown) + (f" and {more} more" if more else "")
     if stage == sb.Stage.TRAIN:
         name, cure = "training", "Use a smaller --batch_size (with a larger --grad_accumulation_factor, if the step is "
-        cure += "to stay the same), a shorter --segment, --checkpoint_blocks True, or a smaller --model_size."
+        cure += (
+            "to stay the same), a shorter --segment (and --turn_segment, if it is set), --checkpoint_blocks True, or a "
+        )
+        cure += "smaller --model_size."
     else:
         name = "validation" if stage == sb.Stage.VALID else "test"
         cure = "It does not crop mixtures. Use --valid_batch_size 1 if it is more, cut or remove the longest mixtures, "

@@ -372,6 +372,11 @@ def locate(training_folder: Path, path: str, output_folder: str | None = None) -
     return Path(path) if Path(path).is_dir() and not inside.is_dir() else inside
 
 
+def _is_in(path, folder):
+    """Whether a path, both without links, is a folder or in it."""
+    return (path + os.sep).startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def walk_files(folder: str | Path, key: str) -> Iterator[str]:
     """Lists the files below a folder, in a fixed order. Links to other folders are followed.
 
@@ -401,7 +406,7 @@ def walk_files(folder: str | Path, key: str) -> Iterator[str]:
         folders.sort()  # of two links to the same folder the same one is followed everywhere
         yield from (os.path.join(place, name) for name in sorted(files))
         links = {name: os.path.realpath(path) for name in folders if os.path.islink(path := os.path.join(place, name))}
-        # Folders inside are listed under their own names, and links may form a cycle.
-        skipped = {name for name, real in links.items() if real in seen or (real + os.sep).startswith(top + os.sep)}
+        # Folders inside are listed under their own names, and links to those above would list all of them again.
+        skipped = {name for name, real in links.items() if real in seen or _is_in(real, top) or _is_in(top, real)}
         folders[:] = [name for name in folders if name not in skipped]
         seen |= set(links.values())

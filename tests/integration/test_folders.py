@@ -67,6 +67,7 @@ def test_refused_runs_leave_a_finished_training_as_it_was(folder, corpora, tmp_p
         "a debug run would replace": words("--debug", data_folder=one),
         "debug and test_only exclude each other": words("--debug", "--test_only", data_folder=one),
         "jit is not supported": words("--jit", data_folder=one),
+        "max_grad_norm is 0, so that all gradients would be zero": words("--max_grad_norm", "0", data_folder=one),
         "ckpt_interval_steps exclude each other": words(
             data_folder=one, ckpt_interval_steps=2, ckpt_interval_minutes=15
         ),

@@ -78,12 +78,17 @@ class TestMessages:
 
     def test_recordings_that_are_silent_or_damaged(self, corpora, capsys):
         root, words = corpora
-        silent, damaged = sorted((root / "b").iterdir())[:2]
+        silent, damaged, short, infinite = sorted((root / "b").iterdir())[:4]
         soundfile.write(silent, np.zeros(48000), 48000)
         damaged.write_bytes(b"nothing")
+        soundfile.write(short, np.full(900, 0.1), 48000)
+        soundfile.write(infinite, np.r_[np.full(48000, 0.1), np.nan], 48000, format="WAV", subtype="FLOAT")
         assert main(words) == 2
         message = capsys.readouterr().err
-        assert "2 recordings can't be used" in message and f"{silent}: is silent" in message and str(damaged) in message
+        assert "4 recordings can't be used" in message and str(damaged) in message
+        assert f"{silent}: is silent" in message and f"{short}: is silent, or shorter than 0.02 s" in message
+        assert f"{infinite}: has samples of NaN or infinity" in message
+        assert len(list((root / "clips").rglob("*.wav"))) == 5
 
     def test_no_folder(self, corpora, capsys):
         root, words = corpora

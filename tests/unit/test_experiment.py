@@ -69,6 +69,14 @@ def test_training_data_is_of_the_kind_that_the_keys_say(hparams, options, kind):
     assert type(data) is kind and len(data[0].mixture) == 800
 
 
+def test_options_of_dynamic_mixing_without_it(hparams, caplog):
+    build_dataset({**hparams, "turn_rate": 0.5, "similar_pitch_rate": 0.1, "room_rate": 0.5}, "train")
+    assert "turn_rate, similar_pitch_rate: no effect without dynamic_mixing" in caplog.text
+    caplog.clear()
+    build_dataset({**hparams, "turn_rate": 0.0, "mixtures_per_epoch": None}, "train")
+    assert not caplog.text
+
+
 def test_validation_and_test_are_whole_and_as_they_are(hparams):
     for name in ("valid", "test"):
         data = build_dataset({**hparams, "dynamic_mixing": True, "random_shift": 0.1}, name)

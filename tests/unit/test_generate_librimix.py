@@ -445,6 +445,13 @@ def test_of_two_links_to_a_folder_always_the_same_is_followed(tmp_path, monkeypa
     assert found[0] == found[1] == [str(tmp_path / "speech/a/link/x.wav")]
 
 
+def test_a_link_to_a_folder_above(tmp_path):
+    """Its recordings would be listed twice, once as those of a speaker with the name of the link."""
+    write(tmp_path / "above" / "speech" / "s1" / "x.wav", np.zeros(9, np.int16))
+    (tmp_path / "above" / "speech" / "link").symlink_to("..")
+    assert list(walk_files(tmp_path / "above" / "speech", "speech")) == [str(tmp_path / "above/speech/s1/x.wav")]
+
+
 def test_folders_that_are_links(speech, tmp_path):
     make(speech, tmp_path / "whole")
     folder = tmp_path / "speech/train-clean-100/103"

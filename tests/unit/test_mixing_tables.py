@@ -344,9 +344,35 @@ class TestRooms:
         (tmp_path / "rooms.json").unlink()
         room_cache.compute_rooms(tmp_path, 3, **options)
         assert computed == [0, 1, 2, 1] and (tmp_path / "000001.npy").read_bytes() == first
+        (tmp_path / "rooms.json").unlink()  # unfinished: nobody uses them
         room_cache.compute_rooms(tmp_path, 2, **{**options, "seed": 2})
         assert computed[4:] == [0, 1] and not (tmp_path / "000002.npy").exists()
         assert json.loads((tmp_path / "rooms.json").read_text())["num_rooms"] == 2
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"num_rooms": 3}, "num_rooms 2 there, 3 now"),
+            ({"num_spks": 3}, "num_spks 2 there, 3 now"),
+            ({"sample_rate": 16000}, "sample_rate 8000 there, 16000 now"),
+            ({"seed": 9}, "another seed, rooms_csv or version"),
+        ],
+    )
+    def test_finished_rooms_of_other_settings_are_kept(self, tmp_path, changes, told):
+        """Another training may draw from them."""
+        options = {"num_rooms": 2, "workers": 1}
+        room_cache.compute_rooms(tmp_path, **options)
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        message = rf"holds 2 simulated rooms of other settings \({told}\).*Give another rir_folder"
+        with pytest.raises(InputError, match=message):
+            room_cache.compute_rooms(tmp_path, **{**options, **changes})
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+    @pytest.mark.parametrize("num_rooms", [0, -1, 2.0, True])
+    def test_no_number_of_rooms(self, tmp_path, num_rooms):
+        with pytest.raises(InputError, match=f"num_rooms {num_rooms}: give a whole number of one or more"):
+            room_cache.compute_rooms(tmp_path / "rooms", num_rooms)
+        assert not (tmp_path / "rooms").exists()
 
     @pytest.mark.parametrize("name", ["000001.npy", "rir.wav", "rooms.json"])
     def test_files_of_others_are_kept(self, tmp_path, name):
@@ -360,8 +386,12 @@ class TestRooms:
         room_cache.compute_rooms(tmp_path / "rooms", 2, workers=1)
         with read_only(tmp_path / "rooms"):
             room_cache.compute_rooms(tmp_path / "rooms", 2, workers=1)
-            with pytest.raises(InputError, match="rir_folder '.*' can't be written \\(Permission denied\\): give a"):
-                room_cache.compute_rooms(tmp_path / "rooms", 3, workers=1)
+        (tmp_path / "rooms" / "000001.npy").unlink()
+        with (
+            read_only(tmp_path / "rooms"),
+            pytest.raises(InputError, match="rir_folder '.*' can't be written \\(Permission denied\\): give a"),
+        ):
+            room_cache.compute_rooms(tmp_path / "rooms", 2, workers=1)
 
     def test_published_rooms(self, tmp_path):
         rooms = {f"m{n}.wav": draw_room(np.random.default_rng(n)) for n in range(2)}

@@ -147,3 +147,11 @@ class TestFile:
     def test_rate_is_a_probability(self, pools):
         with pytest.raises(InputError, match=r"similar_pitch_rate 1.5: give a probability, from 0 to 1"):
             dataset(pools, similar_pitch_rate=1.5)
+
+    def test_those_of_another_table_are_removed(self, tmp_path):
+        """Otherwise they would be read after --skip_prep."""
+        prepare_pools(tmp_path, noise=False, speech_folder=write_voices(tmp_path / "speech"), similar_pitch_rate=1.0)
+        others = write_voices(tmp_path / "others", {name: 2 * pitch for name, pitch in PITCHES.items()})
+        pools = prepare_pools(tmp_path, noise=False, speech_folder=others)
+        with pytest.raises(InputError, match="similar_pitch_rate needs the pitch of all utterances. Prepare the data"):
+            SpeechPool.read(pools["speech_table"], (), 2, 0.0, with_pitch=True)

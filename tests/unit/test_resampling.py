@@ -33,6 +33,11 @@ def test_a_segment_is_a_part_of_the_whole(recording, rate, speed):
             np.testing.assert_allclose(found, whole[first : first + length], rtol=0, atol=1e-6)
 
 
+def test_a_sample_that_leaves_none():
+    resampler = SpeedResampler.between(8000, 8000, 1.05)
+    assert resampler.num_out(1) == 0 and len(resampler.convert(np.ones(1, np.float32))) == 0
+
+
 def test_the_whole_recording_has_the_stated_length(recording):
     path, signal = recording
     resampler = SpeedResampler.between(16000, 8000, 0.95)

@@ -107,12 +107,14 @@ class TestExamples:
         assert (earlier == current).all()
         data.set_epoch(3)
         assert (data.length_groups() != earlier).any()
+        assert data.grouping == "those with turns (turn_rate 0.4)"
 
     @pytest.mark.parametrize(
         "options", [{}, {"turn_rate": 0.5}, {"turn_rate": 0.5, "turn_segment": SEGMENT}, {"turn_segment": 9.0}]
     )
     def test_there_are_no_groups_if_all_have_one_length(self, pools, options):
-        assert dataset(pools, **options).length_groups() is None
+        data = dataset(pools, **options)
+        assert data.length_groups() is None and data.grouping == "none"
 
     def test_a_mixture_is_the_sum_of_its_parts(self, pools, rooms):
         everything = Augmentation("continuous", (0.9, 1.1), True, 0.2, 6.0, 0.3)
@@ -232,3 +234,13 @@ def test_a_shift_is_shorter_than_the_segments_with_turns(pools):
     with pytest.raises(InputError, match="random_shift 1.5 s is as long as the segments of 1.0 s"):
         training_data(augmentation=Augmentation(random_shift=1.5), **options)
     training_data(augmentation=Augmentation(random_shift=1.5), **{**options, "turn_rate": 0.0})
+
+
+def test_no_speaker_is_shifted_out_of_a_shorter_example(pools):
+    """An utterance may be shorter than the segment, and than the shift."""
+    data = DynamicMixtureDataset(
+        **pools, segment=4.0, augmentation=Augmentation(random_shift=3.0), mixtures_per_epoch=80, noise_rate=0.0
+    )
+    examples = [data.draw(index).targets for index in range(80)]
+    assert min(targets.shape[1] for targets in examples) < 3.0 * RATE
+    assert all(np.abs(target).max() > 0 for targets in examples for target in targets)

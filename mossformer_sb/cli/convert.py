@@ -55,7 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     if arguments.to is not None:
+        from mossformer_sb.errors import InputError
         from mossformer_sb.sharing.authors_export import to_authors
+
+        given = [f"--{key}" for key in ("sample_rate", "group_size", "mapping") if getattr(arguments, key) is not None]
+        if given:
+            raise InputError(
+                f"{', '.join(given)}: only for the authors' checkpoints; with --to, the model has its own."
+            )
 
         folder = to_authors(arguments.source, arguments.output_folder, arguments.to)
     else:

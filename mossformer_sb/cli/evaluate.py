@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_output(arguments, arguments.manifest)
     model = MossFormerSeparation.from_hparams(arguments.model, device=arguments.device, **model_options(arguments))
     data_root = Path(arguments.manifest).parent if arguments.data_root is None else arguments.data_root
+    _check_fit(arguments.manifest, model.hparams)
     data = MixtureDataset(
         arguments.manifest, data_root, model.hparams.num_spks, model.hparams.sample_rate, trim=arguments.trim
     )
@@ -55,6 +57,34 @@ def run(arguments: argparse.Namespace) -> None:
     scores = write_scores(arguments, evaluate(model, data, arguments.metrics), len(data))
     if arguments.report is not None:
         _write_report(arguments, scores, model, data)
+
+
+def _check_fit(manifest, hparams):
+    """Raise InputError if a manifest is not for the model's number of speakers and sample rate."""
+    from mossformer_sb.data.tables import read_table
+    from mossformer_sb.errors import InputError
+    from mossformer_sb.utils.files import expanded
+
+    if not Path(expanded(manifest)).is_file():
+        raise InputError(f"{manifest}: there is no such manifest. `python -m data_prep` and each training write some.")
+    columns, rows, _ = read_table(expanded(manifest), "manifest")
+    speakers = sum(re.fullmatch(r"s\d+_wav", column) is not None for column in columns)
+    rates = sorted({row["sample_rate"] for row in rows}) if "sample_rate" in columns else []
+    found = f"{speakers} speakers" if speakers not in (0, hparams.num_spks) else ""
+    if len(rates) == 1 and _number(rates[0]) not in (None, hparams.sample_rate):
+        found += f"{' at ' if found else ''}{rates[0]} Hz"
+    if found:
+        raise InputError(
+            f"{manifest}: has mixtures of {found}; the model is for {hparams.num_spks} speakers at "
+            f"{hparams.sample_rate} Hz. Choose another model, or another test set."
+        )
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _write_report(arguments, scores, model, data):

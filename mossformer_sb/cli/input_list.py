@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mossformer_sb.errors import InputError
+from mossformer_sb.utils.files import expanded
 
 
 class Listed(NamedTuple):
@@ -54,7 +55,7 @@ def read_input_list(path: str | Path) -> list[Listed]:
     lines = text.split("\n")
     is_scp = str(path).endswith(".scp")
     found = [
-        _read_scp(line.strip(), f"{path}, line {number}") if is_scp else Listed(Path(line.strip()), None)
+        _read_scp(line.strip(), f"{path}, line {number}") if is_scp else Listed(Path(expanded(line.strip())), None)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     ]
@@ -70,7 +71,7 @@ def read_input_list(path: str | Path) -> list[Listed]:
 def _read_scp(line, place):
     name, *more = re.split(r"[ \t]+", line, maxsplit=1)
     if not more or os.path.exists(line):
-        return Listed(Path(line), None)
+        return Listed(Path(expanded(line)), None)
     rest = more[0]
     if rest.endswith("|"):
         raise InputError(f"{place}: has a command, '{rest}', which is not run here. Write its output to a file first.")
@@ -78,4 +79,4 @@ def _read_scp(line, place):
         raise InputError(f"{place}: has an offset in an archive, '{rest}', which can't be read here. Give audio files.")
     if name in (".", "..") or set(name) & set("/\\"):
         raise InputError(f"{place}: has the ID '{name}', which can't name a file. Give IDs without slashes.")
-    return Listed(Path(rest), name)
+    return Listed(Path(expanded(rest)), name)

@@ -30,14 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from mossformer_sb.errors import InputError
-    from mossformer_sb.pretrained import PACKAGED
+    from mossformer_sb.pretrained import PACKAGED, has_packaged
     from mossformer_sb.sharing.released import RELEASED, find_released
     from mossformer_sb.sharing.released_cache import get_released
 
     if arguments.name is None:
         if arguments.download:
             raise InputError(f"--download needs the name of a model: give one of {', '.join(RELEASED)}.")
-        _print_table([_packaged_summary(), *map(_summary, RELEASED.values())])
+        packaged = [_packaged_summary()] if has_packaged() else []
+        _print_table([*packaged, *map(_summary, RELEASED.values())])
         return
     if arguments.name == PACKAGED:
         _print_facts(_packaged_facts())
@@ -58,18 +59,18 @@ def _print_facts(facts):
 
 
 def _packaged_summary():
-    from mossformer_sb.pretrained import PACKAGED
+    from mossformer_sb.pretrained import PACKAGED, default_model
     from mossformer_sb.sharing.model_info import describe
 
-    facts = describe(PACKAGED)
+    facts = describe(default_model())
     return {
         "name": PACKAGED,
         "network": facts["network"].removesuffix("MaskNet"),
-        "trained on": facts["card: Corpus"],
+        "trained on": facts.get("card: Corpus", "not stated"),
         "speakers": facts["speakers"],
         "rate": facts["sample rate"],
         "download": "in the package",
-        "licence": facts["card: Licence"],
+        "licence": facts.get("card: Licence", "not stated"),
     }
 
 

@@ -77,7 +77,15 @@ def _utterances(arguments):
     if arguments.table is not None:
         if any((*folders, arguments.mixtures)):
             raise InputError("--table lists all files: give it alone, without --estimates, --references or --mixtures.")
+        if arguments.subset:
+            raise InputError("--subset is for folders: a --table lists what is scored. Leave one of them out.")
         return read_utterances(arguments.table, arguments.data_root)
     if None in folders:
         raise InputError("give --estimates and --references, or a --table of all files.")
+    if os.path.isfile(arguments.references) and arguments.mixtures is not None:
+        raise InputError(
+            f"--references {arguments.references} is a manifest, which lists its mixtures: leave out --mixtures."
+        )
+    if not os.path.isfile(arguments.references) and arguments.data_root is not None:
+        raise InputError("--data_root is for a manifest or a table; --references is a folder. Leave it out.")
     return find_utterances(*folders, arguments.mixtures, arguments.data_root, arguments.subset)

@@ -209,7 +209,7 @@ def _separate(arguments, jobs, output, chunking, passed_over):
         return _separate_to_stdout(model, jobs[0], output, options)
     make_output_folder(arguments.output_folder)
     if arguments.cluster:
-        choice = ModelChoice(str(source), arguments.device, **loading)
+        choice = ModelChoice(arguments.model, arguments.device, **loading)
         results = separate_on_cluster(
             arguments.cluster, choice, jobs, output, options, arguments.overwrite, quiet=arguments.quiet
         )

@@ -33,7 +33,7 @@ _SHARES = 8  # minimum number of bundles per worker, so that all end at about th
 class ModelChoice(NamedTuple):
     """The model that a worker loads: the arguments of `MossFormerSeparation.from_hparams`."""
 
-    source: str
+    source: str | None  # None: that of the package, which each worker has in a folder of its own
     device: str
     trust: bool
     shifts: int | None
@@ -106,7 +106,7 @@ def separate_on_cluster(
 
     from mossformer_sb.utils.cluster import Cluster
 
-    if os.path.exists(choice.source):
+    if choice.source is not None and os.path.exists(choice.source):
         choice = choice._replace(source=os.path.abspath(choice.source))
     # Loaded here too, so that its errors are reported once, and a model of a hub is fetched once on this machine.
     model = choice.load("cpu")
@@ -186,7 +186,7 @@ def _loaded(choice, _):
 
 def _version(source):
     """What changes when another model is exported into a folder, while a worker runs; None for names and ids."""
-    if not os.path.isdir(source):
+    if source is None or not os.path.isdir(source):
         return None
     found = [path.stat() for path in sorted(Path(source).iterdir()) if path.is_file()]
     return tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in found)

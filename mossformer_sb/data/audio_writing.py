@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,7 +17,6 @@ from mossformer_sb.utils.files import atomic_write, atomic_write_all, for_soundf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     import torch
 
@@ -32,12 +33,13 @@ class Format(NamedTuple):
 
     name: str
     subtypes: tuple  # possible sample formats, the default first
+    highest_rate: float = math.inf  # Hz; the library says so itself, unless it is given here
 
 
 FORMATS = {
     "wav": Format("WAV", ("FLOAT", "PCM_16", "PCM_24")),
     "flac": Format("FLAC", ("PCM_24", "PCM_16")),
-    "ogg": Format("OGG", ("VORBIS",)),
+    "ogg": Format("OGG", ("VORBIS",), 200_000),  # above it, libsndfile 1.2.2 ends the process by a segmentation fault
     "mp3": Format("MP3", ("MPEG_LAYER_III",)),
 }
 SUBTYPES = ("FLOAT", "PCM_16", "PCM_24")  # the selectable ones
@@ -107,12 +109,20 @@ def check_format(format: str, sample_rate: int | None = None, subtype: str | Non
         raise InputError(f"{format} files can't have the subtype {subtype!r}: {_subtype_advice(kind)}.")
     if sample_rate is None:
         return
+    if not _has_rate(kind, sample_rate, subtype):
+        others = ", ".join(name for name in FORMATS if name != format)
+        raise InputError(f"{format} files can't have {sample_rate} Hz: choose another format ({others}).")
+
+
+def _has_rate(kind, sample_rate, subtype):
+    """Whether files of a format can have a sample rate."""
+    if sample_rate > kind.highest_rate:
+        return False
     try:
         with soundfile.SoundFile(io.BytesIO(), "w", sample_rate, 1, subtype or kind.subtypes[0], format=kind.name):
-            pass
-    except soundfile.LibsndfileError as error:
-        others = ", ".join(name for name in FORMATS if name != format)
-        raise InputError(f"{format} files can't have {sample_rate} Hz: choose another format ({others}).") from error
+            return True
+    except soundfile.LibsndfileError:
+        return False
 
 
 def _subtype_advice(kind):
@@ -135,7 +145,7 @@ def write_recordings(
     Arguments
     ---------
     paths : list of Path
-        S files; their folder must exist.
+        S files. Their folders are created.
     blocks : iterable of numpy.ndarray
         [t, S] each, full scale 1.
     sample_rate : int
@@ -168,6 +178,10 @@ def write_recordings(
     large = format == "wav" and _BYTES[subtype] * (num_samples or 0) > _LARGEST_WAV
     texts = texts or {}
     written = 0
+    # Another process, which shares a folder of the names' pattern, may have removed it after its recording has failed.
+    with writing(paths[0]):
+        for path in [*paths, *texts]:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
     with writing(paths[0]), atomic_write_all([*paths, *texts]) as temporaries:
         temporaries, text_temporaries = temporaries[: len(paths)], temporaries[len(paths) :]
         for path, text in zip(text_temporaries, texts.values(), strict=True):

@@ -72,7 +72,9 @@ def read_manifest(path: str | Path, data_root: str | Path | None, num_spks: int 
     """
     path = expanded(path)
     if not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such manifest. Prepare the data first (without --skip_prep).")
+        raise InputError(
+            f"{path}: there is no such manifest. Prepare the data first (in training: without --skip_prep)."
+        )
     columns, rows, _ = read_table(path, "manifest")
     _check_columns(path, columns, num_spks)
     if not rows:

@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save
 
 from mossformer_sb.errors import InputError
-from mossformer_sb.utils.files import atomic_write, write_text
+from mossformer_sb.utils.files import atomic_write, expanded, write_text
 from mossformer_sb.utils.weights import check_no_pointer, check_state, read_state_dict
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class HubModel(PyTorchModelHubMixin):
         InputError
             If the network can't be described by plain values; then no file is written.
         """
-        return super().save_pretrained(save_directory, **{"config": self.config, **options})
+        return super().save_pretrained(expanded(save_directory), **{"config": self.config, **options})
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """A card that describes the network, for a model without one."""

@@ -24,7 +24,7 @@ from mossformer_sb.sharing.authors_files import (
 from mossformer_sb.sharing.conversion import MODELSCOPE_RATE, in_modelscope_names
 from mossformer_sb.sharing.folder import MODULES
 from mossformer_sb.sharing.loading import load_model
-from mossformer_sb.utils.files import atomic_folder
+from mossformer_sb.utils.files import atomic_folder, expanded
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,12 @@ FORMS = ("modelscope", "standalone", "clearvoice")
 # Names of the networks in ModelScope's package, and of their pipelines.
 _TYPE, _TYPE_2 = "speech_mossformer_separation_temporal_8k", "speech_mossformer2_separation_temporal_8k"
 # Values that are constants in the source of their networks, not stored in the files.
-_FIXED = {"kernel_size": 17}
+_FIXED = {"expansion_factor": 4.0, "kernel_size": 17}
 _FIXED_2 = {
     "group_size": GROUP_SIZE,
     "query_key_dim": 128,
-    "expansion_factor": 4.0,
-    "kernel_size": 17,
     "recurrent_channels": 256,
+    **_FIXED,
 }
 
 
@@ -80,7 +79,11 @@ def to_authors(source: str | Path, output_folder: str | Path, form: str) -> Path
             model.sample_rate,
             MODELSCOPE_RATE,
         )
-    output_folder = Path(output_folder)
+    theirs = {"shifts": 1, "input_level": "loud_rms" if form == "clearvoice" else None}
+    lost = [f"{key} {getattr(model, key)}" for key, value in theirs.items() if getattr(model, key) not in (value, None)]
+    if lost:
+        logger.warning("%s: this format has no place for %s", source, " and ".join(lost))
+    output_folder = Path(expanded(output_folder))
     if output_folder.exists():
         raise InputError(f"{output_folder}: already exists. Choose another output folder.")
     states = {name: in_modelscope_names(name, modules[name].state_dict()) for name in MODULES}
@@ -135,7 +138,7 @@ def _write_configuration(folder, model, is_second):
             "d_model": config["out_channels"],
             "causal": False,
         }
-        arguments["attn_dropout"] = config["dropout"]
+        arguments["attn_dropout"] = float(config["dropout"])
     name = _TYPE_2 if is_second else _TYPE
     configuration = {
         "framework": "pytorch",

@@ -138,7 +138,7 @@ def read_checkpoint(source: str | Path) -> AuthorsCheckpoint:
 
 def _of_three(source, files):
     """Checkpoint of a folder with one file per module."""
-    states = {name: read_state_dict(path) for name, path in files.items()}
+    states = {name: _without_module(read_state_dict(path)) for name, path in files.items()}
     _refuse_others(source, [key for state in states.values() for key in state])
     is_standalone = any(key.startswith("dual_mdl.") for key in states["masknet"])
     if is_standalone:
@@ -180,8 +180,13 @@ def _read_whole(path):
     state = content["model"] if is_training else content
     if not state or not is_state_dict(state):
         raise InputError(f"{path}: must hold a state dict, names and tensors, or one under 'model'; found neither.")
+    return _without_module(state), is_training
+
+
+def _without_module(state):
+    """A state dict without the prefix of parallel training."""
     parallel = all(key.startswith("module.") for key in state)
-    return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}, is_training
+    return {key.removeprefix("module.") if parallel else key: value for key, value in state.items()}
 
 
 def _refuse_others(path, keys):

@@ -107,6 +107,7 @@ def load_separator(
     InputError
         As `from_authors`.
     """
+    _check_configuration(checkpoint)
     if apply_masks is None:
         apply_masks = checkpoint.settings.get("config_name") != MAPPING_TASK
     if group_size is None:
@@ -123,6 +124,19 @@ def load_separator(
 def in_modelscope_names(module: str, state_dict: dict) -> dict:
     """A state dict of the module called ``module``, with ModelScope's names."""
     return masknet_to_modelscope(state_dict) if module == "masknet" else dict(state_dict)
+
+
+def _check_configuration(checkpoint):
+    """Raise InputError if ModelScope's configuration is of a network that would be converted into another one."""
+    kernel_size = checkpoint.settings.get("kernel_size")
+    stride = kernel_size // 2 if isinstance(kernel_size, int) else None
+    for key, needed in (("causal", False), ("norm", "ln"), ("stride", stride)):
+        found = checkpoint.settings.get(key, needed)
+        if checkpoint.form == "modelscope" and needed is not None and found != needed:
+            raise InputError(
+                f"{checkpoint.source}: its configuration.json has {key} {found!r}; only networks with {needed!r} can "
+                "be converted."
+            )
 
 
 def _group_size(checkpoint):
@@ -159,6 +173,9 @@ def _networks_for(checkpoint, group_size, apply_masks):
             f"[channels, 1, samples]; found {found}."
         )
     channels, _, kernel_size = filters.shape
+    dropout = checkpoint.settings.get("attn_dropout")
+    if isinstance(dropout, float) and 0 <= dropout < 1:
+        sizes = {**sizes, "dropout": dropout}
     if "recurrent_channels" in sizes:
         masknet = MossFormer2MaskNet(**sizes, group_size=group_size, apply_masks=apply_masks)
     elif apply_masks:

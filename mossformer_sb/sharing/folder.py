@@ -16,7 +16,7 @@ from mossformer_sb.network.separator import MossFormerSeparator, applies_masks
 from mossformer_sb.sharing.model_card import EXAMPLES_FOLDER, model_card
 from mossformer_sb.sharing.onnx import INT8_FILE, ONNX_FILE
 from mossformer_sb.sharing.record import TrainingRecord
-from mossformer_sb.utils.files import atomic_folder
+from mossformer_sb.utils.files import atomic_folder, expanded
 from mossformer_sb.version import __version__
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def export(
     ['README.md', 'config.json', 'decoder.ckpt', 'encoder.ckpt', 'hyperparams.yaml', 'masknet.ckpt',
     'model.safetensors']
     """
-    folder, examples = Path(folder), list(examples)
+    folder, examples = Path(expanded(folder)), list(examples)
     check_replaceable(folder)
     modules = {name: getattr(modules[name], "module", modules[name]) for name in MODULES}  # unwrapped from DDP
     settings = settings or {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mossformer_sb.errors import InputError
 from mossformer_sb.network.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from mossformer_sb.utils.files import atomic_folder
+from mossformer_sb.utils.files import atomic_folder, expanded
 from mossformer_sb.version import __version__
 from mossformer_sb.web import EXAMPLE_CREDIT, check_web
 from mossformer_sb.web.models import Models
@@ -100,7 +100,7 @@ def write_space(folder: str | Path, settings: Settings) -> Path:
         If the folder is not empty, or there is no model.
     """
     check_web()
-    folder = Path(folder)
+    folder = Path(expanded(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists, and is not empty. Give a new folder for the Space.")
     local = _unique_names([source for source in settings.models if Path(source).is_dir()])

@@ -248,7 +248,8 @@ class TestSeparate:
         def kill():
             with Client(processes.scheduler_address, set_as_default=False) as client:
                 pids = list(client.run(os.getpid).values())
-                while not any((tmp_path / "out").glob("*.wav")):
+                end = time.time() + 100  # otherwise a program that writes nothing would be waited for forever
+                while not any((tmp_path / "out").glob("*.wav")) and time.time() < end:
                     time.sleep(0.01)
                 os.kill(pids[0], signal.SIGKILL)
                 killed.append(pids[0])
@@ -270,6 +271,12 @@ class TestSeparate:
         (archive / "bad.wav").unlink()
         assert main([*words, "out", "--cluster", "tcp://127.0.0.1:1"]) == 0
         assert "0 of 12 recordings separated, 12 were already there" in capsys.readouterr().out
+
+
+def test_the_packaged_model_is_that_of_each_worker():
+    """Not a path on this machine."""
+    model = separate_cluster._model(ModelChoice(None, "cpu", False, None))
+    assert model.hparams.num_spks == 2
 
 
 def test_a_worker_loads_what_the_folder_holds_now(tmp_path):

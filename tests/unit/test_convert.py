@@ -59,15 +59,68 @@ def test_a_configuration_without_the_networks_arguments(theirs, tmp_path, model)
     assert load_model(from_authors(theirs, tmp_path / "back")).masknet.config["group_size"] == 256
 
 
+@pytest.mark.parametrize(("key", "value"), [("causal", True), ("norm", "cln"), ("stride", 4)])
+def test_a_configuration_of_another_network(theirs, tmp_path, key, value):
+    """Its weights would fit, and give other estimates."""
+    path = theirs / "configuration.json"
+    configuration = json.loads(path.read_text())
+    configuration["model"][key] = value
+    path.write_text(json.dumps(configuration))
+    with pytest.raises(InputError, match=f"its configuration.json has {key} {value!r}; only networks with"):
+        from_authors(theirs, tmp_path / "back")
+
+
+def test_dropout_is_kept(tmp_path):
+    separator = MossFormerSeparator(encoder_channels=16, out_channels=16, num_blocks=1, dropout=0.05)
+    ours = export(tmp_path / "ours", dict(separator.named_children()), 8000)
+    back = from_authors(to_authors(ours, tmp_path / "theirs", "modelscope"), tmp_path / "back")
+    assert load_model(back).masknet.config["dropout"] == 0.05
+
+
+def test_settings_that_their_formats_have_no_place_for(tmp_path, caplog):
+    modules = dict(MossFormerSeparator(encoder_channels=16, out_channels=16, num_blocks=1).named_children())
+    ours = export(tmp_path / "ours", modules, 8000, settings={"shifts": 4, "input_level": "loud_rms"})
+    to_authors(ours, tmp_path / "theirs", "modelscope")
+    assert f"{ours}: this format has no place for shifts 4 and input_level loud_rms" in caplog.text
+
+
+def test_options_that_only_the_other_direction_has(ours, tmp_path, capsys):
+    words = ["convert", str(ours), "--output_folder", str(tmp_path / "theirs"), "--to", "modelscope"]
+    assert main([*words, "--sample_rate", "16000", "--mapping"]) == 2
+    assert "--sample_rate, --mapping: only for the authors' checkpoints" in capsys.readouterr().err
+
+
+def test_a_home_folder_is_not_replaced(ours, tmp_path, monkeypatch):
+    """~ is the same folder in the check and in writing."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep" / "thesis.txt").touch()
+    modules = dict(MossFormerSeparator.from_size("mini").named_children())
+    for write in (lambda folder: to_authors(ours, folder, "modelscope"), lambda folder: export(folder, modules, 8000)):
+        with pytest.raises(InputError, match="keep"):
+            write("~/keep")
+        assert [path.name for path in (tmp_path / "keep").iterdir()] == ["thesis.txt"]
+    assert export("~/model", modules, 8000) == tmp_path / "model"
+
+
+def test_parallel_training(theirs, ours, tmp_path):
+    for name in MODULES:
+        state = torch.load(theirs / f"{name}.bin", weights_only=True)
+        torch.save({f"module.{key}": value for key, value in state.items()}, theirs / f"{name}.bin")
+    assert torch.equal(output(from_authors(theirs, tmp_path / "back")), output(ours))
+
+
 def test_modelscopes_pipeline_takes_8_khz(ours, tmp_path, caplog):
     to_authors(ours, tmp_path / "theirs", "modelscope")
     assert f"{ours}: is for 16000 Hz; ModelScope's pipeline takes recordings of 8000 Hz only." in caplog.text
 
 
-def test_a_mossformer_that_their_program_cannot_build(tmp_path):
-    separator = MossFormerSeparator("MossFormer", encoder_channels=16, out_channels=16, kernel_size=9)
+@pytest.mark.parametrize(("key", "value", "needed"), [("kernel_size", 9, "17"), ("expansion_factor", 2.0, "4.0")])
+def test_a_mossformer_that_their_program_cannot_build(tmp_path, key, value, needed):
+    separator = MossFormerSeparator("MossFormer", encoder_channels=16, out_channels=16, **{key: value})
     export(tmp_path / "ours", dict(separator.named_children()), 8000)
-    with pytest.raises(InputError, match=r"can't build a MossFormer with kernel_size 9 \(needed 17\)"):
+    with pytest.raises(InputError, match=rf"can't build a MossFormer with {key} {value} \(needed {needed}\)"):
         to_authors(tmp_path / "ours", tmp_path / "theirs", "modelscope")
     assert not (tmp_path / "theirs").exists()
 

@@ -154,8 +154,8 @@ def test_a_manifest_elsewhere_than_its_data(model, manifest, tmp_path, monkeypat
 
 def test_another_number_of_speakers_or_rate(model, corpus, tmp_path, capsys):
     for column, value, message in (
-        ("s3_wav", "x", "has a column s3_wav, but num_spks is 2"),
-        ("sample_rate", 16000, "16000"),
+        ("s3_wav", "x", "has mixtures of 3 speakers; the model is for 2 speakers at 8000 Hz. Choose another model, or"),
+        ("sample_rate", 16000, "has mixtures of 16000 Hz; the model is for 2 speakers at 8000 Hz"),
     ):
         table = pd.read_csv(prepare_wham(corpus, tmp_path / "m", splits=("tt",))["tt"])
         table[column] = value

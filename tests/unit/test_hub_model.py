@@ -34,6 +34,16 @@ def same(one, other):
         return torch.equal(one(MIXTURE), other(MIXTURE))
 
 
+def test_saving_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    build().save_pretrained("~/model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        *("README.md", "config.json", "model.safetensors"),
+    ]
+    assert same(build(), MossFormerSeparator.from_pretrained(tmp_path / "model"))
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # not in all versions

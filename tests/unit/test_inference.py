@@ -13,6 +13,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from mossformer_sb import InputError, MossFormerSeparator
 from mossformer_sb.data.audio_io import BLOCK
+from mossformer_sb.data.audio_writing import check_format
 from mossformer_sb.inference.chunking import Chunking
 from mossformer_sb.inference.input_level import normalise
 from mossformer_sb.inference.load_options import with_device
@@ -501,6 +502,11 @@ class TestBadInput:
         self.fails(model, path, tmp_path, "format 'wma' is not known: choose one of wav, flac, ogg, mp3", format="wma")
         path = write(tmp_path / "fast.wav", noise(96000), 96000)
         self.fails(model, path, tmp_path, "mp3 files can't have 96000 Hz: choose another format", format="mp3")
+
+    def test_a_rate_at_which_the_library_ends_the_process(self, model, tmp_path):
+        path = write(tmp_path / "fast.wav", noise(96000), 384000)
+        self.fails(model, path, tmp_path, "ogg files can't have 384000 Hz: choose another format", format="ogg")
+        check_format("ogg", 200_000)
 
     @pytest.mark.parametrize("extension", FORMATS)
     def test_full_disk(self, model, tmp_path, extension):

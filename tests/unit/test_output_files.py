@@ -1,14 +1,16 @@
 """Output files of a separated recording: subtypes, the rest, single speakers, levels, and the report."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 
 from mossformer_sb import InputError, MossFormerSeparator
-from mossformer_sb.data.audio_writing import check_format
+from mossformer_sb.data.audio_writing import check_format, write_recordings
 from mossformer_sb.inference import output_files
-from mossformer_sb.inference.output_files import Output, with_mixture
+from mossformer_sb.inference.output_files import Output, made_folders, with_mixture
 from mossformer_sb.inference.separation import MossFormerSeparation
 from mossformer_sb.sharing.folder import export
 
@@ -179,6 +181,18 @@ def test_a_failure_leaves_no_folder_of_the_recording(model, tmp_path):
     with pytest.raises(InputError, match="samples at the model.s 8000 Hz; at least"):
         model.separate_recording(path, tmp_path / "out", output=Output(pattern="{stem}/spk{n}"))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failure_takes_no_folder_from_another_process(tmp_path):
+    """Both make the folder of a speaker; one fails, and removes it before the other writes."""
+    paths = {name: [tmp_path / "1" / f"{name}.wav"] for name in ("good", "bad")}
+    with made_folders(tmp_path, paths["good"]):
+        (tmp_path / "1").rmdir()
+        with contextlib.suppress(ValueError), made_folders(tmp_path, paths["bad"]):
+            raise ValueError
+        assert not (tmp_path / "1").exists()
+        write_recordings(paths["good"], [np.zeros((10, 1))], RATE)
+    assert paths["good"][0].is_file()
 
 
 def test_the_same_with_the_older_call(model, tmp_path):

@@ -115,7 +115,9 @@ class TestName:
         assert MossFormerSeparation.from_hparams(PACKAGED, device="cpu").hparams.num_spks == 3
         assert f"{PACKAGED}: using the folder of this name, not the packaged model" in caplog.text
 
-    def test_is_described(self, capsys):
+    def test_is_described_whatever_is_in_the_current_folder(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / PACKAGED).mkdir()
         for arguments in ([], ["--download"]):
             assert main(["models", PACKAGED, *arguments]) == 0
             printed = capsys.readouterr().out

@@ -14,6 +14,7 @@ import torch
 from torchmetrics.functional.audio import signal_distortion_ratio
 
 from mossformer_sb import InputError
+from mossformer_sb.cli import main
 from mossformer_sb.evaluation.extra_metrics import extra_metric
 from mossformer_sb.evaluation.results import ScoreTable
 from mossformer_sb.evaluation.score_files import find_utterances, read_utterances, score
@@ -227,6 +228,21 @@ class TestMismatches:
         (corpus / "mix_clean").mkdir()
         self.fails("must hold one folder of mixtures; found mix, mix_clean. Give it with --mixtures", folder, corpus)
         self.fails("no such folder of mixtures", folder, corpus, mixtures=tmp_path / "none")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--references", "m.csv", "--mixtures", "mix"], "is a manifest, which lists its mixtures: leave out"),
+            (["--references", "tt", "--data_root", "."], "--data_root is for a manifest or a table"),
+            (["--table", "m.csv", "--subset"], "--subset is for folders"),
+        ],
+    )
+    def test_options_without_effect(self, corpus, tmp_path, monkeypatch, capsys, options, message):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "m.csv").write_text("ID,mix_wav,s1_wav,est1_wav\nx,a,b,c\n")
+        estimates = [] if "--table" in options else ["--estimates", "est"]
+        assert main(["score", *estimates, *options]) == 2
+        assert message in capsys.readouterr().err
 
     def test_nothing(self, corpus, tmp_path):
         (tmp_path / "est").mkdir()

@@ -262,6 +262,13 @@ class TestLists:
         (tmp_path / "a.scp").write_text("my talk.wav\ncall my talk.wav\n")
         assert read_input_list("a.scp") == [(Path("my talk.wav"), None), (Path("my talk.wav"), "call")]
 
+    @pytest.mark.parametrize(("name", "words"), [("a.txt", ""), ("a.scp", "call ")])
+    def test_the_home_folder(self, tmp_path, monkeypatch, name, words):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        (tmp_path / name).write_text(f"{words}~/talk.wav\n")
+        assert read_input_list(tmp_path / name)[0].path == tmp_path / "talk.wav"
+
     def test_tabs(self, tmp_path):
         (tmp_path / "a.scp").write_text("call1\taudio/my talk.wav\ncall2 \t b\t2.wav\n")
         assert read_input_list(tmp_path / "a.scp") == [

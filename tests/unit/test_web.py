@@ -509,6 +509,16 @@ class TestSpace:
         assert 'max_minutes=float("inf"),' in (tmp_path / "space/app.py").read_text()
 
 
+def test_a_space_in_the_home_folder(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="keep: exists, and is not empty"):
+        write_space("~/keep", Settings(models=(str(model),), device="cpu"))
+    assert names_in(tmp_path / "keep") == ["thesis.txt"]
+
+
 def names_in(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 

@@ -53,7 +53,9 @@ def test_interrupted_runs_end_bit_identical_to_an_uninterrupted_one(corpus, tmp_
     assert "Loading a checkpoint" in resumed.stdout and "Going into epoch 1" not in resumed.stdout
     assert log_without_times(output) == log_without_times(tmp_path / "whole")
     expected = weights(tmp_path / "whole")
-    assert all(torch.equal(value, expected[key]) for key, value in weights(output).items())
+    found = weights(output)
+    assert expected and found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert (output / "test_results.csv").read_bytes() == (tmp_path / "whole" / "test_results.csv").read_bytes()
 
 
@@ -150,8 +152,9 @@ def test_runs_in_one_process_as_in_a_notebook(tmp_path):
     assert done.returncode == 0 and "CHECKPOINTS 2" in done.stdout, done.stdout
     whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
     assert log_without_times(interrupted) == log_without_times(whole)
-    expected = weights(whole)
-    assert all(torch.equal(value, expected[key]) for key, value in weights(interrupted).items())
+    expected, found = weights(whole), weights(interrupted)
+    assert expected and found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
     logs = {folder: (folder / "log.txt").read_text() for folder in (whole, interrupted)}
     assert logs[whole].count("Output folder: whole") == 1 and "interrupted" not in logs[whole]
     assert logs[interrupted].count("Output folder: interrupted") == 2 and "KeyboardInterrupt" in logs[interrupted]

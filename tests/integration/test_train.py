@@ -67,6 +67,7 @@ class TestOneRun:
             total = sum(soundfile.read(audio / f"{stem}_estimate{i}.wav")[0] for i in (1, 2))
             assert rate == 8000
             assert total @ mixture == pytest.approx(total @ total, rel=1e-4)
+            assert total @ total > 0.1 * (mixture @ mixture)
 
     def test_export_gives_the_table_again(self, run, corpus, tmp_path):
         """The exported model, moved away from where it was trained, separates the test mixtures as the table says."""

@@ -43,10 +43,17 @@ def golden_network(golden, dtype):
 
 
 @DTYPES
-@pytest.mark.parametrize("path", ["plain", "fast", pytest.param("compiled", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("path", ["plain", "fast"])
 def test_output_and_gradients(golden, path, dtype, tolerance):
     with computed(golden_network(golden, dtype), path) as network:
         assert_same_as_golden(network, golden, tolerance)
+
+
+@pytest.mark.slow
+def test_compiled(golden):
+    """`aot_eager` writes the backward program too; what inductor adds to that is kernels."""
+    with computed(golden_network(golden, torch.float64), "compiled") as network:
+        assert_same_as_golden(network, golden, 1e-10)
 
 
 def assert_same_as_golden(network, golden, tolerance):

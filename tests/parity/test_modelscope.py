@@ -58,51 +58,52 @@ def two_blocks(num_spks):
     return {"channels": 64, "num_blocks": 2, "num_spks": num_spks, "group_size": GROUP, "query_key_dim": 48}
 
 
-@pytest.mark.parametrize("num_frames", [LESS_THAN_A_GROUP, ONE_GROUP, ONE_FRAME_MORE, SEVERAL])
-@pytest.mark.parametrize("num_spks", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [1, 3])
-class TestTwoBlocks:
-    @pytest.mark.parametrize("path", ["plain", "fast"])
-    def test_float64(self, batch_size, num_spks, num_frames, path):
-        assert_same_in_float64(*compare(two_blocks(num_spks), batch_size, num_frames, torch.float64, path))
+LENGTHS = pytest.mark.parametrize("num_frames", [LESS_THAN_A_GROUP, ONE_GROUP, ONE_FRAME_MORE, SEVERAL])
+PATHS = pytest.mark.parametrize("path", ["plain", "fast"])
 
-    @pytest.mark.parametrize("path", ["plain", "fast"])
-    def test_float32(self, batch_size, num_spks, num_frames, path):
+
+class TestTwoBlocks:
+    @LENGTHS
+    @PATHS
+    @pytest.mark.parametrize("num_spks", [1, 2, 3])
+    def test_float64(self, num_spks, num_frames, path):
+        assert_same_in_float64(*compare(two_blocks(num_spks), 3, num_frames, torch.float64, path))
+
+    @PATHS
+    def test_one_item(self, path):
+        assert_same_in_float64(*compare(two_blocks(2), 1, SEVERAL, torch.float64, path))
+
+    @LENGTHS
+    @PATHS
+    def test_float32(self, num_frames, path):
         output, expected, gradients, expected_gradients, dx, expected_dx = compare(
-            two_blocks(num_spks), batch_size, num_frames, torch.float32, path
+            two_blocks(2), 3, num_frames, torch.float32, path
         )
         assert (output - expected).abs().max() <= 1e-5 * expected.abs().max()
         assert relative_error(dx, expected_dx) <= 1e-5
         assert relative_error(flat(gradients, gradients), flat(expected_gradients, gradients)) <= 1e-5
 
+    @LENGTHS
     @pytest.mark.parametrize("tile_frames", [GROUP, 2 * GROUP])
-    @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-    def test_tiled(self, batch_size, num_spks, num_frames, dtype, tolerance, tile_frames):
+    @pytest.mark.parametrize(("dtype", "tolerance", "num_spks"), [(torch.float64, 1e-10, 3), (torch.float32, 1e-5, 1)])
+    def test_tiled(self, num_spks, num_frames, dtype, tolerance, tile_frames):
         config = two_blocks(num_spks)
         reference = random_reference(**config)
         ours = same_in_ours(reference, **config).to(dtype)
-        x = torch.rand(batch_size, config["channels"], num_frames, dtype=dtype)
+        x = torch.rand(2, config["channels"], num_frames, dtype=dtype)
         with torch.no_grad():
             expected = reference.to(dtype)(x)
         output = tiled_output(ours, x, tile_frames)
         assert (output - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("num_frames", [LESS_THAN_A_GROUP, ONE_GROUP, SEVERAL])
-def test_compiled(num_frames):
-    """`aot_eager` writes the backward program too; what inductor adds to that is kernels."""
-    assert_same_in_float64(*compare(two_blocks(2), 3, num_frames, torch.float64, "compiled"))
-
-
-@pytest.mark.parametrize("path", ["plain", "fast", "tiled"])
-@pytest.mark.parametrize("size", ["S"])
-def test_a_published_size_in_float64(size, path):
-    """Full depth and width, more than one group; M and L differ in numbers only."""
-    size = SIZES[size]
+@pytest.mark.parametrize(("path", "num_blocks"), [("plain", 2), ("fast", SIZES["S"].num_blocks), ("tiled", 2)])
+def test_a_published_size_in_float64(path, num_blocks):
+    """Full width, more than one group; full depth with the kernels that are used. M and L differ in numbers only."""
+    size = SIZES["S"]
     config = {
         "channels": size.channels,
-        "num_blocks": size.num_blocks,
+        "num_blocks": num_blocks,
         "num_spks": 2,
         "group_size": size.group_size,
         "query_key_dim": size.query_key_dim,

@@ -78,12 +78,6 @@ class TestTwoBlocks:
         assert relative_error(dx.double(), exact_dx) <= 1.5 * relative_error(their_dx.double(), exact_dx) + 1e-6
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("num_frames", [GROUP, 5 * GROUP - 10])
-def test_compiled(num_frames):
-    assert_same(*run_both(config(), 2, num_frames, torch.float64, "compiled"))
-
-
 @pytest.mark.parametrize("path", ["plain", "fast"])
 def test_a_published_width_in_float64(path):
     """Of two blocks, since twenty-five are no other network."""

@@ -252,7 +252,7 @@ class TestAsAModule:
         exact = network(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = network(x)
-        assert ((rounded - exact).norm() / exact.norm()) < 0.05
+        assert 1e-5 < (rounded - exact).norm() / exact.norm() < 0.05  # computed in bfloat16, too
 
     def test_deep_copy_and_state_dict(self):
         network = masknet()

@@ -70,14 +70,18 @@ def _check_fit(manifest, hparams):
     columns, rows, _ = read_table(expanded(manifest), "manifest")
     speakers = sum(re.fullmatch(r"s\d+_wav", column) is not None for column in columns)
     rates = sorted({row["sample_rate"] for row in rows}) if "sample_rate" in columns else []
-    found = f"{speakers} speakers" if speakers not in (0, hparams.num_spks) else ""
+    found = _speakers(speakers) if speakers not in (0, hparams.num_spks) else ""
     if len(rates) == 1 and _number(rates[0]) not in (None, hparams.sample_rate):
         found += f"{' at ' if found else ''}{rates[0]} Hz"
     if found:
         raise InputError(
-            f"{manifest}: has mixtures of {found}; the model is for {hparams.num_spks} speakers at "
+            f"{manifest}: has mixtures of {found}; the model is for {_speakers(hparams.num_spks)} at "
             f"{hparams.sample_rate} Hz. Choose another model, or another test set."
         )
+
+
+def _speakers(number):
+    return "1 speaker" if number == 1 else f"{number} speakers"
 
 
 def _number(text):

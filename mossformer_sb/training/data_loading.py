@@ -68,7 +68,7 @@ class GlobalBatches(Sampler):
     batch_size : int
         Examples per batch of one rank.
     shuffle : bool
-        Whether the order changes from epoch to epoch.
+        Whether the order changes from epoch to epoch. With groups it always does, since they are drawn anew.
     seed : int
         Seed of the order.
     limit : int, optional

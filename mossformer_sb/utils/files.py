@@ -378,7 +378,7 @@ def _is_in(path, folder):
 
 
 def walk_files(folder: str | Path, key: str) -> Iterator[str]:
-    """Lists the files below a folder, in a fixed order. Links to other folders are followed.
+    """List the files below a folder, in a fixed order. Links to other folders are followed.
 
     Arguments
     ---------

@@ -48,8 +48,8 @@ class Chunking:
 a chunk.
     """
 
-    seconds: float = 30.0
-    overlap: float = 5.0
+    seconds: float = 60.0
+    overlap: float = 10.0
     above: float = 60.0
 
     def __post_init__(self):
@@ -118,8 +118,8 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tup
     Returns
     -------
     iterator of (int, numpy.ndarray, bool)
-        Start of a chunk, its samples [T], and whether it is the last one, which starts earlier so that it has the full
-        length.
+        Start of a chunk, its samples [T], and whether it is the last one, which may be shorter: where little is left,
+        it starts earlier, so that it has half the length.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tup
     Example
     -------
     >>> [(start, len(chunk), is_last) for start, chunk, is_last in cut([np.zeros(25)], length=10, overlap=4)]
-    [(0, 10, False), (6, 10, False), (12, 10, False), (15, 10, True)]
+    [(0, 10, False), (6, 10, False), (12, 10, False), (18, 7, True)]
     """
     if not 0 < overlap < length:
         raise InputError(f"chunks of {length} samples overlap by {overlap}: needed are 1 to {length - 1} samples.")
@@ -148,7 +148,8 @@ def cut(blocks: Iterable[np.ndarray], length: int, overlap: int) -> Iterator[tup
     buffer = np.concatenate(waiting)
     if len(buffer) > length:
         yield start, buffer[:length], False
-        start, buffer = start + len(buffer) - length, buffer[-length:]
+        last = max(len(buffer) - (length - overlap), math.ceil(length / 2))
+        start, buffer = start + len(buffer) - last, buffer[-last:]
     if len(buffer):
         yield start, buffer, True
 

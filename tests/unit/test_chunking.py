@@ -94,7 +94,9 @@ def test_every_sample_comes_out_once(num_samples, sizes):
 
     joined = np.concatenate(list(separate_in_chunks(passed_on, in_blocks(signal, sizes), 1000, 200)))
     np.testing.assert_allclose(joined, signal[:, None].repeat(2, 1), atol=1e-6)
-    assert set(lengths) == {min(num_samples, 1000)}  # the last chunk too has all the context that there is
+    assert set(lengths[:-1]) <= {1000}
+    assert min(num_samples, 500) <= lengths[-1] <= 1000  # the last chunk, too, has some context
+    assert sum(lengths) <= num_samples + 200 * (len(lengths) - 1) + 500  # and is not much more work
 
 
 def test_long_chunks_take_no_quadratic_time():

@@ -187,8 +187,8 @@ class TestSeparate:
 
     def test_chunks_that_make_no_sense(self, model, tmp_path, capsys):
         write(tmp_path / "in/a.wav")
-        assert self.run(model, tmp_path, "--chunk_overlap", "20") == 2
-        assert "chunks of 30.0 s overlap by 20.0 s" in capsys.readouterr().err
+        assert self.run(model, tmp_path, "--chunk_overlap", "40") == 2
+        assert "chunks of 60.0 s overlap by 40.0 s" in capsys.readouterr().err
 
     def test_shards(self, model, tmp_path, monkeypatch):
         for name in "abc":

@@ -130,7 +130,7 @@ class TestSeparating:
     def test_progress_and_stop(self, tmp_path, models, monkeypatch):
         """Parts of a long recording are reported; a stop between them ends the work and leaves nothing."""
         path = tmp_path / "long.wav"
-        soundfile.write(path, 0.1 * np.random.randn(62 * RATE), RATE)
+        soundfile.write(path, 0.1 * np.random.randn(150 * RATE), RATE)
         calls = []
         monkeypatch.setattr(
             MossFormerSeparation, "separate_batch", lambda self, mix: calls.append(0) or torch.stack([mix, mix], 2)
@@ -143,11 +143,11 @@ class TestSeparating:
 
         progress = StopAtHalf()
         with pytest.raises(Cancelled):
-            separate(path, tmp_path / "token", models, progress, max_seconds=100.0)
+            separate(path, tmp_path / "token", models, progress, max_seconds=300.0)
         assert progress.stage == "Separating" and 0.3 < progress.fraction < 0.9 and len(calls) == 2
         assert not list((tmp_path / "token").iterdir())
         progress = Progress()
-        separate(path, tmp_path / "token", models, progress, max_seconds=100.0)
+        separate(path, tmp_path / "token", models, progress, max_seconds=300.0)
         assert len(calls) > 4
 
     def test_silence(self, tmp_path, models):

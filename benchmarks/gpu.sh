@@ -27,6 +27,7 @@ part() { # part NAME LIMIT COMMAND...: run it, its output to a log, within a lim
 
 if [ "$device" = cuda ]; then
   size=S; tests=60; speed=90; rivals=150; step="--batch_size 20 --segment 6.0 --num_workers 12 --precision bf16"
+  step="$step --max_pause 3.0"
   sizes=(--sizes S L --seconds 4 --tasks inference training --precisions fp32 bf16 --rounds 5)
   rival_sizes=(S L); rival_options=(--seconds 4 --batch 4 --rounds 5)
 else
@@ -67,6 +68,8 @@ copy() { # the newest weights and the log, by way of a temporary name
 }
 while sleep 60; do copy; done &
 copying=$!
+# The experiment's own values are for a batch of one example on a CPU.
+step="$step --grad_accumulation_factor 1 --max_batch_grad_norm null --turn_segment null --similar_pitch_rate 0"
 # shellcheck disable=SC2086
 part training "$(left)" "$python" train.py hparams/mossformer_many_speakers.yaml --device "$device" --noprogressbar \
   --clips_folder "$work/clips" --recorded_noise_folder "$work/noise" --list_file "$work/list.csv" \

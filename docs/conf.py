@@ -21,7 +21,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**", "*/README.md", "mossformer_sb/pretrained/*/README.md"]
 # The folders are not searched either, which would take longer than the build.
-exclude_patterns = ["docs/_*", ".*", "results", "build", "dist", "tests", "benchmarks", "training_state", "*.egg-info"]
+exclude_patterns = ["docs/_*", ".*", "results", "build", "dist", "tests", "benchmarks", "*.egg-info"]
 
 # ---- pages
 myst_heading_anchors = 4  # the anchors that GitHub makes

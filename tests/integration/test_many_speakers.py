@@ -14,7 +14,7 @@ from tests.unit.small_corpus import write_source
 
 YAML = Path(__file__).parents[2] / "hparams" / "mossformer_many_speakers.yaml"
 SMALL = (
-    "--model_size mini --segment 0.5 --max_pause 0 --number_of_epochs 2 --mixtures_per_epoch 4 --batch_size 2 "
+    "--model_size mini --segment 0.5 --turn_segment 0.9 --max_pause 0.2 --number_of_epochs 2 --mixtures_per_epoch 6 "
     "--num_workers 0 --num_train 3 --num_valid 3 --num_test 3 --corpus_rooms 2 --num_noises 4 --precision fp32 "
     "--n_audio_to_save 1"
 )

@@ -147,9 +147,10 @@ class TestAgreement:
         "mossformer_many_speakers": {
             *("dynamic_mixing", "speech_folder", "noise_folder", "room_rate", "noise_rate", "mixtures_per_epoch"),
             *("speed_perturb", "speed_range", "level_imbalance", "single_speaker_rate", "number_of_epochs"),
-            *("batch_size", "num_workers", "lr", "schedule", "precision", "ema_decay"),
+            *("num_workers", "lr", "schedule", "precision", "ema_decay"),
             *("num_train", "num_valid", "num_test", "train_minutes", "epoch_minutes", "dropout"),
-            *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes", "turn_rate"),
+            *("optimizer", "warmup_share", "decay_share", "ckpt_interval_minutes", "turn_rate", "max_pause"),
+            *("turn_segment", "similar_pitch_rate", "max_batch_grad_norm", "grad_accumulation_factor"),
         },
         "convtasnet": {"lr"},  # as published for each
         "dprnn": {"lr"},
